@@ -1,0 +1,2 @@
+//! The minimal kernel.
+#![no_std]

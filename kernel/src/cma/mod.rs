@@ -1,0 +1,3 @@
+//! Contiguous areas.
+
+pub mod index;

@@ -1,0 +1,2 @@
+//! On-target tests.
+#![no_std]
