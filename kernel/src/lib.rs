@@ -1,7 +1,9 @@
 //! Carveout: a contiguous memory allocator for ARMv7-A that is `no-map` *and* `reusable`.
 #![no_std]
 
-#[cfg(test)]
+extern crate alloc;
+
+#[cfg(any(test, feature = "fake"))]
 extern crate std;
 
 pub mod addr;

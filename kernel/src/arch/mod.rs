@@ -1,4 +1,104 @@
-//! The only seam between this crate and a machine.
+//! The only seam between this crate and a machine: two unsafe traits.
+//!
+//! Guarantees: everything above this module is the same code on a board and on the host, where [`fake`] stands in
+//! for MMU, caches and DRAM and is stricter than hardware.
+
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::vm::space::Mapped;
+use core::ops::{Add, AddAssign};
 
 #[cfg(target_arch = "arm")]
 pub mod armv7a;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+
+/// The translation registers as they stand (ARM ARM B4.1.153 to B4.1.155).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Root {
+    /// The table that translates the lower 2 GiB.
+    pub ttbr0: PhysAddr,
+    /// The table that translates the upper 2 GiB.
+    pub ttbr1: PhysAddr,
+    /// TTBCR.N: 1 in the layout of [`crate::vm::layout`].
+    pub n: u32,
+}
+
+/// A memory management unit and the tables it walks.
+///
+/// # Safety
+///
+/// The implementer's duties, on which I1 to I4 rest:
+/// - after [`publish`](Self::publish) returns, every walk that starts later reads those words;
+/// - after [`invalidate_tlb`](Self::invalidate_tlb) returns, no observer translates an address of the range by
+///   anything but the tables as published, and every access made through an older translation is complete;
+/// - [`reach`](Self::reach) gives the pointer by which the CPU accesses exactly that address.
+pub unsafe trait Mmu {
+    /// Makes table words visible to the walker: the words at physical address `at` were just written to `words`.
+    fn publish(&self, at: PhysAddr, words: &[u32]);
+
+    /// Forgets every translation of `[va, va + bytes)`, on every core, and waits until that is done. `bytes` is a
+    /// multiple of 4 KiB.
+    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32);
+
+    /// The pointer with which this program reaches `va`.
+    fn reach(&self, va: VirtAddr) -> *mut u8;
+
+    /// The tables in use.
+    fn root(&self) -> Root;
+
+    /// A word of a table, as the walker would read it; `None` where no known memory stands.
+    fn table_word(&self, at: PhysAddr) -> Option<u32>;
+}
+
+/// Cache lines maintained, by level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lines {
+    /// By MVA, to the point where the outer cache begins.
+    pub inner: u64,
+    /// By physical address, in an outer cache.
+    pub outer: u64,
+}
+
+impl Add for Lines {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self { inner: self.inner + more.inner, outer: self.outer + more.outer }
+    }
+}
+
+impl AddAssign for Lines {
+    fn add_assign(&mut self, more: Self) {
+        *self = *self + more;
+    }
+}
+
+/// The data caches up to the point of coherency with bus masters, every level.
+///
+/// Each operation takes a [`Mapped`]: the proof that a translation exists, which maintenance by MVA needs (I3).
+///
+/// # Safety
+///
+/// The implementer's duties, on which I3 to I5 rest:
+/// - when [`clean`](Self::clean) returns, memory holds all that the CPU wrote to the range: inner first, then outer;
+/// - when [`invalidate`](Self::invalidate) returns, no level holds a line of the range that was there when it was
+///   called: outer first, then inner; dirty data may be lost or written back, so the caller says it is dead;
+/// - when [`device_barrier`](Self::device_barrier) returns, all earlier accesses to Normal memory, non-cacheable ones
+///   included, are visible to bus masters before any later access to a device.
+///
+/// All of them order against the compiler too: memory is a clobber.
+pub unsafe trait Cache {
+    /// Writes dirty lines of the range back to the point of coherency.
+    fn clean(&self, range: &Mapped) -> Lines;
+
+    /// Discards lines of the range.
+    fn invalidate(&self, range: &Mapped) -> Lines;
+
+    /// The barrier between memory and a device's registers; Linux's `wmb()`.
+    fn device_barrier(&self);
+}
+
+/// Both halves of the seam.
+pub trait Machine: Mmu + Cache {}
+
+impl<M: Mmu + Cache> Machine for M {}

@@ -1,1 +1,283 @@
-//! Being written.
+//! The plan of the direct map, and the proof that a carve-out is not in it.
+//!
+//! Guarantees I2 by construction: a [`CarveOut`] is made only here, from a layout whose carved frames the same call
+//! leaves out of the plan; nothing else is ever mapped as direct map. Pure: no table is touched.
+//!
+//! RAM banks may lie far apart, so each has an offset of its own: banks follow one another in the direct map, each
+//! congruent to its physical address modulo 1 MiB, so that sections map it.
+
+use crate::addr::{FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
+use crate::boot::layout::{AreaPlan, Layout, MAX_AREAS};
+use crate::vm::layout::DIRECT_MAP;
+use arrayvec::{ArrayString, ArrayVec};
+
+/// Banks a plan holds; what is beyond is left unmapped and listed by [`DirectMap::left_out`].
+pub const MAX_BANKS: usize = 8;
+/// Runs of mapped frames a plan holds.
+pub const MAX_RUNS: usize = 64;
+
+/// A run of RAM and where the direct map has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Bank {
+    frames: FrameRange,
+    va: VirtAddr,
+}
+
+impl Bank {
+    const fn va_of(&self, frame: u32) -> VirtAddr {
+        VirtAddr::new(self.va.raw() + ((frame - self.frames.start()) << FRAME_SHIFT))
+    }
+}
+
+/// Which frames the direct map holds, and where.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DirectMap {
+    banks: ArrayVec<Bank, MAX_BANKS>,
+    runs: ArrayVec<FrameRange, MAX_RUNS>,
+    left_out: ArrayVec<FrameRange, MAX_BANKS>,
+}
+
+/// A direct-map run to be mapped: read, write, execute-never, write-back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// First address.
+    pub va: VirtAddr,
+    /// The frames.
+    pub frames: FrameRange,
+}
+
+impl DirectMap {
+    /// A plan for `banks` of RAM that maps `mapped` of it, less the kernel's image, which has a window of its own.
+    ///
+    /// Both give disjoint runs in ascending order, as memblock's do.
+    fn new<I: Iterator<Item = FrameRange>>(
+        banks: impl Iterator<Item = FrameRange>,
+        mapped: impl Fn() -> I,
+        image: FrameRange,
+    ) -> Self {
+        let mut plan = Self::default();
+        let limit = u64::from(DIRECT_MAP.start().raw()) + DIRECT_MAP.bytes();
+        let mut next = u64::from(DIRECT_MAP.start().raw());
+        for frames in banks {
+            let va = next + u64::from(frames.base().raw() % SECTION_SIZE);
+            let fit = (limit.saturating_sub(va) >> FRAME_SHIFT).min(u64::from(frames.count())) as u32;
+            let Some((held, rest)) = frames.split_at(fit) else { continue };
+            // A bank that finds no place in the list of banks is left out whole; both lists are of one length.
+            let bank = Bank { frames: held, va: VirtAddr::new(va as u32) };
+            let rest = if held.is_empty() || plan.banks.try_push(bank).is_err() { frames } else { rest };
+            if !rest.is_empty() {
+                let _ = plan.left_out.try_push(rest);
+            }
+            if rest != frames {
+                next = (va + held.bytes()).next_multiple_of(u64::from(SECTION_SIZE));
+            }
+        }
+        for bank in &plan.banks {
+            for frames in mapped().map(|frames| frames.intersection(bank.frames)) {
+                let below = FrameRange::between(frames.start(), frames.end().min(image.start()));
+                let above = FrameRange::between(frames.start().max(image.end()), frames.end());
+                let runs = if frames.overlaps(image) { [below, above] } else { [Some(frames), None] };
+                for run in runs.into_iter().flatten().filter(|run| !run.is_empty()) {
+                    if plan.runs.try_push(run).is_err() {
+                        let _ = plan.left_out.try_push(run);
+                    }
+                }
+            }
+        }
+        plan
+    }
+
+    /// What is to be mapped.
+    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        self.runs.iter().filter_map(|&frames| Some(Run { va: self.place(frames)?, frames }))
+    }
+
+    /// RAM there was no room for: beyond 1 GiB in all.
+    pub fn left_out(&self) -> &[FrameRange] {
+        &self.left_out
+    }
+
+    /// Where the direct map has these frames; `None` unless it holds all of them.
+    pub fn va_of(&self, frames: FrameRange) -> Option<VirtAddr> {
+        self.runs.iter().find(|run| run.covers(frames))?;
+        self.place(frames)
+    }
+
+    /// The frame whose place in the direct map `va` is, and whether the direct map holds it: a carve-out leaves a
+    /// hole at the place its frame would have.
+    pub fn frame_at(&self, va: VirtAddr) -> Option<(Frame, bool)> {
+        self.banks.iter().find_map(|bank| {
+            let offset = va.raw().checked_sub(bank.va.raw())? >> FRAME_SHIFT;
+            let frame = (offset < bank.frames.count()).then(|| bank.frames.start() + offset)?;
+            let frame = Frame::from_number(frame)?;
+            Some((frame, self.runs.iter().any(|run| run.contains(frame))))
+        })
+    }
+
+    fn place(&self, frames: FrameRange) -> Option<VirtAddr> {
+        let bank = self.banks.iter().find(|bank| bank.frames.covers(frames) && !frames.is_empty())?;
+        Some(bank.va_of(frames.start()))
+    }
+}
+
+/// The proof that its frames are absent from the direct map, for ever (I2). Not `Clone`: only one
+/// [`Area`](crate::cma::area::Area) can be made of it.
+#[derive(Debug)]
+pub struct CarveOut {
+    name: ArrayString<{ CarveOut::NAME }>,
+    ranges: ArrayVec<FrameRange, { CarveOut::RANGES }>,
+    lendable: bool,
+}
+
+impl CarveOut {
+    /// Bytes kept of a name.
+    pub const NAME: usize = 31;
+    /// Runs a carve-out may span: one area over two banks, say.
+    pub const RANGES: usize = 4;
+
+    /// A carve-out of another kernel's making.
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty is I2: no translation of any of these frames exists, in any table, through any physical
+    /// alias, from the instruction that turned the MMU on; none will be made but by this crate; and no other
+    /// `CarveOut` holds any of them. `ranges` are disjoint and at most [`RANGES`](Self::RANGES).
+    pub unsafe fn assume(name: &str, ranges: &[FrameRange], lendable: bool) -> Self {
+        Self::new(name, ranges, lendable)
+    }
+
+    fn new(name: &str, ranges: &[FrameRange], lendable: bool) -> Self {
+        let mut short = ArrayString::new();
+        for letter in name.chars() {
+            if short.try_push(letter).is_err() {
+                break;
+            }
+        }
+        Self { name: short, ranges: ranges.iter().copied().collect(), lendable }
+    }
+
+    /// What the device tree or `cma=` calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The frames, ascending and disjoint.
+    pub fn ranges(&self) -> &[FrameRange] {
+        &self.ranges
+    }
+
+    /// Whether idle frames may be lent: `reusable`, not `no-map`.
+    pub const fn is_lendable(&self) -> bool {
+        self.lendable
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|frames| frames.bytes()).sum()
+    }
+}
+
+/// Plans the direct map and makes the carve-outs it leaves out, in the layout's order of areas.
+pub fn plan(layout: &Layout<'_>, image: FrameRange) -> (DirectMap, ArrayVec<CarveOut, MAX_AREAS>) {
+    let memblock = layout.memblock();
+    let map = DirectMap::new(memblock.memory(), || memblock.mapped_ranges(), image);
+    let carve = |area: &AreaPlan<'_>| CarveOut::new(area.name, &area.ranges, area.lendable);
+    (map, layout.areas().iter().map(carve).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn run(start: u32, count: u32) -> FrameRange {
+        FrameRange::new(start, count).unwrap()
+    }
+
+    const NO_IMAGE: FrameRange = FrameRange::EMPTY;
+
+    #[test]
+    fn each_bank_has_an_offset_of_its_own() {
+        let banks = [run(0x20000, 0x20000), run(0x70000, 0x10000)];
+        let plan = DirectMap::new(banks.into_iter(), || banks.into_iter(), run(0x70010, 0x40));
+        assert_eq!(plan.va_of(run(0x20000, 1)), Some(VirtAddr::new(0x8000_0000)));
+        assert_eq!(plan.va_of(run(0x70000, 1)), Some(VirtAddr::new(0xa000_0000)));
+        assert_eq!(plan.va_of(run(0x70010, 1)), None, "the image is mapped in its own window");
+        assert_eq!(plan.va_of(run(0x70050, 1)), Some(VirtAddr::new(0xa005_0000)));
+        assert_eq!(plan.frame_at(VirtAddr::new(0xa000_0fff)), Some((Frame::from_number(0x70000).unwrap(), true)));
+        assert_eq!(plan.frame_at(VirtAddr::new(0xb000_0000)), None);
+    }
+
+    #[test]
+    fn i2_a_carve_out_is_a_hole() {
+        let bank = run(0x60000, 0x10000);
+        let mapped = [run(0x60000, 0x4000), run(0x68000, 0x8000)];
+        let plan = DirectMap::new([bank].into_iter(), || mapped.into_iter(), NO_IMAGE);
+        let hole = VirtAddr::new(0x8400_0000);
+        assert_eq!(plan.frame_at(hole), Some((Frame::from_number(0x64000).unwrap(), false)));
+        assert_eq!(plan.va_of(run(0x63fff, 2)), None);
+    }
+
+    #[test]
+    fn ram_beyond_the_region_is_left_out_and_listed() {
+        let banks = [run(0x20000, 0x30000), run(0x60000, 0x20000)];
+        let plan = DirectMap::new(banks.into_iter(), || banks.into_iter(), NO_IMAGE);
+        assert_eq!(plan.left_out(), &[run(0x70000, 0x10000)]);
+        assert_eq!(plan.va_of(run(0x6ffff, 1)), Some(VirtAddr::new(0xbfff_f000)));
+        assert_eq!(plan.va_of(run(0x70000, 1)), None);
+    }
+
+    proptest! {
+        /// Random banks, carve-outs and image against a map of single frames.
+        #[test]
+        fn i2_holds_frame_by_frame(
+            starts in prop::collection::vec((0u32..64, 1u32..1500), 1..4),
+            holes in prop::collection::vec((0u32..4096, 1u32..700), 0..6),
+            image in (0u32..4096, 1u32..200),
+        ) {
+            let mut ram = std::vec![false; 8192];
+            let mut mapped = std::vec![false; 8192];
+            let mut at = 0;
+            for (gap, count) in starts {
+                for frame in at + gap..at + gap + count { ram[frame as usize] = true; mapped[frame as usize] = true; }
+                at += gap + count + 1;
+            }
+            for (start, count) in holes {
+                mapped[start as usize..(start + count) as usize].fill(false);
+            }
+            let runs = |bits: &[bool]| {
+                let mut runs = Vec::new();
+                let mut start = None;
+                for (frame, &bit) in bits.iter().chain([&false]).enumerate() {
+                    match (bit, start) {
+                        (true, None) => start = Some(frame as u32),
+                        (false, Some(from)) => { runs.push(FrameRange::between(from, frame as u32).unwrap()); start = None; }
+                        _ => {}
+                    }
+                }
+                runs
+            };
+            let image = run(image.0, image.1);
+            let plan = DirectMap::new(runs(&ram).into_iter(), || runs(&mapped).into_iter(), image);
+            prop_assert!(plan.left_out().is_empty());
+            let mut held = std::collections::HashMap::new();
+            for Run { va, frames } in plan.runs() {
+                for (n, frame) in frames.iter().enumerate() {
+                    let va = VirtAddr::new(va.raw() + ((n as u32) << FRAME_SHIFT));
+                    prop_assert!(DIRECT_MAP.contains(va));
+                    prop_assert!(held.insert(va, frame).is_none(), "two frames at one address");
+                    prop_assert_eq!(plan.frame_at(va), Some((frame, true)));
+                    prop_assert_eq!(va.raw() % SECTION_SIZE, frame.base().raw() % SECTION_SIZE);
+                }
+            }
+            for frame in 0..8192 {
+                let one = run(frame, 1);
+                let wanted = mapped[frame as usize] && !image.covers(one);
+                prop_assert_eq!(plan.va_of(one).is_some(), wanted, "frame {:#x}", frame);
+            }
+            let wanted = (0..8192).filter(|&f| mapped[f] && !image.covers(run(f as u32, 1))).count();
+            prop_assert_eq!(held.len(), wanted);
+        }
+    }
+}

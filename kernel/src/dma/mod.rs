@@ -1,1 +1,367 @@
-//! Being written.
+//! The DMA API: contiguous buffers in states, with the least maintenance that suffices.
+//!
+//! Guarantees: a buffer's frames have at most one mapping, with one attribute (I1), claimed in the ledger before it
+//! is made and released after it is gone from every TLB (I3); while a device owns a buffer no value of this API names
+//! its bytes and no mapping of them exists (I4); whoever gets a buffer finds zeros in it (I5). The lock is held over
+//! updates of indexes, ledger and descriptors, never over zeroing, copying or cache work.
+//!
+//! Not for interrupt handlers: the lock does not mask interrupts.
+
+pub mod buffer;
+pub mod master;
+pub mod port;
+
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, SECTION_SIZE, VirtAddr};
+use crate::arch::Machine;
+use crate::boot::directmap::CarveOut;
+use crate::cma::area::{AllocError, Area, heap_index};
+use crate::cma::index::Index;
+use crate::vm::attr::{Access, MemoryType};
+use crate::vm::audit::{Expect, Finding, Report, audit};
+use crate::vm::ledger::{Carved, Ledger, LedgerError, Residue};
+use crate::vm::space::{Mapped, Region};
+use alloc::vec;
+use alloc::vec::Vec;
+use buffer::Contiguous;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use master::{AreaId, Master};
+use spin::Mutex;
+
+/// Buffers that can exist at a time.
+pub const MAX_BUFFERS: usize = 1024;
+
+/// Who may touch a buffer's bytes now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holder {
+    /// Allocated, in no state yet.
+    Nobody,
+    /// The CPU.
+    Cpu,
+    /// The device alone.
+    Device,
+    /// CPU and device, through non-cacheable memory.
+    Both,
+    /// Dropped while a device owned it: never reused.
+    Quarantine,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nobody => "allocated",
+            Self::Cpu => "CPU-owned",
+            Self::Device => "device-owned",
+            Self::Both => "coherent",
+            Self::Quarantine => "quarantined",
+        })
+    }
+}
+
+/// What is known of a buffer while it lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// Its frames.
+    pub frames: FrameRange,
+    /// Where it is mapped whenever it is; the page after its last is a guard.
+    pub va: VirtAddr,
+    /// The device it was allocated for.
+    pub owner: &'static str,
+    /// Who may touch it.
+    pub holder: Holder,
+    residue: Residue,
+    area: AreaId,
+    ported: bool,
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} buffer {} of {}", self.holder, self.frames, self.owner)
+    }
+}
+
+/// A buffer's place among the records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Slot(usize);
+
+#[derive(Debug)]
+enum Entry {
+    Free { next: Option<Slot> },
+    Used(Record),
+}
+
+#[derive(Debug)]
+struct State {
+    areas: Vec<Area>,
+    ledger: Ledger<'static>,
+    window: Region<'static>,
+    /// Free pages of the window.
+    pages: Index<'static>,
+    entries: Vec<Entry>,
+    free: Option<Slot>,
+}
+
+/// Counters since boot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Inner cache lines maintained for buffers.
+    pub inner_lines: u64,
+    /// Outer cache lines maintained for buffers.
+    pub outer_lines: u64,
+    /// Mappings made and ended.
+    pub map_changes: u64,
+    /// Bytes in quarantine.
+    pub quarantined: u64,
+}
+
+/// What lies at an address in or near the carved memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In a buffer's frames or addresses.
+    Buffer(Record),
+    /// The guard page after a buffer.
+    Guard(Record),
+    /// A frame of an area that no buffer holds.
+    FreeFrame(Frame),
+    /// An address of the window that no buffer has.
+    UnusedWindow,
+    /// Not to be told: another context holds the records.
+    Busy,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Buffer(record) => write!(f, "{record}"),
+            Self::Guard(record) => write!(f, "guard page of the {record}"),
+            Self::FreeFrame(frame) => write!(f, "free carved frame {}", frame.base()),
+            Self::UnusedWindow => write!(f, "unused part of the CMA window"),
+            Self::Busy => write!(f, "the CMA (its records are locked)"),
+        }
+    }
+}
+
+/// Areas, window and ledger: one for the whole machine.
+#[derive(Debug)]
+pub struct Dma<M: 'static> {
+    machine: &'static M,
+    state: Mutex<State>,
+    inner_lines: AtomicU64,
+    outer_lines: AtomicU64,
+    map_changes: AtomicU64,
+    quarantined: AtomicU64,
+}
+
+/// Pages of window that a buffer needs before, for, and after its mapping.
+struct WindowRun {
+    lead: u32,
+    pages: u32,
+    order: u8,
+}
+
+impl WindowRun {
+    /// The window address agrees with the physical one modulo the largest unit that can map it, and a guard follows.
+    const fn for_frames(frames: FrameRange) -> Self {
+        let order = match frames.count() {
+            256.. => 8,
+            16.. => 4,
+            _ => 0,
+        };
+        let lead = frames.start() % (1 << order);
+        Self { lead, pages: lead + frames.count() + 1, order }
+    }
+}
+
+impl<M: Machine> Dma<M> {
+    /// Takes over the carve-outs and the window they will be mapped in. Metadata comes from the heap once, here.
+    ///
+    /// # Panics
+    ///
+    /// If carve-outs overlap or are more than the ledger holds: both would break what a [`CarveOut`] proves.
+    pub fn new(machine: &'static M, carved: impl Iterator<Item = CarveOut>, window: Region<'static>) -> Self {
+        let carved: Vec<CarveOut> = carved.collect();
+        let ranges = || carved.iter().flat_map(|carved| carved.ranges().iter().copied());
+        let cells = vec![0; ranges().map(|frames| frames.count() as usize).sum()].leak();
+        let ledger = Ledger::new(ranges(), cells).expect("carve-outs do not overlap");
+        let first = window.range().start().raw() >> FRAME_SHIFT;
+        let count = (window.range().bytes() >> FRAME_SHIFT) as u32;
+        let pages = heap_index(first, count);
+        let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(Slot(n + 1)) };
+        let state = State {
+            areas: carved.iter().map(Area::new).collect(),
+            ledger,
+            window,
+            pages,
+            entries: (0..MAX_BUFFERS).map(entry).collect(),
+            free: Some(Slot(0)),
+        };
+        Self {
+            machine,
+            state: Mutex::new(state),
+            inner_lines: AtomicU64::new(0),
+            outer_lines: AtomicU64::new(0),
+            map_changes: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
+        }
+    }
+
+    /// Sections of window that serve these carve-outs: twice their size, as guards and alignment need room too.
+    pub fn window_sections<'c>(carved: impl Iterator<Item = &'c CarveOut>) -> u32 {
+        (carved.map(CarveOut::bytes).sum::<u64>().div_ceil(u64::from(SECTION_SIZE)) * 2 + 2).min(4096) as u32
+    }
+
+    /// The area of that name.
+    pub fn area(&self, name: &str) -> Option<AreaId> {
+        self.state.lock().areas.iter().position(|area| area.name() == name).map(AreaId)
+    }
+
+    /// Bytes free in an area, and in its largest run.
+    pub fn free_bytes(&self, area: AreaId) -> (u64, u64) {
+        self.state.lock().areas.get(area.0).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
+    }
+
+    /// Allocates `bytes`, rounded up to whole frames and physically contiguous, from the device's area and within its
+    /// reach. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN); 1 means a frame.
+    pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
+        let area = master.area().ok_or(AllocError::NoArea)?;
+        let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea) };
+        let frames = memory.alloc(bytes, align, master.last_reachable())?;
+        let run = WindowRun::for_frames(frames);
+        let Some(first) = state.pages.alloc(run.pages, run.order, 0..u32::MAX) else {
+            memory.give_back(frames);
+            return Err(AllocError::NoWindow { wanted: frames.bytes() });
+        };
+        let va = VirtAddr::new((first + run.lead) << FRAME_SHIFT);
+        let residue = state.ledger.residue(frames);
+        let holder = Holder::Nobody;
+        let record = Record { frames, va, owner: master.name(), holder, residue, area, ported: false };
+        let Entry::Free { next } = core::mem::replace(&mut state.entries[slot.0], Entry::Used(record)) else {
+            unreachable!("the free list holds free entries")
+        };
+        state.free = next;
+        Ok(Contiguous::new(self, slot, record, bytes, master))
+    }
+
+    /// Walks the live tables and compares them with the ledger (I1, I2, W^X).
+    pub fn audit(&self, expect: &Expect<'_>) -> Result<Report, Finding> {
+        audit(self.machine, expect, &self.state.lock().ledger)
+    }
+
+    /// Counters since boot.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            inner_lines: self.inner_lines.load(Ordering::Relaxed),
+            outer_lines: self.outer_lines.load(Ordering::Relaxed),
+            map_changes: self.map_changes.load(Ordering::Relaxed),
+            quarantined: self.quarantined.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What lies at an address of the window, for a fault report. Never waits.
+    pub fn place_of(&self, va: VirtAddr) -> Place {
+        let Some(state) = self.state.try_lock() else { return Place::Busy };
+        let page = va.raw() >> FRAME_SHIFT;
+        for record in state.records() {
+            let first = record.va.raw() >> FRAME_SHIFT;
+            let end = first + record.frames.count();
+            if (first..end).contains(&page) {
+                return Place::Buffer(*record);
+            }
+            if page == end {
+                return Place::Guard(*record);
+            }
+        }
+        Place::UnusedWindow
+    }
+
+    /// What lies at a frame; `None` if it is not carved. Never waits.
+    pub fn place_of_frame(&self, frame: Frame) -> Option<Place> {
+        let Some(state) = self.state.try_lock() else { return Some(Place::Busy) };
+        state.ledger.state(frame)?;
+        let record = state.records().find(|record| record.frames.contains(frame));
+        Some(record.map_or(Place::FreeFrame(frame), |&record| Place::Buffer(record)))
+    }
+
+    /// How a carved frame is mapped now; `None` if it is not carved.
+    pub fn state_of(&self, frame: Frame) -> Option<Carved> {
+        self.state.lock().ledger.state(frame)
+    }
+
+    /// Claims and maps a buffer at its own address.
+    fn map(&self, va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Result<Mapped, LedgerError> {
+        let mut state = self.state.lock();
+        state.ledger.claim(frames, memory)?;
+        self.map_changes.fetch_add(1, Ordering::Relaxed);
+        // The addresses are the buffer's alone and the window has all its tables, so nothing is in the way.
+        let mapped = state.window.map(self.machine, va, frames, memory, Access::ReadWrite);
+        Ok(mapped.expect("the buffer's own addresses are unmapped"))
+    }
+
+    /// Unmaps, then releases the claim: in this order, or another mapping could precede the TLB invalidate (I3).
+    fn unmap(&self, mapped: Mapped) {
+        let mut state = self.state.lock();
+        self.map_changes.fetch_add(1, Ordering::Relaxed);
+        let frames = state.window.unmap(self.machine, mapped);
+        state.ledger.release(frames);
+    }
+
+    fn set_holder(&self, slot: Slot, holder: Holder, residue: Residue) {
+        let mut state = self.state.lock();
+        let record = state.record_mut(slot);
+        record.holder = holder;
+        record.residue = residue;
+    }
+
+    /// Frees a buffer that no device can reach and nothing maps.
+    fn give_back(&self, slot: Slot, residue: Residue) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let free = Entry::Free { next: state.free };
+        let Entry::Used(record) = core::mem::replace(&mut state.entries[slot.0], free) else {
+            unreachable!("a buffer has a record")
+        };
+        state.free = Some(slot);
+        state.ledger.set_residue(record.frames, residue);
+        let run = WindowRun::for_frames(record.frames);
+        let first = (record.va.raw() >> FRAME_SHIFT) - run.lead;
+        state.pages.free(first, run.pages).expect("the buffer's own addresses");
+        state.areas[record.area.0].give_back(record.frames);
+    }
+
+    fn quarantine(&self, slot: Slot) {
+        let mut state = self.state.lock();
+        let record = state.record_mut(slot);
+        record.holder = Holder::Quarantine;
+        self.quarantined.fetch_add(record.frames.bytes(), Ordering::Relaxed);
+        log::warn!("{record} was dropped: it is lost until reset, for the device may still use it");
+    }
+
+    fn count(&self, lines: crate::arch::Lines) {
+        self.inner_lines.fetch_add(lines.inner, Ordering::Relaxed);
+        self.outer_lines.fetch_add(lines.outer, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Used(record) => Some(record),
+            Entry::Free { .. } => None,
+        })
+    }
+
+    fn record_mut(&mut self, slot: Slot) -> &mut Record {
+        match &mut self.entries[slot.0] {
+            Entry::Used(record) => record,
+            Entry::Free { .. } => unreachable!("a buffer has a record"),
+        }
+    }
+}
+
+/// Bytes rounded up to whole frames.
+const fn whole_frames(bytes: u32) -> u32 {
+    bytes.div_ceil(FRAME_SIZE)
+}

@@ -1,2 +1,151 @@
-//! Pictures.
-fn main() {}
+//! Makes the test pictures, computes what the screen must show of a JPEG, and compares that with a screenshot.
+//!
+//! Everything here is the host's own: the decoder is not the one the mock codec uses, and the scaling is done in
+//! floating point over areas, so an error shared by the picture on the screen and the picture expected is unlikely.
+
+use std::process::ExitCode;
+
+mod compare;
+mod expect;
+mod image;
+mod scene;
+
+const USAGE: &str = "\
+usage: picture generate OUT.jpg [--size WxH] [--mode grey|444|422|420] [--progressive] [--quality 1..100] [--seed N]
+       picture expect IN.jpg OUT.png
+       picture compare A.png B.png --tolerance MEAN,MAX
+       picture corrupt IN.jpg OUT.jpg
+
+generate  a picture for the demo; the defaults are 1600x1200, 420, quality 90, seed 0
+expect    what the demo shows of IN: inside 640x480 with its aspect ratio, never enlarged, centred on black
+compare   exit code 1 if the mean or the largest difference of a colour channel (0..255) is beyond the tolerance
+corrupt   a copy whose first Huffman table lists more codes than exist, which every decoder must refuse";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("picture: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<ExitCode, String> {
+    match *args {
+        ["generate", out, ref options @ ..] => {
+            let (picture, encoding) = generate_options(options)?;
+            write(out, &encoding.encode(&picture.paint())?)?;
+        }
+        ["expect", input, out] => {
+            let shown = expect::on_screen(&image::decode_jpeg(&read(input)?).map_err(|e| format!("{input}: {e}"))?);
+            write(out, &shown.to_png()?)?;
+        }
+        ["compare", a, b, "--tolerance", tolerance] => {
+            let tolerance: compare::Tolerance = tolerance.parse()?;
+            let open = |path| image::Image::from_png(&read(path)?).map_err(|e| format!("{path}: {e}"));
+            let difference = compare::Difference::between(&open(a)?, &open(b)?)?;
+            let verdict = if difference.within(&tolerance) { "equal enough" } else { "too different" };
+            println!("{verdict}: {difference}; tolerated: {tolerance}");
+            return Ok(ExitCode::from(u8::from(!difference.within(&tolerance))));
+        }
+        ["corrupt", input, out] => write(out, &corrupt(read(input)?).map_err(|e| format!("{input}: {e}"))?)?,
+        ["--help"] => println!("{USAGE}"),
+        _ => return Err(format!("bad command line\n{USAGE}")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn generate_options(mut options: &[&str]) -> Result<(scene::Scene, image::Encoding), String> {
+    let mut scene = scene::Scene { width: 1600, height: 1200, seed: 0 };
+    let mut encoding = image::Encoding { mode: image::Mode::Chroma420, progressive: false, quality: 90 };
+    while let [option, rest @ ..] = options {
+        options = rest;
+        if *option == "--progressive" {
+            encoding.progressive = true;
+            continue;
+        }
+        let [value, rest @ ..] = rest else { return Err(format!("{option}: unknown, or its value is missing")) };
+        options = rest;
+        let bad = || format!("{option}: bad value '{value}'");
+        match *option {
+            "--size" => {
+                let (w, h) = value.split_once('x').ok_or_else(bad)?;
+                scene.width = w.parse().ok().filter(|&w| w > 0).ok_or_else(bad)?;
+                scene.height = h.parse().ok().filter(|&h| h > 0).ok_or_else(bad)?;
+            }
+            "--mode" => encoding.mode = image::Mode::from_name(value).ok_or_else(bad)?,
+            "--quality" => {
+                encoding.quality = value.parse().ok().filter(|q| (1..=100).contains(q)).ok_or_else(bad)?;
+            }
+            "--seed" => scene.seed = value.parse().map_err(|_| bad())?,
+            _ => return Err(format!("{option}: unknown")),
+        }
+    }
+    Ok((scene, encoding))
+}
+
+/// Overwrites the code counts of the first Huffman table (ITU-T T.81, B.2.4.2): 255 codes of each length.
+fn corrupt(mut jpeg: Vec<u8>) -> Result<Vec<u8>, String> {
+    const MARKER: [u8; 2] = [0xff, 0xc4];
+    const COUNTS: std::ops::Range<usize> = 5..21;
+    let table = jpeg.windows(2).position(|w| w == MARKER).ok_or("no Huffman table")?;
+    jpeg[table..].get_mut(COUNTS).ok_or("ends within a Huffman table")?.fill(0xff);
+    Ok(jpeg)
+}
+
+fn read(path: &str) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|e| format!("{path}: {e}"))
+}
+
+fn write(path: &str, bytes: &[u8]) -> Result<(), String> {
+    std::fs::write(path, bytes).map_err(|e| format!("{path}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_checked() {
+        let error = |options: &[&str]| generate_options(options).err().unwrap();
+        assert_eq!(error(&["--size", "0x5"]), "--size: bad value '0x5'");
+        assert_eq!(error(&["--size", "5"]), "--size: bad value '5'");
+        assert_eq!(error(&["--quality", "101"]), "--quality: bad value '101'");
+        assert_eq!(error(&["--mode", "411"]), "--mode: bad value '411'");
+        assert_eq!(error(&["--seed"]), "--seed: unknown, or its value is missing");
+        assert_eq!(error(&["--sed", "1"]), "--sed: unknown");
+    }
+
+    #[test]
+    fn every_kind_of_file_keeps_the_picture() {
+        for mode in ["grey", "444", "422", "420"] {
+            for progressive in [false, true] {
+                for size in ["1x1", "17x9", "160x120"] {
+                    let mut options = vec!["--mode", mode, "--size", size, "--quality", "95"];
+                    if progressive {
+                        options.push("--progressive");
+                    }
+                    let (scene, encoding) = generate_options(&options).unwrap();
+                    let painted = scene.paint();
+                    let decoded = image::decode_jpeg(&encoding.encode(&painted).unwrap()).unwrap();
+                    // Luminance, since subsampled chroma rightly differs at every edge.
+                    let difference = compare::Difference::between(&painted.to_grey(), &decoded.to_grey()).unwrap();
+                    assert!(difference.mean < 8.0, "{mode} {progressive} {size}: {difference}");
+                    assert_eq!(decoded == decoded.to_grey(), mode == "grey", "{mode} {progressive} {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_corrupt_picture_is_refused() {
+        let (scene, encoding) = generate_options(&["--size", "32x32"]).unwrap();
+        let jpeg = encoding.encode(&scene.paint()).unwrap();
+        assert!(image::decode_jpeg(&jpeg).is_ok());
+        assert!(image::decode_jpeg(&corrupt(jpeg).unwrap()).is_err());
+        assert_eq!(corrupt(vec![0xff, 0xd8]).unwrap_err(), "no Huffman table");
+        assert_eq!(corrupt(vec![0xff, 0xc4]).unwrap_err(), "ends within a Huffman table");
+    }
+}

@@ -1,1 +1,490 @@
-//! Being written.
+//! Exception vectors: every fault becomes an [`Exception`] that a person can read; interrupts reach one function.
+//!
+//! Guarantees: a fault, also one of a stack that ran into its guard page, is reported on a stack of its own, complete
+//! with the registers at the instruction that caused it; a fault while reporting a fault ends in a shorter report, and
+//! one more parks the core, so reporting never loops. Fault handlers return only to [`probe`](super::probe)s.
+//!
+//! Fault status is that of the short-descriptor format (ARM ARM B3.13, table B3-23; B4.1, DFSR and IFSR).
+//! aarch32-cpu's `Dfsr` decodes the long-descriptor layout, so only its raw value is used here.
+//!
+//! The vectors save no floating-point registers: the target's code uses none.
+
+use core::arch::global_asm;
+use core::fmt::{self, Write};
+use core::mem;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use aarch32_cpu::register::{Dfar, Dfsr, Ifar, Ifsr};
+use arrayvec::ArrayString;
+
+use super::probe;
+use crate::addr::VirtAddr;
+
+// Each fault vector leaves a `Frame` on the stack of Abort mode: SRS stores the return address and the saved status
+// there whatever mode took the exception. Interrupts use the stack of Supervisor mode, which is where they interrupt.
+global_asm!(
+    r#"
+    .syntax unified
+    .arm
+
+    .macro fault_vector kind, correction
+    sub     lr, lr, #\correction
+    srsdb   sp!, #0x17
+    cpsid   if, #0x17
+    sub     sp, sp, #8
+    push    {r0-r12}
+    mov     r0, #\kind
+    b       fault_common
+    .endm
+
+    .section .text.carveout_vectors, "ax", %progbits
+    .balign 32
+    .global carveout_vectors
+carveout_vectors:
+    b       vector_reset
+    b       vector_undefined
+    b       vector_svc
+    b       vector_prefetch_abort
+    b       vector_data_abort
+    b       vector_reserved
+    b       vector_irq
+    b       vector_fiq
+
+vector_reset:
+    fault_vector 0, 0
+vector_undefined:
+    fault_vector 1, 4
+vector_svc:
+    fault_vector 2, 4
+vector_prefetch_abort:
+    fault_vector 3, 4
+vector_data_abort:
+    fault_vector 4, 8
+vector_reserved:
+    fault_vector 5, 0
+vector_fiq:
+    fault_vector 7, 4
+
+fault_common:
+    @ The interrupted mode's sp and lr are banked: visit it, unless it is Abort mode itself.
+    add     r4, sp, #13 * 4                 @ Frame.sp
+    ldr     r1, [r4, #12]                   @ Frame.cpsr
+    and     r1, r1, #0x1f
+    mrs     r3, cpsr
+    cmp     r1, #0x10                       @ User shares its registers with System
+    moveq   r1, #0x1f
+    orr     r1, r1, #0xc0
+    add     r5, r4, #16
+    mov     r6, lr
+    cmp     r1, #0xd7
+    beq     1f
+    msr     cpsr_c, r1
+    mov     r5, sp
+    mov     r6, lr
+    msr     cpsr_c, r3
+1:  stm     r4, {r5, r6}
+    mov     r1, sp
+    mov     r5, sp
+    bic     sp, sp, #7
+    bl      carveout_fault
+    mov     sp, r5
+    clrex
+    pop     {r0-r12}
+    add     sp, sp, #8
+    rfeia   sp!
+
+vector_irq:
+    sub     lr, lr, #4
+    srsdb   sp!, #0x13
+    cps     #0x13
+    push    {r0-r3, r12, lr}
+    and     r1, sp, #4
+    sub     sp, sp, r1
+    push    {r1, r2}
+    bl      carveout_irq
+    pop     {r1, r2}
+    add     sp, sp, r1
+    pop     {r0-r3, r12, lr}
+    clrex
+    rfeia   sp!
+    "#,
+    options(raw)
+);
+
+unsafe extern "C" {
+    /// head.s: prints `message`, which ends in a zero byte, over semihosting and exits with 101; without semihosting
+    /// the SVC comes back here as an exception.
+    fn carveout_die(message: *const u8) -> !;
+    /// head.s: masks everything and waits for ever.
+    safe fn carveout_park() -> !;
+}
+
+/// What the vectors leave on the stack.
+#[repr(C)]
+pub(super) struct Frame {
+    pub(super) r: [u32; 13],
+    pub(super) sp: u32,
+    pub(super) lr: u32,
+    pub(super) pc: u32,
+    pub(super) cpsr: u32,
+}
+
+/// The vector an exception came by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Vector {
+    /// A branch to the reset vector or the reserved one: no exception comes that way.
+    Stray,
+    /// An instruction this core does not have, or not in this mode.
+    Undefined,
+    /// SVC: this kernel has no calls; a semihosting call that nobody answered looks like this.
+    SupervisorCall,
+    /// An instruction that could not be fetched.
+    PrefetchAbort(Fault),
+    /// A load, store or maintenance operation that could not be done.
+    DataAbort(Fault),
+    /// A fast interrupt, which nothing here uses.
+    Fiq,
+}
+
+/// Level of the table walk a fault arose at: 1 for sections, 2 for pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// First-level descriptor.
+    First,
+    /// Second-level descriptor.
+    Second,
+}
+
+/// Fault status of the short-descriptor format (ARM ARM table B3-23).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultStatus {
+    /// Alignment: an unaligned access that the instruction or the memory type does not allow.
+    Alignment,
+    /// Debug event.
+    Debug,
+    /// Access flag clear, which SCTLR.AFE = 0 rules out here.
+    AccessFlag(Level),
+    /// Instruction cache maintenance.
+    InstructionCacheMaintenance,
+    /// No valid descriptor.
+    Translation(Level),
+    /// Domain without access.
+    Domain(Level),
+    /// Descriptor's permissions forbid it: a write to read-only memory, or a fetch from execute-never memory.
+    Permission(Level),
+    /// External abort of the access itself, synchronous.
+    External,
+    /// External abort of a table walk, synchronous.
+    ExternalOnWalk(Level),
+    /// Parity error of the access itself, synchronous.
+    Parity,
+    /// Parity error of a table walk, synchronous.
+    ParityOnWalk(Level),
+    /// External abort that arrived later: neither the address nor the instruction is known.
+    AsynchronousExternal,
+    /// Parity error that arrived later.
+    AsynchronousParity,
+    /// Two TLB entries for an address.
+    TlbConflict,
+    /// Lockdown, IMPLEMENTATION DEFINED.
+    Lockdown,
+    /// Coprocessor abort, IMPLEMENTATION DEFINED.
+    Coprocessor,
+    /// A reserved value of the five-bit field.
+    Reserved(u8),
+}
+
+impl FaultStatus {
+    /// The meaning of the five-bit fault status FS (bit 10 and bits 3 to 0 of DFSR or IFSR).
+    pub const fn from_bits(fs: u8) -> Self {
+        use Level::{First, Second};
+        match fs {
+            0b00001 => Self::Alignment,
+            0b00010 => Self::Debug,
+            0b00011 => Self::AccessFlag(First),
+            0b00100 => Self::InstructionCacheMaintenance,
+            0b00101 => Self::Translation(First),
+            0b00110 => Self::AccessFlag(Second),
+            0b00111 => Self::Translation(Second),
+            0b01000 => Self::External,
+            0b01001 => Self::Domain(First),
+            0b01011 => Self::Domain(Second),
+            0b01100 => Self::ExternalOnWalk(First),
+            0b01101 => Self::Permission(First),
+            0b01110 => Self::ExternalOnWalk(Second),
+            0b01111 => Self::Permission(Second),
+            0b10000 => Self::TlbConflict,
+            0b10100 => Self::Lockdown,
+            0b10110 => Self::AsynchronousExternal,
+            0b11000 => Self::AsynchronousParity,
+            0b11001 => Self::Parity,
+            0b11010 => Self::Coprocessor,
+            0b11100 => Self::ParityOnWalk(First),
+            0b11110 => Self::ParityOnWalk(Second),
+            other => Self::Reserved(other),
+        }
+    }
+
+    /// Whether the fault address register says where (ARM ARM B3.13.2); a debug event leaves it UNKNOWN.
+    const fn has_address(self) -> bool {
+        !matches!(self, Self::AsynchronousExternal | Self::AsynchronousParity | Self::Debug)
+    }
+}
+
+// Pinned to the manual: words as DFSR and IFSR hold them (ARM ARM B4.1).
+const _: () = {
+    let at = VirtAddr::new(0x8000_0000);
+    let write = Fault::from_dfsr(0x0000_0807, at);
+    assert!(matches!(write.status, FaultStatus::Translation(Level::Second)) && matches!(write.access, Access::Write));
+    let read = Fault::from_dfsr(0x0000_00d9, at);
+    assert!(matches!(read.status, FaultStatus::Domain(Level::First)) && matches!(read.access, Access::Read));
+    assert!(read.domain == 13 && read.address.is_some() && !read.external_type);
+    let late = Fault::from_dfsr(0x0000_1c06, at);
+    assert!(matches!(late.status, FaultStatus::AsynchronousExternal) && late.address.is_none() && late.external_type);
+    let fetch = Fault::from_ifsr(0x0000_040c, at);
+    assert!(matches!(fetch.status, FaultStatus::ParityOnWalk(Level::First)) && matches!(fetch.access, Access::Execute));
+};
+
+impl fmt::Display for FaultStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (text, level) = match *self {
+            Self::Alignment => ("alignment fault", None),
+            Self::Debug => ("debug event", None),
+            Self::AccessFlag(level) => ("access flag fault", Some(level)),
+            Self::InstructionCacheMaintenance => ("instruction cache maintenance fault", None),
+            Self::Translation(level) => ("translation fault", Some(level)),
+            Self::Domain(level) => ("domain fault", Some(level)),
+            Self::Permission(level) => ("permission fault", Some(level)),
+            Self::External => ("external abort", None),
+            Self::ExternalOnWalk(level) => ("external abort on a table walk", Some(level)),
+            Self::Parity => ("parity error", None),
+            Self::ParityOnWalk(level) => ("parity error on a table walk", Some(level)),
+            Self::AsynchronousExternal => ("asynchronous external abort", None),
+            Self::AsynchronousParity => ("asynchronous parity error", None),
+            Self::TlbConflict => ("TLB conflict", None),
+            Self::Lockdown => ("lockdown fault", None),
+            Self::Coprocessor => ("coprocessor abort", None),
+            Self::Reserved(bits) => return write!(f, "reserved fault status {bits:#07b}"),
+        };
+        f.write_str(text)?;
+        match level {
+            Some(Level::First) => f.write_str(", first level"),
+            Some(Level::Second) => f.write_str(", second level"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An abort's cause, as DFSR or IFSR and the fault address register tell it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// What went wrong.
+    pub status: FaultStatus,
+    /// What was being done.
+    pub access: Access,
+    /// Where, unless the fault is asynchronous or a debug event.
+    pub address: Option<VirtAddr>,
+    /// The domain, 0 to 15: of data aborts that got as far as a descriptor with one, otherwise UNKNOWN.
+    pub domain: u8,
+    /// `ExT`: how the bus classed an external abort, IMPLEMENTATION DEFINED (a decode error on Cortex-A9 if clear).
+    pub external_type: bool,
+}
+
+/// What an aborted instruction was doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store, or a maintenance operation by address: DFSR.WnR is set for both.
+    Write,
+    /// An instruction fetch.
+    Execute,
+}
+
+impl Fault {
+    /// A data abort's, from DFSR and DFAR.
+    pub const fn from_dfsr(dfsr: u32, dfar: VirtAddr) -> Self {
+        let access = if dfsr & (1 << 11) == 0 { Access::Read } else { Access::Write };
+        Self::new(dfsr, access, ((dfsr >> 4) & 0xf) as u8, dfar)
+    }
+
+    /// A prefetch abort's, from IFSR, which names no domain, and IFAR.
+    pub const fn from_ifsr(ifsr: u32, ifar: VirtAddr) -> Self {
+        Self::new(ifsr, Access::Execute, 0, ifar)
+    }
+
+    const fn new(fsr: u32, access: Access, domain: u8, far: VirtAddr) -> Self {
+        let status = FaultStatus::from_bits(((fsr >> 6) & 0x10 | fsr & 0xf) as u8);
+        let address = if status.has_address() { Some(far) } else { None };
+        Self { status, access, address, domain, external_type: fsr & (1 << 12) != 0 }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = match self.access {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::Execute => "fetch",
+        };
+        match self.address {
+            Some(address) => write!(f, "{} on a {access} at {address}", self.status)?,
+            None => write!(f, "{}, address unknown", self.status)?,
+        }
+        match self.status {
+            FaultStatus::Domain(_) => write!(f, ", domain {}", self.domain),
+            FaultStatus::External | FaultStatus::ExternalOnWalk(_) | FaultStatus::AsynchronousExternal => {
+                write!(f, ", ExT {}", u8::from(self.external_type))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An exception and the state it interrupted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exception {
+    /// How it came.
+    pub vector: Vector,
+    /// r0 to r12.
+    pub r: [u32; 13],
+    /// Stack pointer of the interrupted mode.
+    pub sp: u32,
+    /// Link register of the interrupted mode. The exception itself overwrote it if that mode handles the exception:
+    /// an SVC from Supervisor mode, an abort from Abort mode.
+    pub lr: u32,
+    /// The instruction that caused it; after an asynchronous abort or a fast interrupt the next to run.
+    pub pc: VirtAddr,
+    /// The interrupted CPSR.
+    pub cpsr: u32,
+}
+
+impl Exception {
+    /// The interrupted mode's name.
+    pub const fn mode(&self) -> &'static str {
+        match self.cpsr & 0x1f {
+            0x10 => "User",
+            0x11 => "FIQ",
+            0x12 => "IRQ",
+            0x13 => "Supervisor",
+            0x16 => "Monitor",
+            0x17 => "Abort",
+            0x1a => "Hyp",
+            0x1b => "Undefined",
+            0x1f => "System",
+            _ => "reserved",
+        }
+    }
+
+    /// The abort's cause, if it was an abort.
+    pub const fn fault(&self) -> Option<&Fault> {
+        match &self.vector {
+            Vector::PrefetchAbort(fault) | Vector::DataAbort(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Exception {
+    /// A line that says what happened, then three of registers. No newline at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.vector {
+            Vector::Stray => f.write_str("branch to the reset or the reserved vector")?,
+            Vector::Undefined => f.write_str("undefined instruction")?,
+            Vector::SupervisorCall => f.write_str("supervisor call")?,
+            Vector::PrefetchAbort(fault) => write!(f, "prefetch abort: {fault}")?,
+            Vector::DataAbort(fault) => write!(f, "data abort: {fault}")?,
+            Vector::Fiq => f.write_str("fast interrupt")?,
+        }
+        write!(f, ", in {} mode, pc {}", self.mode(), self.pc)?;
+        for (number, value) in self.r.iter().enumerate() {
+            let before = if number % 6 == 0 { "\n " } else { "" };
+            write!(f, "{before} r{number:<2} {value:08x}")?;
+        }
+        write!(f, " sp  {:08x} lr  {:08x} psr {:08x}", self.sp, self.lr, self.cpsr)
+    }
+}
+
+/// The function faults are reported to; null for [`report_by_semihosting`].
+static FAULT_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// The function interrupts go to; null for none.
+static IRQ_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// Faults taken so far, probes apart.
+static DEPTH: AtomicU32 = AtomicU32::new(0);
+
+/// Has `hook` called at each fault, in Abort mode on the stack of faults (16 KiB), interrupts masked. What it prints
+/// must not wait for a lock the interrupted code may hold. Until then faults are printed over semihosting and end the
+/// program with 101.
+pub fn on_fault(hook: fn(&Exception) -> !) {
+    FAULT_HOOK.store(hook as *mut (), Ordering::Release);
+}
+
+/// Has `hook` called at each interrupt, in Supervisor mode on the interrupted stack, interrupts masked: it asks the
+/// interrupt controller which, and acknowledges. An interrupt before that is a fault of the program: it panics.
+pub fn on_irq(hook: fn()) {
+    IRQ_HOOK.store(hook as *mut (), Ordering::Release);
+}
+
+/// Where the fault vectors lead. Returns only when a probe faulted, with the frame changed to continue after it.
+#[unsafe(no_mangle)]
+extern "C" fn carveout_fault(kind: u32, frame: &mut Frame) {
+    let vector = match kind {
+        1 => Vector::Undefined,
+        2 => Vector::SupervisorCall,
+        3 => {
+            let (ifsr, ifar) = (Ifsr::read().raw_value(), Ifar::read().0);
+            if probe::resume_fetch(frame, ifsr) {
+                return;
+            }
+            Vector::PrefetchAbort(Fault::from_ifsr(ifsr, VirtAddr::new(ifar)))
+        }
+        4 => {
+            let (dfsr, dfar) = (Dfsr::read().raw_value(), Dfar::read().0);
+            if probe::resume_access(frame, dfsr) {
+                return;
+            }
+            Vector::DataAbort(Fault::from_dfsr(dfsr, VirtAddr::new(dfar)))
+        }
+        7 => Vector::Fiq,
+        _ => Vector::Stray,
+    };
+    let exception =
+        Exception { vector, r: frame.r, sp: frame.sp, lr: frame.lr, pc: VirtAddr::new(frame.pc), cpsr: frame.cpsr };
+    match (DEPTH.fetch_add(1, Ordering::Relaxed), exception.vector) {
+        (0, _) => {
+            let hook = FAULT_HOOK.load(Ordering::Acquire);
+            if hook.is_null() {
+                report_by_semihosting(&exception)
+            }
+            // SAFETY: only `on_fault` stores here, a function of this type.
+            let hook = unsafe { mem::transmute::<*mut (), fn(&Exception) -> !>(hook) };
+            hook(&exception)
+        }
+        // A semihosting call in the report that nobody answered: the report is out, or cannot get out.
+        (1, Vector::SupervisorCall) => carveout_park(),
+        (1, _) => report_by_semihosting(&exception),
+        _ => carveout_park(),
+    }
+}
+
+/// Prints `exception` over semihosting and ends the program with 101; parks where nobody answers.
+fn report_by_semihosting(exception: &Exception) -> ! {
+    let mut message = ArrayString::<512>::new();
+    // The longest exception takes some 400 bytes; one that did not fit would be cut, and printed all the same.
+    let _ = write!(message, "carveout: {exception}");
+    let end = message.len().min(message.capacity() - 2);
+    message.truncate(end);
+    message.push_str("\n\0");
+    // SAFETY: the message ends in a zero byte.
+    unsafe { carveout_die(message.as_ptr()) }
+}
+
+/// Where the interrupt vector leads.
+#[unsafe(no_mangle)]
+extern "C" fn carveout_irq() {
+    let hook = IRQ_HOOK.load(Ordering::Acquire);
+    assert!(!hook.is_null(), "an interrupt, but exceptions::on_irq was never called");
+    // SAFETY: only `on_irq` stores here, a function of this type.
+    let hook = unsafe { mem::transmute::<*mut (), fn()>(hook) };
+    hook();
+}

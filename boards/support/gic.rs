@@ -1,0 +1,202 @@
+//! Generic Interrupt Controller, architecture version 1 (Arm IHI 0048A), for one core.
+//!
+//! Guarantees: after [`Gic::new`] no interrupt is enabled, pending or of unknown priority; only what
+//! [`Gic::enable`] named reaches the core; each acknowledged interrupt is ended exactly as it was acknowledged, since
+//! [`Active`] is made by one and consumed by the other.
+
+use core::{fmt, ptr::NonNull};
+
+use tock_registers::{
+    interfaces::{Readable, Writeable},
+    register_bitfields, register_structs,
+    registers::{ReadOnly, ReadWrite, WriteOnly},
+};
+
+register_bitfields! [u32,
+    CTLR [ENABLE OFFSET(0) NUMBITS(1) []],
+    TYPER [IT_LINES_NUMBER OFFSET(0) NUMBITS(5) []],
+    IAR [ID OFFSET(0) NUMBITS(10) []],
+];
+
+register_structs! {
+    /// The distributor (IHI 0048A, 4.3): PERIPHBASE + 0x1000 on a Cortex-A9 MPCore.
+    pub Distributor {
+        (0x000 => ctlr: ReadWrite<u32, CTLR::Register>),
+        (0x004 => typer: ReadOnly<u32, TYPER::Register>),
+        (0x008 => _reserved0),
+        (0x100 => isenabler: [ReadWrite<u32>; 32]),
+        (0x180 => icenabler: [ReadWrite<u32>; 32]),
+        (0x200 => ispendr: [ReadWrite<u32>; 32]),
+        (0x280 => icpendr: [ReadWrite<u32>; 32]),
+        (0x300 => _reserved1),
+        (0x400 => ipriorityr: [ReadWrite<u8>; 1024]),
+        (0x800 => itargetsr: [ReadWrite<u8>; 1024]),
+        (0xc00 => @END),
+    }
+}
+
+register_structs! {
+    /// The CPU interface (IHI 0048A, 4.4): PERIPHBASE + 0x100 on a Cortex-A9 MPCore.
+    pub CpuInterface {
+        (0x000 => ctlr: ReadWrite<u32, CTLR::Register>),
+        (0x004 => pmr: ReadWrite<u32>),
+        (0x008 => bpr: ReadWrite<u32>),
+        (0x00c => iar: ReadOnly<u32, IAR::Register>),
+        (0x010 => eoir: WriteOnly<u32>),
+        (0x014 => @END),
+    }
+}
+
+/// An interrupt's number as the controller counts: 0-15 from software, 16-31 private to the core, then shared.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct IrqId(u16);
+
+impl IrqId {
+    /// Numbers from here on say that nothing is pending (IHI 0048A, 3.2.5).
+    const SPECIAL: u16 = 1020;
+
+    /// The shared peripheral interrupt that a device tree calls `n`, or `None` past the last.
+    pub const fn shared(n: u16) -> Option<Self> {
+        if n < Self::SPECIAL - 32 { Some(Self(n + 32)) } else { None }
+    }
+
+    /// The number, counted from the first software interrupt.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    fn word(self) -> usize {
+        usize::from(self.0 / 32)
+    }
+
+    fn bit(self) -> u32 {
+        1 << (self.0 % 32)
+    }
+}
+
+impl fmt::Display for IrqId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n @ 0..16 => write!(f, "SGI {n}"),
+            n @ 16..32 => write!(f, "PPI {}", n - 16),
+            n => write!(f, "SPI {}", n - 32),
+        }
+    }
+}
+
+/// An interrupt that the core has acknowledged and not yet ended.
+#[derive(Debug)]
+#[must_use = "until it is ended no interrupt of its priority or below is delivered"]
+pub struct Active {
+    /// IAR as read: of a software interrupt it also names the core that sent it.
+    acknowledge: u32,
+    id: IrqId,
+}
+
+impl Active {
+    /// Which interrupt.
+    pub const fn id(&self) -> IrqId {
+        self.id
+    }
+}
+
+/// The distributor and one core's interface to it.
+pub struct Gic {
+    distributor: &'static Distributor,
+    cpu: &'static CpuInterface,
+}
+
+// SAFETY: the blocks belong to this driver alone (contract of `new`); one core runs the kernel.
+unsafe impl Send for Gic {}
+
+impl Gic {
+    /// Resets the shared interrupts to disabled and not pending, then lets both parts forward.
+    ///
+    /// # Safety
+    /// Both are device mappings of one GIC's blocks, `cpu` that of the core this runs on, that last for ever and that
+    /// this driver alone uses.
+    pub unsafe fn new(distributor: NonNull<Distributor>, cpu: NonNull<CpuInterface>) -> Self {
+        // SAFETY: the caller's contract.
+        let distributor = unsafe { distributor.as_ref() };
+        // SAFETY: the caller's contract.
+        let cpu = unsafe { cpu.as_ref() };
+        distributor.ctlr.write(CTLR::ENABLE::CLEAR);
+        let words = distributor.typer.read(TYPER::IT_LINES_NUMBER) as usize + 1;
+        for word in 0..words {
+            distributor.icenabler[word].set(u32::MAX);
+            distributor.icpendr[word].set(u32::MAX);
+        }
+        // All priorities pass, and each may preempt every lower one.
+        cpu.pmr.set(0xff);
+        cpu.bpr.set(0);
+        cpu.ctlr.write(CTLR::ENABLE::SET);
+        distributor.ctlr.write(CTLR::ENABLE::SET);
+        Self { distributor, cpu }
+    }
+
+    /// Lets `id` interrupt core 0. Of two pending ones the lower `priority` comes first; 255 never comes. Of the eight
+    /// bits an implementation may keep only the upper ones, at least four (IHI 0048A, 3.3).
+    pub fn enable(&mut self, id: IrqId, priority: u8) {
+        let index = usize::from(id.number());
+        self.distributor.ipriorityr[index].set(priority);
+        // Read-only for the numbers private to a core.
+        self.distributor.itargetsr[index].set(1);
+        self.distributor.isenabler[id.word()].set(id.bit());
+    }
+
+    /// Makes `id` pending as if its device had raised the line: the mock devices' wire.
+    pub fn set_pending(&mut self, id: IrqId) {
+        self.distributor.ispendr[id.word()].set(id.bit());
+    }
+
+    /// Takes the pending interrupt of the highest priority, if there is one.
+    pub fn ack(&mut self) -> Option<Active> {
+        let iar = self.cpu.iar.extract();
+        let id = iar.read(IAR::ID) as u16;
+        if id < IrqId::SPECIAL { Some(Active { acknowledge: iar.get(), id: IrqId(id) }) } else { None }
+    }
+
+    /// Ends an interrupt, after its device no longer asks for it.
+    #[expect(clippy::needless_pass_by_value, reason = "an interrupt is ended once")]
+    pub fn eoi(&mut self, active: Active) {
+        self.cpu.eoir.set(active.acknowledge);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{boxed::Box, format};
+
+    use super::*;
+
+    /// A block of zeros for a driver to write to, and an alias to look through.
+    fn block<T>() -> (NonNull<T>, &'static T) {
+        let words = Box::leak(Box::new([0u64; 512]));
+        assert!(size_of::<T>() <= size_of_val(words));
+        let base = NonNull::from(words).cast::<T>();
+        // SAFETY: registers are cells of integers, for which zeros are valid, and the memory is leaked.
+        (base, unsafe { base.as_ref() })
+    }
+
+    #[test]
+    fn enable_names_the_bit_the_priority_and_the_core() {
+        let ((distributor, d), (cpu, c)) = (block::<Distributor>(), block::<CpuInterface>());
+        // SAFETY: the blocks are memory that lasts for ever.
+        let mut gic = unsafe { Gic::new(distributor, cpu) };
+        let id = IrqId::shared(40).unwrap();
+        gic.enable(id, 0xa0);
+        assert_eq!(d.isenabler[2].get(), 1 << 8);
+        assert_eq!((d.ipriorityr[72].get(), d.itargetsr[72].get()), (0xa0, 1));
+        gic.set_pending(id);
+        assert_eq!(d.ispendr[2].get(), 1 << 8);
+        assert_eq!((d.ctlr.get(), c.ctlr.get(), c.pmr.get()), (1, 1, 0xff));
+    }
+
+    #[test]
+    fn shared_numbers_end_before_the_special_ones() {
+        let last = IrqId::shared(987).unwrap();
+        assert_eq!((last.number(), format!("{last}")), (1019, "SPI 987".into()));
+        assert_eq!(IrqId::shared(988), None);
+        assert_eq!((format!("{}", IrqId(3)), format!("{}", IrqId(29))), ("SGI 3".into(), "PPI 13".into()));
+    }
+}

@@ -1,0 +1,183 @@
+//! The kernel's half of the address space, from the head's tables on.
+//!
+//! Guarantees: the identity map of the head is gone before anything else happens; the direct map holds what the plan
+//! says and no more (I2); registers are mapped as Device and never over RAM (I1).
+
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use crate::arch::Mmu;
+use crate::arch::armv7a::mmu::Armv7a;
+use crate::arch::armv7a::start::{BootHandover, BootTables, translate_image};
+use crate::boot::directmap::DirectMap;
+use crate::boot::memblock::{Direction, Memblock};
+use crate::vm::attr::{Access, MemoryType};
+use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
+use crate::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, VirtRange};
+use crate::vm::space::{MapError, Region};
+use arrayvec::ArrayVec;
+use core::cell::UnsafeCell;
+use core::fmt;
+
+/// Second-level tables for ragged edges of the direct map, two a run at most.
+const DIRECT_TABLES: usize = 48;
+/// Second-level tables for devices: 16 MiB of registers.
+const DEVICE_TABLES: usize = 16;
+
+/// Second-level tables in the image, for what is mapped before any RAM is.
+#[repr(C, align(1024))]
+struct Reserve {
+    direct: UnsafeCell<[L2Table; DIRECT_TABLES]>,
+    devices: UnsafeCell<[L2Table; DEVICE_TABLES]>,
+}
+
+// SAFETY: only `AddressSpace::adopt` touches it, and that runs once, by the one `BootHandover`.
+unsafe impl Sync for Reserve {}
+
+const NO_TABLE: L2Table = [L2Desc::FAULT; L2_ENTRIES];
+
+static RESERVE: Reserve = Reserve {
+    direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]),
+    devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]),
+};
+
+/// Why registers were not mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceError {
+    /// The range is RAM, or touches it: registers are never mapped over memory (I1).
+    OverRam {
+        /// What was asked for.
+        registers: FrameRange,
+        /// The bank it touches.
+        bank: FrameRange,
+    },
+    /// No bytes were asked for, or the region for devices is full.
+    Map(MapError),
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OverRam { registers, bank } => {
+                write!(f, "registers at {registers} not mapped: they overlap RAM at {bank} (I1)")
+            }
+            Self::Map(error) => write!(f, "registers not mapped: {error}"),
+        }
+    }
+}
+
+/// RAM taken from memblock for good, and where the direct map has it.
+#[derive(Debug)]
+pub struct BootRam {
+    /// The bytes, as they were.
+    pub bytes: &'static mut [u8],
+    /// The frames behind them.
+    pub frames: FrameRange,
+}
+
+/// First-level entries of everything above the lower half, by region.
+#[derive(Debug)]
+pub struct AddressSpace {
+    machine: &'static Armv7a,
+    direct: Region<'static>,
+    devices: Region<'static>,
+    next_device: VirtAddr,
+    ram: ArrayVec<FrameRange, 8>,
+    window: Option<(&'static mut [L1Desc], PhysAddr)>,
+}
+
+impl AddressSpace {
+    /// Takes over the head's tables and ends the identity map. `ram` are the board's banks.
+    ///
+    /// The handover is consumed: it is the proof that this runs once.
+    pub fn adopt(machine: &'static Armv7a, handover: BootHandover, ram: impl Iterator<Item = FrameRange>) -> Self {
+        let BootTables { l1, identity_slot, .. } = handover.tables;
+        // SAFETY: the head made the table, 16 KiB in the image's .bss, and handed it over once, by this value; the
+        // walker reads it too, which `Mmu::publish` accounts for.
+        let table = unsafe { &mut *(l1.virt.raw() as *mut [L1Desc; L1_ENTRIES]) };
+        table[identity_slot] = L1Desc::FAULT;
+        let at = |slot: usize| PhysAddr::new(l1.phys.raw() + 4 * slot as u32);
+        machine.publish(at(identity_slot), &[L1Desc::FAULT.raw()]);
+        machine.invalidate_tlb(VirtAddr::new(identity_slot as u32 * SECTION_SIZE), SECTION_SIZE);
+
+        let slots = |range: VirtRange| (range.start().raw() / SECTION_SIZE) as usize;
+        let (_, rest) = table.split_at_mut(slots(DIRECT_MAP));
+        let (direct, rest) = rest.split_at_mut(DIRECT_MAP.sections() as usize);
+        let (window, rest) = rest.split_at_mut(CMA_WINDOW.sections() as usize);
+        let (_, rest) = rest.split_at_mut(slots(DEVICES) - slots(CMA_WINDOW) - CMA_WINDOW.sections() as usize);
+        let (devices, _) = rest.split_at_mut(DEVICES.sections() as usize);
+
+        // SAFETY: this function runs once, and nothing else touches the reserve.
+        let direct_tables = unsafe { &mut *RESERVE.direct.get() };
+        // SAFETY: as above.
+        let device_tables = unsafe { &mut *RESERVE.devices.get() };
+        let image = |table: *const L2Table| {
+            translate_image(VirtAddr::new(table as u32)).expect("the reserve is part of the image")
+        };
+        let (direct_at, devices_at) = (image(direct_tables.as_ptr()), image(device_tables.as_ptr()));
+        let share = Armv7a::shareability();
+        Self {
+            machine,
+            direct: Region::on_demand(DIRECT_MAP, share, direct, at(slots(DIRECT_MAP)), direct_tables, direct_at),
+            devices: Region::on_demand(DEVICES, share, devices, at(slots(DEVICES)), device_tables, devices_at),
+            next_device: DEVICES.start(),
+            ram: ram.collect(),
+            window: Some((window, at(slots(CMA_WINDOW)))),
+        }
+    }
+
+    /// Maps the direct map as planned. Runs that find no second-level table are returned, unmapped.
+    pub fn map_direct(&mut self, plan: &DirectMap) -> impl Iterator<Item = (FrameRange, MapError)> {
+        let (machine, direct) = (self.machine, &mut self.direct);
+        plan.runs().filter_map(move |run| {
+            let mapped = direct.map(machine, run.va, run.frames, MemoryType::WriteBack, Access::ReadWrite);
+            mapped.err().map(|error| (run.frames, error))
+        })
+    }
+
+    /// Maps `bytes` of registers at `at` as Device memory, for good; returns the address of the first.
+    pub fn map_device(&mut self, at: PhysAddr, bytes: u32) -> Result<VirtAddr, DeviceError> {
+        let registers = FrameRange::covering(at.raw().into(), bytes.into());
+        if let Some(&bank) = self.ram.iter().find(|bank| bank.overlaps(registers)) {
+            return Err(DeviceError::OverRam { registers, bank });
+        }
+        let va = self.next_device;
+        let mapped = self.devices.map(self.machine, va, registers, MemoryType::Device, Access::ReadWrite);
+        let mapped = mapped.map_err(DeviceError::Map)?;
+        // A guard page between blocks.
+        self.next_device = VirtAddr::new(va.raw() + mapped.bytes() + FRAME_SIZE);
+        Ok(VirtAddr::new(va.raw() + at.raw() % FRAME_SIZE))
+    }
+
+    /// Takes `count` frames of free, mapped RAM for good, aligned to `align` frames. `None` if there is no such run.
+    pub fn take_ram<const N: usize>(
+        &self,
+        memblock: &mut Memblock<N>,
+        count: u32,
+        align: u32,
+    ) -> Option<BootRam> {
+        let plan = self.machine.direct_map()?;
+        // Bottom-up, where the direct map surely reaches.
+        let frames = memblock.phys_alloc_range(count, align, FrameRange::ALL, Direction::BottomUp).ok()?;
+        let va = plan.va_of(frames)?;
+        let length = (frames.count() as usize) << FRAME_SHIFT;
+        // SAFETY: the direct map holds the frames write-back, for good; memblock gave them to this call alone.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(va.raw() as *mut u8, length) };
+        Some(BootRam { bytes, frames })
+    }
+
+    /// The CMA window, `sections` of it, with a second-level table each in `tables`: as many KiB as sections.
+    /// `None` if it was taken before or the tables are too few.
+    pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Region<'static>> {
+        let range = CMA_WINDOW.first(sections);
+        let count = range.sections() as usize;
+        if tables.bytes.len() < count * L2_TABLE_SIZE as usize {
+            return None;
+        }
+        let (entries, at) = self.window.take()?;
+        let first = tables.bytes.as_mut_ptr().cast::<L2Table>();
+        debug_assert!(first.addr().is_multiple_of(L2_TABLE_SIZE as usize));
+        // SAFETY: `BootRam` owns the bytes, they are enough, aligned to a page, and any word is a descriptor.
+        let l2 = unsafe { core::slice::from_raw_parts_mut(first, count) };
+        let share = Armv7a::shareability();
+        Some(Region::one_each(self.machine, range, share, &mut entries[..count], at, l2, tables.frames.base()))
+    }
+}

@@ -1,0 +1,108 @@
+//! The data caches up to the point of coherency: inner by MVA, outer by physical address, composed.
+//!
+//! Guarantees the order that data needs. To a device: clean inner, DSB, clean outer, sync: what leaves the inner cache
+//! lands in the outer one first. From a device: invalidate outer, sync, then inner: the other way round, an inner line
+//! is refilled from a stale outer one. Never by set/way: that is local to one core and misses the outer cache.
+//!
+//! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (TRM
+//! 3.2.22), and there is no outer controller.
+
+use crate::arch::Lines;
+use crate::arch::armv7a::l2c310::L2c310;
+use crate::arch::armv7a::mmu::dsb;
+use crate::vm::space::Mapped;
+use aarch32_cpu::register::Ctr;
+use core::arch::asm;
+
+/// Inner caches and, if the board has one, the outer cache.
+#[derive(Debug)]
+pub struct Caches {
+    /// The smallest data line of any inner level, in bytes: CTR.DminLine.
+    line: u32,
+    outer: Option<L2c310>,
+}
+
+/// A maintenance operation on one inner line.
+#[derive(Clone, Copy)]
+enum Inner {
+    /// DCCMVAC.
+    Clean,
+    /// DCIMVAC.
+    Invalidate,
+}
+
+impl Caches {
+    /// The core's own caches, their line read from CTR, and an outer one that is on.
+    pub fn new(outer: Option<L2c310>) -> Self {
+        Self { line: 4 << ((Ctr::read().0 >> 16) & 0xf), outer }
+    }
+
+    /// Bytes of an inner line.
+    pub const fn line(&self) -> u32 {
+        self.line
+    }
+
+    /// The outer cache.
+    pub const fn outer(&self) -> Option<&L2c310> {
+        self.outer.as_ref()
+    }
+
+    pub(super) fn clean(&self, range: &Mapped) -> Lines {
+        let inner = self.by_mva(range, Inner::Clean);
+        let outer = self.outer.as_ref().map_or(0, |outer| outer.clean(range.frames()));
+        Lines { inner, outer }
+    }
+
+    pub(super) fn invalidate(&self, range: &Mapped) -> Lines {
+        let outer = self.outer.as_ref().map_or(0, |outer| outer.invalidate(range.frames()));
+        let inner = self.by_mva(range, Inner::Invalidate);
+        Lines { inner, outer }
+    }
+
+    pub(super) fn device_barrier(&self) {
+        dsb();
+        if let Some(outer) = &self.outer {
+            // Normal non-cacheable writes may wait in the controller's store buffer.
+            outer.sync();
+        }
+    }
+
+    fn by_mva(&self, range: &Mapped, operation: Inner) -> u64 {
+        let (mut at, end) = (range.va().raw(), u64::from(range.va().raw()) + u64::from(range.bytes()));
+        let mut lines = 0;
+        // Erratum 764369 of Cortex-A9 MPCore: a DSB before the first operation of a range; it also orders the stores
+        // before it, which every core needs.
+        dsb();
+        while u64::from(at) < end {
+            match operation {
+                Inner::Clean => {
+                    // SAFETY: `Mapped` proves that the address translates (I3); a clean changes no data.
+                    unsafe { asm!("mcr p15, 0, {0}, c7, c10, 1", in(reg) at, options(nostack, preserves_flags)) };
+                }
+                Inner::Invalidate => {
+                    // SAFETY: `Mapped` proves that the address translates (I3); the caller said the lines are dead,
+                    // and whole pages share no line with other data.
+                    unsafe { asm!("mcr p15, 0, {0}, c7, c6, 1", in(reg) at, options(nostack, preserves_flags)) };
+                }
+            }
+            lines += 1;
+            let Some(next) = at.checked_add(self.line) else { break };
+            at = next;
+        }
+        dsb();
+        lines
+    }
+
+    /// Cleans table words to the point of unification, where a walk that does not look in the data cache sees them.
+    pub(super) fn clean_to_unification(&self, words: &[u32]) {
+        let bytes = size_of_val(words) as u32;
+        let start = words.as_ptr() as u32;
+        let mut at = start & !(self.line - 1);
+        dsb();
+        while at < start + bytes {
+            // SAFETY: DCCMVAU of words that were just written, so are mapped; a clean changes no data.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c11, 1", in(reg) at, options(nostack, preserves_flags)) };
+            at += self.line;
+        }
+    }
+}

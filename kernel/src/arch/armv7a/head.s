@@ -1,0 +1,562 @@
+@ From the boot loader's jump to the first line of Rust. The contract is in start.rs, which assembles this file.
+@
+@ Everything here runs at whatever physical address the image was loaded to, so it takes addresses either
+@ pc-relative (adr) or as "linked address + r10". Register use from `head` to `virtual`:
+@
+@   r7   machine's MIDR part number           r9   size of the device tree in bytes, 0 if there is none
+@   r8   physical address of the device tree  r10  physical address minus linked address (modulo 2^32)
+@   r11  DTB_* code, how the device tree was found
+@
+@ It makes no use of a stack before `virtual`.
+
+    .syntax unified
+    .arch armv7-a
+    .arm
+
+    .equ ZIMAGE_MAGIC,    0x016f2818
+    .equ MODE_SVC,        0x13
+    .equ MODE_ABT,        0x17
+    .equ PART_CORTEX_A8,  0xc08
+    .equ PART_CORTEX_A9,  0xc09
+
+    @ SCTLR (ARM ARM B4.1.130).
+    .equ SCTLR_M,         1 << 0
+    .equ SCTLR_A,         1 << 1
+    .equ SCTLR_C,         1 << 2
+    .equ SCTLR_Z,         1 << 11
+    .equ SCTLR_I,         1 << 12
+    .equ SCTLR_V,         1 << 13
+    .equ SCTLR_EE,        1 << 25
+    .equ SCTLR_TRE,       1 << 28
+    .equ SCTLR_AFE,       1 << 29
+    .equ SCTLR_TE,        1 << 30
+
+    @ Descriptors (vm::desc), windows (vm::layout) and codes are start.rs's; in braces, since it substitutes them.
+    .equ PAGE_RX,         {page_rx}         @ non-shareable
+    .equ PAGE_RO,         {page_ro}
+    .equ PAGE_RW,         {page_rw}
+    .equ PAGE_S,          {page_s}          @ what makes them Shareable
+    .equ COARSE,          {coarse}          @ first-level pointer to a second-level table
+    .equ IMAGE_WINDOW,    {image_window}
+    .equ FIXMAP_WINDOW,   {fixmap_window}
+    .equ IMAGE_TABLES,    {image_tables}
+    .equ FIXMAP_TABLES,   {fixmap_tables}
+    .equ TABLE,           0x400             @ bytes in a second-level table
+    .equ FIRST_FIXED_MIB, {fixmap_window} >> 20 @ from here up every first-level slot is spoken for
+
+    .equ DTB_FOUND,       {dtb_found}
+    .equ DTB_ABSENT,      {dtb_absent}
+    .equ DTB_MISALIGNED,  {dtb_misaligned}
+    .equ DTB_UNREADABLE,  {dtb_unreadable}
+    .equ DTB_BAD_MAGIC,   {dtb_bad_magic}
+    .equ DTB_BAD_SIZE,    {dtb_bad_size}
+    .equ DTB_MAGIC_SWAPPED, 0xedfe0dd0
+    .equ DTB_SIZE_MIN,    0x28
+    .equ DTB_SIZE_MAX,    0x100000
+
+    @ Runs the instructions between `attempt` and `attempted` so that an abort or an undefined instruction among
+    @ them continues at \otherwise instead of being reported. TPIDRPRW holds that address, else 0.
+    .macro attempt otherwise, scratch
+    adr     \scratch, \otherwise
+    mcr     p15, 0, \scratch, c13, c0, 4
+    isb
+    .endm
+    .macro attempted scratch
+    dsb
+    mov     \scratch, #0
+    mcr     p15, 0, \scratch, c13, c0, 4
+    isb
+    .endm
+
+    @ \reg = physical address of \symbol.
+    .macro phys reg, symbol
+    ldr     \reg, =\symbol
+    add     \reg, \reg, r10
+    .endm
+
+    .section .head, "ax", %progbits
+    .global _start
+_start:
+    @ The zImage header: boot loaders look for the magic at 0x24 (Linux, Documentation/arch/arm/booting.rst). The
+    @ end includes .bss, so that a loader that keeps clear of the image keeps clear of all of it.
+    .rept   8
+    mov     r0, r0
+    .endr
+    b       head
+    .word   ZIMAGE_MAGIC
+    .word   0                               @ start: position-independent
+    .word   __image_size                    @ end
+    .word   0x04030201                      @ little-endian
+
+    @ VBAR takes multiples of 32.
+    .balign 32
+early_vectors:
+    b       early_reset
+    b       early_undefined
+    b       park                            @ svc: nobody answers semihosting
+    b       early_prefetch_abort
+    b       early_data_abort
+    b       early_reserved
+    b       early_irq
+    b       early_fiq
+
+early_undefined:
+    mrc     p15, 0, sp, c13, c0, 4          @ this mode's own sp, which has no other use yet
+    cmp     sp, #0
+    movsne  pc, sp
+    adr     r1, message_undefined
+    b       die
+early_data_abort:
+    mrc     p15, 0, sp, c13, c0, 4
+    cmp     sp, #0
+    movsne  pc, sp
+    adr     r1, message_data_abort
+    b       die
+early_prefetch_abort:
+    adr     r1, message_prefetch_abort
+    b       die
+early_reset:
+    adr     r1, message_reset
+    b       die
+early_reserved:
+    adr     r1, message_reserved
+    b       die
+early_irq:
+    adr     r1, message_irq
+    b       die
+early_fiq:
+    adr     r1, message_fiq
+    b       die
+
+    @ fn carveout_die(message: *const u8) -> !: says so over semihosting, exits with 101, else parks.
+    .global carveout_die
+carveout_die:
+    mov     r1, r0
+die:
+    mov     r0, #0x04                       @ SYS_WRITE0
+    svc     0x123456
+    mov     r0, #0x20                       @ SYS_EXIT_EXTENDED
+    adr     r1, exit_block
+    svc     0x123456
+    @ fn carveout_park() -> !
+    .global carveout_park
+carveout_park:
+park:
+    cpsid   aif
+1:  wfi
+    b       1b
+
+    .balign 4
+exit_block:
+    .word   0x20026                         @ ADP_Stopped_ApplicationExit
+    .word   101
+    .macro message name, text
+    .balign 4
+message_\name:
+    .asciz  "\text\n"
+    .endm
+    message reset,          "carveout: head: reset vector taken"
+    message undefined,      "carveout: head: undefined instruction"
+    message prefetch_abort, "carveout: head: prefetch abort"
+    message data_abort,     "carveout: head: data abort"
+    message reserved,       "carveout: head: reserved vector taken"
+    message irq,            "carveout: head: interrupt while masked"
+    message fiq,            "carveout: head: fast interrupt while masked"
+    message alignment,      "carveout: head: image not loaded at a multiple of 32 bytes"
+    message no_room,        "carveout: head: no place for the image above its load address"
+    .balign 4
+
+refuse_alignment:
+    adr     r1, message_alignment
+    b       die
+refuse_no_room:
+    adr     r1, message_no_room
+    b       die
+
+    @ ------------------------------------------------------------------------------------------------------------
+head:
+    cpsid   aif, #MODE_SVC
+    setend  le
+    mov     r8, r2
+
+    @ With the Multiprocessing Extensions (bit 31) all cores but the first wait here for good.
+    mrc     p15, 0, r0, c0, c0, 5           @ MPIDR
+    tst     r0, #0x80000000
+    beq     1f
+    tst     r0, #0xff
+    bne     park
+1:
+    mov     r0, #0
+    mcr     p15, 0, r0, c13, c0, 4          @ TPIDRPRW: no attempt under way
+    mrc     p15, 0, r0, c1, c0, 0           @ SCTLR
+    ldr     r1, =(SCTLR_A | SCTLR_Z | SCTLR_I | SCTLR_V | SCTLR_EE | SCTLR_TE)
+    bic     r0, r0, r1
+    mcr     p15, 0, r0, c1, c0, 0
+    adr     r0, early_vectors
+    mcr     p15, 0, r0, c12, c0, 0          @ VBAR
+    isb
+    tst     r0, #31
+    bne     refuse_alignment
+
+    adr     r10, early_vectors
+    ldr     r0, =early_vectors
+    sub     r10, r10, r0
+    mrc     p15, 0, r0, c0, c0, 0           @ MIDR
+    ubfx    r7, r0, #4, #12
+
+    @ --- Caches: off as the boot loader left them, contents of no use to anyone. Invalidated before the first write,
+    @ so that no stale line can hit once they are on. Set/way is right here and only here: one core, caches off.
+    @ CLIDR counts the levels: one on Cortex-A9, two on Cortex-A8, whose second level it holds itself.
+    dmb
+    mrc     p15, 1, r0, c0, c0, 1           @ CLIDR
+    ubfx    r1, r0, #24, #3                 @ level of coherency
+    mov     r3, #0                          @ level << 1
+level:
+    cmp     r3, r1, lsl #1
+    bhs     levels_done
+    add     r4, r3, r3, lsr #1              @ level * 3
+    lsr     r4, r0, r4
+    and     r4, r4, #7
+    cmp     r4, #2                          @ 2 and up: a data or a unified cache
+    blo     level_next
+    mcr     p15, 2, r3, c0, c0, 0           @ CSSELR
+    isb
+    mrc     p15, 1, r4, c0, c0, 0           @ CCSIDR
+    and     r5, r4, #7
+    add     r5, r5, #4                      @ log2 of the line in bytes: where the set goes
+    ubfx    r6, r4, #3, #10                 @ ways - 1
+    ubfx    r4, r4, #13, #15                @ sets - 1
+    clz     r12, r6                         @ where the way goes; 32 with one way, and the way is then 0
+way:
+    mov     r2, r4
+set:
+    lsl     r11, r6, r12
+    orr     r11, r11, r2, lsl r5
+    orr     r11, r11, r3
+    mcr     p15, 0, r11, c7, c6, 2          @ DCISW
+    subs    r2, r2, #1
+    bpl     set
+    subs    r6, r6, #1
+    bpl     way
+level_next:
+    add     r3, r3, #2
+    b       level
+levels_done:
+    mov     r0, #0
+    mcr     p15, 2, r0, c0, c0, 0           @ CSSELR
+    dsb
+    mcr     p15, 0, r0, c7, c5, 0           @ ICIALLU
+    mcr     p15, 0, r0, c7, c5, 6           @ BPIALL
+    mcr     p15, 0, r0, c8, c7, 0           @ TLBIALL
+    dsb
+    isb
+
+    ldr     r0, =PART_CORTEX_A9
+    cmp     r7, r0
+    beq     cortex_a9
+    ldr     r0, =PART_CORTEX_A8
+    cmp     r7, r0
+    bne     core_done
+
+    @ Cortex-A8: L2EN. A non-secure world may not write ACTLR; its firmware has set the bit then.
+    attempt core_done, r1
+    mrc     p15, 0, r0, c1, c0, 1           @ ACTLR
+    tst     r0, #1 << 1
+    orreq   r0, r0, #1 << 1
+    mcreq   p15, 0, r0, c1, c0, 1
+    b       core_done
+
+    @ Cortex-A9: SCU, then SMP and FW, before any cache is on. Without them Shareable memory is not cached and
+    @ maintenance is not broadcast. What a non-secure world may not do is skipped: its firmware has done it.
+cortex_a9:
+    mrc     p15, 0, r0, c0, c0, 0           @ MIDR
+    ubfx    r1, r0, #20, #4
+    bfi     r0, r1, #4, #28                 @ variant << 4 | revision
+    cmp     r0, #0x10
+    blo     scu
+    cmp     r0, #0x22
+    bhi     scu
+    @ Erratum 742230, r1p0 to r2p2: a DMB may be too weak.
+    attempt scu, r1
+    mrc     p15, 0, r0, c15, c0, 1          @ diagnostic control
+    tst     r0, #1 << 4
+    orreq   r0, r0, #1 << 4
+    mcreq   p15, 0, r0, c15, c0, 1
+scu:
+    attempt smp, r1
+    mrc     p15, 0, r0, c0, c0, 5           @ MPIDR.U: a uniprocessor has no SCU
+    tst     r0, #1 << 30
+    bne     smp
+    mrc     p15, 4, r0, c15, c0, 0          @ CBAR
+    ldr     r1, [r0]                        @ SCU control
+    tst     r1, #1
+    bne     smp
+    mov     r2, #0xf
+    str     r2, [r0, #0x0c]                 @ invalidate this core's tags, all ways
+    @ Erratum 764369: maintenance by address may miss another core's line.
+    ldr     r2, [r0, #0x30]
+    orr     r2, r2, #1
+    str     r2, [r0, #0x30]
+    orr     r1, r1, #1
+    str     r1, [r0]
+smp:
+    attempt core_done, r1
+    mrc     p15, 0, r0, c1, c0, 1           @ ACTLR
+    mvn     r1, r0
+    tst     r1, #(1 << 6) | (1 << 0)
+    orrne   r0, r0, #(1 << 6) | (1 << 0)
+    mcrne   p15, 0, r0, c1, c0, 1
+core_done:
+    attempted r0
+
+    @ --- The device tree, if r2 points to one. A wild r2 may abort.
+    mov     r9, #0
+    mov     r11, #DTB_ABSENT
+    cmp     r8, #0
+    beq     dtb_done
+    mov     r11, #DTB_MISALIGNED
+    tst     r8, #3
+    bne     dtb_done
+    mov     r11, #DTB_UNREADABLE
+    attempt dtb_done, r0
+    ldr     r0, [r8]
+    ldr     r1, [r8, #4]
+    dsb
+    mov     r11, #DTB_BAD_MAGIC
+    ldr     r2, =DTB_MAGIC_SWAPPED
+    cmp     r0, r2
+    bne     dtb_done
+    mov     r11, #DTB_BAD_SIZE
+    rev     r1, r1
+    cmp     r1, #DTB_SIZE_MIN
+    blo     dtb_done
+    cmp     r1, #DTB_SIZE_MAX
+    bhi     dtb_done
+    adds    r2, r8, r1
+    bcs     dtb_done
+    mov     r9, r1
+    mov     r11, #DTB_FOUND
+dtb_done:
+    attempted r0
+
+    @ --- Where the image goes: the first address T from here up that is 0x10000 modulo 1 MiB and keeps
+    @ [T, T + size) clear of the device tree. Here, if that is such an address.
+    phys    r4, __image_start
+    ldr     r5, =__image_size
+    sub     r6, r4, #0x10000
+    ldr     r0, =0xfffff
+    add     r6, r6, r0
+    bic     r6, r6, r0
+    add     r6, r6, #0x10000                @ T
+    cmp     r6, r4
+    blo     refuse_no_room                  @ past 4 GiB
+place:
+    adds    r0, r6, r5
+    bcs     refuse_no_room
+    cmp     r9, #0
+    beq     placed
+    cmp     r8, r0
+    bhs     placed
+    add     r0, r8, r9
+    cmp     r6, r0
+    bhs     placed
+    adds    r6, r6, #0x100000
+    bcc     place
+    b       refuse_no_room
+placed:
+    lsr     r0, r6, #20
+    ldr     r1, =FIRST_FIXED_MIB
+    cmp     r0, r1
+    bhs     refuse_no_room
+    cmp     r6, r4
+    beq     moved
+
+    @ --- Move up, last word first, since the two may overlap. The loop would overwrite itself: it runs from a copy
+    @ just past the moved file, where .bss will be, which is clear of old, new and device tree.
+    ldr     r5, =__load_end
+    ldr     r0, =__image_start
+    sub     r5, r5, r0                      @ bytes in the file
+    add     r12, r6, r5
+    adr     r0, mover
+    adr     r1, mover_end
+    mov     r2, r12
+1:  ldr     r3, [r0], #4
+    str     r3, [r2], #4
+    cmp     r0, r1
+    blo     1b
+    sub     r0, r6, r4
+    add     r10, r10, r0
+    phys    lr, moved
+    dsb
+    mcr     p15, 0, r0, c7, c5, 0           @ ICIALLU
+    mcr     p15, 0, r0, c7, c5, 6           @ BPIALL
+    dsb
+    isb
+    bx      r12
+mover:
+    subs    r5, r5, #4
+    ldr     r0, [r4, r5]
+    str     r0, [r6, r5]
+    bne     mover
+    dsb
+    mcr     p15, 0, r0, c7, c5, 0           @ ICIALLU
+    mcr     p15, 0, r0, c7, c5, 6           @ BPIALL
+    dsb
+    isb
+    bx      lr
+mover_end:
+
+    .ltorg
+
+moved:
+    phys    r0, early_vectors
+    mcr     p15, 0, r0, c12, c0, 0          @ VBAR
+    isb
+
+    @ --- .bss and stacks
+    phys    r0, __bss_start
+    phys    r1, __image_end
+    mov     r2, #0
+1:  str     r2, [r0], #4
+    cmp     r0, r1
+    blo     1b
+
+    phys    r0, CARVEOUT_BOOT
+    str     r10, [r0]
+    str     r8, [r0, #4]
+    str     r9, [r0, #8]
+    str     r11, [r0, #12]
+
+    @ --- Tables: pages only, so that nothing is mapped but the image, its head a second time where it lies, and the
+    @ device tree.
+    mov     r11, #0                         @ S bit, on cores with the Multiprocessing Extensions
+    mrc     p15, 0, r0, c0, c0, 5           @ MPIDR
+    tst     r0, #0x80000000
+    movne   r11, #PAGE_S
+
+    .macro map_image from, to, attributes
+    ldr     r0, =\from
+    ldr     r1, =\to
+    ldr     r2, =\attributes
+    bl      map_image
+    .endm
+    map_image __image_start, __text_end, PAGE_RX
+    map_image __rodata_start, __rodata_end, PAGE_RO
+    map_image __data_start, __svc_guard, PAGE_RW
+    map_image __svc_stack, __fault_guard, PAGE_RW
+    map_image __fault_stack, __image_end, PAGE_RW
+
+    phys    r4, carveout_l1
+    phys    r5, carveout_l2
+    orr     r1, r5, #COARSE
+    ldr     r0, =(IMAGE_WINDOW >> 20) * 4   @ its first slot, in bytes
+    mov     r2, #IMAGE_TABLES
+    bl      link_tables
+    ldr     r0, =(FIXMAP_WINDOW >> 20) * 4
+    mov     r2, #FIXMAP_TABLES
+    bl      link_tables
+    phys    r2, __image_start
+    lsr     r0, r2, #20
+    str     r1, [r4, r0, lsl #2]
+    bic     r1, r1, #COARSE
+    ubfx    r0, r2, #12, #8
+    ldr     r3, =PAGE_RX
+    orr     r3, r3, r11
+    orr     r3, r3, r2
+    str     r3, [r1, r0, lsl #2]
+
+    cmp     r9, #0
+    beq     2f
+    add     r0, r5, #IMAGE_TABLES * TABLE
+    ldr     r2, =PAGE_RO
+    orr     r2, r2, r11
+    add     r1, r8, r9
+    bic     r3, r8, #0xff
+    bic     r3, r3, #0xf00
+1:  orr     r12, r3, r2
+    str     r12, [r0], #4
+    add     r3, r3, #0x1000
+    sub     r12, r1, r3                     @ bytes left; a device tree's end is below 4 GiB, r3 may be 4 GiB
+    cmp     r12, #0x100000
+    bhi     2f
+    cmp     r12, #0
+    bne     1b
+2:
+    @ --- MMU. Walks: with the Multiprocessing Extensions inner and outer write-back write-allocate and Shareable,
+    @ the tables' own attributes. Else bit 0 is C and bit 6 is reserved: outer write-back write-allocate, inner
+    @ cacheable; a Cortex-A8 walks in its second level and not in its first (TRM 3.2.31), so later changes of tables
+    @ are cleaned to the point of unification. What was written so far went to memory: caches are off.
+    cmp     r11, #0
+    moveq   r0, #0x09
+    movne   r0, #0x6a
+    orr     r0, r0, r4
+    mcr     p15, 0, r0, c2, c0, 0           @ TTBR0
+    mcr     p15, 0, r0, c2, c0, 1           @ TTBR1
+    mov     r0, #1
+    mcr     p15, 0, r0, c2, c0, 2           @ TTBCR.N = 1
+    mcr     p15, 0, r0, c3, c0, 0           @ DACR: client of domain 0
+    mov     r0, #0
+    mcr     p15, 0, r0, c13, c0, 1          @ CONTEXTIDR
+    dsb
+    mcr     p15, 0, r0, c8, c7, 0           @ TLBIALL
+    mcr     p15, 0, r0, c7, c5, 6           @ BPIALL
+    dsb
+    isb
+    ldr     r1, =(SCTLR_TRE | SCTLR_AFE)
+    ldr     r2, =(SCTLR_M | SCTLR_C | SCTLR_Z | SCTLR_I)
+    ldr     r3, =virtual
+    mrc     p15, 0, r0, c1, c0, 0           @ SCTLR
+    bic     r0, r0, r1
+    orr     r0, r0, r2
+    mcr     p15, 0, r0, c1, c0, 0
+    isb
+    bx      r3
+
+virtual:
+    ldr     r0, =carveout_vectors
+    mcr     p15, 0, r0, c12, c0, 0          @ VBAR
+    isb
+    cps     #MODE_ABT
+    ldr     sp, =__fault_stack_top
+    cps     #MODE_SVC
+    ldr     sp, =__svc_stack_top
+    mov     fp, #0
+    mov     lr, #0
+    cpsie   a
+    b       carveout_start
+
+    @ Maps the image's pages [r0, r1) with attributes r2 | r11. An empty range maps nothing.
+map_image:
+    phys    r3, carveout_l2
+    orr     r2, r2, r11
+    sub     r4, r0, #IMAGE_WINDOW
+    add     r3, r3, r4, lsr #10             @ four bytes a page
+1:  cmp     r0, r1
+    bxhs    lr
+    add     r4, r0, r10
+    orr     r4, r4, r2
+    str     r4, [r3], #4
+    add     r0, r0, #0x1000
+    b       1b
+
+    @ Writes r2 first-level descriptors from byte r0 of the table on, each to the next second-level table; r1 is the
+    @ first descriptor, and on return the next.
+link_tables:
+    add     r0, r0, r4
+1:  str     r1, [r0], #4
+    add     r1, r1, #TABLE
+    subs    r2, r2, #1
+    bne     1b
+    bx      lr
+
+    .ltorg
+
+    @ The tables of start.rs's BootTables. The second-level ones: the image's, the fixmap's, the identity page's.
+    .section .bss.carveout_tables, "aw", %nobits
+    .global carveout_l1
+    .global carveout_l2
+    .balign 0x4000
+carveout_l1:
+    .space  0x4000
+carveout_l2:
+    .space  {tables} * TABLE

@@ -1,0 +1,139 @@
+//! The PL310 outer cache controller (L2C-310 TRM, DDI 0246).
+//!
+//! Guarantees: an [`L2c310`] is on; its operations are complete when they return, cache sync included. Physical
+//! addresses throughout: what it caches is known by frames alone.
+
+use crate::addr::FrameRange;
+use core::ptr::NonNull;
+use spin::Mutex;
+use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::registers::{ReadOnly, ReadWrite};
+use tock_registers::{register_bitfields, register_structs};
+
+/// Bytes of a line: fixed in this controller.
+const LINE: u32 = 32;
+
+register_bitfields! [u32,
+    CacheId [
+        RTL_RELEASE OFFSET(0) NUMBITS(6) []
+    ],
+    Control [
+        ENABLE OFFSET(0) NUMBITS(1) []
+    ],
+    Auxiliary [
+        ASSOCIATIVITY OFFSET(16) NUMBITS(1) [Ways8 = 0, Ways16 = 1],
+        WAY_SIZE OFFSET(17) NUMBITS(3) []
+    ],
+];
+
+register_structs! {
+    /// The registers used here (TRM table 3-1).
+    #[allow(missing_docs)]
+    pub Registers {
+        (0x000 => id: ReadOnly<u32, CacheId::Register>),
+        (0x004 => _type),
+        (0x100 => control: ReadWrite<u32, Control::Register>),
+        (0x104 => auxiliary: ReadWrite<u32, Auxiliary::Register>),
+        (0x108 => _latency),
+        (0x730 => sync: ReadWrite<u32>),
+        (0x734 => _unused0),
+        /// A register without effect, whose write drains like a sync: erratum 753970.
+        (0x740 => dummy: ReadWrite<u32>),
+        (0x744 => _unused1),
+        (0x770 => invalidate_line: ReadWrite<u32>),
+        (0x774 => _unused2),
+        (0x77c => invalidate_way: ReadWrite<u32>),
+        (0x780 => _unused3),
+        (0x7b0 => clean_line: ReadWrite<u32>),
+        (0x7b4 => _unused4),
+        (0x7f0 => flush_line: ReadWrite<u32>),
+        (0x7f4 => @END),
+    }
+}
+
+/// RTL release of r3p0 in the cache ID, the one with erratum 753970.
+const R3P0: u32 = 0x5;
+
+/// The controller, on.
+#[derive(Debug)]
+pub struct L2c310 {
+    registers: Mutex<NonNull<Registers>>,
+    size: u32,
+    ways: u32,
+    sync_by_dummy: bool,
+}
+
+// SAFETY: the registers are a mapping that lasts; all writes go through the lock.
+unsafe impl Send for L2c310 {}
+// SAFETY: as above.
+unsafe impl Sync for L2c310 {}
+
+impl L2c310 {
+    /// Turns the controller on, unless a boot loader did: then nothing is invalidated, for the lines are in use.
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty: `registers` is a mapping of a PL310 as Device memory that lasts and is nobody else's.
+    pub unsafe fn enable(registers: NonNull<Registers>) -> Self {
+        // SAFETY: the caller's duty.
+        let block = unsafe { registers.as_ref() };
+        let ways = if block.auxiliary.is_set(Auxiliary::ASSOCIATIVITY) { 16 } else { 8 };
+        // Way sizes go from 16 KiB, code 1, to 512 KiB, code 6; codes 0 and 7 mean the nearest (TRM 3.3.4).
+        let way = (8 << 10) << block.auxiliary.read(Auxiliary::WAY_SIZE).clamp(1, 6);
+        if !block.control.is_set(Control::ENABLE) {
+            let all = (1 << ways) - 1;
+            block.invalidate_way.set(all);
+            while block.invalidate_way.get() & all != 0 {}
+            block.sync.set(0);
+            block.control.write(Control::ENABLE::SET);
+        }
+        let sync_by_dummy = block.id.read(CacheId::RTL_RELEASE) == R3P0;
+        Self { registers: Mutex::new(registers), size: way * ways, ways, sync_by_dummy }
+    }
+
+    /// Bytes in all, and ways.
+    pub const fn geometry(&self) -> (u32, u32) {
+        (self.size, self.ways)
+    }
+
+    /// Writes dirty lines of the frames to memory; returns how many lines were asked for.
+    pub(super) fn clean(&self, frames: FrameRange) -> u64 {
+        self.each_line(frames, |block, line| block.clean_line.set(line))
+    }
+
+    /// Discards lines of the frames; returns how many were asked for.
+    pub(super) fn invalidate(&self, frames: FrameRange) -> u64 {
+        self.each_line(frames, |block, line| block.invalidate_line.set(line))
+    }
+
+    /// Drains the controller's buffers.
+    pub(super) fn sync(&self) {
+        self.drain(Self::block(*self.registers.lock()));
+    }
+
+    fn block<'a>(registers: NonNull<Registers>) -> &'a Registers {
+        // SAFETY: `enable`'s contract: the mapping lasts.
+        unsafe { registers.as_ref() }
+    }
+
+    /// Line operations are atomic: a write waits until the one before is done (TRM 3.3.10).
+    fn each_line(&self, frames: FrameRange, operate: impl Fn(&Registers, u32)) -> u64 {
+        let guard = self.registers.lock();
+        let block = Self::block(*guard);
+        let lines = frames.bytes() / u64::from(LINE);
+        for n in 0..lines {
+            operate(block, frames.base().raw() + n as u32 * LINE);
+        }
+        self.drain(block);
+        lines
+    }
+
+    fn drain(&self, block: &Registers) {
+        if self.sync_by_dummy {
+            block.dummy.set(0);
+        } else {
+            block.sync.set(0);
+        }
+        super::mmu::dsb();
+    }
+}

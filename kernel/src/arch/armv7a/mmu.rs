@@ -1,0 +1,180 @@
+//! The MMU of Cortex-A8 and Cortex-A9, and the caches in front of a bus master, as one machine.
+//!
+//! Guarantees the duties of [`Mmu`] and [`Cache`](crate::arch::Cache) on these cores. All sequences of cp15 operations
+//! and barriers are written here and in [`cache`](super::cache), with memory as a clobber, so that the compiler moves
+//! no access across them; aarch32-cpu is used for its register types, where a read has no such side.
+
+use crate::addr::{FRAME_SIZE, FrameRange, PhysAddr, VirtAddr};
+use crate::arch::armv7a::cache::Caches;
+use crate::arch::{Cache, Lines, Mmu, Root};
+use crate::boot::directmap::DirectMap;
+use crate::vm::attr::Shareability;
+use crate::vm::space::Mapped;
+use aarch32_cpu::register::{IdMmfr3, Midr, Mpidr};
+use core::arch::asm;
+use spin::Once;
+
+/// More pages than this are forgotten by forgetting all: an operation a page would cost more than the refills.
+const TLB_PAGES: u32 = 32;
+
+/// A Cortex-A8 or Cortex-A9 and its caches.
+#[derive(Debug)]
+pub struct Armv7a {
+    caches: Caches,
+    /// Maintenance reaches the other cores of the inner shareable domain: ID_MMFR3\[15:12\] = 2. Its operations are
+    /// UNDEFINED on Cortex-A8.
+    broadcast: bool,
+    /// Walks look in the data cache: ID_MMFR3\[23:20\] = 1. On Cortex-A8 they do not.
+    coherent_walk: bool,
+    /// Added to an image address, gives the physical one.
+    image_offset: u32,
+    image: FrameRange,
+    direct: Once<DirectMap>,
+}
+
+impl Armv7a {
+    /// The machine this runs on, with what the head handed over of the image: its frames, and what to add to a linked
+    /// address to get the physical one.
+    pub fn new(caches: Caches, image: FrameRange, image_offset: u32) -> Self {
+        let features = IdMmfr3::read().0;
+        Self {
+            caches,
+            broadcast: (features >> 12) & 0xf >= 2,
+            coherent_walk: (features >> 20) & 0xf == 1,
+            image_offset,
+            image,
+            direct: Once::new(),
+        }
+    }
+
+    /// The direct map, once it is mapped: from then on tables in it can be read.
+    pub fn set_direct_map(&self, map: DirectMap) -> &DirectMap {
+        self.direct.call_once(|| map)
+    }
+
+    /// The direct map, if it is mapped.
+    pub fn direct_map(&self) -> Option<&DirectMap> {
+        self.direct.get()
+    }
+
+    /// Whether Normal memory is Shareable here: on cores with the Multiprocessing Extensions (ARM ARM B4.1.106).
+    pub fn shareability() -> Shareability {
+        if Mpidr::read().0 >> 31 == 1 { Shareability::Shareable } else { Shareability::NonShareable }
+    }
+
+    /// The core's name and revision, from MIDR.
+    pub fn core() -> (&'static str, u32, u32) {
+        let midr = Midr::read().raw_value();
+        let (variant, revision) = ((midr >> 20) & 0xf, midr & 0xf);
+        let name = match (midr >> 4) & 0xfff {
+            0xc08 => "Cortex-A8",
+            0xc09 => "Cortex-A9",
+            _ => "unknown core",
+        };
+        (name, variant, revision)
+    }
+
+    /// The caches.
+    pub const fn caches(&self) -> &Caches {
+        &self.caches
+    }
+
+    fn virt_of(&self, at: PhysAddr) -> Option<VirtAddr> {
+        let frames = FrameRange::covering(at.raw().into(), 1);
+        if self.image.covers(frames) {
+            return Some(VirtAddr::new(at.raw().wrapping_sub(self.image_offset)));
+        }
+        let page = self.direct.get()?.va_of(frames)?;
+        Some(VirtAddr::new(page.raw() + at.raw() % FRAME_SIZE))
+    }
+}
+
+/// Waits until all earlier memory accesses and maintenance are complete, for every observer.
+pub(super) fn dsb() {
+    // SAFETY: a barrier; memory is a clobber.
+    unsafe { asm!("dsb", options(nostack, preserves_flags)) };
+}
+
+/// What follows is fetched and executed with the context set so far.
+fn isb() {
+    // SAFETY: a barrier; memory is a clobber.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+}
+
+// SAFETY: publish cleans to the point of unification where walks do not look in the data cache, and ends in a DSB; the
+// TLB sequence is DSB, invalidate, branch predictor, DSB, ISB (ARM ARM B3.10.1), in the inner shareable form where
+// the core has it; pointers are virtual addresses.
+unsafe impl Mmu for Armv7a {
+    fn publish(&self, _at: PhysAddr, words: &[u32]) {
+        if !self.coherent_walk {
+            self.caches.clean_to_unification(words);
+        }
+        dsb();
+        isb();
+    }
+
+    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32) {
+        dsb();
+        if bytes / FRAME_SIZE > TLB_PAGES {
+            if self.broadcast {
+                // SAFETY: TLBIALLIS: forgetting translations is always allowed.
+                unsafe { asm!("mcr p15, 0, {0}, c8, c3, 0", in(reg) 0, options(nostack, preserves_flags)) };
+            } else {
+                // SAFETY: TLBIALL: forgetting translations is always allowed.
+                unsafe { asm!("mcr p15, 0, {0}, c8, c7, 0", in(reg) 0, options(nostack, preserves_flags)) };
+            }
+        } else {
+            for page in 0..bytes / FRAME_SIZE {
+                let mva = va.raw() + page * FRAME_SIZE;
+                if self.broadcast {
+                    // SAFETY: TLBIMVAIS: forgetting translations is always allowed.
+                    unsafe { asm!("mcr p15, 0, {0}, c8, c3, 1", in(reg) mva, options(nostack, preserves_flags)) };
+                } else {
+                    // SAFETY: TLBIMVA: forgetting translations is always allowed.
+                    unsafe { asm!("mcr p15, 0, {0}, c8, c7, 1", in(reg) mva, options(nostack, preserves_flags)) };
+                }
+            }
+        }
+        dsb();
+        isb();
+    }
+
+    fn reach(&self, va: VirtAddr) -> *mut u8 {
+        va.raw() as *mut u8
+    }
+
+    fn root(&self) -> Root {
+        let (ttbr0, ttbr1, ttbcr): (u32, u32, u32);
+        // SAFETY: reads TTBR0.
+        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 0", out(reg) ttbr0, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: reads TTBR1.
+        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 1", out(reg) ttbr1, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: reads TTBCR.
+        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 2", out(reg) ttbcr, options(nomem, nostack, preserves_flags)) };
+        // TTBR0's table holds 2^(12 - N) words, so is aligned to 2^(14 - N) bytes; TTBR1's always to 16 KiB.
+        let n = ttbcr & 7;
+        let table0 = ttbr0 >> (14 - n) << (14 - n);
+        Root { ttbr0: PhysAddr::new(table0), ttbr1: PhysAddr::new(ttbr1 & !0x3fff), n }
+    }
+
+    fn table_word(&self, at: PhysAddr) -> Option<u32> {
+        let va = self.virt_of(at)?;
+        // SAFETY: image and direct map are mapped for good, readable; volatile, as the tables have another writer.
+        Some(unsafe { (va.raw() as *const u32).read_volatile() })
+    }
+}
+
+// SAFETY: see `Caches`, which does the work.
+unsafe impl Cache for Armv7a {
+    fn clean(&self, range: &Mapped) -> Lines {
+        self.caches.clean(range)
+    }
+
+    fn invalidate(&self, range: &Mapped) -> Lines {
+        self.caches.invalidate(range)
+    }
+
+    fn device_barrier(&self) {
+        self.caches.device_barrier();
+    }
+}

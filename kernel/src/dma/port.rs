@@ -1,0 +1,187 @@
+//! A bus master's port for devices that the CPU plays: the mock devices.
+//!
+//! Guarantees: a port reaches only buffers whose device was given them; it maps them non-cacheable while, and only
+//! while, no other mapping exists (I1), and drops what the caches hold of them before its first access (I3). What it
+//! spends on that is the mock's cost: it is counted here, not in the buffer's [`Effort`](super::buffer::Effort).
+
+use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
+use crate::arch::{Lines, Machine};
+use crate::dma::master::Master;
+use crate::dma::{Dma, Entry, Holder, Slot, State, WindowRun};
+use crate::vm::attr::{Access, MemoryType};
+use crate::vm::ledger::{LedgerError, Residue};
+use crate::vm::space::Mapped;
+use core::cell::Cell;
+use core::fmt;
+
+/// Why a port cannot reach memory: on a real bus, a decode error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortError {
+    /// No bytes, or past the end of the address space.
+    Length {
+        /// First address.
+        at: BusAddr,
+        /// Bytes.
+        len: u32,
+    },
+    /// The bytes are not all in one buffer.
+    NoBuffer {
+        /// First address.
+        at: BusAddr,
+        /// Bytes.
+        len: u32,
+    },
+    /// The buffer is not the device's now (I4).
+    NotGranted {
+        /// The buffer.
+        frames: FrameRange,
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// The port has the buffer mapped already.
+    InUse {
+        /// The buffer.
+        frames: FrameRange,
+    },
+    /// The ledger refused a second mapping (I1).
+    Mapped(LedgerError),
+    /// No addresses are left in the window.
+    NoWindow {
+        /// The buffer.
+        frames: FrameRange,
+    },
+}
+
+impl fmt::Display for PortError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length { at, len } => write!(f, "bus access of {len} bytes at {at} is out of range"),
+            Self::NoBuffer { at, len } => write!(f, "bus access of {len} bytes at {at}: no one buffer holds them"),
+            Self::NotGranted { frames, holder } => write!(f, "bus access to {frames}, which is {holder}"),
+            Self::InUse { frames } => write!(f, "bus access to {frames}, which the port has open"),
+            Self::Mapped(error) => write!(f, "bus access: {error}"),
+            Self::NoWindow { frames } => write!(f, "bus access to {frames}: no addresses left in the window"),
+        }
+    }
+}
+
+/// The port of one bus master.
+#[derive(Debug)]
+pub struct Port<M: Machine + 'static> {
+    dma: &'static Dma<M>,
+    master: Master,
+    lines: Cell<Lines>,
+}
+
+impl<M: Machine> Port<M> {
+    /// The port of `master`.
+    pub const fn new(dma: &'static Dma<M>, master: Master) -> Self {
+        Self { dma, master, lines: Cell::new(Lines { inner: 0, outer: 0 }) }
+    }
+
+    /// Lines the port dropped from the caches before its accesses: the mock's cost.
+    pub fn lines(&self) -> Lines {
+        self.lines.get()
+    }
+
+    /// Opens `len` bytes at `at` for the duration of the value returned.
+    pub fn open(&self, at: BusAddr, len: u32) -> Result<Opened<M>, PortError> {
+        let first = self.master.phys(at);
+        let Some(last) = len.checked_sub(1).and_then(|more| first.checked_add(more)) else {
+            return Err(PortError::Length { at, len });
+        };
+        let wanted = FrameRange::between(first.raw() >> FRAME_SHIFT, (last.raw() >> FRAME_SHIFT) + 1)
+            .ok_or(PortError::Length { at, len })?;
+        let mut guard = self.dma.state.lock();
+        let state = &mut *guard;
+        let found = state.entries.iter().enumerate().find_map(|(n, entry)| match entry {
+            Entry::Used(record) if record.frames.covers(wanted) => Some((Slot(n), *record)),
+            _ => None,
+        });
+        let Some((slot, record)) = found else { return Err(PortError::NoBuffer { at, len }) };
+        let frames = record.frames;
+        if record.ported {
+            return Err(PortError::InUse { frames });
+        }
+        let offset = (first.raw() - frames.base().raw()) as usize;
+        // A coherent buffer has the one mapping it may have; the port uses that.
+        let own = match record.holder {
+            Holder::Both => None,
+            holder => Some(self.map(state, frames, holder)?),
+        };
+        state.record_mut(slot).ported = true;
+        drop(guard);
+        let va = own.as_ref().map_or(record.va, Mapped::va);
+        if let Some(mapped) = &own
+            && record.residue != Residue::Nothing
+        {
+            let lines = self.dma.machine.invalidate(mapped);
+            self.lines.set(self.lines.get() + lines);
+        }
+        Ok(Opened { dma: self.dma, slot, own, va, offset, len: len as usize })
+    }
+
+    /// Maps a buffer for the port. The ledger is asked first: it alone decides whether a mapping may be (I1).
+    fn map(&self, state: &mut State, frames: FrameRange, holder: Holder) -> Result<Mapped, PortError> {
+        state.ledger.claim(frames, MemoryType::NonCacheable).map_err(PortError::Mapped)?;
+        if holder != Holder::Device {
+            state.ledger.release(frames);
+            return Err(PortError::NotGranted { frames, holder });
+        }
+        let run = WindowRun::for_frames(frames);
+        let Some(first) = state.pages.alloc(run.pages, run.order, 0..u32::MAX) else {
+            state.ledger.release(frames);
+            return Err(PortError::NoWindow { frames });
+        };
+        let va = VirtAddr::new((first + run.lead) << FRAME_SHIFT);
+        let mapped = state.window.map(self.dma.machine, va, frames, MemoryType::NonCacheable, Access::ReadWrite);
+        Ok(mapped.expect("addresses just taken are unmapped"))
+    }
+}
+
+/// A buffer the port has open. Dropping it ends the mapping.
+#[derive(Debug)]
+pub struct Opened<M: Machine + 'static> {
+    dma: &'static Dma<M>,
+    slot: Slot,
+    own: Option<Mapped>,
+    va: VirtAddr,
+    offset: usize,
+    len: usize,
+}
+
+impl<M: Machine> Opened<M> {
+    fn start(&self) -> *mut u8 {
+        self.dma.machine.reach(self.va).wrapping_add(self.offset)
+    }
+
+    /// The bytes the device reads.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped for its whole length while this value lives; the device owns the buffer (I4) and the port
+        // has it open once (`ported`), so nothing writes it meanwhile.
+        unsafe { core::slice::from_raw_parts(self.start(), self.len) }
+    }
+
+    /// The bytes the device writes.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only view.
+        unsafe { core::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+}
+
+impl<M: Machine> Drop for Opened<M> {
+    fn drop(&mut self) {
+        // What the device wrote is in memory before its completion is seen.
+        self.dma.machine.device_barrier();
+        let mut state = self.dma.state.lock();
+        let state = &mut *state;
+        if let Some(mapped) = self.own.take() {
+            let first = mapped.va().raw() >> FRAME_SHIFT;
+            let run = WindowRun::for_frames(mapped.frames());
+            let frames = state.window.unmap(self.dma.machine, mapped);
+            state.ledger.release(frames);
+            state.pages.free(first - run.lead, run.pages).expect("addresses the port took");
+        }
+        state.record_mut(self.slot).ported = false;
+    }
+}

@@ -1,0 +1,318 @@
+//! Short descriptors as the table walker reads them (ARM ARM B3.5.1): first and second level as distinct types.
+//!
+//! Guarantees: each constructor makes a valid descriptor of domain 0, global, privileged-only; decoding what a
+//! constructor made gives back what went in; what no constructor makes decodes to [`Foreign`](L1Entry::Foreign), so
+//! that the audit sees it. Access flag and TEX remap are off (SCTLR.AFE = TRE = 0).
+
+use crate::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE};
+use crate::vm::attr::{Access, MemoryType, Shareability};
+
+/// Bytes a large page maps; its descriptor stands in 16 consecutive entries.
+pub const LARGE_PAGE_SIZE: u32 = 64 << 10;
+/// Entries of a first-level table.
+pub const L1_ENTRIES: usize = 4096;
+/// Entries of a second-level table: 1 KiB, 1 MiB of addresses.
+pub const L2_ENTRIES: usize = 256;
+/// Bytes of a second-level table.
+pub const L2_TABLE_SIZE: u32 = 1024;
+
+/// A second-level table.
+pub type L2Table = [L2Desc; L2_ENTRIES];
+
+/// What a valid leaf descriptor says, of either level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// Where the memory is.
+    pub base: PhysAddr,
+    /// Bytes mapped: 4 KiB, 64 KiB or 1 MiB.
+    pub size: u32,
+    /// Type and cacheability.
+    pub memory: MemoryType,
+    /// What the kernel may do.
+    pub access: Access,
+    /// The S bit.
+    pub shareability: Shareability,
+}
+
+/// A decoded first-level descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum L1Entry {
+    /// Any access faults.
+    Fault,
+    /// A second-level table stands at this address.
+    Table(PhysAddr),
+    /// A section of 1 MiB.
+    Section(Leaf),
+    /// Valid, but nothing this crate writes: the word as it stands.
+    Foreign(u32),
+}
+
+/// A decoded second-level descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum L2Entry {
+    /// Any access faults.
+    Fault,
+    /// A small page (4 KiB) or one of the 16 entries of a large page (64 KiB).
+    Page(Leaf),
+    /// Valid, but nothing this crate writes: the word as it stands.
+    Foreign(u32),
+}
+
+/// TEX\[0\], C and B of a type; TEX\[2:1\] are 0 for all four (ARM ARM table B3-10).
+const fn tex_c_b(memory: MemoryType) -> (u32, u32, u32) {
+    match memory {
+        MemoryType::WriteBack => (1, 1, 1),
+        MemoryType::NonCacheable => (1, 0, 0),
+        MemoryType::Device => (0, 0, 1),
+        MemoryType::StronglyOrdered => (0, 0, 0),
+    }
+}
+
+const fn memory_of(tex: u32, c: u32, b: u32) -> Option<MemoryType> {
+    match (tex, c, b) {
+        (1, 1, 1) => Some(MemoryType::WriteBack),
+        (1, 0, 0) => Some(MemoryType::NonCacheable),
+        (0, 0, 1) => Some(MemoryType::Device),
+        (0, 0, 0) => Some(MemoryType::StronglyOrdered),
+        _ => None,
+    }
+}
+
+/// AP\[2\] and XN of an access; AP\[1:0\] are 01, privileged only, for all three (ARM ARM table B3-8).
+const fn ap2_xn(access: Access) -> (u32, u32) {
+    match access {
+        Access::Read => (1, 1),
+        Access::ReadWrite => (0, 1),
+        Access::ReadExecute => (1, 0),
+    }
+}
+
+const fn access_of(ap2: u32, ap10: u32, xn: u32) -> Option<Access> {
+    match (ap2, ap10, xn) {
+        (1, 1, 1) => Some(Access::Read),
+        (0, 1, 1) => Some(Access::ReadWrite),
+        (1, 1, 0) => Some(Access::ReadExecute),
+        _ => None,
+    }
+}
+
+/// Only Normal memory carries the machine's S bit; Device is Shareable by its type on ARMv7-A without LPAE.
+const fn s_bit(memory: MemoryType, shareability: Shareability) -> u32 {
+    match (memory, shareability) {
+        (MemoryType::WriteBack | MemoryType::NonCacheable, Shareability::Shareable) => 1,
+        _ => 0,
+    }
+}
+
+const fn shareability_of(s: u32) -> Shareability {
+    if s == 1 { Shareability::Shareable } else { Shareability::NonShareable }
+}
+
+const fn bit(word: u32, n: u32) -> u32 {
+    (word >> n) & 1
+}
+
+/// A first-level descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct L1Desc(u32);
+
+impl L1Desc {
+    /// The descriptor that faults.
+    pub const FAULT: Self = Self(0);
+
+    /// A pointer to a second-level table at `table`, a multiple of 1 KiB.
+    pub const fn table(table: PhysAddr) -> Self {
+        assert!(table.is_aligned(L2_TABLE_SIZE));
+        Self(table.raw() | 0b01)
+    }
+
+    /// A section at `base`, a multiple of 1 MiB.
+    pub const fn section(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
+        assert!(base.is_aligned(SECTION_SIZE));
+        let (tex, c, b) = tex_c_b(memory);
+        let (ap2, xn) = ap2_xn(access);
+        let s = s_bit(memory, share);
+        Self(base.raw() | s << 16 | ap2 << 15 | tex << 12 | 0b01 << 10 | xn << 4 | c << 3 | b << 2 | 0b10)
+    }
+
+    /// What the word says.
+    pub const fn decode(self) -> L1Entry {
+        let word = self.0;
+        match word & 0b11 {
+            0b00 => L1Entry::Fault,
+            // Domain 0, PXN and NS clear.
+            0b01 if word & 0x3fe == 0 => L1Entry::Table(PhysAddr::new(word & !0x3ff)),
+            // Not a supersection, domain 0, global, secure.
+            0b10 if word & 0x000e_01e0 == 0 && (word >> 12) & 6 == 0 => {
+                let memory = memory_of(bit(word, 12), bit(word, 3), bit(word, 2));
+                let access = access_of(bit(word, 15), (word >> 10) & 3, bit(word, 4));
+                match (memory, access) {
+                    (Some(memory), Some(access)) => L1Entry::Section(Leaf {
+                        base: PhysAddr::new(word & 0xfff0_0000),
+                        size: SECTION_SIZE,
+                        memory,
+                        access,
+                        shareability: shareability_of(bit(word, 16)),
+                    }),
+                    _ => L1Entry::Foreign(word),
+                }
+            }
+            _ => L1Entry::Foreign(word),
+        }
+    }
+
+    /// The word a table holds.
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// A word found in a table.
+    pub const fn from_raw(word: u32) -> Self {
+        Self(word)
+    }
+}
+
+/// A second-level descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct L2Desc(u32);
+
+impl L2Desc {
+    /// The descriptor that faults.
+    pub const FAULT: Self = Self(0);
+
+    /// A small page at `base`, a multiple of 4 KiB.
+    pub const fn small(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
+        assert!(base.is_aligned(FRAME_SIZE));
+        let (tex, c, b) = tex_c_b(memory);
+        let (ap2, xn) = ap2_xn(access);
+        let s = s_bit(memory, share);
+        Self(base.raw() | s << 10 | ap2 << 9 | tex << 6 | 0b01 << 4 | c << 3 | b << 2 | 0b10 | xn)
+    }
+
+    /// A large page at `base`, a multiple of 64 KiB. The word stands in all 16 entries.
+    pub const fn large(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
+        assert!(base.is_aligned(LARGE_PAGE_SIZE));
+        let (tex, c, b) = tex_c_b(memory);
+        let (ap2, xn) = ap2_xn(access);
+        let s = s_bit(memory, share);
+        Self(base.raw() | xn << 15 | tex << 12 | s << 10 | ap2 << 9 | 0b01 << 4 | c << 3 | b << 2 | 0b01)
+    }
+
+    /// What the word says. A large page's `base` is that of the whole page.
+    pub const fn decode(self) -> L2Entry {
+        let word = self.0;
+        let (base, size, tex, xn) = match word & 0b11 {
+            0b00 => return L2Entry::Fault,
+            0b01 => (word & 0xffff_0000, LARGE_PAGE_SIZE, (word >> 12) & 7, bit(word, 15)),
+            _ => (word & 0xffff_f000, FRAME_SIZE, (word >> 6) & 7, bit(word, 0)),
+        };
+        let memory = memory_of(tex, bit(word, 3), bit(word, 2));
+        let access = access_of(bit(word, 9), (word >> 4) & 3, xn);
+        match (memory, access) {
+            // Global; and a large page's bits [8:6] are zero.
+            (Some(memory), Some(access)) if bit(word, 11) == 0 && (size == FRAME_SIZE || word & 0x1c0 == 0) => {
+                L2Entry::Page(Leaf {
+                    base: PhysAddr::new(base),
+                    size,
+                    memory,
+                    access,
+                    shareability: shareability_of(bit(word, 10)),
+                })
+            }
+            _ => L2Entry::Foreign(word),
+        }
+    }
+
+    /// The word a table holds.
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// A word found in a table.
+    pub const fn from_raw(word: u32) -> Self {
+        Self(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Access::*;
+    use MemoryType::*;
+    use Shareability::*;
+
+    const BASE: PhysAddr = PhysAddr::new(0x6450_0000);
+
+    /// Each value is worked out by hand from the figures of ARM ARM B3.5.1 and tables B3-8 and B3-10.
+    #[test]
+    fn sections_are_pinned_to_the_manual() {
+        let section = |m, a, s| L1Desc::section(BASE, m, a, s).raw();
+        // 10 | B=2 | C=3 | XN=4 | AP[1:0]=01 at 10 | TEX=001 at 12 | S=16
+        assert_eq!(section(WriteBack, ReadWrite, Shareable), 0x6451_141e);
+        assert_eq!(section(WriteBack, ReadWrite, NonShareable), 0x6450_141e);
+        assert_eq!(section(WriteBack, ReadExecute, Shareable), 0x6451_940e);
+        assert_eq!(section(WriteBack, Read, NonShareable), 0x6450_941e);
+        assert_eq!(section(NonCacheable, ReadWrite, Shareable), 0x6451_1412);
+        assert_eq!(section(NonCacheable, ReadWrite, NonShareable), 0x6450_1412);
+        assert_eq!(section(Device, ReadWrite, Shareable), 0x6450_0416);
+        assert_eq!(section(StronglyOrdered, ReadWrite, NonShareable), 0x6450_0412);
+    }
+
+    #[test]
+    fn pages_are_pinned_to_the_manual() {
+        let small = |m, a, s| L2Desc::small(BASE, m, a, s).raw();
+        // 1x | XN=0 | B=2 | C=3 | AP[1:0]=01 at 4 | TEX=001 at 6 | AP[2]=9 | S=10
+        assert_eq!(small(WriteBack, ReadWrite, Shareable), 0x6450_045f);
+        assert_eq!(small(WriteBack, ReadExecute, Shareable), 0x6450_065e);
+        assert_eq!(small(WriteBack, Read, NonShareable), 0x6450_025f);
+        assert_eq!(small(NonCacheable, ReadWrite, NonShareable), 0x6450_0053);
+        assert_eq!(small(Device, ReadWrite, Shareable), 0x6450_0017);
+        assert_eq!(small(StronglyOrdered, ReadWrite, Shareable), 0x6450_0013);
+        let large = |m, a, s| L2Desc::large(BASE, m, a, s).raw();
+        // 01 | B=2 | C=3 | AP[1:0]=01 at 4 | AP[2]=9 | S=10 | TEX=001 at 12 | XN=15
+        assert_eq!(large(WriteBack, ReadWrite, Shareable), 0x6450_941d);
+        assert_eq!(large(NonCacheable, ReadWrite, NonShareable), 0x6450_9011);
+        assert_eq!(large(WriteBack, ReadExecute, NonShareable), 0x6450_121d);
+    }
+
+    #[test]
+    fn a_table_pointer_is_pinned_to_the_manual() {
+        assert_eq!(L1Desc::table(PhysAddr::new(0x6001_2400)).raw(), 0x6001_2401);
+        assert_eq!(L1Desc::from_raw(0x6001_2401).decode(), L1Entry::Table(PhysAddr::new(0x6001_2400)));
+    }
+
+    #[test]
+    fn decoding_gives_back_what_was_encoded() {
+        for memory in [WriteBack, NonCacheable, Device, StronglyOrdered] {
+            for access in [Read, ReadWrite, ReadExecute] {
+                for share in [Shareable, NonShareable] {
+                    let shareability = if matches!(memory, WriteBack | NonCacheable) { share } else { NonShareable };
+                    let leaf = |size| Leaf { base: BASE, size, memory, access, shareability };
+                    assert_eq!(
+                        L1Desc::section(BASE, memory, access, share).decode(),
+                        L1Entry::Section(leaf(SECTION_SIZE))
+                    );
+                    assert_eq!(L2Desc::small(BASE, memory, access, share).decode(), L2Entry::Page(leaf(FRAME_SIZE)));
+                    assert_eq!(
+                        L2Desc::large(BASE, memory, access, share).decode(),
+                        L2Entry::Page(leaf(LARGE_PAGE_SIZE))
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_constructor_makes_is_foreign() {
+        // Writable and executable; user access; supersection; another domain; write-through; not-global.
+        for word in [0x6451_140e, 0x6451_1c1e, 0x6455_141e, 0x6451_143e, 0x6451_141a & !0x1000, 0x6453_141e] {
+            assert_eq!(L1Desc::from_raw(word).decode(), L1Entry::Foreign(word), "{word:#010x}");
+        }
+        // Writable and executable; user access; write-through; not-global; a large page with bit 6 set.
+        for word in [0x6450_045e, 0x6450_047f, 0x6450_041b, 0x6450_0c5f, 0x6450_945d] {
+            assert_eq!(L2Desc::from_raw(word).decode(), L2Entry::Foreign(word), "{word:#010x}");
+        }
+    }
+}

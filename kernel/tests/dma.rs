@@ -1,0 +1,410 @@
+//! The DMA API on the fake: ownership, least maintenance, and what each invariant means for a buffer.
+
+use carveout::addr::{BusAddr, Bytes, FrameRange, PhysAddr};
+use carveout::arch::fake::{Fake, Op};
+use carveout::arch::{Lines, Mmu};
+use carveout::boot::directmap::CarveOut;
+use carveout::cma::area::AllocError;
+use carveout::dma::buffer::{Bidirectional, Cpu, Device, Direction, FromDevice, Stream, ToDevice};
+use carveout::dma::master::Master;
+use carveout::dma::port::{Port, PortError};
+use carveout::dma::{Dma, Holder, Place};
+use carveout::vm::attr::{MemoryType, Shareability};
+use carveout::vm::audit::{Expect, Finding};
+use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
+use carveout::vm::layout::CMA_WINDOW;
+use carveout::vm::ledger::{Carved, LedgerError};
+use carveout::vm::space::Region;
+use proptest::prelude::*;
+
+const RAM: PhysAddr = PhysAddr::new(0x6000_0000);
+const RAM_BYTES: u32 = 8 << 20;
+/// 4 MiB of carve-out in the middle of RAM; the tables stand below.
+const CARVED: u64 = 0x6020_0000;
+const CARVED_BYTES: u64 = 4 << 20;
+const L1: PhysAddr = PhysAddr::new(0x6000_4000);
+const L2: PhysAddr = PhysAddr::new(0x6001_0000);
+
+struct Setup {
+    fake: &'static Fake,
+    dma: &'static Dma<Fake>,
+    master: Master,
+}
+
+impl Setup {
+    fn new(seed: u64) -> Self {
+        let fake: &'static Fake = Box::leak(Box::new(Fake::new(RAM, RAM_BYTES, L1, seed)));
+        // SAFETY: the fake maps nothing but what this window maps.
+        let carved = unsafe { CarveOut::assume("test", &[FrameRange::within(CARVED, CARVED_BYTES)], true) };
+        let sections = Dma::<Fake>::window_sections([&carved].into_iter());
+        let range = CMA_WINDOW.first(sections);
+        let l1: &'static mut [L1Desc] = vec![L1Desc::FAULT; L1_ENTRIES].leak();
+        let slot = (range.start().raw() >> 20) as usize;
+        let entries = &mut l1[slot..slot + range.sections() as usize];
+        let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
+        let at = PhysAddr::new(L1.raw() + 4 * slot as u32);
+        let window = Region::one_each(fake, range, Shareability::Shareable, entries, at, l2, L2);
+        let dma: &'static Dma<Fake> = Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), window)));
+        fake.device_barrier_done();
+        Self { fake, dma, master: Master::new("camera", dma.area("test")) }
+    }
+
+    fn audit(&self) -> Result<u32, Finding> {
+        let ram = [FrameRange::within(RAM.raw().into(), RAM_BYTES.into())];
+        let expect =
+            Expect { ram: &ram, firmware: &[], text: FrameRange::EMPTY, share: Shareability::Shareable };
+        self.dma.audit(&expect).map(|report| report.window_frames)
+    }
+}
+
+/// So that setting up, which prepares nothing for a device, leaves no barrier due.
+trait BarrierDone {
+    fn device_barrier_done(&self);
+}
+
+impl BarrierDone for Fake {
+    fn device_barrier_done(&self) {
+        carveout::arch::Cache::device_barrier(self);
+    }
+}
+
+fn phys<D: Direction>(stream: &Stream<Fake, D, Device>) -> PhysAddr {
+    PhysAddr::new(stream.bus().raw())
+}
+
+/// The CPU's side of a device that has finished: the fake's devices are done when their calls return.
+fn back<D: Direction>(stream: Stream<Fake, D, Device>) -> Stream<Fake, D, Cpu> {
+    // SAFETY: the fake's device accesses are over when the calls return.
+    unsafe { stream.for_cpu() }
+}
+
+/// Large enough for a large page, small enough for a fake that looks at every byte.
+const REUSED: u32 = 17 << 12;
+const PAGES: u32 = 5;
+const LEN: u32 = PAGES * 4096 - 100;
+/// Lines of the whole buffer: maintenance goes by pages.
+const LINES: u64 = (PAGES * 4096 / 32) as u64;
+
+#[test]
+fn a_first_capture_maintains_no_line() {
+    let s = Setup::new(1);
+    let stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>().for_device();
+    let data: Vec<u8> = (0..LEN).map(|n| (n % 251) as u8).collect();
+    s.fake.device_write(phys(&stream), &data);
+    let stream = back(stream);
+    assert_eq!(stream.bytes(), data);
+    assert_eq!(stream.effort().lines, Lines::default(), "never mapped write-back before: no line can exist");
+}
+
+#[test]
+fn a_capture_cycle_is_one_pass_not_two() {
+    let s = Setup::new(2);
+    let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>();
+    for cycle in 0..4u8 {
+        let owned = stream.for_device();
+        let data = vec![cycle + 1; LEN as usize];
+        s.fake.device_write(phys(&owned), &data);
+        stream = back(owned);
+        assert_eq!(stream.bytes(), data);
+        let lines = Lines { inner: LINES * u64::from(cycle), outer: 0 };
+        assert_eq!(stream.effort().lines, lines, "cycle {cycle}: one invalidate, and none for the first");
+    }
+}
+
+#[test]
+fn the_cpu_looking_twice_costs_nothing_more() {
+    let s = Setup::new(3);
+    let stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>();
+    let _ = stream.bytes();
+    let stream = back(stream.for_device());
+    let _ = stream.bytes();
+    let once = stream.effort();
+    let _ = stream.bytes();
+    assert_eq!(stream.effort(), once);
+}
+
+#[test]
+fn to_device_cleans_what_was_written_and_only_then() {
+    let s = Setup::new(4);
+    let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<ToDevice>();
+    stream.bytes_mut().copy_from_slice(&vec![7; LEN as usize]);
+    let owned = stream.for_device();
+    assert_eq!(s.fake.device_read(phys(&owned), LEN as usize), vec![7; LEN as usize]);
+    assert_eq!(owned.effort().lines, Lines { inner: LINES, outer: 0 });
+    // The CPU only reads: the device's next read needs no clean, and the CPU's next read no invalidate.
+    let stream = back(owned);
+    assert_eq!(stream.bytes()[0], 7);
+    let owned = stream.for_device();
+    assert_eq!(s.fake.device_read(phys(&owned), 1), [7]);
+    let stream = back(owned);
+    assert_eq!(stream.bytes()[0], 7);
+    assert_eq!(stream.effort().lines, Lines { inner: LINES, outer: 0 });
+}
+
+#[test]
+fn device_to_device_costs_no_line_and_no_mapping() {
+    let s = Setup::new(5);
+    let stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<Bidirectional>().for_device();
+    let before = stream.effort();
+    s.fake.device_write(phys(&stream), &[9; 64]);
+    let stream = back(stream).for_device();
+    assert_eq!(s.fake.device_read(phys(&stream), 64), [9; 64]);
+    assert_eq!(stream.effort().lines, before.lines);
+    assert_eq!(stream.effort().map_changes, before.map_changes);
+
+    let only = s.dma.alloc(&s.master, LEN, 1).unwrap().into_device();
+    let before = only.effort();
+    s.fake.device_write(PhysAddr::new(only.bus().raw()), &[3; 64]);
+    assert_eq!(s.fake.device_read(PhysAddr::new(only.bus().raw()), 64), [3; 64]);
+    assert_eq!(only.effort(), before);
+    assert_eq!(only.effort().lines, Lines::default());
+}
+
+#[test]
+fn a_bidirectional_turn_cleans_before_and_invalidates_after() {
+    let s = Setup::new(6);
+    let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<Bidirectional>();
+    stream.bytes_mut()[0] = 1;
+    s.fake.take_log();
+    let owned = stream.for_device();
+    let frames = owned.frames();
+    let clean = s.fake.take_log();
+    assert_eq!(clean.first(), Some(&Op::Clean(frames)), "the clean comes before the unmap");
+    assert_eq!(clean.last(), Some(&Op::Barrier));
+    assert!(clean.contains(&Op::InvalidateTlb));
+    s.fake.device_write(phys(&owned), &[2; 32]);
+    let stream = back(owned);
+    assert!(s.fake.take_log().is_empty(), "nothing until the CPU looks");
+    assert_eq!(stream.bytes()[..32], [2; 32]);
+    assert_eq!(s.fake.take_log(), [Op::Publish, Op::Invalidate(frames)], "mapped, then invalidated, once");
+}
+
+#[test]
+fn i4_no_mapping_exists_while_a_device_owns() {
+    let s = Setup::new(7);
+    let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<ToDevice>();
+    stream.bytes_mut()[0] = 1;
+    assert_eq!(s.audit(), Ok(PAGES));
+    let owned = stream.for_device();
+    assert_eq!(s.audit(), Ok(0));
+    for frame in owned.frames().iter() {
+        assert_eq!(s.dma.state_of(frame), Some(Carved::Unmapped));
+    }
+}
+
+#[test]
+fn i5_a_new_owner_reads_zeros() {
+    let s = Setup::new(8);
+    let mut stream = s.dma.alloc(&s.master, REUSED, 1).unwrap().into_stream::<ToDevice>();
+    stream.bytes_mut().fill(0x5a);
+    drop(stream);
+    let coherent = s.dma.alloc(&s.master, REUSED, 1).unwrap().into_coherent();
+    let mut read = vec![1; REUSED as usize];
+    coherent.read_at(0, &mut read);
+    assert!(read.iter().all(|&byte| byte == 0));
+    drop(coherent);
+    let only = s.dma.alloc(&s.master, REUSED, 1).unwrap().into_device();
+    assert!(s.fake.device_read(PhysAddr::new(only.bus().raw()), REUSED as usize).iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn dropping_what_a_device_owns_quarantines_it() {
+    let s = Setup::new(9);
+    let area = s.dma.area("test").unwrap();
+    let (free, _) = s.dma.free_bytes(area);
+    drop(s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>().for_device());
+    let lost = u64::from(PAGES) * 4096;
+    assert_eq!(s.dma.free_bytes(area).0, free - lost);
+    assert_eq!(s.dma.stats().quarantined, lost);
+    // A coherent buffer whose address nobody was told is just freed; one whose address was told needs `release`.
+    drop(s.dma.alloc(&s.master, LEN, 1).unwrap().into_coherent());
+    assert_eq!(s.dma.stats().quarantined, lost);
+    let told = s.dma.alloc(&s.master, LEN, 1).unwrap().into_coherent();
+    let _ = told.bus();
+    // SAFETY: there is no such device.
+    drop(unsafe { told.release() });
+    assert_eq!(s.dma.stats().quarantined, lost);
+    let told = s.dma.alloc(&s.master, LEN, 1).unwrap().into_coherent();
+    let _ = told.bus();
+    drop(told);
+    assert_eq!(s.dma.stats().quarantined, 2 * lost);
+}
+
+#[test]
+fn the_port_reaches_what_the_device_was_given_and_nothing_else() {
+    let s = Setup::new(10);
+    let port = Port::new(s.dma, s.master);
+    let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<Bidirectional>();
+    stream.bytes_mut()[100] = 42;
+    let (at, frames) = (BusAddr::new(stream.frames().base().raw()), stream.frames());
+
+    // I1: the CPU's write-back mapping stands, so a second one is refused by the ledger.
+    let refused = port.open(at, 16).unwrap_err();
+    let has = MemoryType::WriteBack;
+    let first = frames.iter().next().unwrap();
+    let wants = MemoryType::NonCacheable;
+    assert_eq!(refused, PortError::Mapped(LedgerError::Mapped { frames, frame: first, has, wants }));
+
+    let owned = stream.for_device();
+    {
+        let mut opened = port.open(BusAddr::new(at.raw() + 100), 2).unwrap();
+        assert_eq!(opened.bytes()[0], 42);
+        opened.bytes_mut()[1] = 43;
+        assert_eq!(port.open(at, 1).unwrap_err(), PortError::InUse { frames });
+    }
+    assert_eq!(port.lines(), Lines { inner: LINES, outer: 0 }, "the mock pays for its own mapping");
+    let len = PAGES * 4096;
+    assert_eq!(port.open(at, len + 1).unwrap_err(), PortError::NoBuffer { at, len: len + 1 });
+    assert_eq!(port.open(at, 0).unwrap_err(), PortError::Length { at, len: 0 });
+    let stream = back(owned);
+    assert_eq!(port.open(at, 1).unwrap_err(), PortError::NotGranted { frames, holder: Holder::Cpu });
+    assert_eq!(&stream.bytes()[100..102], [42, 43]);
+    assert_eq!(s.audit(), Ok(PAGES));
+}
+
+#[test]
+fn the_port_shares_the_mapping_of_a_coherent_buffer() {
+    let s = Setup::new(11);
+    let port = Port::new(s.dma, s.master);
+    let mut buffer = s.dma.alloc(&s.master, LEN, 1).unwrap().into_coherent();
+    buffer.write_at(5, b"hello");
+    let mut opened = port.open(buffer.bus(), 10).unwrap();
+    assert_eq!(&opened.bytes()[5..], b"hello");
+    opened.bytes_mut()[0] = b'>';
+    drop(opened);
+    let mut read = [0; 1];
+    assert_eq!(buffer.read_at(0, &mut read), 1);
+    assert_eq!(read, *b">");
+    assert_eq!(s.audit(), Ok(PAGES), "one mapping, before and after");
+    // SAFETY: the port is closed.
+    drop(unsafe { buffer.release() });
+}
+
+#[test]
+fn refusals_say_why() {
+    let s = Setup::new(12);
+    let fails = |bytes, align| s.dma.alloc(&s.master, bytes, align).unwrap_err();
+    let wanted = 5 << 20;
+    assert_eq!(fails(0, 1), AllocError::ZeroSize);
+    assert_eq!(fails(1, 3), AllocError::Alignment { align: 3 });
+    assert_eq!(fails(5 << 20, 1), AllocError::NoCapacity { wanted, free: CARVED_BYTES });
+    assert_eq!(fails(5 << 20, 1).to_string(), "no room for 5 MiB: 4 MiB free in the area");
+    let homeless = Master::new("orphan", None);
+    assert_eq!(s.dma.alloc(&homeless, 1, 1).unwrap_err(), AllocError::NoArea);
+    // The last byte counts: a mask that ends one byte short of the buffer's end refuses it.
+    let reach = CARVED as u32 + 0xffff;
+    let near = s.master.with_mask(BusAddr::new(reach));
+    assert_eq!(s.dma.alloc(&near, 0x10000, 1).unwrap().frames().last_byte(), Some(PhysAddr::new(reach)));
+    let short = s.master.with_mask(BusAddr::new(reach - 1));
+    let last = PhysAddr::new(reach - 1);
+    assert_eq!(s.dma.alloc(&short, 0x10000, 1).unwrap_err(), AllocError::OutOfReach { wanted: 0x10000, last });
+    // Two free runs of 2 MiB less a page, none of 3 MiB.
+    let buffers: Vec<_> = (0..1024).map(|_| s.dma.alloc(&s.master, 1, 1).unwrap()).collect();
+    let (mut keep, mut go) = (Vec::new(), Vec::new());
+    for buffer in buffers {
+        let middle = buffer.frames().start() == (CARVED >> 12) as u32 + 512;
+        if middle { keep.push(buffer) } else { go.push(buffer) }
+    }
+    drop(go);
+    assert_eq!(keep.len(), 1);
+    let (free, largest) = (CARVED_BYTES - 4096, 2 << 20);
+    let fragmented = fails(3 << 20, 1);
+    assert_eq!(fragmented, AllocError::Fragmented { wanted: 3 << 20, free, largest });
+    let text = format!("no run of 3 MiB: {} free in the area, the largest run 2 MiB", Bytes(free));
+    assert_eq!(fragmented.to_string(), text);
+}
+
+#[test]
+fn places_are_named_for_fault_reports() {
+    let s = Setup::new(13);
+    let stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>().for_device();
+    let first = stream.frames().iter().next().unwrap();
+    let Some(Place::Buffer(record)) = s.dma.place_of_frame(first) else { panic!("no buffer there") };
+    assert_eq!((record.owner, record.holder), ("camera", Holder::Device));
+    assert_eq!(s.dma.place_of(record.va), Place::Buffer(record));
+    let guard = carveout::addr::VirtAddr::new(record.va.raw() + PAGES * 4096);
+    assert_eq!(s.dma.place_of(guard), Place::Guard(record));
+    assert_eq!(record.to_string(), format!("device-owned buffer {} of camera", stream.frames()));
+    let _ = back(stream);
+}
+
+#[test]
+fn the_audit_finds_a_planted_alias() {
+    let s = Setup::new(14);
+    let coherent = s.dma.alloc(&s.master, 4096, 1).unwrap().into_coherent();
+    assert_eq!(s.audit(), Ok(1));
+    // A second translation of the buffer's frame, non-cacheable too: legal for the fake, a finding for the audit.
+    let base = coherent.frames().base();
+    let share = Shareability::Shareable;
+    let plant = |at: u32, memory| {
+        let word = L2Desc::small(base, memory, carveout::vm::attr::Access::ReadWrite, share).raw();
+        s.fake.publish(PhysAddr::new(at), &[word]);
+    };
+    // The last page of the window's first section.
+    plant(L2.raw() + 4 * 255, MemoryType::NonCacheable);
+    assert_eq!(s.audit(), Err(Finding::Count { ledger: 1, found: 2 }));
+}
+
+/// What a random walk may do with one buffer.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    CpuWrite(u8),
+    CpuRead,
+    DeviceWrite(u8),
+    DeviceRead,
+    Recreate,
+    Disturb,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        any::<u8>().prop_map(Step::CpuWrite),
+        Just(Step::CpuRead),
+        any::<u8>().prop_map(Step::DeviceWrite),
+        Just(Step::DeviceRead),
+        Just(Step::Recreate),
+        Just(Step::Disturb),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Random hand-overs, accesses and evictions: the bytes are always those last written, by whoever wrote them.
+    #[test]
+    fn data_survives_every_walk(seed in any::<u64>(), steps in prop::collection::vec(step(), 1..40)) {
+        let s = Setup::new(seed);
+        let new = || s.dma.alloc(&s.master, 4096 * 2, 1).unwrap().into_stream::<Bidirectional>();
+        let mut model = vec![0u8; 8192];
+        let mut stream = new();
+        for (n, step) in steps.into_iter().enumerate() {
+            let place = (n * 1237) % 8000;
+            match step {
+                Step::CpuWrite(value) => {
+                    stream.bytes_mut()[place..place + 70].fill(value);
+                    model[place..place + 70].fill(value);
+                }
+                Step::CpuRead => prop_assert_eq!(stream.bytes(), &model[..]),
+                Step::DeviceWrite(value) => {
+                    let owned = stream.for_device();
+                    let at = PhysAddr::new(owned.bus().raw() + place as u32);
+                    s.fake.device_write(at, &[value; 70]);
+                    model[place..place + 70].fill(value);
+                    stream = back(owned);
+                }
+                Step::DeviceRead => {
+                    let owned = stream.for_device();
+                    prop_assert_eq!(&s.fake.device_read(phys(&owned), 8192)[..], &model[..]);
+                    stream = back(owned);
+                }
+                Step::Recreate => {
+                    drop(stream);
+                    stream = new();
+                    model.fill(0);
+                }
+                Step::Disturb => s.fake.disturb(),
+            }
+            prop_assert!(s.audit().is_ok());
+        }
+    }
+}

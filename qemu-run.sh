@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# Builds the kernel, boots it in QEMU and runs the demo; given an ELF, boots that instead (cargo's runner).
+set -euo pipefail
+# shellcheck source=tests/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/tests/setup.sh"
+
+usage() {
+    cat <<'END'
+usage: ./qemu-run.sh [OPTION]... [ELF]
+
+Builds the kernel, boots it in QEMU and runs the demo: a JPEG from a disk, through DMA buffers, to the screen.
+Installs what is missing. With ELF, boots that program instead and builds nothing: this makes it cargo's runner.
+
+  --board NAME          the board, a folder of boards/ (default: vexpress-a9)
+  --image FILE.jpg      the picture on the disk (default: one made for the purpose, target/demo.jpg)
+  --screenshot OUT.png  write what the screen shows at the end of the demo
+  --window              show the screen in a window; the demo ends when a key is pressed in this terminal
+  --append ARGS         further boot arguments; the defaults are cma=64M loglevel=6, and the last of a kind counts
+  --dtb FILE            a device tree blob in place of the board's own
+  --memory SIZE         RAM, as QEMU's -m takes it (default: the board's, boards/NAME/qemu.args)
+  --smp N               number of cores (default: 1)
+  --timeout S           give up after S seconds, 0 for never (default: 120; never with --window)
+  --help                this text
+
+The exit code is the guest's; 124 after a timeout; 2 if the command line, a file or the machine is at fault.
+END
+}
+
+# --- command line ---------------------------------------------------------------------------------------------------
+
+board=vexpress-a9 image='' screenshot='' window='' append='' dtb='' memory='' smp='' limit='' elf=''
+
+while (($#)); do
+    case $1 in
+    --board | --image | --screenshot | --append | --dtb | --memory | --smp | --timeout)
+        (($# > 1)) || die "$1 needs a value"
+        case $1 in
+        --board) board=$2 ;;
+        --image) image=$2 ;;
+        --screenshot) screenshot=$2 ;;
+        --append) append=$2 ;;
+        --dtb) dtb=$2 ;;
+        --memory) memory=$2 ;;
+        --smp) smp=$2 ;;
+        --timeout) limit=$2 ;;
+        esac
+        shift 2
+        ;;
+    --window) window=1 && shift ;;
+    --help) usage && exit 0 ;;
+    -*) die "unknown option $1; see --help" ;;
+    *)
+        elf=$1
+        (($# == 1)) || die "nothing may follow the ELF, but '$2' does"
+        shift
+        ;;
+    esac
+done
+
+[[ $board != */* && -f $ROOT/boards/$board/qemu.args ]] ||
+    die "no board '$board'; there are: $(cd "$ROOT/boards" && echo */qemu.args | sed 's|/qemu.args||g')"
+[[ -z $image || (-f $image && -r $image) ]] || die "no such picture: $image"
+[[ -z $image || -s $image ]] || die "the picture is an empty file: $image"
+[[ -z $dtb || -f $dtb ]] || die "no such device tree blob: $dtb"
+[[ -z $elf || -f $elf ]] || die "no such ELF: $elf"
+[[ -z $memory || $memory =~ ^[0-9]+[kKmMgG]?$ ]] || die "--memory takes a size such as 512M, not '$memory'"
+[[ -z $smp || $smp =~ ^[1-9][0-9]*$ ]] || die "--smp takes a number of cores, not '$smp'"
+[[ -z $limit || $limit =~ ^[0-9]+$ ]] || die "--timeout takes whole seconds, not '$limit'"
+[[ -z $screenshot || -z $window ]] || die "--screenshot and --window exclude each other"
+[[ -z $screenshot || -d $(dirname -- "$screenshot") ]] || die "no such folder: $(dirname -- "$screenshot")"
+
+# --- what to boot ---------------------------------------------------------------------------------------------------
+
+need_emulator
+
+display=none
+if [[ -n $window ]]; then
+    [[ -n ${DISPLAY:-}${WAYLAND_DISPLAY:-} ]] || die "--window needs a graphical session (DISPLAY is not set)"
+    displays=$(qemu-system-arm -display help 2>/dev/null)
+    display=$(grep -xm1 -e gtk -e sdl <<<"$displays") ||
+        die "--window needs QEMU's gtk or sdl display, on Debian the package qemu-system-gui"
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+
+if [[ -z $elf ]]; then
+    choose_toolchain
+    build_demo
+    elf=$DEMO_ELF
+    if [[ -z $image ]]; then
+        build_picture
+        "$PICTURE" generate "$work/demo.jpg"
+        mv -- "$work/demo.jpg" "$TARGET_DIR/demo.jpg"
+        image=$TARGET_DIR/demo.jpg
+    fi
+fi
+
+flatten "$elf" "$work/kernel.bin" 2>/dev/null || die "not an ELF that can be flattened: $elf"
+if [[ -z $dtb ]]; then
+    dtb=$work/board.dtb
+    dtc -q -I dts -O dtb -o "$dtb" "$ROOT/boards/$board/$board.dts"
+fi
+
+bootargs="cma=64M loglevel=6${append:+ $append}"
+# `hold` makes the demo wait for a key while the picture is on the screen.
+[[ -z $screenshot$window ]] || bootargs+=" hold"
+[[ -n $limit ]] || limit=$([[ -n $window ]] && echo 0 || echo 120)
+
+board_args "$board"
+DISK_ARGS=()
+[[ -z $image ]] || disk_args "$image"
+qemu=(timeout --foreground --kill-after=5 "$limit" qemu-system-arm "${BOARD_ARGS[@]}" "${DISK_ARGS[@]}"
+    -display "$display" -serial stdio -monitor none -semihosting-config 'enable=on,target=native'
+    -kernel "$work/kernel.bin" -dtb "$dtb" -append "$bootargs")
+[[ -z $memory ]] || qemu+=(-m "$memory")
+[[ -z $smp ]] || qemu+=(-smp "$smp")
+
+# --- running it -----------------------------------------------------------------------------------------------------
+
+# shoot: asks QEMU, over the pipes of its machine protocol, for a picture of the screen.
+shoot() {
+    local reply
+    printf '%s\n' '{"execute": "qmp_capabilities"}' \
+        '{"execute": "screendump", "id": "shot", "arguments": {"filename": "'"$work/screen.png"'", "format": "png"}}' >&4
+    while IFS= read -r -t 30 reply <&5; do
+        [[ $reply == *'"id": "shot"'* ]] || continue
+        [[ $reply == *'"error"'* ]] || return 0
+        break
+    done
+    say "error: QEMU took no screenshot: ${reply:-no answer}"
+    rm -f -- "$work/screen.png"
+}
+
+# with_screenshot: runs QEMU, passing its serial output on line by line; at the demo's word takes the picture and
+# presses the key. Each pipe is opened for both directions, since opening it for one would wait for the other end.
+with_screenshot() {
+    local line status
+    mkfifo "$work/keys" "$work/qmp.in" "$work/qmp.out"
+    exec 3<>"$work/keys" 4<>"$work/qmp.in" 5<>"$work/qmp.out"
+    set +e
+    "${qemu[@]}" -qmp "pipe:$work/qmp" <"$work/keys" | while IFS= read -r line || [[ -n $line ]]; do
+        line=${line%$'\r'}
+        printf '%s\n' "$line"
+        if [[ $line == 'demo: picture on screen, waiting for a key' ]]; then
+            shoot
+            echo >&3
+        fi
+    done
+    status=${PIPESTATUS[0]}
+    set -e
+    return "$status"
+}
+
+status=0
+if [[ -n $screenshot ]]; then
+    with_screenshot || status=$?
+elif [[ -t 0 ]]; then
+    "${qemu[@]}" || status=$?
+else
+    # Not a terminal: whatever feeds this script's input did not mean it for the guest.
+    "${qemu[@]}" </dev/null || status=$?
+fi
+
+# timeout reports 137 where QEMU had to be killed outright.
+if ((status == 124 || status == 137)); then
+    say "error: no end after $limit seconds"
+    exit 124
+fi
+if [[ -n $screenshot && -f $work/screen.png ]]; then
+    mv -- "$work/screen.png" "$screenshot"
+elif [[ -n $screenshot ]]; then
+    say "error: no screenshot: the demo did not come to show a picture"
+    ((status != 0)) || status=1
+fi
+exit "$status"

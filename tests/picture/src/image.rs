@@ -1,0 +1,142 @@
+//! Pictures in memory, three bytes a pixel, and the two file formats.
+
+use jpeg_decoder::PixelFormat;
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+
+/// A picture: rows from the top, pixels from the left, red, green, blue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) rgb: Vec<u8>,
+}
+
+impl Image {
+    pub(crate) fn black(width: usize, height: usize) -> Self {
+        Self { width, height, rgb: vec![0; width * height * 3] }
+    }
+
+    pub(crate) fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
+        let at = (y * self.width + x) * 3;
+        [self.rgb[at], self.rgb[at + 1], self.rgb[at + 2]]
+    }
+
+    pub(crate) fn set(&mut self, x: usize, y: usize, colour: [u8; 3]) {
+        let at = (y * self.width + x) * 3;
+        self.rgb[at..at + 3].copy_from_slice(&colour);
+    }
+
+    /// Luminance only, in all three channels (JFIF: ITU-R BT.601).
+    pub(crate) fn to_grey(&self) -> Self {
+        let luma = |p: &[u8]| (299 * u32::from(p[0]) + 587 * u32::from(p[1]) + 114 * u32::from(p[2]) + 500) / 1000;
+        Self { rgb: self.rgb.chunks_exact(3).flat_map(|p| [luma(p) as u8; 3]).collect(), ..*self }
+    }
+
+    pub(crate) fn to_png(&self) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header().map_err(|e| e.to_string())?;
+        writer.write_image_data(&self.rgb).map_err(|e| e.to_string())?;
+        writer.finish().map_err(|e| e.to_string())?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn from_png(bytes: &[u8]) -> Result<Self, String> {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().map_err(|e| e.to_string())?;
+        let mut rgb = vec![0; reader.output_buffer_size().ok_or("too large")?];
+        let info = reader.next_frame(&mut rgb).map_err(|e| e.to_string())?;
+        if (info.color_type, info.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
+            return Err(format!("{:?} of {:?} bits, not RGB of eight", info.color_type, info.bit_depth));
+        }
+        Ok(Self { width: info.width as usize, height: info.height as usize, rgb })
+    }
+}
+
+/// How a JPEG stores colour: not at all, or with the chroma at full, half or quarter resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Grey,
+    Chroma444,
+    Chroma422,
+    Chroma420,
+}
+
+impl Mode {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "grey" => Some(Self::Grey),
+            "444" => Some(Self::Chroma444),
+            "422" => Some(Self::Chroma422),
+            "420" => Some(Self::Chroma420),
+            _ => None,
+        }
+    }
+}
+
+/// What kind of JPEG to write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encoding {
+    pub(crate) mode: Mode,
+    pub(crate) progressive: bool,
+    pub(crate) quality: u8,
+}
+
+impl Encoding {
+    pub(crate) fn encode(self, image: &Image) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::new(&mut bytes, self.quality);
+        encoder.set_progressive(self.progressive);
+        encoder.set_sampling_factor(match self.mode {
+            Mode::Grey | Mode::Chroma444 => SamplingFactor::F_1_1,
+            Mode::Chroma422 => SamplingFactor::F_2_1,
+            Mode::Chroma420 => SamplingFactor::F_2_2,
+        });
+        let luma: Vec<u8>;
+        let (samples, colour) = if self.mode == Mode::Grey {
+            luma = image.to_grey().rgb.into_iter().step_by(3).collect();
+            (&luma, ColorType::Luma)
+        } else {
+            (&image.rgb, ColorType::Rgb)
+        };
+        let too_large = || format!("a JPEG is at most 65535 wide and high, not {}x{}", image.width, image.height);
+        let width = u16::try_from(image.width).map_err(|_| too_large())?;
+        let height = u16::try_from(image.height).map_err(|_| too_large())?;
+        encoder.encode(samples, width, height, colour).map_err(|e| e.to_string())?;
+        Ok(bytes)
+    }
+}
+
+/// The picture in a JPEG, greyscale spread over the three channels; EXIF's orientation is not looked at.
+pub(crate) fn decode_jpeg(bytes: &[u8]) -> Result<Image, String> {
+    let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    let samples = decoder.decode().map_err(|e| e.to_string())?;
+    let info = decoder.info().ok_or("no frame header")?;
+    let rgb = match info.pixel_format {
+        PixelFormat::RGB24 => samples,
+        PixelFormat::L8 => samples.into_iter().flat_map(|luma| [luma; 3]).collect(),
+        other => return Err(format!("pixel format {other:?}")),
+    };
+    Ok(Image { width: info.width.into(), height: info.height.into(), rgb })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn png_keeps_every_byte() {
+        let mut image = Image::black(3, 2);
+        for (i, byte) in image.rgb.iter_mut().enumerate() {
+            *byte = (i * 14) as u8;
+        }
+        assert_eq!(Image::from_png(&image.to_png().unwrap()).unwrap(), image);
+        assert!(Image::from_png(b"not a PNG").is_err());
+    }
+
+    #[test]
+    fn luminance_is_that_of_jfif() {
+        let image = Image { width: 3, height: 1, rgb: vec![255, 0, 0, 0, 255, 0, 0, 0, 255] };
+        assert_eq!(image.to_grey().rgb, [76, 76, 76, 150, 150, 150, 29, 29, 29]);
+    }
+}
