@@ -1,4 +1,6 @@
-//! The minimal kernel.
+//! The minimal kernel: boots a board by its device tree and runs a demo of the DMA API on it.
+//!
+//! One folder a board holds what is particular to it; [`support`] holds everything else.
 #![no_std]
 
 extern crate alloc;
@@ -6,3 +8,17 @@ extern crate alloc;
 extern crate std;
 
 pub mod support;
+
+#[path = "vexpress-a9/board.rs"]
+mod vexpress_a9;
+
+/// What a board is known by.
+pub struct Board {
+    /// Its folder, and `--board` of qemu-run.sh.
+    pub name: &'static str,
+    /// One of the root's `compatible` strings.
+    pub compatible: &'static str,
+}
+
+/// The boards known.
+pub const BOARDS: &[Board] = &[vexpress_a9::BOARD];

@@ -1,8 +1,23 @@
-//! What the boards share: drivers and mock devices.
+//! What the boards share: drivers, mock devices, and the way from the head to a running kernel.
 
 pub mod a9_timer;
+#[cfg(target_arch = "arm")]
+pub mod bring_up;
+#[cfg(target_arch = "arm")]
+pub mod console;
+#[cfg(target_arch = "arm")]
+pub mod demo;
+pub mod devices;
+#[cfg(target_arch = "arm")]
+pub mod disk;
 pub mod gic;
+#[cfg(target_arch = "arm")]
+pub mod interrupts;
 pub mod mock;
 pub mod pl011;
 pub mod pl111;
+#[cfg(target_arch = "arm")]
+pub mod port;
+#[cfg(target_arch = "arm")]
+pub mod report;
 pub mod sp804;

@@ -1016,7 +1016,7 @@ mod tests {
         let mut storage = storage(0x6c000, 256);
         let mut index = Index::new(0x6c000, 256, &mut storage).unwrap();
         index.take(0x6c010, 16).unwrap();
-        let shown = |result: Result<(), IndexError>| format!("{}", result.unwrap_err());
+        let shown = |result: Result<(), IndexError>| std::format!("{}", result.unwrap_err());
         assert_eq!(shown(index.take(0x6c01f, 2)), "2 units from 0x6c01f are not all free");
         assert_eq!(shown(index.free(0x6c00f, 2)), "2 units from 0x6c00f are not all allocated");
         assert_eq!(

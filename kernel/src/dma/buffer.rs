@@ -116,6 +116,18 @@ pub struct Effort {
     pub lines: Lines,
 }
 
+impl core::ops::Add for Effort {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            transitions: self.transitions + more.transitions,
+            map_changes: self.map_changes + more.map_changes,
+            lines: self.lines + more.lines,
+        }
+    }
+}
+
 /// What all states share. Its drop frees the frames, or quarantines them if a device may still use them.
 struct Raw<M: Machine + 'static> {
     dma: &'static Dma<M>,

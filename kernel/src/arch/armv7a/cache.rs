@@ -13,13 +13,14 @@ use crate::arch::armv7a::mmu::dsb;
 use crate::vm::space::Mapped;
 use aarch32_cpu::register::Ctr;
 use core::arch::asm;
+use spin::Once;
 
 /// Inner caches and, if the board has one, the outer cache.
 #[derive(Debug)]
 pub struct Caches {
     /// The smallest data line of any inner level, in bytes: CTR.DminLine.
     line: u32,
-    outer: Option<L2c310>,
+    outer: Once<L2c310>,
 }
 
 /// A maintenance operation on one inner line.
@@ -32,9 +33,13 @@ enum Inner {
 }
 
 impl Caches {
-    /// The core's own caches, their line read from CTR, and an outer one that is on.
-    pub fn new(outer: Option<L2c310>) -> Self {
-        Self { line: 4 << ((Ctr::read().0 >> 16) & 0xf), outer }
+    /// The core's own caches, their line read from CTR.
+    pub(super) fn new() -> Self {
+        Self { line: 4 << ((Ctr::read().0 >> 16) & 0xf), outer: Once::new() }
+    }
+
+    pub(super) fn set_outer(&self, outer: L2c310) {
+        self.outer.call_once(|| outer);
     }
 
     /// Bytes of an inner line.
@@ -43,25 +48,25 @@ impl Caches {
     }
 
     /// The outer cache.
-    pub const fn outer(&self) -> Option<&L2c310> {
-        self.outer.as_ref()
+    pub fn outer(&self) -> Option<&L2c310> {
+        self.outer.get()
     }
 
     pub(super) fn clean(&self, range: &Mapped) -> Lines {
         let inner = self.by_mva(range, Inner::Clean);
-        let outer = self.outer.as_ref().map_or(0, |outer| outer.clean(range.frames()));
+        let outer = self.outer.get().map_or(0, |outer| outer.clean(range.frames()));
         Lines { inner, outer }
     }
 
     pub(super) fn invalidate(&self, range: &Mapped) -> Lines {
-        let outer = self.outer.as_ref().map_or(0, |outer| outer.invalidate(range.frames()));
+        let outer = self.outer.get().map_or(0, |outer| outer.invalidate(range.frames()));
         let inner = self.by_mva(range, Inner::Invalidate);
         Lines { inner, outer }
     }
 
     pub(super) fn device_barrier(&self) {
         dsb();
-        if let Some(outer) = &self.outer {
+        if let Some(outer) = self.outer.get() {
             // Normal non-cacheable writes may wait in the controller's store buffer.
             outer.sync();
         }

@@ -6,6 +6,7 @@
 
 use crate::addr::{FRAME_SIZE, FrameRange, PhysAddr, VirtAddr};
 use crate::arch::armv7a::cache::Caches;
+use crate::arch::armv7a::l2c310::L2c310;
 use crate::arch::{Cache, Lines, Mmu, Root};
 use crate::boot::directmap::DirectMap;
 use crate::vm::attr::Shareability;
@@ -35,10 +36,10 @@ pub struct Armv7a {
 impl Armv7a {
     /// The machine this runs on, with what the head handed over of the image: its frames, and what to add to a linked
     /// address to get the physical one.
-    pub fn new(caches: Caches, image: FrameRange, image_offset: u32) -> Self {
+    pub fn new(image: FrameRange, image_offset: u32) -> Self {
         let features = IdMmfr3::read().0;
         Self {
-            caches,
+            caches: Caches::new(),
             broadcast: (features >> 12) & 0xf >= 2,
             coherent_walk: (features >> 20) & 0xf == 1,
             image_offset,
@@ -55,6 +56,12 @@ impl Armv7a {
     /// The direct map, if it is mapped.
     pub fn direct_map(&self) -> Option<&DirectMap> {
         self.direct.get()
+    }
+
+    /// Adds the outer cache, which is on from now on. Before any buffer exists: what is mapped non-cacheable until
+    /// then is nothing.
+    pub fn set_outer(&self, outer: L2c310) {
+        self.caches.set_outer(outer);
     }
 
     /// Whether Normal memory is Shareable here: on cores with the Multiprocessing Extensions (ARM ARM B4.1.106).

@@ -1,6 +1,6 @@
 //! From the boot loader to `main`: the image's head, and what it hands over.
 //!
-//! Guarantees, when `main` begins: Supervisor mode on a stack of 32 KiB above a guard page, interrupts masked,
+//! Guarantees, when `main` begins: Supervisor mode on a stack of 128 KiB above unmapped guard pages, interrupts masked,
 //! asynchronous aborts not (where the secure world lets a non-secure one choose); MMU, caches and branch prediction on; [`exceptions`](super::exceptions) in charge of every
 //! vector. Mapped are the image (text executable and read-only, constants read-only, the rest writable, and neither of
 //! the last two executable), the page of the head at its physical address, and the device tree read-only; nothing

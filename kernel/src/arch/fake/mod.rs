@@ -1,31 +1,47 @@
 //! The host's stand-in for MMU, caches and DRAM: stricter than hardware.
 //!
-//! Guarantees: what hardware merely allows to go wrong, goes wrong here at once, with a panic that names the invariant.
+//! Guarantees: what hardware merely allows to go wrong, goes wrong here at once, with a panic that names the invariant,
+//! whatever the seed.
 //! - A frame that two translations reach with two attributes, stale TLB entries included: panic (I1).
 //! - A translation replaced while a TLB may hold the old one: panic (break-before-make, I3).
 //! - Maintenance of an address that does not translate to those frames: panic (I3).
-//! - A non-cacheable access while a line is present, a cacheable one while a line is stale: panic (I3).
-//! - A device that reads what is dirty in a cache, or writes under a dirty line: panic (I4).
-//! - A device access with no barrier since the CPU's last preparation: panic.
+//! - A non-cacheable access to a frame that may have lines left: panic (I3).
+//! - A write-back access to what a device wrote under lines that may be present, with no invalidate since: panic (I3).
+//! - A device that reads, or writes over, what the CPU wrote and nothing cleaned: panic (I4).
+//! - A device access to what the CPU prepared with no barrier since: panic (I4).
+//! - A write through a pointer that outlived its mapping: panic when the frame is mapped again (I4); a read finds
+//!   [`POISON`].
 //!
-//! Every translation ever valid stays in the TLB until invalidated by its address. An adversary fills and evicts lines
-//! of whatever a write-back translation, live or stale, reaches, at every operation, by a seed.
+//! "May" means what a permitted history of speculation and eviction could do, not what this one did. Beside these
+//! rules an adversary acts at every operation, by a seed: it fills lines of whatever a write-back translation, live or
+//! stale, reaches, and evicts lines, mostly near what was last maintained. So wrong data shows too, not only a broken
+//! rule. Every translation ever valid stays in the TLB until invalidated by its address.
 //!
-//! Memory has two copies, as bus masters see it and as the CPU sees it through cacheable mappings; views are real
-//! slices of one or the other.
+//! Memory has two copies, as bus masters see it and as the CPU sees it: through caches where mapped write-back,
+//! through a write buffer that only the device barrier drains where mapped otherwise. Views are real slices of the
+//! second. The fake learns what was written through them by comparing the copies, so a write that changes no byte
+//! goes unseen.
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::arch::{Cache, Lines, Mmu, Root};
-use crate::vm::attr::MemoryType;
-use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Entry, Leaf};
+use crate::vm::attr::{MemoryType, Shareability};
+use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Entry, LARGE_PAGE_SIZE, Leaf};
 use crate::vm::space::Mapped;
-use std::boxed::Box;
+use core::ops::Range;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 /// Bytes of a cache line, as Cortex-A9.
 pub const LINE: usize = 32;
+/// What a pointer that outlived its mapping reads.
+pub const POISON: u8 = 0xdb;
+
+const FRAME: usize = FRAME_SIZE as usize;
+/// Entries a large page's descriptor stands in.
+const LARGE_ENTRIES: u32 = LARGE_PAGE_SIZE / FRAME_SIZE;
+/// Ranges near which the adversary prefers to act.
+const RECENT: usize = 4;
 
 /// What the fake was asked to do, for tests of order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,30 +58,120 @@ pub enum Op {
     Barrier,
 }
 
+/// What I1 wants to be one for all translations of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Attribute {
+    memory: MemoryType,
+    share: Shareability,
+}
+
+/// A page's translation: its frame, and all that the descriptor says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Translation {
     frame: u32,
-    memory: MemoryType,
+    leaf: Leaf,
+}
+
+impl Translation {
+    /// Of page number `page`, which lies in what `leaf` maps.
+    fn of(page: u32, leaf: Leaf) -> Self {
+        let within = (page << FRAME_SHIFT) % leaf.size;
+        Self { frame: (leaf.base.raw() + within) >> FRAME_SHIFT, leaf }
+    }
+
+    fn attribute(&self) -> Attribute {
+        Attribute { memory: self.leaf.memory, share: self.leaf.shareability }
+    }
+}
+
+/// The translations of one frame, live or stale: they agree, or the fake has panicked.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    attribute: Attribute,
+    count: u32,
+    /// The CPU was given a pointer to it.
+    viewed: bool,
+}
+
+impl Use {
+    fn is_cacheable(&self) -> bool {
+        self.attribute.memory == MemoryType::WriteBack
+    }
+}
+
+/// The lines present somewhere in the caches: a set that gives a random member.
+#[derive(Debug)]
+struct Present {
+    lines: Vec<u32>,
+    /// For each line of memory, one more than its place in `lines`; 0 if it is not present.
+    place: Vec<u32>,
+    /// For each present line, its bytes when it last agreed with the next level: it is dirty where the CPU's differ.
+    filled: Vec<u8>,
+}
+
+impl Present {
+    fn contains(&self, line: usize) -> bool {
+        self.place[line] != 0
+    }
+
+    fn insert(&mut self, line: usize, filled: [u8; LINE]) {
+        assert!(!self.contains(line));
+        self.lines.push(line as u32);
+        self.place[line] = self.lines.len() as u32;
+        self.set_filled(line, filled);
+    }
+
+    fn remove(&mut self, line: usize) {
+        let place = self.place[line] as usize - 1;
+        self.place[line] = 0;
+        self.lines.swap_remove(place);
+        if let Some(&moved) = self.lines.get(place) {
+            self.place[moved as usize] = place as u32 + 1;
+        }
+    }
+
+    fn set_filled(&mut self, line: usize, filled: [u8; LINE]) {
+        self.filled[line * LINE..][..LINE].copy_from_slice(&filled);
+    }
 }
 
 #[derive(Debug)]
 struct Sim {
     base: u32,
-    size: usize,
-    /// As bus masters see it. Raw, because views alias it: the fake only touches it between accesses.
-    dram: *mut u8,
-    /// As the CPU sees it through write-back mappings.
+    /// As bus masters see it.
+    dram: Vec<u8>,
+    /// As the CPU sees it: `dram.len()` bytes, aligned to a frame. Raw, because views alias it.
     cpu: *mut u8,
-    /// Per present line, its bytes when it last agreed with the next level: it is dirty where the CPU's differ.
-    present: BTreeMap<usize, [u8; LINE]>,
+    /// What `cpu` points into. Never named again.
+    _cpu: Vec<u8>,
+    present: Present,
     l1: PhysAddr,
+    /// Sections that point to a second-level table, by the table's address.
+    tables: BTreeMap<u32, BTreeSet<u32>>,
     /// Translations by page number.
     live: BTreeMap<u32, Translation>,
     /// Translations no longer in the tables but not yet invalidated.
     stale: BTreeMap<u32, Translation>,
-    /// Sections whose first-level entry changed kind with no invalidate since: a walk cache may hold the old one.
+    /// Sections whose table pointer changed with no invalidate since: a walk cache may hold the old one.
     walks: BTreeSet<u32>,
-    barrier_due: bool,
+    /// By frame number.
+    uses: BTreeMap<u32, Use>,
+    /// Frames of memory mapped write-back, in no order.
+    cacheable: Vec<u32>,
+    /// Frames whose CPU copy is poisoned, where no line is present: mapped once, now not.
+    poisoned: BTreeSet<u32>,
+    /// Frames that may have lines: mapped write-back with no invalidate through another type since.
+    cached: BTreeSet<u32>,
+    /// Lines a device wrote while present ones might hold the old bytes, with no invalidate since.
+    outdated: BTreeSet<usize>,
+    /// Lines that were dirty and reached memory by an eviction only: by luck.
+    lucky: BTreeSet<usize>,
+    /// Frames cleaned, or written and unmapped, with no device barrier since.
+    unordered: BTreeSet<u32>,
+    /// The page `reach` gave last, if nothing happened since.
+    reached: Option<u32>,
+    /// Where something happened last.
+    recent: [FrameRange; RECENT],
     seed: u64,
     log: Vec<Op>,
 }
@@ -78,22 +184,33 @@ pub struct Fake {
 
 impl Fake {
     /// `size` bytes of memory, a multiple of 1 MiB, at `base`, zeroed; a first-level table is wanted at `l1`; the
-    /// adversary goes by `seed`. Its memory is never given back.
+    /// adversary goes by `seed`. What [`reach`](Mmu::reach) gives is good while the fake lives.
     pub fn new(base: PhysAddr, size: u32, l1: PhysAddr, seed: u64) -> Self {
-        assert!(size.is_multiple_of(SECTION_SIZE) && l1.is_aligned(16 << 10));
-        let memory = || Box::leak(std::vec![0u8; size as usize].into_boxed_slice()).as_mut_ptr();
+        assert!(base.is_aligned(SECTION_SIZE) && size.is_multiple_of(SECTION_SIZE) && l1.is_aligned(16 << 10));
+        let bytes = size as usize;
+        let mut cpu = std::vec![0; bytes + FRAME];
+        let start = cpu.as_mut_ptr();
         let sim = Sim {
             base: base.raw(),
-            size: size as usize,
-            dram: memory(),
-            cpu: memory(),
-            present: BTreeMap::new(),
+            dram: std::vec![0; bytes],
+            cpu: start.wrapping_add(start.align_offset(FRAME)),
+            _cpu: cpu,
+            present: Present { lines: Vec::new(), place: std::vec![0; bytes / LINE], filled: std::vec![0; bytes] },
             l1,
+            tables: BTreeMap::new(),
             live: BTreeMap::new(),
             stale: BTreeMap::new(),
             walks: BTreeSet::new(),
-            barrier_due: false,
-            seed: seed | 1,
+            uses: BTreeMap::new(),
+            cacheable: Vec::new(),
+            poisoned: BTreeSet::new(),
+            cached: BTreeSet::new(),
+            outdated: BTreeSet::new(),
+            lucky: BTreeSet::new(),
+            unordered: BTreeSet::new(),
+            reached: None,
+            recent: [FrameRange::EMPTY; RECENT],
+            seed,
             log: Vec::new(),
         };
         Self { sim: RefCell::new(sim) }
@@ -102,30 +219,21 @@ impl Fake {
     /// What a bus master reads at `at`.
     pub fn device_read(&self, at: PhysAddr, len: usize) -> Vec<u8> {
         let sim = &mut *self.sim.borrow_mut();
-        assert!(!sim.barrier_due, "a device reads, but no barrier came after the CPU's last preparation");
-        sim.disturb();
-        for line in sim.lines(at.raw(), len) {
-            assert!(!sim.is_dirty(line), "I4: a device reads {}, which is dirty in a cache", sim.address(line));
-        }
-        let from = sim.offset(at.raw());
-        (from..from + len).map(|n| sim.peek(sim.dram, n)).collect()
+        let from = sim.before_device(at, len, "reads");
+        sim.dram[from..from + len].to_vec()
     }
 
     /// A bus master writes at `at`.
     pub fn device_write(&self, at: PhysAddr, bytes: &[u8]) {
         let sim = &mut *self.sim.borrow_mut();
-        assert!(!sim.barrier_due, "a device writes, but no barrier came after the CPU's last preparation");
-        sim.disturb();
+        let to = sim.before_device(at, bytes.len(), "writes");
+        sim.dram[to..to + bytes.len()].copy_from_slice(bytes);
         for line in sim.lines(at.raw(), bytes.len()) {
-            assert!(!sim.is_dirty(line), "I4: a device writes {} under a dirty line", sim.address(line));
-        }
-        let to = sim.offset(at.raw());
-        for (n, &byte) in bytes.iter().enumerate() {
-            sim.poke(sim.dram, to + n, byte);
-        }
-        for line in sim.lines(at.raw(), bytes.len()) {
-            if !sim.present.contains_key(&line) {
-                sim.refresh(line);
+            if sim.cached.contains(&sim.frame_of(line)) {
+                sim.outdated.insert(line);
+            }
+            if !sim.present.contains(line) {
+                sim.settle(line);
             }
         }
         sim.disturb();
@@ -142,244 +250,371 @@ impl Fake {
     }
 }
 
+/// Places in memory.
 impl Sim {
     fn offset(&self, at: u32) -> usize {
         let offset = at.wrapping_sub(self.base) as usize;
-        assert!(offset < self.size, "{:#010x} is not memory", at);
+        assert!(offset < self.dram.len(), "{at:#010x} is not memory");
         offset
+    }
+
+    fn is_memory(&self, frame: u32) -> bool {
+        ((frame << FRAME_SHIFT).wrapping_sub(self.base) as usize) < self.dram.len()
     }
 
     fn address(&self, line: usize) -> PhysAddr {
         PhysAddr::new(self.base + (line * LINE) as u32)
     }
 
-    fn lines(&self, at: u32, len: usize) -> core::ops::Range<usize> {
+    fn frame_of(&self, line: usize) -> u32 {
+        self.address(line).raw() >> FRAME_SHIFT
+    }
+
+    fn lines(&self, at: u32, len: usize) -> Range<usize> {
         let from = self.offset(at);
+        assert!(len <= self.dram.len() - from, "{len} bytes at {at:#010x} are not all memory");
         from / LINE..(from + len).div_ceil(LINE)
     }
 
-    fn peek(&self, copy: *mut u8, n: usize) -> u8 {
-        assert!(n < self.size);
-        // SAFETY: inside the copy; volatile, as views of it may exist outside.
-        unsafe { copy.add(n).read_volatile() }
+    fn lines_of(&self, frame: u32) -> Range<usize> {
+        self.lines(frame << FRAME_SHIFT, FRAME)
     }
 
-    fn poke(&self, copy: *mut u8, n: usize, byte: u8) {
-        assert!(n < self.size);
-        // SAFETY: inside the copy; volatile, as views of it may exist outside.
-        unsafe { copy.add(n).write_volatile(byte) };
+    /// The CPU's bytes. The reference must end before a view is used again.
+    fn cpu(&self, bytes: Range<usize>) -> &[u8] {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.dram.len());
+        // SAFETY: inside the CPU's copy; its owner is not named while this struct lives; and a view is not used while
+        // the fake runs, for it is not `Sync` and never calls out.
+        unsafe { core::slice::from_raw_parts(self.cpu.add(bytes.start), bytes.len()) }
     }
 
-    fn line_of(&self, copy: *mut u8, line: usize) -> [u8; LINE] {
-        assert!((line + 1) * LINE <= self.size);
-        // SAFETY: inside the copy; volatile, as views of it may exist outside.
-        unsafe { copy.add(line * LINE).cast::<[u8; LINE]>().read_volatile() }
-    }
-
-    fn copy_line(&self, from: *mut u8, to: *mut u8, line: usize) {
-        let bytes = self.line_of(from, line);
-        if self.line_of(to, line) != bytes {
-            // SAFETY: inside the copy, as `line_of` asserted; volatile, as views of it may exist outside.
-            unsafe { to.add(line * LINE).cast::<[u8; LINE]>().write_volatile(bytes) };
+    /// Bytes as bus masters see them become those the CPU sees.
+    fn load(&mut self, bytes: Range<usize>) {
+        let from = &self.dram[bytes.clone()];
+        if self.cpu(bytes.clone()) != from {
+            // SAFETY: inside the CPU's copy, as `cpu` asserted, and the copies are two allocations.
+            unsafe { self.cpu.add(bytes.start).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         }
     }
 
-    /// A line that is not present has no bytes of its own: the CPU's copy follows memory.
-    fn refresh(&self, line: usize) {
-        self.copy_line(self.dram, self.cpu, line);
+    /// Bytes as the CPU sees them become those bus masters see.
+    fn store(&mut self, bytes: Range<usize>) {
+        // SAFETY: as in `cpu`.
+        let from = unsafe { core::slice::from_raw_parts(self.cpu.add(bytes.start), bytes.len()) };
+        self.dram[bytes].copy_from_slice(from);
+    }
+
+    fn poison(&mut self, bytes: Range<usize>) {
+        assert!(bytes.end <= self.dram.len());
+        // SAFETY: inside the CPU's copy.
+        unsafe { self.cpu.add(bytes.start).write_bytes(POISON, bytes.len()) };
+    }
+
+    fn differs(&self, line: usize) -> bool {
+        let bytes = bytes_of(line);
+        self.cpu(bytes.clone()) != &self.dram[bytes]
+    }
+
+    fn dram_line(&self, line: usize) -> [u8; LINE] {
+        self.dram[bytes_of(line)].try_into().expect("a line")
+    }
+
+    /// A word the CPU wrote and cleaned: both copies have it, and the line's other bytes stay as they are.
+    fn write_word(&mut self, from: usize, word: u32) {
+        let (bytes, word) = (from..from + 4, word.to_le_bytes());
+        self.dram[bytes.clone()].copy_from_slice(&word);
+        if self.uses.contains_key(&self.frame_of(from / LINE)) {
+            self.load(bytes.clone());
+            self.present.filled[bytes].copy_from_slice(&word);
+        }
+    }
+
+    fn word(&self, at: u32) -> u32 {
+        let from = self.offset(at);
+        u32::from_le_bytes(self.dram[from..from + 4].try_into().expect("a word"))
+    }
+}
+
+fn bytes_of(line: usize) -> Range<usize> {
+    line * LINE..(line + 1) * LINE
+}
+
+/// The caches, the write buffer and the adversary.
+impl Sim {
+    /// A line that is not present has no bytes of its own: the CPU sees memory, or nothing if it is not mapped.
+    fn settle(&mut self, line: usize) {
+        if self.uses.contains_key(&self.frame_of(line)) {
+            self.load(bytes_of(line));
+        } else if self.poisoned.contains(&self.frame_of(line)) {
+            self.poison(bytes_of(line));
+        }
     }
 
     fn is_dirty(&self, line: usize) -> bool {
-        self.present.get(&line).is_some_and(|filled| *filled != self.line_of(self.cpu, line))
-    }
-
-    fn is_stale(&self, line: usize) -> bool {
-        self.present.contains_key(&line)
-            && !self.is_dirty(line)
-            && self.line_of(self.cpu, line) != self.line_of(self.dram, line)
+        let bytes = bytes_of(line);
+        self.present.contains(line) && self.present.filled[bytes.clone()] != *self.cpu(bytes)
     }
 
     fn fill(&mut self, line: usize) {
-        if !self.present.contains_key(&line) {
-            // What differs was written by the CPU just now, through a mapping the fake cannot watch: then the line is
-            // present and dirty already, and what it was filled with is memory.
-            let filled = self.line_of(self.dram, line);
+        if !self.present.contains(line) {
+            // Where the CPU's copy differs, it was written just now: the line is dirty, and was filled with memory.
+            let filled = self.dram_line(line);
             self.present.insert(line, filled);
         }
     }
 
     fn evict(&mut self, line: usize) {
         if self.is_dirty(line) {
-            self.copy_line(self.cpu, self.dram, line);
+            self.store(bytes_of(line));
+            self.lucky.insert(line);
         }
-        self.present.remove(&line);
-        self.refresh(line);
-    }
-
-    fn random(&mut self, below: usize) -> usize {
-        // xorshift64
-        self.seed ^= self.seed << 13;
-        self.seed ^= self.seed >> 7;
-        self.seed ^= self.seed << 17;
-        (self.seed % below as u64) as usize
-    }
-
-    /// Pages of memory that a write-back translation reaches, live or stale.
-    fn cacheable(&self) -> impl Iterator<Item = u32> + '_ {
-        let translations = self.live.values().chain(self.stale.values());
-        translations.filter(|t| t.memory == MemoryType::WriteBack).map(|t| t.frame)
+        self.present.remove(line);
+        self.settle(line);
     }
 
     /// Notes what the CPU wrote through write-back views since the last operation, as lines present and dirty.
     fn observe(&mut self) {
-        let frames: Vec<u32> = self.cacheable().collect();
-        for frame in frames {
-            for line in self.lines(frame << FRAME_SHIFT, FRAME_SIZE as usize) {
-                if !self.present.contains_key(&line) && self.line_of(self.cpu, line) != self.line_of(self.dram, line) {
-                    self.fill(line);
+        let viewed = |(&frame, used): (&u32, &Use)| (used.viewed && used.is_cacheable()).then_some(frame);
+        for frame in self.uses.iter().filter_map(viewed).collect::<Vec<_>>() {
+            let from = self.offset(frame << FRAME_SHIFT);
+            if self.cpu(from..from + FRAME) != &self.dram[from..from + FRAME] {
+                for line in self.lines_of(frame) {
+                    if !self.present.contains(line) && self.differs(line) {
+                        self.fill(line);
+                    }
                 }
             }
         }
+    }
+
+    /// What the write buffer holds goes to memory, and everything prepared so far is in order.
+    fn drain(&mut self) {
+        let viewed = |(&frame, used): (&u32, &Use)| (used.viewed && !used.is_cacheable()).then_some(frame);
+        for frame in self.uses.iter().filter_map(viewed).collect::<Vec<_>>() {
+            let from = self.offset(frame << FRAME_SHIFT);
+            self.store(from..from + FRAME);
+        }
+        self.unordered.clear();
+    }
+
+    /// splitmix64: any seed will do.
+    fn random(&mut self, below: usize) -> usize {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below as u64) as usize
+    }
+
+    fn note(&mut self, frames: FrameRange) {
+        self.recent.rotate_right(1);
+        self.recent[0] = frames;
+    }
+
+    /// A frame the adversary may speculate from: three times in four one where something happened lately.
+    fn target(&mut self) -> Option<u32> {
+        if self.random(4) != 0 {
+            let pick = self.random(RECENT);
+            let near = self.recent[pick];
+            if !near.is_empty() {
+                let frame = near.start() + self.random(near.count() as usize) as u32;
+                if self.uses.get(&frame).is_some_and(Use::is_cacheable) {
+                    return Some(frame);
+                }
+            }
+        }
+        let pick = self.random(self.cacheable.len().max(1));
+        self.cacheable.get(pick).copied()
     }
 
     /// The adversary: speculates lines in wherever it may, evicts lines whenever it likes.
     fn disturb(&mut self) {
+        self.reached = None;
         self.observe();
-        let frames: Vec<u32> = self.cacheable().collect();
         for _ in 0..8 {
-            if !frames.is_empty() {
-                let pick = self.random(frames.len());
-                let line = self.lines(frames[pick] << FRAME_SHIFT, 1).start + self.random(FRAME_SIZE as usize / LINE);
+            if let Some(frame) = self.target() {
+                let line = self.lines_of(frame).start + self.random(FRAME / LINE);
                 self.fill(line);
             }
-            if !self.present.is_empty() && self.random(2) == 0 {
-                let pick = self.random(self.present.len());
-                let line = *self.present.keys().nth(pick).expect("in range");
-                self.evict(line);
+            if !self.present.lines.is_empty() && self.random(2) == 0 {
+                let pick = self.random(self.present.lines.len());
+                self.evict(self.present.lines[pick] as usize);
             }
         }
     }
 
-    fn word(&self, at: u32) -> u32 {
-        let from = self.offset(at);
-        u32::from_le_bytes(core::array::from_fn(|n| self.peek(self.dram, from + n)))
+    /// Refuses what a device must not find; gives the offset of `at`.
+    fn before_device(&mut self, at: PhysAddr, len: usize, does: &str) -> usize {
+        self.disturb();
+        for line in self.lines(at.raw(), len) {
+            let (frame, at) = (self.frame_of(line), self.address(line));
+            let unclean = self.is_dirty(line) || self.lucky.contains(&line);
+            assert!(!unclean, "I4: a device {does} {at}, which the CPU wrote and nothing cleaned");
+            let buffered = self.uses.get(&frame).is_some_and(|used| used.viewed && !used.is_cacheable());
+            let unordered = self.unordered.contains(&frame) || buffered && self.differs(line);
+            assert!(!unordered, "I4: a device {does} {at}, with no barrier since the CPU prepared it");
+        }
+        self.note(FrameRange::covering(at.raw().into(), len as u64));
+        self.offset(at.raw())
     }
+}
 
-    /// Walks one section and takes note of what changed.
-    fn walk(&mut self, section: u32) {
-        let mut now = BTreeMap::new();
-        let mut page = |n: u32, leaf: Leaf| {
-            let within = (n << FRAME_SHIFT) % leaf.size;
-            let frame = (leaf.base.raw() + within) >> FRAME_SHIFT;
-            now.insert(section * L2_ENTRIES as u32 + n, Translation { frame, memory: leaf.memory });
-        };
-        match L1Desc::from_raw(self.word(self.l1.raw() + 4 * section)).decode() {
-            L1Entry::Fault => {}
-            L1Entry::Section(leaf) => (0..L2_ENTRIES as u32).for_each(|n| page(n, leaf)),
-            L1Entry::Table(at) => {
-                for n in 0..L2_ENTRIES as u32 {
-                    match L2Desc::from_raw(self.word(at.raw() + 4 * n)).decode() {
-                        L2Entry::Fault => {}
-                        L2Entry::Page(leaf) => page(n, leaf),
-                        L2Entry::Foreign(word) => panic!("foreign descriptor {word:#010x}"),
+/// Translations.
+impl Sim {
+    /// Walks the tables for one page.
+    fn translate(&self, page: u32) -> Option<Translation> {
+        let (section, n) = (page / L2_ENTRIES as u32, page % L2_ENTRIES as u32);
+        let leaf = match L1Desc::from_raw(self.word(self.l1.raw() + 4 * section)).decode() {
+            L1Entry::Fault => return None,
+            L1Entry::Section(leaf) => leaf,
+            L1Entry::Table(table) => {
+                let entry = |n: u32| self.word(table.raw() + 4 * n);
+                match L2Desc::from_raw(entry(n)).decode() {
+                    L2Entry::Fault => return None,
+                    L2Entry::Page(leaf) => {
+                        let first = n - n % LARGE_ENTRIES;
+                        let all =
+                            leaf.size == FRAME_SIZE || (first..first + LARGE_ENTRIES).all(|m| entry(m) == entry(n));
+                        assert!(all, "page {page:#x}: a large page's descriptor does not stand in all 16 entries");
+                        leaf
                     }
+                    L2Entry::Foreign(word) => panic!("page {page:#x}: foreign descriptor {word:#010x}"),
                 }
             }
-            L1Entry::Foreign(word) => panic!("foreign descriptor {word:#010x}"),
-        }
-        let first = section * L2_ENTRIES as u32;
-        let pages = first..first + L2_ENTRIES as u32;
-        let before: Vec<_> = self.live.range(pages.clone()).map(|(&page, &t)| (page, t)).collect();
-        for (page, old) in before {
-            match now.get(&page) {
-                Some(new) if *new == old => {}
-                Some(new) => panic!("break-before-make: page {page:#x} went from {old:?} to {new:?}"),
-                None => {
-                    self.live.remove(&page);
-                    self.stale.insert(page, old);
-                }
+            L1Entry::Foreign(word) => panic!("page {page:#x}: foreign descriptor {word:#010x}"),
+        };
+        Some(Translation::of(page, leaf))
+    }
+
+    /// Takes note of what the tables now say of a page.
+    fn update(&mut self, page: u32) {
+        match (self.live.get(&page).copied(), self.translate(page)) {
+            (None, None) => {}
+            (Some(old), None) => {
+                self.live.remove(&page);
+                self.stale.insert(page, old);
             }
-        }
-        for (page, new) in now {
-            if self.live.insert(page, new).is_none() {
+            (Some(old), Some(new)) => {
+                assert!(old == new, "break-before-make: page {page:#x} went from {old:?} to {new:?}");
+            }
+            (None, Some(new)) => {
                 if let Some(old) = self.stale.get(&page) {
                     panic!("I3: page {page:#x} mapped {new:?} while a TLB may hold {old:?}");
                 }
-                self.check_one_attribute(page, new);
-                if new.memory == MemoryType::WriteBack {
-                    for line in self.lines(new.frame << FRAME_SHIFT, FRAME_SIZE as usize) {
-                        if !self.present.contains_key(&line) {
-                            self.refresh(line);
-                        }
-                    }
-                }
+                self.enter(page, new);
+                self.live.insert(page, new);
             }
         }
     }
 
-    fn check_one_attribute(&self, page: u32, new: Translation) {
-        for (other, old) in self.live.iter().chain(self.stale.iter()) {
-            assert!(
-                old.frame != new.frame || old.memory == new.memory,
-                "I1: frame {:#x} mapped {} at page {page:#x} and {} at page {other:#x}",
-                new.frame,
-                new.memory,
-                old.memory
-            );
+    /// A translation appears.
+    fn enter(&mut self, page: u32, new: Translation) {
+        let attribute = new.attribute();
+        if let Some(used) = self.uses.get_mut(&new.frame) {
+            if used.attribute != attribute {
+                let at = |(&page, old): (&u32, &Translation)| (old.frame == new.frame).then_some(page);
+                let other = self.live.iter().chain(&self.stale).find_map(at).expect("a use has a translation");
+                panic!(
+                    "I1: frame {:#x} mapped {attribute:?} at page {page:#x} and {:?} at page {other:#x}",
+                    new.frame, used.attribute
+                );
+            }
+            used.count += 1;
+            return;
+        }
+        self.uses.insert(new.frame, Use { attribute, count: 1, viewed: false });
+        if attribute.memory == MemoryType::WriteBack {
+            self.offset(new.frame << FRAME_SHIFT);
+            self.cacheable.push(new.frame);
+            self.cached.insert(new.frame);
+        }
+        if self.is_memory(new.frame) {
+            let poisoned = self.poisoned.remove(&new.frame);
+            for line in self.lines_of(new.frame).filter(|&line| !self.present.contains(line)).collect::<Vec<_>>() {
+                let intact = !poisoned || self.cpu(bytes_of(line)).iter().all(|&byte| byte == POISON);
+                assert!(intact, "I4: {} was written through a pointer that outlived its mapping", self.address(line));
+                self.load(bytes_of(line));
+            }
         }
     }
 
-    /// Refuses maintenance of anything but a live translation of exactly those frames, and before it is sure that no
-    /// cacheable translation elsewhere brings the lines back.
+    /// A translation is gone from the TLB too.
+    fn leave(&mut self, old: Translation) {
+        let frame = old.frame;
+        let used = self.uses.get_mut(&frame).expect("a translation is a use");
+        used.count -= 1;
+        if used.count > 0 {
+            return;
+        }
+        let used = self.uses.remove(&frame).expect("just seen");
+        if used.is_cacheable() {
+            let place = self.cacheable.iter().rposition(|&other| other == frame).expect("it is cacheable");
+            self.cacheable.swap_remove(place);
+        }
+        if self.is_memory(frame) {
+            for line in self.lines_of(frame).filter(|&line| !self.present.contains(line)).collect::<Vec<_>>() {
+                if used.viewed && !used.is_cacheable() && self.differs(line) {
+                    // Still in the write buffer: it gets there, but not in order.
+                    self.store(bytes_of(line));
+                    self.unordered.insert(frame);
+                }
+                self.poison(bytes_of(line));
+            }
+            self.poisoned.insert(frame);
+        }
+    }
+
+    /// Refuses maintenance of anything but live translations of exactly those frames.
     fn check_mapped(&self, range: &Mapped) {
         let first = range.va().raw() >> FRAME_SHIFT;
         for (n, frame) in range.frames().iter().enumerate() {
-            let found = self.live.get(&(first + n as u32));
-            let wanted = Translation { frame: frame.number(), memory: range.memory() };
-            assert!(found == Some(&wanted), "I3: maintenance of {:?}, which translates to {found:?}", range.va());
-            if range.memory() != MemoryType::WriteBack {
-                let refill = self.stale.values().any(|t| t.frame == frame.number() && t.memory == MemoryType::WriteBack);
-                assert!(!refill, "I3: maintenance while a TLB may still refill frame {:#x}", frame.number());
-            }
+            let page = first + n as u32;
+            let va = VirtAddr::new(page << FRAME_SHIFT);
+            let found = self.live.get(&page);
+            let wanted = |t: &Translation| t.frame == frame.number() && t.leaf.memory == range.memory();
+            assert!(found.is_some_and(wanted), "I3: maintenance of {va}, which translates to {found:?}");
+            self.check_walk(page);
         }
+    }
+
+    fn check_walk(&self, page: u32) {
+        let old = self.walks.contains(&(page / L2_ENTRIES as u32));
+        assert!(!old, "I3: a walk cache may hold an old table for {}", VirtAddr::new(page << FRAME_SHIFT));
     }
 }
 
 // SAFETY: publishing changes the words the walk reads, at once; an invalidate forgets exactly the range; `reach` gives
-// the copy of memory that the translation's type sees.
+// the CPU's copy of what the address translates to.
 unsafe impl Mmu for Fake {
     fn publish(&self, at: PhysAddr, words: &[u32]) {
         let sim = &mut *self.sim.borrow_mut();
         sim.log.push(Op::Publish);
-        sim.observe();
-        let mut sections = BTreeSet::new();
+        sim.disturb();
+        let mut pages = BTreeSet::new();
         for (n, &word) in words.iter().enumerate() {
             let place = at.raw() + 4 * n as u32;
-            let old = sim.word(place);
-            let from = sim.offset(place);
-            for (n, byte) in word.to_le_bytes().into_iter().enumerate() {
-                sim.poke(sim.dram, from + n, byte);
+            let (old, from) = (sim.word(place), sim.offset(place));
+            if word == old {
+                continue;
             }
+            sim.write_word(from, word);
+            let entries = L2_ENTRIES as u32;
             let index = place.wrapping_sub(sim.l1.raw()) / 4;
             if (index as usize) < L1_ENTRIES {
-                sections.insert(index);
-                let was_table = matches!(L1Desc::from_raw(old).decode(), L1Entry::Table(_));
-                if was_table && word != old {
+                if let L1Entry::Table(table) = L1Desc::from_raw(old).decode() {
                     sim.walks.insert(index);
+                    sim.tables.entry(table.raw()).or_default().remove(&index);
                 }
+                if let L1Entry::Table(table) = L1Desc::from_raw(word).decode() {
+                    sim.tables.entry(table.raw()).or_default().insert(index);
+                }
+                pages.extend(index * entries..(index + 1) * entries);
+            } else if let Some(sections) = sim.tables.get(&(place & !(L2_TABLE_SIZE - 1))) {
+                pages.extend(sections.iter().map(|section| section * entries + place / 4 % entries));
             }
         }
-        if sections.is_empty() {
-            let table = at.raw() & !(L2_TABLE_SIZE - 1);
-            for section in 0..L1_ENTRIES as u32 {
-                let entry = L1Desc::from_raw(sim.word(sim.l1.raw() + 4 * section)).decode();
-                if entry == L1Entry::Table(PhysAddr::new(table)) {
-                    sections.insert(section);
-                }
-            }
-        }
-        for section in sections {
-            sim.walk(section);
+        for page in pages {
+            sim.update(page);
         }
         sim.disturb();
     }
@@ -392,7 +627,9 @@ unsafe impl Mmu for Fake {
         sim.disturb();
         let first = va.raw() >> FRAME_SHIFT;
         for page in first..first + (bytes >> FRAME_SHIFT) {
-            sim.stale.remove(&page);
+            if let Some(old) = sim.stale.remove(&page) {
+                sim.leave(old);
+            }
             sim.walks.remove(&(page / L2_ENTRIES as u32));
         }
     }
@@ -401,29 +638,30 @@ unsafe impl Mmu for Fake {
         let sim = &mut *self.sim.borrow_mut();
         let first = va.raw() >> FRAME_SHIFT;
         let start = *sim.live.get(&first).unwrap_or_else(|| panic!("fault: {va} does not translate"));
-        sim.disturb();
-        // The run that goes on from here with adjacent frames is what a slice may reach.
-        let mut page = first;
-        while let Some(t) = sim.live.get(&page).copied() {
-            if t.memory != start.memory || t.frame.wrapping_sub(start.frame) != page - first {
-                break;
-            }
-            assert!(!sim.walks.contains(&(page / L2_ENTRIES as u32)), "a walk cache may hold an old entry for {va}");
-            for line in sim.lines(t.frame << FRAME_SHIFT, FRAME_SIZE as usize) {
-                if t.memory == MemoryType::WriteBack {
-                    assert!(!sim.is_stale(line), "I3: the CPU would read a stale line at {}", sim.address(line));
-                } else {
-                    let present = sim.present.contains_key(&line);
-                    assert!(!present, "I3: non-cacheable access to {} while a line of it is present", sim.address(line));
+        if sim.reached != Some(first) {
+            sim.disturb();
+            // The run that goes on from here with adjacent frames is what a slice may reach.
+            let mut page = first;
+            while let Some(t) = sim.live.get(&page).copied() {
+                if t.attribute() != start.attribute() || t.frame.wrapping_sub(start.frame) != page - first {
+                    break;
                 }
+                sim.check_walk(page);
+                let used = sim.uses.get_mut(&t.frame).expect("a translation is a use");
+                used.viewed = true;
+                if used.is_cacheable() {
+                    if let Some(&line) = sim.outdated.range(sim.lines_of(t.frame)).next() {
+                        panic!("I3: the CPU may read a stale line at {}", sim.address(line));
+                    }
+                } else {
+                    let at = PhysAddr::new(t.frame << FRAME_SHIFT);
+                    assert!(!sim.cached.contains(&t.frame), "I3: non-cacheable access to {at}, which may have lines");
+                }
+                page += 1;
             }
-            page += 1;
+            sim.reached = Some(first);
         }
-        if start.memory != MemoryType::WriteBack {
-            sim.barrier_due = true;
-        }
-        let copy = if start.memory == MemoryType::WriteBack { sim.cpu } else { sim.dram };
-        copy.wrapping_add(sim.offset(start.frame << FRAME_SHIFT) + (va.raw() % FRAME_SIZE) as usize)
+        sim.cpu.wrapping_add(sim.offset(start.frame << FRAME_SHIFT) + (va.raw() % FRAME_SIZE) as usize)
     }
 
     fn root(&self) -> Root {
@@ -433,8 +671,7 @@ unsafe impl Mmu for Fake {
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {
         let sim = self.sim.borrow();
-        let known = at.raw().wrapping_sub(sim.base) as usize;
-        (known < sim.size).then(|| sim.word(at.raw()))
+        sim.is_memory(at.raw() >> FRAME_SHIFT).then(|| sim.word(at.raw()))
     }
 }
 
@@ -444,38 +681,63 @@ unsafe impl Cache for Fake {
         let sim = &mut *self.sim.borrow_mut();
         sim.check_mapped(range);
         sim.log.push(Op::Clean(range.frames()));
+        sim.note(range.frames());
         sim.disturb();
-        let lines = sim.lines(range.frames().base().raw(), range.bytes() as usize);
-        for line in lines.clone() {
-            if sim.is_dirty(line) {
-                sim.copy_line(sim.cpu, sim.dram, line);
-                let filled = sim.line_of(sim.cpu, line);
-                sim.present.insert(line, filled);
+        for frame in range.frames().iter().map(crate::addr::Frame::number) {
+            let lines = sim.lines_of(frame);
+            let lucky: Vec<_> = sim.lucky.range(lines.clone()).copied().collect();
+            let mut wrote = !lucky.is_empty();
+            lucky.iter().for_each(|line| assert!(sim.lucky.remove(line)));
+            for line in lines {
+                if sim.is_dirty(line) {
+                    wrote = true;
+                    sim.store(bytes_of(line));
+                    let filled = sim.dram_line(line);
+                    sim.present.set_filled(line, filled);
+                }
+            }
+            if wrote {
+                sim.unordered.insert(frame);
             }
         }
-        sim.barrier_due = true;
         sim.disturb();
-        Lines { inner: lines.len() as u64, outer: 0 }
+        Lines { inner: u64::from(range.bytes()) / LINE as u64, outer: 0 }
     }
 
     fn invalidate(&self, range: &Mapped) -> Lines {
         let sim = &mut *self.sim.borrow_mut();
         sim.check_mapped(range);
         sim.log.push(Op::Invalidate(range.frames()));
+        sim.note(range.frames());
         sim.disturb();
-        let lines = sim.lines(range.frames().base().raw(), range.bytes() as usize);
-        for line in lines.clone() {
-            sim.present.remove(&line);
-            sim.refresh(line);
+        for frame in range.frames().iter().map(crate::addr::Frame::number) {
+            for line in sim.lines_of(frame) {
+                if !sim.present.contains(line) {
+                    continue;
+                }
+                // Dirty data may be lost or written back, by chance.
+                if sim.random(2) == 0 {
+                    sim.evict(line);
+                } else {
+                    sim.present.remove(line);
+                    sim.settle(line);
+                }
+            }
+            if range.memory() != MemoryType::WriteBack {
+                sim.cached.remove(&frame);
+            }
         }
+        let lines = sim.lines(range.frames().base().raw(), range.bytes() as usize);
+        sim.lucky.retain(|line| !lines.contains(line));
+        sim.outdated.retain(|line| !lines.contains(line));
         sim.disturb();
-        Lines { inner: lines.len() as u64, outer: 0 }
+        Lines { inner: u64::from(range.bytes()) / LINE as u64, outer: 0 }
     }
 
     fn device_barrier(&self) {
         let sim = &mut *self.sim.borrow_mut();
         sim.log.push(Op::Barrier);
         sim.disturb();
-        sim.barrier_due = false;
+        sim.drain();
     }
 }

@@ -1,0 +1,32 @@
+//! The demo as a kernel: boots, tells what it made of the machine, runs the demo, ends with its result.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod kernel {
+    use carveout::arch::armv7a::start::BootHandover;
+    use carveout_boards::println;
+    use carveout_boards::support::{bring_up, console, demo, report};
+
+    carveout::entry!(main);
+
+    fn main(handover: BootHandover) -> ! {
+        let kernel = bring_up::start(handover);
+        report::boot(kernel);
+        if !report::audit(kernel) {
+            console::exit(1);
+        }
+        match demo::run(kernel) {
+            Ok(()) => {
+                println!("demo: ok");
+                console::exit(0)
+            }
+            Err(failure) => console::die(format_args!("demo: {failure}")),
+        }
+    }
+}
+
+/// On the host there is nothing to boot.
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this is a kernel: run it with ./qemu-run.sh");
+}

@@ -1,0 +1,220 @@
+//! From the head's handover to a running kernel: one function, in the order of the data's flow.
+//!
+//! Guarantees: when [`start`] returns, the direct map holds no carved frame (I2), the identity map is gone, every
+//! carve-out is an area of the one [`Dma`], and console, log, heap and interrupts work. Bad input was refused in one
+//! line each and listed; the boot goes on wherever it can.
+
+use super::a9_timer::A9GlobalTimer;
+use super::console::{self, die};
+use super::devices::{self, Block};
+use super::gic::{CpuInterface, Distributor, Gic};
+use super::interrupts;
+use super::pl011::Pl011;
+use super::report;
+use crate::BOARDS;
+use arrayvec::ArrayVec;
+use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr};
+use carveout::arch::armv7a::address_space::AddressSpace;
+use carveout::arch::armv7a::exceptions;
+use carveout::arch::armv7a::l2c310::L2c310;
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::arch::armv7a::start::{BootHandover, translate_image};
+use carveout::boot::bootinfo::{BootInfo, MAX_BANKS};
+use carveout::boot::directmap;
+use carveout::boot::layout::{Layout, MAX_CLAIMS};
+use carveout::dma::Dma;
+use carveout::dma::master::{AreaId, Master};
+use carveout::vm::audit::{Expect, Finding, Report};
+use core::ptr::NonNull;
+use linked_list_allocator::LockedHeap;
+use spin::{Mutex, Once};
+
+#[global_allocator]
+static HEAP: LockedHeap = LockedHeap::empty();
+
+/// The heap's share of the RAM that is left, and its limit in bytes.
+const HEAP_SHARE: u64 = 2;
+const HEAP_LIMIT: u64 = 256 << 20;
+
+static KERNEL: Once<Kernel> = Once::new();
+static MACHINE: Once<Armv7a> = Once::new();
+static DMA: Once<Dma<Armv7a>> = Once::new();
+
+/// What the rest of the program needs of the boot.
+pub struct Kernel {
+    /// The device tree.
+    pub info: BootInfo<'static>,
+    /// Who got which memory.
+    pub layout: Layout<'static>,
+    /// The core and its caches.
+    pub machine: &'static Armv7a,
+    /// The areas and their buffers.
+    pub dma: &'static Dma<Armv7a>,
+    /// The heap's frames.
+    pub heap: FrameRange,
+    /// A counter, if the board has one that is known here.
+    pub timer: Option<A9GlobalTimer>,
+    default_area: Option<AreaId>,
+    text: FrameRange,
+    space: Mutex<AddressSpace>,
+}
+
+/// The kernel, once it runs.
+pub fn kernel() -> Option<&'static Kernel> {
+    KERNEL.get()
+}
+
+/// Boots. Ends the program where nothing can be done: no device tree, no RAM, no console.
+pub fn start(handover: BootHandover) -> &'static Kernel {
+    exceptions::on_fault(report::exception);
+    let tree = handover.dtb.unwrap_or_else(|fault| die(format_args!("{fault}")));
+    let info = BootInfo::parse(tree).unwrap_or_else(|error| die(format_args!("{error}")));
+    let (image, offset, dtb) = (handover.image, handover.image_phys_offset, handover.dtb_frames);
+    let mut layout = Layout::plan(&info, image, dtb).unwrap_or_else(|error| die(format_args!("{error}")));
+    let (plan, carved) = directmap::plan(&layout, image);
+    let text = {
+        let text = &handover.image_map.text;
+        let start = translate_image(text.start).map_or(0, |at| at.raw());
+        FrameRange::covering(start.into(), (text.end.raw() - text.start.raw()).into())
+    };
+
+    // The outer cache stays off until the direct map stands: what is cached inside only needs no outer maintenance.
+    let machine = MACHINE.call_once(|| Armv7a::new(image, offset));
+    let mut space = AddressSpace::adopt(machine, handover, info.banks().iter().copied());
+    let mut unmapped = ArrayVec::<_, 8>::new();
+    for lost in space.map_direct(&plan) {
+        let _ = unmapped.try_push(lost);
+    }
+    machine.set_direct_map(plan);
+
+    start_console(&info, &mut space);
+    for (frames, error) in unmapped {
+        crate::println!("refused: direct map: {frames}: {error}");
+    }
+    if let Some(block) = devices::find(&info, "arm,pl310-cache").and_then(|found| found.blocks.first().copied())
+        && let Some(registers) = map(&mut space, block.at, block.bytes)
+    {
+        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's.
+        machine.set_outer(unsafe { L2c310::enable(registers) });
+    }
+
+    let heap = start_heap(&space, &mut layout);
+    let sections = Dma::<Armv7a>::window_sections(carved.iter());
+    let tables = space.take_ram(layout.memblock_mut(), sections.div_ceil(4).max(1), 1);
+    let window = tables.and_then(|tables| space.take_window(sections, tables));
+    let window = window.unwrap_or_else(|| die(format_args!("no RAM left for the tables of the CMA window")));
+    let dma = DMA.call_once(|| Dma::new(machine, carved.into_iter(), window));
+    let default_area = layout.areas().iter().find(|area| area.default).and_then(|area| dma.area(area.name));
+
+    start_interrupts(&info, &mut space);
+    let timer = devices::find(&info, "arm,cortex-a9-global-timer")
+        .and_then(|found| found.blocks.first().copied())
+        .and_then(|block| map(&mut space, block.at, block.bytes))
+        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
+        .map(|registers| unsafe { A9GlobalTimer::new(registers) });
+    let space = Mutex::new(space);
+    KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, timer, default_area, text, space })
+}
+
+fn map<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<NonNull<R>> {
+    if (bytes as usize) < size_of::<R>() {
+        log::warn!("registers at {at} are too few: {bytes} bytes");
+        return None;
+    }
+    match space.map_device(at, bytes) {
+        Ok(va) => NonNull::new(va.raw() as *mut R),
+        Err(error) => {
+            crate::println!("refused: {error}");
+            None
+        }
+    }
+}
+
+/// The UART that `/chosen/stdout-path` need not name: the first one there is a driver for.
+fn start_console(info: &BootInfo<'_>, space: &mut AddressSpace) {
+    let uart = devices::find(info, "arm,pl011").and_then(|found| found.blocks.first().copied());
+    if let Some(Block { at, bytes }) = uart
+        && let Some(registers) = map(space, at, bytes)
+    {
+        // SAFETY: a mapping of the UART's registers that lasts and is nobody else's.
+        console::set(unsafe { Pl011::new(registers) });
+    }
+    let level = info.bootargs().loglevel().unwrap_or_else(|error| {
+        crate::println!("refused: {error}");
+        None
+    });
+    console::start_log(level.unwrap_or(log::LevelFilter::Warn));
+    let known = |name: &str| BOARDS.iter().any(|board| board.compatible == name);
+    if !info.compatible().any(known) {
+        crate::println!("refused: board {}: not known, going by its devices", info.compatible().next().unwrap_or("?"));
+    }
+}
+
+fn start_heap(space: &AddressSpace, layout: &mut Layout<'_>) -> FrameRange {
+    let largest = layout.memblock().free_ranges().map(|run| run.bytes()).max().unwrap_or(0);
+    let frames = (largest / HEAP_SHARE).min(HEAP_LIMIT) / u64::from(FRAME_SIZE);
+    let ram = space.take_ram(layout.memblock_mut(), frames as u32, 1);
+    let ram = ram.unwrap_or_else(|| die(format_args!("no RAM left for the heap")));
+    // SAFETY: the bytes are the direct map's, taken from memblock for this alone, and the heap starts once.
+    unsafe { HEAP.lock().init(ram.bytes.as_mut_ptr(), ram.bytes.len()) };
+    ram.frames
+}
+
+fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
+    let Some(found) = devices::find(info, "arm,cortex-a9-gic") else {
+        crate::println!("refused: interrupts: no controller that is known");
+        return;
+    };
+    let [distributor, cpu] = found.blocks.as_slice() else {
+        crate::println!("refused: {}: two register blocks are needed", found.name);
+        return;
+    };
+    let distributor = map::<Distributor>(space, distributor.at, distributor.bytes);
+    let cpu = map::<CpuInterface>(space, cpu.at, cpu.bytes);
+    if let (Some(distributor), Some(cpu)) = (distributor, cpu) {
+        // SAFETY: mappings of the controller's two blocks that last and are nobody else's; this is the boot core.
+        interrupts::start(unsafe { Gic::new(distributor, cpu) });
+    }
+}
+
+impl Kernel {
+    /// Maps a device's registers for good and gives them to the caller. `None`, and a line, if they are too few for
+    /// `R` or overlap RAM (I1).
+    pub fn registers<R>(&self, at: PhysAddr, bytes: u32) -> Option<NonNull<R>> {
+        map(&mut self.space.lock(), at, bytes)
+    }
+
+    /// A bus master by the name of its node: its area is the first that its `memory-region` names, else the default.
+    pub fn master(&self, name: &'static str) -> Master {
+        let bound = self.layout.areas_of(name).next().and_then(|n| self.dma.area(self.layout.areas()[n].name));
+        Master::new(name, bound.or(self.default_area))
+    }
+
+    /// The default area.
+    pub const fn default_area(&self) -> Option<AreaId> {
+        self.default_area
+    }
+
+    /// Bytes of heap that are free.
+    pub fn heap_free(&self) -> usize {
+        HEAP.lock().free()
+    }
+
+    /// Walks the live tables (I1, I2, W^X).
+    pub fn audit(&self) -> Result<Report, Finding> {
+        let ram: ArrayVec<FrameRange, MAX_BANKS> = self.info.banks().iter().copied().collect();
+        let firmware: ArrayVec<FrameRange, MAX_CLAIMS> = self.layout.firmware().map(|claim| claim.range).collect();
+        self.dma.audit(&Expect { ram: &ram, firmware: &firmware, text: self.text, share: Armv7a::shareability() })
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the code that panicked never runs again, for this does not return.
+    unsafe { console::seize() };
+    crate::println!("panic: {info}");
+    console::exit(FAILED)
+}
+
+/// The exit code after a panic.
+const FAILED: i32 = 102;

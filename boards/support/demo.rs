@@ -1,0 +1,358 @@
+//! The demo: a JPEG from a disk to the screen, each hop a buffer of the CMA and a bus master.
+//!
+//! ```text
+//! image file --virtio-blk--> JPEG bytes (Stream) --mock JPEG codec--> RGB (DeviceOnly)
+//!   --mock scaler--> 640x480x32 (Coherent) --PL111--> screen
+//! ```
+//!
+//! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
+
+use super::bring_up::Kernel;
+use super::console;
+use super::devices;
+use super::disk::Disk;
+use super::gic::IrqId;
+use super::interrupts;
+use super::mock::camera::Full;
+use super::mock::{Busy, Window, camera, codec, scaler};
+use super::pl111::{Mode, Pl111};
+use super::port::DevicePort;
+use super::report;
+use crate::println;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use carveout::addr::Bytes;
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::cma::area::AllocError;
+use carveout::dma::buffer::{Coherent, Contiguous, Device, Effort, FromDevice, Stream};
+use core::fmt;
+
+/// Heap that the codec may not have.
+const HEAP_MARGIN: usize = 4 << 20;
+
+/// The camera's frames: 640x480 at two bytes a pixel.
+const FRAME_BYTES: u32 = 640 * 480 * 2;
+const FRAMES: u32 = 12;
+const RING: usize = 4;
+/// Any seed does; the camera's pictures follow from it.
+const SEED: u32 = 2010;
+/// Times a device is let work before it is given up.
+const PATIENCE: usize = 16;
+
+/// Why the demo ended early.
+#[derive(Debug)]
+pub enum Failure {
+    /// No virtio block device has a disk.
+    NoDisk,
+    /// A device is not in the tree, or not at its place.
+    NoDevice(&'static str),
+    /// The disk could not be read.
+    Disk(virtio_drivers::Error),
+    /// The area has no room for what is to go there.
+    NoRoom {
+        /// What is.
+        what: &'static str,
+        /// Why.
+        error: AllocError,
+    },
+    /// The codec refused or could not read the picture.
+    Codec(codec::Error),
+    /// The scaler refused.
+    Scaler(scaler::Error),
+    /// The camera failed.
+    Camera(camera::Error),
+    /// What the CPU read is not what the camera wrote.
+    Checksum {
+        /// Of which frame.
+        frame: u32,
+    },
+    /// A device never said that it was done.
+    NoInterrupt(&'static str),
+    /// The audit found something.
+    Audit,
+    /// Memory was not given back.
+    Leak {
+        /// Bytes free before and after.
+        free: (u64, u64),
+    },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDisk => f.write_str("no disk: no virtio block device answers"),
+            Self::NoDevice(name) => write!(f, "no {name} in the device tree"),
+            Self::Disk(error) => write!(f, "disk: {error}"),
+            Self::NoRoom { what, error } => write!(f, "{what} too large for the area: {error}"),
+            Self::Codec(error) => write!(f, "codec: {error}"),
+            Self::Scaler(error) => write!(f, "scaler: {error}"),
+            Self::Camera(error) => write!(f, "camera: {error}"),
+            Self::Checksum { frame } => write!(f, "camera: frame {frame} has another checksum than the camera says"),
+            Self::NoInterrupt(name) => write!(f, "{name}: no interrupt came"),
+            Self::Audit => f.write_str("the audit found a violation"),
+            Self::Leak { free: (before, after) } => {
+                write!(f, "{} were free before and {} are after", Bytes(*before), Bytes(*after))
+            }
+        }
+    }
+}
+
+/// A line of the table.
+struct Hop {
+    device: &'static str,
+    buffer: &'static str,
+    bytes: usize,
+    effort: Effort,
+    mock_lines: u64,
+}
+
+impl Hop {
+    const fn new(device: &'static str, buffer: &'static str, bytes: usize, effort: Effort, mock_lines: u64) -> Self {
+        Self { device, buffer, bytes, effort, mock_lines }
+    }
+}
+
+/// Runs the demo on a booted kernel.
+pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
+    let free = || kernel.default_area().map_or(0, |area| kernel.dma.free_bytes(area).0);
+    let mut disk = Disk::open(kernel).map_err(Failure::Disk)?.ok_or(Failure::NoDisk)?;
+    let before = free();
+    let mut hops = Vec::new();
+    let screen = show_picture(kernel, &mut disk, &mut hops)?;
+    film(kernel, &mut hops)?;
+    print_table(&hops);
+    if kernel.info.bootargs().get("hold").is_some() {
+        println!("demo: picture on screen, waiting for a key");
+        console::read();
+    }
+    if !report::audit(kernel) {
+        return Err(Failure::Audit);
+    }
+    screen.off();
+    let after = free();
+    if after == before { Ok(()) } else { Err(Failure::Leak { free: (before, after) }) }
+}
+
+/// The display, showing a buffer.
+struct Screen {
+    display: Pl111,
+    frame: Coherent<Armv7a>,
+}
+
+impl Screen {
+    fn off(mut self) {
+        self.display.off();
+        // SAFETY: the display is off, so it does not read the frame any more (I4).
+        drop(unsafe { self.frame.release() });
+    }
+}
+
+fn show_picture(kernel: &'static Kernel, disk: &mut Disk, hops: &mut Vec<Hop>) -> Result<Screen, Failure> {
+    let jpeg = read_disk(kernel, disk)?;
+    // The CPU looks at the file first: nothing was ever cached of it, so that costs no line.
+    // SAFETY: the disk's requests are complete.
+    let file = unsafe { jpeg.for_cpu() };
+    println!("picture: {} bytes on the disk, checksum {:08x}", file.len(), camera::checksum(file.bytes()));
+    let jpeg = file.for_device();
+    hops.push(Hop::new("virtio-blk", "Stream", jpeg.len(), jpeg.effort(), 0));
+
+    let frame = decode(kernel, Window { at: jpeg.bus(), len: jpeg.len() as u32 }, hops);
+    // SAFETY: the codec has finished with the file, and a mock device forgets its job.
+    drop(unsafe { jpeg.for_cpu() });
+    let frame = frame?;
+
+    let registers = devices::find(&kernel.info, "arm,pl111")
+        .and_then(|found| found.blocks.first().copied())
+        .and_then(|block| kernel.registers(block.at, block.bytes));
+    let Some(registers) = registers else {
+        // SAFETY: the scaler has finished with the screen.
+        drop(unsafe { frame.release() });
+        return Err(Failure::NoDevice("display (arm,pl111)"));
+    };
+    // SAFETY: a mapping of the display's registers that lasts and is nobody else's.
+    let mut display = unsafe { Pl111::new(registers) };
+    display.scan_out(frame.bus(), Mode::VGA).expect("a buffer starts on a page");
+    hops.push(Hop::new("PL111", "(the same)", frame.len(), Effort::default(), 0));
+    Ok(Screen { display, frame })
+}
+
+/// From a file in memory to a screen in memory; the CPU sees neither the file nor the picture.
+fn decode(kernel: &'static Kernel, file: Window, hops: &mut Vec<Hop>) -> Result<Coherent<Armv7a>, Failure> {
+    static REGISTERS: codec::Registers = codec::Registers::new();
+    let budget = kernel.heap_free().saturating_sub(HEAP_MARGIN) as u32;
+    let mut hardware = codec::Hardware::new(&REGISTERS, budget);
+    let mut driver = codec::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("codec"))?;
+    let mut port = DevicePort::new(kernel.dma, kernel.master("codec"));
+    let line = Line::of(kernel, "carveout,mock-codec", "codec")?;
+
+    driver.parse_header(file).map_err(|Busy| line.silent())?;
+    let picture = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?.map_err(Failure::Codec)?;
+    let rgb = alloc(kernel, "codec", picture.output_bytes, "decoded picture")?.into_device();
+    let decoded = Window { at: rgb.bus(), len: picture.output_bytes };
+    driver.decode(file, decoded).map_err(|Busy| line.silent())?;
+    let result = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
+    hops.push(Hop::new("codec", "DeviceOnly", rgb.len(), rgb.effort(), port.lines()));
+
+    let frame = match result {
+        Ok(_) => scale(kernel, decoded, picture.size, hops),
+        Err(error) => Err(Failure::Codec(error)),
+    };
+    // SAFETY: codec and scaler have finished with the picture, and a mock device forgets its job.
+    drop(unsafe { rgb.release() });
+    frame
+}
+
+fn scale(
+    kernel: &'static Kernel,
+    picture: Window,
+    size: scaler::Size,
+    hops: &mut Vec<Hop>,
+) -> Result<Coherent<Armv7a>, Failure> {
+    static REGISTERS: scaler::Registers = scaler::Registers::new();
+    // 15 KiB of accumulators: too much for the stack.
+    let mut hardware = Box::new(scaler::Hardware::new(&REGISTERS));
+    let mut driver = scaler::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("scaler"))?;
+    let mut port = DevicePort::new(kernel.dma, kernel.master("scaler"));
+    let line = Line::of(kernel, "carveout,mock-scaler", "scaler")?;
+
+    let frame = alloc(kernel, "scaler", scaler::SCREEN_BYTES, "screen")?.into_coherent();
+    let screen = Window { at: frame.bus(), len: scaler::SCREEN_BYTES };
+    driver.start(picture, size, screen).map_err(|Busy| line.silent())?;
+    match line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())? {
+        Ok(shown) => {
+            println!("picture: {size}, shown as {shown}");
+            hops.push(Hop::new("scaler", "Coherent", frame.len(), frame.effort(), port.lines()));
+            Ok(frame)
+        }
+        Err(error) => {
+            // SAFETY: the scaler's job has ended.
+            drop(unsafe { frame.release() });
+            Err(Failure::Scaler(error))
+        }
+    }
+}
+
+/// The camera fills a ring; the CPU reads each frame, compares checksums, and queues the buffer again.
+fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
+    static REGISTERS: camera::Registers = camera::Registers::new();
+    let mut hardware = camera::Hardware::new(&REGISTERS);
+    let mut driver = camera::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("camera"))?;
+    let mut port = DevicePort::new(kernel.dma, kernel.master("camera"));
+    let line = Line::of(kernel, "carveout,mock-camera", "camera")?;
+
+    let mut ring = VecDeque::new();
+    for _ in 0..RING {
+        let buffer = alloc(kernel, "camera", FRAME_BYTES, "camera frame")?.into_stream::<FromDevice>().for_device();
+        driver.queue(Window { at: buffer.bus(), len: FRAME_BYTES }).map_err(|Full| line.silent())?;
+        ring.push_back(buffer);
+    }
+    driver.start(SEED, FRAME_BYTES);
+    let mut result = Ok(());
+    for _ in 0..FRAMES {
+        let done = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
+        let Some(buffer) = ring.pop_front() else { break };
+        // SAFETY: the camera said that it is done with this buffer, the oldest.
+        let buffer = unsafe { buffer.for_cpu() };
+        result = match done.frame {
+            Ok(frame) if camera::checksum(buffer.bytes()) == frame.checksum => Ok(()),
+            Ok(frame) => Err(Failure::Checksum { frame: frame.number }),
+            Err(error) => Err(Failure::Camera(error)),
+        };
+        let buffer = buffer.for_device();
+        driver.queue(Window { at: buffer.bus(), len: FRAME_BYTES }).map_err(|Full| line.silent())?;
+        ring.push_back(buffer);
+        if result.is_err() {
+            break;
+        }
+    }
+    driver.stop();
+    let mut effort = Effort::default();
+    for buffer in ring {
+        // The stopped camera gives every buffer back, without a frame.
+        line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
+        effort = effort + buffer.effort();
+        // SAFETY: the camera said that it is done with this buffer.
+        drop(unsafe { buffer.for_cpu() });
+    }
+    let bytes = FRAME_BYTES as usize * FRAMES as usize;
+    hops.push(Hop::new("camera", "4 x Stream", bytes, effort, port.lines()));
+    result
+}
+
+/// The interrupt line of a mock device.
+struct Line {
+    device: &'static str,
+    id: IrqId,
+}
+
+impl Line {
+    /// The line that the device's node names, let through.
+    fn of(kernel: &Kernel, compatible: &str, device: &'static str) -> Result<Self, Failure> {
+        let found = devices::find(&kernel.info, compatible).ok_or(Failure::NoDevice(device))?;
+        let id = found.spi.and_then(IrqId::shared).ok_or(Failure::NoDevice(device))?;
+        interrupts::enable(id);
+        Ok(Self { device, id })
+    }
+
+    /// Lets the device work until the driver has a result: looked for first, since one interrupt may tell of several,
+    /// then after each interrupt.
+    fn wait<T>(
+        &self,
+        mut hardware: impl FnMut(&mut dyn FnMut()),
+        mut finish: impl FnMut() -> Option<T>,
+    ) -> Result<T, Failure> {
+        if let Some(result) = finish() {
+            return Ok(result);
+        }
+        for _ in 0..PATIENCE {
+            hardware(&mut || interrupts::raise(self.id));
+            if interrupts::take(self.id)
+                && let Some(result) = finish()
+            {
+                return Ok(result);
+            }
+        }
+        Err(self.silent())
+    }
+
+    const fn silent(&self) -> Failure {
+        Failure::NoInterrupt(self.device)
+    }
+}
+
+fn read_disk(kernel: &'static Kernel, disk: &mut Disk) -> Result<Stream<Armv7a, FromDevice, Device>, Failure> {
+    let bytes = u32::try_from(disk.bytes()).unwrap_or(u32::MAX);
+    let buffer = alloc(kernel, "virtio-blk", bytes, "JPEG file")?.into_stream::<FromDevice>().for_device();
+    match disk.read(&buffer) {
+        Ok(()) => Ok(buffer),
+        Err(error) => {
+            // SAFETY: the request was answered, with an error.
+            drop(unsafe { buffer.for_cpu() });
+            Err(Failure::Disk(error))
+        }
+    }
+}
+
+fn alloc(
+    kernel: &'static Kernel,
+    master: &'static str,
+    bytes: u32,
+    what: &'static str,
+) -> Result<Contiguous<Armv7a>, Failure> {
+    kernel.dma.alloc(&kernel.master(master), bytes, 1).map_err(|error| Failure::NoRoom { what, error })
+}
+
+fn print_table(hops: &[Hop]) {
+    println!(
+        "{:<11} {:<11} {:>10} {:>8} {:>8} {:>12} {:>12} {:>12}",
+        "device", "buffer", "bytes", "states", "maps", "lines inner", "lines outer", "mock's lines"
+    );
+    for hop in hops {
+        let Effort { transitions, map_changes, lines } = hop.effort;
+        println!(
+            "{:<11} {:<11} {:>10} {:>8} {:>8} {:>12} {:>12} {:>12}",
+            hop.device, hop.buffer, hop.bytes, transitions, map_changes, lines.inner, lines.outer, hop.mock_lines
+        );
+    }
+}

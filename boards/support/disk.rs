@@ -1,0 +1,197 @@
+//! The disk: virtio-blk, whose every byte of memory is a buffer of the DMA API.
+//!
+//! Guarantees: data goes straight between the device and a [`Stream`] that the device owns, in state and in fact: no
+//! mapping of it exists meanwhile (I4). Rings and request headers are coherent buffers.
+//!
+//! `virtio-drivers` names memory by slices. A slice of a buffer that is unmapped may not exist, so it is handed a
+//! slice of a stand-in, which it does not touch, and [`Hal::share`] answers with the buffer's bus address instead.
+
+use super::bring_up::Kernel;
+use super::devices;
+use carveout::addr::{BusAddr, FRAME_SIZE, PhysAddr};
+use carveout::arch::Cache;
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::dma::Dma;
+use carveout::dma::buffer::{Coherent, Device, FromDevice, Stream};
+use carveout::dma::master::Master;
+use core::cell::UnsafeCell;
+use core::ptr::NonNull;
+use spin::{Mutex, Once};
+use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
+use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
+use virtio_drivers::transport::{DeviceType, Transport};
+use virtio_drivers::{BufferDirection, Error, Hal};
+
+/// Bytes of the largest request.
+const REQUEST: usize = 64 << 10;
+
+/// What the driver's slices are of while the device works on a buffer.
+#[repr(align(4096))]
+struct StandIn(UnsafeCell<[u8; REQUEST]>);
+
+// SAFETY: only `Disk::read` makes a slice of it, one at a time, under the lock of `TARGET`.
+unsafe impl Sync for StandIn {}
+
+static STAND_IN: StandIn = StandIn(UnsafeCell::new([0; REQUEST]));
+
+/// Where the request under way goes.
+static TARGET: Mutex<Option<BusAddr>> = Mutex::new(None);
+
+/// Memory of the driver's own.
+struct Memory {
+    dma: &'static Dma<Armv7a>,
+    machine: &'static Armv7a,
+    master: Master,
+    rings: Mutex<alloc::vec::Vec<Coherent<Armv7a>>>,
+    bounce: Mutex<Bounce>,
+}
+
+static MEMORY: Once<Memory> = Once::new();
+
+/// Bytes of a bounce slot: a request header is 16, a status 1.
+const SLOT: usize = 64;
+
+/// Request headers live on the stack, in cacheable memory of odd size: they go through slots of a coherent page.
+struct Bounce {
+    page: Coherent<Armv7a>,
+    used: u64,
+}
+
+fn memory() -> &'static Memory {
+    MEMORY.get().expect("the disk was opened")
+}
+
+/// The hardware abstraction that virtio-drivers asks for.
+struct DmaHal;
+
+// SAFETY: `dma_alloc` gives whole zeroed pages of a coherent buffer that nothing else names until `dma_dealloc`;
+// `share` gives addresses of memory the device may use until `unshare`.
+unsafe impl Hal for DmaHal {
+    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (u64, NonNull<u8>) {
+        let memory = memory();
+        let bytes = pages as u32 * FRAME_SIZE;
+        match memory.dma.alloc(&memory.master, bytes, 1) {
+            Ok(buffer) => {
+                let buffer = buffer.into_coherent();
+                let place = (u64::from(buffer.bus().raw()), buffer.as_ptr());
+                memory.rings.lock().push(buffer);
+                place
+            }
+            Err(error) => {
+                log::error!("virtio-blk: {error}");
+                // An address of 0 says that there is no memory.
+                (0, NonNull::dangling())
+            }
+        }
+    }
+
+    unsafe fn dma_dealloc(paddr: u64, _vaddr: NonNull<u8>, _pages: usize) -> i32 {
+        let mut rings = memory().rings.lock();
+        let Some(place) = rings.iter().position(|ring| u64::from(ring.bus().raw()) == paddr) else { return -1 };
+        // SAFETY: the driver has reset the device, or the queue, before it gives its memory back.
+        drop(unsafe { rings.swap_remove(place).release() });
+        0
+    }
+
+    unsafe fn mmio_phys_to_virt(_paddr: u64, _size: usize) -> NonNull<u8> {
+        unreachable!("only the PCI transport maps registers")
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> u64 {
+        let start = buffer.cast::<u8>().addr().get();
+        if let Some(offset) = stand_in_offset(start) {
+            let target = TARGET.lock().expect("a slice of the stand-in exists during a request only");
+            return u64::from(target.raw()) + offset as u64;
+        }
+        let memory = memory();
+        let mut bounce = memory.bounce.lock();
+        assert!(buffer.len() <= SLOT, "only headers and statuses are bounced");
+        let slot = (!bounce.used).trailing_zeros() as usize;
+        assert!(slot < 64, "requests are made one at a time");
+        bounce.used |= 1 << slot;
+        if direction != BufferDirection::DeviceToDriver {
+            // SAFETY: the caller says the buffer is valid and nobody writes it during this call.
+            let bytes = unsafe { buffer.as_ref() };
+            bounce.page.write_at(slot * SLOT, bytes);
+        }
+        memory.machine.device_barrier();
+        u64::from(bounce.page.bus().raw()) + (slot * SLOT) as u64
+    }
+
+    unsafe fn unshare(paddr: u64, mut buffer: NonNull<[u8]>, direction: BufferDirection) {
+        if stand_in_offset(buffer.cast::<u8>().addr().get()).is_some() {
+            return;
+        }
+        let mut bounce = memory().bounce.lock();
+        let slot = (paddr - u64::from(bounce.page.bus().raw())) as usize / SLOT;
+        if direction != BufferDirection::DriverToDevice {
+            // SAFETY: the caller says the buffer is valid and nobody else uses it during this call.
+            let bytes = unsafe { buffer.as_mut() };
+            bounce.page.read_at(slot * SLOT, bytes);
+        }
+        bounce.used &= !(1 << slot);
+    }
+}
+
+/// How far into the stand-in an address is.
+fn stand_in_offset(at: usize) -> Option<usize> {
+    at.checked_sub(STAND_IN.0.get().addr()).filter(|&offset| offset < REQUEST)
+}
+
+/// A virtio block device.
+pub struct Disk {
+    device: VirtIOBlk<DmaHal, MmioTransport<'static>>,
+}
+
+impl Disk {
+    /// Opens the first block device on a virtio transport, if there is one.
+    pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, Error> {
+        let mut found = None;
+        devices::find_all(&kernel.info, "virtio,mmio", |device| {
+            let Some(block) = device.blocks.first().filter(|_| found.is_none()) else { return };
+            found = Self::transport(kernel, block.at, block.bytes);
+        });
+        let Some(transport) = found else { return Ok(None) };
+        let master = kernel.master("virtio-blk");
+        let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(|error| {
+            log::error!("virtio-blk: {error}");
+            Error::DmaError
+        })?;
+        MEMORY.call_once(|| Memory {
+            dma: kernel.dma,
+            machine: kernel.machine,
+            master,
+            rings: Mutex::new(alloc::vec::Vec::new()),
+            bounce: Mutex::new(Bounce { page: page.into_coherent(), used: 0 }),
+        });
+        Ok(Some(Self { device: VirtIOBlk::new(transport)? }))
+    }
+
+    fn transport(kernel: &Kernel, at: PhysAddr, bytes: u32) -> Option<MmioTransport<'static>> {
+        let registers = kernel.registers::<VirtIOHeader>(at, bytes)?;
+        // SAFETY: a mapping of the device's registers that lasts and is nobody else's (`registers`).
+        let transport = unsafe { MmioTransport::new(registers, bytes as usize) }.ok()?;
+        (transport.device_type() == DeviceType::Block).then_some(transport)
+    }
+
+    /// Bytes on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.device.capacity() * SECTOR_SIZE as u64
+    }
+
+    /// Reads from the start of the disk into a buffer that the device owns, as much as the buffer holds.
+    pub fn read(&mut self, buffer: &Stream<Armv7a, FromDevice, Device>) -> Result<(), Error> {
+        let bytes = buffer.len() / SECTOR_SIZE * SECTOR_SIZE;
+        for offset in (0..bytes).step_by(REQUEST) {
+            let length = REQUEST.min(bytes - offset);
+            *TARGET.lock() = buffer.bus().checked_add(offset as u32);
+            // SAFETY: no other slice of the stand-in exists: `self` is the one disk, borrowed mutably, and the slice
+            // ends with this request.
+            let stand_in = unsafe { &mut *STAND_IN.0.get() };
+            let result = self.device.read_blocks(offset / SECTOR_SIZE, &mut stand_in[..length]);
+            *TARGET.lock() = None;
+            result?;
+        }
+        Ok(())
+    }
+}

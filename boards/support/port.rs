@@ -1,0 +1,56 @@
+//! The mock devices' way to memory: [`BusMaster`] over the DMA API's port.
+
+use super::mock::{BusError, BusFault, BusMaster, Window};
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::dma::Dma;
+use carveout::dma::master::Master;
+use carveout::dma::port::{Opened, Port, PortError};
+
+/// The port of one mock device.
+pub struct DevicePort(Port<Armv7a>);
+
+impl DevicePort {
+    /// The port of `master`.
+    pub const fn new(dma: &'static Dma<Armv7a>, master: Master) -> Self {
+        Self(Port::new(dma, master))
+    }
+
+    /// Lines it dropped from the caches, of either level: the mock's cost.
+    pub fn lines(&self) -> u64 {
+        let lines = self.0.lines();
+        lines.inner + lines.outer
+    }
+
+    fn open(&self, window: Window) -> Result<Opened<Armv7a>, BusError> {
+        self.0.open(window.at, window.len).map_err(|error| {
+            log::debug!("{error}");
+            let reason = match error {
+                PortError::Length { .. } => BusFault::PastTheEnd,
+                PortError::InUse { .. } => BusFault::Overlap,
+                _ => BusFault::NotGranted,
+            };
+            BusError { window, reason }
+        })
+    }
+}
+
+impl BusMaster for DevicePort {
+    fn read<R>(&mut self, from: Window, f: impl FnOnce(&[u8]) -> R) -> Result<R, BusError> {
+        Ok(f(self.open(from)?.bytes()))
+    }
+
+    fn write<R>(&mut self, to: Window, f: impl FnOnce(&mut [u8]) -> R) -> Result<R, BusError> {
+        Ok(f(self.open(to)?.bytes_mut()))
+    }
+
+    fn read_write<R>(
+        &mut self,
+        from: Window,
+        to: Window,
+        f: impl FnOnce(&[u8], &mut [u8]) -> R,
+    ) -> Result<R, BusError> {
+        let source = self.open(from)?;
+        let mut destination = self.open(to)?;
+        Ok(f(source.bytes(), destination.bytes_mut()))
+    }
+}

@@ -1,0 +1,136 @@
+//! What a person reads: the boot's account of memory, and what lies at a faulting address.
+
+use super::bring_up::{Kernel, kernel};
+use super::console;
+use crate::println;
+use carveout::addr::{Bytes, VirtAddr};
+use carveout::arch::armv7a::exceptions::Exception;
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::arch::armv7a::start::ImageMap;
+use carveout::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, FIXMAP, IMAGE};
+use core::fmt;
+
+/// The exit code after an exception.
+const FAULTED: i32 = 101;
+
+/// Prints what the boot made of the machine: board, banks, reservations, carve-outs, direct map, refusals.
+pub fn boot(kernel: &Kernel) {
+    let (core, variant, revision) = Armv7a::core();
+    println!("board: {}, {core} r{variant}p{revision}", kernel.info.model().unwrap_or("nameless"));
+    let caches = kernel.machine.caches();
+    match caches.outer().map(carveout::arch::armv7a::l2c310::L2c310::geometry) {
+        Some((bytes, ways)) => println!(
+            "caches: lines of {} bytes; PL310 of {}, {ways} ways",
+            caches.line(),
+            Bytes(bytes.into())
+        ),
+        None => println!("caches: lines of {} bytes; no outer cache", caches.line()),
+    }
+    for bank in kernel.info.banks() {
+        println!("RAM bank: {bank}");
+    }
+    for claim in kernel.layout.claims() {
+        use carveout::boot::layout::ClaimKind::{Area, Firmware, Reserved};
+        let what = match claim.kind {
+            Reserved => "reserved",
+            Firmware => "carved out for firmware",
+            Area => "carved out",
+        };
+        println!("memblock: {} {what} for {}", claim.range, claim.holder);
+    }
+    println!("memblock: {} reserved for the heap", kernel.heap);
+    for (n, area) in kernel.layout.areas().iter().enumerate() {
+        let kind = if area.lendable { "no-map and reusable" } else { "no-map" };
+        let default = if area.default { ", the default" } else { "" };
+        println!("carve-out: {}, {}, {kind}{default}", area.name, Bytes(area.bytes()));
+        for device in kernel.layout.devices(n) {
+            println!("carve-out: {} serves {device}", area.name);
+        }
+    }
+    for refusal in kernel.layout.refusals().iter() {
+        println!("refused: {refusal}");
+    }
+    if kernel.layout.refusals().more() > 0 {
+        println!("refused: {} more", kernel.layout.refusals().more());
+    }
+    if let Some(map) = kernel.machine.direct_map() {
+        for run in map.runs() {
+            println!("direct map: {} at {}, write-back, rw-", run.frames, run.va);
+        }
+        for frames in map.left_out() {
+            println!("direct map: no room for {frames}");
+        }
+    }
+    let image = ImageMap::get();
+    for (range, access) in [(&image.text, "r-x"), (&image.rodata, "r--"), (&image.data, "rw-")] {
+        println!("image: {}-{}, write-back, {access}", range.start, range.end);
+    }
+}
+
+/// Prints the audit's verdict; `false` if it found something.
+pub fn audit(kernel: &Kernel) -> bool {
+    match kernel.audit() {
+        Ok(report) => println!("audit: {report}"),
+        Err(finding) => {
+            println!("audit: FAILED: {finding}");
+            return false;
+        }
+    }
+    true
+}
+
+/// What lies at an address.
+struct At(VirtAddr);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(va) = *self;
+        let Some(kernel) = kernel() else { return write!(f, "not known yet: the kernel is booting") };
+        if CMA_WINDOW.contains(va) {
+            return write!(f, "CMA window: {}", kernel.dma.place_of(va));
+        }
+        if DIRECT_MAP.contains(va) {
+            let Some((frame, held)) = kernel.machine.direct_map().and_then(|map| map.frame_at(va)) else {
+                return write!(f, "direct map: no RAM there");
+            };
+            let base = frame.base();
+            if held {
+                return write!(f, "direct map: frame {base}");
+            }
+            return match kernel.dma.place_of_frame(frame) {
+                Some(place) => write!(f, "hole in the direct map, carved out: {place}"),
+                None => write!(f, "hole in the direct map: frame {base} of the image or of firmware"),
+            };
+        }
+        if IMAGE.contains(va) {
+            let image = ImageMap::get();
+            let [stack, faults] = &image.guards;
+            let parts = [
+                (stack, "guard page of the boot stack"),
+                (faults, "guard page of the fault stack"),
+                (&image.text, "kernel text"),
+                (&image.rodata, "kernel constants"),
+                (&image.data, "kernel data"),
+            ];
+            let part = parts.iter().find(|(range, _)| range.contains(&va));
+            return f.write_str(part.map_or("unused part of the image's window", |(_, name)| name));
+        }
+        f.write_str(match va {
+            _ if DEVICES.contains(va) => "devices' registers",
+            _ if FIXMAP.contains(va) => "the device tree",
+            _ if va.raw() < DIRECT_MAP.start().raw() => "lower half: no process is mapped",
+            _ => "an unused part of the kernel's half",
+        })
+    }
+}
+
+/// The hook for exceptions: says what happened and what lies at the address, and ends the program.
+pub fn exception(exception: &Exception) -> ! {
+    // SAFETY: the interrupted code never runs again, for this does not return.
+    unsafe { console::seize() };
+    println!("exception: {exception}");
+    if let Some(va) = exception.fault().and_then(|fault| fault.address) {
+        println!("exception: at {va}: {}", At(va));
+    }
+    console::exit(FAULTED)
+}
