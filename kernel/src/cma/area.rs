@@ -4,7 +4,7 @@
 //! a refusal says why and changes nothing. The index of free frames stands outside the carved memory, which nobody
 //! can read while it is idle.
 
-use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
+use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::boot::directmap::CarveOut;
 use crate::cma::index::{Index, MAX_ALIGN_ORDER, Node};
 use alloc::vec;
@@ -42,12 +42,13 @@ pub enum AllocError {
         /// The largest free run, in bytes.
         largest: u64,
     },
-    /// There would be a run, but not one whose last byte the device can reach.
+    /// There would be a run, but not one that the device reaches to its last byte, or not without crossing its
+    /// boundary.
     OutOfReach {
         /// Bytes asked for, in whole frames.
         wanted: u64,
-        /// The last physical address the device reaches.
-        last: PhysAddr,
+        /// The largest free run, reachable or not, in bytes.
+        largest: u64,
     },
     /// No addresses are left in the window for its mapping.
     NoWindow {
@@ -80,9 +81,12 @@ impl fmt::Display for AllocError {
                 Bytes(free),
                 Bytes(largest)
             ),
-            Self::OutOfReach { wanted, last } => {
-                write!(f, "no run of {} within the device's reach, which ends at {last}", Bytes(wanted))
-            }
+            Self::OutOfReach { wanted, largest } => write!(
+                f,
+                "no run of {} within the device's mask, windows and boundary; the largest run is {}",
+                Bytes(wanted),
+                Bytes(largest)
+            ),
             Self::NoWindow { wanted } => write!(f, "no addresses left in the window for {}", Bytes(wanted)),
             Self::TooManyBuffers { limit } => write!(f, "all {limit} buffer records are in use"),
         }
@@ -141,10 +145,16 @@ impl Area {
         self.runs.iter().map(|(_, index)| u64::from(index.largest_run()) << FRAME_SHIFT).max().unwrap_or(0)
     }
 
-    /// Takes a run of frames for `bytes`, more than 0, aligned to `align`, whose last byte is at most `last`.
+    /// Takes a run of frames for `bytes`, more than 0, aligned to `align`, within one of the places that `places` finds
+    /// in a run of the area: what the device reaches of it, cut at its boundary. The first that has room is taken.
     ///
     /// Runs of 64 KiB and more are aligned to 64 KiB where that costs nothing, for large pages and sections.
-    pub fn alloc(&mut self, bytes: u32, align: u32, last: PhysAddr) -> Result<FrameRange, AllocError> {
+    pub fn alloc<P: Iterator<Item = FrameRange>>(
+        &mut self,
+        bytes: u32,
+        align: u32,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Result<FrameRange, AllocError> {
         if bytes == 0 {
             return Err(AllocError::ZeroSize);
         }
@@ -153,33 +163,35 @@ impl Area {
         }
         let count = bytes.div_ceil(FRAME_SIZE);
         let order = (align.trailing_zeros().max(FRAME_SHIFT) - FRAME_SHIFT) as u8;
-        // One past the last whole frame within reach.
-        let reach = ((u64::from(last.raw()) + 1) >> FRAME_SHIFT) as u32;
         let liked = if count >= 16 { order.max(4) } else { order };
         let mut find = |order| {
-            self.runs.iter_mut().find_map(|(_, index)| index.alloc(count, order, 0..reach))
+            self.runs.iter_mut().find_map(|(run, index)| {
+                let mut large = places(*run).filter(|place| place.count() >= count);
+                large.find_map(|place| index.alloc(count, order, place.start()..place.end()))
+            })
         };
         let found = find(liked).or_else(|| if liked == order { None } else { find(order) });
         match found {
             Some(start) => Ok(FrameRange::new(start, count).expect("inside the area")),
-            None => Err(self.why_not(count, order, last)),
+            None => Err(self.why_not(count, order)),
         }
     }
 
-    fn why_not(&self, count: u32, order: u8, last: PhysAddr) -> AllocError {
+    fn why_not(&self, count: u32, order: u8) -> AllocError {
         let (free, largest) = (self.free_bytes(), self.largest_run());
         let wanted = u64::from(count) << FRAME_SHIFT;
         let fits = |run: FrameRange| {
             let start = u64::from(run.start()).next_multiple_of(1 << order);
             start + u64::from(count) <= u64::from(run.end())
         };
-        let elsewhere = self.runs.iter().any(|(_, index)| {
-            index.runs().any(|run| FrameRange::between(run.start, run.end).is_some_and(fits))
-        });
+        let elsewhere = self
+            .runs
+            .iter()
+            .any(|(_, index)| index.runs().any(|run| FrameRange::between(run.start, run.end).is_some_and(fits)));
         if free < wanted {
             AllocError::NoCapacity { wanted, free }
         } else if elsewhere {
-            AllocError::OutOfReach { wanted, last }
+            AllocError::OutOfReach { wanted, largest }
         } else {
             AllocError::Fragmented { wanted, free, largest }
         }

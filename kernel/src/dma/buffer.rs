@@ -281,7 +281,7 @@ impl<M: Machine> Contiguous<M> {
             frames: record.frames,
             va: record.va,
             bytes,
-            bus: master.bus(record.frames.base()),
+            bus: master.bus(record.frames.base()).expect("frames within the reach it was allocated in"),
             mapped: Cell::new(None),
             residue: Cell::new(record.residue),
             stale: Cell::new(false),

@@ -1,32 +1,133 @@
-//! Bus masters: what a device reaches, and where its buffers come from.
+//! Bus masters: what a device reaches, where its buffers come from, and what shape they must have.
 //!
-//! Guarantees: a [`BusAddr`] made here is one the device can drive, to the last byte of the buffer it belongs to.
+//! Guarantees: a [`BusAddr`] that the DMA API hands out is one the device can drive, to the last byte of the buffer
+//! it belongs to, through one window of its bus's `dma-ranges`; no buffer crosses the device's boundary.
+//!
+//! The names are Linux's where the idea is: `dma_mask`, `dma_get_seg_boundary`, `dma_get_max_seg_size`,
+//! `dma-ranges`, `memory-region`.
 
-use crate::addr::{BusAddr, PhysAddr};
+use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
+use arrayvec::ArrayVec;
+use core::fmt;
+
+/// Windows of `dma-ranges` that a master can have.
+pub const MAX_WINDOWS: usize = 4;
 
 /// An area, by its place among those the machine was built with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AreaId(pub(super) usize);
 
-/// A bus master as the memory sees it.
+/// One entry of a bus's `dma-ranges`: the bus addresses `[bus, bus + bytes)` are the memory from `phys` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BusWindow {
+    /// First bus address.
+    pub bus: BusAddr,
+    /// The memory behind it.
+    pub phys: PhysAddr,
+    /// Bytes, 1 to 4 GiB.
+    pub bytes: u64,
+}
+
+impl BusWindow {
+    /// All of the 32-bit space, at the CPU's addresses: a bus without `dma-ranges`.
+    pub const IDENTITY: Self = Self { bus: BusAddr::new(0), phys: PhysAddr::new(0), bytes: 1 << 32 };
+
+    /// The memory of the window whose bus addresses end at `mask` or before, in whole frames.
+    const fn reach(&self, mask: BusAddr) -> FrameRange {
+        let bus = self.bus.raw() as u64;
+        if mask.raw() as u64 + 1 <= bus {
+            return FrameRange::EMPTY;
+        }
+        let driven = mask.raw() as u64 + 1 - bus;
+        let bytes = if driven < self.bytes { driven } else { self.bytes };
+        FrameRange::within(self.phys.raw() as u64, bytes)
+    }
+}
+
+/// Why a description of a bus master is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MasterError {
+    /// The window has no bytes, passes 4 GiB on one of its sides, or names memory or bus addresses of another one.
+    Window(BusWindow),
+    /// More than [`MAX_WINDOWS`].
+    TooManyWindows,
+    /// A boundary is a power of two, a frame or more.
+    Boundary(u32),
+    /// The largest segment holds at least a frame.
+    Segment(u32),
+}
+
+impl fmt::Display for MasterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window(BusWindow { bus, phys, bytes }) => {
+                write!(f, "dma-ranges: {bytes:#x} bytes from bus {bus} at {phys} are no window of this bus")
+            }
+            Self::TooManyWindows => write!(f, "dma-ranges: more than {MAX_WINDOWS} windows"),
+            Self::Boundary(bytes) => write!(f, "boundary of {bytes:#x} bytes is not a power of two of 4 KiB or more"),
+            Self::Segment(bytes) => write!(f, "largest segment of {} is less than a frame", Bytes((*bytes).into())),
+        }
+    }
+}
+
+/// A bus master as the memory sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Master {
     name: &'static str,
     area: Option<AreaId>,
-    last: BusAddr,
-    offset: u32,
+    mask: BusAddr,
+    windows: ArrayVec<BusWindow, MAX_WINDOWS>,
+    boundary: Option<u32>,
+    max_segment: u32,
 }
 
 impl Master {
-    /// A master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`.
-    pub const fn new(name: &'static str, area: Option<AreaId>) -> Self {
-        Self { name, area, last: BusAddr::new(u32::MAX), offset: 0 }
+    /// A master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`, that of
+    /// its `memory-region` or the default one.
+    pub fn new(name: &'static str, area: Option<AreaId>) -> Self {
+        let windows = core::iter::once(BusWindow::IDENTITY).collect();
+        Self { name, area, mask: BusAddr::new(u32::MAX), windows, boundary: None, max_segment: u32::MAX }
     }
 
-    /// The same master, driving addresses up to `last` only, that byte included: its DMA mask.
+    /// The same master, driving bus addresses up to `last` only, that byte included: its DMA mask.
     #[must_use]
-    pub const fn with_mask(self, last: BusAddr) -> Self {
-        Self { last, ..self }
+    pub fn with_mask(self, last: BusAddr) -> Self {
+        Self { mask: last, ..self }
+    }
+
+    /// The same master on a bus with these `dma-ranges`; memory outside of them it cannot reach.
+    pub fn with_windows(self, windows: &[BusWindow]) -> Result<Self, MasterError> {
+        for (n, window) in windows.iter().enumerate() {
+            let fits = |base: u32| u64::from(base) + window.bytes <= 1 << 32;
+            let apart = |a: u32, b: u32, bytes: u64| {
+                u64::from(a) + window.bytes <= b.into() || u64::from(b) + bytes <= a.into()
+            };
+            let clear = windows[..n].iter().all(|other| {
+                apart(window.bus.raw(), other.bus.raw(), other.bytes)
+                    && apart(window.phys.raw(), other.phys.raw(), other.bytes)
+            });
+            if window.bytes == 0 || !fits(window.bus.raw()) || !fits(window.phys.raw()) || !clear {
+                return Err(MasterError::Window(*window));
+            }
+        }
+        let windows = ArrayVec::try_from(windows).map_err(|_| MasterError::TooManyWindows)?;
+        Ok(Self { windows, ..self })
+    }
+
+    /// The same master, whose buffers and segments do not cross a multiple of `bytes` on the bus: a power of two.
+    pub fn with_boundary(self, bytes: u32) -> Result<Self, MasterError> {
+        if !bytes.is_power_of_two() || bytes < FRAME_SIZE {
+            return Err(MasterError::Boundary(bytes));
+        }
+        Ok(Self { boundary: Some(bytes), ..self })
+    }
+
+    /// The same master, whose scatter-gather segments hold at most `bytes`.
+    pub fn with_max_segment(self, bytes: u32) -> Result<Self, MasterError> {
+        if bytes < FRAME_SIZE {
+            return Err(MasterError::Segment(bytes));
+        }
+        Ok(Self { max_segment: bytes, ..self })
     }
 
     /// What it is called in tables and reports.
@@ -38,18 +139,119 @@ impl Master {
         self.area
     }
 
-    /// The last physical address it reaches.
-    pub const fn last_reachable(&self) -> PhysAddr {
-        PhysAddr::new(self.last.raw().saturating_sub(self.offset))
+    /// The boundary no buffer or segment crosses, in bytes.
+    pub const fn boundary(&self) -> Option<u32> {
+        self.boundary
     }
 
-    /// Where the master sees physical address `at`.
-    pub const fn bus(&self, at: PhysAddr) -> BusAddr {
-        BusAddr::new(at.raw().wrapping_add(self.offset))
+    /// Bytes of the largest segment.
+    pub const fn max_segment(&self) -> u32 {
+        self.max_segment
     }
 
-    /// The physical address behind one of the master's.
-    pub const fn phys(&self, at: BusAddr) -> PhysAddr {
-        PhysAddr::new(at.raw().wrapping_sub(self.offset))
+    /// The memory it reaches, window by window.
+    fn reach(&self) -> impl Iterator<Item = FrameRange> + '_ {
+        self.windows.iter().map(|window| window.reach(self.mask)).filter(|frames| !frames.is_empty())
+    }
+
+    /// The parts of `run` where a buffer may lie: within reach, and without crossing a boundary.
+    pub(super) fn places(&self, run: FrameRange) -> impl Iterator<Item = FrameRange> + '_ {
+        self.reach().flat_map(move |window| self.between_boundaries(window.intersection(run)))
+    }
+
+    fn between_boundaries(&self, within: FrameRange) -> impl Iterator<Item = FrameRange> + '_ {
+        let mut next = within.start();
+        core::iter::from_fn(move || {
+            let start = next;
+            if start >= within.end() {
+                return None;
+            }
+            next = match self.boundary {
+                Some(boundary) => {
+                    let pages = boundary >> FRAME_SHIFT;
+                    let bus = self.bus(PhysAddr::new(start << FRAME_SHIFT))?.raw() >> FRAME_SHIFT;
+                    (start + pages - bus % pages).min(within.end())
+                }
+                None => within.end(),
+            };
+            FrameRange::between(start, next)
+        })
+    }
+
+    /// Where the master sees physical address `at`; `None` if it does not.
+    pub fn bus(&self, at: PhysAddr) -> Option<BusAddr> {
+        let address = self.windows.iter().find_map(|window| {
+            let offset = at.raw().checked_sub(window.phys.raw())?;
+            (u64::from(offset) < window.bytes).then(|| BusAddr::new(window.bus.raw() + offset))
+        })?;
+        (address <= self.mask).then_some(address)
+    }
+
+    /// The memory behind one of the master's addresses; `None` if there is none, or it cannot drive the address.
+    pub fn phys(&self, at: BusAddr) -> Option<PhysAddr> {
+        if at > self.mask {
+            return None;
+        }
+        self.windows.iter().find_map(|window| {
+            let offset = at.raw().checked_sub(window.bus.raw())?;
+            (u64::from(offset) < window.bytes).then(|| PhysAddr::new(window.phys.raw() + offset))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    const SOC: BusWindow =
+        BusWindow { bus: BusAddr::new(0xc000_0000), phys: PhysAddr::new(0x4000_0000), bytes: 0x2000_0000 };
+
+    #[test]
+    fn addresses_go_through_the_window_and_back() {
+        let master = Master::new("ve", None).with_windows(&[SOC]).unwrap();
+        assert_eq!(master.bus(PhysAddr::new(0x4000_1000)), Some(BusAddr::new(0xc000_1000)));
+        assert_eq!(master.phys(BusAddr::new(0xdfff_ffff)), Some(PhysAddr::new(0x5fff_ffff)));
+        assert_eq!(master.bus(PhysAddr::new(0x6000_0000)), None);
+        assert_eq!(master.phys(BusAddr::new(0x4000_1000)), None);
+    }
+
+    #[test]
+    fn a_mask_cuts_windows_to_the_last_byte() {
+        let master = Master::new("ve", None).with_windows(&[SOC]).unwrap().with_mask(BusAddr::new(0xc000_2fff));
+        assert_eq!(master.reach().collect::<Vec<_>>(), [FrameRange::within(0x4000_0000, 0x3000)]);
+        let short = master.with_mask(BusAddr::new(0xc000_2ffe));
+        assert_eq!(short.reach().collect::<Vec<_>>(), [FrameRange::within(0x4000_0000, 0x2000)]);
+        let none = short.with_mask(BusAddr::new(0xbfff_ffff));
+        assert_eq!(none.reach().count(), 0);
+        assert_eq!(Master::new("all", None).reach().collect::<Vec<_>>(), [FrameRange::ALL]);
+    }
+
+    #[test]
+    fn boundaries_are_the_bus_s() {
+        let odd = BusWindow { bus: BusAddr::new(0x0000_3000), phys: PhysAddr::new(0x4000_0000), bytes: 0x10_0000 };
+        let master = Master::new("ac97", None).with_windows(&[odd]).unwrap().with_boundary(0x4000).unwrap();
+        let within = FrameRange::within(0x4000_0000, 0x7000);
+        let parts: Vec<_> = master.between_boundaries(within).map(|part| (part.start(), part.end())).collect();
+        assert_eq!(parts, [(0x40000, 0x40001), (0x40001, 0x40005), (0x40005, 0x40007)]);
+    }
+
+    #[test]
+    fn refusals_are_one_clear_line() {
+        let long = BusWindow { bytes: 0x8000_0000, ..SOC };
+        let refused = Master::new("x", None).with_windows(&[long]).unwrap_err();
+        let text = "dma-ranges: 0x80000000 bytes from bus 0xc0000000 at 0x40000000 are no window of this bus";
+        assert_eq!(refused.to_string(), text);
+        assert_eq!(Master::new("x", None).with_windows(&[SOC; 2]).unwrap_err(), MasterError::Window(SOC), "twice");
+        let many: [_; 5] = core::array::from_fn(|n| {
+            let base = n as u32 * 0x1000_0000;
+            BusWindow { bus: BusAddr::new(base), phys: PhysAddr::new(base), bytes: 0x1000_0000 }
+        });
+        assert_eq!(Master::new("x", None).with_windows(&many).unwrap_err(), MasterError::TooManyWindows);
+        let boundary = Master::new("x", None).with_boundary(0x3000).unwrap_err();
+        assert_eq!(boundary.to_string(), "boundary of 0x3000 bytes is not a power of two of 4 KiB or more");
+        let segment = Master::new("x", None).with_max_segment(512).unwrap_err();
+        assert_eq!(segment.to_string(), "largest segment of 512 B is less than a frame");
     }
 }

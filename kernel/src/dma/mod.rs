@@ -221,14 +221,14 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Allocates `bytes`, rounded up to whole frames and physically contiguous, from the device's area and within its
-    /// reach. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN); 1 means a frame.
+    /// reach and shape. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN); 1 means a frame.
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
         let area = master.area().ok_or(AllocError::NoArea)?;
         let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea) };
-        let frames = memory.alloc(bytes, align, master.last_reachable())?;
+        let frames = memory.alloc(bytes, align, |run| master.places(run))?;
         let run = WindowRun::for_frames(frames);
         let Some(first) = state.pages.alloc(run.pages, run.order, 0..u32::MAX) else {
             memory.give_back(frames);

@@ -17,7 +17,7 @@ use core::fmt;
 /// Why a port cannot reach memory: on a real bus, a decode error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortError {
-    /// No bytes, or past the end of the address space.
+    /// No bytes, or out of the master's reach.
     Length {
         /// First address.
         at: BusAddr,
@@ -55,7 +55,7 @@ pub enum PortError {
 impl fmt::Display for PortError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Length { at, len } => write!(f, "bus access of {len} bytes at {at} is out of range"),
+            Self::Length { at, len } => write!(f, "bus access of {len} bytes at {at} is out of the master's reach"),
             Self::NoBuffer { at, len } => write!(f, "bus access of {len} bytes at {at}: no one buffer holds them"),
             Self::NotGranted { frames, holder } => write!(f, "bus access to {frames}, which is {holder}"),
             Self::InUse { frames } => write!(f, "bus access to {frames}, which the port has open"),
@@ -86,8 +86,8 @@ impl<M: Machine> Port<M> {
 
     /// Opens `len` bytes at `at` for the duration of the value returned.
     pub fn open(&self, at: BusAddr, len: u32) -> Result<Opened<M>, PortError> {
-        let first = self.master.phys(at);
-        let Some(last) = len.checked_sub(1).and_then(|more| first.checked_add(more)) else {
+        let last = len.checked_sub(1).and_then(|more| at.checked_add(more));
+        let (Some(first), Some(last)) = (self.master.phys(at), last.and_then(|last| self.master.phys(last))) else {
             return Err(PortError::Length { at, len });
         };
         let wanted = FrameRange::between(first.raw() >> FRAME_SHIFT, (last.raw() >> FRAME_SHIFT) + 1)
