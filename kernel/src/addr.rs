@@ -145,7 +145,7 @@ impl FrameRange {
         self.start
     }
 
-    /// Number of the frame after the last; up to 0x10_0000, which no [`Frame`] can hold.
+    /// Number of the frame after the last; up to `0x10_0000`, which no [`Frame`] can hold.
     pub const fn end(self) -> u32 {
         self.end
     }
@@ -191,6 +191,7 @@ impl FrameRange {
     }
 
     /// The frames in both.
+    #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         let start = if self.start > other.start { self.start } else { other.start };
         let end = if self.end < other.end { self.end } else { other.end };

@@ -189,7 +189,7 @@ impl<M: Machine> Raw<M> {
         self.map(MemoryType::NonCacheable);
         if self.residue.get() != Residue::Nothing {
             // Their data is dead, dirty or not.
-            self.maintain(|machine, mapped| machine.invalidate(mapped));
+            self.maintain(M::invalidate);
             self.residue.set(Residue::Nothing);
         }
         // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns them.
@@ -208,14 +208,14 @@ impl<M: Machine> Raw<M> {
             self.residue.set(self.residue.get().max(Residue::Clean));
         }
         if self.stale.replace(false) {
-            self.maintain(|machine, mapped| machine.invalidate(mapped));
+            self.maintain(M::invalidate);
         }
         self.pointer()
     }
 
     fn close(&self) {
         if self.residue.get() == Residue::Dirty {
-            self.maintain(|machine, mapped| machine.clean(mapped));
+            self.maintain(M::clean);
             self.residue.set(Residue::Clean);
         }
         self.unmap();

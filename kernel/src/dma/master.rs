@@ -35,7 +35,7 @@ impl BusWindow {
     /// The memory of the window whose bus addresses end at `mask` or before, in whole frames.
     const fn reach(&self, mask: BusAddr) -> FrameRange {
         let bus = self.bus.raw() as u64;
-        if mask.raw() as u64 + 1 <= bus {
+        if (mask.raw() as u64) < bus {
             return FrameRange::EMPTY;
         }
         let driven = mask.raw() as u64 + 1 - bus;

@@ -247,7 +247,7 @@ impl<M: Machine> Dma<M> {
 
     /// Walks the live tables and compares them with the ledger (I1, I2, W^X).
     pub fn audit(&self, expect: &Expect<'_>) -> Result<Report, Finding> {
-        audit(self.machine, expect, &self.state.lock().ledger)
+        audit(self.machine, expect, &mut self.state.lock().ledger)
     }
 
     /// Counters since boot.

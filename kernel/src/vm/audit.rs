@@ -51,12 +51,7 @@ impl fmt::Display for Report {
             f,
             "clean: {} sections, {} large and {} small pages; of {} carved frames {} mapped, none in the direct map; \
              W^X holds, {} frames execute",
-            self.sections,
-            self.large_pages,
-            self.small_pages,
-            self.carved_frames,
-            self.window_frames,
-            self.text_frames
+            self.sections, self.large_pages, self.small_pages, self.carved_frames, self.window_frames, self.text_frames
         )
     }
 }
@@ -120,6 +115,11 @@ pub enum Finding {
         /// Frames found mapped.
         found: u32,
     },
+    /// A frame the ledger has as mapped, that no translation reaches.
+    Unreached {
+        /// The frame.
+        frame: Frame,
+    },
     /// RAM mapped otherwise than write-back, or registers otherwise than as Device (I1).
     WrongType {
         /// Where.
@@ -159,24 +159,33 @@ impl fmt::Display for Finding {
                 }
             }
             Self::Count { ledger, found } => {
-                write!(f, "I1: the ledger has {ledger} frames mapped once each, the tables hold {found} translations of them")
+                write!(
+                    f,
+                    "I1: the ledger has {ledger} frames mapped once each, the tables hold {found} translations of them"
+                )
+            }
+            Self::Unreached { frame } => {
+                write!(f, "I1: the ledger has frame {} mapped, and no translation reaches it", frame.base())
             }
             Self::WrongType { va, frame, has } => write!(f, "I1: {va} maps frame {} {has}", frame.base()),
-            Self::WrongShareability { va, frame } => write!(f, "I1: {va} maps frame {} with the wrong S bit", frame.base()),
+            Self::WrongShareability { va, frame } => {
+                write!(f, "I1: {va} maps frame {} with the wrong S bit", frame.base())
+            }
         }
     }
 }
 
 /// Walks the tables in use and compares each translation. Stops at the first finding.
 ///
-/// Two translations of one carved frame cannot both pass: each found in a window must be the ledger's, and the ledger
-/// counts a frame once, so a second one makes the counts differ.
-pub fn audit<M: Mmu>(mmu: &M, expect: &Expect<'_>, ledger: &Ledger<'_>) -> Result<Report, Finding> {
+/// Two translations of one carved frame cannot both pass: each found in a window must be the ledger's, the ledger
+/// counts a frame once, and each frame it counts is found. The ledger is changed only in its marks of what was found.
+pub fn audit<M: Mmu>(mmu: &M, expect: &Expect<'_>, ledger: &mut Ledger<'_>) -> Result<Report, Finding> {
     let root = mmu.root();
     if root.n != 1 {
         return Err(Finding::Split { n: root.n });
     }
     let mut report = Report { carved_frames: ledger.ranges().map(FrameRange::count).sum(), ..Report::default() };
+    ledger.unsee();
     let read = |at: PhysAddr| mmu.table_word(at).ok_or(Finding::UnknownTable { at });
     for section in 0..L1_ENTRIES as u32 {
         let table = if section < L1_ENTRIES as u32 / 2 { root.ttbr0 } else { root.ttbr1 };
@@ -212,12 +221,13 @@ pub fn audit<M: Mmu>(mmu: &M, expect: &Expect<'_>, ledger: &Ledger<'_>) -> Resul
             L1Entry::Foreign(word) => return Err(Finding::Foreign { va, word }),
         }
     }
-    let mapped = |frame: &Frame| matches!(ledger.state(*frame), Some(Carved::Mapped(_)));
-    let claimed = ledger.ranges().flat_map(FrameRange::iter).filter(mapped).count() as u32;
-    if claimed == report.window_frames {
-        Ok(report)
-    } else {
-        Err(Finding::Count { ledger: claimed, found: report.window_frames })
+    let claimed = ledger.mapped().count() as u32;
+    if claimed != report.window_frames {
+        return Err(Finding::Count { ledger: claimed, found: report.window_frames });
+    }
+    match ledger.mapped().find(|&(_, seen)| !seen) {
+        Some((frame, _)) => Err(Finding::Unreached { frame }),
+        None => Ok(report),
     }
 }
 
@@ -225,7 +235,7 @@ pub fn audit<M: Mmu>(mmu: &M, expect: &Expect<'_>, ledger: &Ledger<'_>) -> Resul
 fn check(
     report: &mut Report,
     expect: &Expect<'_>,
-    ledger: &Ledger<'_>,
+    ledger: &mut Ledger<'_>,
     base: VirtAddr,
     page: u32,
     leaf: Leaf,
@@ -252,6 +262,7 @@ fn check(
         if state != Carved::Mapped(has) {
             return Err(Finding::Alias { va, frame, has, ledger: state });
         }
+        ledger.see(frame);
         report.window_frames += 1;
     } else if holds(expect.firmware) {
         return Err(Finding::CarvedOutside { va, frame });

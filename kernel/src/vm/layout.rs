@@ -15,7 +15,7 @@ pub struct VirtRange {
 impl VirtRange {
     /// `sections` MiB from `start`, which is a multiple of 1 MiB.
     const fn new(start: u32, sections: u32) -> Self {
-        assert!(start % SECTION_SIZE == 0 && (start / SECTION_SIZE + sections) <= 4096);
+        assert!(start.is_multiple_of(SECTION_SIZE) && (start / SECTION_SIZE + sections) <= 4096);
         Self { start, sections }
     }
 
@@ -40,6 +40,7 @@ impl VirtRange {
     }
 
     /// The first `sections` of the run, or the whole of it if it has no more.
+    #[must_use]
     pub const fn first(self, sections: u32) -> Self {
         Self { start: self.start, sections: if sections < self.sections { sections } else { self.sections } }
     }

@@ -62,11 +62,9 @@ impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotCarved { frames } => write!(f, "{frames} is not all carved out"),
-            Self::Mapped { frames, frame, has, wants } => write!(
-                f,
-                "mapping {frames} {wants} refused: frame {} is mapped {has} already (I1)",
-                frame.base()
-            ),
+            Self::Mapped { frames, frame, has, wants } => {
+                write!(f, "mapping {frames} {wants} refused: frame {} is mapped {has} already (I1)", frame.base())
+            }
             Self::Storage { frames } => write!(f, "the ledger cannot hold {frames}"),
         }
     }
@@ -78,6 +76,7 @@ const NON_CACHEABLE: u8 = 0b0010;
 const RESIDUE: u8 = 0b1100;
 const CLEAN: u8 = 0b0100;
 const DIRTY: u8 = 0b1000;
+const SEEN: u8 = 0b1_0000;
 
 /// One byte a frame.
 pub type Cell = u8;
@@ -136,7 +135,8 @@ impl<'m> Ledger<'m> {
         };
         let cells = self.cells_of_mut(frames).ok_or(LedgerError::NotCarved { frames })?;
         if let Some(place) = cells.iter().position(|cell| cell & MAPPED != 0) {
-            let has = if cells[place] & MAPPED == WRITE_BACK { MemoryType::WriteBack } else { MemoryType::NonCacheable };
+            let has =
+                if cells[place] & MAPPED == WRITE_BACK { MemoryType::WriteBack } else { MemoryType::NonCacheable };
             let frame = Frame::from_number(frames.start() + place as u32).expect("in a range");
             return Err(LedgerError::Mapped { frames, frame, has, wants });
         }
@@ -175,6 +175,27 @@ impl<'m> Ledger<'m> {
         }
     }
 
+    /// Begins an audit: no frame has been seen mapped.
+    pub(super) fn unsee(&mut self) {
+        for cell in &mut *self.cells {
+            *cell &= !SEEN;
+        }
+    }
+
+    /// Notes that the tables map a frame.
+    pub(super) fn see(&mut self, frame: Frame) {
+        for cell in FrameRange::new(frame.number(), 1).and_then(|one| self.cells_of_mut(one)).into_iter().flatten() {
+            *cell |= SEEN;
+        }
+    }
+
+    /// The frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
+    pub(super) fn mapped(&self) -> impl Iterator<Item = (Frame, bool)> + '_ {
+        let run = |&(frames, first): &(FrameRange, usize)| frames.iter().zip(&self.cells[first..]);
+        let mapped = |(frame, cell): (Frame, &Cell)| (cell & MAPPED != 0).then_some((frame, cell & SEEN != 0));
+        self.ranges.iter().flat_map(run).filter_map(mapped)
+    }
+
     fn place_of(&self, frames: FrameRange) -> Option<core::ops::Range<usize>> {
         let (run, first) = self.ranges.iter().find(|(run, _)| run.covers(frames) && !frames.is_empty())?;
         let start = first + (frames.start() - run.start()) as usize;
@@ -209,7 +230,11 @@ mod tests {
             let frame = Frame::from_number(0x104).unwrap();
             assert_eq!(refused, LedgerError::Mapped { frames: run(0x100, 5), frame, has: NonCacheable, wants });
         }
-        assert_eq!(ledger.state(Frame::from_number(0x103).unwrap()), Some(Carved::Unmapped), "a refusal changes nothing");
+        assert_eq!(
+            ledger.state(Frame::from_number(0x103).unwrap()),
+            Some(Carved::Unmapped),
+            "a refusal changes nothing"
+        );
         ledger.release(run(0x104, 4));
         ledger.claim(run(0x100, 5), WriteBack).unwrap();
         assert_eq!(ledger.state(Frame::from_number(0x104).unwrap()), Some(Carved::Mapped(WriteBack)));

@@ -219,6 +219,7 @@ impl<'m> Region<'m> {
     }
 
     /// Ends a mapping: when this returns, no access reaches the frames through it, and none is in flight.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: what it stands for is gone")]
     pub fn unmap<M: Mmu>(&mut self, mmu: &M, mapped: Mapped) -> FrameRange {
         let Mapped { va, frames, .. } = mapped;
         let bytes = frames.count() << FRAME_SHIFT;
@@ -254,7 +255,9 @@ impl<'m> Region<'m> {
             return Err(MapError::OutsideRegion { va, frames });
         }
         let first = va.raw() >> FRAME_SHIFT;
-        match (first..first + frames.count()).map(|page| VirtAddr::new(page << FRAME_SHIFT)).find(|&va| self.is_mapped(va))
+        match (first..first + frames.count())
+            .map(|page| VirtAddr::new(page << FRAME_SHIFT))
+            .find(|&va| self.is_mapped(va))
         {
             Some(va) => Err(MapError::Occupied { va }),
             None => Ok(()),
@@ -320,10 +323,21 @@ impl<'m> Region<'m> {
         while done < total {
             let va = VirtAddr::new(va.raw() + done as u32);
             let pa = PhysAddr::new(frames.base().raw() + done as u32);
-            let unit = Unit::at(va, pa, u32::try_from(total - done).unwrap_or(u32::MAX));
+            let left = u32::try_from(total - done).unwrap_or(u32::MAX);
+            let unit = match Unit::at(va, pa, left) {
+                Unit::Section if self.keeps_table(va) => Unit::Large,
+                unit => unit,
+            };
             each(self, va, pa, &unit);
             done += u64::from(unit.bytes());
         }
+    }
+
+    /// Whether the section at `va` has a table that a section descriptor may not stand in for: on demand, the pointer
+    /// would be lost, and a walk cache may hold it.
+    fn keeps_table(&self, va: VirtAddr) -> bool {
+        let (section, _) = self.slot(va);
+        matches!(self.tables, Tables::OnDemand { .. }) && matches!(self.l1[section].decode(), L1Entry::Table(_))
     }
 
     /// The section and the page in it of an address in the region.

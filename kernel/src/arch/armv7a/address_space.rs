@@ -34,10 +34,8 @@ unsafe impl Sync for Reserve {}
 
 const NO_TABLE: L2Table = [L2Desc::FAULT; L2_ENTRIES];
 
-static RESERVE: Reserve = Reserve {
-    direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]),
-    devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]),
-};
+static RESERVE: Reserve =
+    Reserve { direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]), devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]) };
 
 /// Why registers were not mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +86,7 @@ impl AddressSpace {
     /// Takes over the head's tables and ends the identity map. `ram` are the board's banks.
     ///
     /// The handover is consumed: it is the proof that this runs once.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]
     pub fn adopt(machine: &'static Armv7a, handover: BootHandover, ram: impl Iterator<Item = FrameRange>) -> Self {
         let BootTables { l1, identity_slot, .. } = handover.tables;
         // SAFETY: the head made the table, 16 KiB in the image's .bss, and handed it over once, by this value; the
@@ -148,12 +147,7 @@ impl AddressSpace {
     }
 
     /// Takes `count` frames of free, mapped RAM for good, aligned to `align` frames. `None` if there is no such run.
-    pub fn take_ram<const N: usize>(
-        &self,
-        memblock: &mut Memblock<N>,
-        count: u32,
-        align: u32,
-    ) -> Option<BootRam> {
+    pub fn take_ram<const N: usize>(&self, memblock: &mut Memblock<N>, count: u32, align: u32) -> Option<BootRam> {
         let plan = self.machine.direct_map()?;
         // Bottom-up, where the direct map surely reaches.
         let frames = memblock.phys_alloc_range(count, align, FrameRange::ALL, Direction::BottomUp).ok()?;
@@ -166,6 +160,7 @@ impl AddressSpace {
 
     /// The CMA window, `sections` of it, with a second-level table each in `tables`: as many KiB as sections.
     /// `None` if it was taken before or the tables are too few.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: the frames are tables from here on")]
     pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Region<'static>> {
         let range = CMA_WINDOW.first(sections);
         let count = range.sections() as usize;
@@ -173,6 +168,7 @@ impl AddressSpace {
             return None;
         }
         let (entries, at) = self.window.take()?;
+        #[expect(clippy::cast_ptr_alignment, reason = "whole frames")]
         let first = tables.bytes.as_mut_ptr().cast::<L2Table>();
         debug_assert!(first.addr().is_multiple_of(L2_TABLE_SIZE as usize));
         // SAFETY: `BootRam` owns the bytes, they are enough, aligned to a page, and any word is a descriptor.

@@ -22,10 +22,10 @@ const TLB_PAGES: u32 = 32;
 #[derive(Debug)]
 pub struct Armv7a {
     caches: Caches,
-    /// Maintenance reaches the other cores of the inner shareable domain: ID_MMFR3\[15:12\] = 2. Its operations are
+    /// Maintenance reaches the other cores of the inner shareable domain: `ID_MMFR3[15:12]` = 2. Its operations are
     /// UNDEFINED on Cortex-A8.
     broadcast: bool,
-    /// Walks look in the data cache: ID_MMFR3\[23:20\] = 1. On Cortex-A8 they do not.
+    /// Walks look in the data cache: `ID_MMFR3[23:20]` = 1. On Cortex-A8 they do not.
     coherent_walk: bool,
     /// Added to an image address, gives the physical one.
     image_offset: u32,

@@ -22,7 +22,7 @@
 //! second. The fake learns what was written through them by comparing the copies, so a write that changes no byte
 //! goes unseen.
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::arch::{Cache, Lines, Mmu, Root};
 use crate::vm::attr::{MemoryType, Shareability};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Entry, LARGE_PAGE_SIZE, Leaf};
@@ -38,10 +38,16 @@ pub const LINE: usize = 32;
 pub const POISON: u8 = 0xdb;
 
 const FRAME: usize = FRAME_SIZE as usize;
+const FRAME_LINES: usize = FRAME / LINE;
 /// Entries a large page's descriptor stands in.
 const LARGE_ENTRIES: u32 = LARGE_PAGE_SIZE / FRAME_SIZE;
 /// Ranges near which the adversary prefers to act.
 const RECENT: usize = 4;
+
+/// Mark of a line a device wrote while a present one might hold the old bytes, with no invalidate since.
+const OUTDATED: u8 = 1;
+/// Mark of a line that was dirty and reached memory by an eviction only, with no clean since: by luck.
+const LUCKY: u8 = 2;
 
 /// What the fake was asked to do, for tests of order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +100,7 @@ struct Use {
 }
 
 impl Use {
-    fn is_cacheable(&self) -> bool {
+    fn is_cacheable(self) -> bool {
         self.attribute.memory == MemoryType::WriteBack
     }
 }
@@ -112,6 +118,11 @@ struct Present {
 impl Present {
     fn contains(&self, line: usize) -> bool {
         self.place[line] != 0
+    }
+
+    /// Whether none of these, at most a frame's, is present.
+    fn none_of(&self, lines: &Range<usize>) -> bool {
+        self.place[lines.clone()] == [0; FRAME_LINES][..lines.len()]
     }
 
     fn insert(&mut self, line: usize, filled: [u8; LINE]) {
@@ -162,10 +173,8 @@ struct Sim {
     poisoned: BTreeSet<u32>,
     /// Frames that may have lines: mapped write-back with no invalidate through another type since.
     cached: BTreeSet<u32>,
-    /// Lines a device wrote while present ones might hold the old bytes, with no invalidate since.
-    outdated: BTreeSet<usize>,
-    /// Lines that were dirty and reached memory by an eviction only: by luck.
-    lucky: BTreeSet<usize>,
+    /// By line.
+    marks: Vec<u8>,
     /// Frames cleaned, or written and unmapped, with no device barrier since.
     unordered: BTreeSet<u32>,
     /// The page `reach` gave last, if nothing happened since.
@@ -205,8 +214,7 @@ impl Fake {
             cacheable: Vec::new(),
             poisoned: BTreeSet::new(),
             cached: BTreeSet::new(),
-            outdated: BTreeSet::new(),
-            lucky: BTreeSet::new(),
+            marks: std::vec![0; bytes / LINE],
             unordered: BTreeSet::new(),
             reached: None,
             recent: [FrameRange::EMPTY; RECENT],
@@ -228,13 +236,11 @@ impl Fake {
         let sim = &mut *self.sim.borrow_mut();
         let to = sim.before_device(at, bytes.len(), "writes");
         sim.dram[to..to + bytes.len()].copy_from_slice(bytes);
-        for line in sim.lines(at.raw(), bytes.len()) {
-            if sim.cached.contains(&sim.frame_of(line)) {
-                sim.outdated.insert(line);
+        for (frame, lines) in sim.lines_by_frame(at.raw(), bytes.len()) {
+            if sim.cached.contains(&frame) {
+                sim.marks[lines.clone()].iter_mut().for_each(|mark| *mark |= OUTDATED);
             }
-            if !sim.present.contains(line) {
-                sim.settle(line);
-            }
+            sim.settle(frame, lines);
         }
         sim.disturb();
     }
@@ -280,38 +286,57 @@ impl Sim {
         self.lines(frame << FRAME_SHIFT, FRAME)
     }
 
+    /// The lines of `len` bytes at `at`, frame by frame.
+    fn lines_by_frame(&self, at: u32, len: usize) -> impl Iterator<Item = (u32, Range<usize>)> + use<> {
+        let (lines, first) = (self.lines(at, len), self.base >> FRAME_SHIFT);
+        (lines.start / FRAME_LINES..lines.end.div_ceil(FRAME_LINES)).map(move |n| {
+            let within = lines.start.max(n * FRAME_LINES)..lines.end.min((n + 1) * FRAME_LINES);
+            (first + n as u32, within)
+        })
+    }
+
+    /// Whether no line of these, at most a frame's, is present or marked.
+    fn is_quiet(&self, lines: &Range<usize>) -> bool {
+        self.present.none_of(lines) && self.marks[lines.clone()] == [0; FRAME_LINES][..lines.len()]
+    }
+
+    /// Where the CPU's bytes are.
+    fn at(&self, bytes: &Range<usize>) -> *mut u8 {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.dram.len());
+        self.cpu.wrapping_add(bytes.start)
+    }
+
     /// The CPU's bytes. The reference must end before a view is used again.
     fn cpu(&self, bytes: Range<usize>) -> &[u8] {
-        assert!(bytes.start <= bytes.end && bytes.end <= self.dram.len());
+        let at = self.at(&bytes);
         // SAFETY: inside the CPU's copy; its owner is not named while this struct lives; and a view is not used while
         // the fake runs, for it is not `Sync` and never calls out.
-        unsafe { core::slice::from_raw_parts(self.cpu.add(bytes.start), bytes.len()) }
+        unsafe { core::slice::from_raw_parts(at, bytes.len()) }
     }
 
     /// Bytes as bus masters see them become those the CPU sees.
     fn load(&mut self, bytes: Range<usize>) {
-        let from = &self.dram[bytes.clone()];
-        if self.cpu(bytes.clone()) != from {
-            // SAFETY: inside the CPU's copy, as `cpu` asserted, and the copies are two allocations.
-            unsafe { self.cpu.add(bytes.start).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
+        if self.differs(bytes.clone()) {
+            let (from, to) = (&self.dram[bytes.clone()], self.at(&bytes));
+            // SAFETY: inside the CPU's copy, and the copies are two allocations.
+            unsafe { to.copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         }
     }
 
     /// Bytes as the CPU sees them become those bus masters see.
     fn store(&mut self, bytes: Range<usize>) {
-        // SAFETY: as in `cpu`.
-        let from = unsafe { core::slice::from_raw_parts(self.cpu.add(bytes.start), bytes.len()) };
-        self.dram[bytes].copy_from_slice(from);
+        let (from, to) = (self.at(&bytes), &mut self.dram[bytes]);
+        // SAFETY: inside the CPU's copy, and the copies are two allocations.
+        unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
     }
 
     fn poison(&mut self, bytes: Range<usize>) {
-        assert!(bytes.end <= self.dram.len());
+        let at = self.at(&bytes);
         // SAFETY: inside the CPU's copy.
-        unsafe { self.cpu.add(bytes.start).write_bytes(POISON, bytes.len()) };
+        unsafe { at.write_bytes(POISON, bytes.len()) };
     }
 
-    fn differs(&self, line: usize) -> bool {
-        let bytes = bytes_of(line);
+    fn differs(&self, bytes: Range<usize>) -> bool {
         self.cpu(bytes.clone()) != &self.dram[bytes]
     }
 
@@ -341,13 +366,24 @@ fn bytes_of(line: usize) -> Range<usize> {
 
 /// The caches, the write buffer and the adversary.
 impl Sim {
-    /// A line that is not present has no bytes of its own: the CPU sees memory, or nothing if it is not mapped.
-    fn settle(&mut self, line: usize) {
-        if self.uses.contains_key(&self.frame_of(line)) {
-            self.load(bytes_of(line));
-        } else if self.poisoned.contains(&self.frame_of(line)) {
-            self.poison(bytes_of(line));
+    /// Lines of a frame that are not present have no bytes of their own: the CPU sees memory, or nothing if the frame
+    /// is not mapped.
+    fn settle(&mut self, frame: u32, lines: Range<usize>) {
+        let mapped = self.uses.contains_key(&frame);
+        if !mapped && !self.poisoned.contains(&frame) {
+            return;
         }
+        for bytes in self.absent(lines) {
+            if mapped { self.load(bytes) } else { self.poison(bytes) }
+        }
+    }
+
+    /// The bytes of those of these lines, at most a frame's, that are not present: in one run if none is.
+    fn absent(&self, lines: Range<usize>) -> Vec<Range<usize>> {
+        if self.present.none_of(&lines) {
+            return std::vec![lines.start * LINE..lines.end * LINE];
+        }
+        lines.filter(|&line| !self.present.contains(line)).map(bytes_of).collect()
     }
 
     fn is_dirty(&self, line: usize) -> bool {
@@ -366,10 +402,10 @@ impl Sim {
     fn evict(&mut self, line: usize) {
         if self.is_dirty(line) {
             self.store(bytes_of(line));
-            self.lucky.insert(line);
+            self.marks[line] |= LUCKY;
         }
         self.present.remove(line);
-        self.settle(line);
+        self.settle(self.frame_of(line), line..line + 1);
     }
 
     /// Notes what the CPU wrote through write-back views since the last operation, as lines present and dirty.
@@ -377,10 +413,12 @@ impl Sim {
         let viewed = |(&frame, used): (&u32, &Use)| (used.viewed && used.is_cacheable()).then_some(frame);
         for frame in self.uses.iter().filter_map(viewed).collect::<Vec<_>>() {
             let from = self.offset(frame << FRAME_SHIFT);
-            if self.cpu(from..from + FRAME) != &self.dram[from..from + FRAME] {
-                for line in self.lines_of(frame) {
-                    if !self.present.contains(line) && self.differs(line) {
-                        self.fill(line);
+            if self.differs(from..from + FRAME) {
+                for bytes in self.absent(self.lines_of(frame)) {
+                    for line in bytes.start / LINE..bytes.end / LINE {
+                        if self.differs(bytes_of(line)) {
+                            self.fill(line);
+                        }
                     }
                 }
             }
@@ -418,7 +456,7 @@ impl Sim {
             let near = self.recent[pick];
             if !near.is_empty() {
                 let frame = near.start() + self.random(near.count() as usize) as u32;
-                if self.uses.get(&frame).is_some_and(Use::is_cacheable) {
+                if self.uses.get(&frame).is_some_and(|used| used.is_cacheable()) {
                     return Some(frame);
                 }
             }
@@ -446,13 +484,19 @@ impl Sim {
     /// Refuses what a device must not find; gives the offset of `at`.
     fn before_device(&mut self, at: PhysAddr, len: usize, does: &str) -> usize {
         self.disturb();
-        for line in self.lines(at.raw(), len) {
-            let (frame, at) = (self.frame_of(line), self.address(line));
-            let unclean = self.is_dirty(line) || self.lucky.contains(&line);
-            assert!(!unclean, "I4: a device {does} {at}, which the CPU wrote and nothing cleaned");
+        for (frame, lines) in self.lines_by_frame(at.raw(), len) {
+            let unordered = self.unordered.contains(&frame);
             let buffered = self.uses.get(&frame).is_some_and(|used| used.viewed && !used.is_cacheable());
-            let unordered = self.unordered.contains(&frame) || buffered && self.differs(line);
-            assert!(!unordered, "I4: a device {does} {at}, with no barrier since the CPU prepared it");
+            if !unordered && !buffered && self.is_quiet(&lines) {
+                continue;
+            }
+            for line in lines {
+                let at = self.address(line);
+                let unclean = self.is_dirty(line) || self.marks[line] & LUCKY != 0;
+                assert!(!unclean, "I4: a device {does} {at}, which the CPU wrote and nothing cleaned");
+                let unordered = unordered || buffered && self.differs(bytes_of(line));
+                assert!(!unordered, "I4: a device {does} {at}, with no barrier since the CPU prepared it");
+            }
         }
         self.note(FrameRange::covering(at.raw().into(), len as u64));
         self.offset(at.raw())
@@ -530,10 +574,13 @@ impl Sim {
         }
         if self.is_memory(new.frame) {
             let poisoned = self.poisoned.remove(&new.frame);
-            for line in self.lines_of(new.frame).filter(|&line| !self.present.contains(line)).collect::<Vec<_>>() {
-                let intact = !poisoned || self.cpu(bytes_of(line)).iter().all(|&byte| byte == POISON);
-                assert!(intact, "I4: {} was written through a pointer that outlived its mapping", self.address(line));
-                self.load(bytes_of(line));
+            for bytes in self.absent(self.lines_of(new.frame)) {
+                if poisoned && *self.cpu(bytes.clone()) != [POISON; FRAME][..bytes.len()] {
+                    let wrong = self.cpu(bytes.clone()).iter().position(|&byte| byte != POISON).expect("just seen");
+                    let at = self.address((bytes.start + wrong) / LINE);
+                    panic!("I4: {at} was written through a pointer that outlived its mapping");
+                }
+                self.load(bytes);
             }
         }
     }
@@ -552,13 +599,13 @@ impl Sim {
             self.cacheable.swap_remove(place);
         }
         if self.is_memory(frame) {
-            for line in self.lines_of(frame).filter(|&line| !self.present.contains(line)).collect::<Vec<_>>() {
-                if used.viewed && !used.is_cacheable() && self.differs(line) {
+            for bytes in self.absent(self.lines_of(frame)) {
+                if used.viewed && !used.is_cacheable() && self.differs(bytes.clone()) {
                     // Still in the write buffer: it gets there, but not in order.
-                    self.store(bytes_of(line));
+                    self.store(bytes.clone());
                     self.unordered.insert(frame);
                 }
-                self.poison(bytes_of(line));
+                self.poison(bytes);
             }
             self.poisoned.insert(frame);
         }
@@ -650,7 +697,10 @@ unsafe impl Mmu for Fake {
                 let used = sim.uses.get_mut(&t.frame).expect("a translation is a use");
                 used.viewed = true;
                 if used.is_cacheable() {
-                    if let Some(&line) = sim.outdated.range(sim.lines_of(t.frame)).next() {
+                    let lines = sim.lines_of(t.frame);
+                    if !sim.is_quiet(&lines)
+                        && let Some(line) = lines.into_iter().find(|&line| sim.marks[line] & OUTDATED != 0)
+                    {
                         panic!("I3: the CPU may read a stale line at {}", sim.address(line));
                     }
                 } else {
@@ -683,12 +733,15 @@ unsafe impl Cache for Fake {
         sim.log.push(Op::Clean(range.frames()));
         sim.note(range.frames());
         sim.disturb();
-        for frame in range.frames().iter().map(crate::addr::Frame::number) {
+        for frame in range.frames().iter().map(Frame::number) {
             let lines = sim.lines_of(frame);
-            let lucky: Vec<_> = sim.lucky.range(lines.clone()).copied().collect();
-            let mut wrote = !lucky.is_empty();
-            lucky.iter().for_each(|line| assert!(sim.lucky.remove(line)));
+            if sim.is_quiet(&lines) {
+                continue;
+            }
+            let mut wrote = false;
             for line in lines {
+                wrote |= sim.marks[line] & LUCKY != 0;
+                sim.marks[line] &= !LUCKY;
                 if sim.is_dirty(line) {
                     wrote = true;
                     sim.store(bytes_of(line));
@@ -710,26 +763,25 @@ unsafe impl Cache for Fake {
         sim.log.push(Op::Invalidate(range.frames()));
         sim.note(range.frames());
         sim.disturb();
-        for frame in range.frames().iter().map(crate::addr::Frame::number) {
-            for line in sim.lines_of(frame) {
-                if !sim.present.contains(line) {
-                    continue;
+        for frame in range.frames().iter().map(Frame::number) {
+            let lines = sim.lines_of(frame);
+            if !sim.is_quiet(&lines) {
+                for line in lines.clone() {
+                    // Dirty data may be lost or written back, by chance.
+                    if sim.is_dirty(line) && sim.random(2) == 0 {
+                        sim.store(bytes_of(line));
+                    }
+                    if sim.present.contains(line) {
+                        sim.present.remove(line);
+                    }
                 }
-                // Dirty data may be lost or written back, by chance.
-                if sim.random(2) == 0 {
-                    sim.evict(line);
-                } else {
-                    sim.present.remove(line);
-                    sim.settle(line);
-                }
+                sim.settle(frame, lines.clone());
+                sim.marks[lines].fill(0);
             }
             if range.memory() != MemoryType::WriteBack {
                 sim.cached.remove(&frame);
             }
         }
-        let lines = sim.lines(range.frames().base().raw(), range.bytes() as usize);
-        sim.lucky.retain(|line| !lines.contains(line));
-        sim.outdated.retain(|line| !lines.contains(line));
         sim.disturb();
         Lines { inner: u64::from(range.bytes()) / LINE as u64, outer: 0 }
     }
