@@ -12,3 +12,8 @@ pub mod boot;
 pub mod cma;
 pub mod dma;
 pub mod vm;
+
+/// The guide for writers of drivers, compiled and run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/writing-a-driver.md")]
+pub mod guide {}

@@ -1,31 +1,23 @@
 //! The DMA API on the fake: ownership, least maintenance, and what each invariant means for a buffer.
 
-use carveout::addr::{BusAddr, Bytes, FrameRange, PhysAddr};
+use carveout::addr::{BusAddr, Bytes, PhysAddr, VirtAddr};
+use carveout::arch::fake::setup::{CARVED, CARVED_BYTES, L2, Setup as Bench};
 use carveout::arch::fake::{Fake, Op};
 use carveout::arch::{Lines, Mmu};
-use carveout::boot::directmap::CarveOut;
 use carveout::cma::area::AllocError;
 use carveout::dma::buffer::{Bidirectional, Cpu, Device, Direction, FromDevice, Stream, ToDevice};
-use carveout::dma::master::Master;
+use carveout::dma::master::{BusWindow, Master};
 use carveout::dma::port::{Port, PortError};
 use carveout::dma::{Dma, Holder, Place};
-use carveout::vm::attr::{MemoryType, Shareability};
-use carveout::vm::audit::{Expect, Finding};
-use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
-use carveout::vm::layout::CMA_WINDOW;
+use carveout::vm::attr::{Access, MemoryType, Shareability};
+use carveout::vm::audit::Finding;
+use carveout::vm::desc::L2Desc;
 use carveout::vm::ledger::{Carved, LedgerError};
-use carveout::vm::space::Region;
 use proptest::prelude::*;
 
-const RAM: PhysAddr = PhysAddr::new(0x6000_0000);
-const RAM_BYTES: u32 = 8 << 20;
-/// 4 MiB of carve-out in the middle of RAM; the tables stand below.
-const CARVED: u64 = 0x6020_0000;
-const CARVED_BYTES: u64 = 4 << 20;
-const L1: PhysAddr = PhysAddr::new(0x6000_4000);
-const L2: PhysAddr = PhysAddr::new(0x6001_0000);
-
+/// The shared setting, with one master.
 struct Setup {
+    bench: Bench,
     fake: &'static Fake,
     dma: &'static Dma<Fake>,
     master: Master,
@@ -33,38 +25,14 @@ struct Setup {
 
 impl Setup {
     fn new(seed: u64) -> Self {
-        let fake: &'static Fake = Box::leak(Box::new(Fake::new(RAM, RAM_BYTES, L1, seed)));
-        // SAFETY: the fake maps nothing but what this window maps.
-        let carved = unsafe { CarveOut::assume("test", &[FrameRange::within(CARVED, CARVED_BYTES)], true) };
-        let sections = Dma::<Fake>::window_sections([&carved].into_iter());
-        let range = CMA_WINDOW.first(sections);
-        let l1: &'static mut [L1Desc] = vec![L1Desc::FAULT; L1_ENTRIES].leak();
-        let slot = (range.start().raw() >> 20) as usize;
-        let entries = &mut l1[slot..slot + range.sections() as usize];
-        let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
-        let at = PhysAddr::new(L1.raw() + 4 * slot as u32);
-        let window = Region::one_each(fake, range, Shareability::Shareable, entries, at, l2, L2);
-        let dma: &'static Dma<Fake> = Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), window)));
-        fake.device_barrier_done();
-        Self { fake, dma, master: Master::new("camera", dma.area("test")) }
+        let bench = Bench::new(seed);
+        let (fake, dma, master) = (bench.fake, bench.dma, bench.master("camera"));
+        Self { bench, fake, dma, master }
     }
 
+    /// Frames mapped, if the audit is clean.
     fn audit(&self) -> Result<u32, Finding> {
-        let ram = [FrameRange::within(RAM.raw().into(), RAM_BYTES.into())];
-        let expect =
-            Expect { ram: &ram, firmware: &[], text: FrameRange::EMPTY, share: Shareability::Shareable };
-        self.dma.audit(&expect).map(|report| report.window_frames)
-    }
-}
-
-/// So that setting up, which prepares nothing for a device, leaves no barrier due.
-trait BarrierDone {
-    fn device_barrier_done(&self);
-}
-
-impl BarrierDone for Fake {
-    fn device_barrier_done(&self) {
-        carveout::arch::Cache::device_barrier(self);
+        self.bench.audit().map(|report| report.window_frames)
     }
 }
 
@@ -82,8 +50,10 @@ fn back<D: Direction>(stream: Stream<Fake, D, Device>) -> Stream<Fake, D, Cpu> {
 const REUSED: u32 = 17 << 12;
 const PAGES: u32 = 5;
 const LEN: u32 = PAGES * 4096 - 100;
-/// Lines of the whole buffer: maintenance goes by pages.
-const LINES: u64 = (PAGES * 4096 / 32) as u64;
+/// Lines of the bytes asked for.
+const LINES: u64 = LEN.div_ceil(32) as u64;
+/// Lines of all the buffer's pages: what the port drops, which knows no more.
+const PAGE_LINES: u64 = (PAGES * 4096 / 32) as u64;
 
 #[test]
 fn a_first_capture_maintains_no_line() {
@@ -252,7 +222,8 @@ fn the_port_reaches_what_the_device_was_given_and_nothing_else() {
         opened.bytes_mut()[1] = 43;
         assert_eq!(port.open(at, 1).unwrap_err(), PortError::InUse { frames });
     }
-    assert_eq!(port.lines(), Lines { inner: LINES, outer: 0 }, "the mock pays for its own mapping");
+    assert_eq!(s.fake.device_read(phys(&owned), 102)[100..], [42, 43], "the port's writes are ordered at its end");
+    assert_eq!(port.lines(), Lines { inner: PAGE_LINES, outer: 0 }, "the mock pays for its own mapping");
     let len = PAGES * 4096;
     assert_eq!(port.open(at, len + 1).unwrap_err(), PortError::NoBuffer { at, len: len + 1 });
     assert_eq!(port.open(at, 0).unwrap_err(), PortError::Length { at, len: 0 });
@@ -287,27 +258,27 @@ fn refusals_say_why() {
     let wanted = 5 << 20;
     assert_eq!(fails(0, 1), AllocError::ZeroSize);
     assert_eq!(fails(1, 3), AllocError::Alignment { align: 3 });
-    assert_eq!(fails(5 << 20, 1), AllocError::NoCapacity { wanted, free: CARVED_BYTES });
+    assert_eq!(fails(5 << 20, 1), AllocError::NoCapacity { wanted, free: CARVED_BYTES.into() });
     assert_eq!(fails(5 << 20, 1).to_string(), "no room for 5 MiB: 4 MiB free in the area");
     let homeless = Master::new("orphan", None);
     assert_eq!(s.dma.alloc(&homeless, 1, 1).unwrap_err(), AllocError::NoArea);
     // The last byte counts: a mask that ends one byte short of the buffer's end refuses it.
-    let reach = CARVED as u32 + 0xffff;
+    let reach = CARVED.raw() + 0xffff;
     let near = s.master.clone().with_mask(BusAddr::new(reach));
     assert_eq!(s.dma.alloc(&near, 0x10000, 1).unwrap().frames().last_byte(), Some(PhysAddr::new(reach)));
     let short = s.master.clone().with_mask(BusAddr::new(reach - 1));
-    let (wanted, largest) = (0x10000, CARVED_BYTES);
+    let (wanted, largest) = (0x10000, u64::from(CARVED_BYTES));
     assert_eq!(s.dma.alloc(&short, 0x10000, 1).unwrap_err(), AllocError::OutOfReach { wanted, largest });
     // Two free runs of 2 MiB less a page, none of 3 MiB.
     let buffers: Vec<_> = (0..1024).map(|_| s.dma.alloc(&s.master, 1, 1).unwrap()).collect();
     let (mut keep, mut go) = (Vec::new(), Vec::new());
     for buffer in buffers {
-        let middle = buffer.frames().start() == (CARVED >> 12) as u32 + 512;
+        let middle = buffer.frames().start() == (CARVED.raw() >> 12) + 512;
         if middle { keep.push(buffer) } else { go.push(buffer) }
     }
     drop(go);
     assert_eq!(keep.len(), 1);
-    let (free, largest) = (CARVED_BYTES - 4096, 2 << 20);
+    let (free, largest) = (u64::from(CARVED_BYTES) - 4096, 2 << 20);
     let fragmented = fails(3 << 20, 1);
     assert_eq!(fragmented, AllocError::Fragmented { wanted: 3 << 20, free, largest });
     let text = format!("no run of 3 MiB: {} free in the area, the largest run 2 MiB", Bytes(free));
@@ -322,7 +293,7 @@ fn places_are_named_for_fault_reports() {
     let Some(Place::Buffer(record)) = s.dma.place_of_frame(first) else { panic!("no buffer there") };
     assert_eq!((record.owner, record.holder), ("camera", Holder::Device));
     assert_eq!(s.dma.place_of(record.va), Place::Buffer(record));
-    let guard = carveout::addr::VirtAddr::new(record.va.raw() + PAGES * 4096);
+    let guard = VirtAddr::new(record.va.raw() + PAGES * 4096);
     assert_eq!(s.dma.place_of(guard), Place::Guard(record));
     assert_eq!(record.to_string(), format!("device-owned buffer {} of camera", stream.frames()));
     let _ = back(stream);
@@ -337,12 +308,127 @@ fn the_audit_finds_a_planted_alias() {
     let base = coherent.frames().base();
     let share = Shareability::Shareable;
     let plant = |at: u32, memory| {
-        let word = L2Desc::small(base, memory, carveout::vm::attr::Access::ReadWrite, share).raw();
+        let word = L2Desc::small(base, memory, Access::ReadWrite, share).raw();
         s.fake.publish(PhysAddr::new(at), &[word]);
     };
     // The last page of the window's first section.
     plant(L2.raw() + 4 * 255, MemoryType::NonCacheable);
     assert_eq!(s.audit(), Err(Finding::Count { ledger: 1, found: 2 }));
+}
+
+#[test]
+fn a_part_written_is_the_part_cleaned() {
+    let s = Setup::new(15);
+    let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<ToDevice>();
+    stream.part_mut(100..164).unwrap().fill(1);
+    assert_eq!(stream.part_mut(LEN as usize - 1..LEN as usize + 1), None);
+    let owned = stream.for_device();
+    assert_eq!(owned.effort().lines.inner, 3, "bytes 100 to 163 touch the lines at 96, 128 and 160");
+    assert_eq!(s.fake.device_read(phys(&owned), 164)[99..], [&[0][..], &[1; 64]].concat());
+    // Two parts: the lines between them go too, as one run.
+    let mut stream = back(owned);
+    stream.part_mut(0..1).unwrap().fill(2);
+    stream.part_mut(128..129).unwrap().fill(3);
+    assert_eq!(back(stream.for_device()).effort().lines.inner, 3 + 5);
+}
+
+#[test]
+fn a_part_the_device_wrote_is_the_part_invalidated() {
+    let s = Setup::new(16);
+    let stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>();
+    let _ = stream.bytes();
+    let owned = stream.for_device();
+    s.fake.device_write(PhysAddr::new(owned.bus().raw() + 4096), &[5; 1500]);
+    // SAFETY: the fake's device is done, and wrote only that.
+    let stream = unsafe { owned.for_cpu_part(4096..4096 + 1500) };
+    assert_eq!(&stream.bytes()[4095..4096 + 1501], [&[0][..], &[5; 1500], &[0]].concat());
+    assert_eq!(stream.effort().lines.inner, 47, "1500 bytes from a line's start");
+    // Two turns without a look between them: what either wrote is stale.
+    let owned = stream.for_device();
+    s.fake.device_write(phys(&owned), &[6; 32]);
+    // SAFETY: as above.
+    let owned = unsafe { owned.for_cpu_part(0..32) }.for_device();
+    s.fake.device_write(PhysAddr::new(owned.bus().raw() + 64), &[7; 32]);
+    // SAFETY: as above.
+    let stream = unsafe { owned.for_cpu_part(64..96) };
+    assert_eq!(stream.bytes()[..96], [[6; 32], [0; 32], [7; 32]].concat());
+    assert_eq!(stream.effort().lines.inner, 47 + 3);
+}
+
+#[test]
+fn views_are_of_plain_old_data() {
+    let s = Setup::new(17);
+    let mut stream = s.dma.alloc(&s.master, 4098, 1).unwrap().into_stream::<Bidirectional>();
+    let values = stream.values_mut::<u32>();
+    assert_eq!(values.len(), 1024, "as many as fit");
+    values[1] = 0x0403_0201;
+    assert_eq!(stream.bytes()[4..8], [1, 2, 3, 4]);
+    assert_eq!(stream.values::<[u16; 2]>()[1], [0x0201, 0x0403]);
+    assert_eq!(stream.values::<()>(), []);
+}
+
+#[test]
+fn what_one_owner_reuses_is_not_zeroed_again_and_what_another_gets_is() {
+    let s = Setup::new(18);
+    let only = s.dma.alloc(&s.master, LEN, 1).unwrap().into_device();
+    let at = PhysAddr::new(only.bus().raw());
+    s.fake.device_write(at, &[9; 100]);
+    s.fake.take_log();
+    assert_eq!(s.fake.device_read(at, 100), [9; 100], "the next job finds the last one's data");
+    assert_eq!(s.fake.take_log(), [], "and nothing was done for it");
+    // SAFETY: the fake's device is done.
+    let again = unsafe { only.release() }.into_device();
+    assert_eq!(s.fake.device_read(PhysAddr::new(again.bus().raw()), 100), [0; 100]);
+}
+
+#[test]
+fn who_holds_what_is_a_table_and_a_device_that_goes_away_leaves_none() {
+    let s = Setup::new(19);
+    let codec = s.bench.master("codec");
+    let stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>().for_device();
+    let coherent = s.dma.alloc(&codec, 4096, 1).unwrap().into_coherent();
+    let table = s.dma.holders().to_string();
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines[0], "device            bytes state           age  frames");
+    let mine = format!("camera            20380 device-owned      2  {}", stream.frames());
+    assert_eq!(lines[1], mine);
+    assert_eq!(lines[2], format!("codec              4096 coherent          1  {}", coherent.frames()));
+    assert_eq!(lines[3], "2 buffers, 24 KiB");
+    let leak = s.dma.retire(&s.master).unwrap_err().to_string();
+    assert_eq!(leak.lines().collect::<Vec<_>>(), [lines[0], &mine, "1 buffers, 20 KiB"]);
+    drop(back(stream));
+    assert!(s.dma.retire(&s.master).is_ok());
+    drop(coherent);
+    assert!(s.dma.retire(&codec).is_ok());
+}
+
+#[test]
+fn a_bus_with_windows_is_told_its_own_addresses() {
+    let s = Setup::new(20);
+    let window = BusWindow { bus: BusAddr::new(0x1000), phys: PhysAddr::new(CARVED.raw() + 0x1000), bytes: 0x4000 };
+    let master = s.master.clone().with_windows(&[window]).unwrap();
+    let buffer = s.dma.alloc(&master, 0x4000, 1).unwrap().into_device();
+    assert_eq!((buffer.bus(), buffer.frames().base()), (BusAddr::new(0x1000), window.phys));
+    let (wanted, largest) = (0x1000, u64::from(CARVED_BYTES) - 0x5000);
+    assert_eq!(s.dma.alloc(&master, 1, 1).unwrap_err(), AllocError::OutOfReach { wanted, largest });
+    // The port of such a master takes its addresses, and the mapping is of the memory behind them.
+    let port = Port::new(s.dma, master);
+    port.open(BusAddr::new(0x1000), 4).unwrap().bytes_mut().copy_from_slice(b"here");
+    assert_eq!(s.fake.device_read(window.phys, 4), b"here");
+    // SAFETY: the port is closed.
+    drop(unsafe { buffer.release() });
+}
+
+#[test]
+fn buffers_do_not_cross_a_boundary() {
+    let s = Setup::new(21);
+    let master = s.master.clone().with_boundary(0x10000).unwrap();
+    let buffers: Vec<_> = (0..40).map(|_| s.dma.alloc(&master, 0x6000, 1).unwrap().into_device()).collect();
+    for buffer in &buffers {
+        let (first, last) = (buffer.frames().base().raw(), buffer.frames().last_byte().unwrap().raw());
+        assert_eq!(first >> 16, last >> 16, "{buffer:?}");
+    }
+    assert!(s.dma.alloc(&master, 0x11000, 1).is_err(), "larger than the boundary");
 }
 
 /// What a random walk may do with one buffer.

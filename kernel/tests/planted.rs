@@ -224,7 +224,7 @@ fn i3_a_section_over_a_table_without_a_tlb_invalidate() {
             b.machine.tlb = Tlb::Missing;
             let mapped = b.map(page(0), frames(256), WriteBack);
             if maintain {
-                b.fake().clean(&mapped);
+                b.fake().clean(mapped.all());
             } else {
                 b.view(&mapped);
             }
@@ -255,9 +255,9 @@ fn i3_maintenance_of_what_is_not_mapped() {
             b.fake().publish(PhysAddr::new(L2.raw() + 4), &[0]);
             b.fake().invalidate_tlb(page(1), 4096);
             if clean {
-                b.fake().clean(&mapped)
+                b.fake().clean(mapped.all())
             } else {
-                b.fake().invalidate(&mapped)
+                b.fake().invalidate(mapped.all())
             };
         });
     }
@@ -268,7 +268,7 @@ fn i3_maintenance_of_what_is_not_mapped() {
         b.fake().invalidate_tlb(page(0), 4096);
         let word = L2Desc::small(frames(1).base(), NonCacheable, ReadWrite, Shareable);
         b.fake().publish(L2, &[word.raw()]);
-        b.fake().invalidate(&mapped);
+        b.fake().invalidate(mapped.all());
     });
     // Mapped, but to another frame.
     caught("I3: maintenance of 0xc0000000, which translates to Some", |b| {
@@ -277,7 +277,7 @@ fn i3_maintenance_of_what_is_not_mapped() {
         b.fake().invalidate_tlb(page(0), 4096);
         let word = L2Desc::small(RAM, WriteBack, ReadWrite, Shareable);
         b.fake().publish(L2, &[word.raw()]);
-        b.fake().clean(&mapped);
+        b.fake().clean(mapped.all());
     });
 }
 
@@ -285,8 +285,8 @@ fn i3_maintenance_of_what_is_not_mapped() {
 fn flushed_before_the_unmap(b: &mut Bench) {
     let mapped = b.map(page(0), frames(2), WriteBack);
     b.view(&mapped).fill(7);
-    b.fake().clean(&mapped);
-    b.fake().invalidate(&mapped);
+    b.fake().clean(mapped.all());
+    b.fake().invalidate(mapped.all());
     b.unmap(mapped);
     b.fake().device_barrier();
 }
@@ -319,7 +319,7 @@ fn i3_a_non_cacheable_first_use_with_residue() {
         let mapped = b.map(page(0), frames(1), WriteBack);
         b.unmap(mapped);
         let mapped = b.map(page(0), frames(1), NonCacheable);
-        b.fake().clean(&mapped);
+        b.fake().clean(mapped.all());
         b.view(&mapped);
     });
     // One frame of the two was forgotten.
@@ -327,7 +327,7 @@ fn i3_a_non_cacheable_first_use_with_residue() {
         let mapped = b.map(page(0), frames(2), WriteBack);
         b.unmap(mapped);
         let mapped = b.map(page(0), frames(1), NonCacheable);
-        b.fake().invalidate(&mapped);
+        b.fake().invalidate(mapped.all());
         b.unmap(mapped);
         let mapped = b.map(page(0), frames(2), NonCacheable);
         b.view(&mapped);
@@ -346,7 +346,7 @@ fn i3_no_invalidate_after_a_device_wrote() {
     // The invalidate came too early: before the device had written.
     caught("I3: the CPU may read a stale line at 0x60400000", |b| {
         let mapped = b.map(page(0), frames(1), WriteBack);
-        b.fake().invalidate(&mapped);
+        b.fake().invalidate(mapped.all());
         b.fake().device_write(frames(1).base(), &[9]);
         b.view(&mapped);
     });
@@ -354,7 +354,7 @@ fn i3_no_invalidate_after_a_device_wrote() {
     caught("I3: the CPU may read a stale line at 0x60400000", |b| {
         let mapped = b.map(page(0), frames(1), WriteBack);
         b.fake().device_write(frames(1).base(), &[9]);
-        b.fake().clean(&mapped);
+        b.fake().clean(mapped.all());
         b.view(&mapped);
     });
 }
@@ -382,7 +382,7 @@ fn i4_no_clean_before_a_device_reads() {
     caught("I4: a device reads 0x60400040, which the CPU wrote and nothing cleaned", |b| {
         let mapped = b.map(page(0), frames(1), WriteBack);
         let byte = b.view(&mapped).as_mut_ptr().wrapping_add(64);
-        b.fake().clean(&mapped);
+        b.fake().clean(mapped.all());
         // SAFETY: still mapped, so the pointer is good.
         unsafe { byte.write_volatile(7) };
         b.unmap(mapped);
@@ -436,7 +436,7 @@ fn i4_no_barrier_before_the_device() {
     caught("I4: a device reads 0x60400000, with no barrier", |b| {
         let mapped = b.map(page(0), frames(1), WriteBack);
         b.view(&mapped)[64] = 7;
-        b.fake().clean(&mapped);
+        b.fake().clean(mapped.all());
         b.device_sees(frames(1));
     });
 }
@@ -448,7 +448,7 @@ fn i4_a_pointer_that_outlived_its_mapping() {
             let mapped = b.map(page(0), frames(1), memory);
             let byte = b.view(&mapped).as_mut_ptr().wrapping_add(64);
             if memory == WriteBack {
-                b.fake().invalidate(&mapped);
+                b.fake().invalidate(mapped.all());
             }
             b.unmap(mapped);
             // Lines that were speculated in are evicted, sooner or later.
@@ -499,13 +499,13 @@ fn careful(b: &mut Bench, seed: u64) {
     for turn in 3..7 {
         let mapped = b.map(at, all, WriteBack);
         if turn > 3 {
-            b.fake().invalidate(&mapped);
+            b.fake().invalidate(mapped.all());
             assert_eq!(b.view(&mapped), pattern(turn - 1));
         }
         b.view(&mapped).copy_from_slice(&pattern(turn + 10));
         b.fake().disturb();
         assert_eq!(b.view(&mapped), pattern(turn + 10));
-        b.fake().clean(&mapped);
+        b.fake().clean(mapped.all());
         b.unmap(mapped);
         b.fake().device_barrier();
         assert_eq!(b.device_sees(all), pattern(turn + 10));
@@ -515,11 +515,11 @@ fn careful(b: &mut Bench, seed: u64) {
 
     // A new owner: dirty lines of the old one are dead.
     let mapped = b.map(at, all, WriteBack);
-    b.fake().invalidate(&mapped);
+    b.fake().invalidate(mapped.all());
     b.view(&mapped).fill(0xee);
     b.unmap(mapped);
     let mapped = b.map(at, all, NonCacheable);
-    b.fake().invalidate(&mapped);
+    b.fake().invalidate(mapped.all());
     b.view(&mapped).fill(0);
     b.fake().device_barrier();
     (0..20).for_each(|_| b.fake().disturb());
@@ -543,7 +543,7 @@ fn history(seed: u64) -> (bool, Vec<u8>) {
     (0..3).for_each(|_| b.fake().disturb());
     // Read past the rules: a table walk sees memory as it is.
     let evicted = b.fake().table_word(frames(1).base()) == Some(0x0707_0707);
-    b.fake().clean(&mapped);
+    b.fake().clean(mapped.all());
     b.fake().device_barrier();
     let view = b.view(&mapped).as_mut_ptr();
     b.fake().device_write(frames(1).base(), &[9; 4096]);

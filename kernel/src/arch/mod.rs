@@ -4,7 +4,7 @@
 //! for MMU, caches and DRAM and is stricter than hardware.
 
 use crate::addr::{PhysAddr, VirtAddr};
-use crate::vm::space::Mapped;
+use crate::vm::space::Part;
 use core::ops::{Add, AddAssign};
 
 #[cfg(target_arch = "arm")]
@@ -75,7 +75,8 @@ impl AddAssign for Lines {
 
 /// The data caches up to the point of coherency with bus masters, every level.
 ///
-/// Each operation takes a [`Mapped`]: the proof that a translation exists, which maintenance by MVA needs (I3).
+/// Each operation takes a [`Part`] of a mapping: the proof that a translation exists, which maintenance by MVA needs
+/// (I3). It works on every line that holds a byte of the part.
 ///
 /// # Safety
 ///
@@ -84,18 +85,29 @@ impl AddAssign for Lines {
 /// - when [`invalidate`](Self::invalidate) returns, no level holds a line of the range that was there when it was
 ///   called: outer first, then inner; dirty data may be lost or written back, so the caller says it is dead;
 /// - when [`device_barrier`](Self::device_barrier) returns, all earlier accesses to Normal memory, non-cacheable ones
-///   included, are visible to bus masters before any later access to a device.
+///   included, are visible to bus masters before any later access to a device;
+/// - [`dma_wmb`](Self::dma_wmb) and [`dma_rmb`](Self::dma_rmb) order accesses to coherent memory as bus masters see
+///   them.
 ///
 /// All of them order against the compiler too: memory is a clobber.
 pub unsafe trait Cache {
-    /// Writes dirty lines of the range back to the point of coherency.
-    fn clean(&self, range: &Mapped) -> Lines;
+    /// Writes dirty lines of the part back to the point of coherency.
+    fn clean(&self, part: Part<'_>) -> Lines;
 
-    /// Discards lines of the range.
-    fn invalidate(&self, range: &Mapped) -> Lines;
+    /// Discards lines of the part.
+    fn invalidate(&self, part: Part<'_>) -> Lines;
 
-    /// The barrier between memory and a device's registers; Linux's `wmb()`.
+    /// The barrier between memory and a device's registers, to be passed before a device is told to go: Linux's
+    /// `wmb()`, a DSB and the outer cache's sync.
     fn device_barrier(&self);
+
+    /// The barrier between two writes to coherent memory that a device polls, such as a descriptor and the word that
+    /// makes it valid: Linux's `dma_wmb()`, a DMB (ARM ARM A3.8.3).
+    fn dma_wmb(&self);
+
+    /// The barrier between two reads of coherent memory that a device writes, such as a completion word and what it
+    /// says is complete: Linux's `dma_rmb()`, a DMB.
+    fn dma_rmb(&self);
 }
 
 /// Both halves of the seam.

@@ -39,18 +39,42 @@
 //!     view[0]
 //! }
 //! ```
+//!
+//! ```compile_fail,E0382
+//! use carveout::{arch::Machine, dma::buffer::Coherent};
+//! fn use_after_free<M: Machine>(buffer: Coherent<M>) {
+//!     drop(buffer);
+//!     buffer.dma_wmb();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! use carveout::{arch::Machine, dma::buffer::{Cpu, Stream, ToDevice}};
+//! fn tell_a_device_what_the_cpu_owns<M: Machine>(buffer: Stream<M, ToDevice, Cpu>) {
+//!     let _ = buffer.bus();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0277
+//! use carveout::{arch::Machine, dma::buffer::{Cpu, FromDevice, Stream}};
+//! fn views_of_what_is_not_plain_old_data<M: Machine>(buffer: Stream<M, FromDevice, Cpu>) {
+//!     let _ = buffer.values::<bool>();
+//! }
+//! ```
 
-use crate::addr::{BusAddr, FrameRange};
+use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
-use crate::dma::{Dma, Holder, Record, Slot, whole_frames};
+use crate::dma::{Dma, Holder, Record, Slot};
 use crate::vm::attr::MemoryType;
 use crate::vm::ledger::Residue;
-use crate::vm::space::Mapped;
+use crate::vm::space::{Mapped, Part};
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
+use core::ops::Range;
 use core::ptr::NonNull;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 mod sealed {
     pub trait Sealed {}
@@ -128,6 +152,27 @@ impl core::ops::Add for Effort {
     }
 }
 
+/// Bytes of a buffer, as one run: the smallest that holds all that was added. Empty if `start` is `end`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    const fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    fn add(self, start: u32, end: u32) -> Self {
+        match (self.is_empty(), start == end) {
+            (_, true) => self,
+            (true, _) => Self { start, end },
+            _ => Self { start: self.start.min(start), end: self.end.max(end) },
+        }
+    }
+}
+
 /// What all states share. Its drop frees the frames, or quarantines them if a device may still use them.
 struct Raw<M: Machine + 'static> {
     dma: &'static Dma<M>,
@@ -138,8 +183,10 @@ struct Raw<M: Machine + 'static> {
     bus: BusAddr,
     mapped: Cell<Option<Mapped>>,
     residue: Cell<Residue>,
-    /// A device wrote since the caches last agreed with memory.
-    stale: Cell<bool>,
+    /// What the CPU may have written since the last clean.
+    dirty: Cell<Span>,
+    /// What a device may have written since the last invalidate, while lines of it may be cached.
+    stale: Cell<Span>,
     /// A device was told the address and not yet made to forget it.
     exposed: Cell<bool>,
     effort: Cell<Effort>,
@@ -160,10 +207,11 @@ impl<M: Machine> Raw<M> {
         }
     }
 
-    /// Runs cache work on the mapping, which must exist, and counts its lines.
-    fn maintain(&self, work: impl FnOnce(&M, &Mapped) -> Lines) {
+    /// Runs cache work on a span of the mapping, which must exist, and counts its lines.
+    fn maintain(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) {
         let mapped = self.mapped.take().expect("maintenance needs a mapping (I3)");
-        let lines = work(self.dma.machine, &mapped);
+        let part = mapped.part(span.start, span.end).expect("spans are cut to the buffer");
+        let lines = work(self.dma.machine, part);
         self.mapped.set(Some(mapped));
         self.dma.count(lines);
         self.tally(|effort| effort.lines += lines);
@@ -173,6 +221,16 @@ impl<M: Machine> Raw<M> {
         let mut effort = self.effort.get();
         add(&mut effort);
         self.effort.set(effort);
+    }
+
+    /// All frames.
+    fn all(&self) -> Span {
+        Span { start: 0, end: self.frames.count() << FRAME_SHIFT }
+    }
+
+    /// The bytes asked for: a device has no business beyond.
+    const fn asked(&self) -> Span {
+        Span { start: 0, end: self.bytes }
     }
 
     fn set_holder(&self, holder: Holder) {
@@ -189,8 +247,9 @@ impl<M: Machine> Raw<M> {
         self.map(MemoryType::NonCacheable);
         if self.residue.get() != Residue::Nothing {
             // Their data is dead, dirty or not.
-            self.maintain(M::invalidate);
+            self.maintain(self.all(), M::invalidate);
             self.residue.set(Residue::Nothing);
+            self.stale.set(Span::default());
         }
         // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns them.
         unsafe { self.pointer().write_bytes(0, (self.frames.bytes()) as usize) };
@@ -207,18 +266,34 @@ impl<M: Machine> Raw<M> {
             // From here on the CPU may speculate lines in.
             self.residue.set(self.residue.get().max(Residue::Clean));
         }
-        if self.stale.replace(false) {
-            self.maintain(M::invalidate);
+        let stale = self.stale.take();
+        if !stale.is_empty() {
+            self.maintain(stale, M::invalidate);
         }
         self.pointer()
     }
 
+    /// The same for writing to `[start, end)`.
+    fn open_mut(&self, start: u32, end: u32) -> *mut u8 {
+        let bytes = self.open();
+        self.residue.set(Residue::Dirty);
+        self.dirty.set(self.dirty.get().add(start, end));
+        bytes
+    }
+
     fn close(&self) {
-        if self.residue.get() == Residue::Dirty {
-            self.maintain(M::clean);
+        let dirty = self.dirty.take();
+        if !dirty.is_empty() {
+            self.maintain(dirty, M::clean);
             self.residue.set(Residue::Clean);
         }
         self.unmap();
+    }
+
+    /// `range` of the bytes asked for, or `None` if it is not in order and inside.
+    fn inside(&self, range: &Range<usize>) -> Option<Span> {
+        let inside = range.start <= range.end && range.end <= self.bytes as usize;
+        inside.then_some(Span { start: range.start as u32, end: range.end as u32 })
     }
 }
 
@@ -273,18 +348,18 @@ pub struct Contiguous<M: Machine + 'static> {
 }
 
 impl<M: Machine> Contiguous<M> {
-    pub(super) fn new(dma: &'static Dma<M>, slot: Slot, record: Record, bytes: u32, master: &Master) -> Self {
-        debug_assert_eq!(whole_frames(bytes), record.frames.count());
+    pub(super) fn new(dma: &'static Dma<M>, slot: Slot, record: Record, master: &Master) -> Self {
         let raw = Raw {
             dma,
             slot,
             frames: record.frames,
             va: record.va,
-            bytes,
+            bytes: record.bytes,
             bus: master.bus(record.frames.base()).expect("frames within the reach it was allocated in"),
             mapped: Cell::new(None),
             residue: Cell::new(record.residue),
-            stale: Cell::new(false),
+            dirty: Cell::new(Span::default()),
+            stale: Cell::new(Span::default()),
             exposed: Cell::new(false),
             effort: Cell::new(Effort::default()),
         };
@@ -315,8 +390,8 @@ impl<M: Machine> Contiguous<M> {
     }
 }
 
-/// A buffer CPU and device share, Normal non-cacheable: what one writes the other sees, after
-/// [`Cache::device_barrier`](crate::arch::Cache::device_barrier).
+/// A buffer CPU and device share, Normal non-cacheable: what one writes the other sees, after the barriers below. Writes
+/// combine, so it is Linux's `WRITE_COMBINE` too: on ARMv7 the two are one memory type.
 ///
 /// Dropping frees it, unless a device was told its address: then it is quarantined, and
 /// [`release`](Self::release) is the way to free it.
@@ -359,6 +434,21 @@ impl<M: Machine> Coherent<M> {
         count
     }
 
+    /// Between two writes that a device polls: what came before is seen before what comes after.
+    pub fn dma_wmb(&self) {
+        self.raw.dma.machine.dma_wmb();
+    }
+
+    /// Between two reads of what a device writes: what comes after is read after what came before.
+    pub fn dma_rmb(&self) {
+        self.raw.dma.machine.dma_rmb();
+    }
+
+    /// Before the register write that tells a device to go: everything written so far is seen by it.
+    pub fn device_barrier(&self) {
+        self.raw.dma.machine.device_barrier();
+    }
+
     /// Takes the buffer back from the device.
     ///
     /// # Safety
@@ -387,25 +477,60 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
         unsafe { core::slice::from_raw_parts(bytes, self.len()) }
     }
 
+    /// The bytes as values of plain old data, as many as fit, read-only.
+    ///
+    /// The buffer starts on a page, so that any `T` of alignment up to 4 KiB is aligned.
+    pub fn values<T: FromBytes + Immutable>(&self) -> &[T] {
+        let count = self.len().checked_div(size_of::<T>()).unwrap_or(0);
+        <[T]>::ref_from_prefix_with_elems(self.bytes(), count).map_or(&[], |(values, _)| values)
+    }
+
     /// Hands the buffer to the device: cleans what the CPU may have written, and unmaps.
     ///
     /// After this returns, the device reads what the CPU wrote, and no line is evicted over what the device writes.
     pub fn for_device(self) -> Stream<M, D, Device> {
+        let stream = self.for_device_unordered();
+        stream.raw.dma.machine.device_barrier();
+        stream
+    }
+
+    /// The same without the barrier, which must follow before the device is told.
+    pub(super) fn for_device_unordered(self) -> Stream<M, D, Device> {
         self.raw.close();
-        self.raw.dma.machine.device_barrier();
         self.raw.exposed.set(true);
         self.raw.set_holder(Holder::Device);
         Stream { raw: self.raw, state: PhantomData }
     }
+
+    /// Gives up the stream for another state, which will find zeros. No device knows it: what owning it proves.
+    pub fn into_contiguous(self) -> Contiguous<M> {
+        self.raw.unmap();
+        self.raw.dirty.take();
+        self.raw.set_holder(Holder::Nobody);
+        Contiguous { raw: self.raw }
+    }
 }
 
 impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
-    /// The bytes, writable: afterwards the caches may hold dirty lines of them, and the hand-over cleans.
+    /// The bytes, writable: afterwards the caches may hold dirty lines of them, and the hand-over cleans them all.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let bytes = self.raw.open();
-        self.raw.residue.set(Residue::Dirty);
+        let bytes = self.raw.open_mut(0, self.raw.bytes);
         // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only view.
         unsafe { core::slice::from_raw_parts_mut(bytes, self.len()) }
+    }
+
+    /// A part of the bytes, writable, of which alone the hand-over cleans lines; `None` if it is not inside.
+    pub fn part_mut(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
+        let span = self.raw.inside(&range)?;
+        let bytes = self.raw.open_mut(span.start, span.end).wrapping_add(range.start);
+        // SAFETY: as in `bytes_mut`; the range is inside.
+        Some(unsafe { core::slice::from_raw_parts_mut(bytes, range.len()) })
+    }
+
+    /// The bytes as values of plain old data, as many as fit, writable.
+    pub fn values_mut<T: FromBytes + IntoBytes + Immutable + KnownLayout>(&mut self) -> &mut [T] {
+        let count = self.len().checked_div(size_of::<T>()).unwrap_or(0);
+        <[T]>::mut_from_prefix_with_elems(self.bytes_mut(), count).map_or(&mut [], |(values, _)| values)
     }
 }
 
@@ -422,8 +547,24 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
     /// The caller's duty is I4: the device has finished with the buffer, which it said in a register or in memory read
     /// before this call, and will not access it until it is handed over again.
     pub unsafe fn for_cpu(self) -> Stream<M, D, Cpu> {
+        let all = self.raw.asked();
+        self.returned(all)
+    }
+
+    /// The same for a device that wrote only `written` of the bytes, as a packet that filled part of its buffer: lines
+    /// elsewhere still equal memory, and the invalidate leaves them alone. A range not inside counts as all.
+    ///
+    /// # Safety
+    ///
+    /// As [`for_cpu`](Self::for_cpu), and the device wrote nothing outside the range.
+    pub unsafe fn for_cpu_part(self, written: Range<usize>) -> Stream<M, D, Cpu> {
+        let span = self.raw.inside(&written).unwrap_or_else(|| self.raw.asked());
+        self.returned(span)
+    }
+
+    fn returned(self, written: Span) -> Stream<M, D, Cpu> {
         if D::DEVICE_WRITES && self.raw.residue.get() != Residue::Nothing {
-            self.raw.stale.set(true);
+            self.raw.stale.set(self.raw.stale.get().add(written.start, written.end));
         }
         self.raw.exposed.set(false);
         self.raw.set_holder(Holder::Cpu);
@@ -431,8 +572,11 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
     }
 }
 
-/// A buffer for devices alone: one writes it, another reads it, the CPU never does. Dropping quarantines it once its
-/// address was told.
+/// A buffer for devices alone: one writes it, another reads it, the CPU never does: Linux's `NO_KERNEL_MAPPING`, but
+/// zeroed when it is made. Dropping quarantines it once its address was told.
+///
+/// Kept for the next job of the same owner it is not zeroed again, and no line is touched: that is the way to do
+/// without zeroing.
 pub struct DeviceOnly<M: Machine + 'static> {
     raw: Raw<M>,
 }

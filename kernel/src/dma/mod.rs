@@ -11,7 +11,7 @@ pub mod buffer;
 pub mod master;
 pub mod port;
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, SECTION_SIZE, VirtAddr};
+use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::arch::Machine;
 use crate::boot::directmap::CarveOut;
 use crate::cma::area::{AllocError, Area, heap_index};
@@ -48,7 +48,7 @@ pub enum Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Nobody => "allocated",
             Self::Cpu => "CPU-owned",
             Self::Device => "device-owned",
@@ -69,6 +69,10 @@ pub struct Record {
     pub owner: &'static str,
     /// Who may touch it.
     pub holder: Holder,
+    /// Bytes asked for.
+    pub bytes: u32,
+    /// How many buffers were allocated before it, since boot: its age is how many came after.
+    pub born: u64,
     residue: Residue,
     area: AreaId,
     ported: bool,
@@ -112,6 +116,8 @@ pub struct Stats {
     pub map_changes: u64,
     /// Bytes in quarantine.
     pub quarantined: u64,
+    /// Buffers allocated.
+    pub allocations: u64,
 }
 
 /// What lies at an address in or near the carved memory.
@@ -150,6 +156,7 @@ pub struct Dma<M: 'static> {
     outer_lines: AtomicU64,
     map_changes: AtomicU64,
     quarantined: AtomicU64,
+    allocations: AtomicU64,
 }
 
 /// Pages of window that a buffer needs before, for, and after its mapping.
@@ -202,6 +209,7 @@ impl<M: Machine> Dma<M> {
             outer_lines: AtomicU64::new(0),
             map_changes: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
+            allocations: AtomicU64::new(0),
         }
     }
 
@@ -237,12 +245,14 @@ impl<M: Machine> Dma<M> {
         let va = VirtAddr::new((first + run.lead) << FRAME_SHIFT);
         let residue = state.ledger.residue(frames);
         let holder = Holder::Nobody;
-        let record = Record { frames, va, owner: master.name(), holder, residue, area, ported: false };
+        let born = self.allocations.fetch_add(1, Ordering::Relaxed);
+        let owner = master.name();
+        let record = Record { frames, va, owner, holder, bytes, born, residue, area, ported: false };
         let Entry::Free { next } = core::mem::replace(&mut state.entries[slot.0], Entry::Used(record)) else {
             unreachable!("the free list holds free entries")
         };
         state.free = next;
-        Ok(Contiguous::new(self, slot, record, bytes, master))
+        Ok(Contiguous::new(self, slot, record, master))
     }
 
     /// Walks the live tables and compares them with the ledger (I1, I2, W^X).
@@ -257,7 +267,20 @@ impl<M: Machine> Dma<M> {
             outer_lines: self.outer_lines.load(Ordering::Relaxed),
             map_changes: self.map_changes.load(Ordering::Relaxed),
             quarantined: self.quarantined.load(Ordering::Relaxed),
+            allocations: self.allocations.load(Ordering::Relaxed),
         }
+    }
+
+    /// Who holds what, as a table with a line a buffer.
+    pub const fn holders(&self) -> Holders<'_, M> {
+        Holders { dma: self, owner: None }
+    }
+
+    /// Says that a device goes away: whatever it was given and not yet gave back is a leak, and the table of it the
+    /// error.
+    pub fn retire(&self, master: &Master) -> Result<(), Holders<'_, M>> {
+        let none = self.state.lock().records().all(|record| record.owner != master.name());
+        if none { Ok(()) } else { Err(Holders { dma: self, owner: Some(master.name()) }) }
     }
 
     /// What lies at an address of the window, for a fault report. Never waits.
@@ -361,7 +384,41 @@ impl State {
     }
 }
 
-/// Bytes rounded up to whole frames.
-const fn whole_frames(bytes: u32) -> u32 {
-    bytes.div_ceil(FRAME_SIZE)
+/// A table of buffers: device, bytes, who may touch it, age, frames. Displaying it holds the lock.
+pub struct Holders<'d, M: 'static> {
+    dma: &'d Dma<M>,
+    owner: Option<&'static str>,
+}
+
+impl<M> Holders<'_, M> {
+    /// Calls `each` with every buffer of the table, in no particular order, holding the lock.
+    pub fn for_each(&self, mut each: impl FnMut(&Record)) {
+        let state = self.dma.state.lock();
+        state.records().filter(|record| self.owner.is_none_or(|owner| record.owner == owner)).for_each(&mut each);
+    }
+}
+
+impl<M> fmt::Debug for Holders<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<M> fmt::Display for Holders<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let now = self.dma.allocations.load(Ordering::Relaxed);
+        let (mut result, mut count, mut bytes) = (Ok(()), 0, 0);
+        writeln!(f, "{:<12} {:>10} {:<12} {:>6}  frames", "device", "bytes", "state", "age")?;
+        self.for_each(|record| {
+            let Record { frames, owner, holder, bytes: wanted, born, .. } = record;
+            count += 1;
+            bytes += frames.bytes();
+            let age = now - born;
+            if result.is_ok() {
+                result = writeln!(f, "{owner:<12} {wanted:>10} {holder:<12} {age:>6}  {frames}");
+            }
+        });
+        result?;
+        write!(f, "{count} buffers, {}", Bytes(bytes))
+    }
 }

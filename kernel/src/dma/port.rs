@@ -115,7 +115,7 @@ impl<M: Machine> Port<M> {
         if let Some(mapped) = &own
             && record.residue != Residue::Nothing
         {
-            let lines = self.dma.machine.invalidate(mapped);
+            let lines = self.dma.machine.invalidate(mapped.all());
             self.lines.set(self.lines.get() + lines);
         }
         Ok(Opened { dma: self.dma, slot, own, va, offset, len: len as usize })

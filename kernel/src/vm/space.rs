@@ -42,6 +42,47 @@ impl Mapped {
     pub const fn memory(&self) -> MemoryType {
         self.memory
     }
+
+    /// All of it.
+    pub const fn all(&self) -> Part<'_> {
+        Part { mapped: self, start: 0, end: self.bytes() }
+    }
+
+    /// The bytes `[start, end)` of it, or `None` if they are not in order and inside.
+    pub const fn part(&self, start: u32, end: u32) -> Option<Part<'_>> {
+        if start <= end && end <= self.bytes() { Some(Part { mapped: self, start, end }) } else { None }
+    }
+}
+
+/// Bytes of a mapping that exists: what maintenance works on (I3). It goes by whole lines, and as a mapping is of
+/// whole pages, the lines it touches hold nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part<'m> {
+    mapped: &'m Mapped,
+    start: u32,
+    end: u32,
+}
+
+impl Part<'_> {
+    /// The mapping it is of.
+    pub const fn mapped(&self) -> &Mapped {
+        self.mapped
+    }
+
+    /// Address of the first byte.
+    pub const fn va(&self) -> VirtAddr {
+        VirtAddr::new(self.mapped.va.raw() + self.start)
+    }
+
+    /// Physical address of the first byte.
+    pub const fn pa(&self) -> PhysAddr {
+        PhysAddr::new(self.mapped.frames.base().raw() + self.start)
+    }
+
+    /// Bytes.
+    pub const fn bytes(&self) -> u32 {
+        self.end - self.start
+    }
 }
 
 /// Why a mapping was refused. Nothing was written.

@@ -10,7 +10,7 @@
 use crate::arch::Lines;
 use crate::arch::armv7a::l2c310::L2c310;
 use crate::arch::armv7a::mmu::dsb;
-use crate::vm::space::Mapped;
+use crate::vm::space::Part;
 use aarch32_cpu::register::Ctr;
 use core::arch::asm;
 use spin::Once;
@@ -52,15 +52,15 @@ impl Caches {
         self.outer.get()
     }
 
-    pub(super) fn clean(&self, range: &Mapped) -> Lines {
-        let inner = self.by_mva(range, Inner::Clean);
-        let outer = self.outer.get().map_or(0, |outer| outer.clean(range.frames()));
+    pub(super) fn clean(&self, part: Part<'_>) -> Lines {
+        let inner = self.by_mva(part, Inner::Clean);
+        let outer = self.outer.get().map_or(0, |outer| outer.clean(part.pa(), part.bytes()));
         Lines { inner, outer }
     }
 
-    pub(super) fn invalidate(&self, range: &Mapped) -> Lines {
-        let outer = self.outer.get().map_or(0, |outer| outer.invalidate(range.frames()));
-        let inner = self.by_mva(range, Inner::Invalidate);
+    pub(super) fn invalidate(&self, part: Part<'_>) -> Lines {
+        let outer = self.outer.get().map_or(0, |outer| outer.invalidate(part.pa(), part.bytes()));
+        let inner = self.by_mva(part, Inner::Invalidate);
         Lines { inner, outer }
     }
 
@@ -72,8 +72,9 @@ impl Caches {
         }
     }
 
-    fn by_mva(&self, range: &Mapped, operation: Inner) -> u64 {
-        let (mut at, end) = (range.va().raw(), u64::from(range.va().raw()) + u64::from(range.bytes()));
+    fn by_mva(&self, part: Part<'_>, operation: Inner) -> u64 {
+        let end = u64::from(part.va().raw()) + u64::from(part.bytes());
+        let mut at = part.va().raw() & !(self.line - 1);
         let mut lines = 0;
         // Erratum 764369 of Cortex-A9 MPCore: a DSB before the first operation of a range; it also orders the stores
         // before it, which every core needs.
@@ -81,11 +82,11 @@ impl Caches {
         while u64::from(at) < end {
             match operation {
                 Inner::Clean => {
-                    // SAFETY: `Mapped` proves that the address translates (I3); a clean changes no data.
+                    // SAFETY: `Part` proves that the address translates (I3); a clean changes no data.
                     unsafe { asm!("mcr p15, 0, {0}, c7, c10, 1", in(reg) at, options(nostack, preserves_flags)) };
                 }
                 Inner::Invalidate => {
-                    // SAFETY: `Mapped` proves that the address translates (I3); the caller said the lines are dead,
+                    // SAFETY: `Part` proves that the address translates (I3); the caller said the lines are dead,
                     // and whole pages share no line with other data.
                     unsafe { asm!("mcr p15, 0, {0}, c7, c6, 1", in(reg) at, options(nostack, preserves_flags)) };
                 }

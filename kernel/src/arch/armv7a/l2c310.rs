@@ -1,9 +1,17 @@
 //! The PL310 outer cache controller (L2C-310 TRM, DDI 0246).
 //!
 //! Guarantees: an [`L2c310`] is on; its operations are complete when they return, cache sync included. Physical
-//! addresses throughout: what it caches is known by frames alone.
+//! addresses throughout: what it caches is known by them alone. A range as large as the cache is maintained by ways,
+//! so that no operation costs more than one pass over the cache.
+//!
+//! Errata, by the RTL release in the cache ID register:
+//! - 727915 (r2p0 to r3p0): the background clean-and-invalidate by way can corrupt data; the debug register holds back
+//!   linefills and write-backs while it runs.
+//! - 753970 (r3p0): a cache sync can hang the store buffer; the write goes to a register without effect instead.
+//! - 588369 (before r2p0): clean-and-invalidate by line leaves clean lines. It is not used: where lines must go, they
+//!   are clean or dead, and invalidate serves.
 
-use crate::addr::FrameRange;
+use crate::addr::PhysAddr;
 use core::ptr::NonNull;
 use spin::Mutex;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -23,6 +31,12 @@ register_bitfields! [u32,
     Auxiliary [
         ASSOCIATIVITY OFFSET(16) NUMBITS(1) [Ways8 = 0, Ways16 = 1],
         WAY_SIZE OFFSET(17) NUMBITS(3) []
+    ],
+    Debug [
+        /// Disable cache linefill.
+        DCL OFFSET(0) NUMBITS(1) [],
+        /// Disable write-back, which forces write-through.
+        DWB OFFSET(1) NUMBITS(1) []
     ],
 ];
 
@@ -46,12 +60,17 @@ register_structs! {
         (0x780 => _unused3),
         (0x7b0 => clean_line: ReadWrite<u32>),
         (0x7b4 => _unused4),
-        (0x7f0 => flush_line: ReadWrite<u32>),
-        (0x7f4 => @END),
+        (0x7bc => clean_way: ReadWrite<u32>),
+        (0x7c0 => _unused5),
+        (0x7fc => flush_way: ReadWrite<u32>),
+        (0x800 => _unused6),
+        (0xf40 => debug: ReadWrite<u32, Debug::Register>),
+        (0xf44 => @END),
     }
 }
 
-/// RTL release of r3p0 in the cache ID, the one with erratum 753970.
+/// RTL releases in the cache ID (TRM 3.3.1).
+const R2P0: u32 = 0x4;
 const R3P0: u32 = 0x5;
 
 /// The controller, on.
@@ -61,6 +80,7 @@ pub struct L2c310 {
     size: u32,
     ways: u32,
     sync_by_dummy: bool,
+    hold_while_flushing: bool,
 }
 
 // SAFETY: the registers are a mapping that lasts; all writes go through the lock.
@@ -87,8 +107,14 @@ impl L2c310 {
             block.sync.set(0);
             block.control.write(Control::ENABLE::SET);
         }
-        let sync_by_dummy = block.id.read(CacheId::RTL_RELEASE) == R3P0;
-        Self { registers: Mutex::new(registers), size: way * ways, ways, sync_by_dummy }
+        let release = block.id.read(CacheId::RTL_RELEASE);
+        Self {
+            registers: Mutex::new(registers),
+            size: way * ways,
+            ways,
+            sync_by_dummy: release == R3P0,
+            hold_while_flushing: (R2P0..=R3P0).contains(&release),
+        }
     }
 
     /// Bytes in all, and ways.
@@ -96,14 +122,21 @@ impl L2c310 {
         (self.size, self.ways)
     }
 
-    /// Writes dirty lines of the frames to memory; returns how many lines were asked for.
-    pub(super) fn clean(&self, frames: FrameRange) -> u64 {
-        self.each_line(frames, |block, line| block.clean_line.set(line))
+    /// Writes dirty lines of the bytes to memory; returns how many lines were asked for.
+    pub(super) fn clean(&self, at: PhysAddr, bytes: u32) -> u64 {
+        if bytes >= self.size {
+            return self.all_ways(|block| &block.clean_way);
+        }
+        self.each_line(at, bytes, |block, line| block.clean_line.set(line))
     }
 
-    /// Discards lines of the frames; returns how many were asked for.
-    pub(super) fn invalidate(&self, frames: FrameRange) -> u64 {
-        self.each_line(frames, |block, line| block.invalidate_line.set(line))
+    /// Discards lines of the bytes; returns how many were asked for. By ways others' dirty lines must survive, so the
+    /// cache is cleaned and invalidated: the caller's dirty lines are dead and may as well be written.
+    pub(super) fn invalidate(&self, at: PhysAddr, bytes: u32) -> u64 {
+        if bytes >= self.size {
+            return self.all_ways(|block| &block.flush_way);
+        }
+        self.each_line(at, bytes, |block, line| block.invalidate_line.set(line))
     }
 
     /// Drains the controller's buffers.
@@ -117,15 +150,34 @@ impl L2c310 {
     }
 
     /// Line operations are atomic: a write waits until the one before is done (TRM 3.3.10).
-    fn each_line(&self, frames: FrameRange, operate: impl Fn(&Registers, u32)) -> u64 {
+    fn each_line(&self, at: PhysAddr, bytes: u32, operate: impl Fn(&Registers, u32)) -> u64 {
         let guard = self.registers.lock();
         let block = Self::block(*guard);
-        let lines = frames.bytes() / u64::from(LINE);
+        let first = at.raw() & !(LINE - 1);
+        let lines = (u64::from(at.raw()) + u64::from(bytes) - u64::from(first)).div_ceil(u64::from(LINE));
         for n in 0..lines {
-            operate(block, frames.base().raw() + n as u32 * LINE);
+            operate(block, first + n as u32 * LINE);
         }
         self.drain(block);
         lines
+    }
+
+    /// An operation by way runs in the background until its bits are clear; nothing else may be asked of the
+    /// controller meanwhile, which the lock sees to.
+    fn all_ways(&self, register: impl Fn(&Registers) -> &ReadWrite<u32>) -> u64 {
+        let guard = self.registers.lock();
+        let block = Self::block(*guard);
+        let all = (1 << self.ways) - 1;
+        if self.hold_while_flushing {
+            block.debug.write(Debug::DCL::SET + Debug::DWB::SET);
+        }
+        register(block).set(all);
+        while register(block).get() & all != 0 {}
+        self.drain(block);
+        if self.hold_while_flushing {
+            block.debug.set(0);
+        }
+        u64::from(self.size / LINE)
     }
 
     fn drain(&self, block: &Registers) {

@@ -10,7 +10,7 @@ use crate::arch::armv7a::l2c310::L2c310;
 use crate::arch::{Cache, Lines, Mmu, Root};
 use crate::boot::directmap::DirectMap;
 use crate::vm::attr::Shareability;
-use crate::vm::space::Mapped;
+use crate::vm::space::Part;
 use aarch32_cpu::register::{IdMmfr3, Midr, Mpidr};
 use core::arch::asm;
 use spin::Once;
@@ -173,15 +173,25 @@ unsafe impl Mmu for Armv7a {
 
 // SAFETY: see `Caches`, which does the work.
 unsafe impl Cache for Armv7a {
-    fn clean(&self, range: &Mapped) -> Lines {
-        self.caches.clean(range)
+    fn clean(&self, part: Part<'_>) -> Lines {
+        self.caches.clean(part)
     }
 
-    fn invalidate(&self, range: &Mapped) -> Lines {
-        self.caches.invalidate(range)
+    fn invalidate(&self, part: Part<'_>) -> Lines {
+        self.caches.invalidate(part)
     }
 
     fn device_barrier(&self) {
         self.caches.device_barrier();
+    }
+
+    fn dma_wmb(&self) {
+        // SAFETY: a barrier; memory is a clobber. Bus masters are outside the inner shareable domain.
+        unsafe { asm!("dmb oshst", options(nostack, preserves_flags)) };
+    }
+
+    fn dma_rmb(&self) {
+        // SAFETY: as in `dma_wmb`.
+        unsafe { asm!("dmb osh", options(nostack, preserves_flags)) };
     }
 }

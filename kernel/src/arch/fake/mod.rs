@@ -22,11 +22,13 @@
 //! second. The fake learns what was written through them by comparing the copies, so a write that changes no byte
 //! goes unseen.
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+pub mod setup;
+
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::arch::{Cache, Lines, Mmu, Root};
 use crate::vm::attr::{MemoryType, Shareability};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Entry, LARGE_PAGE_SIZE, Leaf};
-use crate::vm::space::Mapped;
+use crate::vm::space::Part;
 use core::ops::Range;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -612,7 +614,8 @@ impl Sim {
     }
 
     /// Refuses maintenance of anything but live translations of exactly those frames.
-    fn check_mapped(&self, range: &Mapped) {
+    fn check_mapped(&self, part: Part<'_>) {
+        let range = part.mapped();
         let first = range.va().raw() >> FRAME_SHIFT;
         for (n, frame) in range.frames().iter().enumerate() {
             let page = first + n as u32;
@@ -727,14 +730,16 @@ unsafe impl Mmu for Fake {
 
 // SAFETY: one level; clean copies outward, invalidate copies inward, both at once.
 unsafe impl Cache for Fake {
-    fn clean(&self, range: &Mapped) -> Lines {
+    fn clean(&self, part: Part<'_>) -> Lines {
         let sim = &mut *self.sim.borrow_mut();
-        sim.check_mapped(range);
+        sim.check_mapped(part);
+        let range = part.mapped();
         sim.log.push(Op::Clean(range.frames()));
         sim.note(range.frames());
         sim.disturb();
-        for frame in range.frames().iter().map(Frame::number) {
-            let lines = sim.lines_of(frame);
+        let mut asked = 0;
+        for (frame, lines) in sim.lines_by_frame(part.pa().raw(), part.bytes() as usize) {
+            asked += lines.len() as u64;
             if sim.is_quiet(&lines) {
                 continue;
             }
@@ -754,17 +759,20 @@ unsafe impl Cache for Fake {
             }
         }
         sim.disturb();
-        Lines { inner: u64::from(range.bytes()) / LINE as u64, outer: 0 }
+        Lines { inner: asked, outer: 0 }
     }
 
-    fn invalidate(&self, range: &Mapped) -> Lines {
+    fn invalidate(&self, part: Part<'_>) -> Lines {
         let sim = &mut *self.sim.borrow_mut();
-        sim.check_mapped(range);
+        sim.check_mapped(part);
+        let range = part.mapped();
         sim.log.push(Op::Invalidate(range.frames()));
         sim.note(range.frames());
         sim.disturb();
-        for frame in range.frames().iter().map(Frame::number) {
-            let lines = sim.lines_of(frame);
+        let mut asked = 0;
+        for (frame, lines) in sim.lines_by_frame(part.pa().raw(), part.bytes() as usize) {
+            asked += lines.len() as u64;
+            let whole = lines.len() == FRAME_LINES;
             if !sim.is_quiet(&lines) {
                 for line in lines.clone() {
                     // Dirty data may be lost or written back, by chance.
@@ -778,12 +786,12 @@ unsafe impl Cache for Fake {
                 sim.settle(frame, lines.clone());
                 sim.marks[lines].fill(0);
             }
-            if range.memory() != MemoryType::WriteBack {
+            if whole && range.memory() != MemoryType::WriteBack {
                 sim.cached.remove(&frame);
             }
         }
         sim.disturb();
-        Lines { inner: u64::from(range.bytes()) / LINE as u64, outer: 0 }
+        Lines { inner: asked, outer: 0 }
     }
 
     fn device_barrier(&self) {
@@ -791,5 +799,14 @@ unsafe impl Cache for Fake {
         sim.log.push(Op::Barrier);
         sim.disturb();
         sim.drain();
+    }
+
+    /// Orders writes to coherent memory as a device sees them: what is in the write buffer stays in order.
+    fn dma_wmb(&self) {
+        self.sim.borrow_mut().disturb();
+    }
+
+    fn dma_rmb(&self) {
+        self.sim.borrow_mut().disturb();
     }
 }

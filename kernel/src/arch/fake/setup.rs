@@ -1,0 +1,69 @@
+//! A fake machine with one area, as tests and examples begin with.
+
+use super::Fake;
+use crate::addr::{FrameRange, PhysAddr, SECTION_SIZE};
+use crate::arch::Cache;
+use crate::boot::directmap::CarveOut;
+use crate::dma::Dma;
+use crate::dma::master::Master;
+use crate::vm::attr::Shareability;
+use crate::vm::audit::{Expect, Finding, Report};
+use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
+use crate::vm::layout::CMA_WINDOW;
+use crate::vm::space::Region;
+use std::boxed::Box;
+use std::vec;
+
+/// First byte of RAM.
+pub const RAM: PhysAddr = PhysAddr::new(0x6000_0000);
+/// Bytes of RAM.
+pub const RAM_BYTES: u32 = 8 << 20;
+/// The carved part of it.
+pub const CARVED: PhysAddr = PhysAddr::new(0x6020_0000);
+/// Bytes of that.
+pub const CARVED_BYTES: u32 = 4 << 20;
+/// Where the first-level table is.
+pub const L1: PhysAddr = PhysAddr::new(0x6000_4000);
+/// Where the window's second-level tables begin.
+pub const L2: PhysAddr = PhysAddr::new(0x6001_0000);
+
+/// A machine, and the DMA API over it. What it takes is never given back.
+pub struct Setup {
+    /// The machine: memory as devices see it, and the adversary.
+    pub fake: &'static Fake,
+    /// One area of 4 MiB, named `test`.
+    pub dma: &'static Dma<Fake>,
+}
+
+impl Setup {
+    /// A fresh one, whose adversary goes by `seed`.
+    pub fn new(seed: u64) -> Self {
+        let fake: &'static Fake = Box::leak(Box::new(Fake::new(RAM, RAM_BYTES, L1, seed)));
+        let frames = FrameRange::within(CARVED.raw().into(), CARVED_BYTES.into());
+        // SAFETY: the fake maps nothing but what this window maps.
+        let carved = unsafe { CarveOut::assume("test", &[frames], true) };
+        let sections = Dma::<Fake>::window_sections([&carved].into_iter());
+        let range = CMA_WINDOW.first(sections);
+        let l1: &'static mut [L1Desc] = vec![L1Desc::FAULT; L1_ENTRIES].leak();
+        let slot = (range.start().raw() / SECTION_SIZE) as usize;
+        let entries = &mut l1[slot..slot + range.sections() as usize];
+        let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
+        let at = PhysAddr::new(L1.raw() + 4 * slot as u32);
+        let window = Region::one_each(fake, range, Shareability::Shareable, entries, at, l2, L2);
+        let dma: &'static Dma<Fake> = Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), window)));
+        fake.device_barrier();
+        Self { fake, dma }
+    }
+
+    /// A bus master that allocates from the area.
+    pub fn master(&self, name: &'static str) -> Master {
+        Master::new(name, self.dma.area("test"))
+    }
+
+    /// Walks the tables and compares them with the ledger.
+    pub fn audit(&self) -> Result<Report, Finding> {
+        let ram = [FrameRange::within(RAM.raw().into(), RAM_BYTES.into())];
+        let share = Shareability::Shareable;
+        self.dma.audit(&Expect { ram: &ram, firmware: &[], text: FrameRange::EMPTY, share })
+    }
+}
