@@ -16,7 +16,7 @@
 //! }
 //! ```
 //!
-//! ```compile_fail,E0271
+//! ```compile_fail,E0599
 //! use carveout::{arch::Machine, dma::buffer::{Cpu, FromDevice, Stream}};
 //! fn write_what_only_the_device_writes<M: Machine>(mut buffer: Stream<M, FromDevice, Cpu>) {
 //!     buffer.bytes_mut();
@@ -187,6 +187,8 @@ struct Raw<M: Machine + 'static> {
     dirty: Cell<Span>,
     /// What a device may have written since the last invalidate, while lines of it may be cached.
     stale: Cell<Span>,
+    /// The CPU wrote to memory, itself or by a clean, with no device barrier since.
+    unordered: Cell<bool>,
     /// A device was told the address and not yet made to forget it.
     exposed: Cell<bool>,
     effort: Cell<Effort>,
@@ -253,7 +255,14 @@ impl<M: Machine> Raw<M> {
         }
         // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns them.
         unsafe { self.pointer().write_bytes(0, (self.frames.bytes()) as usize) };
-        self.dma.machine.device_barrier();
+        self.unordered.set(true);
+    }
+
+    /// Before a device may be told: what the CPU wrote is in memory, and nothing of it lands on what the device writes.
+    fn order(&self) {
+        if self.unordered.take() {
+            self.dma.machine.device_barrier();
+        }
     }
 
     /// Makes the CPU's first look possible: maps write-back and drops what the device made stale.
@@ -285,6 +294,7 @@ impl<M: Machine> Raw<M> {
         let dirty = self.dirty.take();
         if !dirty.is_empty() {
             self.maintain(dirty, M::clean);
+            self.unordered.set(true);
             self.residue.set(Residue::Clean);
         }
         self.unmap();
@@ -360,6 +370,7 @@ impl<M: Machine> Contiguous<M> {
             residue: Cell::new(record.residue),
             dirty: Cell::new(Span::default()),
             stale: Cell::new(Span::default()),
+            unordered: Cell::new(false),
             exposed: Cell::new(false),
             effort: Cell::new(Effort::default()),
         };
@@ -369,6 +380,7 @@ impl<M: Machine> Contiguous<M> {
     /// Maps the buffer non-cacheable for CPU and device alike; zeroed.
     pub fn into_coherent(self) -> Coherent<M> {
         self.raw.map_zeroed();
+        self.raw.order();
         self.raw.set_holder(Holder::Both);
         Coherent { raw: self.raw }
     }
@@ -384,6 +396,7 @@ impl<M: Machine> Contiguous<M> {
     /// Gives it to devices for good; zeroed, never mapped for the CPU.
     pub fn into_device(self) -> DeviceOnly<M> {
         self.raw.map_zeroed();
+        self.raw.order();
         self.raw.unmap();
         self.raw.set_holder(Holder::Device);
         DeviceOnly { raw: self.raw }
@@ -490,11 +503,11 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
     /// After this returns, the device reads what the CPU wrote, and no line is evicted over what the device writes.
     pub fn for_device(self) -> Stream<M, D, Device> {
         let stream = self.for_device_unordered();
-        stream.raw.dma.machine.device_barrier();
+        stream.raw.order();
         stream
     }
 
-    /// The same without the barrier, which must follow before the device is told.
+    /// The same without the barrier: [`order`](Stream::order) must follow before the device is told.
     pub(super) fn for_device_unordered(self) -> Stream<M, D, Device> {
         self.raw.close();
         self.raw.exposed.set(true);
@@ -535,6 +548,11 @@ impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
 }
 
 impl<M: Machine, D: Direction> Stream<M, D, Device> {
+    /// The barrier that `for_device_unordered` left out, if one is due; it serves all buffers handed over before it.
+    pub(super) fn order(&self) {
+        self.raw.order();
+    }
+
     /// The address to program into the device.
     pub const fn bus(&self) -> BusAddr {
         self.raw.bus

@@ -185,6 +185,8 @@ struct Sim {
     recent: [FrameRange; RECENT],
     seed: u64,
     log: Vec<Op>,
+    /// Operations until the one that will be left out.
+    leave_out: Option<usize>,
 }
 
 /// The fake machine.
@@ -222,6 +224,7 @@ impl Fake {
             recent: [FrameRange::EMPTY; RECENT],
             seed,
             log: Vec::new(),
+            leave_out: None,
         };
         Self { sim: RefCell::new(sim) }
     }
@@ -245,6 +248,12 @@ impl Fake {
             sim.settle(frame, lines);
         }
         sim.disturb();
+    }
+
+    /// Leaves out the operation that comes after `count` others, as a machine would that never got it: for tests of
+    /// necessity. It is logged, so that what goes wrong is the same but for that.
+    pub fn leave_out(&self, count: usize) {
+        self.sim.borrow_mut().leave_out = Some(count);
     }
 
     /// What was done since the last call.
@@ -368,6 +377,14 @@ fn bytes_of(line: usize) -> Range<usize> {
 
 /// The caches, the write buffer and the adversary.
 impl Sim {
+    /// Logs an operation; whether it is the one to be left out.
+    fn is_left_out(&mut self, op: Op) -> bool {
+        self.log.push(op);
+        let left_out = self.leave_out == Some(0);
+        self.leave_out = self.leave_out.and_then(|count| count.checked_sub(1));
+        left_out
+    }
+
     /// Lines of a frame that are not present have no bytes of their own: the CPU sees memory, or nothing if the frame
     /// is not mapped.
     fn settle(&mut self, frame: u32, lines: Range<usize>) {
@@ -638,7 +655,9 @@ impl Sim {
 unsafe impl Mmu for Fake {
     fn publish(&self, at: PhysAddr, words: &[u32]) {
         let sim = &mut *self.sim.borrow_mut();
-        sim.log.push(Op::Publish);
+        if sim.is_left_out(Op::Publish) {
+            return;
+        }
         sim.disturb();
         let mut pages = BTreeSet::new();
         for (n, &word) in words.iter().enumerate() {
@@ -672,7 +691,9 @@ unsafe impl Mmu for Fake {
     fn invalidate_tlb(&self, va: VirtAddr, bytes: u32) {
         let sim = &mut *self.sim.borrow_mut();
         assert!(va.is_aligned(FRAME_SIZE) && bytes.is_multiple_of(FRAME_SIZE));
-        sim.log.push(Op::InvalidateTlb);
+        if sim.is_left_out(Op::InvalidateTlb) {
+            return;
+        }
         // The adversary's last chance to use what is about to go.
         sim.disturb();
         let first = va.raw() >> FRAME_SHIFT;
@@ -734,7 +755,9 @@ unsafe impl Cache for Fake {
         let sim = &mut *self.sim.borrow_mut();
         sim.check_mapped(part);
         let range = part.mapped();
-        sim.log.push(Op::Clean(range.frames()));
+        if sim.is_left_out(Op::Clean(range.frames())) {
+            return Lines::default();
+        }
         sim.note(range.frames());
         sim.disturb();
         let mut asked = 0;
@@ -766,7 +789,9 @@ unsafe impl Cache for Fake {
         let sim = &mut *self.sim.borrow_mut();
         sim.check_mapped(part);
         let range = part.mapped();
-        sim.log.push(Op::Invalidate(range.frames()));
+        if sim.is_left_out(Op::Invalidate(range.frames())) {
+            return Lines::default();
+        }
         sim.note(range.frames());
         sim.disturb();
         let mut asked = 0;
@@ -796,7 +821,9 @@ unsafe impl Cache for Fake {
 
     fn device_barrier(&self) {
         let sim = &mut *self.sim.borrow_mut();
-        sim.log.push(Op::Barrier);
+        if sim.is_left_out(Op::Barrier) {
+            return;
+        }
         sim.disturb();
         sim.drain();
     }
