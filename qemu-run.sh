@@ -15,7 +15,8 @@ Installs what is missing. With ELF, boots that program instead and builds nothin
   --image FILE.jpg      the picture on the disk (default: one made for the purpose, target/demo.jpg)
   --screenshot OUT.png  write what the screen shows at the end of the demo
   --window              show the screen in a window; the demo ends when a key is pressed in this terminal
-  --append ARGS         further boot arguments; the defaults are cma=64M loglevel=6, and the last of a kind counts
+  --append ARGS         further boot arguments; the defaults are cma=64M (a quarter of --memory if that is less) and
+                        loglevel=6, and the last of a kind counts
   --dtb FILE            a device tree blob in place of the board's own
   --memory SIZE         RAM, as QEMU's -m takes it (default: the board's, boards/NAME/qemu.args)
   --smp N               number of cores (default: 1)
@@ -102,7 +103,14 @@ if [[ -z $dtb ]]; then
     dtc -q -I dts -O dtb -o "$dtb" "$ROOT/boards/$board/$board.dts"
 fi
 
-bootargs="cma=64M loglevel=6${append:+ $append}"
+# QEMU puts the device tree into the middle of a small RAM, so that half of it is more than the largest free run.
+cma=64M
+if [[ -n $memory ]]; then
+    [[ $memory != *[0-9] ]] || memory+=M
+    quarter=$(($(numfmt --from=iec "${memory^^}") >> 22))
+    ((quarter >= 64)) || cma=${quarter}M
+fi
+bootargs="cma=$cma loglevel=6${append:+ $append}"
 # `hold` makes the demo wait for a key while the picture is on the screen.
 [[ -z $screenshot$window ]] || bootargs+=" hold"
 [[ -n $limit ]] || limit=$([[ -n $window ]] && echo 0 || echo 120)

@@ -54,9 +54,10 @@ pub struct Kernel {
     pub heap: FrameRange,
     /// A counter, if the board has one that is known here.
     pub timer: Option<A9GlobalTimer>,
+    /// The kernel's half of the address space.
+    pub space: Mutex<AddressSpace>,
     default_area: Option<AreaId>,
     text: FrameRange,
-    space: Mutex<AddressSpace>,
 }
 
 /// The kernel, once it runs.
@@ -74,7 +75,7 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let (plan, carved) = directmap::plan(&layout, image);
     let text = {
         let text = &handover.image_map.text;
-        let start = translate_image(text.start).map_or(0, |at| at.raw());
+        let start = translate_image(text.start).map_or(0, PhysAddr::raw);
         FrameRange::covering(start.into(), (text.end.raw() - text.start.raw()).into())
     };
 
@@ -113,7 +114,7 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
         // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
         .map(|registers| unsafe { A9GlobalTimer::new(registers) });
     let space = Mutex::new(space);
-    KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, timer, default_area, text, space })
+    KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, timer, space, default_area, text })
 }
 
 fn map<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<NonNull<R>> {
@@ -151,7 +152,7 @@ fn start_console(info: &BootInfo<'_>, space: &mut AddressSpace) {
 }
 
 fn start_heap(space: &AddressSpace, layout: &mut Layout<'_>) -> FrameRange {
-    let largest = layout.memblock().free_ranges().map(|run| run.bytes()).max().unwrap_or(0);
+    let largest = layout.memblock().free_ranges().map(FrameRange::bytes).max().unwrap_or(0);
     let frames = (largest / HEAP_SHARE).min(HEAP_LIMIT) / u64::from(FRAME_SIZE);
     let ram = space.take_ram(layout.memblock_mut(), frames as u32, 1);
     let ram = ram.unwrap_or_else(|| die(format_args!("no RAM left for the heap")));

@@ -11,10 +11,12 @@ use super::devices;
 use carveout::addr::{BusAddr, FRAME_SIZE, PhysAddr};
 use carveout::arch::Cache;
 use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::cma::area::AllocError;
 use carveout::dma::Dma;
 use carveout::dma::buffer::{Coherent, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
 use core::cell::UnsafeCell;
+use core::fmt;
 use core::ptr::NonNull;
 use spin::{Mutex, Once};
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
@@ -44,6 +46,8 @@ struct Memory {
     master: Master,
     rings: Mutex<alloc::vec::Vec<Coherent<Armv7a>>>,
     bounce: Mutex<Bounce>,
+    /// Why the area gave nothing. The driver passes on no more than that there is no memory.
+    refused: Mutex<Option<AllocError>>,
 }
 
 static MEMORY: Once<Memory> = Once::new();
@@ -78,7 +82,7 @@ unsafe impl Hal for DmaHal {
                 place
             }
             Err(error) => {
-                log::error!("virtio-blk: {error}");
+                *memory.refused.lock() = Some(error);
                 // An address of 0 says that there is no memory.
                 (0, NonNull::dangling())
             }
@@ -138,6 +142,24 @@ fn stand_in_offset(at: usize) -> Option<usize> {
     at.checked_sub(STAND_IN.0.get().addr()).filter(|&offset| offset < REQUEST)
 }
 
+/// Why the disk is of no use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskError {
+    /// The area has no room for the rings and the request headers.
+    NoRoom(AllocError),
+    /// The device or its driver failed.
+    Device(Error),
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoom(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
+        }
+    }
+}
+
 /// A virtio block device.
 pub struct Disk {
     device: VirtIOBlk<DmaHal, MmioTransport<'static>>,
@@ -145,7 +167,7 @@ pub struct Disk {
 
 impl Disk {
     /// Opens the first block device on a virtio transport, if there is one.
-    pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, Error> {
+    pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, DiskError> {
         let mut found = None;
         devices::find_all(&kernel.info, "virtio,mmio", |device| {
             let Some(block) = device.blocks.first().filter(|_| found.is_none()) else { return };
@@ -153,18 +175,20 @@ impl Disk {
         });
         let Some(transport) = found else { return Ok(None) };
         let master = kernel.master("virtio-blk");
-        let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(|error| {
-            log::error!("virtio-blk: {error}");
-            Error::DmaError
-        })?;
+        let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(DiskError::NoRoom)?;
         MEMORY.call_once(|| Memory {
             dma: kernel.dma,
             machine: kernel.machine,
             master,
             rings: Mutex::new(alloc::vec::Vec::new()),
             bounce: Mutex::new(Bounce { page: page.into_coherent(), used: 0 }),
+            refused: Mutex::new(None),
         });
-        Ok(Some(Self { device: VirtIOBlk::new(transport)? }))
+        let device = VirtIOBlk::new(transport).map_err(|error| {
+            let refused = memory().refused.lock().take();
+            refused.map_or(DiskError::Device(error), DiskError::NoRoom)
+        })?;
+        Ok(Some(Self { device }))
     }
 
     fn transport(kernel: &Kernel, at: PhysAddr, bytes: u32) -> Option<MmioTransport<'static>> {

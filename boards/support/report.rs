@@ -19,11 +19,9 @@ pub fn boot(kernel: &Kernel) {
     println!("board: {}, {core} r{variant}p{revision}", kernel.info.model().unwrap_or("nameless"));
     let caches = kernel.machine.caches();
     match caches.outer().map(carveout::arch::armv7a::l2c310::L2c310::geometry) {
-        Some((bytes, ways)) => println!(
-            "caches: lines of {} bytes; PL310 of {}, {ways} ways",
-            caches.line(),
-            Bytes(bytes.into())
-        ),
+        Some((bytes, ways)) => {
+            println!("caches: lines of {} bytes; PL310 of {}, {ways} ways", caches.line(), Bytes(bytes.into()))
+        }
         None => println!("caches: lines of {} bytes; no outer cache", caches.line()),
     }
     for bank in kernel.info.banks() {
@@ -32,11 +30,11 @@ pub fn boot(kernel: &Kernel) {
     for claim in kernel.layout.claims() {
         use carveout::boot::layout::ClaimKind::{Area, Firmware, Reserved};
         let what = match claim.kind {
-            Reserved => "reserved",
-            Firmware => "carved out for firmware",
-            Area => "carved out",
+            Reserved => "reserved for",
+            Firmware => "carved out for firmware:",
+            Area => "carved out for",
         };
-        println!("memblock: {} {what} for {}", claim.range, claim.holder);
+        println!("memblock: {} {what} {}", claim.range, claim.holder);
     }
     println!("memblock: {} reserved for the heap", kernel.heap);
     for (n, area) in kernel.layout.areas().iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Mock multimedia devices: a JPEG codec, a scaler and a camera, as an `SoC` would have them.
+//! Mock multimedia devices: a JPEG codec, a scaler and a camera, as an SoC would have them.
 //!
 //! Guarantees: a driver and its device share a register file and nothing else. The driver's side never sees a byte of
 //! a picture, and the device's side knows memory only by bus address and length and reaches it only through a

@@ -9,6 +9,7 @@
 
 pub mod buffer;
 pub mod master;
+pub mod pool;
 pub mod port;
 
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};

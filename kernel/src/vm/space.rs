@@ -54,6 +54,12 @@ impl Mapped {
     }
 }
 
+/// A mapping of nothing that exists, for tests that only pass it on.
+#[cfg(test)]
+pub(crate) const fn mapped_for_tests(frames: FrameRange) -> Mapped {
+    Mapped { va: VirtAddr::new(0xc000_0000), frames, memory: MemoryType::WriteBack }
+}
+
 /// Bytes of a mapping that exists: what maintenance works on (I3). It goes by whole lines, and as a mapping is of
 /// whole pages, the lines it touches hold nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,2 +1,173 @@
-//! On-target tests.
+//! What the on-target tests share: each file of `tests/` is a kernel of its own, booted like any other.
+//!
+//! Guarantees: a program of [`checks!`] prints one line a check, `NAME: ok` or `NAME: FAILED: why`, and exits with 0
+//! only if every check ran and went well. After each of them the audit must be clean (I1, I2, W^X) and all memory of
+//! the default area must be free again.
 #![no_std]
+
+extern crate alloc;
+
+pub mod tables;
+
+use alloc::format;
+use alloc::string::String;
+use carveout::addr::{Frame, VirtAddr};
+use carveout::arch::armv7a::exceptions::{Access, Fault, FaultStatus};
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::arch::armv7a::probe::{probe_exec, probe_read32, probe_write32};
+use carveout::arch::armv7a::start::BootHandover;
+use carveout::dma::buffer::Contiguous;
+use carveout::dma::master::Master;
+use carveout_boards::println;
+use carveout_boards::support::bring_up::{self, Kernel};
+use carveout_boards::support::console;
+
+/// What a check says: nothing, or what it found instead of what must be.
+pub type Verdict = Result<(), String>;
+
+/// A check and its name.
+pub type Check = (&'static str, fn(&'static Kernel) -> Verdict);
+
+/// Makes a test program of functions from `&'static Kernel` to [`Verdict`]. They run in the order given.
+#[macro_export]
+macro_rules! checks {
+    ($($check:ident),+ $(,)?) => {
+        carveout::entry!(main);
+
+        fn main(handover: carveout::arch::armv7a::start::BootHandover) -> ! {
+            $crate::run(handover, &[$((stringify!($check), $check)),+])
+        }
+    };
+}
+
+/// Ends a check unless the condition holds.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($why:tt)+) => {
+        if !$condition {
+            return Err(alloc::format!($($why)+));
+        }
+    };
+}
+
+/// Ends a check unless two values are equal.
+#[macro_export]
+macro_rules! ensure_eq {
+    ($is:expr, $must:expr, $($what:tt)+) => {
+        match (&$is, &$must) {
+            (is, must) => {
+                $crate::ensure!(*is == *must, "{}: {is:?}, not {must:?}", format_args!($($what)+));
+            }
+        }
+    };
+}
+
+/// Boots and runs the checks. See [`checks!`].
+pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
+    let kernel = bring_up::start(handover);
+    let mut failed = 0;
+    if let Err(why) = audit(kernel) {
+        println!("boot: FAILED: {why}");
+        failed += 1;
+    }
+    let before = spendable(kernel);
+    for (name, check) in checks {
+        let verdict = check(kernel).and_then(|()| audit(kernel)).and_then(|()| {
+            ensure_eq!(spendable(kernel), before, "bytes free in the default area, or in quarantine");
+            Ok(())
+        });
+        match verdict {
+            Ok(()) => println!("{name}: ok"),
+            Err(why) => {
+                println!("{name}: FAILED: {why}");
+                failed += 1;
+            }
+        }
+    }
+    console::exit(i32::from(failed > 0))
+}
+
+/// Bytes that are free or known to be lost.
+fn spendable(kernel: &Kernel) -> u64 {
+    kernel.default_area().map_or(0, |area| kernel.dma.free_bytes(area).0) + kernel.dma.stats().quarantined
+}
+
+/// The live tables are as they must be.
+pub fn audit(kernel: &Kernel) -> Verdict {
+    kernel.audit().map(drop).map_err(|finding| format!("audit: {finding}"))
+}
+
+/// The bus master that the tests play.
+pub fn master(kernel: &Kernel) -> Master {
+    kernel.master("test-master")
+}
+
+/// Allocates from the default area.
+pub fn alloc(kernel: &'static Kernel, bytes: u32) -> Result<Contiguous<Armv7a>, String> {
+    kernel.dma.alloc(&master(kernel), bytes, 1).map_err(|error| format!("{error}"))
+}
+
+/// An address `bytes` further on.
+pub const fn after(va: VirtAddr, bytes: u32) -> VirtAddr {
+    VirtAddr::new(va.raw().wrapping_add(bytes))
+}
+
+/// The address of something in this program.
+pub fn address_of<T: ?Sized>(thing: &T) -> VirtAddr {
+    VirtAddr::new(core::ptr::from_ref(thing).cast::<u8>().addr() as u32)
+}
+
+/// Where the direct map has the frame's place, held or not; `None` where no bank of RAM is.
+pub fn direct_map_place(kernel: &Kernel, frame: Frame) -> Option<VirtAddr> {
+    let map = kernel.machine.direct_map()?;
+    map.runs().find_map(|run| {
+        let bytes = frame.base().raw().wrapping_sub(run.frames.base().raw());
+        let va = after(run.va, bytes);
+        map.frame_at(va).is_some_and(|(there, _)| there == frame).then_some(va)
+    })
+}
+
+/// Reads a word of memory through whatever translation there is.
+pub fn read(va: VirtAddr) -> Result<u32, Fault> {
+    // SAFETY: no test reads where registers are mapped, and reading memory has no side effects.
+    unsafe { probe_read32(va) }
+}
+
+/// No descriptor translates `va`, neither for a read nor for a write.
+pub fn is_unmapped(va: VirtAddr) -> Verdict {
+    let found = read(va);
+    ensure!(is_translation_fault(found.as_ref().err(), Access::Read, va), "a read of {va}: {found:?}");
+    // SAFETY: a read just faulted, so a write does too, or the test fails and the program with it.
+    let found = unsafe { probe_write32(va, 0xdead_beef) };
+    ensure!(is_translation_fault(found.as_ref().err(), Access::Write, va), "a write of {va}: {found:?}");
+    Ok(())
+}
+
+fn is_translation_fault(fault: Option<&Fault>, access: Access, va: VirtAddr) -> bool {
+    fault.is_some_and(|fault| {
+        matches!(fault.status, FaultStatus::Translation(_)) && fault.access == access && fault.address == Some(va)
+    })
+}
+
+/// `va` can be read and not written.
+pub fn is_read_only(va: VirtAddr) -> Verdict {
+    let word = read(va).map_err(|fault| format!("{fault}"))?;
+    // SAFETY: a write that succeeds leaves the word as it was.
+    let found = unsafe { probe_write32(va, word) };
+    let denied = |fault: &Fault| matches!(fault.status, FaultStatus::Permission(_)) && fault.access == Access::Write;
+    ensure!(found.as_ref().is_err_and(denied), "a write of {va}: {found:?}");
+    Ok(())
+}
+
+/// `bx lr`: what a probe that can execute it comes back from.
+pub const RETURN: u32 = 0xe12f_ff1e;
+
+/// `va`, where [`RETURN`] stands, cannot be executed.
+pub fn is_execute_never(va: VirtAddr) -> Verdict {
+    ensure_eq!(read(va), Ok(RETURN), "the word at {va}");
+    // SAFETY: if it can be executed, it is a function that returns at once.
+    let found = unsafe { probe_exec(va) };
+    let denied = |fault: &Fault| matches!(fault.status, FaultStatus::Permission(_)) && fault.access == Access::Execute;
+    ensure!(found.as_ref().is_err_and(denied), "a fetch from {va}: {found:?}");
+    Ok(())
+}

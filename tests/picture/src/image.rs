@@ -59,6 +59,7 @@ pub(crate) enum Mode {
     Grey,
     Chroma444,
     Chroma422,
+    Chroma440,
     Chroma420,
 }
 
@@ -68,6 +69,7 @@ impl Mode {
             "grey" => Some(Self::Grey),
             "444" => Some(Self::Chroma444),
             "422" => Some(Self::Chroma422),
+            "440" => Some(Self::Chroma440),
             "420" => Some(Self::Chroma420),
             _ => None,
         }
@@ -90,6 +92,7 @@ impl Encoding {
         encoder.set_sampling_factor(match self.mode {
             Mode::Grey | Mode::Chroma444 => SamplingFactor::F_1_1,
             Mode::Chroma422 => SamplingFactor::F_2_1,
+            Mode::Chroma440 => SamplingFactor::F_1_2,
             Mode::Chroma420 => SamplingFactor::F_2_2,
         });
         let luma: Vec<u8>;

@@ -11,7 +11,7 @@ mod image;
 mod scene;
 
 const USAGE: &str = "\
-usage: picture generate OUT.jpg [--size WxH] [--mode grey|444|422|420] [--progressive] [--quality 1..100] [--seed N]
+usage: picture generate OUT.jpg [--size WxH] [--mode grey|444|422|440|420] [--progressive] [--quality 1..100] [--seed N]
        picture expect IN.jpg OUT.png
        picture compare A.png B.png --tolerance MEAN,MAX
        picture corrupt IN.jpg OUT.jpg
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_file_keeps_the_picture() {
-        for mode in ["grey", "444", "422", "420"] {
+        for mode in ["grey", "444", "422", "440", "420"] {
             for progressive in [false, true] {
                 for size in ["1x1", "17x9", "160x120"] {
                     let mut options = vec!["--mode", mode, "--size", size, "--quality", "95"];
@@ -137,6 +137,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The largest tolerance of tests/run.sh would not let these pass.
+    #[test]
+    fn a_shift_and_swapped_channels_show() {
+        let tolerance: compare::Tolerance = "0.25,6".parse().unwrap();
+        let shown = expect::on_screen(&generate_options(&["--size", "641x479"]).unwrap().0.paint());
+        let mut shifted = shown.clone();
+        shifted.rgb.rotate_right(3);
+        let mut swapped = shown.clone();
+        swapped.rgb.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
+        let mut dimmed = shown.clone();
+        dimmed.rgb.iter_mut().for_each(|value| *value -= *value / 64);
+        for wrong in [shifted, swapped, dimmed] {
+            let difference = compare::Difference::between(&shown, &wrong).unwrap();
+            assert!(!difference.within(&tolerance), "{difference}");
+        }
+        assert!(compare::Difference::between(&shown, &shown).unwrap().within(&tolerance));
     }
 
     #[test]

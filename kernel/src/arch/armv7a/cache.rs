@@ -1,8 +1,7 @@
 //! The data caches up to the point of coherency: inner by MVA, outer by physical address, composed.
 //!
-//! Guarantees the order that data needs. To a device: clean inner, DSB, clean outer, sync: what leaves the inner cache
-//! lands in the outer one first. From a device: invalidate outer, sync, then inner: the other way round, an inner line
-//! is refilled from a stale outer one. Never by set/way: that is local to one core and misses the outer cache.
+//! Guarantees maintenance of every line that holds a byte of a part, in the order of [`levels`]. Never by set/way: that
+//! is local to one core and misses the outer cache.
 //!
 //! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (TRM
 //! 3.2.22), and there is no outer controller.
@@ -10,6 +9,7 @@
 use crate::arch::Lines;
 use crate::arch::armv7a::l2c310::L2c310;
 use crate::arch::armv7a::mmu::dsb;
+use crate::arch::levels::{self, Level};
 use crate::vm::space::Part;
 use aarch32_cpu::register::Ctr;
 use core::arch::asm;
@@ -53,50 +53,19 @@ impl Caches {
     }
 
     pub(super) fn clean(&self, part: Part<'_>) -> Lines {
-        let inner = self.by_mva(part, Inner::Clean);
-        let outer = self.outer.get().map_or(0, |outer| outer.clean(part.pa(), part.bytes()));
-        Lines { inner, outer }
+        levels::clean(&ByMva { line: self.line }, self.outer.get(), part)
     }
 
     pub(super) fn invalidate(&self, part: Part<'_>) -> Lines {
-        let outer = self.outer.get().map_or(0, |outer| outer.invalidate(part.pa(), part.bytes()));
-        let inner = self.by_mva(part, Inner::Invalidate);
-        Lines { inner, outer }
+        levels::invalidate(&ByMva { line: self.line }, self.outer.get(), part)
     }
 
     pub(super) fn device_barrier(&self) {
         dsb();
         if let Some(outer) = self.outer.get() {
             // Normal non-cacheable writes may wait in the controller's store buffer.
-            outer.sync();
+            outer.wait();
         }
-    }
-
-    fn by_mva(&self, part: Part<'_>, operation: Inner) -> u64 {
-        let end = u64::from(part.va().raw()) + u64::from(part.bytes());
-        let mut at = part.va().raw() & !(self.line - 1);
-        let mut lines = 0;
-        // Erratum 764369 of Cortex-A9 MPCore: a DSB before the first operation of a range; it also orders the stores
-        // before it, which every core needs.
-        dsb();
-        while u64::from(at) < end {
-            match operation {
-                Inner::Clean => {
-                    // SAFETY: `Part` proves that the address translates (I3); a clean changes no data.
-                    unsafe { asm!("mcr p15, 0, {0}, c7, c10, 1", in(reg) at, options(nostack, preserves_flags)) };
-                }
-                Inner::Invalidate => {
-                    // SAFETY: `Part` proves that the address translates (I3); the caller said the lines are dead,
-                    // and whole pages share no line with other data.
-                    unsafe { asm!("mcr p15, 0, {0}, c7, c6, 1", in(reg) at, options(nostack, preserves_flags)) };
-                }
-            }
-            lines += 1;
-            let Some(next) = at.checked_add(self.line) else { break };
-            at = next;
-        }
-        dsb();
-        lines
     }
 
     /// Cleans table words to the point of unification, where a walk that does not look in the data cache sees them.
@@ -110,5 +79,52 @@ impl Caches {
             unsafe { asm!("mcr p15, 0, {0}, c7, c11, 1", in(reg) at, options(nostack, preserves_flags)) };
             at += self.line;
         }
+    }
+}
+
+/// The core's own levels, by MVA.
+struct ByMva {
+    line: u32,
+}
+
+impl ByMva {
+    fn each_line(&self, part: Part<'_>, operation: Inner) -> u64 {
+        let end = u64::from(part.va().raw()) + u64::from(part.bytes());
+        let mut at = part.va().raw() & !(self.line - 1);
+        let mut lines = 0;
+        // Erratum 764369 of Cortex-A9 MPCore: a DSB before the first operation of a range; it also orders the stores
+        // before it, which every core needs.
+        dsb();
+        while u64::from(at) < end {
+            match operation {
+                Inner::Clean => {
+                    // SAFETY: `Part` proves that the address translates (I3); a clean changes no data.
+                    unsafe { asm!("mcr p15, 0, {0}, c7, c10, 1", in(reg) at, options(nostack, preserves_flags)) };
+                }
+                Inner::Invalidate => {
+                    // SAFETY: `Part` proves that the address translates (I3); the caller said the lines are dead, and
+                    // whole pages share no line with other data.
+                    unsafe { asm!("mcr p15, 0, {0}, c7, c6, 1", in(reg) at, options(nostack, preserves_flags)) };
+                }
+            }
+            lines += 1;
+            let Some(next) = at.checked_add(self.line) else { break };
+            at = next;
+        }
+        lines
+    }
+}
+
+impl Level for ByMva {
+    fn clean(&self, part: Part<'_>) -> u64 {
+        self.each_line(part, Inner::Clean)
+    }
+
+    fn invalidate(&self, part: Part<'_>) -> u64 {
+        self.each_line(part, Inner::Invalidate)
+    }
+
+    fn wait(&self) {
+        dsb();
     }
 }

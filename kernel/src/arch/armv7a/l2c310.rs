@@ -11,7 +11,8 @@
 //! - 588369 (before r2p0): clean-and-invalidate by line leaves clean lines. It is not used: where lines must go, they
 //!   are clean or dead, and invalidate serves.
 
-use crate::addr::PhysAddr;
+use crate::arch::levels::Level;
+use crate::vm::space::Part;
 use core::ptr::NonNull;
 use spin::Mutex;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -122,43 +123,21 @@ impl L2c310 {
         (self.size, self.ways)
     }
 
-    /// Writes dirty lines of the bytes to memory; returns how many lines were asked for.
-    pub(super) fn clean(&self, at: PhysAddr, bytes: u32) -> u64 {
-        if bytes >= self.size {
-            return self.all_ways(|block| &block.clean_way);
-        }
-        self.each_line(at, bytes, |block, line| block.clean_line.set(line))
-    }
-
-    /// Discards lines of the bytes; returns how many were asked for. By ways others' dirty lines must survive, so the
-    /// cache is cleaned and invalidated: the caller's dirty lines are dead and may as well be written.
-    pub(super) fn invalidate(&self, at: PhysAddr, bytes: u32) -> u64 {
-        if bytes >= self.size {
-            return self.all_ways(|block| &block.flush_way);
-        }
-        self.each_line(at, bytes, |block, line| block.invalidate_line.set(line))
-    }
-
-    /// Drains the controller's buffers.
-    pub(super) fn sync(&self) {
-        self.drain(Self::block(*self.registers.lock()));
-    }
-
     fn block<'a>(registers: NonNull<Registers>) -> &'a Registers {
         // SAFETY: `enable`'s contract: the mapping lasts.
         unsafe { registers.as_ref() }
     }
 
     /// Line operations are atomic: a write waits until the one before is done (TRM 3.3.10).
-    fn each_line(&self, at: PhysAddr, bytes: u32, operate: impl Fn(&Registers, u32)) -> u64 {
+    fn each_line(&self, part: Part<'_>, operate: impl Fn(&Registers, u32)) -> u64 {
         let guard = self.registers.lock();
         let block = Self::block(*guard);
-        let first = at.raw() & !(LINE - 1);
-        let lines = (u64::from(at.raw()) + u64::from(bytes) - u64::from(first)).div_ceil(u64::from(LINE));
+        let (at, bytes) = (part.pa().raw(), u64::from(part.bytes()));
+        let first = at & !(LINE - 1);
+        let lines = (u64::from(at - first) + bytes).div_ceil(u64::from(LINE));
         for n in 0..lines {
             operate(block, first + n as u32 * LINE);
         }
-        self.drain(block);
         lines
     }
 
@@ -187,5 +166,27 @@ impl L2c310 {
             block.sync.set(0);
         }
         super::mmu::dsb();
+    }
+}
+
+impl Level for L2c310 {
+    fn clean(&self, part: Part<'_>) -> u64 {
+        if part.bytes() >= self.size {
+            return self.all_ways(|block| &block.clean_way);
+        }
+        self.each_line(part, |block, line| block.clean_line.set(line))
+    }
+
+    /// By ways others' dirty lines must survive, so the cache is cleaned and invalidated: the caller's dirty lines are
+    /// dead and may as well be written.
+    fn invalidate(&self, part: Part<'_>) -> u64 {
+        if part.bytes() >= self.size {
+            return self.all_ways(|block| &block.flush_way);
+        }
+        self.each_line(part, |block, line| block.invalidate_line.set(line))
+    }
+
+    fn wait(&self) {
+        self.drain(Self::block(*self.registers.lock()));
     }
 }

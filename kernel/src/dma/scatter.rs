@@ -1,0 +1,199 @@
+//! Scatter-gather: several streams handed over as one; Linux's `dma_map_sg` and `sg_table`.
+//!
+//! Guarantees: all buffers of a [`Table`] are the CPU's or all are the device's; each hand-over does the least
+//! maintenance for each buffer, as [`Stream`] does, and one device barrier for all. The [`Segment`]s that a device is
+//! given cover exactly the bytes asked for, in order, are all within its reach, break neither its largest segment nor
+//! its boundary, and are as few as that permits: buffers adjacent on the bus share one. While the device owns them no
+//! mapping exists (I4).
+//!
+//! ```compile_fail,E0599
+//! use carveout::{arch::Machine, dma::buffer::{Device, FromDevice}, dma::scatter::Table};
+//! fn read_while_the_device_owns_it<M: Machine>(table: Table<M, FromDevice, Device>) {
+//!     let _ = table.views();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! use carveout::{arch::Machine, dma::{buffer::{Cpu, ToDevice}, master::Master, scatter::Table}};
+//! fn tell_the_device_before_the_hand_over<M: Machine>(table: Table<M, ToDevice, Cpu>, master: &Master) {
+//!     let _ = table.segments(master);
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! use carveout::{arch::Machine, dma::buffer::{Cpu, FromDevice}, dma::scatter::Table};
+//! fn write_what_only_the_device_writes<M: Machine>(mut table: Table<M, FromDevice, Cpu>) {
+//!     let _ = table.views_mut();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0505
+//! use carveout::{arch::Machine, dma::buffer::{Cpu, ToDevice}, dma::scatter::Table};
+//! fn keep_a_view_across_the_hand_over<M: Machine>(table: Table<M, ToDevice, Cpu>) -> usize {
+//!     let views = table.views();
+//!     let _device = table.for_device();
+//!     views.count()
+//! }
+//! ```
+
+use crate::addr::{BusAddr, FrameRange, PhysAddr};
+use crate::arch::Machine;
+use crate::dma::buffer::{Cpu, Device, Direction, Effort, Stream, Yes};
+use crate::dma::master::Master;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Bytes that a device transfers at one go: one entry of its descriptor list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// The first byte.
+    pub bus: BusAddr,
+    /// Bytes, 1 or more.
+    pub bytes: u32,
+}
+
+/// Why a device cannot be given a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScatterError {
+    /// The device's mask or windows leave out bytes of a buffer, which was allocated for another device.
+    OutOfReach {
+        /// The device.
+        master: &'static str,
+        /// The buffer.
+        frames: FrameRange,
+        /// The first byte it does not reach.
+        at: PhysAddr,
+    },
+}
+
+impl fmt::Display for ScatterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::OutOfReach { master, frames, at } = self;
+        write!(f, "{master} does not reach {at} in buffer {frames}")
+    }
+}
+
+/// Bytes consecutive on the bus.
+#[derive(Clone, Copy)]
+struct Run {
+    bus: u64,
+    bytes: u64,
+}
+
+/// Cuts a buffer's first `bytes` where the device's windows do.
+fn runs(master: &Master, frames: FrameRange, bytes: usize) -> impl Iterator<Item = Result<Run, ScatterError>> + '_ {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let left = bytes as u64 - done;
+        if left == 0 {
+            return None;
+        }
+        let at = PhysAddr::new(frames.base().raw() + done as u32);
+        let Some((bus, goes_on)) = master.bus_run(at) else {
+            done = bytes as u64;
+            return Some(Err(ScatterError::OutOfReach { master: master.name(), frames, at }));
+        };
+        let run = Run { bus: bus.raw().into(), bytes: goes_on.min(left) };
+        done += run.bytes;
+        Some(Ok(run))
+    })
+}
+
+/// Buffers of one direction with one owner, in the order of the transfer.
+///
+/// Dropping it drops its streams: those a device owns are quarantined.
+#[derive(Debug)]
+pub struct Table<M: Machine + 'static, D: Direction, O> {
+    streams: Vec<Stream<M, D, O>>,
+}
+
+impl<M: Machine, D: Direction, O> Table<M, D, O> {
+    /// Bytes asked for, of all buffers.
+    pub fn bytes(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.len() as u64).sum()
+    }
+
+    /// What the buffers took so far.
+    pub fn effort(&self) -> Effort {
+        self.streams.iter().map(Stream::effort).fold(Effort::default(), core::ops::Add::add)
+    }
+
+    /// Takes the table apart.
+    pub fn into_streams(self) -> Vec<Stream<M, D, O>> {
+        self.streams
+    }
+}
+
+impl<M: Machine, D: Direction> Table<M, D, Cpu> {
+    /// A table of these buffers, in this order.
+    pub const fn new(streams: Vec<Stream<M, D, Cpu>>) -> Self {
+        Self { streams }
+    }
+
+    /// The bytes, read-only, buffer by buffer. A buffer is opened when the iterator comes to it; those it does not
+    /// come to cost nothing.
+    pub fn views(&self) -> impl Iterator<Item = &[u8]> {
+        self.streams.iter().map(Stream::bytes)
+    }
+
+    /// Hands all buffers to the device (`dma_map_sg`, `dma_sync_sg_for_device`): cleans those that the CPU may have
+    /// written, unmaps those that are mapped, then one barrier for all.
+    pub fn for_device(self) -> Table<M, D, Device> {
+        // The barrier is the core's, for all that came before it: the last buffer's will do.
+        let mut all = self.streams;
+        let last = all.pop();
+        let mut streams: Vec<_> = all.into_iter().map(Stream::for_device_unordered).collect();
+        streams.extend(last.map(Stream::for_device));
+        Table { streams }
+    }
+}
+
+impl<M: Machine, D: Direction<CpuWrites = Yes>> Table<M, D, Cpu> {
+    /// The bytes, writable, buffer by buffer. Only buffers that the iterator comes to are cleaned at the hand-over.
+    pub fn views_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.streams.iter_mut().map(Stream::bytes_mut)
+    }
+}
+
+impl<M: Machine, D: Direction> Table<M, D, Device> {
+    /// What to program into the device. All buffers are checked first, so that no driver programs half a list;
+    /// `count()` of the iterator says how many entries it takes. A segment begins where the one before ended, if that
+    /// was full: devices that want aligned segments have an aligned largest one.
+    pub fn segments(&self, master: &Master) -> Result<impl Iterator<Item = Segment>, ScatterError> {
+        let all = || self.streams.iter().flat_map(move |stream| runs(master, stream.frames(), stream.len()));
+        all().try_for_each(|run| run.map(drop))?;
+        let boundary = master.boundary().map_or(1 << 32, u64::from);
+        let mut ahead = all().map_while(Result::ok).peekable();
+        let mut now = Run { bus: 0, bytes: 0 };
+        Ok(core::iter::from_fn(move || {
+            if now.bytes == 0 {
+                now = ahead.next()?;
+            }
+            let most = u64::from(master.max_segment()).min(boundary - now.bus % boundary);
+            while now.bytes < most
+                && let Some(more) = ahead.next_if(|more| more.bus == now.bus + now.bytes)
+            {
+                now.bytes += more.bytes;
+            }
+            let bytes = now.bytes.min(most);
+            let segment = Segment { bus: BusAddr::new(now.bus as u32), bytes: bytes as u32 };
+            now = Run { bus: now.bus + bytes, bytes: now.bytes - bytes };
+            Some(segment)
+        }))
+    }
+
+    /// Takes all buffers back for the CPU (`dma_unmap_sg`, `dma_sync_sg_for_cpu`). Costs nothing yet: mapping and
+    /// invalidate of each wait for the CPU's first look at it.
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty is I4: the device has finished with every buffer, which it said in a register or in memory
+    /// read before this call, and will not access any until it is handed over again.
+    pub unsafe fn for_cpu(self) -> Table<M, D, Cpu> {
+        let back = |stream: Stream<M, D, Device>| {
+            // SAFETY: the caller says so of all buffers.
+            unsafe { stream.for_cpu() }
+        };
+        Table { streams: self.streams.into_iter().map(back).collect() }
+    }
+}

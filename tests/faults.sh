@@ -1,0 +1,40 @@
+# shellcheck shell=bash
+# Sourced by tests/run.sh: the table of faults a program can die of, and its last words. A row is
+#
+#     dies NAME EXIT FAULT LINE...
+#
+# where FAULT is what tests/on-target/src/faults.rs is told to do, EXIT the guest's exit code, and each LINE a pattern
+# that just one line of its output must match as a whole: what happened, and what lies there.
+
+faults() {
+    dies 'undefined instruction' 101 undefined \
+        'exception: undefined instruction, in Supervisor mode, pc 0xff0?????'
+    dies 'stray pointer to a device-owned buffer' 101 owned \
+        'exception: data abort: translation fault, second level on a read at 0xc0001000, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xc0001000: CMA window: device-owned buffer 0x9c000000-0x9c002000 (8 KiB) of test-master'
+    dies 'device-owned buffer through the direct map' 101 owned-direct \
+        'exception: data abort: translation fault, first level on a read at 0xbc000000, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xbc000000: hole in the direct map, carved out: device-owned buffer 0x9c000000-0x9c002000 (8 KiB) of test-master'
+    dies 'free frame through the direct map' 101 hole \
+        'exception: data abort: translation fault, first level on a read at 0xbc000000, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xbc000000: hole in the direct map, carved out: free carved frame 0x9c000000'
+    dies 'write past the end of a buffer' 101 guard \
+        'exception: data abort: translation fault, second level on a write at 0xc0001000, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xc0001000: CMA window: guard page of the coherent buffer 0x9c000000-0x9c001000 (4 KiB) of test-master'
+    dies 'stack overflow' 101 stack \
+        'exception: data abort: translation fault, second level on a write at 0xff??????, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xff??????: guard page of the boot stack'
+    dies 'call of data' 101 exec \
+        'exception: prefetch abort: permission fault, second level on a fetch at 0xff??????, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xff??????: kernel data'
+    dies 'write to the text' 101 text \
+        'exception: data abort: permission fault, second level on a write at 0xff010000, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xff010000: kernel text'
+    dies 'null pointer' 101 null \
+        'exception: data abort: translation fault, first level on a read at 0x00000000, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0x00000000: lower half: no process is mapped'
+    dies 'panic' 102 panic 'panic: panicked at tests/on-target/src/faults.rs:*' 'as told'
+}
+
+# It is built with the on-target tests.
+dies() { check "fault: $1" outcome "$2" "${@:4}" -- boot --append "fault=$3" "$TARGET_DIR/$TARGET/release/faults"; }

@@ -1,0 +1,96 @@
+//! A kernel that dies of what the boot argument `fault=` names, so that its last words can be read: tests/faults.sh
+//! says what they must be.
+#![no_std]
+#![no_main]
+
+use carveout::addr::{FRAME_SIZE, Frame, VirtAddr};
+use carveout::arch::armv7a::start::{BootHandover, ImageMap};
+use carveout::dma::buffer::FromDevice;
+use carveout_boards::println;
+use carveout_boards::support::bring_up::{self, Kernel};
+use carveout_boards::support::console;
+use core::arch::asm;
+use core::hint::black_box;
+use on_target::{address_of, after, alloc, direct_map_place};
+
+carveout::entry!(main);
+
+/// Exit code of a program that was to die and did not.
+const SURVIVED: i32 = 3;
+
+fn main(handover: BootHandover) -> ! {
+    let kernel = bring_up::start(handover);
+    let fault = kernel.info.bootargs().get("fault").and_then(|arg| arg.value).unwrap_or("");
+    match fault {
+        "undefined" => undefined(),
+        "owned" => owned(kernel, |_, va| after(va, FRAME_SIZE)),
+        "owned-direct" => owned(kernel, |frame, _| place(kernel, frame)),
+        "hole" => hole(kernel),
+        "guard" => guard(kernel),
+        "stack" => println!("sum: {}", overflow(kernel.heap.count())),
+        "exec" => exec(),
+        "text" => write(ImageMap::get().text.start),
+        "null" => read(VirtAddr::new(0)),
+        "panic" => panic!("as told"),
+        _ => console::die(format_args!("fault={fault}: no such fault")),
+    }
+    println!("fault={fault}: survived");
+    console::exit(SURVIVED)
+}
+
+fn read(va: VirtAddr) {
+    println!("reading {va}");
+    // SAFETY: none: the pointer is stray on purpose, and the access must fault.
+    let word = unsafe { (va.raw() as *const u32).read_volatile() };
+    println!("read {word:#010x}");
+}
+
+fn write(va: VirtAddr) {
+    println!("writing {va}");
+    // SAFETY: none: the pointer is stray on purpose, and the access must fault.
+    unsafe { (va.raw() as *mut u32).write_volatile(0) };
+}
+
+fn undefined() {
+    // SAFETY: none: the instruction is permanently undefined (ARM ARM A5.4), and must fault.
+    unsafe { asm!("udf #0") };
+}
+
+/// Of a buffer, given its first frame and the pointer to it that was valid while the CPU had it.
+fn owned(kernel: &'static Kernel, stray: impl FnOnce(Frame, VirtAddr) -> VirtAddr) {
+    let buffer = alloc(kernel, 2 * FRAME_SIZE).unwrap_or_else(|error| console::die(format_args!("{error}")));
+    let buffer = buffer.into_stream::<FromDevice>();
+    let va = address_of(buffer.bytes());
+    let buffer = buffer.for_device();
+    read(stray(Frame::containing(buffer.frames().base()), va));
+}
+
+fn hole(kernel: &'static Kernel) {
+    let Some(area) = kernel.layout.areas().first() else { console::die(format_args!("no area")) };
+    read(place(kernel, Frame::containing(area.ranges[0].base())));
+}
+
+fn place(kernel: &'static Kernel, frame: Frame) -> VirtAddr {
+    direct_map_place(kernel, frame).unwrap_or_else(|| console::die(format_args!("no place in the direct map")))
+}
+
+fn guard(kernel: &'static Kernel) {
+    let buffer = alloc(kernel, FRAME_SIZE).unwrap_or_else(|error| console::die(format_args!("{error}")));
+    let buffer = buffer.into_coherent();
+    write(VirtAddr::new(buffer.as_ptr().addr().get() as u32 + FRAME_SIZE));
+}
+
+/// Deeper than any stack, and not by a tail call.
+fn overflow(depth: u32) -> u32 {
+    let frame = black_box([depth; 64]);
+    if depth == 0 { 0 } else { overflow(depth - 1).wrapping_add(black_box(frame)[7]) }
+}
+
+/// Calls data.
+fn exec() {
+    let code = black_box([on_target::RETURN]);
+    println!("calling {}", address_of(&code));
+    // SAFETY: none: the array is `bx lr`, but on the stack, and the fetch must fault.
+    let call = unsafe { core::mem::transmute::<*const u32, extern "C" fn()>(code.as_ptr()) };
+    call();
+}

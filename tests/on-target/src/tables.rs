@@ -1,0 +1,107 @@
+//! The live translation tables, by hand: how a test plants what the kernel would never make.
+//!
+//! Guarantees: a [`Plant`] is in the tables, and every walk sees it, for as long as it lives; afterwards the word is
+//! what it was and no TLB holds the translation.
+
+use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use carveout::arch::Mmu;
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::arch::armv7a::start::{ImageMap, translate_image};
+use carveout::vm::desc::{L1Desc, L1Entry};
+use carveout_boards::support::bring_up::Kernel;
+use core::ptr::NonNull;
+
+/// Where a descriptor stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// What it translates, first address.
+    va: VirtAddr,
+    /// Bytes of it.
+    bytes: u32,
+    /// The word, as the walker finds it.
+    at: PhysAddr,
+}
+
+impl Place {
+    /// The first-level descriptor of the section that holds `va`.
+    pub fn first_level(kernel: &Kernel, va: VirtAddr) -> Self {
+        let section = va.raw() / SECTION_SIZE;
+        // One table serves both halves.
+        let at = PhysAddr::new(kernel.machine.root().ttbr1.raw() + 4 * section);
+        Self { va: VirtAddr::new(section * SECTION_SIZE), bytes: SECTION_SIZE, at }
+    }
+
+    /// The second-level descriptor of the page that holds `va`, if its section has a table.
+    pub fn second_level(kernel: &Kernel, va: VirtAddr) -> Option<Self> {
+        let first = Self::first_level(kernel, va);
+        let L1Entry::Table(table) = L1Desc::from_raw(first.word(kernel)?).decode() else { return None };
+        let page = va.raw() % SECTION_SIZE / FRAME_SIZE;
+        let at = PhysAddr::new(table.raw() + 4 * page);
+        Some(Self { va: VirtAddr::new(va.raw() & !(FRAME_SIZE - 1)), bytes: FRAME_SIZE, at })
+    }
+
+    /// The word that stands there.
+    pub fn word(&self, kernel: &Kernel) -> Option<u32> {
+        kernel.machine.table_word(self.at)
+    }
+
+    /// Through which address the CPU writes the word.
+    fn pointer(&self, kernel: &Kernel) -> Option<NonNull<u32>> {
+        let image = ImageMap::get();
+        let start = translate_image(image.text.start)?;
+        let va = VirtAddr::new(self.at.raw().wrapping_sub(start.raw()).wrapping_add(image.text.start.raw()));
+        let frame = FrameRange::covering(self.at.raw().into(), 4);
+        let va = match translate_image(va) {
+            Some(_) => va,
+            None => VirtAddr::new(kernel.machine.direct_map()?.va_of(frame)?.raw() + self.at.raw() % FRAME_SIZE),
+        };
+        NonNull::new(va.raw() as *mut u32)
+    }
+}
+
+/// A word put into the live tables; dropping it puts back what was there.
+#[derive(Debug)]
+pub struct Plant {
+    machine: &'static Armv7a,
+    place: Place,
+    word: NonNull<u32>,
+    before: u32,
+}
+
+impl Plant {
+    /// Writes `word` at `place`. `None` if the place is in no table that the CPU can write.
+    ///
+    /// # Safety
+    ///
+    /// While it lives nothing maps or unmaps in that section, nothing accesses what the word translates but by a
+    /// probe, and code and data in use stay mapped. An alias of two types is UNPREDICTABLE once it is accessed (ARM
+    /// ARM A3.5.7): the tests plant it, have the audit find it, and take it away.
+    pub unsafe fn new(kernel: &'static Kernel, place: Place, word: u32) -> Option<Self> {
+        let before = place.word(kernel)?;
+        let plant = Self { machine: kernel.machine, place, word: place.pointer(kernel)?, before };
+        plant.write(word);
+        plant.machine.invalidate_tlb(place.va, place.bytes);
+        Some(plant)
+    }
+
+    /// Puts back what was there, and leaves the TLB as it is: what a kernel that forgets the invalidate does. The drop
+    /// that follows makes up for it.
+    pub fn withdraw_from_memory_only(&self) {
+        self.write(self.before);
+    }
+
+    fn write(&self, word: u32) {
+        // SAFETY: a word of a live table, mapped writable for good; who may use it meanwhile is the contract of `new`.
+        unsafe { self.word.write_volatile(word) };
+        // SAFETY: as above; the reference ends with this call, in which nothing writes.
+        let written = unsafe { self.word.as_ref() };
+        self.machine.publish(self.place.at, core::slice::from_ref(written));
+    }
+}
+
+impl Drop for Plant {
+    fn drop(&mut self) {
+        self.write(self.before);
+        self.machine.invalidate_tlb(self.place.va, self.place.bytes);
+    }
+}
