@@ -185,10 +185,19 @@ impl Kernel {
         map(&mut self.space.lock(), at, bytes)
     }
 
-    /// A bus master by the name of its node: its area is the first that its `memory-region` names, else the default.
+    /// A bus master by the name of its node: its area is the first that its `memory-region` names, else the default;
+    /// it sees memory through the `dma-ranges` above it. Windows that are none are told, and left out.
     pub fn master(&self, name: &'static str) -> Master {
         let bound = self.layout.areas_of(name).next().and_then(|n| self.dma.area(self.layout.areas()[n].name));
-        Master::new(name, bound.or(self.default_area))
+        let master = Master::new(name, bound.or(self.default_area));
+        let windows = devices::bus_windows(&self.info, name);
+        if windows.is_empty() {
+            return master;
+        }
+        master.clone().with_windows(&windows).unwrap_or_else(|error| {
+            crate::println!("refused: {name}: {error}");
+            master
+        })
     }
 
     /// The default area.

@@ -126,6 +126,7 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     if let Err(failure) = result {
         println!("demo: {failure}");
     }
+    println!("{}", kernel.dma.holders());
     Err(Failure::Leak { free: (before, after) })
 }
 

@@ -1,12 +1,14 @@
 //! Devices as the device tree names them: by `compatible`, with their registers as the CPU addresses them.
 //!
-//! Guarantees: addresses are translated through every `ranges` between a node and the root; a node that is not
-//! `okay`, or whose registers the CPU cannot reach, is not found.
+//! Guarantees: addresses are translated through every `ranges` between a node and the root, those that the device
+//! drives through every `dma-ranges`; a node that is not `okay`, or whose registers the CPU cannot reach, is not found.
 
 use arrayvec::ArrayVec;
-use carveout::addr::PhysAddr;
+use carveout::addr::{BusAddr, PhysAddr};
 use carveout::boot::bootinfo::{BootInfo, MAX_DEPTH};
+use carveout::dma::master::{BusWindow, MAX_WINDOWS};
 use dtoolkit::fdt::FdtNode;
+use dtoolkit::standard::Range;
 use dtoolkit::{Node, Property};
 
 /// Register blocks of a device that are kept.
@@ -43,16 +45,68 @@ pub fn find<'dtb>(info: &BootInfo<'dtb>, compatible: &str) -> Option<Found<'dtb>
 
 /// Every device that is `compatible`, in the tree's order.
 pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl FnMut(Found<'dtb>)) {
-    let mut buses = ArrayVec::new();
-    walk(info.root(), &mut buses, compatible, &mut each);
+    walk(info.root(), &mut ArrayVec::new(), &mut |node, buses| {
+        if node.compatible().is_some_and(|mut all| all.any(|one| one == compatible)) {
+            let blocks = blocks(node, buses);
+            if node.property("reg").is_none() || !blocks.is_empty() {
+                each(Found { name: node.name(), blocks, spi: spi(node) });
+            }
+        }
+    });
 }
 
-fn walk<'dtb>(
-    bus: FdtNode<'dtb>,
-    buses: &mut ArrayVec<FdtNode<'dtb>, MAX_DEPTH>,
-    compatible: &str,
-    each: &mut dyn FnMut(Found<'dtb>),
-) {
+/// Where the device at the node of that name sees memory: the windows of all `dma-ranges` above it, as one; none if it
+/// sees memory where the CPU does. What a bus cannot pass on to the next is left out.
+pub fn bus_windows(info: &BootInfo<'_>, name: &str) -> ArrayVec<BusWindow, MAX_WINDOWS> {
+    let mut windows = ArrayVec::new();
+    walk(info.root(), &mut ArrayVec::new(), &mut |node, buses| {
+        if node.name() == name {
+            windows = windows_through(buses);
+        }
+    });
+    windows
+}
+
+fn windows_through(buses: &[FdtNode<'_>]) -> ArrayVec<BusWindow, MAX_WINDOWS> {
+    let mut windows = ArrayVec::<BusWindow, MAX_WINDOWS>::new();
+    for bus in buses.iter().skip(1).rev() {
+        let Ok(Some(ranges)) = bus.dma_ranges() else { continue };
+        let passed: ArrayVec<BusWindow, MAX_WINDOWS> = ranges.filter_map(window_of).take(MAX_WINDOWS).collect();
+        if passed.is_empty() {
+            continue;
+        }
+        if windows.is_empty() {
+            windows = passed;
+            continue;
+        }
+        // What comes out of the inner bus goes into this one.
+        for window in &mut windows {
+            let (at, bytes) = (u64::from(window.phys.raw()), window.bytes);
+            let onward = passed.iter().find_map(|outer| {
+                let offset = at.checked_sub(outer.bus.raw().into())?;
+                (offset + bytes <= outer.bytes).then(|| PhysAddr::new(outer.phys.raw() + offset as u32))
+            });
+            match onward {
+                Some(phys) => window.phys = phys,
+                None => window.bytes = 0,
+            }
+        }
+        windows.retain(|window| window.bytes > 0);
+    }
+    windows
+}
+
+fn window_of(range: Range<'_>) -> Option<BusWindow> {
+    let bus = u32::try_from(range.child_bus_address::<u64>().ok()?).ok()?;
+    let phys = u32::try_from(range.parent_bus_address::<u64>().ok()?).ok()?;
+    let bytes = range.length::<u64>().ok()?;
+    Some(BusWindow { bus: BusAddr::new(bus), phys: PhysAddr::new(phys), bytes })
+}
+
+/// A node, and the buses from the root down to it.
+type Visit<'v, 'dtb> = &'v mut dyn FnMut(&FdtNode<'dtb>, &[FdtNode<'dtb>]);
+
+fn walk<'dtb>(bus: FdtNode<'dtb>, buses: &mut ArrayVec<FdtNode<'dtb>, MAX_DEPTH>, visit: Visit<'_, 'dtb>) {
     if buses.try_push(bus).is_err() {
         return;
     }
@@ -60,14 +114,8 @@ fn walk<'dtb>(
         if !is_okay(&node) {
             continue;
         }
-        if node.compatible().is_some_and(|mut all| all.any(|one| one == compatible)) {
-            let blocks = blocks(&node, buses);
-            let without_reg = node.property("reg").is_none();
-            if without_reg || !blocks.is_empty() {
-                each(Found { name: node.name(), blocks, spi: spi(&node) });
-            }
-        }
-        walk(node, buses, compatible, each);
+        visit(&node, buses);
+        walk(node, buses, visit);
     }
     buses.pop();
 }
@@ -111,4 +159,89 @@ fn spi(node: &FdtNode<'_>) -> Option<u16> {
         Some(u32::from_be_bytes(word.try_into().ok()?))
     };
     (cell(0)? == 0).then(|| u16::try_from(cell(1)?).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dtoolkit::fdt::Fdt;
+    use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+    use std::vec::Vec;
+
+    fn cells(values: &[u32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_be_bytes()).collect()
+    }
+
+    fn node(name: &str, properties: &[(&str, Vec<u8>)]) -> DeviceTreeNode {
+        let build = |node: DeviceTreeNode, (name, value): &(&str, Vec<u8>)| {
+            let mut node = node;
+            node.add_property(DeviceTreeProperty::new(*name, value.clone()).unwrap());
+            node
+        };
+        properties.iter().fold(DeviceTreeNode::new(name).unwrap(), build)
+    }
+
+    /// A device behind two buses, each of which shifts registers up and memory down.
+    fn tree() -> Vec<u8> {
+        let one = || cells(&[1]);
+        let shape = |more: &[(&'static str, Vec<u8>)]| {
+            [&[("#address-cells", one()), ("#size-cells", one())], more].concat()
+        };
+        let mut tree = DeviceTree::new();
+        for (name, value) in shape(&[("compatible", b"test\0".to_vec())]) {
+            tree.root.add_property(DeviceTreeProperty::new(name, value).unwrap());
+        }
+        let memory = [("device_type", b"memory\0".to_vec()), ("reg", cells(&[0x4000_0000, 0x1000_0000]))];
+        tree.root.add_child(node("memory@40000000", &memory));
+        let ranges = |child: u32, parent: u32| cells(&[child, parent, 0x0100_0000]);
+        let mut outer = node(
+            "soc",
+            &shape(&[
+                ("ranges", ranges(0, 0x1000_0000)),
+                ("dma-ranges", cells(&[0x8000_0000, 0x4000_0000, 0x1000_0000])),
+            ]),
+        );
+        let mut inner = node(
+            "apb",
+            &shape(&[
+                ("ranges", ranges(0, 0x0080_0000)),
+                ("dma-ranges", cells(&[0, 0x8100_0000, 0x0200_0000, 0xc000_0000, 0x7000_0000, 0x1000])),
+            ]),
+        );
+        let device = [
+            ("compatible", b"test,device\0".to_vec()),
+            ("reg", cells(&[0x1000, 0x100])),
+            ("interrupts", cells(&[0, 41, 4])),
+        ];
+        inner.add_child(node("device@1000", &device));
+        let off = [&device[..], &[("status", b"disabled\0".to_vec())]].concat();
+        inner.add_child(node("device@2000", &off));
+        let far = [("compatible", b"test,device\0".to_vec()), ("reg", cells(&[0x0200_0000, 0x100]))];
+        inner.add_child(node("device@2000000", &far));
+        outer.add_child(inner);
+        tree.root.add_child(outer);
+        tree.to_dtb()
+    }
+
+    #[test]
+    fn registers_go_through_every_bus() {
+        let tree = tree();
+        assert!(Fdt::new(&tree).is_ok());
+        let info = BootInfo::parse(&tree).unwrap();
+        let mut all = Vec::new();
+        find_all(&info, "test,device", |found| all.push(found));
+        let block = Block { at: PhysAddr::new(0x1080_1000), bytes: 0x100 };
+        let found = Found { name: "device@1000", blocks: core::iter::once(block).collect(), spi: Some(41) };
+        assert_eq!(all, [found], "neither what is disabled nor what no bus reaches");
+    }
+
+    #[test]
+    fn memory_goes_through_every_bus_and_back() {
+        let tree = tree();
+        let info = BootInfo::parse(&tree).unwrap();
+        let window =
+            BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
+        assert_eq!(bus_windows(&info, "device@1000").as_slice(), [window], "the second is not passed on");
+        assert!(bus_windows(&info, "memory@40000000").is_empty());
+    }
 }

@@ -374,11 +374,14 @@ fn what_one_owner_reuses_is_not_zeroed_again_and_what_another_gets_is() {
     let at = PhysAddr::new(only.bus().raw());
     s.fake.device_write(at, &[9; 100]);
     s.fake.take_log();
+    let zeroed = s.dma.stats().zeroed;
+    assert_eq!(zeroed, u64::from(PAGES) * 4096);
     assert_eq!(s.fake.device_read(at, 100), [9; 100], "the next job finds the last one's data");
     assert_eq!(s.fake.take_log(), [], "and nothing was done for it");
     // SAFETY: the fake's device is done.
     let again = unsafe { only.release() }.into_device();
     assert_eq!(s.fake.device_read(PhysAddr::new(again.bus().raw()), 100), [0; 100]);
+    assert_eq!(s.dma.stats().zeroed, 2 * zeroed);
 }
 
 #[test]

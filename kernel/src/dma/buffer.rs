@@ -74,6 +74,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 mod sealed {
@@ -255,6 +256,7 @@ impl<M: Machine> Raw<M> {
         }
         // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns them.
         unsafe { self.pointer().write_bytes(0, (self.frames.bytes()) as usize) };
+        self.dma.zeroed.fetch_add(self.frames.bytes(), Ordering::Relaxed);
         self.unordered.set(true);
     }
 

@@ -119,6 +119,8 @@ pub struct Stats {
     pub quarantined: u64,
     /// Buffers allocated.
     pub allocations: u64,
+    /// Bytes zeroed before a new owner or a device got them (I5).
+    pub zeroed: u64,
 }
 
 /// What lies at an address in or near the carved memory.
@@ -158,6 +160,7 @@ pub struct Dma<M: 'static> {
     map_changes: AtomicU64,
     quarantined: AtomicU64,
     allocations: AtomicU64,
+    zeroed: AtomicU64,
 }
 
 /// Pages of window that a buffer needs before, for, and after its mapping.
@@ -211,6 +214,7 @@ impl<M: Machine> Dma<M> {
             map_changes: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
+            zeroed: AtomicU64::new(0),
         }
     }
 
@@ -269,6 +273,7 @@ impl<M: Machine> Dma<M> {
             map_changes: self.map_changes.load(Ordering::Relaxed),
             quarantined: self.quarantined.load(Ordering::Relaxed),
             allocations: self.allocations.load(Ordering::Relaxed),
+            zeroed: self.zeroed.load(Ordering::Relaxed),
         }
     }
 

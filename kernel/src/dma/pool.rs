@@ -515,6 +515,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pop_that_slept_through_others_does_not_revive_an_old_list() {
+        let list = FreeList::new(3);
+        let slept = list.head.load(Ordering::Relaxed);
+        let (first, second) = (list.pop().unwrap(), list.pop());
+        list.push(first);
+        assert_eq!((second, list.head.load(Ordering::Relaxed) as u32), (Some(1), slept as u32));
+        // The sleeper would now make block 1 the first, which is out.
+        let wakes = list.head.compare_exchange(slept, FreeList::changed(slept, 1), Ordering::Relaxed, Ordering::Relaxed);
+        assert!(wakes.is_err());
+    }
+
+    #[test]
     fn no_block_has_two_owners_on_two_cores() {
         let list = FreeList::new(3);
         let out: Vec<_> = (0..3).map(|_| AtomicBool::new(false)).collect();

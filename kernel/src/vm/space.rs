@@ -437,11 +437,11 @@ impl<'m> Region<'m> {
 }
 
 /// Descriptors are one word each.
-trait Word: Copy {}
+pub(crate) trait Word: Copy {}
 impl Word for L1Desc {}
 impl Word for L2Desc {}
 
-fn as_words<W: Word>(descriptors: &[W]) -> &[u32] {
+pub(crate) fn as_words<W: Word>(descriptors: &[W]) -> &[u32] {
     const { assert!(size_of::<W>() == 4 && align_of::<W>() == 4) };
     // SAFETY: `W` is one of the two descriptor types, each a transparent u32; length and lifetime are the slice's.
     unsafe { core::slice::from_raw_parts(descriptors.as_ptr().cast(), descriptors.len()) }

@@ -12,7 +12,7 @@ use crate::boot::memblock::{Direction, Memblock};
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
 use crate::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, VirtRange};
-use crate::vm::space::{MapError, Region};
+use crate::vm::space::{MapError, Region, as_words};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -94,7 +94,8 @@ impl AddressSpace {
         let table = unsafe { &mut *(l1.virt.raw() as *mut [L1Desc; L1_ENTRIES]) };
         table[identity_slot] = L1Desc::FAULT;
         let at = |slot: usize| PhysAddr::new(l1.phys.raw() + 4 * slot as u32);
-        machine.publish(at(identity_slot), &[L1Desc::FAULT.raw()]);
+        // The entry itself: a walker that does not look in the data cache must find it cleaned.
+        machine.publish(at(identity_slot), as_words(&table[identity_slot..=identity_slot]));
         machine.invalidate_tlb(VirtAddr::new(identity_slot as u32 * SECTION_SIZE), SECTION_SIZE);
 
         let slots = |range: VirtRange| (range.start().raw() / SECTION_SIZE) as usize;
