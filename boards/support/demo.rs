@@ -25,6 +25,7 @@ use alloc::vec::Vec;
 use carveout::addr::Bytes;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
+use carveout::dma::Dma;
 use carveout::dma::buffer::{Coherent, Contiguous, Device, Effort, FromDevice, Stream};
 use core::fmt;
 
@@ -368,7 +369,7 @@ fn alloc(
     kernel.dma.alloc(&kernel.master(master), bytes, 1).map_err(|error| Failure::NoRoom { what, error })
 }
 
-fn print_table(hops: &[Hop]) {
+fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {
     println!(
         "{:<11} {:<11} {:>10} {:>8} {:>8} {:>12} {:>12} {:>12}",
         "device", "buffer", "bytes", "states", "maps", "lines inner", "lines outer", "mock's lines"
@@ -380,4 +381,14 @@ fn print_table(hops: &[Hop]) {
             hop.device, hop.buffer, hop.bytes, transitions, map_changes, lines.inner, lines.outer, hop.mock_lines
         );
     }
+    let stats = dma.stats();
+    println!(
+        "in all: {} buffers, {} zeroed, {} map changes, {} inner and {} outer lines, {} in quarantine",
+        stats.allocations,
+        Bytes(stats.zeroed),
+        stats.map_changes,
+        stats.inner_lines,
+        stats.outer_lines,
+        Bytes(stats.quarantined)
+    );
 }

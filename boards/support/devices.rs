@@ -96,6 +96,7 @@ fn windows_through(buses: &[FdtNode<'_>]) -> ArrayVec<BusWindow, MAX_WINDOWS> {
     windows
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "passed to filter_map")]
 fn window_of(range: Range<'_>) -> Option<BusWindow> {
     let bus = u32::try_from(range.child_bus_address::<u64>().ok()?).ok()?;
     let phys = u32::try_from(range.parent_bus_address::<u64>().ok()?).ok()?;
@@ -184,9 +185,8 @@ mod tests {
     /// A device behind two buses, each of which shifts registers up and memory down.
     fn tree() -> Vec<u8> {
         let one = || cells(&[1]);
-        let shape = |more: &[(&'static str, Vec<u8>)]| {
-            [&[("#address-cells", one()), ("#size-cells", one())], more].concat()
-        };
+        let shape =
+            |more: &[(&'static str, Vec<u8>)]| [&[("#address-cells", one()), ("#size-cells", one())], more].concat();
         let mut tree = DeviceTree::new();
         for (name, value) in shape(&[("compatible", b"test\0".to_vec())]) {
             tree.root.add_property(DeviceTreeProperty::new(name, value).unwrap());
@@ -239,8 +239,7 @@ mod tests {
     fn memory_goes_through_every_bus_and_back() {
         let tree = tree();
         let info = BootInfo::parse(&tree).unwrap();
-        let window =
-            BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
+        let window = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
         assert_eq!(bus_windows(&info, "device@1000").as_slice(), [window], "the second is not passed on");
         assert!(bus_windows(&info, "memory@40000000").is_empty());
     }

@@ -139,8 +139,11 @@ fn mock(s: &Setup) {
     }
 }
 
+/// A path, on a fresh machine.
+type Path = fn(&Setup);
+
 /// Whether a run of a path goes wrong with one operation left out.
-fn fails(path: fn(&Setup), left_out: usize, seed: u64) -> bool {
+fn fails(path: Path, left_out: usize, seed: u64) -> bool {
     let s = Setup::new(seed);
     former_owner(&s);
     s.fake.leave_out(left_out);
@@ -153,7 +156,7 @@ fn fails(path: fn(&Setup), left_out: usize, seed: u64) -> bool {
 
 #[test]
 fn each_path_suffices_and_each_operation_of_it_is_necessary() {
-    let paths: [(&str, fn(&Setup)); 5] =
+    let paths: [(&str, Path); 5] =
         [("output", output), ("capture", capture), ("turns", turns), ("reuse", reuse), ("mock", mock)];
     let mut idle = Vec::new();
     // A panic is the expected end of most runs.

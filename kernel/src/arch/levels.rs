@@ -140,8 +140,10 @@ mod tests {
                 let rest = Self { inner: None, ..self };
                 if dirty { rest.write_outer(value) } else { rest }
             });
-            let evict_outer = self.outer.map(|(value, dirty)| {
-                Self { outer: None, memory: if dirty { value } else { self.memory }, ..self }
+            let evict_outer = self.outer.map(|(value, dirty)| Self {
+                outer: None,
+                memory: if dirty { value } else { self.memory },
+                ..self
             });
             [fill_outer, fill_inner, evict_inner, evict_outer].into_iter().flatten()
         }
@@ -158,9 +160,9 @@ mod tests {
 
     /// All that can come of `start` when the steps are taken with whims before, between and after.
     fn outcomes(start: BTreeSet<Line>, steps: &[Step]) -> BTreeSet<Line> {
-        steps.iter().fold(closure(start), |lines, &step| {
-            closure(lines.into_iter().map(|line| line.step(step)).collect())
-        })
+        steps
+            .iter()
+            .fold(closure(start), |lines, &step| closure(lines.into_iter().map(|line| line.step(step)).collect()))
     }
 
     const OLD: u8 = 1;

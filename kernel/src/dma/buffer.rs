@@ -509,7 +509,7 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
         stream
     }
 
-    /// The same without the barrier: [`order`](Stream::order) must follow before the device is told.
+    /// The same without the barrier: [`order_all`](Stream::order_all) must follow before the device is told.
     pub(super) fn for_device_unordered(self) -> Stream<M, D, Device> {
         self.raw.close();
         self.raw.exposed.set(true);
@@ -550,9 +550,15 @@ impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
 }
 
 impl<M: Machine, D: Direction> Stream<M, D, Device> {
-    /// The barrier that `for_device_unordered` left out, if one is due; it serves all buffers handed over before it.
-    pub(super) fn order(&self) {
-        self.raw.order();
+    /// The barrier that [`for_device_unordered`](Stream::for_device_unordered) left out: one, if it is due for any.
+    pub(super) fn order_all(streams: &[Self]) {
+        // Counted, not found: it is due for none of them afterwards.
+        let due = streams.iter().filter(|stream| stream.raw.unordered.take()).count();
+        if due > 0
+            && let Some(stream) = streams.first()
+        {
+            stream.raw.dma.machine.device_barrier();
+        }
     }
 
     /// The address to program into the device.

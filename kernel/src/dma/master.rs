@@ -47,7 +47,8 @@ impl BusWindow {
 /// Why a description of a bus master is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MasterError {
-    /// The window has no bytes, passes 4 GiB on one of its sides, or names memory or bus addresses of another one.
+    /// The window has no bytes, passes 4 GiB on one of its sides, names memory or bus addresses of another one, or
+    /// shifts memory by part of a frame.
     Window(BusWindow),
     /// More than [`MAX_WINDOWS`].
     TooManyWindows,
@@ -106,7 +107,9 @@ impl Master {
                 apart(window.bus.raw(), other.bus.raw(), other.bytes)
                     && apart(window.phys.raw(), other.phys.raw(), other.bytes)
             });
-            if window.bytes == 0 || !fits(window.bus.raw()) || !fits(window.phys.raw()) || !clear {
+            // A shift by part of a frame would make a frame of memory two on the bus.
+            let whole = window.bus.raw() % FRAME_SIZE == window.phys.raw() % FRAME_SIZE;
+            if window.bytes == 0 || !fits(window.bus.raw()) || !fits(window.phys.raw()) || !clear || !whole {
                 return Err(MasterError::Window(*window));
             }
         }
@@ -180,11 +183,18 @@ impl Master {
 
     /// Where the master sees physical address `at`; `None` if it does not.
     pub fn bus(&self, at: PhysAddr) -> Option<BusAddr> {
-        let address = self.windows.iter().find_map(|window| {
+        self.bus_run(at).map(|(bus, _)| bus)
+    }
+
+    /// Where the master sees physical address `at`, and how many bytes from there on are consecutive on both sides.
+    pub(super) fn bus_run(&self, at: PhysAddr) -> Option<(BusAddr, u64)> {
+        let (bus, left) = self.windows.iter().find_map(|window| {
             let offset = at.raw().checked_sub(window.phys.raw())?;
-            (u64::from(offset) < window.bytes).then(|| BusAddr::new(window.bus.raw() + offset))
+            let left = window.bytes.checked_sub(offset.into())?;
+            (left > 0).then(|| (BusAddr::new(window.bus.raw() + offset), left))
         })?;
-        (address <= self.mask).then_some(address)
+        let driven = (u64::from(self.mask.raw()) + 1).checked_sub(bus.raw().into())?;
+        (driven > 0).then(|| (bus, left.min(driven)))
     }
 
     /// The memory behind one of the master's addresses; `None` if there is none, or it cannot drive the address.
@@ -243,6 +253,8 @@ mod tests {
         let refused = Master::new("x", None).with_windows(&[long]).unwrap_err();
         let text = "dma-ranges: 0x80000000 bytes from bus 0xc0000000 at 0x40000000 are no window of this bus";
         assert_eq!(refused.to_string(), text);
+        let shifted = BusWindow { bus: BusAddr::new(0xc000_0200), ..SOC };
+        assert_eq!(Master::new("x", None).with_windows(&[shifted]).unwrap_err(), MasterError::Window(shifted));
         assert_eq!(Master::new("x", None).with_windows(&[SOC; 2]).unwrap_err(), MasterError::Window(SOC), "twice");
         let many: [_; 5] = core::array::from_fn(|n| {
             let base = n as u32 * 0x1000_0000;

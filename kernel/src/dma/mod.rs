@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod master;
 pub mod pool;
 pub mod port;
+pub mod scatter;
 
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::arch::Machine;

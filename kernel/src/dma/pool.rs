@@ -522,7 +522,8 @@ mod tests {
         list.push(first);
         assert_eq!((second, list.head.load(Ordering::Relaxed) as u32), (Some(1), slept as u32));
         // The sleeper would now make block 1 the first, which is out.
-        let wakes = list.head.compare_exchange(slept, FreeList::changed(slept, 1), Ordering::Relaxed, Ordering::Relaxed);
+        let wakes =
+            list.head.compare_exchange(slept, FreeList::changed(slept, 1), Ordering::Relaxed, Ordering::Relaxed);
         assert!(wakes.is_err());
     }
 

@@ -1,7 +1,7 @@
 //! Scatter-gather: several streams handed over as one; Linux's `dma_map_sg` and `sg_table`.
 //!
 //! Guarantees: all buffers of a [`Table`] are the CPU's or all are the device's; each hand-over does the least
-//! maintenance for each buffer, as [`Stream`] does, and one device barrier for all. The [`Segment`]s that a device is
+//! maintenance for each buffer, as [`Stream`] does, and at most one device barrier for all. The [`Segment`]s that a device is
 //! given cover exactly the bytes asked for, in order, are all within its reach, break neither its largest segment nor
 //! its boundary, and are as few as that permits: buffers adjacent on the bus share one. While the device owns them no
 //! mapping exists (I4).
@@ -137,13 +137,10 @@ impl<M: Machine, D: Direction> Table<M, D, Cpu> {
     }
 
     /// Hands all buffers to the device (`dma_map_sg`, `dma_sync_sg_for_device`): cleans those that the CPU may have
-    /// written, unmaps those that are mapped, then one barrier for all.
+    /// written, unmaps those that are mapped, then one barrier for all, if one is due for any.
     pub fn for_device(self) -> Table<M, D, Device> {
-        // The barrier is the core's, for all that came before it: the last buffer's will do.
-        let mut all = self.streams;
-        let last = all.pop();
-        let mut streams: Vec<_> = all.into_iter().map(Stream::for_device_unordered).collect();
-        streams.extend(last.map(Stream::for_device));
+        let streams: Vec<_> = self.streams.into_iter().map(Stream::for_device_unordered).collect();
+        Stream::order_all(&streams);
         Table { streams }
     }
 }
