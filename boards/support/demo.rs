@@ -148,7 +148,7 @@ fn show_and_film(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failure
 /// What happens while the display reads the picture.
 fn while_shown(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     film(kernel, hops)?;
-    print_table(hops);
+    print_table(kernel.dma, hops);
     if kernel.info.bootargs().get("hold").is_some() {
         println!("demo: picture on screen, waiting for a key");
         console::read();
