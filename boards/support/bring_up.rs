@@ -5,12 +5,14 @@
 //! line each and listed; the boot goes on wherever it can.
 
 use super::a9_timer::A9GlobalTimer;
+use super::clock::Clock;
 use super::console::{self, die};
 use super::devices::{self, Block};
 use super::gic::{CpuInterface, Distributor, Gic};
 use super::interrupts;
 use super::pl011::Pl011;
 use super::report;
+use super::sp804::Sp804;
 use crate::BOARDS;
 use arrayvec::ArrayVec;
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr};
@@ -53,7 +55,7 @@ pub struct Kernel {
     /// The heap's frames.
     pub heap: FrameRange,
     /// A counter, if the board has one that is known here.
-    pub timer: Option<A9GlobalTimer>,
+    pub clock: Option<Clock>,
     /// The kernel's half of the address space.
     pub space: Mutex<AddressSpace>,
     default_area: Option<AreaId>,
@@ -108,13 +110,9 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let default_area = layout.areas().iter().find(|area| area.default).and_then(|area| dma.area(area.name));
 
     start_interrupts(&info, &mut space);
-    let timer = devices::find(&info, "arm,cortex-a9-global-timer")
-        .and_then(|found| found.blocks.first().copied())
-        .and_then(|block| map(&mut space, block.at, block.bytes))
-        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
-        .map(|registers| unsafe { A9GlobalTimer::new(registers) });
+    let clock = start_clock(&info, &mut space);
     let space = Mutex::new(space);
-    KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, timer, space, default_area, text })
+    KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, clock, space, default_area, text })
 }
 
 fn map<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<NonNull<R>> {
@@ -176,6 +174,21 @@ fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
         // SAFETY: mappings of the controller's two blocks that last and are nobody else's; this is the boot core.
         interrupts::start(unsafe { Gic::new(distributor, cpu) });
     }
+}
+
+/// The A9's global timer where the tree says its rate, else an SP804.
+fn start_clock(info: &BootInfo<'_>, space: &mut AddressSpace) -> Option<Clock> {
+    let global = devices::find(info, "arm,cortex-a9-global-timer");
+    if let Some((hertz, block)) = global.and_then(|found| Some((found.hertz?, *found.blocks.first()?)))
+        && let Some(registers) = map(space, block.at, block.bytes)
+    {
+        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
+        return Some(Clock::Global { timer: unsafe { A9GlobalTimer::new(registers) }, hertz });
+    }
+    let block = *devices::find(info, "arm,sp804")?.blocks.first()?;
+    let registers = map(space, block.at, block.bytes)?;
+    // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
+    Some(Clock::Sp804(unsafe { Sp804::new(registers) }))
 }
 
 impl Kernel {

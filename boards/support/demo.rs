@@ -8,6 +8,7 @@
 //! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
 
 use super::bring_up::Kernel;
+use super::clock::Clock;
 use super::console;
 use super::devices;
 use super::disk::{Disk, DiskError};
@@ -119,8 +120,11 @@ impl Hop {
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let mut disk = Disk::open(kernel).map_err(Failure::Disk)?.ok_or(Failure::NoDisk)?;
     let before = free_bytes(kernel);
+    let micros = || kernel.clock.as_ref().map_or(0, Clock::micros);
+    let start = micros();
     let result = show_and_film(kernel, &mut disk);
     let after = free_bytes(kernel);
+    log::info!("took {} ms of the board's clock", (micros() - start) / 1000);
     if after == before {
         return result;
     }

@@ -32,6 +32,8 @@ pub struct Found<'dtb> {
     pub blocks: ArrayVec<Block, MAX_BLOCKS>,
     /// The first shared peripheral interrupt of `interrupts`, in the GIC's three cells.
     pub spi: Option<u16>,
+    /// The rate of the first of its `clocks`, if that is a fixed one.
+    pub hertz: Option<u32>,
 }
 
 /// The first device that is `compatible`.
@@ -49,7 +51,7 @@ pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl Fn
         if node.compatible().is_some_and(|mut all| all.any(|one| one == compatible)) {
             let blocks = blocks(node, buses);
             if node.property("reg").is_none() || !blocks.is_empty() {
-                each(Found { name: node.name(), blocks, spi: spi(node) });
+                each(Found { name: node.name(), blocks, spi: spi(node), hertz: hertz(node, info.root()) });
             }
         }
     });
@@ -153,13 +155,25 @@ fn translate(mut at: u64, bytes: u64, buses: &[FdtNode<'_>]) -> Option<u64> {
     Some(at)
 }
 
+fn cell(node: &FdtNode<'_>, property: &str, n: usize) -> Option<u32> {
+    let property = node.property(property)?;
+    let word = property.value().get(4 * n..4 * n + 4)?;
+    Some(u32::from_be_bytes(word.try_into().ok()?))
+}
+
 fn spi(node: &FdtNode<'_>) -> Option<u16> {
-    let interrupts = node.property("interrupts")?;
-    let cell = |n: usize| {
-        let word = interrupts.value().get(4 * n..4 * n + 4)?;
-        Some(u32::from_be_bytes(word.try_into().ok()?))
-    };
-    (cell(0)? == 0).then(|| u16::try_from(cell(1)?).ok())?
+    (cell(node, "interrupts", 0)? == 0).then(|| u16::try_from(cell(node, "interrupts", 1)?).ok())?
+}
+
+fn hertz<'dtb>(node: &FdtNode<'dtb>, root: FdtNode<'dtb>) -> Option<u32> {
+    let phandle = cell(node, "clocks", 0)?;
+    let mut found = None;
+    walk(root, &mut ArrayVec::new(), &mut |clock, _| {
+        if cell(clock, "phandle", 0) == Some(phandle) {
+            found = cell(clock, "clock-frequency", 0);
+        }
+    });
+    found
 }
 
 #[cfg(test)]
@@ -193,6 +207,8 @@ mod tests {
         }
         let memory = [("device_type", b"memory\0".to_vec()), ("reg", cells(&[0x4000_0000, 0x1000_0000]))];
         tree.root.add_child(node("memory@40000000", &memory));
+        let clock = [("phandle", cells(&[7])), ("clock-frequency", cells(&[24_000_000]))];
+        tree.root.add_child(node("clock", &clock));
         let ranges = |child: u32, parent: u32| cells(&[child, parent, 0x0100_0000]);
         let mut outer = node(
             "soc",
@@ -212,6 +228,7 @@ mod tests {
             ("compatible", b"test,device\0".to_vec()),
             ("reg", cells(&[0x1000, 0x100])),
             ("interrupts", cells(&[0, 41, 4])),
+            ("clocks", cells(&[7])),
         ];
         inner.add_child(node("device@1000", &device));
         let off = [&device[..], &[("status", b"disabled\0".to_vec())]].concat();
@@ -231,7 +248,12 @@ mod tests {
         let mut all = Vec::new();
         find_all(&info, "test,device", |found| all.push(found));
         let block = Block { at: PhysAddr::new(0x1080_1000), bytes: 0x100 };
-        let found = Found { name: "device@1000", blocks: core::iter::once(block).collect(), spi: Some(41) };
+        let found = Found {
+            name: "device@1000",
+            blocks: core::iter::once(block).collect(),
+            spi: Some(41),
+            hertz: Some(24_000_000),
+        };
         assert_eq!(all, [found], "neither what is disabled nor what no bus reaches");
     }
 

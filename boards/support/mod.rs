@@ -3,6 +3,7 @@
 pub mod a9_timer;
 #[cfg(target_arch = "arm")]
 pub mod bring_up;
+pub mod clock;
 #[cfg(target_arch = "arm")]
 pub mod console;
 #[cfg(target_arch = "arm")]

@@ -5,6 +5,7 @@ use super::console;
 use crate::println;
 use carveout::addr::{Bytes, VirtAddr};
 use carveout::arch::armv7a::exceptions::Exception;
+use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::ImageMap;
 use carveout::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, FIXMAP, IMAGE};
@@ -18,11 +19,10 @@ pub fn boot(kernel: &Kernel) {
     let (core, variant, revision) = Armv7a::core();
     println!("board: {}, {core} r{variant}p{revision}", kernel.info.model().unwrap_or("nameless"));
     let caches = kernel.machine.caches();
-    match caches.outer().map(carveout::arch::armv7a::l2c310::L2c310::geometry) {
-        Some((bytes, ways)) => {
-            println!("caches: lines of {} bytes; PL310 of {}, {ways} ways", caches.line(), Bytes(bytes.into()))
-        }
-        None => println!("caches: lines of {} bytes; no outer cache", caches.line()),
+    if let Some((bytes, ways)) = caches.outer().map(L2c310::geometry) {
+        println!("caches: lines of {} bytes; PL310 of {}, {ways} ways", caches.line(), Bytes(bytes.into()));
+    } else {
+        println!("caches: lines of {} bytes; no outer cache", caches.line());
     }
     for bank in kernel.info.banks() {
         println!("RAM bank: {bank}");

@@ -1,26 +1,19 @@
 //! Scatter-gather on the fake: one hand-over of many buffers, and the segments a device is given.
 
 use carveout::addr::{BusAddr, FrameRange, PhysAddr};
+use carveout::arch::Lines;
+use carveout::arch::fake::setup::{self, Setup as Bench};
 use carveout::arch::fake::{Fake, Op};
-use carveout::arch::{Cache, Lines};
-use carveout::boot::directmap::CarveOut;
 use carveout::dma::buffer::{Bidirectional, Cpu, Device, Direction, FromDevice, Stream, ToDevice};
 use carveout::dma::master::{BusWindow, Master};
 use carveout::dma::scatter::{ScatterError, Segment, Table};
 use carveout::dma::{Dma, Holder, Place};
-use carveout::vm::attr::Shareability;
-use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
-use carveout::vm::layout::CMA_WINDOW;
 use carveout::vm::ledger::Carved;
-use carveout::vm::space::Region;
 use proptest::prelude::*;
 
-const RAM: PhysAddr = PhysAddr::new(0x6000_0000);
-const RAM_BYTES: u32 = 3 << 20;
-const CARVED: u64 = 0x6020_0000;
+const CARVED: u64 = setup::CARVED.raw() as u64;
+/// A small area: what is taken from it soon shows.
 const CARVED_BYTES: u64 = 1 << 20;
-const L1: PhysAddr = PhysAddr::new(0x6000_4000);
-const L2: PhysAddr = PhysAddr::new(0x6001_0000);
 
 struct Setup {
     fake: &'static Fake,
@@ -30,19 +23,9 @@ struct Setup {
 
 impl Setup {
     fn new(seed: u64) -> Self {
-        let fake: &'static Fake = Box::leak(Box::new(Fake::new(RAM, RAM_BYTES, L1, seed)));
-        // SAFETY: the fake maps nothing but what this window maps.
-        let carved = unsafe { CarveOut::assume("test", &[FrameRange::within(CARVED, CARVED_BYTES)], true) };
-        let range = CMA_WINDOW.first(Dma::<Fake>::window_sections([&carved].into_iter()));
-        let l1: &'static mut [L1Desc] = vec![L1Desc::FAULT; L1_ENTRIES].leak();
-        let slot = (range.start().raw() >> 20) as usize;
-        let entries = &mut l1[slot..slot + range.sections() as usize];
-        let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
-        let at = PhysAddr::new(L1.raw() + 4 * slot as u32);
-        let window = Region::one_each(fake, range, Shareability::Shareable, entries, at, l2, L2);
-        let dma: &'static Dma<Fake> = Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), window)));
-        fake.device_barrier();
-        Self { fake, dma, master: Master::new("dma-engine", dma.area("test")) }
+        let bench = Bench::with_area(seed, CARVED_BYTES as u32);
+        let (fake, dma, master) = (bench.fake, bench.dma, bench.master("dma-engine"));
+        Self { fake, dma, master }
     }
 
     fn stream<D: Direction>(&self, bytes: u32) -> Stream<Fake, D, Cpu> {

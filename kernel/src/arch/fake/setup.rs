@@ -20,7 +20,7 @@ pub const RAM: PhysAddr = PhysAddr::new(0x6000_0000);
 pub const RAM_BYTES: u32 = 8 << 20;
 /// The carved part of it.
 pub const CARVED: PhysAddr = PhysAddr::new(0x6020_0000);
-/// Bytes of that.
+/// Bytes of that, unless a test wants fewer.
 pub const CARVED_BYTES: u32 = 4 << 20;
 /// Where the first-level table is.
 pub const L1: PhysAddr = PhysAddr::new(0x6000_4000);
@@ -31,15 +31,20 @@ pub const L2: PhysAddr = PhysAddr::new(0x6001_0000);
 pub struct Setup {
     /// The machine: memory as devices see it, and the adversary.
     pub fake: &'static Fake,
-    /// One area of 4 MiB, named `test`.
+    /// One area, named `test`.
     pub dma: &'static Dma<Fake>,
 }
 
 impl Setup {
-    /// A fresh one, whose adversary goes by `seed`.
+    /// A fresh one with an area of [`CARVED_BYTES`], whose adversary goes by `seed`.
     pub fn new(seed: u64) -> Self {
+        Self::with_area(seed, CARVED_BYTES)
+    }
+
+    /// The same with an area of `bytes`, a multiple of 4 KiB, at most [`CARVED_BYTES`].
+    pub fn with_area(seed: u64, bytes: u32) -> Self {
         let fake: &'static Fake = Box::leak(Box::new(Fake::new(RAM, RAM_BYTES, L1, seed)));
-        let frames = FrameRange::within(CARVED.raw().into(), CARVED_BYTES.into());
+        let frames = FrameRange::within(CARVED.raw().into(), bytes.min(CARVED_BYTES).into());
         // SAFETY: the fake maps nothing but what this window maps.
         let carved = unsafe { CarveOut::assume("test", &[frames], true) };
         let sections = Dma::<Fake>::window_sections([&carved].into_iter());
@@ -58,6 +63,11 @@ impl Setup {
     /// A bus master that allocates from the area.
     pub fn master(&self, name: &'static str) -> Master {
         Master::new(name, self.dma.area("test"))
+    }
+
+    /// Bytes free in the area.
+    pub fn free_bytes(&self) -> u64 {
+        self.dma.area("test").map_or(0, |area| self.dma.free_bytes(area).0)
     }
 
     /// Walks the tables and compares them with the ledger.
