@@ -22,8 +22,10 @@ use super::report;
 use crate::println;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::vec::Vec;
 use carveout::addr::Bytes;
+use carveout::arch::Lines;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
 use carveout::dma::Dma;
@@ -375,24 +377,40 @@ fn alloc(
 
 fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {
     println!(
-        "{:<11} {:<11} {:>10} {:>8} {:>8} {:>12} {:>12} {:>12}",
-        "device", "buffer", "bytes", "states", "maps", "lines inner", "lines outer", "mock's lines"
+        "{:<11} {:<11} {:>9} {:>7} {:>5} {:>15} {:>15} {:>12}",
+        "device", "buffer", "bytes", "states", "maps", "lines cleaned", "invalidated", "mock's lines"
     );
     for hop in hops {
-        let Effort { transitions, map_changes, lines } = hop.effort;
+        let Effort { transitions, map_changes, cleaned, invalidated } = hop.effort;
         println!(
-            "{:<11} {:<11} {:>10} {:>8} {:>8} {:>12} {:>12} {:>12}",
-            hop.device, hop.buffer, hop.bytes, transitions, map_changes, lines.inner, lines.outer, hop.mock_lines
+            "{:<11} {:<11} {:>9} {:>7} {:>5} {:>15} {:>15} {:>12}",
+            hop.device,
+            hop.buffer,
+            hop.bytes,
+            transitions,
+            map_changes,
+            ByLevel(cleaned),
+            ByLevel(invalidated),
+            hop.mock_lines
         );
     }
     let stats = dma.stats();
     println!(
-        "in all: {} buffers, {} zeroed, {} map changes, {} inner and {} outer lines, {} in quarantine",
+        "in all: {} buffers, {} zeroed, {} map changes, {} lines cleaned, {} invalidated, {} in quarantine",
         stats.allocations,
         Bytes(stats.zeroed),
         stats.map_changes,
-        stats.inner_lines,
-        stats.outer_lines,
+        ByLevel(stats.cleaned),
+        ByLevel(stats.invalidated),
         Bytes(stats.quarantined)
     );
+}
+
+/// Lines of the inner and of the outer cache.
+struct ByLevel(Lines);
+
+impl fmt::Display for ByLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}+{}", self.0.inner, self.0.outer))
+    }
 }

@@ -97,16 +97,16 @@ fn only_buffers_the_cpu_wrote_are_cleaned_and_only_those_it_looks_at_are_invalid
     table.views_mut().next().unwrap()[0] = 1;
     assert_eq!(table.views().nth(1).unwrap()[0], 0);
     let owned = table.for_device();
-    assert_eq!(owned.effort().lines, Lines { inner: 128, outer: 0 }, "the first one's, dirty");
+    assert_eq!(owned.effort().lines(), Lines { inner: 128, outer: 0 }, "the first one's, dirty");
     s.device_write(&segments(&owned, &s.master), &pattern(16384, 3));
     s.fake.take_log();
     let table = back(owned);
     assert_eq!(s.fake.take_log(), [], "nothing until the CPU looks");
     assert_eq!(table.views().last().unwrap().len(), 4096);
     let lines = Lines { inner: 128 + 128 + 256, outer: 0 };
-    assert_eq!(table.effort().lines, lines, "the third was never mapped write-back before");
+    assert_eq!(table.effort().lines(), lines, "the third was never mapped write-back before");
     assert_eq!(table.views().collect::<Vec<_>>().concat(), pattern(16384, 3));
-    assert_eq!(table.effort().lines, lines);
+    assert_eq!(table.effort().lines(), lines);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn device_to_device_costs_no_line_no_mapping_and_no_barrier() {
     let owned = back(owned).for_device();
     assert_eq!(s.fake.take_log(), [], "not even a barrier: the CPU did nothing");
     assert_eq!(s.device_read(&segments(&owned, &s.master)), pattern(9096, 1));
-    assert_eq!((owned.effort().lines, owned.effort().map_changes), (before.lines, before.map_changes));
+    assert_eq!((owned.effort().lines(), owned.effort().map_changes), (before.lines(), before.map_changes));
     back(owned);
 }
 

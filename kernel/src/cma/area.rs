@@ -47,7 +47,7 @@ pub enum AllocError {
     OutOfReach {
         /// Bytes asked for, in whole frames.
         wanted: u64,
-        /// The largest free run, reachable or not, in bytes.
+        /// The largest free run that it does reach, in bytes.
         largest: u64,
     },
     /// No addresses are left in the window for its mapping.
@@ -83,7 +83,7 @@ impl fmt::Display for AllocError {
             ),
             Self::OutOfReach { wanted, largest } => write!(
                 f,
-                "no run of {} within the device's mask, windows and boundary; the largest run is {}",
+                "no run of {} within the device's mask, windows and boundary; the largest there is {}",
                 Bytes(wanted),
                 Bytes(largest)
             ),
@@ -173,11 +173,16 @@ impl Area {
         let found = find(liked).or_else(|| if liked == order { None } else { find(order) });
         match found {
             Some(start) => Ok(FrameRange::new(start, count).expect("inside the area")),
-            None => Err(self.why_not(count, order)),
+            None => Err(self.why_not(count, order, places)),
         }
     }
 
-    fn why_not(&self, count: u32, order: u8) -> AllocError {
+    fn why_not<P: Iterator<Item = FrameRange>>(
+        &self,
+        count: u32,
+        order: u8,
+        places: impl Fn(FrameRange) -> P,
+    ) -> AllocError {
         let (free, largest) = (self.free_bytes(), self.largest_run());
         let wanted = u64::from(count) << FRAME_SHIFT;
         let fits = |run: FrameRange| {
@@ -191,6 +196,14 @@ impl Area {
         if free < wanted {
             AllocError::NoCapacity { wanted, free }
         } else if elsewhere {
+            let free_runs = |run: FrameRange, index: &Index<'static>| {
+                let part = |free: core::ops::Range<u32>| FrameRange::between(free.start, free.end);
+                let largest = |place: FrameRange| {
+                    index.runs().filter_map(part).map(|free| free.intersection(place).bytes()).max().unwrap_or(0)
+                };
+                places(run).map(largest).max().unwrap_or(0)
+            };
+            let largest = self.runs.iter().map(|(run, index)| free_runs(*run, index)).max().unwrap_or(0);
             AllocError::OutOfReach { wanted, largest }
         } else {
             AllocError::Fragmented { wanted, free, largest }

@@ -137,8 +137,17 @@ pub struct Effort {
     pub transitions: u32,
     /// Mappings made and ended.
     pub map_changes: u32,
-    /// Cache lines maintained.
-    pub lines: Lines,
+    /// Cache lines cleaned.
+    pub cleaned: Lines,
+    /// Cache lines invalidated.
+    pub invalidated: Lines,
+}
+
+impl Effort {
+    /// Cache lines maintained, whatever the operation.
+    pub fn lines(&self) -> Lines {
+        self.cleaned + self.invalidated
+    }
 }
 
 impl core::ops::Add for Effort {
@@ -148,7 +157,8 @@ impl core::ops::Add for Effort {
         Self {
             transitions: self.transitions + more.transitions,
             map_changes: self.map_changes + more.map_changes,
-            lines: self.lines + more.lines,
+            cleaned: self.cleaned + more.cleaned,
+            invalidated: self.invalidated + more.invalidated,
         }
     }
 }
@@ -210,14 +220,26 @@ impl<M: Machine> Raw<M> {
         }
     }
 
-    /// Runs cache work on a span of the mapping, which must exist, and counts its lines.
-    fn maintain(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) {
+    /// Cleans a span of the mapping, which must exist.
+    fn clean(&self, span: Span) {
+        let lines = self.maintain(span, M::clean);
+        self.dma.counters.cleaned.add(lines);
+        self.tally(|effort| effort.cleaned += lines);
+    }
+
+    /// Invalidates a span of the mapping, which must exist.
+    fn invalidate(&self, span: Span) {
+        let lines = self.maintain(span, M::invalidate);
+        self.dma.counters.invalidated.add(lines);
+        self.tally(|effort| effort.invalidated += lines);
+    }
+
+    fn maintain(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) -> Lines {
         let mapped = self.mapped.take().expect("maintenance needs a mapping (I3)");
         let part = mapped.part(span.start, span.end).expect("spans are cut to the buffer");
         let lines = work(self.dma.machine, part);
         self.mapped.set(Some(mapped));
-        self.dma.count(lines);
-        self.tally(|effort| effort.lines += lines);
+        lines
     }
 
     fn tally(&self, add: impl FnOnce(&mut Effort)) {
@@ -250,13 +272,13 @@ impl<M: Machine> Raw<M> {
         self.map(MemoryType::NonCacheable);
         if self.residue.get() != Residue::Nothing {
             // Their data is dead, dirty or not.
-            self.maintain(self.all(), M::invalidate);
+            self.invalidate(self.all());
             self.residue.set(Residue::Nothing);
             self.stale.set(Span::default());
         }
         // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns them.
         unsafe { self.pointer().write_bytes(0, (self.frames.bytes()) as usize) };
-        self.dma.zeroed.fetch_add(self.frames.bytes(), Ordering::Relaxed);
+        self.dma.counters.zeroed.fetch_add(self.frames.bytes(), Ordering::Relaxed);
         self.unordered.set(true);
     }
 
@@ -279,7 +301,7 @@ impl<M: Machine> Raw<M> {
         }
         let stale = self.stale.take();
         if !stale.is_empty() {
-            self.maintain(stale, M::invalidate);
+            self.invalidate(stale);
         }
         self.pointer()
     }
@@ -295,7 +317,7 @@ impl<M: Machine> Raw<M> {
     fn close(&self) {
         let dirty = self.dirty.take();
         if !dirty.is_empty() {
-            self.maintain(dirty, M::clean);
+            self.clean(dirty);
             self.unordered.set(true);
             self.residue.set(Residue::Clean);
         }

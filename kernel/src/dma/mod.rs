@@ -14,7 +14,7 @@ pub mod port;
 pub mod scatter;
 
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
-use crate::arch::Machine;
+use crate::arch::{Lines, Machine};
 use crate::boot::directmap::CarveOut;
 use crate::cma::area::{AllocError, Area, heap_index};
 use crate::cma::index::Index;
@@ -110,10 +110,10 @@ struct State {
 /// Counters since boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Inner cache lines maintained for buffers.
-    pub inner_lines: u64,
-    /// Outer cache lines maintained for buffers.
-    pub outer_lines: u64,
+    /// Cache lines cleaned for buffers.
+    pub cleaned: Lines,
+    /// Cache lines invalidated for buffers.
+    pub invalidated: Lines,
     /// Mappings made and ended.
     pub map_changes: u64,
     /// Bytes in quarantine.
@@ -122,6 +122,35 @@ pub struct Stats {
     pub allocations: u64,
     /// Bytes zeroed before a new owner or a device got them (I5).
     pub zeroed: u64,
+}
+
+/// Lines, counted from anywhere.
+#[derive(Debug, Default)]
+struct LineCounter {
+    inner: AtomicU64,
+    outer: AtomicU64,
+}
+
+impl LineCounter {
+    fn add(&self, lines: Lines) {
+        self.inner.fetch_add(lines.inner, Ordering::Relaxed);
+        self.outer.fetch_add(lines.outer, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Lines {
+        Lines { inner: self.inner.load(Ordering::Relaxed), outer: self.outer.load(Ordering::Relaxed) }
+    }
+}
+
+/// What [`Stats`] reads.
+#[derive(Debug, Default)]
+struct Counters {
+    cleaned: LineCounter,
+    invalidated: LineCounter,
+    map_changes: AtomicU64,
+    quarantined: AtomicU64,
+    allocations: AtomicU64,
+    zeroed: AtomicU64,
 }
 
 /// What lies at an address in or near the carved memory.
@@ -156,12 +185,7 @@ impl fmt::Display for Place {
 pub struct Dma<M: 'static> {
     machine: &'static M,
     state: Mutex<State>,
-    inner_lines: AtomicU64,
-    outer_lines: AtomicU64,
-    map_changes: AtomicU64,
-    quarantined: AtomicU64,
-    allocations: AtomicU64,
-    zeroed: AtomicU64,
+    counters: Counters,
 }
 
 /// Pages of window that a buffer needs before, for, and after its mapping.
@@ -207,16 +231,7 @@ impl<M: Machine> Dma<M> {
             entries: (0..MAX_BUFFERS).map(entry).collect(),
             free: Some(Slot(0)),
         };
-        Self {
-            machine,
-            state: Mutex::new(state),
-            inner_lines: AtomicU64::new(0),
-            outer_lines: AtomicU64::new(0),
-            map_changes: AtomicU64::new(0),
-            quarantined: AtomicU64::new(0),
-            allocations: AtomicU64::new(0),
-            zeroed: AtomicU64::new(0),
-        }
+        Self { machine, state: Mutex::new(state), counters: Counters::default() }
     }
 
     /// Sections of window that serve these carve-outs: twice their size, as guards and alignment need room too.
@@ -251,7 +266,7 @@ impl<M: Machine> Dma<M> {
         let va = VirtAddr::new((first + run.lead) << FRAME_SHIFT);
         let residue = state.ledger.residue(frames);
         let holder = Holder::Nobody;
-        let born = self.allocations.fetch_add(1, Ordering::Relaxed);
+        let born = self.counters.allocations.fetch_add(1, Ordering::Relaxed);
         let owner = master.name();
         let record = Record { frames, va, owner, holder, bytes, born, residue, area, ported: false };
         let Entry::Free { next } = core::mem::replace(&mut state.entries[slot.0], Entry::Used(record)) else {
@@ -268,13 +283,14 @@ impl<M: Machine> Dma<M> {
 
     /// Counters since boot.
     pub fn stats(&self) -> Stats {
+        let counters = &self.counters;
         Stats {
-            inner_lines: self.inner_lines.load(Ordering::Relaxed),
-            outer_lines: self.outer_lines.load(Ordering::Relaxed),
-            map_changes: self.map_changes.load(Ordering::Relaxed),
-            quarantined: self.quarantined.load(Ordering::Relaxed),
-            allocations: self.allocations.load(Ordering::Relaxed),
-            zeroed: self.zeroed.load(Ordering::Relaxed),
+            cleaned: counters.cleaned.get(),
+            invalidated: counters.invalidated.get(),
+            map_changes: counters.map_changes.load(Ordering::Relaxed),
+            quarantined: counters.quarantined.load(Ordering::Relaxed),
+            allocations: counters.allocations.load(Ordering::Relaxed),
+            zeroed: counters.zeroed.load(Ordering::Relaxed),
         }
     }
 
@@ -324,7 +340,7 @@ impl<M: Machine> Dma<M> {
     fn map(&self, va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Result<Mapped, LedgerError> {
         let mut state = self.state.lock();
         state.ledger.claim(frames, memory)?;
-        self.map_changes.fetch_add(1, Ordering::Relaxed);
+        self.counters.map_changes.fetch_add(1, Ordering::Relaxed);
         // The addresses are the buffer's alone and the window has all its tables, so nothing is in the way.
         let mapped = state.window.map(self.machine, va, frames, memory, Access::ReadWrite);
         Ok(mapped.expect("the buffer's own addresses are unmapped"))
@@ -333,7 +349,7 @@ impl<M: Machine> Dma<M> {
     /// Unmaps, then releases the claim: in this order, or another mapping could precede the TLB invalidate (I3).
     fn unmap(&self, mapped: Mapped) {
         let mut state = self.state.lock();
-        self.map_changes.fetch_add(1, Ordering::Relaxed);
+        self.counters.map_changes.fetch_add(1, Ordering::Relaxed);
         let frames = state.window.unmap(self.machine, mapped);
         state.ledger.release(frames);
     }
@@ -365,13 +381,8 @@ impl<M: Machine> Dma<M> {
         let mut state = self.state.lock();
         let record = state.record_mut(slot);
         record.holder = Holder::Quarantine;
-        self.quarantined.fetch_add(record.frames.bytes(), Ordering::Relaxed);
+        self.counters.quarantined.fetch_add(record.frames.bytes(), Ordering::Relaxed);
         log::warn!("{record} was dropped: it is lost until reset, for the device may still use it");
-    }
-
-    fn count(&self, lines: crate::arch::Lines) {
-        self.inner_lines.fetch_add(lines.inner, Ordering::Relaxed);
-        self.outer_lines.fetch_add(lines.outer, Ordering::Relaxed);
     }
 }
 
@@ -413,7 +424,7 @@ impl<M> fmt::Debug for Holders<'_, M> {
 
 impl<M> fmt::Display for Holders<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let now = self.dma.allocations.load(Ordering::Relaxed);
+        let now = self.dma.counters.allocations.load(Ordering::Relaxed);
         let (mut result, mut count, mut bytes) = (Ok(()), 0, 0);
         writeln!(f, "{:<12} {:>10} {:<12} {:>6}  frames", "device", "bytes", "state", "age")?;
         self.for_each(|record| {

@@ -41,13 +41,13 @@ fn a_hand_over_maintains_the_lines_of_the_part_that_was_written(kernel: &'static
     let line = kernel.machine.caches().line();
     let outer = u64::from(kernel.machine.caches().outer().is_some());
     let mut stream = alloc(kernel, 4 * FRAME_SIZE)?.into_stream::<ToDevice>();
-    let before = stream.effort().lines;
+    let before = stream.effort().lines();
     let range = 5000..5000 + 3 * line as usize;
     stream.part_mut(range.clone()).ok_or("a part inside was refused")?.fill(0x77);
     let stream = stream.for_device();
     // 5000 is in the middle of a line: one more is touched.
     let lines = before + Lines { inner: 4, outer: 4 * outer };
-    ensure_eq!(stream.effort().lines, lines, "lines of the hand-over");
+    ensure_eq!(stream.effort().lines(), lines, "lines of the hand-over");
     let seen = device_reads(kernel, stream.bus(), 4 * FRAME_SIZE as usize)?;
     let right = seen.iter().enumerate().all(|(n, &byte)| byte == if range.contains(&n) { 0x77 } else { 0 });
     ensure!(right, "the device read something else than the part, and zeros");
@@ -61,19 +61,19 @@ fn a_buffer_larger_than_the_outer_cache_is_maintained_by_ways(kernel: &'static K
     ensure!(bytes > 0, "this board has an outer cache");
     let mut stream = alloc(kernel, 2 * bytes)?.into_stream::<Bidirectional>();
     // What former owners of the frames left in the caches went when they were zeroed.
-    let before = stream.effort().lines;
+    let before = stream.effort().lines();
     stream.bytes_mut().fill(0x31);
     let stream = stream.for_device();
     // The outer lines are those of the whole cache, once, not of the buffer.
     let inner = u64::from(2 * bytes / kernel.machine.caches().line());
     let pass = Lines { inner, outer: u64::from(bytes / 32) };
-    ensure_eq!(stream.effort().lines, before + pass, "lines of the clean");
+    ensure_eq!(stream.effort().lines(), before + pass, "lines of the clean");
     let seen = device_reads(kernel, stream.bus(), 2 * bytes as usize)?;
     ensure!(seen.iter().all(|&byte| byte == 0x31), "the device read something else");
     // SAFETY: the device is the port, and it is closed.
     let stream = unsafe { stream.for_cpu() };
     ensure!(stream.bytes().iter().all(|&byte| byte == 0x31), "the CPU read something else");
-    ensure_eq!(stream.effort().lines, before + pass + pass, "lines of clean and invalidate");
+    ensure_eq!(stream.effort().lines(), before + pass + pass, "lines of clean and invalidate");
     Ok(())
 }
 

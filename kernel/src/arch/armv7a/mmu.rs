@@ -134,8 +134,10 @@ unsafe impl Mmu for Armv7a {
             for page in 0..bytes / FRAME_SIZE {
                 let mva = va.raw() + page * FRAME_SIZE;
                 if self.broadcast {
-                    // SAFETY: TLBIMVAIS: forgetting translations is always allowed.
-                    unsafe { asm!("mcr p15, 0, {0}, c8, c3, 1", in(reg) mva, options(nostack, preserves_flags)) };
+                    // By address in all ASIDs: the kernel's mappings are global, and erratum 720789 of Cortex-A9 has the
+                    // form with an ASID broadcast a wrong one.
+                    // SAFETY: TLBIMVAAIS: forgetting translations is always allowed.
+                    unsafe { asm!("mcr p15, 0, {0}, c8, c3, 3", in(reg) mva, options(nostack, preserves_flags)) };
                 } else {
                     // SAFETY: TLBIMVA: forgetting translations is always allowed.
                     unsafe { asm!("mcr p15, 0, {0}, c8, c7, 1", in(reg) mva, options(nostack, preserves_flags)) };

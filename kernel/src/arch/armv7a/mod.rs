@@ -1,4 +1,19 @@
 //! ARMv7-A: Cortex-A8 and Cortex-A9.
+//!
+//! Errata that touch what this crate does, and what becomes of them:
+//!
+//! | number | of | here |
+//! |---|---|---|
+//! | 764369 | Cortex-A9 MPCore | a DSB before each range of operations by MVA; the SCU's diagnostic bit, set by the head |
+//! | 742230 | Cortex-A9 r1p0 to r2p2 | the diagnostic bit that makes DMB strong, set by the head |
+//! | 720789 | Cortex-A9 before r2p0 | TLB invalidates name no ASID |
+//! | 754322 | Cortex-A9 r2p*, r3p* | none: it takes a change of ASID, and this crate uses none; an embedding kernel's switch needs a DSB |
+//! | 430973 | Cortex-A8 r1p* | IBE, set by the head |
+//! | 458693 | Cortex-A8 r2p0 | L1NEON and PLDNOP, set by the head |
+//! | 460075 | Cortex-A8 r2p0 | write-allocate off in the second level, by the head |
+//! | 588369 | PL310 before r2p0 | clean-and-invalidate by line is not used |
+//! | 727915 | PL310 r2p0 to r3p0 | linefills and write-backs held back while ways are flushed |
+//! | 753970 | PL310 r3p0 | the sync goes to a register without effect |
 
 #[cfg(feature = "rt")]
 pub mod address_space;
