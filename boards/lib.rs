@@ -9,6 +9,8 @@ extern crate std;
 
 pub mod support;
 
+#[path = "realview-pb-a8/board.rs"]
+mod realview_pb_a8;
 #[path = "vexpress-a9/board.rs"]
 mod vexpress_a9;
 
@@ -21,4 +23,4 @@ pub struct Board {
 }
 
 /// The boards known.
-pub const BOARDS: &[Board] = &[vexpress_a9::BOARD];
+pub const BOARDS: &[Board] = &[realview_pb_a8::BOARD, vexpress_a9::BOARD];

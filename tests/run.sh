@@ -139,9 +139,9 @@ outcome() {
 # boot OPTION...: a guest that hangs fails its check.
 boot() { "$ROOT/qemu-run.sh" --timeout 120 "$@"; }
 
-# on_target ELF: it must say which of its tests went well, and none may go otherwise.
+# on_target BOARD ELF: it must say which of its tests went well, and none may go otherwise.
 on_target() {
-    boot "$1" | tee "$work/serial"
+    boot --board "$1" "$2" | tee "$work/serial"
     grep -qF ': ok' "$work/serial" || {
         echo "no test says that it is ok"
         return 1
@@ -219,7 +219,9 @@ fi
 # An ELF is called NAME-HASH.
 for elf in "${on_target_elfs[@]}"; do
     name=${elf##*/}
-    check "on target: ${name%-*}" on_target "$elf"
+    for board in vexpress-a9 realview-pb-a8; do
+        check "on target: $board: ${name%-*}" on_target "$board" "$elf"
+    done
 done
 if ((${#on_target_elfs[@]})); then
     faults

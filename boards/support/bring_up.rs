@@ -160,7 +160,8 @@ fn start_heap(space: &AddressSpace, layout: &mut Layout<'_>) -> FrameRange {
 }
 
 fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
-    let Some(found) = devices::find(info, "arm,cortex-a9-gic") else {
+    let known = ["arm,cortex-a9-gic", "arm,pl390"];
+    let Some(found) = known.iter().find_map(|gic| devices::find(info, gic)) else {
         crate::println!("refused: interrupts: no controller that is known");
         return;
     };

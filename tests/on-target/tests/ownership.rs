@@ -260,7 +260,7 @@ fn refusals_say_why(kernel: &'static Kernel) -> Verdict {
     let wanted = free + u64::from(FRAME_SIZE);
     ensure_eq!(refused(&test, wanted as u32, 1), Some(AllocError::NoCapacity { wanted, free }), "more than all");
     let short = test.clone().with_mask(BusAddr::new(kernel.info.banks()[0].base().raw()));
-    let out_of_reach = AllocError::OutOfReach { wanted: u64::from(FRAME_SIZE), largest };
+    let out_of_reach = AllocError::OutOfReach { wanted: u64::from(FRAME_SIZE), largest: 0 };
     ensure_eq!(refused(&short, 1, 1), Some(out_of_reach), "a mask below the area");
 
     // Every other quarter of the area.
