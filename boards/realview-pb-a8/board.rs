@@ -1,4 +1,4 @@
-//! Arm RealView Platform Baseboard for Cortex-A8: the on-target tests run on it. It has no disk for the demo.
+//! Arm `RealView` Platform Baseboard for Cortex-A8: the on-target tests run on it. It has no disk for the demo.
 
 use crate::Board;
 

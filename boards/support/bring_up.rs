@@ -82,13 +82,17 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     };
 
     // The outer cache stays off until the direct map stands: what is cached inside only needs no outer maintenance.
-    let machine = MACHINE.call_once(|| Armv7a::new(image, offset));
+    let machine = MACHINE.call_once(|| {
+        // SAFETY: both come from the handover.
+        unsafe { Armv7a::new(image, offset) }
+    });
     let mut space = AddressSpace::adopt(machine, handover, info.banks().iter().copied());
     let mut unmapped = ArrayVec::<_, 8>::new();
     for lost in space.map_direct(&plan) {
         let _ = unmapped.try_push(lost);
     }
-    machine.set_direct_map(plan);
+    // SAFETY: just mapped; there are tables for every run of a plan, so none is in `unmapped`.
+    unsafe { machine.set_direct_map(plan) };
 
     start_console(&info, &mut space);
     for (frames, error) in unmapped {
@@ -154,9 +158,10 @@ fn start_heap(space: &AddressSpace, layout: &mut Layout<'_>) -> FrameRange {
     let frames = (largest / HEAP_SHARE).min(HEAP_LIMIT) / u64::from(FRAME_SIZE);
     let ram = space.take_ram(layout.memblock_mut(), frames as u32, 1);
     let ram = ram.unwrap_or_else(|| die(format_args!("no RAM left for the heap")));
+    let (frames, bytes) = (ram.frames(), ram.into_bytes());
     // SAFETY: the bytes are the direct map's, taken from memblock for this alone, and the heap starts once.
-    unsafe { HEAP.lock().init(ram.bytes.as_mut_ptr(), ram.bytes.len()) };
-    ram.frames
+    unsafe { HEAP.lock().init(bytes.as_mut_ptr(), bytes.len()) };
+    frames
 }
 
 fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
@@ -200,18 +205,16 @@ impl Kernel {
     }
 
     /// A bus master by the name of its node: its area is the first that its `memory-region` names, else the default;
-    /// it sees memory through the `dma-ranges` above it. Windows that are none are told, and left out.
+    /// it sees memory through the `dma-ranges` above it. Where these are refused, in one line, it reaches nothing.
     pub fn master(&self, name: &'static str) -> Master {
         let bound = self.layout.areas_of(name).next().and_then(|n| self.dma.area(self.layout.areas()[n].name));
         let master = Master::new(name, bound.or(self.default_area));
-        let windows = devices::bus_windows(&self.info, name);
-        if windows.is_empty() {
-            return master;
-        }
-        master.clone().with_windows(&windows).unwrap_or_else(|error| {
+        let Some(windows) = devices::bus_windows(&self.info, name) else { return master };
+        let windows = master.clone().with_windows(&windows).or_else(|error| {
             crate::println!("refused: {name}: {error}");
-            master
-        })
+            master.with_windows(&[])
+        });
+        windows.expect("no windows are well formed")
     }
 
     /// The default area.

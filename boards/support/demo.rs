@@ -211,7 +211,8 @@ fn decode(kernel: &'static Kernel, file: Window, hops: &mut Vec<Hop>) -> Result<
     let budget = kernel.heap_free().saturating_sub(HEAP_MARGIN) as u32;
     let mut hardware = codec::Hardware::new(&REGISTERS, budget);
     let mut driver = codec::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("codec"))?;
-    let mut port = DevicePort::new(kernel.dma, kernel.master("codec"));
+    // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
+    let mut port = unsafe { DevicePort::new(kernel.dma, kernel.master("codec")) };
     let line = Line::of(kernel, "carveout,mock-codec", "codec")?;
 
     driver.parse_header(file).map_err(|Busy| line.silent())?;
@@ -242,7 +243,8 @@ fn scale(
     // 15 KiB of accumulators: too much for the stack.
     let mut hardware = Box::new(scaler::Hardware::new(&REGISTERS));
     let mut driver = scaler::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("scaler"))?;
-    let mut port = DevicePort::new(kernel.dma, kernel.master("scaler"));
+    // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
+    let mut port = unsafe { DevicePort::new(kernel.dma, kernel.master("scaler")) };
     let line = Line::of(kernel, "carveout,mock-scaler", "scaler")?;
 
     let frame = alloc(kernel, "scaler", scaler::SCREEN_BYTES, "screen")?.into_coherent();
@@ -267,7 +269,8 @@ fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     static REGISTERS: camera::Registers = camera::Registers::new();
     let mut hardware = camera::Hardware::new(&REGISTERS);
     let mut driver = camera::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("camera"))?;
-    let mut port = DevicePort::new(kernel.dma, kernel.master("camera"));
+    // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
+    let mut port = unsafe { DevicePort::new(kernel.dma, kernel.master("camera")) };
     let line = Line::of(kernel, "carveout,mock-camera", "camera")?;
 
     // All of them before the camera gets the first, which it would have to give back if there is no room for the next.

@@ -57,10 +57,10 @@ pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl Fn
     });
 }
 
-/// Where the device at the node of that name sees memory: the windows of all `dma-ranges` above it, as one; none if it
-/// sees memory where the CPU does. What a bus cannot pass on to the next is left out.
-pub fn bus_windows(info: &BootInfo<'_>, name: &str) -> ArrayVec<BusWindow, MAX_WINDOWS> {
-    let mut windows = ArrayVec::new();
+/// Where the device at the node of that name sees memory: the windows of all `dma-ranges` above it, as one; `None` if
+/// it sees memory where the CPU does. What a bus cannot pass on to the next is left out.
+pub fn bus_windows(info: &BootInfo<'_>, name: &str) -> Option<ArrayVec<BusWindow, MAX_WINDOWS>> {
+    let mut windows = None;
     walk(info.root(), &mut ArrayVec::new(), &mut |node, buses| {
         if node.name() == name {
             windows = windows_through(buses);
@@ -69,24 +69,24 @@ pub fn bus_windows(info: &BootInfo<'_>, name: &str) -> ArrayVec<BusWindow, MAX_W
     windows
 }
 
-fn windows_through(buses: &[FdtNode<'_>]) -> ArrayVec<BusWindow, MAX_WINDOWS> {
-    let mut windows = ArrayVec::<BusWindow, MAX_WINDOWS>::new();
+fn windows_through(buses: &[FdtNode<'_>]) -> Option<ArrayVec<BusWindow, MAX_WINDOWS>> {
+    let mut through: Option<ArrayVec<BusWindow, MAX_WINDOWS>> = None;
     for bus in buses.iter().skip(1).rev() {
         let Ok(Some(ranges)) = bus.dma_ranges() else { continue };
         let passed: ArrayVec<BusWindow, MAX_WINDOWS> = ranges.filter_map(window_of).take(MAX_WINDOWS).collect();
         if passed.is_empty() {
             continue;
         }
-        if windows.is_empty() {
-            windows = passed;
+        let Some(windows) = &mut through else {
+            through = Some(passed);
             continue;
-        }
+        };
         // What comes out of the inner bus goes into this one.
-        for window in &mut windows {
+        for window in windows.iter_mut() {
             let (at, bytes) = (u64::from(window.phys.raw()), window.bytes);
             let onward = passed.iter().find_map(|outer| {
                 let offset = at.checked_sub(outer.bus.raw().into())?;
-                (offset + bytes <= outer.bytes).then(|| PhysAddr::new(outer.phys.raw() + offset as u32))
+                (offset.checked_add(bytes)? <= outer.bytes).then(|| outer.phys.checked_add(offset as u32))?
             });
             match onward {
                 Some(phys) => window.phys = phys,
@@ -95,7 +95,7 @@ fn windows_through(buses: &[FdtNode<'_>]) -> ArrayVec<BusWindow, MAX_WINDOWS> {
         }
         windows.retain(|window| window.bytes > 0);
     }
-    windows
+    through
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "passed to filter_map")]
@@ -262,7 +262,7 @@ mod tests {
         let tree = tree();
         let info = BootInfo::parse(&tree).unwrap();
         let window = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
-        assert_eq!(bus_windows(&info, "device@1000").as_slice(), [window], "the second is not passed on");
-        assert!(bus_windows(&info, "memory@40000000").is_empty());
+        assert_eq!(bus_windows(&info, "device@1000").unwrap().as_slice(), [window], "the second is not passed on");
+        assert_eq!(bus_windows(&info, "memory@40000000"), None);
     }
 }

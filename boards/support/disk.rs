@@ -18,6 +18,7 @@ use carveout::dma::master::Master;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
 use spin::{Mutex, Once};
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
@@ -31,7 +32,7 @@ const REQUEST: usize = 64 << 10;
 #[repr(align(4096))]
 struct StandIn(UnsafeCell<[u8; REQUEST]>);
 
-// SAFETY: only `Disk::read` makes a slice of it, one at a time, under the lock of `TARGET`.
+// SAFETY: only `Disk::read` makes a slice of it, one at a time: there is one `Disk`, and `read` borrows it mutably.
 unsafe impl Sync for StandIn {}
 
 static STAND_IN: StandIn = StandIn(UnsafeCell::new([0; REQUEST]));
@@ -168,6 +169,10 @@ pub struct Disk {
 impl Disk {
     /// Opens the first block device on a virtio transport, if there is one.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, DiskError> {
+        static OPENED: AtomicBool = AtomicBool::new(false);
+        if OPENED.swap(true, Ordering::Relaxed) {
+            return Ok(None);
+        }
         let mut found = None;
         devices::find_all(&kernel.info, "virtio,mmio", |device| {
             let Some(block) = device.blocks.first().filter(|_| found.is_none()) else { return };

@@ -1,6 +1,6 @@
 //! Generic Interrupt Controller, architecture version 1 (Arm IHI 0048A), for one core.
 //!
-//! Guarantees: after [`Gic::new`] no interrupt is enabled, pending or of unknown priority; only what
+//! Guarantees: after [`Gic::new`] no shared interrupt is enabled or pending; only what
 //! [`Gic::enable`] named reaches the core; each acknowledged interrupt is ended exactly as it was acknowledged, since
 //! [`Active`] is made by one and consumed by the other.
 

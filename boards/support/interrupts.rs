@@ -43,7 +43,8 @@ fn with_gic(act: impl FnOnce(&mut Gic)) {
     }
 }
 
-/// Lets an interrupt through.
+/// Lets an interrupt through. For lines that [`raise`] raises: the handler ends an interrupt at once, so a device that
+/// holds its line would be served for ever.
 pub fn enable(id: IrqId) {
     with_gic(|gic| gic.enable(id, 0xa0));
 }

@@ -11,8 +11,13 @@ pub struct DevicePort(Port<Armv7a>);
 
 impl DevicePort {
     /// The port of `master`.
-    pub const fn new(dma: &'static Dma<Armv7a>, master: Master) -> Self {
-        Self(Port::new(dma, master))
+    ///
+    /// # Safety
+    ///
+    /// As [`Port::new`]: while the device works on a buffer, its owner leaves the buffer alone.
+    pub const unsafe fn new(dma: &'static Dma<Armv7a>, master: Master) -> Self {
+        // SAFETY: the caller's duty.
+        Self(unsafe { Port::new(dma, master) })
     }
 
     /// Lines it dropped from the caches, of either level: the mock's cost.

@@ -1,7 +1,7 @@
 //! SP804 dual timer (Arm DDI 0271): its first timer as a free-running count of microseconds.
 //!
-//! Guarantees: [`Sp804::micros`] never goes back but by wrapping at 2^32 microseconds (71 minutes), and
-//! [`Sp804::delay`] never returns early.
+//! Guarantees: [`Sp804::micros`] never goes back but by wrapping at 2^32 microseconds (71 minutes). They are microseconds
+//! if the board clocks the timer at 1 MHz.
 
 use core::ptr::NonNull;
 
@@ -39,8 +39,7 @@ impl Sp804 {
     /// Starts the timer, undivided and without its interrupt.
     ///
     /// # Safety
-    /// `base` is a device mapping of an SP804, clocked at 1 MHz, that lasts for ever and whose first timer this driver
-    /// alone uses.
+    /// `base` is a device mapping of an SP804 that lasts for ever and whose first timer this driver alone uses.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
         // SAFETY: the caller's contract.
         let registers = unsafe { base.as_ref() };
@@ -55,14 +54,5 @@ impl Sp804 {
     pub fn micros(&self) -> u32 {
         // The timer counts down from its largest value.
         !self.registers.value.get()
-    }
-
-    /// Waits at least `micros` microseconds, busily; `micros` is less than `u32::MAX`.
-    pub fn delay(&self, micros: u32) {
-        let start = self.micros();
-        // The first tick may come at once, so that only one more than asked is surely enough.
-        while self.micros().wrapping_sub(start) <= micros {
-            core::hint::spin_loop();
-        }
     }
 }

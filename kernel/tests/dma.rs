@@ -206,7 +206,8 @@ fn dropping_what_a_device_owns_quarantines_it() {
 #[test]
 fn the_port_reaches_what_the_device_was_given_and_nothing_else() {
     let s = Setup::new(10);
-    let port = Port::new(s.dma, s.master.clone());
+    // SAFETY: the tests keep a device's promise: a port is closed before its buffer changes hands.
+    let port = unsafe { Port::new(s.dma, s.master.clone()) };
     let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<Bidirectional>();
     stream.bytes_mut()[100] = 42;
     let (at, frames) = (BusAddr::new(stream.frames().base().raw()), stream.frames());
@@ -239,7 +240,8 @@ fn the_port_reaches_what_the_device_was_given_and_nothing_else() {
 #[test]
 fn the_port_shares_the_mapping_of_a_coherent_buffer() {
     let s = Setup::new(11);
-    let port = Port::new(s.dma, s.master.clone());
+    // SAFETY: the tests keep a device's promise: a port is closed before its buffer changes hands.
+    let port = unsafe { Port::new(s.dma, s.master.clone()) };
     let mut buffer = s.dma.alloc(&s.master, LEN, 1).unwrap().into_coherent();
     buffer.write_at(5, b"hello");
     let mut opened = port.open(buffer.bus(), 10).unwrap();
@@ -418,7 +420,8 @@ fn a_bus_with_windows_is_told_its_own_addresses() {
     let (wanted, largest) = (0x1000, 0);
     assert_eq!(s.dma.alloc(&master, 1, 1).unwrap_err(), AllocError::OutOfReach { wanted, largest });
     // The port of such a master takes its addresses, and the mapping is of the memory behind them.
-    let port = Port::new(s.dma, master);
+    // SAFETY: the tests keep a device's promise: a port is closed before its buffer changes hands.
+    let port = unsafe { Port::new(s.dma, master) };
     port.open(BusAddr::new(0x1000), 4).unwrap().bytes_mut().copy_from_slice(b"here");
     assert_eq!(s.fake.device_read(window.phys, 4), b"here");
     // SAFETY: the port is closed.

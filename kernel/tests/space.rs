@@ -44,14 +44,16 @@ impl Bench {
     fn one_each(seed: u64) -> Self {
         let (fake, range) = (Fake::new(RAM, RAM_BYTES, L1, seed), CMA_WINDOW.first(SECTIONS));
         let (l1, l2) = storage(SECTIONS, SECTIONS);
-        let region = Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, L2);
+        // SAFETY: the fake judges I1; nothing else uses these tables.
+        let region = unsafe { Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, L2) };
         Self { fake, region }
     }
 
     fn on_demand(seed: u64, tables: u32) -> Self {
         let (fake, range) = (Fake::new(RAM, RAM_BYTES, L1, seed), DEVICES.first(SECTIONS));
         let (l1, l2) = storage(SECTIONS, tables);
-        Self { fake, region: Region::on_demand(range, SHARE, l1, l1_at(range), l2, L2) }
+        // SAFETY: the fake judges I1; nothing else uses these tables.
+        Self { fake, region: unsafe { Region::on_demand(range, SHARE, l1, l1_at(range), l2, L2) } }
     }
 
     fn page(&self, n: u32) -> VirtAddr {
@@ -59,7 +61,8 @@ impl Bench {
     }
 
     fn map(&mut self, va: VirtAddr, frames: FrameRange) -> Result<Mapped, MapError> {
-        self.region.map(&self.fake, va, frames, WriteBack, ReadWrite)
+        // SAFETY: the fake judges I1.
+        unsafe { self.region.map(&self.fake, va, frames, WriteBack, ReadWrite) }
     }
 
     /// What the walker reads of page `n`: the leaf, and the page's frame.
@@ -221,7 +224,8 @@ fn follow(mut b: Bench, limit: Option<u32>, steps: Vec<Step>) -> Result<(), Test
                 }
                 let expected = model.refusal(&b, w);
                 b.fake.take_log();
-                match b.region.map(&b.fake, b.page(w.page), run, w.memory, w.access) {
+                // SAFETY: the fake judges I1.
+                match unsafe { b.region.map(&b.fake, b.page(w.page), run, w.memory, w.access) } {
                     Ok(mapped) => {
                         prop_assert_eq!(None, expected);
                         prop_assert_eq!((mapped.va(), mapped.frames()), (b.page(w.page), run));
@@ -305,7 +309,8 @@ fn refusals_are_one_clear_line_each() {
     let mut b = Bench::on_demand(3, 1);
     let mut refused = |va: u32, run: FrameRange, line: &str| {
         b.fake.take_log();
-        let error = b.region.map(&b.fake, VirtAddr::new(va), run, WriteBack, ReadWrite).unwrap_err();
+        // SAFETY: the fake judges I1.
+        let error = unsafe { b.region.map(&b.fake, VirtAddr::new(va), run, WriteBack, ReadWrite) }.unwrap_err();
         assert_eq!(error.to_string(), line);
         assert!(b.fake.take_log().is_empty());
         error
@@ -331,7 +336,9 @@ fn refusals_are_one_clear_line_each() {
     assert_eq!(refused(0xf00f_f000, frames(0, 2), line), no_table);
     assert_eq!(b.l1_word(0), L1Entry::Fault);
     b.map(va(0xf000_2000), frames(2, 2)).unwrap();
-    let mut refused = |at: u32, run: FrameRange| b.region.map(&b.fake, va(at), run, WriteBack, ReadWrite).unwrap_err();
+    // SAFETY: the fake judges I1.
+    let mut refused =
+        |at: u32, run: FrameRange| unsafe { b.region.map(&b.fake, va(at), run, WriteBack, ReadWrite) }.unwrap_err();
     assert_eq!(refused(0xf010_0000, frames(9, 1)), no_table);
     let occupied = refused(0xf000_0000, frames(8, 3));
     assert_eq!(occupied, MapError::Occupied { va: va(0xf000_2000) });
@@ -349,13 +356,16 @@ fn entries_of_others_are_left_alone() {
     l1[0] = L1Desc::section(PhysAddr::new(0x6030_0000), WriteBack, ReadWrite, SHARE);
     l1[1] = L1Desc::table(foreign);
     fake.publish(l1_at(range), &[l1[0].raw(), l1[1].raw()]);
-    let mut region = Region::on_demand(range, SHARE, l1, l1_at(range), l2, L2);
+    // SAFETY: the fake judges I1; nothing else uses these tables.
+    let mut region = unsafe { Region::on_demand(range, SHARE, l1, l1_at(range), l2, L2) };
     for at in [0xf000_5000, 0xf010_5000] {
         let at = VirtAddr::new(at);
-        let refused = region.map(&fake, at, frames(0, 1), WriteBack, ReadWrite);
+        // SAFETY: the fake judges I1.
+        let refused = unsafe { region.map(&fake, at, frames(0, 1), WriteBack, ReadWrite) };
         assert_eq!(refused, Err(MapError::Occupied { va: at }));
     }
-    region.map(&fake, VirtAddr::new(0xf020_0000), frames(0, 1), WriteBack, ReadWrite).unwrap();
+    // SAFETY: the fake judges I1.
+    unsafe { region.map(&fake, VirtAddr::new(0xf020_0000), frames(0, 1), WriteBack, ReadWrite) }.unwrap();
     let word = |n: u32| fake.table_word(PhysAddr::new(l1_at(range).raw() + 4 * n)).unwrap();
     assert_eq!(L1Desc::from_raw(word(1)).decode(), L1Entry::Table(foreign));
     assert_eq!(L1Desc::from_raw(word(2)).decode(), L1Entry::Table(L2));

@@ -43,6 +43,18 @@ pub fn invalidate(inner: &impl Level, outer: Option<&impl Level>, part: Part<'_>
     lines
 }
 
+/// Invalidates to the point of coherency what may be dirty and is dead. A dirty inner line that is evicted between the
+/// two levels' invalidates would stay in the outer one and be written later, over whatever came meanwhile: so it goes
+/// first.
+pub fn discard(inner: &impl Level, outer: Option<&impl Level>, part: Part<'_>) -> Lines {
+    let mut lines = Lines::default();
+    if outer.is_some() {
+        lines.inner = inner.invalidate(part);
+        inner.wait();
+    }
+    lines + invalidate(inner, outer, part)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,7 +103,8 @@ mod tests {
         let level = |inner| Recorder { inner, started: RefCell::default(), done: Rc::clone(&done) };
         let (inner, outer) = (level(true), level(false));
         let mapped = crate::vm::space::mapped_for_tests(frames);
-        assert_eq!(compose(&inner, Some(&outer), mapped.all()), Lines { inner: 1, outer: 1 });
+        let lines = compose(&inner, Some(&outer), mapped.all());
+        assert_eq!(lines.inner + lines.outer, done.borrow().len() as u64, "each is counted");
         assert!(inner.started.borrow().is_empty() && outer.started.borrow().is_empty(), "waited for");
         done.take()
     }
@@ -187,6 +200,19 @@ mod tests {
         for wrong in [&[steps[1], steps[0]][..], &steps[..1], &steps[1..]] {
             assert!(outcomes(written(), wrong).iter().any(|line| line.memory == OLD), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_is_discarded_never_reaches_memory() {
+        let pending = |line: &Line| [line.inner, line.outer].iter().flatten().any(|&(_, dirty)| dirty);
+        let steps = steps(discard);
+        assert!(!outcomes(written(), &steps).iter().any(pending));
+        // Without the first step a dirty line may be left in the outer cache.
+        assert!(outcomes(written(), &steps[1..]).iter().any(pending));
+        assert!(outcomes(written(), &[steps[0], steps[2]]).iter().any(pending), "or without the outer one");
+        // And nothing stale is left either.
+        let old = outcomes(captured(), &steps);
+        assert!(old.iter().all(|line| line.read() == NEW));
     }
 
     #[test]

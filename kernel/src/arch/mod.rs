@@ -84,7 +84,9 @@ impl AddAssign for Lines {
 /// The implementer's duties, on which I3 to I5 rest:
 /// - when [`clean`](Self::clean) returns, memory holds all that the CPU wrote to the range: inner first, then outer;
 /// - when [`invalidate`](Self::invalidate) returns, no level holds a line of the range that was there when it was
-///   called: outer first, then inner; dirty data may be lost or written back, so the caller says it is dead;
+///   called: outer first, then inner; the caller says that none is dirty;
+/// - when [`discard`](Self::discard) returns, the same holds although lines may have been dirty: their data is dead,
+///   and none of it reaches memory later: inner first, then outer, then inner;
 /// - when [`device_barrier`](Self::device_barrier) returns, all earlier accesses to Normal memory, non-cacheable ones
 ///   included, are visible to bus masters before any later access to a device;
 /// - [`dma_wmb`](Self::dma_wmb) and [`dma_rmb`](Self::dma_rmb) order accesses to coherent memory as bus masters see
@@ -95,8 +97,11 @@ pub unsafe trait Cache {
     /// Writes dirty lines of the part back to the point of coherency.
     fn clean(&self, part: Part<'_>) -> Lines;
 
-    /// Discards lines of the part.
+    /// Drops lines of the part, none of which is dirty.
     fn invalidate(&self, part: Part<'_>) -> Lines;
+
+    /// Drops lines of the part, dirty ones too.
+    fn discard(&self, part: Part<'_>) -> Lines;
 
     /// The barrier between memory and a device's registers, to be passed before a device is told to go: Linux's
     /// `wmb()`, a DSB and the outer cache's sync.

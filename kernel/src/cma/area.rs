@@ -210,11 +210,6 @@ impl Area {
         }
     }
 
-    /// Whether the frames are the area's.
-    pub fn holds(&self, frames: FrameRange) -> bool {
-        self.runs.iter().any(|(run, _)| run.covers(frames))
-    }
-
     /// Gives a run back.
     ///
     /// # Panics

@@ -272,7 +272,9 @@ impl<M: Machine> Raw<M> {
         self.map(MemoryType::NonCacheable);
         if self.residue.get() != Residue::Nothing {
             // Their data is dead, dirty or not.
-            self.invalidate(self.all());
+            let lines = self.maintain(self.all(), M::discard);
+            self.dma.counters.invalidated.add(lines);
+            self.tally(|effort| effort.invalidated += lines);
             self.residue.set(Residue::Nothing);
             self.stale.set(Span::default());
         }

@@ -99,17 +99,20 @@ impl Master {
     /// The same master on a bus with these `dma-ranges`; memory outside of them it cannot reach.
     pub fn with_windows(self, windows: &[BusWindow]) -> Result<Self, MasterError> {
         for (n, window) in windows.iter().enumerate() {
-            let fits = |base: u32| u64::from(base) + window.bytes <= 1 << 32;
+            let fits = |base: u32| window.bytes <= (1 << 32) - u64::from(base);
             let apart = |a: u32, b: u32, bytes: u64| {
                 u64::from(a) + window.bytes <= b.into() || u64::from(b) + bytes <= a.into()
             };
+            if window.bytes == 0 || !fits(window.bus.raw()) || !fits(window.phys.raw()) {
+                return Err(MasterError::Window(*window));
+            }
             let clear = windows[..n].iter().all(|other| {
                 apart(window.bus.raw(), other.bus.raw(), other.bytes)
                     && apart(window.phys.raw(), other.phys.raw(), other.bytes)
             });
             // A shift by part of a frame would make a frame of memory two on the bus.
             let whole = window.bus.raw() % FRAME_SIZE == window.phys.raw() % FRAME_SIZE;
-            if window.bytes == 0 || !fits(window.bus.raw()) || !fits(window.phys.raw()) || !clear || !whole {
+            if !clear || !whole {
                 return Err(MasterError::Window(*window));
             }
         }
@@ -254,6 +257,8 @@ mod tests {
         let text = "dma-ranges: 0x80000000 bytes from bus 0xc0000000 at 0x40000000 are no window of this bus";
         assert_eq!(refused.to_string(), text);
         let shifted = BusWindow { bus: BusAddr::new(0xc000_0200), ..SOC };
+        let endless = BusWindow { bytes: u64::MAX, ..SOC };
+        assert_eq!(Master::new("x", None).with_windows(&[endless]).unwrap_err(), MasterError::Window(endless));
         assert_eq!(Master::new("x", None).with_windows(&[shifted]).unwrap_err(), MasterError::Window(shifted));
         assert_eq!(Master::new("x", None).with_windows(&[SOC; 2]).unwrap_err(), MasterError::Window(SOC), "twice");
         let many: [_; 5] = core::array::from_fn(|n| {

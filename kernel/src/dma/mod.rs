@@ -20,6 +20,7 @@ use crate::cma::area::{AllocError, Area, heap_index};
 use crate::cma::index::Index;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::audit::{Expect, Finding, Report, audit};
+use crate::vm::layout::CMA_WINDOW;
 use crate::vm::ledger::{Carved, Ledger, LedgerError, Residue};
 use crate::vm::space::{Mapped, Region};
 use alloc::vec;
@@ -218,7 +219,7 @@ impl<M: Machine> Dma<M> {
         let carved: Vec<CarveOut> = carved.collect();
         let ranges = || carved.iter().flat_map(|carved| carved.ranges().iter().copied());
         let cells = vec![0; ranges().map(|frames| frames.count() as usize).sum()].leak();
-        let ledger = Ledger::new(ranges(), cells).expect("carve-outs do not overlap");
+        let ledger = Ledger::new(ranges(), cells).expect("disjoint carve-outs, no more than the ledger holds");
         let first = window.range().start().raw() >> FRAME_SHIFT;
         let count = (window.range().bytes() >> FRAME_SHIFT) as u32;
         let pages = heap_index(first, count);
@@ -236,7 +237,8 @@ impl<M: Machine> Dma<M> {
 
     /// Sections of window that serve these carve-outs: twice their size, as guards and alignment need room too.
     pub fn window_sections<'c>(carved: impl Iterator<Item = &'c CarveOut>) -> u32 {
-        (carved.map(CarveOut::bytes).sum::<u64>().div_ceil(u64::from(SECTION_SIZE)) * 2 + 2).min(4096) as u32
+        (carved.map(CarveOut::bytes).sum::<u64>().div_ceil(u64::from(SECTION_SIZE)) * 2 + 2)
+            .min(CMA_WINDOW.sections().into()) as u32
     }
 
     /// The area of that name.
@@ -342,7 +344,8 @@ impl<M: Machine> Dma<M> {
         state.ledger.claim(frames, memory)?;
         self.counters.map_changes.fetch_add(1, Ordering::Relaxed);
         // The addresses are the buffer's alone and the window has all its tables, so nothing is in the way.
-        let mapped = state.window.map(self.machine, va, frames, memory, Access::ReadWrite);
+        // SAFETY: the ledger gave the frames to this mapping alone (I1).
+        let mapped = unsafe { state.window.map(self.machine, va, frames, memory, Access::ReadWrite) };
         Ok(mapped.expect("the buffer's own addresses are unmapped"))
     }
 
@@ -378,9 +381,12 @@ impl<M: Machine> Dma<M> {
     }
 
     fn quarantine(&self, slot: Slot) {
-        let mut state = self.state.lock();
-        let record = state.record_mut(slot);
-        record.holder = Holder::Quarantine;
+        let record = {
+            let mut state = self.state.lock();
+            let record = state.record_mut(slot);
+            record.holder = Holder::Quarantine;
+            *record
+        };
         self.counters.quarantined.fetch_add(record.frames.bytes(), Ordering::Relaxed);
         log::warn!("{record} was dropped: it is lost until reset, for the device may still use it");
     }
@@ -402,7 +408,8 @@ impl State {
     }
 }
 
-/// A table of buffers: device, bytes, who may touch it, age, frames. Displaying it holds the lock.
+/// A table of buffers: device, bytes, who may touch it, age, frames. Displaying it holds the lock, inside whatever lock
+/// the writer holds.
 pub struct Holders<'d, M: 'static> {
     dma: &'d Dma<M>,
     owner: Option<&'static str>,

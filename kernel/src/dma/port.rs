@@ -75,7 +75,12 @@ pub struct Port<M: Machine + 'static> {
 
 impl<M: Machine> Port<M> {
     /// The port of `master`.
-    pub const fn new(dma: &'static Dma<M>, master: Master) -> Self {
+    ///
+    /// # Safety
+    ///
+    /// The caller plays a device and keeps a device's promise (I4): while a value that [`open`](Self::open) returned
+    /// lives, the buffer it is of is not dropped, released or handed back, and a coherent one not accessed otherwise.
+    pub const unsafe fn new(dma: &'static Dma<M>, master: Master) -> Self {
         Self { dma, master, lines: Cell::new(Lines { inner: 0, outer: 0 }) }
     }
 
@@ -134,7 +139,9 @@ impl<M: Machine> Port<M> {
             return Err(PortError::NoWindow { frames });
         };
         let va = VirtAddr::new((first + run.lead) << FRAME_SHIFT);
-        let mapped = state.window.map(self.dma.machine, va, frames, MemoryType::NonCacheable, Access::ReadWrite);
+        // SAFETY: the ledger gave the frames to this mapping alone (I1).
+        let mapped =
+            unsafe { state.window.map(self.dma.machine, va, frames, MemoryType::NonCacheable, Access::ReadWrite) };
         Ok(mapped.expect("addresses just taken are unmapped"))
     }
 }
@@ -157,8 +164,8 @@ impl<M: Machine> Opened<M> {
 
     /// The bytes the device reads.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: mapped for its whole length while this value lives; the device owns the buffer (I4) and the port
-        // has it open once (`ported`), so nothing writes it meanwhile.
+        // SAFETY: mapped for its whole length while this value lives; the port has it open once (`ported`), and by the
+        // contract of `Port::new` nobody else writes it or ends its mapping meanwhile (I4).
         unsafe { core::slice::from_raw_parts(self.start(), self.len) }
     }
 

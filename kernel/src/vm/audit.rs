@@ -120,7 +120,7 @@ pub enum Finding {
         /// The frame.
         frame: Frame,
     },
-    /// RAM mapped otherwise than write-back, or registers otherwise than as Device (I1).
+    /// RAM mapped otherwise than write-back, or registers as Normal memory (I1).
     WrongType {
         /// Where.
         va: VirtAddr,

@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 use core::fmt;
 
 /// Runs of carved frames the ledger can hold.
-pub const MAX_RANGES: usize = 32;
+pub const MAX_RANGES: usize = crate::boot::layout::MAX_AREAS * crate::boot::directmap::CarveOut::RANGES;
 
 /// What the data caches may hold of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

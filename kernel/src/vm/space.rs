@@ -191,7 +191,11 @@ impl<'m> Region<'m> {
     ///
     /// `l1` are the first-level entries of `range`, one a MiB, at physical address `l1_at`; `l2` stands at `l2_at`, a
     /// multiple of 1 KiB. Entries of `l1` may be valid already; they are left alone.
-    pub fn on_demand(
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty: `l1` and `l2` are the only names of those tables, and stand where it says.
+    pub unsafe fn on_demand(
         range: VirtRange,
         share: Shareability,
         l1: &'m mut [L1Desc],
@@ -205,7 +209,11 @@ impl<'m> Region<'m> {
 
     /// A region that holds a second-level table for each of its sections from the start, so that mapping at run time
     /// never lacks one (I6). The tables are cleared and published here.
-    pub fn one_each<M: Mmu>(
+    ///
+    /// # Safety
+    ///
+    /// As [`on_demand`](Self::on_demand).
+    pub unsafe fn one_each<M: Mmu>(
         mmu: &M,
         range: VirtRange,
         share: Shareability,
@@ -233,7 +241,11 @@ impl<'m> Region<'m> {
 
     /// Maps `frames` at `va` with sections, large pages and small pages, the largest that fit. Nothing may be mapped
     /// there: this is fault-to-valid.
-    pub fn map<M: Mmu>(
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty is I1: no other translation of the frames has another type, while this one lasts.
+    pub unsafe fn map<M: Mmu>(
         &mut self,
         mmu: &M,
         va: VirtAddr,
@@ -267,7 +279,12 @@ impl<'m> Region<'m> {
 
     /// Ends a mapping: when this returns, no access reaches the frames through it, and none is in flight.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: what it stands for is gone")]
+    ///
+    /// # Panics
+    ///
+    /// If another region made the mapping.
     pub fn unmap<M: Mmu>(&mut self, mmu: &M, mapped: Mapped) -> FrameRange {
+        assert!(self.range.contains(mapped.va), "a mapping of this region");
         let Mapped { va, frames, .. } = mapped;
         let bytes = frames.count() << FRAME_SHIFT;
         self.for_each_unit(va, frames, |region, va, _, unit| {

@@ -7,7 +7,7 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, V
 use crate::arch::Mmu;
 use crate::arch::armv7a::mmu::Armv7a;
 use crate::arch::armv7a::start::{BootHandover, BootTables, translate_image};
-use crate::boot::directmap::DirectMap;
+use crate::boot::directmap::{DirectMap, MAX_RUNS};
 use crate::boot::memblock::{Direction, Memblock};
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
@@ -18,7 +18,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 
 /// Second-level tables for ragged edges of the direct map, two a run at most.
-const DIRECT_TABLES: usize = 48;
+const DIRECT_TABLES: usize = 2 * MAX_RUNS;
 /// Second-level tables for devices: 16 MiB of registers.
 const DEVICE_TABLES: usize = 16;
 
@@ -65,10 +65,20 @@ impl fmt::Display for DeviceError {
 /// RAM taken from memblock for good, and where the direct map has it.
 #[derive(Debug)]
 pub struct BootRam {
+    bytes: &'static mut [u8],
+    frames: FrameRange,
+}
+
+impl BootRam {
+    /// The frames behind it.
+    pub const fn frames(&self) -> FrameRange {
+        self.frames
+    }
+
     /// The bytes, as they were.
-    pub bytes: &'static mut [u8],
-    /// The frames behind them.
-    pub frames: FrameRange,
+    pub const fn into_bytes(self) -> &'static mut [u8] {
+        self.bytes
+    }
 }
 
 /// First-level entries of everything above the lower half, by region.
@@ -116,8 +126,14 @@ impl AddressSpace {
         let share = Armv7a::shareability();
         Self {
             machine,
-            direct: Region::on_demand(DIRECT_MAP, share, direct, at(slots(DIRECT_MAP)), direct_tables, direct_at),
-            devices: Region::on_demand(DEVICES, share, devices, at(slots(DEVICES)), device_tables, devices_at),
+            // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+            direct: unsafe {
+                Region::on_demand(DIRECT_MAP, share, direct, at(slots(DIRECT_MAP)), direct_tables, direct_at)
+            },
+            // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+            devices: unsafe {
+                Region::on_demand(DEVICES, share, devices, at(slots(DEVICES)), device_tables, devices_at)
+            },
             next_device: DEVICES.start(),
             ram: ram.collect(),
             window: Some((window, at(slots(CMA_WINDOW)))),
@@ -128,7 +144,8 @@ impl AddressSpace {
     pub fn map_direct(&mut self, plan: &DirectMap) -> impl Iterator<Item = (FrameRange, MapError)> {
         let (machine, direct) = (self.machine, &mut self.direct);
         plan.runs().filter_map(move |run| {
-            let mapped = direct.map(machine, run.va, run.frames, MemoryType::WriteBack, Access::ReadWrite);
+            // SAFETY: the plan holds each frame once, no carved one and none of the image (I1, I2).
+            let mapped = unsafe { direct.map(machine, run.va, run.frames, MemoryType::WriteBack, Access::ReadWrite) };
             mapped.err().map(|error| (run.frames, error))
         })
     }
@@ -140,7 +157,8 @@ impl AddressSpace {
             return Err(DeviceError::OverRam { registers, bank });
         }
         let va = self.next_device;
-        let mapped = self.devices.map(self.machine, va, registers, MemoryType::Device, Access::ReadWrite);
+        // SAFETY: the frames are no RAM, and registers are mapped as Device only (I1).
+        let mapped = unsafe { self.devices.map(self.machine, va, registers, MemoryType::Device, Access::ReadWrite) };
         let mapped = mapped.map_err(DeviceError::Map)?;
         // A guard page between blocks.
         self.next_device = VirtAddr::new(va.raw() + mapped.bytes() + FRAME_SIZE);
@@ -175,6 +193,9 @@ impl AddressSpace {
         // SAFETY: `BootRam` owns the bytes, they are enough, aligned to a page, and any word is a descriptor.
         let l2 = unsafe { core::slice::from_raw_parts_mut(first, count) };
         let share = Armv7a::shareability();
-        Some(Region::one_each(self.machine, range, share, &mut entries[..count], at, l2, tables.frames.base()))
+        // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+        Some(unsafe {
+            Region::one_each(self.machine, range, share, &mut entries[..count], at, l2, tables.frames.base())
+        })
     }
 }

@@ -60,6 +60,10 @@ impl Caches {
         levels::invalidate(&ByMva { line: self.line }, self.outer.get(), part)
     }
 
+    pub(super) fn discard(&self, part: Part<'_>) -> Lines {
+        levels::discard(&ByMva { line: self.line }, self.outer.get(), part)
+    }
+
     pub(super) fn device_barrier(&self) {
         dsb();
         if let Some(outer) = self.outer.get() {

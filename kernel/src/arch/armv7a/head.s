@@ -305,15 +305,15 @@ scu:
     tst     r0, #1 << 30
     bne     smp
     mrc     p15, 4, r0, c15, c0, 0          @ CBAR
+    @ Erratum 764369: maintenance by address may miss another core's line. A boot loader may have left the SCU on.
+    ldr     r2, [r0, #0x30]
+    orr     r2, r2, #1
+    str     r2, [r0, #0x30]
     ldr     r1, [r0]                        @ SCU control
     tst     r1, #1
     bne     smp
     mov     r2, #0xf
     str     r2, [r0, #0x0c]                 @ invalidate this core's tags, all ways
-    @ Erratum 764369: maintenance by address may miss another core's line.
-    ldr     r2, [r0, #0x30]
-    orr     r2, r2, #1
-    str     r2, [r0, #0x30]
     orr     r1, r1, #1
     str     r1, [r0]
 smp:

@@ -8,8 +8,10 @@
 //! - 727915 (r2p0 to r3p0): the background clean-and-invalidate by way can corrupt data; the debug register holds back
 //!   linefills and write-backs while it runs.
 //! - 753970 (r3p0): a cache sync can hang the store buffer; the write goes to a register without effect instead.
-//! - 588369 (before r2p0): clean-and-invalidate by line leaves clean lines. It is not used: where lines must go, they
-//!   are clean or dead, and invalidate serves.
+//! - 588369 (before r2p0): clean-and-invalidate, by way too, leaves clean lines: there, invalidates go by line.
+//!
+//! Unless bit 22 of the auxiliary control register is set, shared non-cacheable accesses look up this cache (TRM 2.3.2):
+//! that is right here because no line of such a frame is left (I3).
 
 use crate::arch::levels::Level;
 use crate::vm::space::Part;
@@ -77,14 +79,17 @@ const R3P0: u32 = 0x5;
 /// The controller, on.
 #[derive(Debug)]
 pub struct L2c310 {
-    registers: Mutex<NonNull<Registers>>,
+    registers: NonNull<Registers>,
+    /// Held over operations of a range.
+    operation: Mutex<()>,
     size: u32,
     ways: u32,
     sync_by_dummy: bool,
     hold_while_flushing: bool,
+    flush_keeps_clean: bool,
 }
 
-// SAFETY: the registers are a mapping that lasts; all writes go through the lock.
+// SAFETY: the registers are a mapping that lasts; each write is one operation of the controller, and ranges go through the lock.
 unsafe impl Send for L2c310 {}
 // SAFETY: as above.
 unsafe impl Sync for L2c310 {}
@@ -101,20 +106,26 @@ impl L2c310 {
         let ways = if block.auxiliary.is_set(Auxiliary::ASSOCIATIVITY) { 16 } else { 8 };
         // Way sizes go from 16 KiB, code 1, to 512 KiB, code 6; codes 0 and 7 mean the nearest (TRM 3.3.4).
         let way = (8 << 10) << block.auxiliary.read(Auxiliary::WAY_SIZE).clamp(1, 6);
+        let release = block.id.read(CacheId::RTL_RELEASE);
         if !block.control.is_set(Control::ENABLE) {
             let all = (1 << ways) - 1;
             block.invalidate_way.set(all);
             while block.invalidate_way.get() & all != 0 {}
-            block.sync.set(0);
+            if release == R3P0 {
+                block.dummy.set(0);
+            } else {
+                block.sync.set(0);
+            }
             block.control.write(Control::ENABLE::SET);
         }
-        let release = block.id.read(CacheId::RTL_RELEASE);
         Self {
-            registers: Mutex::new(registers),
+            registers,
+            operation: Mutex::new(()),
             size: way * ways,
             ways,
             sync_by_dummy: release == R3P0,
             hold_while_flushing: (R2P0..=R3P0).contains(&release),
+            flush_keeps_clean: release < R2P0,
         }
     }
 
@@ -123,15 +134,15 @@ impl L2c310 {
         (self.size, self.ways)
     }
 
-    fn block<'a>(registers: NonNull<Registers>) -> &'a Registers {
+    const fn block(&self) -> &Registers {
         // SAFETY: `enable`'s contract: the mapping lasts.
-        unsafe { registers.as_ref() }
+        unsafe { self.registers.as_ref() }
     }
 
     /// Line operations are atomic: a write waits until the one before is done (TRM 3.3.10).
     fn each_line(&self, part: Part<'_>, operate: impl Fn(&Registers, u32)) -> u64 {
-        let guard = self.registers.lock();
-        let block = Self::block(*guard);
+        let _guard = self.operation.lock();
+        let block = self.block();
         let (at, bytes) = (part.pa().raw(), u64::from(part.bytes()));
         let first = at & !(LINE - 1);
         let lines = (u64::from(at - first) + bytes).div_ceil(u64::from(LINE));
@@ -144,8 +155,8 @@ impl L2c310 {
     /// An operation by way runs in the background until its bits are clear; nothing else may be asked of the
     /// controller meanwhile, which the lock sees to.
     fn all_ways(&self, register: impl Fn(&Registers) -> &ReadWrite<u32>) -> u64 {
-        let guard = self.registers.lock();
-        let block = Self::block(*guard);
+        let _guard = self.operation.lock();
+        let block = self.block();
         let all = (1 << self.ways) - 1;
         if self.hold_while_flushing {
             block.debug.write(Debug::DCL::SET + Debug::DWB::SET);
@@ -180,13 +191,18 @@ impl Level for L2c310 {
     /// By ways others' dirty lines must survive, so the cache is cleaned and invalidated: the caller's dirty lines are
     /// dead and may as well be written.
     fn invalidate(&self, part: Part<'_>) -> u64 {
-        if part.bytes() >= self.size {
+        if part.bytes() >= self.size && !self.flush_keeps_clean {
             return self.all_ways(|block| &block.flush_way);
         }
         self.each_line(part, |block, line| block.invalidate_line.set(line))
     }
 
     fn wait(&self) {
-        self.drain(Self::block(*self.registers.lock()));
+        let block = self.block();
+        let all = (1 << self.ways) - 1;
+        // No lock: a barrier may be passed in an interrupt that came in the middle of an operation. One by way goes on by
+        // itself, and nothing may be written to the controller until it has ended (TRM 3.1).
+        while (block.clean_way.get() | block.flush_way.get()) & all != 0 {}
+        self.drain(block);
     }
 }

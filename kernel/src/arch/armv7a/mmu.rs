@@ -36,7 +36,11 @@ pub struct Armv7a {
 impl Armv7a {
     /// The machine this runs on, with what the head handed over of the image: its frames, and what to add to a linked
     /// address to get the physical one.
-    pub fn new(image: FrameRange, image_offset: u32) -> Self {
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty: both are the head's, for tables are read by them.
+    pub unsafe fn new(image: FrameRange, image_offset: u32) -> Self {
         let features = IdMmfr3::read().0;
         Self {
             caches: Caches::new(),
@@ -49,7 +53,11 @@ impl Armv7a {
     }
 
     /// The direct map, once it is mapped: from then on tables in it can be read.
-    pub fn set_direct_map(&self, map: DirectMap) -> &DirectMap {
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty: all of it is mapped, for good.
+    pub unsafe fn set_direct_map(&self, map: DirectMap) -> &DirectMap {
         self.direct.call_once(|| map)
     }
 
@@ -109,8 +117,9 @@ fn isb() {
 }
 
 // SAFETY: publish cleans to the point of unification where walks do not look in the data cache, and ends in a DSB; the
-// TLB sequence is DSB, invalidate, branch predictor, DSB, ISB (ARM ARM B3.10.1), in the inner shareable form where
-// the core has it; pointers are virtual addresses.
+// TLB sequence is DSB, invalidate, DSB, ISB (ARM ARM B3.10.1), in the inner shareable form where the core has it (no
+// branch prediction depends on it: what is unmapped is execute-never, or the head's page, never fetched again);
+// pointers are virtual addresses.
 unsafe impl Mmu for Armv7a {
     fn publish(&self, _at: PhysAddr, words: &[u32]) {
         if !self.coherent_walk {
@@ -181,6 +190,10 @@ unsafe impl Cache for Armv7a {
 
     fn invalidate(&self, part: Part<'_>) -> Lines {
         self.caches.invalidate(part)
+    }
+
+    fn discard(&self, part: Part<'_>) -> Lines {
+        self.caches.discard(part)
     }
 
     fn device_barrier(&self) {

@@ -11,7 +11,7 @@
 //! | 430973 | Cortex-A8 r1p* | IBE, set by the head |
 //! | 458693 | Cortex-A8 r2p0 | L1NEON and PLDNOP, set by the head |
 //! | 460075 | Cortex-A8 r2p0 | write-allocate off in the second level, by the head |
-//! | 588369 | PL310 before r2p0 | clean-and-invalidate by line is not used |
+//! | 588369 | PL310 before r2p0 | invalidates of large ranges go by line, not by way |
 //! | 727915 | PL310 r2p0 to r3p0 | linefills and write-backs held back while ways are flushed |
 //! | 753970 | PL310 r3p0 | the sync goes to a register without effect |
 

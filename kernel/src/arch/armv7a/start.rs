@@ -239,8 +239,8 @@ pub struct BootHandover {
     pub dtb: Result<&'static [u8], DtbFault>,
     /// The frames the device tree touches, to be reserved; empty if there is none.
     pub dtb_frames: FrameRange,
-    /// The tables behind all this.
-    pub tables: BootTables,
+    /// The tables behind all this: whoever holds the handover may take them over.
+    pub(super) tables: BootTables,
 }
 
 /// The physical address of something in the image, or `None` if `addr` is outside of it.

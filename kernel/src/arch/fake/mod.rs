@@ -819,6 +819,11 @@ unsafe impl Cache for Fake {
         Lines { inner: asked, outer: 0 }
     }
 
+    /// With one level the two are one: what may be dirty is lost or written back, by chance.
+    fn discard(&self, part: Part<'_>) -> Lines {
+        self.invalidate(part)
+    }
+
     fn device_barrier(&self) {
         let sim = &mut *self.sim.borrow_mut();
         if sim.is_left_out(Op::Barrier) {

@@ -54,7 +54,8 @@ impl Setup {
         let entries = &mut l1[slot..slot + range.sections() as usize];
         let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
         let at = PhysAddr::new(L1.raw() + 4 * slot as u32);
-        let window = Region::one_each(fake, range, Shareability::Shareable, entries, at, l2, L2);
+        // SAFETY: the fake judges I1; nothing else uses these tables.
+        let window = unsafe { Region::one_each(fake, range, Shareability::Shareable, entries, at, l2, L2) };
         let dma: &'static Dma<Fake> = Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), window)));
         fake.device_barrier();
         Self { fake, dma }
