@@ -135,6 +135,11 @@ pub enum PoolError {
         /// Where the device sees the first byte of the memory.
         bus: BusAddr,
     },
+    /// The heap has no room for the list of blocks.
+    Heap {
+        /// How many were asked for.
+        blocks: u32,
+    },
     /// The memory is not to be had.
     Alloc(AllocError),
 }
@@ -155,6 +160,7 @@ impl fmt::Display for PoolError {
                     "pool: no block of {size:#x} bytes aligned to {align:#x} fits memory that the device sees at {bus}"
                 )
             }
+            Self::Heap { blocks } => write!(f, "pool: no heap left to keep {blocks} blocks in"),
             Self::Alloc(error) => write!(f, "pool: {error}"),
         }
     }
@@ -213,9 +219,12 @@ struct FreeList {
 }
 
 impl FreeList {
-    fn new(blocks: u32) -> Self {
-        let next = (1..=blocks).map(|n| AtomicU32::new(if n < blocks { n } else { END })).collect();
-        Self { head: AtomicU64::new(0), next }
+    /// A list of all blocks, or `None` if the heap has no room for it.
+    fn new(blocks: u32) -> Option<Self> {
+        let mut next = Vec::new();
+        next.try_reserve_exact(blocks as usize).ok()?;
+        next.extend((1..=blocks).map(|n| AtomicU32::new(if n < blocks { n } else { END })));
+        Some(Self { head: AtomicU64::new(0), next })
     }
 
     const fn changed(head: u64, first: u32) -> u64 {
@@ -312,6 +321,8 @@ impl<M: Machine> Pool<M> {
         let largest = master.boundary().map_or(u32::MAX, |boundary| boundary.max(size));
         let mut buffers = Vec::new();
         let mut places: Vec<Place> = Vec::new();
+        places.try_reserve_exact(blocks as usize).map_err(|_| PoolError::Heap { blocks })?;
+        let free = FreeList::new(blocks).ok_or(PoolError::Heap { blocks })?;
         while let left @ 1.. = blocks - places.len() as u32 {
             let span = shape.span(left);
             let bytes = span.min(largest.into()) as u32;
@@ -340,7 +351,6 @@ impl<M: Machine> Pool<M> {
                 return Err(PoolError::Misplaced { size, align, bus });
             }
         }
-        let free = FreeList::new(blocks);
         let (lost, buffers) = (AtomicU32::new(0), Mutex::new(buffers));
         Ok(Self { store: Arc::new(Store { dma, owner: master.name(), size, places, free, lost, buffers }) })
     }
@@ -499,7 +509,7 @@ mod tests {
 
     #[test]
     fn an_allocation_and_a_free_touch_one_entry_whatever_the_number_of_blocks() {
-        let list = FreeList::new(1 << 16);
+        let list = FreeList::new(1 << 16).unwrap();
         let taken: Vec<_> = (0..3).map_while(|_| list.pop()).collect();
         assert_eq!(taken, [0, 1, 2]);
         // Whoever walks on from any entry but the one at the head now meets a number that is no block.
@@ -516,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_pop_that_slept_through_others_does_not_revive_an_old_list() {
-        let list = FreeList::new(3);
+        let list = FreeList::new(3).unwrap();
         let slept = list.head.load(Ordering::Relaxed);
         let (first, second) = (list.pop().unwrap(), list.pop());
         list.push(first);
@@ -529,7 +539,7 @@ mod tests {
 
     #[test]
     fn no_block_has_two_owners_on_two_cores() {
-        let list = FreeList::new(3);
+        let list = FreeList::new(3).unwrap();
         let out: Vec<_> = (0..3).map(|_| AtomicBool::new(false)).collect();
         let work = || {
             for n in 0..50_000 {
