@@ -205,9 +205,15 @@ fn refusals_say_why_and_take_nothing() {
     assert_eq!(full.to_string(), "pool: no room for 1028 KiB: 1 MiB free in the area");
     assert!(matches!(fails(&s.master, SHAPE, u32::MAX), PoolError::Alloc(AllocError::NoCapacity { .. })));
     // Refused half-way: what was taken is freed, not quarantined, for nobody was told of it.
-    let narrow = s.master.clone().with_boundary(4096).unwrap();
-    let full = fails(&narrow, Shape { size: 4096, align: 1, boundary: None }, 257);
-    assert_eq!(full, PoolError::Alloc(AllocError::NoCapacity { wanted: 4096, free: 0 }));
+    // Three runs of two pages are free, and four pages apart: three blocks find a place, the fourth does not.
+    let mut pages: Vec<_> = (0..256).map(|_| s.dma.alloc(&s.master, 4096, 1).unwrap()).collect();
+    pages.retain(|page| !matches!(page.frames().start() - (CARVED >> 12) as u32, 0..6 | 8 | 10 | 12 | 14));
+    let narrow = s.master.clone().with_boundary(8192).unwrap();
+    let halfway = fails(&narrow, Shape { size: 8192, align: 1, boundary: None }, 4);
+    let (wanted, free, largest) = (8192, 4 * 4096, 4096);
+    assert_eq!(halfway, PoolError::Alloc(AllocError::Fragmented { wanted, free, largest }));
+    assert_eq!(s.free_bytes(), 10 * 4096);
+    drop(pages);
     // The bus shifts memory by a page, so nothing is aligned to two.
     let (bus, phys) = (BusAddr::new(0x1000), PhysAddr::new(CARVED as u32));
     let odd = s.master.clone().with_windows(&[BusWindow { bus, phys, bytes: CARVED_BYTES }]).unwrap();

@@ -320,6 +320,14 @@ impl<M: Machine> Pool<M> {
         // No buffer crosses the master's boundary, so none is larger.
         let largest = master.boundary().map_or(u32::MAX, |boundary| boundary.max(size));
         let mut buffers = Vec::new();
+        // Before the heap is asked for a list that no memory could stand behind.
+        if let Some(area) = master.area() {
+            let wanted = shape.span(blocks).next_multiple_of(u64::from(FRAME_SIZE));
+            let (free, _) = dma.free_bytes(area);
+            if wanted > free {
+                return Err(PoolError::Alloc(AllocError::NoCapacity { wanted, free }));
+            }
+        }
         let mut places: Vec<Place> = Vec::new();
         places.try_reserve_exact(blocks as usize).map_err(|_| PoolError::Heap { blocks })?;
         let free = FreeList::new(blocks).ok_or(PoolError::Heap { blocks })?;
