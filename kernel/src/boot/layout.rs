@@ -688,7 +688,7 @@ mod tests {
         assert_eq!(error.to_string(), message);
     }
 
-    /// The boot stack is 32 KiB, and holds both at once.
+    /// The boot stack is 128 KiB, and holds both at once, with copies as they are moved.
     #[test]
     fn the_plan_is_small() {
         assert!(size_of::<BootInfo<'_>>() < 12 << 10, "{}", size_of::<BootInfo<'_>>());

@@ -227,9 +227,9 @@ impl<M: Machine> Raw<M> {
         self.tally(|effort| effort.cleaned += lines);
     }
 
-    /// Invalidates a span of the mapping, which must exist.
-    fn invalidate(&self, span: Span) {
-        let lines = self.maintain(span, M::invalidate);
+    /// Invalidates or discards a span of the mapping, which must exist.
+    fn drop_lines(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) {
+        let lines = self.maintain(span, work);
         self.dma.counters.invalidated.add(lines);
         self.tally(|effort| effort.invalidated += lines);
     }
@@ -271,10 +271,11 @@ impl<M: Machine> Raw<M> {
     fn map_zeroed(&self) {
         self.map(MemoryType::NonCacheable);
         if self.residue.get() != Residue::Nothing {
-            // Their data is dead, dirty or not.
-            let lines = self.maintain(self.all(), M::discard);
-            self.dma.counters.invalidated.add(lines);
-            self.tally(|effort| effort.invalidated += lines);
+            // Their data is dead; lines that are surely clean need no pass of their own before the outer level's.
+            match self.residue.get() {
+                Residue::Dirty => self.drop_lines(self.all(), M::discard),
+                Residue::Clean | Residue::Nothing => self.drop_lines(self.all(), M::invalidate),
+            }
             self.residue.set(Residue::Nothing);
             self.stale.set(Span::default());
         }
@@ -303,7 +304,7 @@ impl<M: Machine> Raw<M> {
         }
         let stale = self.stale.take();
         if !stale.is_empty() {
-            self.invalidate(stale);
+            self.drop_lines(stale, M::invalidate);
         }
         self.pointer()
     }
