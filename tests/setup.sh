@@ -171,11 +171,11 @@ board_args() {
     done <"$file"
 }
 
-# disk_args FILE: sets DISK_ARGS to attach FILE, read-only, as the one virtio disk.
+# disk_args FILE: sets DISK_ARGS to attach FILE as the one virtio disk. What the guest writes to it is forgotten.
 disk_args() {
     local file
     file=$(realpath -- "$1")
     # A comma ends a value on QEMU's command line unless doubled.
     # shellcheck disable=SC2034
-    DISK_ARGS=(-drive "if=none,id=disk,format=raw,readonly=on,file=${file//,/,,}" -device 'virtio-blk-device,drive=disk')
+    DISK_ARGS=(-drive "if=none,id=disk,format=raw,snapshot=on,file=${file//,/,,}" -device 'virtio-blk-device,drive=disk')
 }

@@ -161,6 +161,23 @@ impl fmt::Display for DiskError {
     }
 }
 
+/// The registers of the first block device on a virtio transport, if there is one: whoever calls drives it.
+pub fn transport(kernel: &Kernel) -> Option<MmioTransport<'static>> {
+    let mut found = None;
+    devices::find_all(&kernel.info, "virtio,mmio", |device| {
+        let Some(block) = device.blocks.first().filter(|_| found.is_none()) else { return };
+        found = block_device(kernel, block.at, block.bytes);
+    });
+    found
+}
+
+fn block_device(kernel: &Kernel, at: PhysAddr, bytes: u32) -> Option<MmioTransport<'static>> {
+    let registers = kernel.registers::<VirtIOHeader>(at, bytes)?;
+    // SAFETY: a mapping of the device's registers that lasts and is nobody else's (`registers`).
+    let transport = unsafe { MmioTransport::new(registers, bytes as usize) }.ok()?;
+    (transport.device_type() == DeviceType::Block).then_some(transport)
+}
+
 /// A virtio block device.
 pub struct Disk {
     device: VirtIOBlk<DmaHal, MmioTransport<'static>>,
@@ -173,12 +190,7 @@ impl Disk {
         if OPENED.swap(true, Ordering::Relaxed) {
             return Ok(None);
         }
-        let mut found = None;
-        devices::find_all(&kernel.info, "virtio,mmio", |device| {
-            let Some(block) = device.blocks.first().filter(|_| found.is_none()) else { return };
-            found = Self::transport(kernel, block.at, block.bytes);
-        });
-        let Some(transport) = found else { return Ok(None) };
+        let Some(transport) = transport(kernel) else { return Ok(None) };
         let master = kernel.master("virtio-blk");
         let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(DiskError::NoRoom)?;
         MEMORY.call_once(|| Memory {
@@ -194,13 +206,6 @@ impl Disk {
             refused.map_or(DiskError::Device(error), DiskError::NoRoom)
         })?;
         Ok(Some(Self { device }))
-    }
-
-    fn transport(kernel: &Kernel, at: PhysAddr, bytes: u32) -> Option<MmioTransport<'static>> {
-        let registers = kernel.registers::<VirtIOHeader>(at, bytes)?;
-        // SAFETY: a mapping of the device's registers that lasts and is nobody else's (`registers`).
-        let transport = unsafe { MmioTransport::new(registers, bytes as usize) }.ok()?;
-        (transport.device_type() == DeviceType::Block).then_some(transport)
     }
 
     /// Bytes on the disk.

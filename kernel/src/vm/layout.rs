@@ -13,8 +13,12 @@ pub struct VirtRange {
 }
 
 impl VirtRange {
-    /// `sections` MiB from `start`, which is a multiple of 1 MiB.
-    const fn new(start: u32, sections: u32) -> Self {
+    /// `sections` MiB from `start`.
+    ///
+    /// # Panics
+    ///
+    /// Unless `start` is a multiple of 1 MiB and the run ends below 4 GiB.
+    pub const fn new(start: u32, sections: u32) -> Self {
         assert!(start.is_multiple_of(SECTION_SIZE) && (start / SECTION_SIZE + sections) <= 4096);
         Self { start, sections }
     }

@@ -45,8 +45,13 @@ impl Place {
         kernel.machine.table_word(self.at)
     }
 
+    /// Where the walker finds the word.
+    pub const fn at(&self) -> PhysAddr {
+        self.at
+    }
+
     /// Through which address the CPU writes the word.
-    fn pointer(&self, kernel: &Kernel) -> Option<NonNull<u32>> {
+    pub fn pointer(&self, kernel: &Kernel) -> Option<NonNull<u32>> {
         let image = ImageMap::get();
         let start = translate_image(image.text.start)?;
         let va = VirtAddr::new(self.at.raw().wrapping_sub(start.raw()).wrapping_add(image.text.start.raw()));

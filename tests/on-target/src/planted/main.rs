@@ -1,0 +1,163 @@
+//! A short workload over a bus master that is nobody's mock, virtio-blk; and the same with one rule broken, for the
+//! machine with modelled caches to find (tests/incoherent). The boot argument `plant=NAME` says which:
+//! tests/incoherent/plants.txt lists them. Without it, or with `plant=none`, the program is correct, on every board that
+//! has a disk.
+//!
+//! Guarantees: correct and planted programs are one, but for what [`careless`] and the conditions on a [`Bug`] here say.
+//! Each step that a bug spoils is taken several times, on different lines.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod blk;
+mod by_hand;
+mod careless;
+mod through_the_api;
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use blk::{Disk, SECTOR};
+use by_hand::Hand;
+use careless::{BUGS, Bug, Careless};
+use carveout::addr::{FRAME_SIZE, SECTION_SIZE, VirtAddr};
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::arch::armv7a::start::{BootHandover, translate_image};
+use carveout::boot::directmap::CarveOut;
+use carveout::dma::Dma;
+use carveout::dma::master::Master;
+use carveout::vm::attr::MemoryType;
+use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2Desc, L2Table};
+use carveout::vm::layout::VirtRange;
+use carveout::vm::space::Region;
+use carveout_boards::println;
+use carveout_boards::support::bring_up::{self, Kernel};
+use carveout_boards::support::{console, devices};
+use core::cell::UnsafeCell;
+use core::ptr::NonNull;
+use on_target::tables::Place;
+use on_target::{Verdict, alloc, ensure};
+use through_the_api::Bench;
+
+carveout::entry!(main);
+
+/// The bugs, each with the models on which it is one.
+const PLANTS: &str = include_str!("../../../incoherent/plants.txt");
+
+/// Frames of the area that the bugs are planted in, and frames beside it.
+const AREA_FRAMES: u32 = 32;
+const OWN_FRAMES: u32 = 4;
+/// Bytes that go to the disk and back: any file of 4 KiB will do for a disk.
+const BYTES: u32 = 8 * SECTOR;
+const _: () = assert!(BYTES == FRAME_SIZE);
+const ROUNDS: u32 = 4;
+
+fn main(handover: BootHandover) -> ! {
+    let kernel = bring_up::start(handover);
+    let name = kernel.info.bootargs().get("plant").and_then(|arg| arg.value).unwrap_or("none");
+    let bug = BUGS.iter().find(|(known, _)| *known == name).map(|&(_, bug)| bug);
+    if bug.is_none() && name != "none" {
+        console::die(format_args!("plant={name}: no such bug"));
+    }
+    match every_bug_is_listed().and_then(|()| run(kernel, bug)) {
+        Ok(()) => println!("plant={name}: ok"),
+        Err(why) => console::die(format_args!("plant={name}: {why}")),
+    }
+    console::exit(0)
+}
+
+fn every_bug_is_listed() -> Verdict {
+    let lines = PLANTS.lines().filter(|line| !line.starts_with('#'));
+    let listed = lines.filter_map(|line| line.split_whitespace().next());
+    ensure!(listed.eq(BUGS.iter().map(|&(name, _)| name)), "plants.txt lists other bugs, or in another order");
+    Ok(())
+}
+
+fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
+    let controller = devices::find(&kernel.info, "arm,pl310-cache").and_then(|found| found.blocks.first().copied());
+    let outer = controller.and_then(|block| kernel.registers::<[u32; 1024]>(block.at, block.bytes));
+    // SAFETY: a mapping of the controller's registers that lasts.
+    let machine = unsafe { Careless::new(kernel.machine, bug, outer.map(NonNull::cast)) };
+    let machine: &Careless = Box::leak(Box::new(machine));
+
+    // Frames of the kernel's own area, which it will never map again: this program keeps them to its end.
+    let buffer = alloc(kernel, (AREA_FRAMES + OWN_FRAMES) * FRAME_SIZE)?.into_device();
+    let frames = buffer.frames();
+    core::mem::forget(buffer);
+    let (own, area) = frames.split_at(OWN_FRAMES).ok_or("too few frames")?;
+    let window = region(kernel, machine, 0)?;
+    let mut hand = Hand { machine, region: region(kernel, machine, 1)?, master: Master::new("virtio-blk", None) };
+
+    if machine.has(Bug::NeverFlushed) {
+        let mapped = hand.map(0, area, MemoryType::WriteBack);
+        by_hand::fill(machine, mapped.all(), 1);
+        hand.unmap(mapped);
+    }
+    if machine.has(Bug::Alias) {
+        // For good, and clear of what is mapped later.
+        hand.map(OWN_FRAMES, area, MemoryType::WriteBack);
+    }
+    // SAFETY: the kernel carved them out of the direct map and gave them to this program alone (I2).
+    let carved = unsafe { CarveOut::assume("planted", &[area], false) };
+    let dma: &Dma<Careless> = Box::leak(Box::new(Dma::new(machine, core::iter::once(carved), window)));
+    let master = Master::new("virtio-blk", dma.area("planted"));
+    let page = dma.alloc(&master, FRAME_SIZE, 1).map_err(|error| error.to_string())?;
+    let mut disk = Disk::open(kernel, page.into_coherent())?;
+
+    let mut bench = Bench { machine, dma, master, disk: &mut disk };
+    for round in 0..ROUNDS {
+        bench.streams_go_there_and_back(round)?;
+        bench.a_stream_goes_both_ways(round)?;
+        bench.coherent_memory_is_one_for_both(round)?;
+        bench.the_cpu_may_play_a_device(round)?;
+    }
+    let (first, rest) = own.split_at(2).ok_or("too few frames")?;
+    hand.frames_change_their_type(first)?;
+    hand.pages_stay_mapped(rest, &mut disk)?;
+    hand.a_buffer_lies_between_data(first, &mut disk)?;
+    disk.close();
+    Ok(())
+}
+
+/// Sections of the lower half, which is nobody's, that this program maps things in.
+const SECTIONS: usize = 2;
+const WINDOWS: VirtAddr = VirtAddr::new(0x4000_0000);
+
+/// Their second-level tables.
+#[repr(C, align(1024))]
+struct Tables([UnsafeCell<L2Table>; SECTIONS]);
+
+// SAFETY: `region` alone takes a table, and each once.
+unsafe impl Sync for Tables {}
+
+static TABLES: Tables = Tables([const { UnsafeCell::new([L2Desc::FAULT; L2_ENTRIES]) }; SECTIONS]);
+
+/// The region of the `n`-th of these sections. Once for each.
+fn region(kernel: &'static Kernel, machine: &Careless, n: usize) -> Result<Region<'static>, String> {
+    let va = VirtAddr::new(WINDOWS.raw() + n as u32 * SECTION_SIZE);
+    let place = Place::first_level(kernel, va);
+    let entry = place.pointer(kernel).ok_or("the first-level table is out of reach")?.cast::<L1Desc>();
+    let table = TABLES.0[n].get();
+    let table_at = translate_image(VirtAddr::new(table.addr() as u32)).ok_or("not part of the image")?;
+    // SAFETY: the entry is of the table in use, mapped for good, and the kernel names none of its lower half.
+    let l1 = unsafe { core::slice::from_raw_parts_mut(entry.as_ptr(), 1) };
+    // SAFETY: nothing else names this table: `n` differs with each call.
+    let l2 = unsafe { core::slice::from_raw_parts_mut(table, 1) };
+    let (range, share) = (VirtRange::new(va.raw(), 1), Armv7a::shareability());
+    // SAFETY: as just said, and the addresses are theirs.
+    Ok(unsafe { Region::one_each(machine, range, share, l1, place.at(), l2, table_at) })
+}
+
+/// A word that differs from its neighbours, and from the same with another salt.
+const fn word(n: usize, salt: u32) -> u32 {
+    (n as u32 + 1).wrapping_mul(0x9e37_79b1) ^ salt.wrapping_add(1).wrapping_mul(0x85eb_ca6b)
+}
+
+/// Words of a buffer are what they must be.
+fn has_words(words: impl Iterator<Item = (usize, u32)>, salt: u32) -> Verdict {
+    for (n, found) in words {
+        let wanted = word(n, salt);
+        ensure!(found == wanted, "word {n} is {found:#010x}, not {wanted:#010x}");
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Buffers of the DMA API in each of their states, between the CPU and the disk.
+
+use crate::blk::{Disk, Transfer};
+use crate::careless::Careless;
+use crate::{BYTES, has_words, word};
+use alloc::string::{String, ToString};
+use carveout::dma::Dma;
+use carveout::dma::buffer::{Bidirectional, Contiguous, FromDevice, ToDevice};
+use carveout::dma::master::Master;
+use carveout::dma::port::Port;
+use on_target::Verdict;
+
+/// What the workload runs on.
+pub(crate) struct Bench<'d> {
+    /// The machine.
+    pub(crate) machine: &'static Careless,
+    /// The area that bugs are planted in.
+    pub(crate) dma: &'static Dma<Careless>,
+    /// The disk's part in it.
+    pub(crate) master: Master,
+    /// The disk.
+    pub(crate) disk: &'d mut Disk,
+}
+
+fn put(words: &mut [u32], salt: u32) {
+    for (n, place) in words.iter_mut().enumerate() {
+        *place = word(n, salt);
+    }
+}
+
+fn has(words: &[u32], salt: u32) -> Verdict {
+    has_words(words.iter().copied().enumerate(), salt)
+}
+
+impl Bench<'_> {
+    fn alloc(&self) -> Result<Contiguous<Careless>, String> {
+        self.dma.alloc(&self.master, BYTES, 1).map_err(|error| error.to_string())
+    }
+
+    /// The second pass finds lines of the first.
+    pub(crate) fn streams_go_there_and_back(&mut self, round: u32) -> Verdict {
+        let mut source = self.alloc()?.into_stream::<ToDevice>();
+        let mut target = self.alloc()?.into_stream::<FromDevice>();
+        for salt in [8 * round, 8 * round + 1] {
+            put(source.values_mut(), salt);
+            let lent = source.for_device();
+            self.disk.transfer(Transfer::Out, lent.bus(), BYTES)?;
+            // SAFETY: the disk is done with it.
+            source = unsafe { lent.for_cpu() };
+            let lent = target.for_device();
+            self.disk.transfer(Transfer::In, lent.bus(), BYTES)?;
+            // SAFETY: the disk is done with it.
+            target = unsafe { lent.for_cpu() };
+            has(target.values(), salt)?;
+        }
+        Ok(())
+    }
+
+    /// What the device writes goes over what the CPU wrote.
+    pub(crate) fn a_stream_goes_both_ways(&mut self, round: u32) -> Verdict {
+        let (first, second) = (8 * round + 2, 8 * round + 3);
+        let mut stream = self.alloc()?.into_stream::<Bidirectional>();
+        put(stream.values_mut(), first);
+        let lent = stream.for_device();
+        self.disk.transfer(Transfer::Out, lent.bus(), BYTES)?;
+        // SAFETY: the disk is done with it.
+        stream = unsafe { lent.for_cpu() };
+        has(stream.values(), first)?;
+        put(stream.values_mut(), second);
+        let lent = stream.for_device();
+        self.disk.transfer(Transfer::In, lent.bus(), BYTES)?;
+        // SAFETY: the disk is done with it.
+        stream = unsafe { lent.for_cpu() };
+        has(stream.values(), first)
+    }
+
+    /// Whatever its frames were before.
+    pub(crate) fn coherent_memory_is_one_for_both(&mut self, round: u32) -> Verdict {
+        let (first, second) = (8 * round + 4, 8 * round + 5);
+        let buffer = self.alloc()?.into_coherent();
+        let words = buffer.as_ptr().cast::<u32>();
+        let count = buffer.len() / size_of::<u32>();
+        let fill = |salt| {
+            for n in 0..count {
+                // SAFETY: inside the buffer, which lives.
+                let place = unsafe { words.add(n) };
+                // SAFETY: as above; volatile, as the device is another writer.
+                unsafe { place.write_volatile(word(n, salt)) };
+            }
+        };
+        fill(first);
+        self.disk.transfer(Transfer::Out, buffer.bus(), BYTES)?;
+        fill(second);
+        self.disk.transfer(Transfer::In, buffer.bus(), BYTES)?;
+        let read = |n| {
+            // SAFETY: inside the buffer, which lives.
+            let place = unsafe { words.add(n) };
+            // SAFETY: as above; volatile, as the device is another writer.
+            unsafe { place.read_volatile() }
+        };
+        has_words((0..count).map(|n| (n, read(n))), first)?;
+        // SAFETY: the disk is done with it.
+        drop(unsafe { buffer.release() });
+        Ok(())
+    }
+
+    /// By a port, as the mock devices do.
+    pub(crate) fn the_cpu_may_play_a_device(&mut self, round: u32) -> Verdict {
+        let (first, second) = (8 * round + 6, 8 * round + 7);
+        // SAFETY: the port is closed before the buffer changes hands.
+        let port = unsafe { Port::new(self.dma, self.master.clone()) };
+        let mut stream = self.alloc()?.into_stream::<Bidirectional>();
+        put(stream.values_mut(), first);
+        let lent = stream.for_device();
+        self.machine.at_port.set(true);
+        let mut open = port.open(lent.bus(), BYTES).map_err(|error| error.to_string())?;
+        self.machine.at_port.set(false);
+        for (n, bytes) in open.bytes_mut().chunks_exact_mut(size_of::<u32>()).enumerate() {
+            has_words(core::iter::once((n, u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))), first)?;
+            bytes.copy_from_slice(&word(n, second).to_le_bytes());
+        }
+        drop(open);
+        // SAFETY: the port is closed.
+        stream = unsafe { lent.for_cpu() };
+        has(stream.values(), second)
+    }
+}
