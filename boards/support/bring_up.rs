@@ -86,7 +86,8 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
         // SAFETY: both come from the handover.
         unsafe { Armv7a::new(image, offset) }
     });
-    let mut space = AddressSpace::adopt(machine, handover, info.banks().iter().copied());
+    let ram = info.banks().iter().copied().chain(info.aliases().iter().map(|alias| alias.frames));
+    let mut space = AddressSpace::adopt(machine, handover, ram);
     let mut unmapped = ArrayVec::<_, 8>::new();
     for lost in space.map_direct(&plan) {
         let _ = unmapped.try_push(lost);
@@ -110,7 +111,7 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let tables = space.take_ram(layout.memblock_mut(), sections.div_ceil(4).max(1), 1);
     let window = tables.and_then(|tables| space.take_window(sections, tables));
     let window = window.unwrap_or_else(|| die(format_args!("no RAM left for the tables of the CMA window")));
-    let dma = DMA.call_once(|| Dma::new(machine, carved.into_iter(), window));
+    let dma = DMA.call_once(|| Dma::new(machine, carved.into_iter(), info.aliases().clone(), window));
     let default_area = layout.areas().iter().find(|area| area.default).and_then(|area| dma.area(area.name));
 
     start_interrupts(&info, &mut space);

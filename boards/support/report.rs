@@ -27,6 +27,9 @@ pub fn boot(kernel: &Kernel) {
     for bank in kernel.info.banks() {
         println!("RAM bank: {bank}");
     }
+    for alias in kernel.info.aliases().iter() {
+        println!("RAM alias: {alias}");
+    }
     for claim in kernel.layout.claims() {
         use carveout::boot::layout::ClaimKind::{Area, Firmware, Reserved};
         let what = match claim.kind {

@@ -2,6 +2,7 @@
 
 use carveout::addr::{Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::arch::{Mmu, Root};
+use carveout::vm::alias::{Alias, Aliases};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::audit::{Expect, Finding, Report, audit};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc};
@@ -102,6 +103,13 @@ const FREE: u32 = 0x6043_3000;
 const WRITTEN_BACK: u32 = 0x6041_0000;
 const REGISTER: u32 = 0x1000_9000;
 
+/// RAM at address 0 again.
+fn aliases() -> Aliases {
+    let mut aliases = Aliases::default();
+    aliases.add(Alias { frames: FrameRange::within(0, RAM.bytes()), of: RAM }).unwrap();
+    aliases
+}
+
 struct Bench {
     tables: Tables,
     ledger: Ledger<'static>,
@@ -112,7 +120,7 @@ impl Bench {
     fn clean() -> Self {
         let mut tables = Tables::new();
         let cells = vec![0; AREA.count() as usize].leak();
-        let mut ledger = Ledger::new([AREA].into_iter(), cells).unwrap();
+        let mut ledger = Ledger::new([AREA].into_iter(), aliases(), cells).unwrap();
         // The first MiB but for text, by pages; three more by sections; then the area is missing.
         tables.large(0x8000_0000 + 0x3_0000, 0x6003_0000, WriteBack, ReadWrite);
         for n in 1..4 {
@@ -183,7 +191,8 @@ fn a_clean_kernel_is_reported_in_exact_numbers() {
 
 #[test]
 fn empty_tables_and_an_empty_ledger_are_clean() {
-    let mut b = Bench { tables: Tables::new(), ledger: Ledger::new([].into_iter(), &mut []).unwrap() };
+    let mut b =
+        Bench { tables: Tables::new(), ledger: Ledger::new([].into_iter(), Aliases::default(), &mut []).unwrap() };
     assert_eq!(b.audit(), Ok(Report::default()));
 }
 
@@ -354,6 +363,24 @@ fn i1_ram_and_registers_of_the_wrong_type() {
         let finding = Finding::WrongType { va: VirtAddr::new(DEVICE_PAGE), frame: frame(REGISTER), has: memory };
         let line = format!("I1: 0xf0005000 maps frame 0x10009000 {name}");
         found(|b| b.tables.small(DEVICE_PAGE, REGISTER, memory, ReadWrite), finding, &line);
+    }
+}
+
+#[test]
+fn i1_ram_by_a_second_name() {
+    // Whatever the type and wherever: of carved frames, mapped and not, of firmware's and of others.
+    for (memory, type_name) in [(NonCacheable, "non-cacheable"), (WriteBack, "write-back"), (Device, "device")] {
+        for of in [0x6040_0000, FREE, 0x6080_0000, PLAIN] {
+            for va in [WINDOW_PAGE, DIRECT_PAGE, DEVICE_PAGE] {
+                let second = of - 0x6000_0000;
+                let finding =
+                    Finding::SecondName { va: VirtAddr::new(va), frame: frame(second), of: frame(of), has: memory };
+                let line = format!(
+                    "I1: {va:#010x} maps frame {second:#010x} {type_name}, which is frame {of:#010x} by another name"
+                );
+                found(|b| b.tables.small(va, second, memory, ReadWrite), finding, &line);
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use carveout::addr::{FrameRange, PhysAddr, VirtAddr};
 use carveout::arch::fake::{Fake, POISON};
 use carveout::arch::{Cache, Mmu, Root};
+use carveout::vm::alias::Aliases;
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
 use carveout::vm::layout::CMA_WINDOW;
@@ -149,7 +150,7 @@ fn i1_a_write_back_and_a_non_cacheable_mapping() {
 #[test]
 fn i1_the_ledger_refuses_what_the_fake_would_catch() {
     let mut cells = vec![0; 16];
-    let mut ledger = Ledger::new([frames(16)].into_iter(), &mut cells).unwrap();
+    let mut ledger = Ledger::new([frames(16)].into_iter(), Aliases::default(), &mut cells).unwrap();
     ledger.claim(frames(1), WriteBack).unwrap();
     let frame = frames(1).iter().next().unwrap();
     let refused = LedgerError::Mapped { frames: frames(5), frame, has: WriteBack, wants: NonCacheable };

@@ -23,6 +23,10 @@
 //! | `linux,cma-default` | on an area: the default one; the first such area wins |
 //! | `memory-region` of another node | a [`Binding`] of that device to each region named |
 //!
+//! | child of the root | becomes |
+//! |---|---|
+//! | `compatible = "carveout,ram-alias"`, `reg`, `carveout,alias-of` | an [`Alias`]: at `reg`, one entry, the board's address decoder shows the RAM at `carveout,alias-of`, an address, a second time. It is no property of the memory node because boot loaders write that one anew. Whatever names RAM by its second name is refused, reservations excepted: they are made by its first |
+//!
 //! `#address-cells` and `#size-cells` of 1 and 2 are read; `/reserved-memory` needs an empty `ranges`, as in Linux.
 //! Memory is what has `device_type = "memory"`, whatever its name. Addresses past 4 GiB are out of reach.
 
@@ -43,6 +47,7 @@ use dtoolkit::{Node, Property};
 pub use self::refusal::{BootError, ByteRange, Holder, Reason, Refusal, Refusals, Subject};
 use super::bootargs::BootArgs;
 use crate::addr::{FRAME_SIZE, FrameRange, SECTION_SIZE};
+use crate::vm::alias::{Alias, Aliases};
 
 /// RAM banks a tree may name.
 pub const MAX_BANKS: usize = 8;
@@ -137,6 +142,7 @@ pub struct BootInfo<'dtb> {
     fdt: Fdt<'dtb>,
     bootargs: BootArgs<'dtb>,
     stdout_path: Option<&'dtb str>,
+    aliases: Aliases,
     banks: ArrayVec<FrameRange, MAX_BANKS>,
     memreserves: ArrayVec<FrameRange, MAX_MEMRESERVES>,
     regions: ArrayVec<Region<'dtb>, MAX_REGIONS>,
@@ -156,6 +162,7 @@ impl<'dtb> BootInfo<'dtb> {
             fdt,
             bootargs: BootArgs::default(),
             stdout_path: None,
+            aliases: Aliases::default(),
             banks: ArrayVec::new(),
             memreserves: ArrayVec::new(),
             regions: ArrayVec::new(),
@@ -164,7 +171,10 @@ impl<'dtb> BootInfo<'dtb> {
         };
         let root = fdt.root();
         match Cells::of(root) {
-            Ok(cells) => info.read_memory(root, cells),
+            Ok(cells) => {
+                info.read_aliases(root, cells);
+                info.read_memory(root, cells);
+            }
             Err(reason) => info.refusals.push(Subject::Node(root.name()), reason),
         }
         if info.banks.is_empty() {
@@ -213,9 +223,14 @@ impl<'dtb> BootInfo<'dtb> {
         self.stdout_path
     }
 
-    /// RAM, in the tree's order. At least one bank; banks may touch or overlap.
+    /// RAM, in the tree's order, by its first addresses. At least one bank; banks may touch or overlap.
     pub fn banks(&self) -> &[FrameRange] {
         &self.banks
+    }
+
+    /// Second addresses of RAM.
+    pub const fn aliases(&self) -> &Aliases {
+        &self.aliases
     }
 
     /// The memory reservation block, rounded outward.
@@ -238,6 +253,17 @@ impl<'dtb> BootInfo<'dtb> {
         &self.refusals
     }
 
+    fn read_aliases(&mut self, root: FdtNode<'dtb>, cells: Cells) {
+        for node in root.children().filter(|&node| is_available(node)) {
+            if strings(value(node, "compatible").unwrap_or_default()).any(|name| name == "carveout,ram-alias") {
+                let entered = read_alias(node, cells).and_then(|alias| self.aliases.add(alias).map_err(Reason::Alias));
+                if let Err(reason) = entered {
+                    self.refusals.push(Subject::Node(node.name()), reason);
+                }
+            }
+        }
+    }
+
     fn read_memory(&mut self, root: FdtNode<'dtb>, cells: Cells) {
         for node in root.children().filter(|&node| is_memory(node) && is_available(node)) {
             let subject = Subject::Node(node.name());
@@ -258,6 +284,10 @@ impl<'dtb> BootInfo<'dtb> {
                 }
                 // A placeholder for the boot loader to fill in has size 0.
                 let bank = FrameRange::within(range.base, range.size);
+                if let Some(alias) = self.aliases.find(bank) {
+                    self.refusals.push(subject, Reason::SecondName(alias));
+                    continue;
+                }
                 if !bank.is_empty() && self.banks.try_push(bank).is_err() {
                     self.refusals.push(subject, Reason::TooMany { what: "RAM banks", kept: MAX_BANKS });
                 }
@@ -355,6 +385,17 @@ impl<'dtb> BootInfo<'dtb> {
             }
         }
     }
+}
+
+fn read_alias(node: FdtNode<'_>, cells: Cells) -> Result<Alias, Reason<'_>> {
+    let mut entries = cells.entries(node, "reg").ok_or(Reason::Missing("reg"))??;
+    let (Some(at), None) = (entries.next(), entries.next()) else { return Err(Reason::Malformed("reg")) };
+    let of = value(node, "carveout,alias-of").ok_or(Reason::Missing("carveout,alias-of"))?;
+    if of.len() != cells.address * 4 {
+        return Err(Reason::Malformed("carveout,alias-of"));
+    }
+    let of = ByteRange { base: big_endian(of), size: at.size };
+    Ok(Alias { frames: at.frames()?, of: of.frames()? })
 }
 
 impl<'dtb> Region<'dtb> {
@@ -591,6 +632,56 @@ mod tests {
                     .child(Node::new("camera@10020000").cells("memory-region", &[8]))
                     .child(Node::new("dead").cells("memory-region", &[8]).text("status", "disabled")),
             )
+    }
+
+    /// A tree whose first 256 MiB of RAM answer at 0 too, with more nodes.
+    fn aliased(more: impl IntoIterator<Item = Node>) -> Node {
+        let alias = Node::new("ram-alias@0").text("compatible", "carveout,ram-alias").cells("reg", &[0, 0x1000_0000]);
+        board("").child(alias.cells("carveout,alias-of", &[0x6000_0000])).children(more)
+    }
+
+    #[test]
+    fn i1_ram_with_a_second_name() {
+        let dtb = blob(&aliased([]), &[]);
+        let info = BootInfo::parse(&dtb).unwrap();
+        let alias = Alias { frames: frames(0, 0x1000_0000), of: frames(0x6000_0000, 0x1000_0000) };
+        assert_eq!(info.aliases().iter().collect::<Vec<_>>(), [alias]);
+        assert_eq!(lines(&info), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_bank_by_its_second_name_is_refused() {
+        let dtb = blob(&aliased([memory("ram@8000000", &[0x0800_0000, 0x1000_0000])]), &[]);
+        let info = BootInfo::parse(&dtb).unwrap();
+        assert_eq!(info.banks(), [frames(0x6000_0000, 0x4000_0000)]);
+        let line = "ram@8000000: 0x08000000-0x10000000 (128 MiB) is 0x68000000-0x70000000 (128 MiB) by another name";
+        assert_eq!(lines(&info), [line]);
+    }
+
+    #[test]
+    fn an_alias_that_cannot_be_is_refused_in_one_line() {
+        let node = || Node::new("x").text("compatible", "carveout,ram-alias");
+        let whole = |reg: &[u32], of: &[u32]| node().cells("reg", reg).cells("carveout,alias-of", of);
+        for (alias, message) in [
+            (node().cells("carveout,alias-of", &[0x6000_0000]), "reg is missing"),
+            (node().cells("reg", &[0, 0x1000]), "carveout,alias-of is missing"),
+            (whole(&[0, 0x1000, 0x8000, 0x1000], &[0x6000_0000]), "reg is malformed"),
+            (whole(&[0], &[0x6000_0000]), "reg is malformed"),
+            (whole(&[0, 0x1000], &[0, 0x6000_0000]), "carveout,alias-of is malformed"),
+            (whole(&[0, 0], &[0x6000_0000]), "size is 0"),
+            (
+                whole(&[0, 0x1000], &[0x6000_0800]),
+                "0x60000800-0x60001800 (4 KiB) does not start and end at a multiple of 4 KiB",
+            ),
+            (whole(&[0, 0x2000], &[0xffff_f000]), "0xfffff000-0x100001000 (8 KiB) is out of reach: past 4 GiB"),
+            (whole(&[0x6000_1000, 0x2000], &[0x6000_0000]), "0x60001000-0x60002000 (4 KiB) cannot be named twice"),
+        ] {
+            let dtb = blob(&board("").child(alias), &[]);
+            let info = BootInfo::parse(&dtb).unwrap();
+            assert_eq!(lines(&info), [format!("x: {message}")]);
+            assert_eq!(info.aliases().iter().count(), 0);
+            assert_eq!(info.banks(), [frames(0x6000_0000, 0x4000_0000)]);
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a frame of an area is RAM, is nobody else's (not of the kernel image, the device tree, `/memreserve/`,
 //! a reservation or another area) and is marked to stay out of the direct map (I2); a request that cannot be granted
-//! is refused before anything is entered for it, as a value that prints as one line, and the plan goes on.
+//! is refused before anything is entered for it, as a value that prints as one line, and the plan goes on. All claims
+//! are by the RAM's first names: a reservation by a second name holds the RAM it means, an area by one is refused (I1).
 //!
 //! The order: image, device tree and `/memreserve/`; regions that firmware holds; static areas; dynamic regions, top
 //! down, so that low memory stays whole; the default area of the command line last. Within each the tree's order.
@@ -22,8 +23,9 @@ use super::bootinfo::{
     Binding, BootInfo, ByteRange, DevicePath, Holder, MAX_BANKS, MAX_BINDINGS, MAX_MEMRESERVES, MAX_RANGES,
     MAX_REGIONS, Reason, Refusals, Region, RegionKind, RegionPlace, Subject, area_alignment,
 };
-use super::memblock::{Direction, Memblock, MemblockError};
+use super::memblock::{Direction, List, Memblock, MemblockError};
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
+use crate::vm::alias::{Alias, Aliases};
 
 /// Areas there can be: one a region, and that of the command line.
 pub const MAX_AREAS: usize = MAX_REGIONS + 1;
@@ -39,6 +41,9 @@ const _: () = assert!(MAX_CLAIMS <= RUNS);
 pub enum LayoutError {
     /// The kernel image is not in RAM: the tree does not describe this machine.
     ImageOutsideRam(FrameRange),
+    /// The boot loader put the device tree where RAM answers by its second name: it is read by that name, and would be
+    /// in the direct map by the first (I1).
+    TreeBySecondName(Alias),
     /// The memory map did not take an entry.
     Memblock(MemblockError),
 }
@@ -47,6 +52,7 @@ impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ImageOutsideRam(image) => write!(f, "the kernel image at {image} is not in the RAM the tree names"),
+            Self::TreeBySecondName(alias) => write!(f, "the device tree at {alias}: load it there"),
             Self::Memblock(error) => error.fmt(f),
         }
     }
@@ -142,6 +148,7 @@ impl From<MemblockError> for Stop<'_> {
 #[derive(Clone, Debug)]
 pub struct Layout<'dtb> {
     memblock: Memblock<RUNS>,
+    aliases: Aliases,
     claims: ArrayVec<Claim<'dtb>, MAX_CLAIMS>,
     areas: ArrayVec<AreaPlan<'dtb>, MAX_AREAS>,
     /// `region` is the place in `areas` here.
@@ -154,10 +161,12 @@ impl<'dtb> Layout<'dtb> {
     ///
     /// # Errors
     ///
-    /// An image outside RAM. That the memory map is full cannot happen within the limits of [`BootInfo`].
+    /// An image outside RAM, or a tree at a second name of RAM. That the memory map is full cannot happen within the
+    /// limits of [`BootInfo`], but for reservations that an alias cuts in pieces.
     pub fn plan(info: &BootInfo<'dtb>, image: FrameRange, dtb: FrameRange) -> Result<Self, LayoutError> {
         let mut plan = Self {
             memblock: Memblock::new(),
+            aliases: info.aliases().clone(),
             claims: ArrayVec::new(),
             areas: ArrayVec::new(),
             bindings: ArrayVec::new(),
@@ -168,6 +177,9 @@ impl<'dtb> Layout<'dtb> {
         }
         if !plan.memblock.is_memory(image) {
             return Err(LayoutError::ImageOutsideRam(image));
+        }
+        if let Some(alias) = plan.aliases.find(dtb) {
+            return Err(LayoutError::TreeBySecondName(alias));
         }
         plan.claim(image, Holder::KernelImage, ClaimKind::Reserved)?;
         plan.claim(dtb, Holder::DeviceTree, ClaimKind::Reserved)?;
@@ -257,18 +269,19 @@ impl<'dtb> Layout<'dtb> {
     }
 
     fn claim(&mut self, range: FrameRange, holder: Holder<'dtb>, kind: ClaimKind) -> Result<(), MemblockError> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        self.memblock.reserve(range)?;
-        if kind != ClaimKind::Reserved {
-            // Firmware's range may reach beyond RAM, where there is nothing to leave out.
-            let memory: ArrayVec<_, MAX_BANKS> = self.memblock.memory().map(|run| run.intersection(range)).collect();
-            for part in memory {
-                self.memblock.mark_nomap(part)?;
+        for range in self.aliases.first_names(range) {
+            let claim = Claim { range, holder, kind };
+            let full = MemblockError::Full { list: List::Reserved, range, capacity: MAX_CLAIMS };
+            self.claims.try_push(claim).map_err(|_| full)?;
+            self.memblock.reserve(range)?;
+            if kind != ClaimKind::Reserved {
+                // Firmware's range may reach beyond RAM, where there is nothing to leave out.
+                let banks: ArrayVec<_, MAX_BANKS> = self.memblock.memory().map(|run| run.intersection(range)).collect();
+                for part in banks {
+                    self.memblock.mark_nomap(part)?;
+                }
             }
         }
-        self.claims.push(Claim { range, holder, kind });
         Ok(())
     }
 
@@ -335,7 +348,8 @@ impl<'dtb> Layout<'dtb> {
                 RegionKind::Plain => {}
                 // Reservations may overlap each other, but to unmap the kernel would end the boot.
                 RegionKind::Firmware => {
-                    self.check_overlap(range, |holder| matches!(holder, Holder::KernelImage | Holder::DeviceTree))?;
+                    let boots = |holder| matches!(holder, Holder::KernelImage | Holder::DeviceTree);
+                    self.aliases.first_names(range).try_for_each(|range| self.check_overlap(range, boots))?;
                 }
                 RegionKind::Area { .. } => {
                     self.check_free(range)?;
@@ -350,6 +364,9 @@ impl<'dtb> Layout<'dtb> {
 
     /// Whether all of `range` is RAM that nobody holds.
     fn check_free(&self, range: FrameRange) -> Result<(), Reason<'dtb>> {
+        if let Some(alias) = self.aliases.find(range) {
+            return Err(Reason::SecondName(alias));
+        }
         if self.memblock.is_memory(range) {
             self.check_overlap(range, |_| true)
         } else {
@@ -677,6 +694,65 @@ mod tests {
             outcome.lines,
             ["reserved-memory/two: linux,cma-default is ignored: reserved-memory/one is the default"]
         );
+    }
+
+    /// The plain board, whose first 256 MiB answer at 0 too.
+    fn aliased(line: &str) -> Node {
+        let alias = Node::new("ram-alias@0").text("compatible", "carveout,ram-alias").cells("reg", &[0, 0x1000_0000]);
+        board(line).child(alias.cells("carveout,alias-of", &[0x6000_0000]))
+    }
+
+    #[test]
+    fn i1_an_area_by_a_second_name_is_refused() {
+        let message = "0x01000000-0x01200000 (2 MiB) is 0x61000000-0x61200000 (2 MiB) by another name";
+        let at = |base| pool("pool", "reusable").cells("reg", &[base, 0x20_0000]);
+        let outcome = plan(&aliased("").child(reserved([at(0x0100_0000), at(0x6100_0000)])), &[]);
+        assert_eq!(outcome.lines, [format!("reserved-memory/pool: {message}")]);
+        assert_eq!(outcome.nomap, [bytes(0x6100_0000, 2 * MIB)], "the one by its first name is granted");
+        let outcome = plan(&aliased("cma=2M@0x1000000"), &[]);
+        assert_eq!(outcome.lines, [format!("cma=2M@0x1000000: {message}")]);
+        // Half of it is no alias and no RAM either.
+        let outcome = plan(&aliased("").child(reserved([at(0x0ff0_0000)])), &[]);
+        let message = "0x0ff00000-0x10000000 (1 MiB) is 0x6ff00000-0x70000000 (1 MiB) by another name";
+        assert_eq!(outcome.lines, [format!("reserved-memory/pool: {message}")]);
+        // Where the RAM is not said to have a second name, there is just no RAM.
+        let outcome = plan(&board("").child(reserved([at(0x0100_0000)])), &[]);
+        assert_eq!(outcome.lines, ["reserved-memory/pool: 0x01000000-0x01200000 (2 MiB) is not all RAM"]);
+    }
+
+    #[test]
+    fn a_reservation_by_a_second_name_holds_the_ram_it_means() {
+        let at = |base| pool("pool", "reusable").cells("reg", &[base, 0x20_0000]);
+        let firmware = |base: u32| Node::new("firmware").flag("no-map").cells("reg", &[base, 0x10_0000]);
+        let root = aliased("").child(reserved([firmware(0x0110_0000), at(0x6100_0000), at(0x6200_0000)]));
+        let outcome = plan(&root, &[(0x0210_0000, 0x1000)]);
+        assert_eq!(
+            outcome.lines,
+            [
+                "reserved-memory/pool: 0x61000000-0x61200000 (2 MiB) overlaps reserved-memory/firmware at \
+                 0x61100000-0x61200000 (1 MiB)",
+                "reserved-memory/pool: 0x62000000-0x62200000 (2 MiB) overlaps /memreserve/ at \
+                 0x62100000-0x62101000 (4 KiB)"
+            ]
+        );
+        assert_eq!((outcome.firmware, outcome.nomap.len()), (vec![bytes(0x6110_0000, MIB)], 1));
+        // Over the image, which is at 0x60010000.
+        let outcome = plan(&aliased("").child(reserved([firmware(0x0010_0000)])), &[]);
+        assert_eq!(
+            outcome.lines,
+            ["reserved-memory/firmware: 0x60100000-0x60200000 (1 MiB) overlaps the kernel image at \
+              0x60010000-0x60210000 (2 MiB)"]
+        );
+    }
+
+    #[test]
+    fn i1_a_tree_by_a_second_name_stops_the_plan() {
+        let dtb = blob(&aliased(""), &[]);
+        let info = BootInfo::parse(&dtb).unwrap();
+        let error = Layout::plan(&info, image(), bytes(0x0800_0000, 0x4000)).unwrap_err();
+        let message = "the device tree at 0x08000000-0x08004000 (16 KiB) is 0x68000000-0x68004000 (16 KiB) by another \
+                       name: load it there";
+        assert_eq!(error.to_string(), message);
     }
 
     #[test]

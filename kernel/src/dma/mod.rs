@@ -18,6 +18,7 @@ use crate::arch::{Lines, Machine};
 use crate::boot::directmap::CarveOut;
 use crate::cma::area::{AllocError, Area, heap_index};
 use crate::cma::index::Index;
+use crate::vm::alias::Aliases;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::audit::{Expect, Finding, Report, audit};
 use crate::vm::layout::CMA_WINDOW;
@@ -210,16 +211,23 @@ impl WindowRun {
 }
 
 impl<M: Machine> Dma<M> {
-    /// Takes over the carve-outs and the window they will be mapped in. Metadata comes from the heap once, here.
+    /// Takes over the carve-outs and the window they will be mapped in; `aliases` are the board's. Metadata comes from the heap once, here.
     ///
     /// # Panics
     ///
-    /// If carve-outs overlap or are more than the ledger holds: both would break what a [`CarveOut`] proves.
-    pub fn new(machine: &'static M, carved: impl Iterator<Item = CarveOut>, window: Region<'static>) -> Self {
+    /// If carve-outs overlap, are named by an alias, or are more than the ledger holds: each would break what a
+    /// [`CarveOut`] proves.
+    pub fn new(
+        machine: &'static M,
+        carved: impl Iterator<Item = CarveOut>,
+        aliases: Aliases,
+        window: Region<'static>,
+    ) -> Self {
         let carved: Vec<CarveOut> = carved.collect();
         let ranges = || carved.iter().flat_map(|carved| carved.ranges().iter().copied());
         let cells = vec![0; ranges().map(|frames| frames.count() as usize).sum()].leak();
-        let ledger = Ledger::new(ranges(), cells).expect("disjoint carve-outs, no more than the ledger holds");
+        let ledger = Ledger::new(ranges(), aliases, cells);
+        let ledger = ledger.expect("disjoint carve-outs by their first names, no more than the ledger holds");
         let first = window.range().start().raw() >> FRAME_SHIFT;
         let count = (window.range().bytes() >> FRAME_SHIFT) as u32;
         let pages = heap_index(first, count);

@@ -2,7 +2,7 @@
 //!
 //! Guarantees, when [`audit`] returns a [`Report`]: every carved frame is mapped exactly as the ledger says and
 //! nowhere else (I1), none of them outside the windows made for them (I2); all other RAM is mapped write-back only,
-//! no register as memory; nothing is writable and executable, and only the kernel's text executes (W^X). It reads
+//! no register as memory, no RAM by its second name; nothing is writable and executable, and only the kernel's text executes (W^X). It reads
 //! descriptors from the registers' own pointers down and trusts no bookkeeping of [`super::space`].
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
@@ -120,6 +120,18 @@ pub enum Finding {
         /// The frame.
         frame: Frame,
     },
+    /// RAM by its second name, through a physical alias, whatever the type: the line of the one name is not that of the
+    /// other (I1).
+    SecondName {
+        /// Where.
+        va: VirtAddr,
+        /// The second name.
+        frame: Frame,
+        /// The first.
+        of: Frame,
+        /// The type found.
+        has: MemoryType,
+    },
     /// RAM mapped otherwise than write-back, or registers as Normal memory (I1).
     WrongType {
         /// Where.
@@ -166,6 +178,10 @@ impl fmt::Display for Finding {
             }
             Self::Unreached { frame } => {
                 write!(f, "I1: the ledger has frame {} mapped, and no translation reaches it", frame.base())
+            }
+            Self::SecondName { va, frame, of, has } => {
+                let (frame, of) = (frame.base(), of.base());
+                write!(f, "I1: {va} maps frame {frame} {has}, which is frame {of} by another name")
             }
             Self::WrongType { va, frame, has } => write!(f, "I1: {va} maps frame {} {has}", frame.base()),
             Self::WrongShareability { va, frame } => {
@@ -243,6 +259,9 @@ fn check(
     let va = VirtAddr::new(base.raw() + (page << FRAME_SHIFT));
     let frame = Frame::containing(PhysAddr::new(leaf.base.raw() + (page << FRAME_SHIFT)));
     let has = leaf.memory;
+    if let Some(of) = ledger.aliases().first_name(frame) {
+        return Err(Finding::SecondName { va, frame, of, has });
+    }
     let in_text = expect.text.contains(frame);
     match leaf.access {
         Access::ReadExecute if !in_text => return Err(Finding::Executable { va, frame }),

@@ -1,10 +1,11 @@
 //! The attribute of each carved frame, one byte a frame, kept outside the carved memory.
 //!
 //! Guarantees I1 for carved frames: a frame is claimed by at most one mapping at a time, so a second mapping, with
-//! whatever attribute, is refused before a descriptor is written. Also remembers what caches may still hold of a
+//! whatever attribute, is refused before a descriptor is written; so is one through a physical alias. Also remembers what caches may still hold of a
 //! frame after its mapping ended, so that the next owner does the least that suffices (I3).
 
 use crate::addr::{Frame, FrameRange};
+use crate::vm::alias::{Alias, Aliases};
 use crate::vm::attr::MemoryType;
 use arrayvec::ArrayVec;
 use core::fmt;
@@ -51,6 +52,13 @@ pub enum LedgerError {
         /// The type wanted for the second mapping.
         wants: MemoryType,
     },
+    /// Part of the range is RAM by its second name: one name of a frame is used (I1).
+    SecondName {
+        /// The range asked for.
+        frames: FrameRange,
+        /// The first part of it that is.
+        alias: Alias,
+    },
     /// The carved ranges overlap, are too many, or the cells too few.
     Storage {
         /// The range that did not fit.
@@ -65,6 +73,7 @@ impl fmt::Display for LedgerError {
             Self::Mapped { frames, frame, has, wants } => {
                 write!(f, "mapping {frames} {wants} refused: frame {} is mapped {has} already (I1)", frame.base())
             }
+            Self::SecondName { frames, alias } => write!(f, "mapping {frames} refused: {alias} (I1)"),
             Self::Storage { frames } => write!(f, "the ledger cannot hold {frames}"),
         }
     }
@@ -87,14 +96,23 @@ pub struct Ledger<'m> {
     /// Each carved run and the place of its first cell.
     ranges: ArrayVec<(FrameRange, usize), MAX_RANGES>,
     cells: &'m mut [Cell],
+    aliases: Aliases,
 }
 
 impl<'m> Ledger<'m> {
-    /// A ledger of these runs, all unmapped and without residue. `cells` holds at least one a frame.
-    pub fn new(carved: impl Iterator<Item = FrameRange>, cells: &'m mut [Cell]) -> Result<Self, LedgerError> {
+    /// A ledger of these runs, all unmapped and without residue, on a board with these aliases. `cells` holds at least
+    /// one a frame.
+    pub fn new(
+        carved: impl Iterator<Item = FrameRange>,
+        aliases: Aliases,
+        cells: &'m mut [Cell],
+    ) -> Result<Self, LedgerError> {
         let mut ranges = ArrayVec::<(FrameRange, usize), MAX_RANGES>::new();
         let mut used = 0;
         for frames in carved {
+            if let Some(alias) = aliases.find(frames) {
+                return Err(LedgerError::SecondName { frames, alias });
+            }
             let overlap = ranges.iter().any(|(other, _)| other.overlaps(frames));
             let end = used + frames.count() as usize;
             if overlap || end > cells.len() || ranges.try_push((frames, used)).is_err() {
@@ -103,7 +121,12 @@ impl<'m> Ledger<'m> {
             used = end;
         }
         cells[..used].fill(0);
-        Ok(Self { ranges, cells })
+        Ok(Self { ranges, cells, aliases })
+    }
+
+    /// The board's aliases.
+    pub const fn aliases(&self) -> &Aliases {
+        &self.aliases
     }
 
     /// The carved runs.
@@ -111,7 +134,7 @@ impl<'m> Ledger<'m> {
         self.ranges.iter().map(|&(frames, _)| frames)
     }
 
-    /// How a frame is mapped; `None` if it is not carved.
+    /// How a frame is mapped; `None` if it is not carved, by this name.
     pub fn state(&self, frame: Frame) -> Option<Carved> {
         let one = FrameRange::new(frame.number(), 1)?;
         let cell = *self.cells_of(one)?.first()?;
@@ -133,6 +156,9 @@ impl<'m> Ledger<'m> {
             MemoryType::NonCacheable => NON_CACHEABLE,
             MemoryType::Device | MemoryType::StronglyOrdered => panic!("RAM is Normal memory"),
         };
+        if let Some(alias) = self.aliases.find(frames) {
+            return Err(LedgerError::SecondName { frames, alias });
+        }
         let cells = self.cells_of_mut(frames).ok_or(LedgerError::NotCarved { frames })?;
         if let Some(place) = cells.iter().position(|cell| cell & MAPPED != 0) {
             let has =
@@ -223,7 +249,8 @@ mod tests {
     #[test]
     fn i1_a_second_mapping_is_refused_whatever_its_type() {
         let mut cells = [0xff; 24];
-        let mut ledger = Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), &mut cells).unwrap();
+        let mut ledger =
+            Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         ledger.claim(run(0x104, 4), NonCacheable).unwrap();
         for wants in [WriteBack, NonCacheable] {
             let refused = ledger.claim(run(0x100, 5), wants).unwrap_err();
@@ -241,9 +268,32 @@ mod tests {
     }
 
     #[test]
+    fn i1_a_mapping_by_a_second_name_is_refused_whatever_its_type() {
+        let mut cells = [0; 16];
+        let mut aliases = Aliases::default();
+        let alias = Alias { frames: run(0x1000, 0x100), of: run(0x100, 0x100) };
+        aliases.add(alias).unwrap();
+        let by_second = Ledger::new([run(0x1010, 8)].into_iter(), aliases.clone(), &mut cells).unwrap_err();
+        assert!(matches!(by_second, LedgerError::SecondName { .. }));
+        let mut ledger = Ledger::new([run(0x100, 16)].into_iter(), aliases, &mut cells).unwrap();
+        ledger.claim(run(0x104, 4), WriteBack).unwrap();
+        for wants in [WriteBack, NonCacheable] {
+            let refused = ledger.claim(run(0x1004, 4), wants).unwrap_err();
+            assert_eq!(
+                std::format!("{refused}"),
+                "mapping 0x01004000-0x01008000 (16 KiB) refused: 0x01004000-0x01008000 (16 KiB) is \
+                 0x00104000-0x00108000 (16 KiB) by another name (I1)"
+            );
+        }
+        let states = [0x104, 0x108].map(|n| ledger.state(Frame::from_number(n).unwrap()));
+        assert_eq!(states, [Some(Carved::Mapped(WriteBack)), Some(Carved::Unmapped)]);
+    }
+
+    #[test]
     fn only_carved_frames_can_be_claimed() {
         let mut cells = [0; 24];
-        let mut ledger = Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), &mut cells).unwrap();
+        let mut ledger =
+            Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         for frames in [run(0xff, 2), run(0x10f, 2), run(0x180, 1), FrameRange::EMPTY] {
             assert_eq!(ledger.claim(frames, WriteBack), Err(LedgerError::NotCarved { frames }));
         }
@@ -253,7 +303,7 @@ mod tests {
     #[test]
     fn residue_outlives_the_mapping_and_the_worst_frame_counts() {
         let mut cells = [0; 16];
-        let mut ledger = Ledger::new([run(0x100, 16)].into_iter(), &mut cells).unwrap();
+        let mut ledger = Ledger::new([run(0x100, 16)].into_iter(), Aliases::default(), &mut cells).unwrap();
         ledger.claim(run(0x100, 8), WriteBack).unwrap();
         ledger.set_residue(run(0x100, 4), Residue::Clean);
         ledger.set_residue(run(0x107, 1), Residue::Dirty);
@@ -266,9 +316,10 @@ mod tests {
     #[test]
     fn overlapping_runs_and_too_few_cells_are_refused() {
         let mut cells = [0; 16];
-        let overlap = Ledger::new([run(0x100, 8), run(0x107, 2)].into_iter(), &mut cells).unwrap_err();
+        let overlap =
+            Ledger::new([run(0x100, 8), run(0x107, 2)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
         assert_eq!(overlap, LedgerError::Storage { frames: run(0x107, 2) });
-        let few = Ledger::new([run(0x100, 17)].into_iter(), &mut cells).unwrap_err();
+        let few = Ledger::new([run(0x100, 17)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
         assert_eq!(few, LedgerError::Storage { frames: run(0x100, 17) });
     }
 

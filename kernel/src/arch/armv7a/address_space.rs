@@ -7,8 +7,10 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, V
 use crate::arch::Mmu;
 use crate::arch::armv7a::mmu::Armv7a;
 use crate::arch::armv7a::start::{BootHandover, BootTables, translate_image};
+use crate::boot::bootinfo::MAX_BANKS;
 use crate::boot::directmap::{DirectMap, MAX_RUNS};
 use crate::boot::memblock::{Direction, Memblock};
+use crate::vm::alias::MAX_ALIASES;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
 use crate::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, VirtRange};
@@ -44,7 +46,7 @@ pub enum DeviceError {
     OverRam {
         /// What was asked for.
         registers: FrameRange,
-        /// The bank it touches.
+        /// The bank it touches, or the alias of one.
         bank: FrameRange,
     },
     /// No bytes were asked for, or the region for devices is full.
@@ -88,12 +90,13 @@ pub struct AddressSpace {
     direct: Region<'static>,
     devices: Region<'static>,
     next_device: VirtAddr,
-    ram: ArrayVec<FrameRange, 8>,
+    ram: ArrayVec<FrameRange, { MAX_BANKS + MAX_ALIASES }>,
     window: Option<(&'static mut [L1Desc], PhysAddr)>,
 }
 
 impl AddressSpace {
-    /// Takes over the head's tables and ends the identity map. `ram` are the board's banks.
+    /// Takes over the head's tables and ends the identity map. `ram` are the board's banks, and its
+    /// aliases of them.
     ///
     /// The handover is consumed: it is the proof that this runs once.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]

@@ -6,6 +6,7 @@ use crate::arch::Cache;
 use crate::boot::directmap::CarveOut;
 use crate::dma::Dma;
 use crate::dma::master::Master;
+use crate::vm::alias::Aliases;
 use crate::vm::attr::Shareability;
 use crate::vm::audit::{Expect, Finding, Report};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
@@ -56,7 +57,8 @@ impl Setup {
         let at = PhysAddr::new(L1.raw() + 4 * slot as u32);
         // SAFETY: the fake judges I1; nothing else uses these tables.
         let window = unsafe { Region::one_each(fake, range, Shareability::Shareable, entries, at, l2, L2) };
-        let dma: &'static Dma<Fake> = Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), window)));
+        let dma: &'static Dma<Fake> =
+            Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), Aliases::default(), window)));
         fake.device_barrier();
         Self { fake, dma }
     }

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use super::super::bootargs::ArgProblem;
 use super::{MAX_ALIGNMENT, MAX_DEPTH, MAX_REFUSALS};
 use crate::addr::{Bytes, FRAME_SIZE, FrameRange};
+use crate::vm::alias::{Alias, AliasError};
 
 const FOUR_GIB: u64 = 1 << 32;
 
@@ -207,6 +208,10 @@ pub enum Reason<'dtb> {
     DefaultFromCommandLine,
     /// A `memory-region` phandle that is no region's.
     NoSuchRegion(u32),
+    /// An alias that cannot be.
+    Alias(AliasError),
+    /// RAM by its second name (I1).
+    SecondName(Alias),
     /// Not wholly RAM.
     OutsideRam(FrameRange),
     /// Somebody holds part of it.
@@ -275,6 +280,8 @@ impl fmt::Display for Reason<'_> {
             }
             Self::DefaultFromCommandLine => f.write_str("linux,cma-default gives way to cma=; left as ordinary memory"),
             Self::NoSuchRegion(phandle) => write!(f, "memory-region names {phandle:#x}, which is no usable region"),
+            Self::Alias(error) => error.fmt(f),
+            Self::SecondName(alias) => alias.fmt(f),
             Self::OutsideRam(range) => write!(f, "{range} is not all RAM"),
             Self::Overlap { range, holder, held } => write!(f, "{range} overlaps {holder} at {held}"),
             Self::LargerThanRam { size, ram } => {
