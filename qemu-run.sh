@@ -117,7 +117,7 @@ bootargs="cma=$cma loglevel=6${append:+ $append}"
 
 board_args "$board"
 DISK_ARGS=()
-[[ -z $image ]] || disk_args "$image"
+[[ -z $image ]] || disk_args "$board" "$image" "$work"
 qemu=(timeout --foreground --kill-after=5 "$limit" qemu-system-arm "${BOARD_ARGS[@]}" "${DISK_ARGS[@]}"
     -display "$display" -serial stdio -monitor none -semihosting-config 'enable=on,target=native'
     -kernel "$work/kernel.bin" -dtb "$dtb" -append "$bootargs")

@@ -185,7 +185,7 @@ bad_inputs() {
     picture 'no room for the rings' 1 small 'cma=4K' 'error: demo: disk: no room for 4 KiB: 0 B free in the area'
     picture 'more than the codec takes' 1 huge '' \
         'error: demo: codec: the picture is too large: 5000 x 3000 pixels, the codec takes 12582912'
-    picture 'disk absent' 1 none '' 'error: demo: no disk: no virtio block device answers'
+    picture 'disk absent' 1 none '' 'error: demo: no disk: neither a virtio block device nor a memory card answers'
     check 'bad input: JPEG: more than the codec has memory for' outcome 1 \
         'error: demo: codec: the codec has less memory than the picture needs: * bytes' -- \
         boot_picture of_12_megapixels_progressive --memory 256M
@@ -254,7 +254,7 @@ boot_blob() {
     picture_small "$work/picture.jpg"
     flatten "$DEMO_ELF" "$work/kernel.bin"
     board_args vexpress-a9
-    disk_args "$work/picture.jpg"
+    disk_args vexpress-a9 "$work/picture.jpg" "$work"
     # mov r0, #0; mov r1, #0; ldr r2, [pc, #4]; ldr pc, [pc, #4]; (a word not read); tree; kernel
     printf '%b' '\x00\x00\xa0\xe3' '\x00\x10\xa0\xe3' '\x04\x20\x9f\xe5' '\x04\xf0\x9f\xe5' \
         '\x00\x00\x00\x00' '\x00\x00\x00\x68' '\x00\x00\x01\x60' >"$work/stub.bin"

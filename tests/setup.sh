@@ -171,11 +171,22 @@ board_args() {
     done <"$file"
 }
 
-# disk_args FILE: sets DISK_ARGS to attach FILE as the one virtio disk. What the guest writes to it is forgotten.
+# disk_args BOARD FILE DIR: sets DISK_ARGS to attach FILE as the board's one disk; may put a copy into DIR. What the guest
+# writes to it is forgotten.
 disk_args() {
-    local file
-    file=$(realpath -- "$1")
+    local file size=$((256 << 10)) bytes
+    file=$(realpath -- "$2")
+    if [[ $1 == realview-pb-a8 ]]; then
+        # An SD card of QEMU's is a power of two in size, 256 KiB or more: zeros follow the file.
+        bytes=$(stat -c %s -- "$file")
+        while ((size < bytes)); do size=$((2 * size)); done
+        cp -- "$file" "$3/card.img"
+        chmod u+w -- "$3/card.img"
+        truncate -s "$size" -- "$3/card.img"
+        file=$3/card.img
+    fi
     # A comma ends a value on QEMU's command line unless doubled.
-    # shellcheck disable=SC2034
     DISK_ARGS=(-drive "if=none,id=disk,format=raw,snapshot=on,file=${file//,/,,}" -device 'virtio-blk-device,drive=disk')
+    # shellcheck disable=SC2034
+    [[ $1 != realview-pb-a8 ]] || DISK_ARGS=(-drive "if=sd,format=raw,file=${file//,/,,}")
 }

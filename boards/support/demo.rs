@@ -5,11 +5,19 @@
 //!   --mock scaler--> 640x480x32 (Coherent) --PL111--> screen
 //! ```
 //!
+//! On a board whose disk is a memory card the CPU reads the file into the stream. On one with a DMA controller that
+//! copies from the scaler's memory to the display's:
+//!
+//! ```text
+//!   --mock scaler--> 640x480x32 (DeviceOnly) --PL081--> 640x480x32 (Coherent) --PL111--> screen
+//! ```
+//!
 //! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
 
 use super::bring_up::Kernel;
 use super::clock::Clock;
 use super::console;
+use super::copier::{Copier, CopyError};
 use super::devices;
 use super::disk::{Disk, DiskError};
 use super::gic::IrqId;
@@ -17,6 +25,7 @@ use super::interrupts;
 use super::mock::camera::Full;
 use super::mock::{Busy, Window, camera, codec, scaler};
 use super::pl111::{Mode, Pl111};
+use super::pl181::{Card, CardError};
 use super::port::DevicePort;
 use super::report;
 use crate::println;
@@ -29,7 +38,9 @@ use carveout::arch::Lines;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
 use carveout::dma::Dma;
-use carveout::dma::buffer::{Coherent, Contiguous, Device, Effort, FromDevice, Stream};
+use carveout::dma::buffer::{
+    Coherent, Contiguous, Cpu, Device, DeviceOnly, Direction, Effort, FromDevice, Stream, ToDevice,
+};
 use core::fmt;
 
 /// Heap that the codec may not have.
@@ -47,12 +58,16 @@ const PATIENCE: usize = 16;
 /// Why the demo ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// No virtio block device has a disk.
+    /// There is neither a virtio disk nor a memory card.
     NoDisk,
     /// A device is not in the tree, or not at its place.
     NoDevice(&'static str),
     /// The disk could not be read.
     Disk(DiskError),
+    /// The memory card could not be read.
+    Card(CardError),
+    /// The DMA controller did not copy the picture.
+    Copy(CopyError),
     /// The area has no room for what is to go there.
     NoRoom {
         /// What is.
@@ -85,9 +100,11 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDisk => f.write_str("no disk: no virtio block device answers"),
+            Self::NoDisk => f.write_str("no disk: neither a virtio block device nor a memory card answers"),
             Self::NoDevice(name) => write!(f, "no {name} in the device tree"),
             Self::Disk(error) => write!(f, "disk: {error}"),
+            Self::Card(error) => write!(f, "memory card: {error}"),
+            Self::Copy(error) => write!(f, "DMA controller: {error}"),
             Self::NoRoom { what, error } => write!(f, "{what}: {error}"),
             Self::Codec(error) => write!(f, "codec: {error}"),
             Self::Scaler(error) => write!(f, "scaler: {error}"),
@@ -120,7 +137,7 @@ impl Hop {
 /// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that never said
 /// that it was done.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
-    let mut disk = Disk::open(kernel).map_err(Failure::Disk)?.ok_or(Failure::NoDisk)?;
+    let mut disk = Source::open(kernel)?;
     let before = free_bytes(kernel);
     let micros = || kernel.clock.as_ref().map_or(0, Clock::micros);
     let start = micros();
@@ -143,7 +160,28 @@ fn free_bytes(kernel: &Kernel) -> u64 {
     areas.map(|area| kernel.dma.free_bytes(area).0).sum()
 }
 
-fn show_and_film(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failure> {
+/// Where the file comes from.
+enum Source {
+    /// A bus master.
+    Disk(Disk),
+    /// A card whose interface is none: the CPU takes its bytes.
+    Card(Card),
+}
+
+impl Source {
+    fn open(kernel: &'static Kernel) -> Result<Self, Failure> {
+        if let Some(disk) = Disk::open(kernel).map_err(Failure::Disk)? {
+            return Ok(Self::Disk(disk));
+        }
+        let block = devices::find(&kernel.info, "arm,pl181").and_then(|found| found.blocks.first().copied());
+        let registers = block.and_then(|block| kernel.registers(block.at, block.bytes)).ok_or(Failure::NoDisk)?;
+        // SAFETY: a mapping of the interface's registers that lasts and is nobody else's.
+        let card = unsafe { Card::open(registers) }.map_err(Failure::Card)?;
+        card.map(Self::Card).ok_or(Failure::NoDisk)
+    }
+}
+
+fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failure> {
     let mut hops = Vec::new();
     let screen = show_picture(kernel, disk, &mut hops)?;
     let result = while_shown(kernel, &mut hops);
@@ -176,24 +214,35 @@ impl Screen {
     }
 }
 
-fn show_picture(kernel: &'static Kernel, disk: &mut Disk, hops: &mut Vec<Hop>) -> Result<Screen, Failure> {
-    let jpeg = read_disk(kernel, disk)?;
-    // The CPU looks at the file first: nothing was ever cached of it, so that costs no line.
-    // SAFETY: the disk's requests are complete.
-    let file = unsafe { jpeg.for_cpu() };
+fn show_picture(kernel: &'static Kernel, disk: &mut Source, hops: &mut Vec<Hop>) -> Result<Screen, Failure> {
+    match disk {
+        Source::Disk(disk) => {
+            let jpeg = read_disk(kernel, disk)?;
+            // The CPU looks at the file first: nothing was ever cached of it, so that costs no line.
+            // SAFETY: the disk's requests are complete.
+            show_file(kernel, "virtio-blk", unsafe { jpeg.for_cpu() }, hops)
+        }
+        Source::Card(card) => show_file(kernel, "SD card", read_card(kernel, card)?, hops),
+    }
+}
+
+fn show_file<D: Direction>(
+    kernel: &'static Kernel,
+    disk: &'static str,
+    file: Stream<Armv7a, D, Cpu>,
+    hops: &mut Vec<Hop>,
+) -> Result<Screen, Failure> {
     println!("picture: {} bytes on the disk, checksum {:08x}", file.len(), camera::checksum(file.bytes()));
     let jpeg = file.for_device();
-    hops.push(Hop::new("virtio-blk", "Stream", jpeg.len(), jpeg.effort(), 0));
+    hops.push(Hop::new(disk, "Stream", jpeg.len(), jpeg.effort(), 0));
 
     let frame = decode(kernel, Window { at: jpeg.bus(), len: jpeg.len() as u32 }, hops);
     // SAFETY: the codec has finished with the file, and a mock device forgets its job.
     drop(unsafe { jpeg.for_cpu() });
     let frame = frame?;
 
-    let registers = devices::find(&kernel.info, "arm,pl111")
-        .and_then(|found| found.blocks.first().copied())
-        .and_then(|block| kernel.registers(block.at, block.bytes));
-    let Some(registers) = registers else {
+    let block = display(kernel).and_then(|found| found.blocks.first().copied());
+    let Some(registers) = block.and_then(|block| kernel.registers(block.at, block.bytes)) else {
         // SAFETY: the scaler has finished with the screen.
         drop(unsafe { frame.release() });
         return Err(Failure::NoDevice("display (arm,pl111)"));
@@ -233,12 +282,77 @@ fn decode(kernel: &'static Kernel, file: Window, hops: &mut Vec<Hop>) -> Result<
     frame
 }
 
+/// The screen, ready to be shown: written by the scaler where the display reads, or copied there.
 fn scale(
     kernel: &'static Kernel,
     picture: Window,
     size: scaler::Size,
     hops: &mut Vec<Hop>,
 ) -> Result<Coherent<Armv7a>, Failure> {
+    let Some(mut copier) = Copier::open(kernel).map_err(Failure::Copy)? else {
+        let frame = alloc(kernel, "scaler", scaler::SCREEN_BYTES, "screen")?.into_coherent();
+        let screen = Window { at: frame.bus(), len: scaler::SCREEN_BYTES };
+        return match scale_into(kernel, picture, size, screen) {
+            Ok(mock_lines) => {
+                hops.push(Hop::new("scaler", "Coherent", frame.len(), frame.effort(), mock_lines));
+                Ok(frame)
+            }
+            Err(failure) => {
+                // SAFETY: the scaler's job has ended.
+                drop(unsafe { frame.release() });
+                Err(failure)
+            }
+        };
+    };
+    let frame = scale_and_copy(kernel, picture, size, &mut copier, hops);
+    copier.close();
+    frame
+}
+
+/// The scaler writes its own memory, and the DMA controller copies from there to the display's.
+fn scale_and_copy(
+    kernel: &'static Kernel,
+    picture: Window,
+    size: scaler::Size,
+    copier: &mut Copier,
+    hops: &mut Vec<Hop>,
+) -> Result<Coherent<Armv7a>, Failure> {
+    let display = display(kernel).map_or("display", |found| found.name);
+    let scaled = alloc(kernel, "scaler", scaler::SCREEN_BYTES, "scaled picture")?.into_device();
+    let window = Window { at: scaled.bus(), len: scaler::SCREEN_BYTES };
+    let result = scale_into(kernel, picture, size, window).and_then(|mock_lines| {
+        hops.push(Hop::new("scaler", "DeviceOnly", scaled.len(), scaled.effort(), mock_lines));
+        let frame = alloc(kernel, display, scaler::SCREEN_BYTES, "screen")?.into_coherent();
+        copy_to_screen(copier, &scaled, frame, hops)
+    });
+    // SAFETY: scaler and DMA controller have finished with it, and forget what they did.
+    drop(unsafe { scaled.release() });
+    result
+}
+
+fn copy_to_screen(
+    copier: &mut Copier,
+    scaled: &DeviceOnly<Armv7a>,
+    frame: Coherent<Armv7a>,
+    hops: &mut Vec<Hop>,
+) -> Result<Coherent<Armv7a>, Failure> {
+    let master = copier.master().clone();
+    match copier.copy(scaled.segments(&master), frame.segments(&master)) {
+        Ok(()) => {
+            println!("picture: copied from {} to {}", scaled.frames(), frame.frames());
+            hops.push(Hop::new("PL081", "Coherent", frame.len(), frame.effort(), 0));
+            Ok(frame)
+        }
+        Err(error) => {
+            // SAFETY: whatever the result, the controller has finished with it.
+            drop(unsafe { frame.release() });
+            Err(Failure::Copy(error))
+        }
+    }
+}
+
+/// Has the scaler fit the picture into the screen there; returns the lines the mock spent.
+fn scale_into(kernel: &'static Kernel, picture: Window, size: scaler::Size, screen: Window) -> Result<u64, Failure> {
     static REGISTERS: scaler::Registers = scaler::Registers::new();
     // 15 KiB of accumulators: too much for the stack.
     let mut hardware = Box::new(scaler::Hardware::new(&REGISTERS));
@@ -246,22 +360,15 @@ fn scale(
     // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
     let mut port = unsafe { DevicePort::new(kernel.dma, kernel.master("scaler")) };
     let line = Line::of(kernel, "carveout,mock-scaler", "scaler")?;
-
-    let frame = alloc(kernel, "scaler", scaler::SCREEN_BYTES, "screen")?.into_coherent();
-    let screen = Window { at: frame.bus(), len: scaler::SCREEN_BYTES };
     driver.start(picture, size, screen).map_err(|Busy| line.silent())?;
-    match line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())? {
-        Ok(shown) => {
-            println!("picture: {size}, shown as {shown}");
-            hops.push(Hop::new("scaler", "Coherent", frame.len(), frame.effort(), port.lines()));
-            Ok(frame)
-        }
-        Err(error) => {
-            // SAFETY: the scaler's job has ended.
-            drop(unsafe { frame.release() });
-            Err(Failure::Scaler(error))
-        }
-    }
+    let shown = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
+    println!("picture: {size}, shown as {}", shown.map_err(Failure::Scaler)?);
+    Ok(port.lines())
+}
+
+/// The display, in the device tree.
+fn display(kernel: &'static Kernel) -> Option<devices::Found<'static>> {
+    devices::find(&kernel.info, "arm,pl111")
 }
 
 /// The camera fills a ring; the CPU reads each frame, compares checksums, and queues the buffer again.
@@ -367,6 +474,14 @@ fn read_disk(kernel: &'static Kernel, disk: &mut Disk) -> Result<Stream<Armv7a, 
             Err(Failure::Disk(DiskError::Device(error)))
         }
     }
+}
+
+/// The CPU writes what the codec reads: the one hop whose lines are cleaned.
+fn read_card(kernel: &'static Kernel, card: &mut Card) -> Result<Stream<Armv7a, ToDevice, Cpu>, Failure> {
+    let bytes = u32::try_from(card.bytes()).unwrap_or(u32::MAX);
+    let mut buffer = alloc(kernel, "codec", bytes, "JPEG file")?.into_stream::<ToDevice>();
+    card.read(buffer.bytes_mut()).map_err(Failure::Card)?;
+    Ok(buffer)
 }
 
 fn alloc(

@@ -144,6 +144,11 @@ impl Gic {
         self.distributor.isenabler[id.word()].set(id.bit());
     }
 
+    /// Keeps `id` from the core; if it is pending it stays so.
+    pub fn disable(&mut self, id: IrqId) {
+        self.distributor.icenabler[id.word()].set(id.bit());
+    }
+
     /// Makes `id` pending as if its device had raised the line: the mock devices' wire.
     pub fn set_pending(&mut self, id: IrqId) {
         self.distributor.ispendr[id.word()].set(id.bit());
@@ -189,6 +194,8 @@ mod tests {
         assert_eq!((d.ipriorityr[72].get(), d.itargetsr[72].get()), (0xa0, 1));
         gic.set_pending(id);
         assert_eq!(d.ispendr[2].get(), 1 << 8);
+        gic.disable(id);
+        assert_eq!(d.icenabler[2].get(), 1 << 8);
         assert_eq!((d.ctlr.get(), c.ctlr.get(), c.pmr.get()), (1, 1, 0xff));
     }
 

@@ -13,6 +13,8 @@ use spin::Mutex;
 static GIC: Mutex<Option<Gic>> = Mutex::new(None);
 /// Which interrupts came and were not taken, a bit each.
 static CAME: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
+/// Which are let through once only.
+static ONCE: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
 
 /// Installs the handler and unmasks interrupts.
 pub fn start(gic: Gic) {
@@ -26,8 +28,11 @@ fn handle() {
     let mut gic = GIC.lock();
     let Some(gic) = gic.as_mut() else { return };
     while let Some(active) = gic.ack() {
-        let number = usize::from(active.id().number());
-        CAME[number / 32].fetch_or(1 << (number % 32), Ordering::Release);
+        let (word, bit) = place(active.id());
+        CAME[word].fetch_or(bit, Ordering::Release);
+        if ONCE[word].load(Ordering::Relaxed) & bit != 0 {
+            gic.disable(active.id());
+        }
         gic.eoi(active);
     }
 }
@@ -49,13 +54,26 @@ pub fn enable(id: IrqId) {
     with_gic(|gic| gic.enable(id, 0xa0));
 }
 
+/// Lets an interrupt through once, and forgets those that came before. For devices that hold their line until their
+/// driver says otherwise: it does so after [`take`], and lets the next one through.
+pub fn enable_once(id: IrqId) {
+    take(id);
+    let (word, bit) = place(id);
+    ONCE[word].fetch_or(bit, Ordering::Relaxed);
+    with_gic(|gic| gic.enable(id, 0xa0));
+}
+
 /// Raises the line of a device that the CPU plays.
 pub fn raise(id: IrqId) {
     with_gic(|gic| gic.set_pending(id));
 }
 
+fn place(id: IrqId) -> (usize, u32) {
+    (usize::from(id.number()) / 32, 1 << (id.number() % 32))
+}
+
 /// Whether the interrupt came since this was last asked.
 pub fn take(id: IrqId) -> bool {
-    let (word, bit) = (usize::from(id.number()) / 32, 1 << (id.number() % 32));
+    let (word, bit) = place(id);
     CAME[word].fetch_and(!bit, Ordering::Acquire) & bit != 0
 }

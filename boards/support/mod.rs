@@ -7,6 +7,8 @@ pub mod clock;
 #[cfg(target_arch = "arm")]
 pub mod console;
 #[cfg(target_arch = "arm")]
+pub mod copier;
+#[cfg(target_arch = "arm")]
 pub mod demo;
 pub mod devices;
 #[cfg(target_arch = "arm")]
@@ -16,7 +18,9 @@ pub mod gic;
 pub mod interrupts;
 pub mod mock;
 pub mod pl011;
+pub mod pl081;
 pub mod pl111;
+pub mod pl181;
 #[cfg(target_arch = "arm")]
 pub mod port;
 #[cfg(target_arch = "arm")]

@@ -196,6 +196,27 @@ fn another_device_is_given_all_of_it_or_nothing() {
 }
 
 #[test]
+fn a_single_buffer_has_segments_too() {
+    let s = Setup::new(8);
+    let engine = s.master.clone().with_max_segment(4095 * 4).unwrap();
+    let only = s.dma.alloc(&s.master, 40_000, 1).unwrap().into_device();
+    let first = u64::from(only.frames().base().raw());
+    let listed: Vec<_> = only.segments(&engine).unwrap().collect();
+    assert_eq!(listed, [at(first, 16380), at(first + 16380, 16380), at(first + 32760, 7240)]);
+    // A device that does not reach it is told nothing, and so a drop frees.
+    let short = s.master.clone().with_mask(BusAddr::new(first as u32 + 0xfff));
+    let coherent = s.dma.alloc(&s.master, 8192, 1).unwrap().into_coherent();
+    let last = coherent.frames().base();
+    let refused = coherent.segments(&short).map(drop).unwrap_err();
+    assert_eq!(refused, ScatterError::OutOfReach { master: "dma-engine", frames: coherent.frames(), at: last });
+    drop(coherent);
+    assert_eq!(s.dma.stats().quarantined, 0);
+    // One that has it may use it until it says otherwise.
+    drop(only);
+    assert_eq!(s.dma.stats().quarantined, 40_960);
+}
+
+#[test]
 fn a_hole_between_windows_is_not_bridged() {
     let s = Setup::new(9);
     let owned = s.table::<FromDevice>(&[0x3000]).for_device();

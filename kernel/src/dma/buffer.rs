@@ -65,6 +65,7 @@
 use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
+use crate::dma::scatter::{ScatterError, Segment, segments_of};
 use crate::dma::{Dma, Holder, Record, Slot};
 use crate::vm::attr::MemoryType;
 use crate::vm::ledger::Residue;
@@ -446,6 +447,15 @@ impl<M: Machine> Coherent<M> {
         self.raw.bus
     }
 
+    /// The same as a list for a device that takes segments, `master`, as [`Table::segments`](super::scatter::Table::segments)
+    /// gives it: of a buffer that was allocated for another device it says whether `master` reaches it. From here on a
+    /// drop quarantines.
+    pub fn segments<'m>(&self, master: &'m Master) -> Result<impl Iterator<Item = Segment> + use<'m, M>, ScatterError> {
+        let segments = segments_of(master, self.raw.frames, self.len())?;
+        self.raw.exposed.set(true);
+        Ok(segments)
+    }
+
     /// The first byte, for drivers that lay out shared structures themselves. Valid for reads and writes of
     /// [`len`](Self::len) bytes while the buffer lives, by volatile accesses: the device may change any byte.
     pub fn as_ptr(&self) -> NonNull<u8> {
@@ -637,6 +647,15 @@ impl<M: Machine> DeviceOnly<M> {
     pub fn bus(&self) -> BusAddr {
         self.raw.exposed.set(true);
         self.raw.bus
+    }
+
+    /// The same as a list for a device that takes segments, `master`, as [`Table::segments`](super::scatter::Table::segments)
+    /// gives it: of a buffer that was allocated for another device it says whether `master` reaches it. From here on a
+    /// drop quarantines.
+    pub fn segments<'m>(&self, master: &'m Master) -> Result<impl Iterator<Item = Segment> + use<'m, M>, ScatterError> {
+        let segments = segments_of(master, self.raw.frames, self.len())?;
+        self.raw.exposed.set(true);
+        Ok(segments)
     }
 
     /// Takes the buffer back from its devices.

@@ -99,6 +99,41 @@ fn runs(master: &Master, frames: FrameRange, bytes: usize) -> impl Iterator<Item
     })
 }
 
+/// Runs as segments, once all of them are known to be within reach.
+fn segments<'m, R: Iterator<Item = Result<Run, ScatterError>>, F: Fn() -> R>(
+    master: &'m Master,
+    all: F,
+) -> Result<impl Iterator<Item = Segment> + use<'m, R, F>, ScatterError> {
+    all().try_for_each(|run| run.map(drop))?;
+    let boundary = master.boundary().map_or(1 << 32, u64::from);
+    let mut ahead = all().map_while(Result::ok).peekable();
+    let mut now = Run { bus: 0, bytes: 0 };
+    Ok(core::iter::from_fn(move || {
+        if now.bytes == 0 {
+            now = ahead.next()?;
+        }
+        let most = u64::from(master.max_segment()).min(boundary - now.bus % boundary);
+        while now.bytes < most
+            && let Some(more) = ahead.next_if(|more| more.bus == now.bus + now.bytes)
+        {
+            now.bytes += more.bytes;
+        }
+        let bytes = now.bytes.min(most);
+        let segment = Segment { bus: BusAddr::new(now.bus as u32), bytes: bytes as u32 };
+        now = Run { bus: now.bus + bytes, bytes: now.bytes - bytes };
+        Some(segment)
+    }))
+}
+
+/// One buffer as segments.
+pub(super) fn segments_of(
+    master: &Master,
+    frames: FrameRange,
+    bytes: usize,
+) -> Result<impl Iterator<Item = Segment> + '_, ScatterError> {
+    segments(master, move || runs(master, frames, bytes))
+}
+
 /// Buffers of one direction with one owner, in the order of the transfer.
 ///
 /// Dropping it drops its streams: those a device owns are quarantined.
@@ -157,26 +192,9 @@ impl<M: Machine, D: Direction> Table<M, D, Device> {
     /// `count()` of the iterator says how many entries it takes. A segment begins where the one before ended, if that
     /// was full: devices that want aligned segments have an aligned largest one.
     pub fn segments(&self, master: &Master) -> Result<impl Iterator<Item = Segment>, ScatterError> {
-        let all = || self.streams.iter().flat_map(move |stream| runs(master, stream.frames(), stream.len()));
-        all().try_for_each(|run| run.map(drop))?;
-        let boundary = master.boundary().map_or(1 << 32, u64::from);
-        let mut ahead = all().map_while(Result::ok).peekable();
-        let mut now = Run { bus: 0, bytes: 0 };
-        Ok(core::iter::from_fn(move || {
-            if now.bytes == 0 {
-                now = ahead.next()?;
-            }
-            let most = u64::from(master.max_segment()).min(boundary - now.bus % boundary);
-            while now.bytes < most
-                && let Some(more) = ahead.next_if(|more| more.bus == now.bus + now.bytes)
-            {
-                now.bytes += more.bytes;
-            }
-            let bytes = now.bytes.min(most);
-            let segment = Segment { bus: BusAddr::new(now.bus as u32), bytes: bytes as u32 };
-            now = Run { bus: now.bus + bytes, bytes: now.bytes - bytes };
-            Some(segment)
-        }))
+        segments(master, move || {
+            self.streams.iter().flat_map(move |stream| runs(master, stream.frames(), stream.len()))
+        })
     }
 
     /// Takes all buffers back for the CPU (`dma_unmap_sg`, `dma_sync_sg_for_cpu`). Costs nothing yet: mapping and
