@@ -110,7 +110,7 @@ if [[ -n $memory ]]; then
     quarter=$(($(numfmt --from=iec "${memory^^}") >> 22))
     ((quarter >= 64)) || cma=${quarter}M
 fi
-bootargs="cma=$cma loglevel=6${append:+ $append}"
+bootargs="cma=$cma loglevel=6 semihosting${append:+ $append}"
 # `hold` makes the demo wait for a key while the picture is on the screen.
 [[ -z $screenshot$window ]] || bootargs+=" hold"
 [[ -n $limit ]] || limit=$([[ -n $window ]] && echo 0 || echo 120)
@@ -126,34 +126,38 @@ qemu=(timeout --foreground --kill-after=5 "$limit" qemu-system-arm "${BOARD_ARGS
 
 # --- running it -----------------------------------------------------------------------------------------------------
 
-# shoot: asks QEMU, over the pipes of its machine protocol, for a picture of the screen.
+# shoot [ADDRESS]: asks QEMU, over the pipes of its machine protocol, for a picture of the screen, or on a board without
+# a display for the frame that would be shown, from its physical address.
 shoot() {
-    local reply
-    printf '%s\n' '{"execute": "qmp_capabilities"}' \
-        '{"execute": "screendump", "id": "shot", "arguments": {"filename": "'"$work/screen.png"'", "format": "png"}}' >&4
+    local reply command='"screendump", "id": "shot", "arguments": {"filename": "'$work/screen.png'", "format": "png"}'
+    [[ -z $1 ]] || command='"pmemsave", "id": "shot", "arguments": {"filename": "'$work/screen.raw'", "val": '$(($1))', "size": 1228800}'
+    printf '%s\n' '{"execute": "qmp_capabilities"}' '{"execute": '"$command}" >&4
     while IFS= read -r -t 30 reply <&5; do
         [[ $reply == *'"id": "shot"'* ]] || continue
         [[ $reply == *'"error"'* ]] || return 0
         break
     done
     say "error: QEMU took no screenshot: ${reply:-no answer}"
-    rm -f -- "$work/screen.png"
+    rm -f -- "$work"/screen.*
 }
 
 # with_screenshot: runs QEMU, passing its serial output on line by line; at the demo's word takes the picture and
 # presses the key. Each pipe is opened for both directions, since opening it for one would wait for the other end.
 with_screenshot() {
-    local line status
+    local line status frame=''
     mkfifo "$work/keys" "$work/qmp.in" "$work/qmp.out"
     exec 3<>"$work/keys" 4<>"$work/qmp.in" 5<>"$work/qmp.out"
     set +e
     "${qemu[@]}" -qmp "pipe:$work/qmp" <"$work/keys" | while IFS= read -r line || [[ -n $line ]]; do
         line=${line%$'\r'}
         printf '%s\n' "$line"
-        if [[ $line == 'demo: picture on screen, waiting for a key' ]]; then
-            shoot
+        case $line in
+        'picture: no display; it is in memory at '*) frame=${line##* } ;;
+        'demo: picture '*', waiting for a key')
+            shoot "$frame"
             echo >&3
-        fi
+            ;;
+        esac
     done
     status=${PIPESTATUS[0]}
     set -e
@@ -174,6 +178,11 @@ fi
 if ((status == 124 || status == 137)); then
     say "error: no end after $limit seconds"
     exit 124
+fi
+if [[ -f $work/screen.raw ]]; then
+    [[ -n ${HOST_PATH:-} ]] || choose_toolchain
+    build_picture
+    "$PICTURE" frame "$work/screen.raw" "$work/screen.png"
 fi
 if [[ -n $screenshot && -f $work/screen.png ]]; then
     mv -- "$work/screen.png" "$screenshot"

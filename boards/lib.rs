@@ -9,6 +9,10 @@ extern crate std;
 
 pub mod support;
 
+#[path = "beaglebone-black/board.rs"]
+mod beaglebone_black;
+#[path = "cubieboard/board.rs"]
+mod cubieboard;
 #[path = "realview-pb-a8/board.rs"]
 mod realview_pb_a8;
 #[path = "vexpress-a9/board.rs"]
@@ -23,4 +27,4 @@ pub struct Board {
 }
 
 /// The boards known.
-pub const BOARDS: &[Board] = &[realview_pb_a8::BOARD, vexpress_a9::BOARD];
+pub const BOARDS: &[Board] = &[beaglebone_black::BOARD, cubieboard::BOARD, realview_pb_a8::BOARD, vexpress_a9::BOARD];

@@ -226,7 +226,7 @@ fi
 # An ELF is called NAME-HASH.
 for elf in "${on_target_elfs[@]}"; do
     name=${elf##*/}
-    for board in vexpress-a9 realview-pb-a8; do
+    for board in vexpress-a9 realview-pb-a8 cubieboard; do
         check "on target: $board: ${name%-*}" on_target "$board" "$elf"
     done
 done
@@ -254,6 +254,7 @@ shows 'progressive' "$colour" '' --size 1024x768 --mode 420 --progressive --seed
 shows 'grey' "$grey" '' --size 333x222 --mode grey --seed 3
 shows '1x1' "$colour" '' --size 1x1 --mode 420 --seed 4
 shows 'four cores' "$colour" '--smp 4' --size 640x480 --seed 5
+shows 'cubieboard, from its SATA disk' "$colour" '--board cubieboard' --size 640x480 --seed 22
 shows '128 MiB of RAM' "$colour" '--memory 128M' --size 640x480 --seed 6
 if [[ -z $quick ]]; then
     shows '256 MiB of RAM' "$colour" '--memory 256M' --size 1600x1200 --seed 7

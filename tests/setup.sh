@@ -186,7 +186,11 @@ disk_args() {
         file=$3/card.img
     fi
     # A comma ends a value on QEMU's command line unless doubled.
-    DISK_ARGS=(-drive "if=none,id=disk,format=raw,snapshot=on,file=${file//,/,,}" -device 'virtio-blk-device,drive=disk')
+    file=${file//,/,,}
     # shellcheck disable=SC2034
-    [[ $1 != realview-pb-a8 ]] || DISK_ARGS=(-drive "if=sd,format=raw,file=${file//,/,,}")
+    case $1 in
+    cubieboard) DISK_ARGS=(-drive "if=none,id=disk,format=raw,snapshot=on,file=$file" -device 'ide-hd,drive=disk') ;;
+    realview-pb-a8) DISK_ARGS=(-drive "if=sd,format=raw,file=$file") ;;
+    *) DISK_ARGS=(-drive "if=none,id=disk,format=raw,snapshot=on,file=$file" -device 'virtio-blk-device,drive=disk') ;;
+    esac
 }

@@ -6,13 +6,18 @@
 
 use super::a9_timer::A9GlobalTimer;
 use super::clock::Clock;
-use super::console::{self, die};
-use super::devices::{self, Block};
-use super::gic::{CpuInterface, Distributor, Gic};
-use super::interrupts;
+use super::console::{self, Uart, die};
+use super::devices::{self, Found};
+use super::dm_timer::DmTimer;
+use super::gic::Gic;
+use super::interrupts::{self, Controller};
+use super::ns16550::{Ns16550, Wiring};
+use super::omap_intc::OmapIntc;
 use super::pl011::Pl011;
 use super::report;
 use super::sp804::Sp804;
+use super::sun4i_intc::Sun4iIntc;
+use super::sun4i_timer::Sun4iTimer;
 use crate::BOARDS;
 use arrayvec::ArrayVec;
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr};
@@ -134,14 +139,16 @@ fn map<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<NonNull<
     }
 }
 
-/// The UART that `/chosen/stdout-path` need not name: the first one there is a driver for.
+/// The UART that `/chosen/stdout-path` names, else the first one there is a driver for.
 fn start_console(info: &BootInfo<'_>, space: &mut AddressSpace) {
-    let uart = devices::find(info, "arm,pl011").and_then(|found| found.blocks.first().copied());
-    if let Some(Block { at, bytes }) = uart
-        && let Some(registers) = map(space, at, bytes)
-    {
-        // SAFETY: a mapping of the UART's registers that lasts and is nobody else's.
-        console::set(unsafe { Pl011::new(registers) });
+    console::set_semihosting(info.bootargs().get("semihosting").is_some());
+    let mut uarts = ArrayVec::<(Found<'_>, OpenUart), 8>::new();
+    for (compatible, open) in UARTS {
+        devices::find_all(info, compatible, |found| drop(uarts.try_push((found, open))));
+    }
+    let chosen = uarts.iter().find(|(found, _)| found.stdout).or(uarts.first());
+    if let Some(uart) = chosen.and_then(|(found, open)| open(space, found)) {
+        console::set(uart);
     }
     let level = info.bootargs().loglevel().unwrap_or_else(|error| {
         crate::println!("refused: {error}");
@@ -166,37 +173,104 @@ fn start_heap(space: &AddressSpace, layout: &mut Layout<'_>) -> FrameRange {
 }
 
 fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
-    let known = ["arm,cortex-a9-gic", "arm,pl390"];
-    let Some(found) = known.iter().find_map(|gic| devices::find(info, gic)) else {
+    let known = CONTROLLERS.into_iter().find_map(|(name, open)| Some((devices::find(info, name)?, open)));
+    let Some((found, open)) = known else {
         crate::println!("refused: interrupts: no controller that is known");
         return;
     };
-    let [distributor, cpu] = found.blocks.as_slice() else {
-        crate::println!("refused: {}: two register blocks are needed", found.name);
-        return;
-    };
-    let distributor = map::<Distributor>(space, distributor.at, distributor.bytes);
-    let cpu = map::<CpuInterface>(space, cpu.at, cpu.bytes);
-    if let (Some(distributor), Some(cpu)) = (distributor, cpu) {
-        // SAFETY: mappings of the controller's two blocks that last and are nobody else's; this is the boot core.
-        interrupts::start(unsafe { Gic::new(distributor, cpu) });
+    match open(space, &found) {
+        Some(controller) => interrupts::start(controller),
+        None => crate::println!("refused: {}: register blocks are missing", found.name),
     }
 }
 
-/// The A9's global timer where the tree says its rate, else an SP804.
 fn start_clock(info: &BootInfo<'_>, space: &mut AddressSpace) -> Option<Clock> {
-    let global = devices::find(info, "arm,cortex-a9-global-timer");
-    if let Some((hertz, block)) = global.and_then(|found| Some((found.hertz?, *found.blocks.first()?)))
-        && let Some(registers) = map(space, block.at, block.bytes)
-    {
-        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
-        return Some(Clock::Global { timer: unsafe { A9GlobalTimer::new(registers) }, hertz });
-    }
-    let block = *devices::find(info, "arm,sp804")?.blocks.first()?;
-    let registers = map(space, block.at, block.bytes)?;
-    // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
-    Some(Clock::Sp804(unsafe { Sp804::new(registers) }))
+    CLOCKS.into_iter().find_map(|(name, open)| open(space, &devices::find(info, name)?))
 }
+
+/// Maps the first register block of a device.
+fn first<R>(space: &mut AddressSpace, found: &Found<'_>) -> Option<NonNull<R>> {
+    found.blocks.first().and_then(|block| map(space, block.at, block.bytes))
+}
+
+type OpenUart = fn(&mut AddressSpace, &Found<'_>) -> Option<Uart>;
+
+/// The UARTs there are drivers for.
+const UARTS: [(&str, OpenUart); 5] = [
+    ("arm,pl011", |space, found| {
+        let registers = first(space, found)?;
+        // SAFETY: a mapping of the UART's registers that lasts and is nobody else's.
+        Some(Uart::Pl011(unsafe { Pl011::new(registers) }))
+    }),
+    ("snps,dw-apb-uart", |space, found| open_16550(space, found, 0)),
+    ("ns16550a", |space, found| open_16550(space, found, 0)),
+    // Their bindings have no reg-shift: the registers are always words apart.
+    ("ti,am3352-uart", |space, found| open_16550(space, found, 2)),
+    ("ti,omap3-uart", |space, found| open_16550(space, found, 2)),
+];
+
+fn open_16550(space: &mut AddressSpace, found: &Found<'_>, shift: u8) -> Option<Uart> {
+    let shift = found.reg_shift.map_or(Some(shift), |shift| u8::try_from(shift).ok())?;
+    let wiring = Wiring { shift, words: found.reg_io_width == Some(4) };
+    let block = found.blocks.first().filter(|block| wiring.bytes().is_some_and(|bytes| bytes <= block.bytes))?;
+    let registers = map(space, block.at, block.bytes)?;
+    // SAFETY: a mapping of the UART's registers that lasts and is nobody else's; it is large enough, and where the bus
+    // takes words, UARTs stand at multiples of their size.
+    Some(Uart::Ns16550(unsafe { Ns16550::new(registers, wiring) }))
+}
+
+type OpenController = fn(&mut AddressSpace, &Found<'_>) -> Option<Controller>;
+
+/// The interrupt controllers there are drivers for.
+const CONTROLLERS: [(&str, OpenController); 4] = [
+    ("arm,cortex-a9-gic", open_gic),
+    ("arm,pl390", open_gic),
+    ("allwinner,sun4i-a10-ic", |space, found| {
+        let registers = first(space, found)?;
+        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's; this is the one core.
+        Some(Controller::Sun4i(unsafe { Sun4iIntc::new(registers) }))
+    }),
+    ("ti,am33xx-intc", |space, found| {
+        let registers = first(space, found)?;
+        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's; this is the one core.
+        Some(Controller::Omap(unsafe { OmapIntc::new(registers) }))
+    }),
+];
+
+fn open_gic(space: &mut AddressSpace, found: &Found<'_>) -> Option<Controller> {
+    let [distributor, cpu] = found.blocks.as_slice() else { return None };
+    let distributor = map(space, distributor.at, distributor.bytes)?;
+    let cpu = map(space, cpu.at, cpu.bytes)?;
+    // SAFETY: mappings of the controller's two blocks that last and are nobody else's; this is the boot core.
+    Some(Controller::Gic(unsafe { Gic::new(distributor, cpu) }))
+}
+
+type OpenClock = fn(&mut AddressSpace, &Found<'_>) -> Option<Clock>;
+
+/// The counters there are drivers for, the best first.
+const CLOCKS: [(&str, OpenClock); 4] = [
+    ("arm,cortex-a9-global-timer", |space, found| {
+        let (hertz, registers) = (found.hertz?, first(space, found)?);
+        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
+        Some(Clock::Global { timer: unsafe { A9GlobalTimer::new(registers) }, hertz })
+    }),
+    ("arm,sp804", |space, found| {
+        let registers = first(space, found)?;
+        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
+        Some(Clock::Sp804(unsafe { Sp804::new(registers) }))
+    }),
+    ("allwinner,sun4i-a10-timer", |space, found| {
+        let registers = first(space, found)?;
+        // SAFETY: a mapping of the timers' registers that lasts and is nobody else's.
+        Some(Clock::Sun4i(unsafe { Sun4iTimer::new(registers) }))
+    }),
+    ("ti,am335x-timer", |space, found| {
+        let registers = first(space, found)?;
+        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's. The first that a tree names is
+        // the one that U-Boot counts with, so its clocks run.
+        Some(Clock::Dm(unsafe { DmTimer::new(registers) }))
+    }),
+];
 
 impl Kernel {
     /// Maps a device's registers for good and gives them to the caller. `None`, and a line, if they are too few for

@@ -1,9 +1,12 @@
 //! The time since the clock was found: whichever counter the board has.
 //!
-//! Guarantees: [`Clock::micros`] never goes back, but for an SP804's wrap after 71 minutes.
+//! Guarantees: [`Clock::micros`] never goes back, but where the counter has 32 bits: an SP804 wraps after
+//! 71 minutes, an A10's timer after 23, an AM335x's after 3.
 
 use super::a9_timer::A9GlobalTimer;
+use super::dm_timer::DmTimer;
 use super::sp804::Sp804;
+use super::sun4i_timer::Sun4iTimer;
 
 /// A counter that runs, and its rate.
 pub enum Clock {
@@ -16,6 +19,10 @@ pub enum Clock {
     },
     /// An SP804, at 1 MHz.
     Sp804(Sp804),
+    /// The A10's timer 1.
+    Sun4i(Sun4iTimer),
+    /// An AM335x's.
+    Dm(DmTimer),
 }
 
 impl Clock {
@@ -27,6 +34,8 @@ impl Clock {
                 (ticks * 1_000_000 / hertz) as u64
             }
             Self::Sp804(timer) => timer.micros().into(),
+            Self::Sun4i(timer) => (timer.ticks() / Sun4iTimer::PER_MICROSECOND).into(),
+            Self::Dm(timer) => (timer.ticks() / DmTimer::PER_MICROSECOND).into(),
         }
     }
 }

@@ -1,18 +1,68 @@
 //! The console: one UART, for lines of the kernel and of the `log` crate.
 //!
-//! Guarantees: lines are not mixed; a fault report is printed whatever the interrupted code was printing. Before a
-//! UART is found, and only then, lines go out over semihosting.
+//! Guarantees: lines are not mixed; a fault report is printed whatever the interrupted code was printing. Once the
+//! command line is known nothing semihosts unless it says `semihosting`: on a board without a debugger the program ends
+//! in a line and a core that waits. Before, when there is nobody else to tell, a semihosting call is tried; where
+//! nobody answers, it comes to the kernel's own vector, and the core waits as well.
 
+use super::ns16550::Ns16550;
 use super::pl011::Pl011;
+use aarch32_cpu::{asm, interrupt};
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
-static UART: Mutex<Option<Pl011>> = Mutex::new(None);
+/// A UART there is a driver for.
+pub enum Uart {
+    /// Arm's.
+    Pl011(Pl011),
+    /// A 16550, or like one.
+    Ns16550(Ns16550),
+}
+
+impl Uart {
+    fn write_byte(&mut self, byte: u8) {
+        match self {
+            Self::Pl011(uart) => uart.write_byte(byte),
+            Self::Ns16550(uart) => uart.write_byte(byte),
+        }
+    }
+
+    fn try_read(&mut self) -> Option<u8> {
+        match self {
+            Self::Pl011(uart) => uart.try_read(),
+            Self::Ns16550(uart) => uart.try_read(),
+        }
+    }
+}
+
+/// Text for a terminal: a carriage return goes before each line feed.
+impl Write for Uart {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.write_byte(b'\r');
+            }
+            self.write_byte(byte);
+        }
+        Ok(())
+    }
+}
+
+static UART: Mutex<Option<Uart>> = Mutex::new(None);
+
+/// Whether a debugger or an emulator may be asked to print or to end the program.
+static SEMIHOSTING: AtomicBool = AtomicBool::new(true);
 
 /// Gives the console its UART.
-pub fn set(uart: Pl011) {
+pub fn set(uart: Uart) {
     *UART.lock() = Some(uart);
+}
+
+/// Says whether somebody answers semihosting calls.
+pub fn set_semihosting(answered: bool) {
+    SEMIHOSTING.store(answered, Ordering::Relaxed);
 }
 
 /// Prints without a newline. Not for interrupt handlers.
@@ -20,14 +70,15 @@ pub fn print(args: fmt::Arguments<'_>) {
     match UART.lock().as_mut() {
         // A UART takes every byte.
         Some(uart) => drop(uart.write_fmt(args)),
-        None => semihosting::eprint!("{args}"),
+        None if SEMIHOSTING.load(Ordering::Relaxed) => semihosting::eprint!("{args}"),
+        None => {}
     }
 }
 
 /// Waits for a byte.
 pub fn read() -> u8 {
     loop {
-        if let Some(byte) = UART.lock().as_mut().and_then(Pl011::try_read) {
+        if let Some(byte) = UART.lock().as_mut().and_then(Uart::try_read) {
             return byte;
         }
         core::hint::spin_loop();
@@ -52,9 +103,16 @@ pub unsafe fn seize() {
     }
 }
 
-/// Ends the program: the emulator exits with `code`.
+/// Ends the program: the emulator exits with `code`, a board says it and waits to be switched off.
 pub fn exit(code: i32) -> ! {
-    semihosting::process::exit(code)
+    if SEMIHOSTING.load(Ordering::Relaxed) {
+        semihosting::process::exit(code);
+    }
+    print(format_args!("halted: exit code {code}; the board can be switched off\n"));
+    interrupt::disable();
+    loop {
+        asm::wfi();
+    }
 }
 
 /// Prints a line and ends the program as failed.

@@ -6,7 +6,7 @@
 use super::bring_up::Kernel;
 use super::clock::Clock;
 use super::devices;
-use super::gic::IrqId;
+use super::irq::IrqId;
 use super::interrupts;
 use super::pl081::{BusError, ITEM_BYTES, ListError, MAX_SEGMENT, Pl081, Transfer, transfers};
 use carveout::addr::FRAME_SIZE;

@@ -14,14 +14,14 @@
 //!
 //! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
 
+use super::block::{BlockDevice, BlockError};
 use super::bring_up::Kernel;
 use super::clock::Clock;
 use super::console;
 use super::copier::{Copier, CopyError};
 use super::devices;
-use super::disk::{Disk, DiskError};
-use super::gic::IrqId;
 use super::interrupts;
+use super::irq::IrqId;
 use super::mock::camera::Full;
 use super::mock::{Busy, Window, camera, codec, scaler};
 use super::pl111::{Mode, Pl111};
@@ -58,12 +58,12 @@ const PATIENCE: usize = 16;
 /// Why the demo ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// There is neither a virtio disk nor a memory card.
+    /// No bus master that is known has a disk, and there is no memory card.
     NoDisk,
     /// A device is not in the tree, or not at its place.
     NoDevice(&'static str),
     /// The disk could not be read.
-    Disk(DiskError),
+    Disk(BlockError),
     /// The memory card could not be read.
     Card(CardError),
     /// The DMA controller did not copy the picture.
@@ -100,7 +100,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDisk => f.write_str("no disk: neither a virtio block device nor a memory card answers"),
+            Self::NoDisk => f.write_str("no disk: none on virtio or SATA, and no memory card"),
             Self::NoDevice(name) => write!(f, "no {name} in the device tree"),
             Self::Disk(error) => write!(f, "disk: {error}"),
             Self::Card(error) => write!(f, "memory card: {error}"),
@@ -163,14 +163,14 @@ fn free_bytes(kernel: &Kernel) -> u64 {
 /// Where the file comes from.
 enum Source {
     /// A bus master.
-    Disk(Disk),
+    Disk(BlockDevice),
     /// A card whose interface is none: the CPU takes its bytes.
     Card(Card),
 }
 
 impl Source {
     fn open(kernel: &'static Kernel) -> Result<Self, Failure> {
-        if let Some(disk) = Disk::open(kernel).map_err(Failure::Disk)? {
+        if let Some(disk) = BlockDevice::open(kernel).map_err(Failure::Disk)? {
             return Ok(Self::Disk(disk));
         }
         let block = devices::find(&kernel.info, "arm,pl181").and_then(|found| found.blocks.first().copied());
@@ -184,32 +184,34 @@ impl Source {
 fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failure> {
     let mut hops = Vec::new();
     let screen = show_picture(kernel, disk, &mut hops)?;
-    let result = while_shown(kernel, &mut hops);
+    let result = while_shown(kernel, screen.display.is_some(), &mut hops);
     screen.off();
     result
 }
 
 /// What happens while the display reads the picture.
-fn while_shown(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
+fn while_shown(kernel: &'static Kernel, displayed: bool, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     film(kernel, hops)?;
     print_table(kernel.dma, hops);
     if kernel.info.bootargs().get("hold").is_some() {
-        println!("demo: picture on screen, waiting for a key");
+        println!("demo: picture {}, waiting for a key", if displayed { "on screen" } else { "in memory" });
         console::read();
     }
     if report::audit(kernel) { Ok(()) } else { Err(Failure::Audit) }
 }
 
-/// The display, showing a buffer.
+/// The display, showing a buffer; or, on a board without one that is known, the buffer.
 struct Screen {
-    display: Pl111,
+    display: Option<Pl111>,
     frame: Coherent<Armv7a>,
 }
 
 impl Screen {
     fn off(mut self) {
-        self.display.off();
-        // SAFETY: the display is off, so it does not read the frame any more (I4).
+        if let Some(display) = &mut self.display {
+            display.off();
+        }
+        // SAFETY: the display is off or absent, so it does not read the frame any more (I4).
         drop(unsafe { self.frame.release() });
     }
 }
@@ -220,7 +222,7 @@ fn show_picture(kernel: &'static Kernel, disk: &mut Source, hops: &mut Vec<Hop>)
             let jpeg = read_disk(kernel, disk)?;
             // The CPU looks at the file first: nothing was ever cached of it, so that costs no line.
             // SAFETY: the disk's requests are complete.
-            show_file(kernel, "virtio-blk", unsafe { jpeg.for_cpu() }, hops)
+            show_file(kernel, disk.name(), unsafe { jpeg.for_cpu() }, hops)
         }
         Source::Card(card) => show_file(kernel, "SD card", read_card(kernel, card)?, hops),
     }
@@ -241,8 +243,11 @@ fn show_file<D: Direction>(
     drop(unsafe { jpeg.for_cpu() });
     let frame = frame?;
 
-    let block = display(kernel).and_then(|found| found.blocks.first().copied());
-    let Some(registers) = block.and_then(|block| kernel.registers(block.at, block.bytes)) else {
+    let Some(found) = display(kernel) else {
+        println!("picture: no display; it is in memory at {}", frame.frames().base());
+        return Ok(Screen { display: None, frame });
+    };
+    let Some(registers) = found.blocks.first().and_then(|block| kernel.registers(block.at, block.bytes)) else {
         // SAFETY: the scaler has finished with the screen.
         drop(unsafe { frame.release() });
         return Err(Failure::NoDevice("display (arm,pl111)"));
@@ -251,7 +256,7 @@ fn show_file<D: Direction>(
     let mut display = unsafe { Pl111::new(registers) };
     display.scan_out(frame.bus(), Mode::VGA).expect("a buffer starts on a page");
     hops.push(Hop::new("PL111", "(the same)", frame.len(), Effort::default(), 0));
-    Ok(Screen { display, frame })
+    Ok(Screen { display: Some(display), frame })
 }
 
 /// From a file in memory to a screen in memory; the CPU sees neither the file nor the picture.
@@ -432,7 +437,7 @@ impl Line {
     /// The line that the device's node names, let through.
     fn of(kernel: &Kernel, compatible: &str, device: &'static str) -> Result<Self, Failure> {
         let found = devices::find(&kernel.info, compatible).ok_or(Failure::NoDevice(device))?;
-        let id = found.spi.and_then(IrqId::shared).ok_or(Failure::NoDevice(device))?;
+        let id = found.irq.ok_or(Failure::NoDevice(device))?;
         interrupts::enable(id);
         Ok(Self { device, id })
     }
@@ -463,17 +468,10 @@ impl Line {
     }
 }
 
-fn read_disk(kernel: &'static Kernel, disk: &mut Disk) -> Result<Stream<Armv7a, FromDevice, Device>, Failure> {
+fn read_disk(kernel: &'static Kernel, disk: &mut BlockDevice) -> Result<Stream<Armv7a, FromDevice, Device>, Failure> {
     let bytes = u32::try_from(disk.bytes()).unwrap_or(u32::MAX);
-    let buffer = alloc(kernel, "virtio-blk", bytes, "JPEG file")?.into_stream::<FromDevice>().for_device();
-    match disk.read(&buffer) {
-        Ok(()) => Ok(buffer),
-        Err(error) => {
-            // SAFETY: the request was answered, with an error.
-            drop(unsafe { buffer.for_cpu() });
-            Err(Failure::Disk(DiskError::Device(error)))
-        }
-    }
+    let buffer = alloc(kernel, disk.master(), bytes, "JPEG file")?;
+    disk.read(buffer.into_stream::<FromDevice>().for_device()).map_err(Failure::Disk)
 }
 
 /// The CPU writes what the codec reads: the one hop whose lines are cleaned.

@@ -3,6 +3,7 @@
 //! Guarantees: addresses are translated through every `ranges` between a node and the root, those that the device
 //! drives through every `dma-ranges`; a node that is not `okay`, or whose registers the CPU cannot reach, is not found.
 
+use super::irq::IrqId;
 use arrayvec::ArrayVec;
 use carveout::addr::{BusAddr, PhysAddr};
 use carveout::boot::bootinfo::{BootInfo, MAX_DEPTH};
@@ -30,10 +31,16 @@ pub struct Found<'dtb> {
     pub name: &'dtb str,
     /// Its register blocks, in the order of `reg`.
     pub blocks: ArrayVec<Block, MAX_BLOCKS>,
-    /// The first shared peripheral interrupt of `interrupts`, in the GIC's three cells.
-    pub spi: Option<u16>,
+    /// The first of its `interrupts`, in as many cells as their controller takes.
+    pub irq: Option<IrqId>,
     /// The rate of the first of its `clocks`, if that is a fixed one.
     pub hertz: Option<u32>,
+    /// `reg-shift`, if it says.
+    pub reg_shift: Option<u32>,
+    /// `reg-io-width`, in bytes, if it says.
+    pub reg_io_width: Option<u32>,
+    /// Whether `/chosen/stdout-path` names it.
+    pub stdout: bool,
 }
 
 /// The first device that is `compatible`.
@@ -47,11 +54,20 @@ pub fn find<'dtb>(info: &BootInfo<'dtb>, compatible: &str) -> Option<Found<'dtb>
 
 /// Every device that is `compatible`, in the tree's order.
 pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl FnMut(Found<'dtb>)) {
+    let stdout = stdout_path(info.root());
     walk(info.root(), &mut ArrayVec::new(), &mut |node, buses| {
         if node.compatible().is_some_and(|mut all| all.any(|one| one == compatible)) {
             let blocks = blocks(node, buses);
             if node.property("reg").is_none() || !blocks.is_empty() {
-                each(Found { name: node.name(), blocks, spi: spi(node), hertz: hertz(node, info.root()) });
+                each(Found {
+                    name: node.name(),
+                    blocks,
+                    irq: irq(node, buses),
+                    hertz: hertz(node, info.root()),
+                    reg_shift: cell(node, "reg-shift", 0),
+                    reg_io_width: cell(node, "reg-io-width", 0),
+                    stdout: stdout.is_some_and(|path| is_at(path, node, buses)),
+                });
             }
         }
     });
@@ -161,8 +177,41 @@ fn cell(node: &FdtNode<'_>, property: &str, n: usize) -> Option<u32> {
     Some(u32::from_be_bytes(word.try_into().ok()?))
 }
 
-fn spi(node: &FdtNode<'_>) -> Option<u16> {
-    (cell(node, "interrupts", 0)? == 0).then(|| u16::try_from(cell(node, "interrupts", 1)?).ok())?
+/// The path that `/chosen/stdout-path` means: what follows a colon is the UART's settings, and what does not start with
+/// a slash is the name of an alias.
+fn stdout_path<'dtb>(root: FdtNode<'dtb>) -> Option<&'dtb str> {
+    let text = |node: &str, property: &str| -> Option<&'dtb str> {
+        let node = root.children().find(|child| child.name() == node)?;
+        node.property(property)?.value_as::<&'dtb str>().ok()
+    };
+    let path = text("chosen", "stdout-path")?;
+    let path = path.split(':').next()?;
+    if path.starts_with('/') { Some(path) } else { text("aliases", path) }
+}
+
+/// Whether the node below these buses, of which the root is the first, has that path.
+fn is_at(path: &str, node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> bool {
+    let names = buses.iter().skip(1).chain([node]).map(|node| node.name());
+    path.strip_prefix('/').is_some_and(|path| path.split('/').eq(names))
+}
+
+/// Cells of the longest interrupt specifier that is read.
+const MAX_SPECIFIER: usize = 3;
+
+/// The first interrupt of the node, at the controller that the node or the nearest bus above it names.
+fn irq(node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<IrqId> {
+    let named = core::iter::once(node).chain(buses.iter().rev());
+    let phandle = named.into_iter().find_map(|node| cell(node, "interrupt-parent", 0))?;
+    let mut width = None;
+    walk(*buses.first()?, &mut ArrayVec::new(), &mut |controller, _| {
+        if cell(controller, "phandle", 0) == Some(phandle) {
+            width = cell(controller, "#interrupt-cells", 0);
+        }
+    });
+    let width = usize::try_from(width?).ok().filter(|&width| width <= MAX_SPECIFIER)?;
+    let cells: ArrayVec<u32, MAX_SPECIFIER> = (0..width).map_while(|n| cell(node, "interrupts", n)).collect();
+    // A specifier of another length is for an `interrupt-map` on the way, which is not followed.
+    (cells.len() == width).then(|| IrqId::from_specifier(&cells))?
 }
 
 fn hertz<'dtb>(node: &FdtNode<'dtb>, root: FdtNode<'dtb>) -> Option<u32> {
@@ -207,6 +256,11 @@ mod tests {
         }
         let memory = [("device_type", b"memory\0".to_vec()), ("reg", cells(&[0x4000_0000, 0x1000_0000]))];
         tree.root.add_child(node("memory@40000000", &memory));
+        let text = |text: &str| [text.as_bytes(), b"\0"].concat();
+        tree.root.add_child(node("aliases", &[("serial0", text("/soc/apb/device@1000"))]));
+        tree.root.add_child(node("chosen", &[("stdout-path", text("serial0:115200n8"))]));
+        let controller = [("phandle", cells(&[9])), ("#interrupt-cells", cells(&[3]))];
+        tree.root.add_child(node("interrupt-controller", &controller));
         let clock = [("phandle", cells(&[7])), ("clock-frequency", cells(&[24_000_000]))];
         tree.root.add_child(node("clock", &clock));
         let ranges = |child: u32, parent: u32| cells(&[child, parent, 0x0100_0000]);
@@ -214,6 +268,7 @@ mod tests {
             "soc",
             &shape(&[
                 ("ranges", ranges(0, 0x1000_0000)),
+                ("interrupt-parent", cells(&[9])),
                 ("dma-ranges", cells(&[0x8000_0000, 0x4000_0000, 0x1000_0000])),
             ]),
         );
@@ -229,6 +284,8 @@ mod tests {
             ("reg", cells(&[0x1000, 0x100])),
             ("interrupts", cells(&[0, 41, 4])),
             ("clocks", cells(&[7])),
+            ("reg-shift", cells(&[2])),
+            ("reg-io-width", cells(&[4])),
         ];
         inner.add_child(node("device@1000", &device));
         let off = [&device[..], &[("status", b"disabled\0".to_vec())]].concat();
@@ -251,10 +308,49 @@ mod tests {
         let found = Found {
             name: "device@1000",
             blocks: core::iter::once(block).collect(),
-            spi: Some(41),
+            irq: IrqId::shared(41),
             hertz: Some(24_000_000),
+            reg_shift: Some(2),
+            reg_io_width: Some(4),
+            stdout: true,
         };
         assert_eq!(all, [found], "neither what is disabled nor what no bus reaches");
+    }
+
+    /// As [`tree`], with one property of its device set to something else, and the console named by its path.
+    fn device_with(property: &'static str, value: Vec<u8>) -> Vec<u8> {
+        let blob = tree();
+        let mut tree = DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
+        let device = tree.find_node_mut("/soc/apb/device@1000").unwrap();
+        device.add_property(DeviceTreeProperty::new(property, value).unwrap());
+        let chosen = tree.find_node_mut("/chosen").unwrap();
+        let path = b"/soc/apb/device@1000:9600\0".to_vec();
+        chosen.add_property(DeviceTreeProperty::new("stdout-path", path).unwrap());
+        tree.to_dtb()
+    }
+
+    #[test]
+    fn the_console_is_named_by_path_or_alias() {
+        let stdout = |tree: &[u8]| find(&BootInfo::parse(tree).unwrap(), "test,device").unwrap().stdout;
+        assert!(stdout(&tree()));
+        assert!(stdout(&device_with("status", b"okay\0".to_vec())));
+    }
+
+    #[test]
+    fn an_interrupt_has_as_many_cells_as_its_controller_takes() {
+        let irq = |value: &[u32]| {
+            let tree = device_with("interrupts", cells(value));
+            find(&BootInfo::parse(&tree).unwrap(), "test,device").unwrap().irq
+        };
+        assert_eq!(irq(&[0, 41, 4, 0, 42, 4]), IrqId::shared(41), "the first of two");
+        assert_eq!(irq(&[5]), None, "one cell is for an interrupt-map");
+        assert_eq!(irq(&[]), None);
+        let tree = device_with("interrupt-parent", cells(&[7]));
+        assert_eq!(
+            find(&BootInfo::parse(&tree).unwrap(), "test,device").unwrap().irq,
+            None,
+            "a clock is no controller"
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! [`Gic::enable`] named reaches the core; each acknowledged interrupt is ended exactly as it was acknowledged, since
 //! [`Active`] is made by one and consumed by the other.
 
-use core::{fmt, ptr::NonNull};
+use super::irq::IrqId;
+use core::ptr::NonNull;
 
 use tock_registers::{
     interfaces::{Readable, Writeable},
@@ -44,43 +45,6 @@ register_structs! {
         (0x00c => iar: ReadOnly<u32, IAR::Register>),
         (0x010 => eoir: WriteOnly<u32>),
         (0x014 => @END),
-    }
-}
-
-/// An interrupt's number as the controller counts: 0-15 from software, 16-31 private to the core, then shared.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct IrqId(u16);
-
-impl IrqId {
-    /// Numbers from here on say that nothing is pending (IHI 0048A, 3.2.5).
-    const SPECIAL: u16 = 1020;
-
-    /// The shared peripheral interrupt that a device tree calls `n`, or `None` past the last.
-    pub const fn shared(n: u16) -> Option<Self> {
-        if n < Self::SPECIAL - 32 { Some(Self(n + 32)) } else { None }
-    }
-
-    /// The number, counted from the first software interrupt.
-    pub const fn number(self) -> u16 {
-        self.0
-    }
-
-    fn word(self) -> usize {
-        usize::from(self.0 / 32)
-    }
-
-    fn bit(self) -> u32 {
-        1 << (self.0 % 32)
-    }
-}
-
-impl fmt::Display for IrqId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            n @ 0..16 => write!(f, "SGI {n}"),
-            n @ 16..32 => write!(f, "PPI {}", n - 16),
-            n => write!(f, "SPI {}", n - 32),
-        }
     }
 }
 
@@ -158,7 +122,7 @@ impl Gic {
     pub fn ack(&mut self) -> Option<Active> {
         let iar = self.cpu.iar.extract();
         let id = iar.read(IAR::ID) as u16;
-        if id < IrqId::SPECIAL { Some(Active { acknowledge: iar.get(), id: IrqId(id) }) } else { None }
+        Some(Active { acknowledge: iar.get(), id: IrqId::new(id)? })
     }
 
     /// Ends an interrupt, after its device no longer asks for it.
@@ -170,40 +134,37 @@ impl Gic {
 
 #[cfg(test)]
 mod tests {
-    use std::{boxed::Box, format};
-
+    use super::super::fake;
     use super::*;
-
-    /// A block of zeros for a driver to write to, and an alias to look through.
-    fn block<T>() -> (NonNull<T>, &'static T) {
-        let words = Box::leak(Box::new([0u64; 512]));
-        assert!(size_of::<T>() <= size_of_val(words));
-        let base = NonNull::from(words).cast::<T>();
-        // SAFETY: registers are cells of integers, for which zeros are valid, and the memory is leaked.
-        (base, unsafe { base.as_ref() })
-    }
 
     #[test]
     fn enable_names_the_bit_the_priority_and_the_core() {
-        let ((distributor, d), (cpu, c)) = (block::<Distributor>(), block::<CpuInterface>());
+        let (distributor, cpu) = (fake::block::<Distributor>(0x1000), fake::block::<CpuInterface>(0x100));
         // SAFETY: the blocks are memory that lasts for ever.
-        let mut gic = unsafe { Gic::new(distributor, cpu) };
+        let mut gic = unsafe { Gic::new(distributor.base(), cpu.base()) };
         let id = IrqId::shared(40).unwrap();
         gic.enable(id, 0xa0);
-        assert_eq!(d.isenabler[2].get(), 1 << 8);
-        assert_eq!((d.ipriorityr[72].get(), d.itargetsr[72].get()), (0xa0, 1));
+        assert_eq!(distributor.read(0x108), 1 << 8);
+        assert_eq!((distributor.read(0x448), distributor.read(0x848)), (0xa0, 1));
         gic.set_pending(id);
-        assert_eq!(d.ispendr[2].get(), 1 << 8);
+        assert_eq!(distributor.read(0x208), 1 << 8);
         gic.disable(id);
-        assert_eq!(d.icenabler[2].get(), 1 << 8);
-        assert_eq!((d.ctlr.get(), c.ctlr.get(), c.pmr.get()), (1, 1, 0xff));
+        assert_eq!(distributor.read(0x188), 1 << 8);
+        assert_eq!((distributor.read(0), cpu.read(0), cpu.read(4)), (1, 1, 0xff));
     }
 
     #[test]
-    fn shared_numbers_end_before_the_special_ones() {
-        let last = IrqId::shared(987).unwrap();
-        assert_eq!((last.number(), format!("{last}")), (1019, "SPI 987".into()));
-        assert_eq!(IrqId::shared(988), None);
-        assert_eq!((format!("{}", IrqId(3)), format!("{}", IrqId(29))), ("SGI 3".into(), "PPI 13".into()));
+    fn the_special_numbers_are_no_interrupts() {
+        let (distributor, cpu) = (fake::block::<Distributor>(0x1000), fake::block::<CpuInterface>(0x100));
+        // SAFETY: the blocks are memory that lasts for ever.
+        let mut gic = unsafe { Gic::new(distributor.base(), cpu.base()) };
+        cpu.write(0x0c, 1023);
+        assert!(gic.ack().is_none());
+        // Software interrupt 3 from core 1: it is ended as it was acknowledged.
+        cpu.write(0x0c, 1 << 10 | 3);
+        let active = gic.ack().unwrap();
+        assert_eq!(active.id().number(), 3);
+        gic.eoi(active);
+        assert_eq!(cpu.read(0x10), 1 << 10 | 3);
     }
 }

@@ -3,7 +3,7 @@
 //! Guarantees: no byte is lost on the way out (a write waits for room in the FIFO), and the line keeps the baud rate
 //! and frame format that the boot loader chose, since `LCR_H` and the divisors are never written.
 
-use core::{fmt, ptr::NonNull};
+use core::ptr::NonNull;
 
 use tock_registers::{
     interfaces::{ReadWriteable, Readable, Writeable},
@@ -63,18 +63,5 @@ impl Pl011 {
     /// The next byte received, if there is one. Line errors are not told apart from data.
     pub fn try_read(&mut self) -> Option<u8> {
         if self.registers.fr.is_set(FR::RXFE) { None } else { Some(self.registers.dr.read(DR::DATA) as u8) }
-    }
-}
-
-/// Text for a terminal: a carriage return goes before each line feed.
-impl fmt::Write for Pl011 {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                self.write_byte(b'\r');
-            }
-            self.write_byte(byte);
-        }
-        Ok(())
     }
 }

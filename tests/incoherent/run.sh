@@ -58,7 +58,7 @@ trap 'rm -rf -- "$work"' EXIT
 
 # What QEMU would write into the board's device tree: 128 MiB of RAM, the boot arguments, and the transport of the disk.
 sed -e 's/reg = <0x60000000 0x40000000>;/reg = <0x60000000 0x08000000>;/' \
-    -e 's/stdout-path = .*/&\n\t\tbootargs = "cma=64M loglevel=6";/' \
+    -e 's/stdout-path = .*/&\n\t\tbootargs = "cma=64M loglevel=6 semihosting";/' \
     "$ROOT/boards/vexpress-a9/vexpress-a9.dts" >"$work/board.dts"
 cat >>"$work/board.dts" <<'END'
 / {

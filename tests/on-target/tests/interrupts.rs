@@ -9,8 +9,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout_boards::support::bring_up::Kernel;
-use carveout_boards::support::gic::IrqId;
 use carveout_boards::support::interrupts;
+use carveout_boards::support::irq::IrqId;
 use on_target::{Verdict, checks, ensure};
 
 checks![

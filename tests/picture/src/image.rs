@@ -32,6 +32,14 @@ impl Image {
         Self { rgb: self.rgb.chunks_exact(3).flat_map(|p| [luma(p) as u8; 3]).collect(), ..*self }
     }
 
+    /// From what a display controller reads: words `0x00RRGGBB`, little endian, rows without padding.
+    pub(crate) fn from_frame(bytes: &[u8], width: usize, height: usize) -> Result<Self, String> {
+        if bytes.len() != width * height * 4 {
+            return Err(format!("{} bytes, not {width} x {height} words", bytes.len()));
+        }
+        Ok(Self { width, height, rgb: bytes.chunks_exact(4).flat_map(|p| [p[2], p[1], p[0]]).collect() })
+    }
+
     pub(crate) fn to_png(&self) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
@@ -135,6 +143,13 @@ mod tests {
         }
         assert_eq!(Image::from_png(&image.to_png().unwrap()).unwrap(), image);
         assert!(Image::from_png(b"not a PNG").is_err());
+    }
+
+    #[test]
+    fn a_frame_has_blue_first() {
+        let image = Image::from_frame(&[3, 2, 1, 0, 6, 5, 4, 0], 2, 1).unwrap();
+        assert_eq!(image, Image { width: 2, height: 1, rgb: vec![1, 2, 3, 4, 5, 6] });
+        assert_eq!(Image::from_frame(&[0; 7], 2, 1).unwrap_err(), "7 bytes, not 2 x 1 words");
     }
 
     #[test]

@@ -1,0 +1,87 @@
+//! The disk that the picture comes from: whichever of the board's bus masters has one.
+
+use super::ahci::{AhciDisk, AhciError};
+use super::bring_up::Kernel;
+use super::disk::{Disk, DiskError};
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::dma::buffer::{Device, FromDevice, Stream};
+use core::fmt;
+
+/// A disk.
+pub enum BlockDevice {
+    /// An emulator's.
+    Virtio(Disk),
+    /// A SATA disk.
+    Ahci(AhciDisk),
+}
+
+/// Why the disk is of no use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlockError {
+    /// Of virtio.
+    Virtio(DiskError),
+    /// Of SATA.
+    Ahci(AhciError),
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Virtio(error) => error.fmt(f),
+            Self::Ahci(error) => error.fmt(f),
+        }
+    }
+}
+
+impl BlockDevice {
+    /// Opens the first disk that answers, if there is one.
+    pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, BlockError> {
+        if let Some(disk) = Disk::open(kernel).map_err(BlockError::Virtio)? {
+            return Ok(Some(Self::Virtio(disk)));
+        }
+        Ok(AhciDisk::open(kernel).map_err(BlockError::Ahci)?.map(Self::Ahci))
+    }
+
+    /// What the table of hops calls it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Virtio(_) => "virtio-blk",
+            Self::Ahci(_) => "AHCI",
+        }
+    }
+
+    /// The bus master's name, by which the device tree binds it to an area.
+    pub fn master(&self) -> &'static str {
+        match self {
+            Self::Virtio(_) => "virtio-blk",
+            Self::Ahci(disk) => disk.node(),
+        }
+    }
+
+    /// Bytes on the disk.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Virtio(disk) => disk.bytes(),
+            Self::Ahci(disk) => disk.bytes(),
+        }
+    }
+
+    /// Reads from the start of the disk into a buffer that the device owns, as much as the buffer holds, and gives the
+    /// buffer back. After an error it goes back to its area, unless the device may still write to it: then it stays
+    /// the device's, in quarantine.
+    pub fn read(
+        &mut self,
+        buffer: Stream<Armv7a, FromDevice, Device>,
+    ) -> Result<Stream<Armv7a, FromDevice, Device>, BlockError> {
+        let result = match self {
+            Self::Virtio(disk) => disk.read(&buffer).map_err(|error| BlockError::Virtio(DiskError::Device(error))),
+            Self::Ahci(disk) => disk.read(&buffer).map_err(BlockError::Ahci),
+        };
+        let Err(error) = result else { return Ok(buffer) };
+        if !matches!(error, BlockError::Ahci(ahci) if ahci.may_still_write()) {
+            // SAFETY: the request was answered, with an error, or the device was stopped.
+            drop(unsafe { buffer.for_cpu() });
+        }
+        Err(error)
+    }
+}

@@ -1,0 +1,120 @@
+//! `DMTimer` of the AM335x (TRM SPRUH73, 20.1; `ti,am335x-timer`) as a free-running count.
+//!
+//! Guarantees: [`DmTimer::ticks`] never goes back but by wrapping at 2^32. A timer that the boot loader left running is
+//! not restarted. The module's clock is the boot loader's: U-Boot runs DMTIMER2, the first that a device tree names,
+//! from the board's crystal.
+
+use core::ptr::NonNull;
+use tock_registers::{
+    interfaces::{ReadWriteable, Readable, Writeable},
+    register_bitfields, register_structs,
+    registers::{ReadOnly, ReadWrite, WriteOnly},
+};
+
+register_bitfields! [u32,
+    TCLR [START OFFSET(0) NUMBITS(1) [], AUTO_RELOAD OFFSET(1) NUMBITS(1) [], COMPARE OFFSET(6) NUMBITS(1) []],
+];
+
+register_structs! {
+    /// The register block (SPRUH73, 20.1.5), as far as a counter needs it.
+    pub Registers {
+        (0x00 => _reserved0),
+        (0x30 => disable_irqs: WriteOnly<u32>),
+        (0x34 => _reserved1),
+        (0x38 => control: ReadWrite<u32, TCLR::Register>),
+        (0x3c => count: ReadWrite<u32>),
+        (0x40 => load: ReadWrite<u32>),
+        (0x44 => _reserved2),
+        (0x48 => posted_writes: ReadOnly<u32>),
+        (0x4c => @END),
+    }
+}
+
+/// A running timer.
+pub struct DmTimer {
+    registers: &'static Registers,
+}
+
+// SAFETY: the timer belongs to this driver alone (contract of `new`), whichever core runs it.
+unsafe impl Send for DmTimer {}
+// SAFETY: after `new` the driver only reads the count, which any core may do at any time.
+unsafe impl Sync for DmTimer {}
+
+impl DmTimer {
+    /// Ticks a microsecond: the crystal of every `BeagleBone`.
+    pub const PER_MICROSECOND: u32 = 24;
+
+    /// Lets the timer run over the whole of its range, undivided and without interrupts.
+    ///
+    /// # Safety
+    ///
+    /// `base` is a device mapping of a timer's registers that lasts for ever and that this driver alone uses, and the
+    /// module's clocks run: without them an access aborts.
+    pub unsafe fn new(base: NonNull<Registers>) -> Self {
+        // SAFETY: the caller's contract.
+        let timer = Self { registers: unsafe { base.as_ref() } };
+        let registers = timer.registers;
+        registers.disable_irqs.set(0b111);
+        let running = registers.control.is_set(TCLR::START);
+        if !running || !registers.control.is_set(TCLR::AUTO_RELOAD) || registers.load.get() != 0 {
+            timer.settled().load.set(0);
+            timer.settled().count.set(0);
+            timer.settled().control.write(TCLR::START::SET + TCLR::AUTO_RELOAD::SET);
+        } else if registers.control.is_set(TCLR::COMPARE) {
+            timer.settled().control.modify(TCLR::COMPARE::CLEAR);
+        }
+        timer
+    }
+
+    /// The registers, once the functional clock has taken what was written before (SPRUH73, 20.1.3.10). A write takes
+    /// a few of its cycles; no more is waited for than would be broken hardware.
+    fn settled(&self) -> &'static Registers {
+        for _ in 0..10_000 {
+            if self.registers.posted_writes.get() == 0 {
+                break;
+            }
+        }
+        self.registers
+    }
+
+    /// Ticks, from wherever the count stood, modulo 2^32: 3 minutes.
+    pub fn ticks(&self) -> u32 {
+        self.registers.count.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake;
+    use super::*;
+
+    #[test]
+    fn a_stopped_timer_is_started_over_its_whole_range() {
+        let registers = fake::block::<Registers>(0x400);
+        registers.write(0x3c, 7);
+        registers.write(0x40, 8);
+        // SAFETY: the block is memory that lasts for ever.
+        let timer = unsafe { DmTimer::new(registers.base()) };
+        assert_eq!((registers.read(0x38), registers.read(0x40), registers.read(0x30)), (0b11, 0, 0b111));
+        assert_eq!(timer.ticks(), 0);
+    }
+
+    #[test]
+    fn a_running_timer_is_left_running() {
+        let registers = fake::block::<Registers>(0x400);
+        registers.write(0x38, 0b100_0011);
+        registers.write(0x3c, 123_456);
+        // SAFETY: the block is memory that lasts for ever.
+        let timer = unsafe { DmTimer::new(registers.base()) };
+        assert_eq!((timer.ticks(), registers.read(0x38)), (123_456, 0b11));
+    }
+
+    #[test]
+    fn a_write_that_never_settles_does_not_hang() {
+        let registers = fake::block::<Registers>(0x400);
+        registers.write(0x48, 1);
+        // SAFETY: the block is memory that lasts for ever.
+        let timer = unsafe { DmTimer::new(registers.base()) };
+        assert_eq!(timer.ticks(), 0);
+    }
+}

@@ -1,0 +1,44 @@
+//! Registers for the drivers' tests: memory on the host, written and read by offset as a manual lists them.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use std::boxed::Box;
+
+/// A block of registers that nothing answers for.
+pub(super) struct Block<R> {
+    words: NonNull<u32>,
+    count: usize,
+    registers: PhantomData<R>,
+}
+
+/// `bytes` of zeros, for ever, that a driver takes for its registers.
+pub(super) fn block<R>(bytes: usize) -> Block<R> {
+    assert!(size_of::<R>() <= bytes);
+    let words = Box::leak(std::vec![0u32; bytes.div_ceil(4)].into_boxed_slice());
+    Block { count: words.len(), words: NonNull::from(words).cast(), registers: PhantomData }
+}
+
+impl<R> Block<R> {
+    /// What the driver is given.
+    pub(super) fn base(&self) -> NonNull<R> {
+        self.words.cast()
+    }
+
+    fn word(&self, offset: usize) -> NonNull<u32> {
+        assert!(offset.is_multiple_of(4) && offset / 4 < self.count);
+        // SAFETY: inside the allocation, by the assertion.
+        unsafe { self.words.add(offset / 4) }
+    }
+
+    /// The word at a byte offset.
+    pub(super) fn read(&self, offset: usize) -> u32 {
+        // SAFETY: the word is this block's, leaked, and its tests are of one thread.
+        unsafe { self.word(offset).read_volatile() }
+    }
+
+    /// Sets the word at a byte offset.
+    pub(super) fn write(&self, offset: usize, value: u32) {
+        // SAFETY: as in `read`.
+        unsafe { self.word(offset).write_volatile(value) }
+    }
+}
