@@ -6,8 +6,8 @@
 use super::bring_up::Kernel;
 use super::clock::Clock;
 use super::devices;
-use super::irq::IrqId;
 use super::interrupts;
+use super::irq::IrqId;
 use super::pl081::{BusError, ITEM_BYTES, ListError, MAX_SEGMENT, Pl081, Transfer, transfers};
 use carveout::addr::FRAME_SIZE;
 use carveout::arch::armv7a::mmu::Armv7a;
@@ -64,7 +64,7 @@ impl Copier {
     /// Takes the controller over; `None` if the board has none. One at a time, or they would share it.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, CopyError> {
         let Some(found) = devices::find(&kernel.info, "arm,pl081") else { return Ok(None) };
-        let (Some(block), Some(irq)) = (found.blocks.first(), found.spi.and_then(IrqId::shared)) else {
+        let (Some(block), Some(irq)) = (found.blocks.first(), found.irq) else {
             return Ok(None);
         };
         let Some(registers) = kernel.registers(block.at, block.bytes) else { return Ok(None) };

@@ -119,22 +119,9 @@ pub fn enable_once(id: IrqId) {
     with_controller(|controller| controller.enable(id));
 }
 
-/// Lets an interrupt through once, and forgets those that came before. For devices that hold their line until their
-/// driver says otherwise: it does so after [`take`], and lets the next one through.
-pub fn enable_once(id: IrqId) {
-    take(id);
-    let (word, bit) = place(id);
-    ONCE[word].fetch_or(bit, Ordering::Relaxed);
-    with_gic(|gic| gic.enable(id, 0xa0));
-}
-
 /// Raises the line of a device that the CPU plays.
 pub fn raise(id: IrqId) {
     with_controller(|controller| controller.set_pending(id));
-}
-
-fn place(id: IrqId) -> (usize, u32) {
-    (usize::from(id.number()) / 32, 1 << (id.number() % 32))
 }
 
 /// Whether the interrupt came since this was last asked.

@@ -26,6 +26,7 @@ use carveout::arch::armv7a::start::{BootHandover, translate_image};
 use carveout::boot::directmap::CarveOut;
 use carveout::dma::Dma;
 use carveout::dma::master::Master;
+use carveout::vm::alias::Aliases;
 use carveout::vm::attr::MemoryType;
 use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2Desc, L2Table};
 use carveout::vm::layout::VirtRange;
@@ -99,7 +100,8 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     }
     // SAFETY: the kernel carved them out of the direct map and gave them to this program alone (I2).
     let carved = unsafe { CarveOut::assume("planted", &[area], false) };
-    let dma: &Dma<Careless> = Box::leak(Box::new(Dma::new(machine, core::iter::once(carved), window)));
+    let dma: &Dma<Careless> =
+        Box::leak(Box::new(Dma::new(machine, core::iter::once(carved), Aliases::default(), window)));
     let master = Master::new("virtio-blk", dma.area("planted"));
     let page = dma.alloc(&master, FRAME_SIZE, 1).map_err(|error| error.to_string())?;
     let mut disk = Disk::open(kernel, page.into_coherent())?;
