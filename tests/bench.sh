@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Counts instructions: boots the bench program in QEMU, whose clock counts them here, on a Cortex-A9 with and without
+# PL310, and prints a table of what things cost beside Linux's figures and the budgets. Ends with 1 if one is missed.
+set -euo pipefail
+# shellcheck source=tests/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
+
+usage() {
+    cat <<'END'
+usage: ./tests/bench.sh [--record]
+
+Prints the table; writes target/bench/results.csv and plots (*.svg) beside it. The figures are instruction counts of
+an emulator that takes one virtual nanosecond for each: the same on every machine.
+
+  --record  put the table into BENCH.md, with the commit
+END
+}
+
+record=''
+while (($#)); do
+    case $1 in
+    --record) record=1 && shift ;;
+    --help) usage && exit 0 ;;
+    *) die "unknown option $1; see --help" ;;
+    esac
+done
+
+out=$TARGET_DIR/bench
+mkdir -p "$out"
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+
+need_emulator
+choose_toolchain
+target_cargo build --quiet --release --package on-target --bin bench || die "the bench program did not build"
+(cd "$ROOT/tests/bench" && PATH=$HOST_PATH CARGO_TARGET_DIR=$TARGET_DIR/bench-report cargo build --quiet --release) ||
+    die "tests/bench did not build"
+report=$TARGET_DIR/bench-report/release/bench-report
+
+flatten "$TARGET_DIR/$TARGET/release/bench" "$work/kernel.bin"
+dtc -q -I dts -O dtb -o "$work/a9-pl310.dtb" "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
+cp -- "$work/a9-pl310.dtb" "$work/a9.dtb"
+fdtput -r "$work/a9.dtb" /cache-controller@1e00a000
+board_args vexpress-a9
+
+# count MACHINE: runs the program; its output goes to a log.
+count() {
+    local log=$out/$1.log
+    timeout 300 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -accel tcg,thread=single -icount 'shift=0,sleep=off' \
+        -display none -serial stdio -monitor none -semihosting-config 'enable=on,target=native' \
+        -kernel "$work/kernel.bin" -dtb "$work/$1.dtb" -append 'cma=64M' </dev/null | tr -d '\r' >"$log" ||
+        die "the bench program failed on $1: $(tail -n 1 "$log")"
+}
+
+count a9 &
+count a9-pl310
+wait $!
+
+status=0
+"$report" "$ROOT/tests/bench" "$out" "a9=$out/a9.log" "a9-pl310=$out/a9-pl310.log" | tee "$out/table.md" || status=1
+if [[ -n $record ]]; then
+    commit=$(git -C "$ROOT" rev-parse --short HEAD)
+    changed=$(git -C "$ROOT" status --porcelain --untracked-files=no)
+    sed '/^<!-- table -->$/,$d' "$ROOT/BENCH.md" >"$work/BENCH.md"
+    {
+        cat -- "$work/BENCH.md"
+        echo '<!-- table -->'
+        echo "Commit $commit${changed:+ with changes}, $(PATH=$HOST_PATH rustc --version | cut -d' ' -f1,2)."
+        echo
+        cat -- "$out/table.md"
+    } >"$ROOT/BENCH.md"
+fi
+exit "$status"

@@ -1,0 +1,244 @@
+//! Counts instructions: what each step of the DMA API costs, on a machine whose clock counts them.
+//!
+//! Run by tests/bench.sh under `-icount shift=0`, where an instruction takes a nanosecond of virtual time. The global
+//! timer's tick is 10 ns, so that a figure is exact to 10 instructions, and reading the timer costs none but its own
+//! few. A line of the output is `bench KEY MIN MEDIAN P99 MAX SAMPLES`, in instructions, or `count KEY VALUE`.
+//! Without that option the lines are of the same form and mean nothing.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use carveout::addr::{FRAME_SHIFT, FRAME_SIZE};
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::arch::armv7a::start::BootHandover;
+use carveout::dma::buffer::{Coherent, Contiguous, Cpu, Device, FromDevice, Stream};
+use carveout::dma::master::Master;
+use carveout_boards::println;
+use carveout_boards::support::bring_up::{self, Kernel};
+use carveout_boards::support::clock::Clock;
+use carveout_boards::support::console;
+use core::hint::black_box;
+
+carveout::entry!(main);
+
+/// Instructions in a tick of the timer: it runs at 100 MHz, a nanosecond is an instruction.
+const TICK: u64 = 10;
+const SAMPLES: usize = 33;
+const KIB: u32 = 1 << 10;
+const MIB: u32 = 1 << 20;
+const LARGEST: u32 = 8 * MIB;
+
+fn main(handover: BootHandover) -> ! {
+    let kernel = bring_up::start(handover);
+    let Some(Clock::Global { timer, .. }) = &kernel.clock else {
+        console::die(format_args!("bench: this board has no global timer"))
+    };
+    let bench = Bench { kernel, now: &|| timer.count(), master: kernel.master("bench") };
+    // The first thing a driver does.
+    let first = bench.alloc(64 * KIB).into_coherent();
+    println!("count boot {}", timer.count() * TICK);
+    drop(first);
+
+    bench.by_size();
+    bench.streams();
+    bench.refusal();
+    for slots in [128, 256, 384, 448, 512] {
+        bench.trace(slots);
+    }
+    bench.by_fragmentation();
+    println!("bench: ok");
+    console::exit(0)
+}
+
+/// Costs, in ticks.
+#[derive(Default)]
+struct Series(Vec<u64>);
+
+impl Series {
+    fn print(mut self, key: &str) {
+        self.0.sort_unstable();
+        let at = |part: usize| self.0[(self.0.len() * part / 100).min(self.0.len() - 1)] * TICK;
+        if !self.0.is_empty() {
+            println!("bench {key} {} {} {} {} {}", at(0), at(50), at(99), at(100), self.0.len());
+        }
+    }
+}
+
+fn name(bytes: u32) -> String {
+    if bytes < MIB { format!("{}K", bytes / KIB) } else { format!("{}M", bytes / MIB) }
+}
+
+struct Bench<'k> {
+    kernel: &'static Kernel,
+    now: &'k dyn Fn() -> u64,
+    master: Master,
+}
+
+impl Bench<'_> {
+    /// Does something and adds what it cost.
+    fn time<T>(&self, series: &mut Series, work: impl FnOnce() -> T) -> T {
+        let start = (self.now)();
+        let result = black_box(work());
+        series.0.push((self.now)() - start);
+        result
+    }
+
+    fn alloc(&self, bytes: u32) -> Contiguous<Armv7a> {
+        let buffer = self.kernel.dma.alloc(&self.master, bytes, 1);
+        buffer.unwrap_or_else(|error| console::die(format_args!("bench: {error}")))
+    }
+
+    fn coherent(&self, bytes: u32) -> Coherent<Armv7a> {
+        self.alloc(bytes).into_coherent()
+    }
+
+    fn free(buffer: Coherent<Armv7a>) {
+        // SAFETY: no device was ever told of it.
+        drop(unsafe { buffer.release() });
+    }
+
+    /// Allocations and frees, in pairs.
+    fn by_size(&self) {
+        for bytes in [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 2 * MIB, 4 * MIB, LARGEST] {
+            let (mut bare, mut alloc, mut free) = (Series::default(), Series::default(), Series::default());
+            for _ in 0..SAMPLES {
+                drop(self.time(&mut bare, || self.alloc(bytes)));
+                let buffer = self.time(&mut alloc, || self.coherent(bytes));
+                self.time(&mut free, || Self::free(buffer));
+            }
+            bare.print(&format!("alloc-only/{}", name(bytes)));
+            alloc.print(&format!("alloc-empty/{}", name(bytes)));
+            free.print(&format!("free/{}", name(bytes)));
+        }
+    }
+
+    fn streams(&self) {
+        for bytes in [4 * KIB, 64 * KIB, MIB, LARGEST] {
+            let (mut cycle, mut hop) = (Series::default(), Series::default());
+            let mut buffer: Stream<Armv7a, FromDevice, Device> = self.alloc(bytes).into_stream().for_device();
+            for n in 0..=SAMPLES {
+                // The first look finds no line anywhere: a capture cycle begins after it.
+                let mut first = Series::default();
+                buffer = self.time(if n == 0 { &mut first } else { &mut cycle }, || {
+                    // SAFETY: no device uses it.
+                    let cpu: Stream<Armv7a, FromDevice, Cpu> = unsafe { buffer.for_cpu() };
+                    black_box(cpu.bytes());
+                    cpu.for_device()
+                });
+                buffer = self.time(&mut hop, || {
+                    // SAFETY: no device uses it.
+                    unsafe { buffer.for_cpu() }.for_device()
+                });
+            }
+            cycle.print(&format!("capture-cycle/{}", name(bytes)));
+            hop.print(&format!("hand-over/{}", name(bytes)));
+            // SAFETY: no device uses it.
+            drop(unsafe { buffer.for_cpu() });
+        }
+    }
+
+    /// Asks a full area.
+    fn refusal(&self) {
+        let mut held: Vec<Contiguous<Armv7a>> = Vec::new();
+        for bytes in [LARGEST, MIB, 64 * KIB, 4 * KIB] {
+            while let Ok(buffer) = self.kernel.dma.alloc(&self.master, bytes, 1) {
+                held.push(buffer);
+            }
+        }
+        let refused = |key: &str| {
+            let mut series = Series::default();
+            for _ in 0..SAMPLES {
+                let given = self.time(&mut series, || self.kernel.dma.alloc(&self.master, MIB, 1).is_ok());
+                assert!(!given, "the area has no such run");
+            }
+            series.print(key);
+        };
+        refused("refusal/full");
+        // Then with every second buffer free, but none as long as a mebibyte.
+        held.retain(|buffer| buffer.frames().count() > 16);
+        let mut small: Vec<_> = Vec::new();
+        held.truncate(held.len().saturating_sub(1));
+        while let Ok(buffer) = self.kernel.dma.alloc(&self.master, 64 * KIB, 1) {
+            small.push(buffer);
+        }
+        let mut n = 0;
+        small.retain(|_| {
+            n += 1;
+            n % 2 == 0
+        });
+        refused("refusal/fragmented");
+    }
+
+    /// The mixed-size trace of the peers' figures: 64 MiB whose first 64 frames are taken, alignment to the size's next
+    /// power of two, 64 KiB at most.
+    fn trace(&self, slots: u32) {
+        const SIZES: [u32; 16] = [1, 1, 2, 3, 4, 5, 8, 12, 16, 25, 32, 64, 100, 128, 256, 375];
+        let kernel = self.kernel;
+        let taken = self.alloc(64 * FRAME_SIZE);
+        let mut held: Vec<Option<Coherent<Armv7a>>> = (0..slots).map(|_| None).collect();
+        let mut x = 12345u32;
+        let mut next = || {
+            x = x.wrapping_mul(1664525).wrapping_add(1013904223);
+            x >> 8
+        };
+        let (mut alloc, mut free, mut refused) = (Series::default(), Series::default(), Series::default());
+        let (mut frames, mut instructions) = (0, 0);
+        for _ in 0..6000 {
+            let slot = &mut held[(next() % slots) as usize];
+            if let Some(buffer) = slot.take() {
+                self.time(&mut free, || Self::free(buffer));
+                continue;
+            }
+            let count = SIZES[(next() % 16) as usize];
+            let align = count.next_power_of_two().min(16) * FRAME_SIZE;
+            let start = (self.now)();
+            let given = kernel.dma.alloc(&self.master, count * FRAME_SIZE, align);
+            let given = given.ok().map(Contiguous::into_coherent);
+            let cost = (self.now)() - start;
+            if given.is_some() {
+                alloc.0.push(cost);
+                frames += count;
+                instructions += cost * TICK;
+            } else {
+                refused.0.push(cost);
+            }
+            *slot = given;
+        }
+        println!("count trace-ok/{slots} {}", alloc.0.len());
+        println!("count trace-failed/{slots} {}", refused.0.len());
+        println!("count trace-alloc-a-page/{slots} {}", instructions / u64::from(frames));
+        alloc.print(&format!("trace-alloc/{slots}"));
+        refused.print(&format!("trace-refused/{slots}"));
+        free.print(&format!("trace-free/{slots}"));
+        held.into_iter().flatten().for_each(Self::free);
+        drop(taken);
+    }
+
+    /// The same pair while more and more of the area's frames are taken singly, every second one.
+    fn by_fragmentation(&self) {
+        let area = self.kernel.default_area().expect("an area");
+        let all = (self.kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
+        let mut singles: Vec<Contiguous<Armv7a>> = Vec::new();
+        let mut kept: Vec<Contiguous<Armv7a>> = Vec::new();
+        for percent in [0u32, 1, 2, 4, 6] {
+            while (kept.len() as u32) < all * percent / 100 / 2 {
+                kept.push(self.alloc(FRAME_SIZE));
+                singles.push(self.alloc(FRAME_SIZE));
+            }
+            singles.clear();
+            for bytes in [4 * KIB, 64 * KIB, MIB] {
+                let (mut alloc, mut free) = (Series::default(), Series::default());
+                for _ in 0..SAMPLES {
+                    let buffer = self.time(&mut alloc, || self.alloc(bytes));
+                    self.time(&mut free, || drop(buffer));
+                }
+                alloc.print(&format!("fragmented-alloc-{percent}/{}", name(bytes)));
+                free.print(&format!("fragmented-free-{percent}/{}", name(bytes)));
+            }
+        }
+    }
+}
