@@ -6,7 +6,7 @@ use carveout::vm::alias::{Alias, Aliases};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::audit::{Expect, Finding, Report, audit};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc};
-use carveout::vm::ledger::{Carved, Ledger};
+use carveout::vm::ledger::{Carved, Cell, Ledger};
 use std::collections::HashMap;
 
 use Access::{Read, ReadExecute, ReadWrite};
@@ -119,7 +119,7 @@ impl Bench {
     /// A kernel as it should be: direct map, window with three buffers, loan window with one, devices, image.
     fn clean() -> Self {
         let mut tables = Tables::new();
-        let cells = vec![0; AREA.count() as usize].leak();
+        let cells = vec![Cell::default(); Ledger::cells_needed([AREA].into_iter())].leak();
         let mut ledger = Ledger::new([AREA].into_iter(), aliases(), cells).unwrap();
         // The first MiB but for text, by pages; three more by sections; then the area is missing.
         tables.large(0x8000_0000 + 0x3_0000, 0x6003_0000, WriteBack, ReadWrite);

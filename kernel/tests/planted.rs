@@ -10,7 +10,7 @@ use carveout::vm::alias::Aliases;
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
 use carveout::vm::layout::CMA_WINDOW;
-use carveout::vm::ledger::{Ledger, LedgerError};
+use carveout::vm::ledger::{Cell, Ledger, LedgerError};
 use carveout::vm::space::{Mapped, Region};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -149,7 +149,7 @@ fn i1_a_write_back_and_a_non_cacheable_mapping() {
 
 #[test]
 fn i1_the_ledger_refuses_what_the_fake_would_catch() {
-    let mut cells = vec![0; 16];
+    let mut cells = [Cell::default()];
     let mut ledger = Ledger::new([frames(16)].into_iter(), Aliases::default(), &mut cells).unwrap();
     ledger.claim(frames(1), WriteBack).unwrap();
     let frame = frames(1).iter().next().unwrap();

@@ -44,6 +44,16 @@ pub unsafe trait Mmu {
     /// The pointer with which this program reaches `va`.
     fn reach(&self, va: VirtAddr) -> *mut u8;
 
+    /// Writes zeros to `[at, at + bytes)`, whole frames.
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty: `at` is valid for writes of `bytes` bytes; both are multiples of 4 KiB.
+    unsafe fn zero(&self, at: *mut u8, bytes: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { at.write_bytes(0, bytes) };
+    }
+
     /// The tables in use.
     fn root(&self) -> Root;
 

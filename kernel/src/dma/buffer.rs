@@ -281,7 +281,7 @@ impl<M: Machine> Raw<M> {
             self.stale.set(Span::default());
         }
         // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns them.
-        unsafe { self.pointer().write_bytes(0, (self.frames.bytes()) as usize) };
+        unsafe { self.dma.machine.zero(self.pointer(), self.frames.bytes() as usize) };
         self.dma.counters.zeroed.fetch_add(self.frames.bytes(), Ordering::Relaxed);
         self.unordered.set(true);
     }

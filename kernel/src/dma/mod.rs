@@ -16,16 +16,16 @@ pub mod scatter;
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::boot::directmap::CarveOut;
-use crate::cma::area::{AllocError, Area, heap_index};
-use crate::cma::index::Index;
+use crate::cma::area::{AllocError, Area};
 use crate::vm::alias::Aliases;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::audit::{Expect, Finding, Report, audit};
-use crate::vm::layout::CMA_WINDOW;
-use crate::vm::ledger::{Carved, Ledger, LedgerError, Residue};
+use crate::vm::layout::{CMA_WINDOW, VirtRange};
+use crate::vm::ledger::{Carved, Cell, IMAGES, Ledger, LedgerError, MAX_RANGES, Residue};
 use crate::vm::space::{Mapped, Region};
 use alloc::vec;
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use buffer::Contiguous;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -103,8 +103,7 @@ struct State {
     areas: Vec<Area>,
     ledger: Ledger<'static>,
     window: Region<'static>,
-    /// Free pages of the window.
-    pages: Index<'static>,
+    images: Images,
     entries: Vec<Entry>,
     free: Option<Slot>,
 }
@@ -190,23 +189,57 @@ pub struct Dma<M: 'static> {
     counters: Counters,
 }
 
-/// Pages of window that a buffer needs before, for, and after its mapping.
-struct WindowRun {
-    lead: u32,
-    pages: u32,
-    order: u8,
+/// Where the window has the carved memory: several times over, each image in the same order and at addresses that agree
+/// with the physical ones modulo 1 MiB. A buffer is mapped in an image in which neither of its neighbours is, so that the
+/// pages around it are guards, and its address is found without a search. As each has two neighbours at most, three
+/// images always suffice; where the window has room for fewer, some buffers are refused.
+#[derive(Debug)]
+struct Images {
+    /// Each carved run and the address of its first frame in the first image.
+    runs: ArrayVec<(FrameRange, VirtAddr), MAX_RANGES>,
+    /// Bytes from an image to the next.
+    stride: u32,
+    count: u32,
 }
 
-impl WindowRun {
-    /// The window address agrees with the physical one modulo the largest unit that can map it, and a guard follows.
-    const fn for_frames(frames: FrameRange) -> Self {
-        let order = match frames.count() {
-            256.. => 8,
-            16.. => 4,
-            _ => 0,
-        };
-        let lead = frames.start() % (1 << order);
-        Self { lead, pages: lead + frames.count() + 1, order }
+impl Images {
+    /// Sections that a run takes: those it touches and, if it ends with one, another as its guard.
+    const fn sections(run: FrameRange) -> u32 {
+        let frames = SECTION_SIZE >> FRAME_SHIFT;
+        run.end() / frames + 1 - run.start() / frames
+    }
+
+    fn new(carved: impl Iterator<Item = FrameRange>, window: VirtRange) -> Self {
+        let (mut runs, mut used) = (ArrayVec::new(), 0);
+        for run in carved {
+            if used + Self::sections(run) > window.sections() {
+                break;
+            }
+            let offset = used * SECTION_SIZE + run.base().raw() % SECTION_SIZE;
+            runs.push((run, VirtAddr::new(window.start().raw() + offset)));
+            used += Self::sections(run);
+        }
+        let count = window.sections().checked_div(used).unwrap_or(0).min(IMAGES as u32);
+        Self { runs, stride: used * SECTION_SIZE, count }
+    }
+
+    /// Where an image has the frames.
+    fn place(&self, frames: FrameRange, image: u32) -> Option<VirtAddr> {
+        let (run, first) = self.runs.iter().find(|(run, _)| run.covers(frames))?;
+        let offset = (frames.start() - run.start()) << FRAME_SHIFT;
+        Some(VirtAddr::new(first.raw() + offset + image * self.stride))
+    }
+
+    /// An image that is none of `not`, a bit each.
+    fn other_than(&self, not: u32) -> Option<u32> {
+        let image = (!not).trailing_zeros();
+        (image < self.count).then_some(image)
+    }
+
+    /// Which image an address is in.
+    fn of(&self, frames: FrameRange, va: VirtAddr) -> u32 {
+        let first = self.place(frames, 0).map_or(va, |first| first);
+        (va.raw() - first.raw()).checked_div(self.stride).unwrap_or(0)
     }
 }
 
@@ -225,28 +258,27 @@ impl<M: Machine> Dma<M> {
     ) -> Self {
         let carved: Vec<CarveOut> = carved.collect();
         let ranges = || carved.iter().flat_map(|carved| carved.ranges().iter().copied());
-        let cells = vec![0; ranges().map(|frames| frames.count() as usize).sum()].leak();
+        let cells = vec![Cell::default(); Ledger::cells_needed(ranges())].leak();
         let ledger = Ledger::new(ranges(), aliases, cells);
         let ledger = ledger.expect("disjoint carve-outs by their first names, no more than the ledger holds");
-        let first = window.range().start().raw() >> FRAME_SHIFT;
-        let count = (window.range().bytes() >> FRAME_SHIFT) as u32;
-        let pages = heap_index(first, count);
+        let images = Images::new(ranges(), window.range());
         let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(Slot(n + 1)) };
         let state = State {
             areas: carved.iter().map(Area::new).collect(),
             ledger,
             window,
-            pages,
+            images,
             entries: (0..MAX_BUFFERS).map(entry).collect(),
             free: Some(Slot(0)),
         };
         Self { machine, state: Mutex::new(state), counters: Counters::default() }
     }
 
-    /// Sections of window that serve these carve-outs: twice their size, as guards and alignment need room too.
+    /// Sections of window that serve these carve-outs: three images of them.
     pub fn window_sections<'c>(carved: impl Iterator<Item = &'c CarveOut>) -> u32 {
-        (carved.map(CarveOut::bytes).sum::<u64>().div_ceil(u64::from(SECTION_SIZE)) * 2 + 2)
-            .min(CMA_WINDOW.sections().into()) as u32
+        let runs = carved.flat_map(|carved| carved.ranges());
+        let image: u32 = runs.map(|&run| Images::sections(run)).sum();
+        (IMAGES as u32).saturating_mul(image).min(CMA_WINDOW.sections())
     }
 
     /// The area of that name.
@@ -268,12 +300,13 @@ impl<M: Machine> Dma<M> {
         let area = master.area().ok_or(AllocError::NoArea)?;
         let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea) };
         let frames = memory.alloc(bytes, align, |run| master.places(run))?;
-        let run = WindowRun::for_frames(frames);
-        let Some(first) = state.pages.alloc(run.pages, run.order, 0..u32::MAX) else {
+        let image = state.images.other_than(state.ledger.images_near(frames));
+        let place = image.and_then(|image| Some((image, state.images.place(frames, image)?)));
+        let Some((image, va)) = place else {
             memory.give_back(frames);
             return Err(AllocError::NoWindow { wanted: frames.bytes() });
         };
-        let va = VirtAddr::new((first + run.lead) << FRAME_SHIFT);
+        state.ledger.take_image(frames, image);
         let residue = state.ledger.residue(frames);
         let holder = Holder::Nobody;
         let born = self.counters.allocations.fetch_add(1, Ordering::Relaxed);
@@ -382,9 +415,7 @@ impl<M: Machine> Dma<M> {
         };
         state.free = Some(slot);
         state.ledger.set_residue(record.frames, residue);
-        let run = WindowRun::for_frames(record.frames);
-        let first = (record.va.raw() >> FRAME_SHIFT) - run.lead;
-        state.pages.free(first, run.pages).expect("the buffer's own addresses");
+        state.ledger.give_image(record.frames, state.images.of(record.frames, record.va));
         state.areas[record.area.0].give_back(record.frames);
     }
 

@@ -7,7 +7,7 @@
 use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
-use crate::dma::{Dma, Entry, Holder, Slot, State, WindowRun};
+use crate::dma::{Dma, Entry, Holder, Record, Slot, State};
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::ledger::{LedgerError, Residue};
 use crate::vm::space::Mapped;
@@ -112,7 +112,7 @@ impl<M: Machine> Port<M> {
         // A coherent buffer has the one mapping it may have; the port uses that.
         let own = match record.holder {
             Holder::Both => None,
-            holder => Some(self.map(state, frames, holder)?),
+            _ => Some(self.map(state, &record)?),
         };
         state.record_mut(slot).ported = true;
         drop(guard);
@@ -126,23 +126,27 @@ impl<M: Machine> Port<M> {
         Ok(Opened { dma: self.dma, slot, own, va, offset, len: len as usize })
     }
 
-    /// Maps a buffer for the port. The ledger is asked first: it alone decides whether a mapping may be (I1).
-    fn map(&self, state: &mut State, frames: FrameRange, holder: Holder) -> Result<Mapped, PortError> {
+    /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still;
+    /// with guards around it if an image is left for that. The ledger is asked first: it alone decides whether a mapping
+    /// may be (I1).
+    fn map(&self, state: &mut State, record: &Record) -> Result<Mapped, PortError> {
+        let &Record { frames, holder, va: own, .. } = record;
         state.ledger.claim(frames, MemoryType::NonCacheable).map_err(PortError::Mapped)?;
         if holder != Holder::Device {
             state.ledger.release(frames);
             return Err(PortError::NotGranted { frames, holder });
         }
-        let run = WindowRun::for_frames(frames);
-        let Some(first) = state.pages.alloc(run.pages, run.order, 0..u32::MAX) else {
+        let own = 1 << state.images.of(frames, own);
+        let guarded = state.images.other_than(own | state.ledger.images_near(frames));
+        let image = guarded.or_else(|| state.images.other_than(own));
+        let Some(va) = image.and_then(|image| state.images.place(frames, image)) else {
             state.ledger.release(frames);
             return Err(PortError::NoWindow { frames });
         };
-        let va = VirtAddr::new((first + run.lead) << FRAME_SHIFT);
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
         let mapped =
             unsafe { state.window.map(self.dma.machine, va, frames, MemoryType::NonCacheable, Access::ReadWrite) };
-        Ok(mapped.expect("addresses just taken are unmapped"))
+        Ok(mapped.expect("no other buffer has these addresses"))
     }
 }
 
@@ -183,11 +187,8 @@ impl<M: Machine> Drop for Opened<M> {
         let mut state = self.dma.state.lock();
         let state = &mut *state;
         if let Some(mapped) = self.own.take() {
-            let first = mapped.va().raw() >> FRAME_SHIFT;
-            let run = WindowRun::for_frames(mapped.frames());
             let frames = state.window.unmap(self.dma.machine, mapped);
             state.ledger.release(frames);
-            state.pages.free(first - run.lead, run.pages).expect("addresses the port took");
         }
         state.record_mut(self.slot).ported = false;
     }

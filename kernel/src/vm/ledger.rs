@@ -1,4 +1,4 @@
-//! The attribute of each carved frame, one byte a frame, kept outside the carved memory.
+//! The attribute of each carved frame, a byte a frame, kept outside the carved memory.
 //!
 //! Guarantees I1 for carved frames: a frame is claimed by at most one mapping at a time, so a second mapping, with
 //! whatever attribute, is refused before a descriptor is written; so is one through a physical alias. Also remembers what caches may still hold of a
@@ -79,16 +79,23 @@ impl fmt::Display for LedgerError {
     }
 }
 
-const MAPPED: u8 = 0b0011;
-const WRITE_BACK: u8 = 0b0001;
-const NON_CACHEABLE: u8 = 0b0010;
-const RESIDUE: u8 = 0b1100;
-const CLEAN: u8 = 0b0100;
-const DIRTY: u8 = 0b1000;
-const SEEN: u8 = 0b1_0000;
+/// Frames in a cell.
+pub const CELL_FRAMES: u32 = u32::BITS;
 
-/// One byte a frame.
-pub type Cell = u8;
+/// What is known of 32 carved frames, a bit each in every word: storage for a [`Ledger`]. A byte a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Cell {
+    write_back: u32,
+    non_cacheable: u32,
+    clean: u32,
+    dirty: u32,
+    seen: u32,
+    /// First and last frames of buffers, by the image they are mapped in: see [`Ledger::images_near`].
+    images: [u32; IMAGES],
+}
+
+/// Images of the carved memory in the window that the ledger can tell apart.
+pub const IMAGES: usize = 3;
 
 /// The book of carved frames.
 #[derive(Debug)]
@@ -100,8 +107,13 @@ pub struct Ledger<'m> {
 }
 
 impl<'m> Ledger<'m> {
-    /// A ledger of these runs, all unmapped and without residue, on a board with these aliases. `cells` holds at least
-    /// one a frame.
+    /// Cells that these runs take: one for each 32 frames, counted from the run's start.
+    pub fn cells_needed(carved: impl Iterator<Item = FrameRange>) -> usize {
+        carved.map(|frames| frames.count().div_ceil(CELL_FRAMES) as usize).sum()
+    }
+
+    /// A ledger of these runs, all unmapped and without residue, in at least as many cells as they need, on a board with
+    /// these aliases.
     pub fn new(
         carved: impl Iterator<Item = FrameRange>,
         aliases: Aliases,
@@ -114,13 +126,13 @@ impl<'m> Ledger<'m> {
                 return Err(LedgerError::SecondName { frames, alias });
             }
             let overlap = ranges.iter().any(|(other, _)| other.overlaps(frames));
-            let end = used + frames.count() as usize;
+            let end = used + Self::cells_needed(core::iter::once(frames));
             if overlap || end > cells.len() || ranges.try_push((frames, used)).is_err() {
                 return Err(LedgerError::Storage { frames });
             }
             used = end;
         }
-        cells[..used].fill(0);
+        cells[..used].fill(Cell::default());
         Ok(Self { ranges, cells, aliases })
     }
 
@@ -136,11 +148,10 @@ impl<'m> Ledger<'m> {
 
     /// How a frame is mapped; `None` if it is not carved, by this name.
     pub fn state(&self, frame: Frame) -> Option<Carved> {
-        let one = FrameRange::new(frame.number(), 1)?;
-        let cell = *self.cells_of(one)?.first()?;
-        Some(match cell & MAPPED {
-            WRITE_BACK => Carved::Mapped(MemoryType::WriteBack),
-            NON_CACHEABLE => Carved::Mapped(MemoryType::NonCacheable),
+        let (cell, bit) = self.cell_of(frame.number())?;
+        Some(match (self.cells[cell].write_back & bit != 0, self.cells[cell].non_cacheable & bit != 0) {
+            (true, _) => Carved::Mapped(MemoryType::WriteBack),
+            (_, true) => Carved::Mapped(MemoryType::NonCacheable),
             _ => Carved::Unmapped,
         })
     }
@@ -151,89 +162,181 @@ impl<'m> Ledger<'m> {
     ///
     /// If `wants` is not a type of Normal memory: carved frames are RAM.
     pub fn claim(&mut self, frames: FrameRange, wants: MemoryType) -> Result<(), LedgerError> {
-        let mark = match wants {
-            MemoryType::WriteBack => WRITE_BACK,
-            MemoryType::NonCacheable => NON_CACHEABLE,
+        let write_back = match wants {
+            MemoryType::WriteBack => true,
+            MemoryType::NonCacheable => false,
             MemoryType::Device | MemoryType::StronglyOrdered => panic!("RAM is Normal memory"),
         };
-        if let Some(alias) = self.aliases.find(frames) {
-            return Err(LedgerError::SecondName { frames, alias });
-        }
-        let cells = self.cells_of_mut(frames).ok_or(LedgerError::NotCarved { frames })?;
-        if let Some(place) = cells.iter().position(|cell| cell & MAPPED != 0) {
-            let has =
-                if cells[place] & MAPPED == WRITE_BACK { MemoryType::WriteBack } else { MemoryType::NonCacheable };
-            let frame = Frame::from_number(frames.start() + place as u32).expect("in a range");
+        let place = self.place_of(frames).ok_or_else(|| match self.aliases.find(frames) {
+            Some(alias) => LedgerError::SecondName { frames, alias },
+            None => LedgerError::NotCarved { frames },
+        })?;
+        let mut mapped = 0;
+        place.look(self.cells, |cell, bits| mapped |= (cell.write_back | cell.non_cacheable) & bits);
+        if mapped != 0 {
+            let taken = frames.iter().find_map(|frame| match self.state(frame) {
+                Some(Carved::Mapped(has)) => Some((frame, has)),
+                _ => None,
+            });
+            let (frame, has) = taken.expect("one of them is mapped");
             return Err(LedgerError::Mapped { frames, frame, has, wants });
         }
-        for cell in cells {
-            *cell |= mark;
+        if write_back {
+            place.each(self.cells, |cell, bits| cell.write_back |= bits);
+        } else {
+            place.each(self.cells, |cell, bits| cell.non_cacheable |= bits);
         }
         Ok(())
     }
 
     /// Ends the claim. Must come after the mapping ended, TLB invalidate included.
     pub fn release(&mut self, frames: FrameRange) {
-        for cell in self.cells_of_mut(frames).into_iter().flatten() {
-            *cell &= !MAPPED;
-        }
+        self.each(frames, |cell, bits| {
+            cell.write_back &= !bits;
+            cell.non_cacheable &= !bits;
+        });
     }
 
     /// The most the caches may hold of any frame in the range.
     pub fn residue(&self, frames: FrameRange) -> Residue {
-        let all = self.cells_of(frames).into_iter().flatten().fold(0, |all, cell| all | cell);
-        match all & RESIDUE {
-            0 => Residue::Nothing,
-            CLEAN => Residue::Clean,
-            _ => Residue::Dirty,
+        let (mut clean, mut dirty) = (0, 0);
+        if let Some(place) = self.place_of(frames) {
+            place.look(self.cells, |cell, bits| {
+                clean |= cell.clean & bits;
+                dirty |= cell.dirty & bits;
+            });
+        }
+        match (clean != 0, dirty != 0) {
+            (_, true) => Residue::Dirty,
+            (true, _) => Residue::Clean,
+            _ => Residue::Nothing,
         }
     }
 
     /// Records what the caches may hold of all frames in the range.
     pub fn set_residue(&mut self, frames: FrameRange, residue: Residue) {
-        let mark = match residue {
-            Residue::Nothing => 0,
-            Residue::Clean => CLEAN,
-            Residue::Dirty => DIRTY,
+        let mark = |wanted| if residue == wanted { u32::MAX } else { 0 };
+        let (clean, dirty) = (mark(Residue::Clean), mark(Residue::Dirty));
+        self.each(frames, |cell, bits| {
+            cell.clean = cell.clean & !bits | clean & bits;
+            cell.dirty = cell.dirty & !bits | dirty & bits;
+        });
+    }
+
+    /// The images, a bit each, that the buffers right before and after these frames are mapped in: two at most.
+    pub fn images_near(&self, frames: FrameRange) -> u32 {
+        let neighbours = [frames.start().wrapping_sub(1), frames.end()].map(|number| self.cell_of(number));
+        let used = |image: usize| {
+            let used = neighbours.iter().flatten().any(|&(cell, bit)| self.cells[cell].images[image] & bit != 0);
+            u32::from(used) << image
         };
-        for cell in self.cells_of_mut(frames).into_iter().flatten() {
-            *cell = *cell & !RESIDUE | mark;
+        (0..IMAGES).fold(0, |images, image| images | used(image))
+    }
+
+    /// Notes which image a buffer of these frames is mapped in, whenever it is.
+    pub fn take_image(&mut self, frames: FrameRange, image: u32) {
+        self.set_image(frames, image, true);
+    }
+
+    /// Forgets it.
+    pub fn give_image(&mut self, frames: FrameRange, image: u32) {
+        self.set_image(frames, image, false);
+    }
+
+    fn set_image(&mut self, frames: FrameRange, image: u32, taken: bool) {
+        for number in [frames.start(), frames.end().wrapping_sub(1)] {
+            if let Some((cell, bit)) = self.cell_of(number) {
+                let word = &mut self.cells[cell].images[image as usize];
+                *word = if taken { *word | bit } else { *word & !bit };
+            }
         }
     }
 
     /// Begins an audit: no frame has been seen mapped.
     pub(super) fn unsee(&mut self) {
         for cell in &mut *self.cells {
-            *cell &= !SEEN;
+            cell.seen = 0;
         }
     }
 
     /// Notes that the tables map a frame.
     pub(super) fn see(&mut self, frame: Frame) {
-        for cell in FrameRange::new(frame.number(), 1).and_then(|one| self.cells_of_mut(one)).into_iter().flatten() {
-            *cell |= SEEN;
+        if let Some((cell, bit)) = self.cell_of(frame.number()) {
+            self.cells[cell].seen |= bit;
         }
     }
 
     /// The frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
     pub(super) fn mapped(&self) -> impl Iterator<Item = (Frame, bool)> + '_ {
-        let run = |&(frames, first): &(FrameRange, usize)| frames.iter().zip(&self.cells[first..]);
-        let mapped = |(frame, cell): (Frame, &Cell)| (cell & MAPPED != 0).then_some((frame, cell & SEEN != 0));
-        self.ranges.iter().flat_map(run).filter_map(mapped)
+        let frames = self.ranges().flat_map(FrameRange::iter);
+        frames.filter(|&frame| self.state(frame) != Some(Carved::Unmapped)).filter_map(|frame| {
+            let (cell, bit) = self.cell_of(frame.number())?;
+            Some((frame, self.cells[cell].seen & bit != 0))
+        })
     }
 
-    fn place_of(&self, frames: FrameRange) -> Option<core::ops::Range<usize>> {
+    /// The cell of the frame of that number, and its bit there.
+    fn cell_of(&self, number: u32) -> Option<(usize, u32)> {
+        let (run, first) = self.ranges.iter().find(|(run, _)| run.start() <= number && number < run.end())?;
+        let offset = number - run.start();
+        Some((first + (offset / CELL_FRAMES) as usize, 1 << (offset % CELL_FRAMES)))
+    }
+
+    fn place_of(&self, frames: FrameRange) -> Option<Place> {
         let (run, first) = self.ranges.iter().find(|(run, _)| run.covers(frames) && !frames.is_empty())?;
-        let start = first + (frames.start() - run.start()) as usize;
-        Some(start..start + frames.count() as usize)
+        let start = frames.start() - run.start();
+        Some(Place { cell: first + (start / CELL_FRAMES) as usize, bit: start % CELL_FRAMES, count: frames.count() })
     }
 
-    fn cells_of(&self, frames: FrameRange) -> Option<&[Cell]> {
-        self.place_of(frames).map(|place| &self.cells[place])
+    /// Shows each cell of the range with the range's bits in it; none if it is not all carved.
+    fn each(&mut self, frames: FrameRange, each: impl FnMut(&mut Cell, u32)) {
+        if let Some(place) = self.place_of(frames) {
+            place.each(self.cells, each);
+        }
+    }
+}
+
+/// A range of frames among the cells.
+#[derive(Clone, Copy)]
+struct Place {
+    cell: usize,
+    bit: u32,
+    /// At least one.
+    count: u32,
+}
+
+impl Place {
+    /// Its cells, its bits in the first of them and in the last.
+    fn masks(self) -> (core::ops::Range<usize>, u32, u32) {
+        let last = self.bit + self.count - 1;
+        let cells = self.cell..self.cell + (last / CELL_FRAMES) as usize + 1;
+        (cells, u32::MAX << self.bit, u32::MAX >> (CELL_FRAMES - 1 - last % CELL_FRAMES))
     }
 
-    fn cells_of_mut(&mut self, frames: FrameRange) -> Option<&mut [Cell]> {
-        self.place_of(frames).map(|place| &mut self.cells[place])
+    fn each(self, cells: &mut [Cell], mut each: impl FnMut(&mut Cell, u32)) {
+        let (range, from, to) = self.masks();
+        match &mut cells[range] {
+            [only] => each(only, from & to),
+            [first, middle @ .., last] => {
+                each(first, from);
+                middle.iter_mut().for_each(|cell| each(cell, u32::MAX));
+                each(last, to);
+            }
+            [] => {}
+        }
+    }
+
+    fn look(self, cells: &[Cell], mut look: impl FnMut(&Cell, u32)) {
+        let (range, from, to) = self.masks();
+        match &cells[range] {
+            [only] => look(only, from & to),
+            [first, middle @ .., last] => {
+                look(first, from);
+                middle.iter().for_each(|cell| look(cell, u32::MAX));
+                look(last, to);
+            }
+            [] => {}
+        }
     }
 }
 
@@ -248,9 +351,8 @@ mod tests {
 
     #[test]
     fn i1_a_second_mapping_is_refused_whatever_its_type() {
-        let mut cells = [0xff; 24];
-        let mut ledger =
-            Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        let mut cells = [Cell { seen: 7, dirty: u32::MAX, ..Cell::default() }; 2];
+        let mut ledger = Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         ledger.claim(run(0x104, 4), NonCacheable).unwrap();
         for wants in [WriteBack, NonCacheable] {
             let refused = ledger.claim(run(0x100, 5), wants).unwrap_err();
@@ -269,7 +371,7 @@ mod tests {
 
     #[test]
     fn i1_a_mapping_by_a_second_name_is_refused_whatever_its_type() {
-        let mut cells = [0; 16];
+        let mut cells = [Cell::default(); 1];
         let mut aliases = Aliases::default();
         let alias = Alias { frames: run(0x1000, 0x100), of: run(0x100, 0x100) };
         aliases.add(alias).unwrap();
@@ -291,9 +393,8 @@ mod tests {
 
     #[test]
     fn only_carved_frames_can_be_claimed() {
-        let mut cells = [0; 24];
-        let mut ledger =
-            Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        let mut cells = [Cell::default(); 2];
+        let mut ledger = Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         for frames in [run(0xff, 2), run(0x10f, 2), run(0x180, 1), FrameRange::EMPTY] {
             assert_eq!(ledger.claim(frames, WriteBack), Err(LedgerError::NotCarved { frames }));
         }
@@ -302,7 +403,7 @@ mod tests {
 
     #[test]
     fn residue_outlives_the_mapping_and_the_worst_frame_counts() {
-        let mut cells = [0; 16];
+        let mut cells = [Cell::default(); 1];
         let mut ledger = Ledger::new([run(0x100, 16)].into_iter(), Aliases::default(), &mut cells).unwrap();
         ledger.claim(run(0x100, 8), WriteBack).unwrap();
         ledger.set_residue(run(0x100, 4), Residue::Clean);
@@ -315,12 +416,11 @@ mod tests {
 
     #[test]
     fn overlapping_runs_and_too_few_cells_are_refused() {
-        let mut cells = [0; 16];
-        let overlap =
-            Ledger::new([run(0x100, 8), run(0x107, 2)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
+        let mut cells = [Cell::default(); 1];
+        let overlap = Ledger::new([run(0x100, 8), run(0x107, 2)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
         assert_eq!(overlap, LedgerError::Storage { frames: run(0x107, 2) });
-        let few = Ledger::new([run(0x100, 17)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
-        assert_eq!(few, LedgerError::Storage { frames: run(0x100, 17) });
+        let few = Ledger::new([run(0x100, 33)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
+        assert_eq!(few, LedgerError::Storage { frames: run(0x100, 33) });
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::arch::Mmu;
 use crate::vm::attr::{Access, MemoryType, Shareability};
 use crate::vm::desc::{L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table, LARGE_PAGE_SIZE};
 use crate::vm::layout::VirtRange;
+use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt;
 
 /// The proof that `frames` are mapped at `va` with this memory type and nothing unmapped them since. Not `Clone`.
@@ -137,12 +139,15 @@ impl fmt::Display for MapError {
 }
 
 /// How a region comes by second-level tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 enum Tables {
     /// Taken from the front as sections need them, never given back; this many are taken.
     OnDemand { used: u32 },
     /// One for each section, in place from the start; a section descriptor may stand in for one while it is mapped.
-    OneEach,
+    OneEach {
+        /// Pages mapped in each section.
+        mapped: Vec<u16>,
+    },
 }
 
 /// A run of virtual addresses and the descriptors that translate them.
@@ -157,32 +162,53 @@ pub struct Region<'m> {
     tables: Tables,
 }
 
-/// One leaf to be written.
-enum Unit {
-    Section,
-    Large,
-    Small,
+/// Pages of a section.
+const SECTION_PAGES: u32 = SECTION_SIZE >> FRAME_SHIFT;
+/// Pages of a large page, and its entries.
+const LARGE_PAGES: u32 = LARGE_PAGE_SIZE >> FRAME_SHIFT;
+
+/// Part of a mapping that lies in one section.
+#[derive(Clone, Copy)]
+struct Chunk {
+    va: VirtAddr,
+    pa: PhysAddr,
+    /// At least one.
+    pages: u32,
 }
 
-impl Unit {
-    const fn bytes(&self) -> u32 {
-        match self {
-            Self::Section => SECTION_SIZE,
-            Self::Large => LARGE_PAGE_SIZE,
-            Self::Small => FRAME_SIZE,
-        }
+impl Chunk {
+    /// Whether a section descriptor can map it.
+    const fn is_section(self) -> bool {
+        self.pages == SECTION_PAGES && self.pa.is_aligned(SECTION_SIZE)
     }
 
-    /// The largest unit that fits at this place.
-    const fn at(va: VirtAddr, pa: PhysAddr, left: u32) -> Self {
-        if left >= SECTION_SIZE && va.is_aligned(SECTION_SIZE) && pa.is_aligned(SECTION_SIZE) {
-            Self::Section
-        } else if left >= LARGE_PAGE_SIZE && va.is_aligned(LARGE_PAGE_SIZE) && pa.is_aligned(LARGE_PAGE_SIZE) {
-            Self::Large
-        } else {
-            Self::Small
+    /// Calls `each` with the first page in the section, the frame and the pages, 16 or 1, of the largest leaves that fit.
+    fn for_each_leaf(self, mut each: impl FnMut(usize, PhysAddr, u32)) {
+        let (mut page, mut pa, mut left) = ((self.va.raw() % SECTION_SIZE) >> FRAME_SHIFT, self.pa, self.pages);
+        // Both advance together, so they agree modulo a large page all along or never.
+        let alike = (page << FRAME_SHIFT) % LARGE_PAGE_SIZE == pa.raw() % LARGE_PAGE_SIZE;
+        while left > 0 {
+            let pages = if alike && left >= LARGE_PAGES && page % LARGE_PAGES == 0 { LARGE_PAGES } else { 1 };
+            each(page as usize, pa, pages);
+            page += pages;
+            pa = PhysAddr::new(pa.raw().wrapping_add(pages << FRAME_SHIFT));
+            left -= pages;
         }
     }
+}
+
+/// The parts of a mapping, a section each, from the lowest.
+fn chunks(va: VirtAddr, frames: FrameRange) -> impl Iterator<Item = Chunk> {
+    let (mut va, mut pa, mut left) = (va.raw(), frames.base().raw(), frames.count());
+    core::iter::from_fn(move || {
+        let pages = left.min(SECTION_PAGES - (va % SECTION_SIZE >> FRAME_SHIFT));
+        let chunk = (pages > 0).then_some(Chunk { va: VirtAddr::new(va), pa: PhysAddr::new(pa), pages });
+        // The last may end with the address space.
+        va = va.wrapping_add(pages << FRAME_SHIFT);
+        pa = pa.wrapping_add(pages << FRAME_SHIFT);
+        left -= pages;
+        chunk
+    })
 }
 
 impl<'m> Region<'m> {
@@ -223,7 +249,8 @@ impl<'m> Region<'m> {
         l2_at: PhysAddr,
     ) -> Self {
         assert!(l1.len() == range.sections() as usize && l2.len() == l1.len() && l2_at.is_aligned(L2_TABLE_SIZE));
-        let region = Self { range, share, l1, l1_at, l2, l2_at, tables: Tables::OneEach };
+        let tables = Tables::OneEach { mapped: vec![0; l1.len()] };
+        let region = Self { range, share, l1, l1_at, l2, l2_at, tables };
         for section in 0..region.l1.len() {
             assert!(region.l1[section] == L1Desc::FAULT, "the window's entries are unused");
             region.l2[section] = [L2Desc::FAULT; L2_ENTRIES];
@@ -255,25 +282,28 @@ impl<'m> Region<'m> {
     ) -> Result<Mapped, MapError> {
         self.check(va, frames)?;
         self.provide_tables(mmu, va, frames)?;
-        self.for_each_unit(va, frames, |region, va, pa, unit| {
-            let (section, page) = region.slot(va);
-            match unit {
-                Unit::Section => {
-                    region.l1[section] = L1Desc::section(pa, memory, access, region.share);
-                    region.publish_l1(mmu, section, 1);
-                    if region.tables == Tables::OneEach {
-                        // The entry pointed to a table. No leaf of it was valid, but a walk cache may hold the pointer.
-                        mmu.invalidate_tlb(va, FRAME_SIZE);
-                    }
+        for chunk in chunks(va, frames) {
+            let (section, first) = self.slot(chunk.va);
+            if chunk.is_section() && !self.keeps_table(section) {
+                self.l1[section] = L1Desc::section(chunk.pa, memory, access, self.share);
+                self.publish_l1(mmu, section, 1);
+                if matches!(self.tables, Tables::OneEach { .. }) {
+                    // The entry pointed to a table. No leaf of it was valid, but a walk cache may hold the pointer.
+                    mmu.invalidate_tlb(chunk.va, FRAME_SIZE);
                 }
-                Unit::Large => {
-                    let word = L2Desc::large(pa, memory, access, region.share);
-                    region.table(section)[page..page + 16].fill(word);
-                }
-                Unit::Small => region.table(section)[page] = L2Desc::small(pa, memory, access, region.share),
+            } else {
+                let (share, table) = (self.share, self.table_of(section).expect("tables were provided"));
+                let entries = &mut self.l2[table];
+                chunk.for_each_leaf(|page, pa, pages| match pages {
+                    1 => entries[page] = L2Desc::small(pa, memory, access, share),
+                    pages => entries[page..page + pages as usize].fill(L2Desc::large(pa, memory, access, share)),
+                });
+                self.publish_l2(mmu, table, first, chunk.pages as usize);
             }
-        });
-        self.publish_pages(mmu, va, frames.count() << FRAME_SHIFT);
+            if let Tables::OneEach { mapped } = &mut self.tables {
+                mapped[section] += chunk.pages as u16;
+            }
+        }
         Ok(Mapped { va, frames, memory })
     }
 
@@ -286,23 +316,23 @@ impl<'m> Region<'m> {
     pub fn unmap<M: Mmu>(&mut self, mmu: &M, mapped: Mapped) -> FrameRange {
         assert!(self.range.contains(mapped.va), "a mapping of this region");
         let Mapped { va, frames, .. } = mapped;
-        let bytes = frames.count() << FRAME_SHIFT;
-        self.for_each_unit(va, frames, |region, va, _, unit| {
-            let (section, page) = region.slot(va);
-            match unit {
-                Unit::Section => {
-                    region.l1[section] = match region.tables {
-                        Tables::OneEach => L1Desc::table(region.table_at(section)),
-                        Tables::OnDemand { .. } => L1Desc::FAULT,
-                    };
-                    region.publish_l1(mmu, section, 1);
-                }
-                Unit::Large => region.table(section)[page..page + 16].fill(L2Desc::FAULT),
-                Unit::Small => region.table(section)[page] = L2Desc::FAULT,
+        for chunk in chunks(va, frames) {
+            let (section, first) = self.slot(chunk.va);
+            if let Some(table) = self.table_of(section) {
+                self.l2[table][first..first + chunk.pages as usize].fill(L2Desc::FAULT);
+                self.publish_l2(mmu, table, first, chunk.pages as usize);
+            } else {
+                self.l1[section] = match self.tables {
+                    Tables::OneEach { .. } => L1Desc::table(self.table_at(section)),
+                    Tables::OnDemand { .. } => L1Desc::FAULT,
+                };
+                self.publish_l1(mmu, section, 1);
             }
-        });
-        self.publish_pages(mmu, va, bytes);
-        mmu.invalidate_tlb(va, bytes);
+            if let Tables::OneEach { mapped } = &mut self.tables {
+                mapped[section] -= chunk.pages as u16;
+            }
+        }
+        mmu.invalidate_tlb(va, frames.count() << FRAME_SHIFT);
         frames
     }
 
@@ -318,96 +348,78 @@ impl<'m> Region<'m> {
         if !self.range.contains(va) || offset + frames.bytes() > self.range.bytes() {
             return Err(MapError::OutsideRegion { va, frames });
         }
-        let first = va.raw() >> FRAME_SHIFT;
-        match (first..first + frames.count())
-            .map(|page| VirtAddr::new(page << FRAME_SHIFT))
-            .find(|&va| self.is_mapped(va))
-        {
-            Some(va) => Err(MapError::Occupied { va }),
-            None => Ok(()),
+        for chunk in chunks(va, frames) {
+            let (section, first) = self.slot(chunk.va);
+            let occupied = |page: usize| MapError::Occupied { va: VirtAddr::new(self.address_of(section, page)) };
+            if let Tables::OneEach { mapped } = &self.tables
+                && mapped[section] == 0
+            {
+                continue;
+            }
+            match self.table_of(section) {
+                Some(table) => {
+                    let entries = &self.l2[table][first..first + chunk.pages as usize];
+                    if let Some(page) = entries.iter().position(|&entry| entry != L2Desc::FAULT) {
+                        return Err(occupied(first + page));
+                    }
+                }
+                None if self.l1[section] == L1Desc::FAULT => {}
+                None => return Err(occupied(first)),
+            }
         }
+        Ok(())
     }
 
-    /// Whether the page at `va`, in the region, translates.
-    fn is_mapped(&self, va: VirtAddr) -> bool {
-        let (section, page) = self.slot(va);
-        match self.l1[section].decode() {
-            L1Entry::Fault => false,
-            L1Entry::Table(at) => match self.index_of(at) {
-                Some(table) => self.l2[table][page] != L2Desc::FAULT,
-                None => true,
-            },
-            L1Entry::Section(_) | L1Entry::Foreign(_) => true,
-        }
+    /// The address of a page of a section.
+    const fn address_of(&self, section: usize, page: usize) -> u32 {
+        self.range.start().raw() + section as u32 * SECTION_SIZE + page as u32 * FRAME_SIZE
     }
 
     /// Gives every section that will hold pages a table, or none of them if there are too few.
     fn provide_tables<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange) -> Result<(), MapError> {
         let Tables::OnDemand { used } = self.tables else { return Ok(()) };
-        let mut next = used;
-        let mut lacking = None;
-        let mut last = None;
-        self.for_each_unit(va, frames, |region, va, _, unit| {
-            let (section, _) = region.slot(va);
-            if !matches!(unit, Unit::Section) && region.l1[section] == L1Desc::FAULT && last != Some(section) {
-                last = Some(section);
-                if next as usize == region.l2.len() {
-                    lacking = lacking.or(Some(va));
-                } else {
-                    next += 1;
-                }
-            }
-        });
-        if let Some(va) = lacking {
-            return Err(MapError::NoTable { va, tables: self.l2.len() as u32 });
+        let lacks = |region: &Self, chunk: &Chunk| {
+            !chunk.is_section() && region.l1[region.slot(chunk.va).0] == L1Desc::FAULT
+        };
+        let left = self.l2.len() - used as usize;
+        if let Some(chunk) = chunks(va, frames).filter(|chunk| lacks(self, chunk)).nth(left) {
+            return Err(MapError::NoTable { va: chunk.va, tables: self.l2.len() as u32 });
         }
-        self.for_each_unit(va, frames, |region, va, _, unit| {
-            let (section, _) = region.slot(va);
-            let Tables::OnDemand { used } = &mut region.tables else { return };
-            if !matches!(unit, Unit::Section) && region.l1[section] == L1Desc::FAULT {
+        for chunk in chunks(va, frames) {
+            if !lacks(self, &chunk) {
+                continue;
+            }
+            if let Tables::OnDemand { used } = &mut self.tables {
                 let table = *used as usize;
                 *used += 1;
-                region.l2[table] = [L2Desc::FAULT; L2_ENTRIES];
-                region.publish_l2(mmu, table, 0, L2_ENTRIES);
-                region.l1[section] = L1Desc::table(region.table_at(table));
-                region.publish_l1(mmu, section, 1);
+                let (section, _) = self.slot(chunk.va);
+                self.l2[table] = [L2Desc::FAULT; L2_ENTRIES];
+                self.publish_l2(mmu, table, 0, L2_ENTRIES);
+                self.l1[section] = L1Desc::table(self.table_at(table));
+                self.publish_l1(mmu, section, 1);
             }
-        });
+        }
         Ok(())
     }
 
-    fn for_each_unit(
-        &mut self,
-        va: VirtAddr,
-        frames: FrameRange,
-        mut each: impl FnMut(&mut Self, VirtAddr, PhysAddr, &Unit),
-    ) {
-        let total = frames.bytes();
-        let mut done = 0u64;
-        while done < total {
-            let va = VirtAddr::new(va.raw() + done as u32);
-            let pa = PhysAddr::new(frames.base().raw() + done as u32);
-            let left = u32::try_from(total - done).unwrap_or(u32::MAX);
-            let unit = match Unit::at(va, pa, left) {
-                Unit::Section if self.keeps_table(va) => Unit::Large,
-                unit => unit,
-            };
-            each(self, va, pa, &unit);
-            done += u64::from(unit.bytes());
-        }
-    }
-
-    /// Whether the section at `va` has a table that a section descriptor may not stand in for: on demand, the pointer
-    /// would be lost, and a walk cache may hold it.
-    fn keeps_table(&self, va: VirtAddr) -> bool {
-        let (section, _) = self.slot(va);
-        matches!(self.tables, Tables::OnDemand { .. }) && matches!(self.l1[section].decode(), L1Entry::Table(_))
+    /// Whether a section has a table that a section descriptor may not stand in for: on demand, the pointer would be
+    /// lost, and a walk cache may hold it.
+    fn keeps_table(&self, section: usize) -> bool {
+        matches!(self.tables, Tables::OnDemand { .. }) && self.table_of(section).is_some()
     }
 
     /// The section and the page in it of an address in the region.
     const fn slot(&self, va: VirtAddr) -> (usize, usize) {
         let offset = va.raw() - self.range.start().raw();
         ((offset / SECTION_SIZE) as usize, ((offset % SECTION_SIZE) / FRAME_SIZE) as usize)
+    }
+
+    /// Which of the region's tables translates a section, if one does.
+    fn table_of(&self, section: usize) -> Option<usize> {
+        match self.l1[section].decode() {
+            L1Entry::Table(at) => self.index_of(at),
+            _ => None,
+        }
     }
 
     const fn table_at(&self, table: usize) -> PhysAddr {
@@ -420,13 +432,6 @@ impl<'m> Region<'m> {
         (table < self.l2.len()).then_some(table)
     }
 
-    /// The table of a section that has one; `check` and `provide_tables` saw to that.
-    fn table(&mut self, section: usize) -> &mut L2Table {
-        let L1Entry::Table(at) = self.l1[section].decode() else { unreachable!("a page in a section without table") };
-        let table = self.index_of(at).expect("the region's entries point to its own tables");
-        &mut self.l2[table]
-    }
-
     fn publish_l1<M: Mmu>(&self, mmu: &M, first: usize, count: usize) {
         let at = PhysAddr::new(self.l1_at.raw() + 4 * first as u32);
         mmu.publish(at, as_words(&self.l1[first..first + count]));
@@ -435,21 +440,6 @@ impl<'m> Region<'m> {
     fn publish_l2<M: Mmu>(&self, mmu: &M, table: usize, first: usize, count: usize) {
         let at = PhysAddr::new(self.table_at(table).raw() + 4 * first as u32);
         mmu.publish(at, as_words(&self.l2[table][first..first + count]));
-    }
-
-    /// Publishes the second-level words of a range; sections in it published themselves.
-    fn publish_pages<M: Mmu>(&self, mmu: &M, va: VirtAddr, bytes: u32) {
-        let (mut at, end) = (u64::from(va.raw()), u64::from(va.raw()) + u64::from(bytes));
-        while at < end {
-            let next = end.min((at / u64::from(SECTION_SIZE) + 1) * u64::from(SECTION_SIZE));
-            let (section, page) = self.slot(VirtAddr::new(at as u32));
-            if let L1Entry::Table(table) = self.l1[section].decode()
-                && let Some(table) = self.index_of(table)
-            {
-                self.publish_l2(mmu, table, page, ((next - at) >> FRAME_SHIFT) as usize);
-            }
-            at = next;
-        }
     }
 }
 
