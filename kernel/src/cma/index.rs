@@ -132,9 +132,20 @@ impl Node {
         self.prefix == 1 << height
     }
 
-    /// Whether the children are stale.
-    fn is_uniform(&self, height: u32) -> bool {
-        self.is_full(height) || self.is_empty()
+    /// Whether all is free, or all taken; `None` if it is neither. If it is one of them the children are stale.
+    fn uniform(&self, height: u32) -> Option<bool> {
+        if self.is_empty() {
+            Some(false)
+        } else if self.is_full(height) {
+            Some(true)
+        } else {
+            None
+        }
+    }
+
+    /// A block of 2^`height` units, all free or all taken.
+    fn of(free: bool, height: u32) -> Self {
+        if free { Self::full(height) } else { Self::EMPTY }
     }
 
     fn is_empty(&self) -> bool {
@@ -162,6 +173,11 @@ fn class_bit(run: &Range<u32>) -> u32 {
 fn align_up(unit: u32, order: u32) -> u32 {
     let mask = (1 << order) - 1;
     (unit + mask) & !mask
+}
+
+/// The bits `[lo, hi)`, of which there are some.
+fn mask(lo: u32, hi: u32) -> u64 {
+    (u64::MAX >> (64 - (hi - lo))) << lo
 }
 
 /// The runs of set bits in a word, from bit 0.
@@ -321,6 +337,17 @@ impl Search<'_> {
     }
 }
 
+/// A leaf kept out of the tree while calls go on in it alone.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    /// The leaf's number.
+    leaf: u32,
+    /// Its free units.
+    bits: u64,
+    /// What the tree takes them for.
+    known: u64,
+}
+
 /// The free-run index. See the [module](self).
 #[derive(Debug)]
 pub struct Index<'a> {
@@ -333,6 +360,8 @@ pub struct Index<'a> {
     /// The units, as offsets.
     units: Range<u32>,
     free: u32,
+    /// The leaf that changed last, which the tree does not know yet.
+    open: Option<Open>,
     #[cfg(test)]
     visits: core::cell::Cell<u32>,
 }
@@ -369,6 +398,7 @@ impl<'a> Index<'a> {
             origin: first & !ORIGIN_MASK,
             units: start..start + units,
             free: 0,
+            open: None,
             #[cfg(test)]
             visits: core::cell::Cell::new(0),
         };
@@ -391,6 +421,7 @@ impl<'a> Index<'a> {
             return None;
         }
         let request = Request { count, order: u32::from(align_order), lo, hi };
+        self.settle();
         let at = if within.start <= all.start && all.end <= within.end {
             self.good_fit(&request)?
         } else {
@@ -403,22 +434,14 @@ impl<'a> Index<'a> {
     /// Claims exactly the `count` units from `start`. Refused unless all of them are free.
     pub fn take(&mut self, start: u32, count: u32) -> Result<(), IndexError> {
         let (lo, hi) = self.offsets(start, count)?;
-        if !self.is_all(lo, hi, true) {
-            return Err(IndexError::NotFree { start, count });
-        }
-        self.mark(lo, hi, false);
-        Ok(())
+        if self.change(lo, hi, false) { Ok(()) } else { Err(IndexError::NotFree { start, count }) }
     }
 
     /// Frees the `count` units from `start`: a run that was allocated, a part of one, or several that touch. Refused
     /// unless all of them are taken.
     pub fn free(&mut self, start: u32, count: u32) -> Result<(), IndexError> {
         let (lo, hi) = self.offsets(start, count)?;
-        if !self.is_all(lo, hi, false) {
-            return Err(IndexError::NotTaken { start, count });
-        }
-        self.mark(lo, hi, true);
-        Ok(())
+        if self.change(lo, hi, true) { Ok(()) } else { Err(IndexError::NotTaken { start, count }) }
     }
 
     /// The numbers the index holds.
@@ -433,22 +456,39 @@ impl<'a> Index<'a> {
 
     /// Units in the longest free run.
     pub fn largest_run(&self) -> u32 {
-        self.node(self.height, self.root()).longest[0]
+        let Some(open) = self.open else { return self.node(self.height, self.root()).longest[0] };
+        // The open leaf joined with its siblings up to the root; below a uniform block they are as that is.
+        let above = |height: u32| (open.leaf << LEAF_ORDER) >> height;
+        let uniform = (LEAF_ORDER + 1..=self.height).rev().find_map(|height| {
+            let all = self.node(height, above(height)).uniform(height)?;
+            Some((height, all))
+        });
+        let mut node = Node::leaf(open.bits);
+        for height in LEAF_ORDER..self.height {
+            let sibling = match uniform {
+                Some((stale, all)) if height < stale => Node::of(all, height),
+                _ => *self.node(height, above(height) ^ 1),
+            };
+            let (left, right) = if above(height) & 1 == 0 { (&node, &sibling) } else { (&sibling, &node) };
+            let mut parent = Node::EMPTY;
+            parent.join(left, right, height + 1);
+            node = parent;
+        }
+        node.longest[0]
     }
 
     /// Whether all units with numbers in `range` are free. An empty range and one that leaves the index are not.
     pub fn is_free(&self, range: Range<u32>) -> bool {
         let Some(count) = range.end.checked_sub(range.start) else { return false };
-        self.offsets(range.start, count).is_ok_and(|(lo, hi)| self.is_all(lo, hi, true))
+        self.offsets(range.start, count).is_ok_and(|(lo, hi)| self.first(lo, hi, false).is_none())
     }
 
     /// The free runs, by number, from the lowest; O(log n) each.
     pub fn runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
-        let mut from = self.units.start;
+        let (mut from, end) = (self.units.start, self.units.end);
         iter::from_fn(move || {
-            let request = Request { count: 1, order: 0, lo: from, hi: self.units.end };
-            let start = self.lowest_fit(self.height, self.root(), &request, &mut 0)?;
-            from = self.next_taken(self.height, self.root(), start).unwrap_or(self.units.end);
+            let start = self.first(from, end, true)?;
+            from = self.first(start, end, false).unwrap_or(end);
             Some(self.origin + start..self.origin + from)
         })
     }
@@ -623,60 +663,121 @@ impl<'a> Index<'a> {
             .or_else(|| self.lowest_fit(height - 1, number * 2 + 1, request, open))
     }
 
-    /// Whether the units `[lo, hi)` are all free, or all taken.
-    fn is_all(&self, lo: u32, hi: u32, free: bool) -> bool {
-        let lowest = height_of(lo, hi);
-        for height in (lowest + 1..=self.height).rev() {
-            let node = self.node(height, lo >> height);
-            if node.is_uniform(height) {
-                return node.is_empty() != free;
-            }
+    /// The first unit in `[lo, hi)` that is free, or that is taken.
+    fn first(&self, lo: u32, hi: u32, free: bool) -> Option<u32> {
+        let Some(open) = self.open else { return self.first_known(lo, hi, free) };
+        let base = open.leaf << LEAF_ORDER;
+        let (start, end) = (lo.max(base), hi.min(base + (1 << LEAF_ORDER)));
+        if start >= end {
+            return self.first_known(lo, hi, free);
         }
-        self.is_all_below(lowest, lo >> lowest, lo, hi, free)
+        let wanted = if free { open.bits } else { !open.bits } & mask(start - base, end - base);
+        let in_leaf = (wanted != 0).then(|| base + wanted.trailing_zeros());
+        self.first_known(lo, start, free).or(in_leaf).or_else(|| self.first_known(end, hi, free))
     }
 
-    fn is_all_below(&self, height: u32, number: u32, lo: u32, hi: u32, free: bool) -> bool {
+    /// The same by the tree alone.
+    fn first_known(&self, lo: u32, hi: u32, free: bool) -> Option<u32> {
+        if lo >= hi {
+            return None;
+        }
+        let lowest = height_of(lo, hi);
+        for height in (lowest + 1..=self.height).rev() {
+            if let Some(all) = self.node(height, lo >> height).uniform(height) {
+                return (all == free).then_some(lo);
+            }
+        }
+        self.first_below(lowest, lo >> lowest, lo, hi, free)
+    }
+
+    fn first_below(&self, height: u32, number: u32, lo: u32, hi: u32, free: bool) -> Option<u32> {
         let base = number << height;
         let (lo, hi) = (lo.max(base), hi.min(base + (1 << height)));
         if lo >= hi {
-            return true;
-        }
-        let node = self.node(height, number);
-        if node.is_uniform(height) {
-            return node.is_empty() != free;
-        }
-        if hi - lo == 1 << height {
-            return false;
-        }
-        if height == LEAF_ORDER {
-            let asked = (u64::MAX >> (64 - (hi - lo))) << (lo - base);
-            return node.bits() & asked == if free { asked } else { 0 };
-        }
-        self.is_all_below(height - 1, number * 2, lo, hi, free)
-            && self.is_all_below(height - 1, number * 2 + 1, lo, hi, free)
-    }
-
-    /// The first taken unit of the block from `from`.
-    fn next_taken(&self, height: u32, number: u32, from: u32) -> Option<u32> {
-        let base = number << height;
-        let end = base + (1 << height);
-        let node = self.node(height, number);
-        if end <= from || node.is_full(height) {
             return None;
         }
-        let from = from.max(base);
-        if node.is_empty() {
-            return Some(from);
+        let node = self.node(height, number);
+        if let Some(all) = node.uniform(height) {
+            return (all == free).then_some(lo);
         }
         if height == LEAF_ORDER {
-            let at = from + (node.bits() >> (from - base)).trailing_ones();
-            return (at < end).then_some(at);
+            let wanted = if free { node.bits() } else { !node.bits() } & mask(lo - base, hi - base);
+            return (wanted != 0).then(|| base + wanted.trailing_zeros());
         }
-        self.next_taken(height - 1, number * 2, from).or_else(|| self.next_taken(height - 1, number * 2 + 1, from))
+        self.first_below(height - 1, number * 2, lo, hi, free)
+            .or_else(|| self.first_below(height - 1, number * 2 + 1, lo, hi, free))
     }
 
-    /// Makes the units `[lo, hi)`, all of them taken or all of them free, the other.
+    /// The free units of a leaf, by the tree.
+    fn known(&self, leaf: u32) -> u64 {
+        for height in (LEAF_ORDER + 1..=self.height).rev() {
+            if let Some(all) = self.node(height, (leaf << LEAF_ORDER) >> height).uniform(height) {
+                return if all { u64::MAX } else { 0 };
+            }
+        }
+        self.node(LEAF_ORDER, leaf).bits()
+    }
+
+    /// Makes the units `[lo, hi)` free, or taken, if all of them are the other; says whether they were.
+    fn change(&mut self, lo: u32, hi: u32, free: bool) -> bool {
+        let leaf = lo >> LEAF_ORDER;
+        if leaf != (hi - 1) >> LEAF_ORDER {
+            self.settle();
+            let all = self.first_known(lo, hi, free).is_none();
+            if all {
+                self.mark(lo, hi, free);
+            }
+            return all;
+        }
+        let base = leaf << LEAF_ORDER;
+        let units = mask(lo - base, hi - base);
+        let bits = match &self.open {
+            Some(open) if open.leaf == leaf => open.bits,
+            _ => {
+                self.settle();
+                self.known(leaf)
+            }
+        };
+        let all = bits & units == if free { 0 } else { units };
+        if all {
+            self.flip(leaf, bits, units, free);
+        }
+        all
+    }
+
+    /// Changes units of one leaf, whose bits these are: the open one, or one to be opened.
+    fn flip(&mut self, leaf: u32, bits: u64, units: u64, free: bool) {
+        let known = self.open.map_or(bits, |open| open.known);
+        self.open = Some(Open { leaf, bits: bits ^ units, known });
+        let count = units.count_ones();
+        self.free = if free { self.free + count } else { self.free - count };
+    }
+
+    /// Tells the tree of the open leaf.
+    fn settle(&mut self) {
+        let Some(Open { leaf, bits, known }) = self.open.take() else { return };
+        if bits == known {
+            return;
+        }
+        for height in (LEAF_ORDER + 1..=self.height).rev() {
+            self.refresh_children(height, (leaf << LEAF_ORDER) >> height);
+        }
+        let slot = self.slot(LEAF_ORDER, leaf);
+        self.nodes[slot] = Node::leaf(bits);
+        for height in LEAF_ORDER + 1..=self.height {
+            if !self.rejoin(height, (leaf << LEAF_ORDER) >> height) {
+                break;
+            }
+        }
+    }
+
+    /// Makes the units `[lo, hi)`, all of them taken or all of them free, the other. No leaf is open.
     fn mark(&mut self, lo: u32, hi: u32, free: bool) {
+        let leaf = lo >> LEAF_ORDER;
+        if leaf == (hi - 1) >> LEAF_ORDER {
+            let base = leaf << LEAF_ORDER;
+            return self.flip(leaf, self.known(leaf), mask(lo - base, hi - base), free);
+        }
         self.free = if free { self.free + (hi - lo) } else { self.free - (hi - lo) };
         let lowest = height_of(lo, hi);
         for height in (lowest + 1..=self.height).rev() {
@@ -698,11 +799,10 @@ impl<'a> Index<'a> {
         }
         if hi - lo == 1 << height {
             let slot = self.slot(height, number);
-            self.nodes[slot] = if free { Node::full(height) } else { Node::EMPTY };
+            self.nodes[slot] = Node::of(free, height);
         } else if height == LEAF_ORDER {
-            let marked = (u64::MAX >> (64 - (hi - lo))) << (lo - base);
             let slot = self.slot(height, number);
-            self.nodes[slot] = Node::leaf(self.nodes[slot].bits() ^ marked);
+            self.nodes[slot] = Node::leaf(self.nodes[slot].bits() ^ mask(lo - base, hi - base));
         } else {
             self.refresh_children(height, number);
             self.mark_below(height - 1, number * 2, lo, hi, free);
@@ -713,14 +813,8 @@ impl<'a> Index<'a> {
 
     /// Gives the children of a uniform block, which are stale, its state.
     fn refresh_children(&mut self, height: u32, number: u32) {
-        let node = self.node(height, number);
-        let state = if node.is_full(height) {
-            Node::full(height - 1)
-        } else if node.is_empty() {
-            Node::EMPTY
-        } else {
-            return;
-        };
+        let Some(all) = self.node(height, number).uniform(height) else { return };
+        let state = Node::of(all, height - 1);
         let left = self.slot(height - 1, number * 2);
         self.nodes[left..left + 2].fill(state);
     }
@@ -818,8 +912,15 @@ mod tests {
         }
     }
 
+    /// Compares what the index says with the model, and then its tree, once it knows of the open leaf.
     fn check(index: &Index<'_>, model: &Model) {
-        check_node(index, model, index.height, index.root());
+        let mut nodes = index.nodes.to_vec();
+        let (levels, units, visits) = (index.levels, index.units.clone(), index.visits.clone());
+        let Index { height, origin, free, open, .. } = *index;
+        let mut settled = Index { nodes: &mut nodes, levels, height, origin, units, free, open, visits };
+        settled.settle();
+        check_node(&settled, model, height, settled.root());
+        assert_eq!(settled.largest_run(), index.largest_run());
         assert_eq!(index.free_units() as usize, model.free.iter().filter(|free| **free).count());
         let runs = model.runs();
         assert_eq!(index.largest_run(), runs.iter().map(|run| run.end - run.start).max().unwrap_or(0));
@@ -1049,6 +1150,7 @@ mod tests {
     /// Gives every leaf its bits and makes all nodes above agree.
     fn load(index: &mut Index<'_>, bits: impl Fn(u32) -> u64) {
         index.free = 0;
+        index.open = None;
         for number in 0..index.units.end >> LEAF_ORDER {
             let slot = index.slot(LEAF_ORDER, number);
             index.nodes[slot] = Node::leaf(bits(number));

@@ -37,7 +37,8 @@ fn main(handover: BootHandover) -> ! {
     let Some(Clock::Global { timer, .. }) = &kernel.clock else {
         console::die(format_args!("bench: this board has no global timer"))
     };
-    let bench = Bench { kernel, now: &|| timer.count(), master: kernel.master("bench") };
+    let profile = kernel.info.bootargs().get("profile").and_then(|arg| arg.value).unwrap_or("");
+    let bench = Bench { kernel, now: &|| timer.count(), master: kernel.master("bench"), profile };
     // The first thing a driver does.
     let first = bench.alloc(64 * KIB).into_coherent();
     println!("count boot {}", timer.count() * TICK);
@@ -54,16 +55,38 @@ fn main(handover: BootHandover) -> ! {
     console::exit(0)
 }
 
-/// Costs, in ticks.
-#[derive(Default)]
-struct Series(Vec<u64>);
+/// Where a profile begins: tests/bench/profile.sh knows it by its name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_profile_on() {
+    black_box(());
+}
+
+/// Where it ends.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_profile_off() {
+    // Unlike the other, or the linker makes them one.
+    black_box(1);
+}
+
+/// Costs of one thing, in ticks.
+struct Series {
+    key: String,
+    costs: Vec<u64>,
+}
 
 impl Series {
-    fn print(mut self, key: &str) {
-        self.0.sort_unstable();
-        let at = |part: usize| self.0[(self.0.len() * part / 100).min(self.0.len() - 1)] * TICK;
-        if !self.0.is_empty() {
-            println!("bench {key} {} {} {} {} {}", at(0), at(50), at(99), at(100), self.0.len());
+    fn new(key: String) -> Self {
+        Self { key, costs: Vec::new() }
+    }
+
+    fn print(mut self) {
+        self.costs.sort_unstable();
+        let (key, costs) = (self.key, self.costs);
+        let at = |part: usize| costs[(costs.len() * part / 100).min(costs.len() - 1)] * TICK;
+        if !costs.is_empty() {
+            println!("bench {key} {} {} {} {} {}", at(0), at(50), at(99), at(100), costs.len());
         }
     }
 }
@@ -76,15 +99,29 @@ struct Bench<'k> {
     kernel: &'static Kernel,
     now: &'k dyn Fn() -> u64,
     master: Master,
+    /// The key of what is to be profiled.
+    profile: &'k str,
 }
 
 impl Bench<'_> {
     /// Does something and adds what it cost.
     fn time<T>(&self, series: &mut Series, work: impl FnOnce() -> T) -> T {
+        let profiled = self.profile == series.key;
+        if profiled {
+            bench_profile_on();
+        }
         let start = (self.now)();
         let result = black_box(work());
-        series.0.push((self.now)() - start);
+        series.costs.push((self.now)() - start);
+        if profiled {
+            bench_profile_off();
+        }
         result
+    }
+
+    /// Costs of what is called `key/SIZE`.
+    fn sized(key: &str, bytes: u32) -> Series {
+        Series::new(format!("{key}/{}", name(bytes)))
     }
 
     fn alloc(&self, bytes: u32) -> Contiguous<Armv7a> {
@@ -104,25 +141,26 @@ impl Bench<'_> {
     /// Allocations and frees, in pairs.
     fn by_size(&self) {
         for bytes in [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 2 * MIB, 4 * MIB, LARGEST] {
-            let (mut bare, mut alloc, mut free) = (Series::default(), Series::default(), Series::default());
+            let mut bare = Self::sized("alloc-only", bytes);
+            let (mut alloc, mut free) = (Self::sized("alloc-empty", bytes), Self::sized("free", bytes));
             for _ in 0..SAMPLES {
                 drop(self.time(&mut bare, || self.alloc(bytes)));
                 let buffer = self.time(&mut alloc, || self.coherent(bytes));
                 self.time(&mut free, || Self::free(buffer));
             }
-            bare.print(&format!("alloc-only/{}", name(bytes)));
-            alloc.print(&format!("alloc-empty/{}", name(bytes)));
-            free.print(&format!("free/{}", name(bytes)));
+            bare.print();
+            alloc.print();
+            free.print();
         }
     }
 
     fn streams(&self) {
         for bytes in [4 * KIB, 64 * KIB, MIB, LARGEST] {
-            let (mut cycle, mut hop) = (Series::default(), Series::default());
+            let (mut cycle, mut hop) = (Self::sized("capture-cycle", bytes), Self::sized("hand-over", bytes));
             let mut buffer: Stream<Armv7a, FromDevice, Device> = self.alloc(bytes).into_stream().for_device();
             for n in 0..=SAMPLES {
                 // The first look finds no line anywhere: a capture cycle begins after it.
-                let mut first = Series::default();
+                let mut first = Series::new(String::new());
                 buffer = self.time(if n == 0 { &mut first } else { &mut cycle }, || {
                     // SAFETY: no device uses it.
                     let cpu: Stream<Armv7a, FromDevice, Cpu> = unsafe { buffer.for_cpu() };
@@ -134,8 +172,8 @@ impl Bench<'_> {
                     unsafe { buffer.for_cpu() }.for_device()
                 });
             }
-            cycle.print(&format!("capture-cycle/{}", name(bytes)));
-            hop.print(&format!("hand-over/{}", name(bytes)));
+            cycle.print();
+            hop.print();
             // SAFETY: no device uses it.
             drop(unsafe { buffer.for_cpu() });
         }
@@ -150,12 +188,12 @@ impl Bench<'_> {
             }
         }
         let refused = |key: &str| {
-            let mut series = Series::default();
+            let mut series = Series::new(String::from(key));
             for _ in 0..SAMPLES {
                 let given = self.time(&mut series, || self.kernel.dma.alloc(&self.master, MIB, 1).is_ok());
                 assert!(!given, "the area has no such run");
             }
-            series.print(key);
+            series.print();
         };
         refused("refusal/full");
         // Then with every second buffer free, but none as long as a mebibyte.
@@ -185,7 +223,9 @@ impl Bench<'_> {
             x = x.wrapping_mul(1664525).wrapping_add(1013904223);
             x >> 8
         };
-        let (mut alloc, mut free, mut refused) = (Series::default(), Series::default(), Series::default());
+        let series = |key: &str| Series::new(format!("{key}/{slots}"));
+        let (mut bare, mut alloc, mut free) = (series("trace-bare"), series("trace-alloc"), series("trace-free"));
+        let mut refused = series("trace-refused");
         let (mut frames, mut instructions) = (0, 0);
         for _ in 0..6000 {
             let slot = &mut held[(next() % slots) as usize];
@@ -195,25 +235,26 @@ impl Bench<'_> {
             }
             let count = SIZES[(next() % 16) as usize];
             let align = count.next_power_of_two().min(16) * FRAME_SIZE;
-            let start = (self.now)();
-            let given = kernel.dma.alloc(&self.master, count * FRAME_SIZE, align);
-            let given = given.ok().map(Contiguous::into_coherent);
-            let cost = (self.now)() - start;
-            if given.is_some() {
-                alloc.0.push(cost);
+            let given = self.time(&mut bare, || kernel.dma.alloc(&self.master, count * FRAME_SIZE, align));
+            let Ok(given) = given else {
+                refused.costs.extend(bare.costs.pop());
+                continue;
+            };
+            *slot = Some(self.time(&mut alloc, || given.into_coherent()));
+            // Both steps together.
+            if let (Some(first), Some(both)) = (bare.costs.last(), alloc.costs.last_mut()) {
+                *both += first;
                 frames += count;
-                instructions += cost * TICK;
-            } else {
-                refused.0.push(cost);
+                instructions += *both * TICK;
             }
-            *slot = given;
         }
-        println!("count trace-ok/{slots} {}", alloc.0.len());
-        println!("count trace-failed/{slots} {}", refused.0.len());
+        println!("count trace-ok/{slots} {}", alloc.costs.len());
+        println!("count trace-failed/{slots} {}", refused.costs.len());
         println!("count trace-alloc-a-page/{slots} {}", instructions / u64::from(frames));
-        alloc.print(&format!("trace-alloc/{slots}"));
-        refused.print(&format!("trace-refused/{slots}"));
-        free.print(&format!("trace-free/{slots}"));
+        bare.print();
+        alloc.print();
+        refused.print();
+        free.print();
         held.into_iter().flatten().for_each(Self::free);
         drop(taken);
     }
@@ -231,13 +272,14 @@ impl Bench<'_> {
             }
             singles.clear();
             for bytes in [4 * KIB, 64 * KIB, MIB] {
-                let (mut alloc, mut free) = (Series::default(), Series::default());
+                let series = |kind: &str| Self::sized(&format!("fragmented-{kind}-{percent}"), bytes);
+                let (mut alloc, mut free) = (series("alloc"), series("free"));
                 for _ in 0..SAMPLES {
                     let buffer = self.time(&mut alloc, || self.alloc(bytes));
                     self.time(&mut free, || drop(buffer));
                 }
-                alloc.print(&format!("fragmented-alloc-{percent}/{}", name(bytes)));
-                free.print(&format!("fragmented-free-{percent}/{}", name(bytes)));
+                alloc.print();
+                free.print();
             }
         }
     }
