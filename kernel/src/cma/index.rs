@@ -50,8 +50,8 @@ pub struct Node {
     suffix: u32,
     /// Size classes of the free runs that touch neither end.
     classes: u32,
-    /// For each order up to the block's own, the most free units in a row that begin at a multiple of 2^order. A leaf
-    /// has no use for the last ones and keeps its bitmap there, see `bits`.
+    /// For each order up to the block's own, the most free units in a row that begin at a multiple of 2^order: see
+    /// `best`. A leaf has no use for the last ones and keeps its bitmap there, see `bits`.
     longest: [u32; ORDERS],
 }
 
@@ -60,28 +60,26 @@ impl Node {
     pub const EMPTY: Self = Self { prefix: 0, suffix: 0, classes: 0, longest: [0; ORDERS] };
 
     const BITS: usize = LEAF_ORDER as usize + 1;
-
-    /// A block of 2^`height` units, all free.
-    fn full(height: u32) -> Self {
-        let size = 1 << height;
-        let mut node = Self { prefix: size, suffix: size, ..Self::EMPTY };
-        node.longest[..=(height as usize).min(ORDERS - 1)].fill(size);
-        if height == LEAF_ORDER {
-            node.longest[Self::BITS] = u32::MAX;
-            node.longest[Self::BITS + 1] = u32::MAX;
-        }
-        node
-    }
+    /// Where a node above the leaves says that the run across its middle is the best at every order: then `longest`
+    /// holds only that run's units, and those of them before the middle.
+    const TAG: usize = ORDERS - 1;
+    const ACROSS: u32 = u32::MAX;
+    const BEFORE: usize = 1;
 
     /// A leaf with these units free, unit 0 in bit 0.
     fn leaf(bits: u64) -> Self {
         let mut node = Self { prefix: bits.trailing_ones(), suffix: bits.leading_ones(), ..Self::EMPTY };
         for run in Runs(bits) {
-            for (order, longest) in node.longest[..=LEAF_ORDER as usize].iter_mut().enumerate() {
-                *longest = (*longest).max(run.end.saturating_sub(align_up(run.start, order as u32)));
+            if run.start > 0 && run.end < 1 << LEAF_ORDER {
+                node.classes |= class_bit(&run);
+            }
+            // As long as the worst of the bests, it may be better somewhere.
+            if run.end - run.start > node.longest[LEAF_ORDER as usize] {
+                for (order, longest) in node.longest[..=LEAF_ORDER as usize].iter_mut().enumerate() {
+                    *longest = (*longest).max(run.end.saturating_sub(align_up(run.start, order as u32)));
+                }
             }
         }
-        node.classes = inner_runs(bits).fold(0, |set, run| set | class_bit(&run));
         node.longest[Self::BITS] = bits as u32;
         node.longest[Self::BITS + 1] = (bits >> 32) as u32;
         node
@@ -90,6 +88,53 @@ impl Node {
     /// The free units of a leaf.
     fn bits(&self) -> u64 {
         u64::from(self.longest[Self::BITS]) | u64::from(self.longest[Self::BITS + 1]) << 32
+    }
+
+    /// Makes this a block of 2^`height` units, all free or all taken.
+    fn fill(&mut self, free: bool, height: u32) {
+        if height == LEAF_ORDER {
+            *self = Self::leaf(if free { u64::MAX } else { 0 });
+        } else {
+            let half = if free { 1 << (height - 1) } else { 0 };
+            self.set_across(2 * half, 2 * half, 0, half, half);
+        }
+    }
+
+    /// Makes this a block whose run across the middle, of `before` units before it and `after` behind, is the best at
+    /// every order. Returns whether it has changed.
+    fn set_across(&mut self, prefix: u32, suffix: u32, classes: u32, before: u32, after: u32) -> bool {
+        let longest = &mut self.longest;
+        let changed = (self.prefix ^ prefix)
+            | (self.suffix ^ suffix)
+            | (self.classes ^ classes)
+            | (longest[0] ^ (before + after))
+            | (longest[Self::BEFORE] ^ before)
+            | (longest[Self::TAG] ^ Self::ACROSS);
+        (self.prefix, self.suffix, self.classes) = (prefix, suffix, classes);
+        (longest[0], longest[Self::BEFORE], longest[Self::TAG]) = (before + after, before, Self::ACROSS);
+        changed != 0
+    }
+
+    /// The most free units in a row in this block, of `height`, that begin at a multiple of 2^`order`, which is no
+    /// larger than the block.
+    fn best(&self, order: u32, height: u32) -> u32 {
+        if self.longest[Self::TAG] != Self::ACROSS {
+            self.longest[order as usize]
+        } else if order == height {
+            self.prefix
+        } else {
+            self.longest[0] - (self.longest[Self::BEFORE] & ((1 << order) - 1))
+        }
+    }
+
+    /// The orders below the block's own: as a function, so that a join need not ask at each whether they are written out.
+    fn across(&self) -> impl Fn(usize, u32) -> u32 {
+        let (all, before) = (self.longest[0], self.longest[Self::BEFORE]);
+        move |_, aligned| all - (before & !aligned)
+    }
+
+    fn written(&self) -> impl Fn(usize, u32) -> u32 {
+        |order, _| self.longest[order]
     }
 
     /// Makes this the block of 2^`height` units of these two halves. Returns whether it has changed.
@@ -102,30 +147,51 @@ impl Node {
         if before < half && after < half {
             classes |= class_bit(&(0..before + after));
         }
+        if after >= left.longest[0].max(right.longest[0]) {
+            return self.set_across(prefix, suffix, classes, before, after);
+        }
         let mut changed = (self.prefix ^ prefix) | (self.suffix ^ suffix) | (self.classes ^ classes);
         (self.prefix, self.suffix, self.classes) = (prefix, suffix, classes);
-        let own = (height as usize).min(ORDERS);
-        let mut aligned = u32::MAX;
-        if after >= left.longest[0].max(right.longest[0]) {
-            // The run across the middle is best at every alignment, as in a block with few runs.
-            for longest in &mut self.longest[..own] {
-                let best = (before & aligned) + after;
-                changed |= *longest ^ best;
-                *longest = best;
-                aligned <<= 1;
-            }
-        } else {
-            for ((longest, left), right) in self.longest[..own].iter_mut().zip(&left.longest).zip(&right.longest) {
-                let best = ((before & aligned) + after).max(*left).max(*right);
-                changed |= *longest ^ best;
-                *longest = best;
-                aligned <<= 1;
-            }
+        // At the halves' own order their starts are the only candidates, and the middle.
+        let at_half = left.prefix.max(right.prefix).max(if before == half { half + after } else { after });
+        changed |= match (left.longest[Self::TAG], right.longest[Self::TAG]) {
+            (Self::ACROSS, Self::ACROSS) => self.merge(height, before, after, left.across(), right.across()),
+            (Self::ACROSS, _) => self.merge(height, before, after, left.across(), right.written()),
+            (_, Self::ACROSS) => self.merge(height, before, after, left.written(), right.across()),
+            _ => self.merge(height, before, after, left.written(), right.written()),
+        };
+        let own = height as usize;
+        if own < Self::TAG {
+            changed |= self.longest[Self::TAG];
+            self.longest[Self::TAG] = 0;
+        }
+        if own <= ORDERS {
+            changed |= self.longest[own - 1] ^ at_half;
+            self.longest[own - 1] = at_half;
         }
         if own < ORDERS {
             self.longest[own] = prefix;
         }
         changed != 0
+    }
+
+    /// Writes out the best of both halves and of the run across the middle, at orders below the halves' own.
+    fn merge(
+        &mut self,
+        height: u32,
+        before: u32,
+        after: u32,
+        left: impl Fn(usize, u32) -> u32,
+        right: impl Fn(usize, u32) -> u32,
+    ) -> u32 {
+        let (mut changed, mut aligned) = (0, u32::MAX);
+        for (order, longest) in self.longest[..(height as usize - 1).min(ORDERS)].iter_mut().enumerate() {
+            let best = ((before & aligned) + after).max(left(order, aligned)).max(right(order, aligned));
+            changed |= *longest ^ best;
+            *longest = best;
+            aligned <<= 1;
+        }
+        changed
     }
 
     fn is_full(&self, height: u32) -> bool {
@@ -141,11 +207,6 @@ impl Node {
         } else {
             None
         }
-    }
-
-    /// A block of 2^`height` units, all free or all taken.
-    fn of(free: bool, height: u32) -> Self {
-        if free { Self::full(height) } else { Self::EMPTY }
     }
 
     fn is_empty(&self) -> bool {
@@ -465,10 +526,10 @@ impl<'a> Index<'a> {
         });
         let mut node = Node::leaf(open.bits);
         for height in LEAF_ORDER..self.height {
-            let sibling = match uniform {
-                Some((stale, all)) if height < stale => Node::of(all, height),
-                _ => *self.node(height, above(height) ^ 1),
-            };
+            let mut sibling = *self.node(height, above(height) ^ 1);
+            if let Some((_, all)) = uniform.filter(|(stale, _)| height < *stale) {
+                sibling.fill(all, height);
+            }
             let (left, right) = if above(height) & 1 == 0 { (&node, &sibling) } else { (&sibling, &node) };
             let mut parent = Node::EMPTY;
             parent.join(left, right, height + 1);
@@ -528,7 +589,7 @@ impl<'a> Index<'a> {
     fn usable(&self, height: u32, number: u32, order: u32) -> u32 {
         let node = self.node(height, number);
         if order <= height {
-            node.longest[order as usize]
+            node.best(order, height)
         } else if (number << height).trailing_zeros() >= order {
             // At most the block's start is aligned.
             node.prefix
@@ -604,7 +665,7 @@ impl<'a> Index<'a> {
             height -= 1;
             number *= 2;
             let (left, right) = (self.node(height, number), self.node(height, number + 1));
-            if left.longest[order as usize] >= count {
+            if left.best(order, height) >= count {
                 continue;
             }
             let before = left.suffix >> order << order;
@@ -799,7 +860,7 @@ impl<'a> Index<'a> {
         }
         if hi - lo == 1 << height {
             let slot = self.slot(height, number);
-            self.nodes[slot] = Node::of(free, height);
+            self.nodes[slot].fill(free, height);
         } else if height == LEAF_ORDER {
             let slot = self.slot(height, number);
             self.nodes[slot] = Node::leaf(self.nodes[slot].bits() ^ mask(lo - base, hi - base));
@@ -814,9 +875,8 @@ impl<'a> Index<'a> {
     /// Gives the children of a uniform block, which are stale, its state.
     fn refresh_children(&mut self, height: u32, number: u32) {
         let Some(all) = self.node(height, number).uniform(height) else { return };
-        let state = Node::of(all, height - 1);
         let left = self.slot(height - 1, number * 2);
-        self.nodes[left..left + 2].fill(state);
+        self.nodes[left..left + 2].iter_mut().for_each(|child| child.fill(all, height - 1));
     }
 
     /// Makes a node agree with its children. Returns whether it has changed.
@@ -839,7 +899,7 @@ mod tests {
 
     fn storage(first: u32, units: u32) -> Vec<Node> {
         // Stale contents: a new index may rely on nothing.
-        vec![Node::full(LEAF_ORDER); Index::nodes_needed(first, units).unwrap()]
+        vec![Node::leaf(u64::MAX); Index::nodes_needed(first, units).unwrap()]
     }
 
     /// The naive index: a flag for each unit, true if free.
@@ -893,19 +953,19 @@ mod tests {
         let runs = block.runs();
         let prefix = runs.first().filter(|run| run.start == base).map_or(0, |run| run.end - run.start);
         let suffix = runs.last().filter(|run| run.end == base + size as u32).map_or(0, |run| run.end - run.start);
-        let mut longest = [0; ORDERS];
-        for (order, longest) in longest.iter_mut().enumerate().take(height as usize + 1) {
-            let usable = |run: &Range<u32>| run.end.saturating_sub(align_up(run.start, order as u32));
-            *longest = runs.iter().map(usable).max().unwrap_or(0);
+        for order in 0..=height.min(MAX_ALIGN_ORDER.into()) {
+            let usable = |run: &Range<u32>| run.end.saturating_sub(align_up(run.start, order));
+            let best = runs.iter().map(usable).max().unwrap_or(0);
+            assert_eq!(node.best(order, height), best, "order {order} of height {height} number {number}");
         }
         if height == LEAF_ORDER {
             let bits = block.free.iter().rev().fold(0u64, |bits, free| bits << 1 | u64::from(*free));
-            longest[Node::BITS] = bits as u32;
-            longest[Node::BITS + 1] = (bits >> 32) as u32;
+            assert_eq!(node.bits(), bits, "leaf {number}");
         }
         let inner = |run: &&Range<u32>| run.start > base && run.end < base + size as u32;
         let classes = runs.iter().filter(inner).fold(0, |set, run| set | 1 << class(run.end - run.start));
-        assert_eq!(*node, Node { prefix, suffix, classes, longest }, "height {height} number {number}");
+        let found = (node.prefix, node.suffix, node.classes);
+        assert_eq!(found, (prefix, suffix, classes), "height {height} number {number}");
         if height > LEAF_ORDER && !node.is_full(height) && !node.is_empty() {
             check_node(index, model, height - 1, number * 2);
             check_node(index, model, height - 1, number * 2 + 1);

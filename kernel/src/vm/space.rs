@@ -378,9 +378,8 @@ impl<'m> Region<'m> {
     /// Gives every section that will hold pages a table, or none of them if there are too few.
     fn provide_tables<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange) -> Result<(), MapError> {
         let Tables::OnDemand { used } = self.tables else { return Ok(()) };
-        let lacks = |region: &Self, chunk: &Chunk| {
-            !chunk.is_section() && region.l1[region.slot(chunk.va).0] == L1Desc::FAULT
-        };
+        let lacks =
+            |region: &Self, chunk: &Chunk| !chunk.is_section() && region.l1[region.slot(chunk.va).0] == L1Desc::FAULT;
         let left = self.l2.len() - used as usize;
         if let Some(chunk) = chunks(va, frames).filter(|chunk| lacks(self, chunk)).nth(left) {
             return Err(MapError::NoTable { va: chunk.va, tables: self.l2.len() as u32 });
