@@ -352,7 +352,8 @@ mod tests {
     #[test]
     fn i1_a_second_mapping_is_refused_whatever_its_type() {
         let mut cells = [Cell { seen: 7, dirty: u32::MAX, ..Cell::default() }; 2];
-        let mut ledger = Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        let mut ledger =
+            Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         ledger.claim(run(0x104, 4), NonCacheable).unwrap();
         for wants in [WriteBack, NonCacheable] {
             let refused = ledger.claim(run(0x100, 5), wants).unwrap_err();
@@ -394,7 +395,8 @@ mod tests {
     #[test]
     fn only_carved_frames_can_be_claimed() {
         let mut cells = [Cell::default(); 2];
-        let mut ledger = Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        let mut ledger =
+            Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         for frames in [run(0xff, 2), run(0x10f, 2), run(0x180, 1), FrameRange::EMPTY] {
             assert_eq!(ledger.claim(frames, WriteBack), Err(LedgerError::NotCarved { frames }));
         }
@@ -417,7 +419,8 @@ mod tests {
     #[test]
     fn overlapping_runs_and_too_few_cells_are_refused() {
         let mut cells = [Cell::default(); 1];
-        let overlap = Ledger::new([run(0x100, 8), run(0x107, 2)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
+        let overlap =
+            Ledger::new([run(0x100, 8), run(0x107, 2)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
         assert_eq!(overlap, LedgerError::Storage { frames: run(0x107, 2) });
         let few = Ledger::new([run(0x100, 33)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
         assert_eq!(few, LedgerError::Storage { frames: run(0x100, 33) });
