@@ -72,6 +72,11 @@ done
 
 # --- what to boot ---------------------------------------------------------------------------------------------------
 
+# QEMU writes the size it is told into the node of the first bank; of others it knows nothing.
+banks=$(grep -c 'device_type = "memory"' "$ROOT/boards/$board/$board.dts" || true)
+[[ -z $memory || -n $dtb ]] || ((banks < 2)) ||
+    die "--memory sizes the first bank alone, and $board has $banks: give a --dtb that says what there is"
+
 need_emulator
 
 display=none

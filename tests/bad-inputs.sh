@@ -271,10 +271,11 @@ boot_blob() {
 
 # --- device trees ---------------------------------------------------------------------------------------------------
 
-# tree_with OUT.dtb DTS: the board's tree with more source after it.
+# tree_with OUT.dtb DTS [BOARD]: the board's tree with more source after it; vexpress-a9's, if not said.
 tree_with() {
+    local board=${3:-vexpress-a9}
     {
-        cat "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
+        cat "$ROOT/boards/$board/$board.dts"
         # For trees that QEMU does not see; where it does, it writes its own.
         echo '/ { chosen { bootargs = "semihosting"; }; };'
         echo "$2"

@@ -139,9 +139,9 @@ outcome() {
 # boot OPTION...: a guest that hangs fails its check.
 boot() { "$ROOT/qemu-run.sh" --timeout 120 "$@"; }
 
-# on_target BOARD ELF: it must say which of its tests went well, and none may go otherwise.
+# on_target BOARD ELF OPTION...: it must say which of its tests went well, and none may go otherwise.
 on_target() {
-    boot --board "$1" "$2" | tee "$work/serial"
+    boot --board "$1" "${@:3}" "$2" | tee "$work/serial"
     grep -qF ': ok' "$work/serial" || {
         echo "no test says that it is ok"
         return 1
@@ -196,6 +196,8 @@ shown() {
 source "$ROOT/tests/bad-inputs.sh"
 # shellcheck source=tests/faults.sh
 source "$ROOT/tests/faults.sh"
+# shellcheck source=tests/two-banks.sh
+source "$ROOT/tests/two-banks.sh"
 
 # --- the checks -----------------------------------------------------------------------------------------------------
 
@@ -237,6 +239,7 @@ if ((${#on_target_elfs[@]})); then
     check 'on target: vexpress-a9: planted, no TLB invalidate' planted no-tlbi 1 \
         'error: plant=no-tlbi: word 0 is 0x????????, not 0x????????' \
         'warn: carveout::dma: quarantined buffer 0x9c004000-*' 'warn: carveout::dma: quarantined buffer 0x9c005000-*'
+    two_banks
     name=${on_target_elfs[0]##*/}
     check "cargo's runner" cargo_runner "${name%-*}"
 fi
@@ -255,6 +258,7 @@ shows 'grey' "$grey" '' --size 333x222 --mode grey --seed 3
 shows '1x1' "$colour" '' --size 1x1 --mode 420 --seed 4
 shows 'four cores' "$colour" '--smp 4' --size 640x480 --seed 5
 shows 'cubieboard, from its SATA disk' "$colour" '--board cubieboard' --size 640x480 --seed 22
+shows 'realview-pb-a8' "$colour" '--board realview-pb-a8' --size 1024x768 --seed 22
 shows '128 MiB of RAM' "$colour" '--memory 128M' --size 640x480 --seed 6
 if [[ -z $quick ]]; then
     shows '256 MiB of RAM' "$colour" '--memory 256M' --size 1600x1200 --seed 7

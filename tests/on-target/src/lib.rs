@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a program of [`checks!`] prints one line a check, `NAME: ok` or `NAME: FAILED: why`, and exits with 0
 //! only if every check ran and went well. After each of them the audit must be clean (I1, I2, W^X) and all memory of
-//! the default area must be free again.
+//! the areas must be free again.
 #![no_std]
 
 extern crate alloc;
@@ -73,7 +73,7 @@ pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
     let before = spendable(kernel);
     for (name, check) in checks {
         let verdict = check(kernel).and_then(|()| audit(kernel)).and_then(|()| {
-            ensure_eq!(spendable(kernel), before, "bytes free in the default area, or in quarantine");
+            ensure_eq!(spendable(kernel), before, "bytes free in the areas, or in quarantine");
             Ok(())
         });
         match verdict {
@@ -89,7 +89,8 @@ pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
 
 /// Bytes that are free or known to be lost.
 fn spendable(kernel: &Kernel) -> u64 {
-    kernel.default_area().map_or(0, |area| kernel.dma.free_bytes(area).0) + kernel.dma.stats().quarantined
+    let areas = kernel.layout.areas().iter().filter_map(|area| kernel.dma.area(area.name));
+    areas.map(|area| kernel.dma.free_bytes(area).0).sum::<u64>() + kernel.dma.stats().quarantined
 }
 
 /// The live tables are as they must be.

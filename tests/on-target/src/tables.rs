@@ -1,4 +1,4 @@
-//! The live translation tables, by hand: how a test plants what the kernel would never make.
+//! The live translation tables, by hand: how a test plants what the kernel would never make, and has the audit find it.
 //!
 //! Guarantees: a [`Plant`] is in the tables, and every walk sees it, for as long as it lives; afterwards the word is
 //! what it was and no TLB holds the translation.
@@ -7,9 +7,14 @@ use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::Mmu;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{ImageMap, translate_image};
+use carveout::vm::attr::{Access, MemoryType};
+use carveout::vm::audit::Finding;
 use carveout::vm::desc::{L1Desc, L1Entry};
+use carveout::vm::layout::DEVICES;
 use carveout_boards::support::bring_up::Kernel;
 use core::ptr::NonNull;
+
+use crate::{Verdict, after, audit, ensure_eq};
 
 /// Where a descriptor stands.
 #[derive(Clone, Copy, Debug)]
@@ -109,4 +114,29 @@ impl Drop for Plant {
         self.write(self.before);
         self.machine.invalidate_tlb(self.place.va, self.place.bytes);
     }
+}
+
+/// A section between the devices and the device tree, which is nobody's.
+pub fn nobodys() -> VirtAddr {
+    after(DEVICES.start(), DEVICES.sections() * SECTION_SIZE)
+}
+
+/// The descriptor of a section as the kernel would make it.
+pub fn section(base: PhysAddr, memory: MemoryType, access: Access) -> u32 {
+    L1Desc::section(base, memory, access, Armv7a::shareability()).raw()
+}
+
+/// Plants a word, expects the finding, takes the word away, expects none.
+///
+/// # Safety
+///
+/// That of [`Plant::new`].
+pub unsafe fn finds(kernel: &'static Kernel, place: Place, word: u32, expected: Finding) -> Verdict {
+    audit(kernel)?;
+    // SAFETY: the caller's duty.
+    let plant = unsafe { Plant::new(kernel, place, word) }.ok_or("the table cannot be written")?;
+    let found = kernel.audit();
+    drop(plant);
+    ensure_eq!(found, Err(expected), "the audit of {word:#010x} at {place:?}");
+    audit(kernel)
 }
