@@ -64,7 +64,7 @@ two_banks() {
         '/ { ram-alias@90000000 { compatible = "carveout,ram-alias"; reg = <0x90000000 0x1000>; }; };' \
         'refused: ram-alias@90000000: carveout,alias-of is missing' 'demo: ok'
     check 'bad input: no card in the slot' outcome 1 \
-        'error: demo: no disk: neither a virtio block device nor a memory card answers' -- \
+        'error: demo: no disk: none on virtio or SATA, and no memory card' -- \
         boot --board realview-pb-a8 "$DEMO_ELF"
     check 'bad input: RAM of another size than the tree says' outcome 2 \
         'error: --memory sizes the first bank alone, and realview-pb-a8 has 2: give a --dtb that says what there is' -- \

@@ -19,10 +19,12 @@ pub fn boot(kernel: &Kernel) {
     let (core, variant, revision) = Armv7a::core();
     println!("board: {}, {core} r{variant}p{revision}", kernel.info.model().unwrap_or("nameless"));
     let caches = kernel.machine.caches();
+    for geometry in caches.levels() {
+        let on = if geometry.level < 2 || kernel.machine.second_level_is_on() { "" } else { ", off" };
+        println!("cache: {geometry}{on}");
+    }
     if let Some((bytes, ways)) = caches.outer().map(L2c310::geometry) {
-        println!("caches: lines of {} bytes; PL310 of {}, {ways} ways", caches.line(), Bytes(bytes.into()));
-    } else {
-        println!("caches: lines of {} bytes; no outer cache", caches.line());
+        println!("cache: PL310 {}, {ways} ways", Bytes(bytes.into()));
     }
     for bank in kernel.info.banks() {
         println!("RAM bank: {bank}");

@@ -11,6 +11,7 @@ use core::ops::{Add, AddAssign};
 pub mod armv7a;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod ids;
 pub mod levels;
 
 /// The translation registers as they stand (ARM ARM B4.1.153 to B4.1.155).

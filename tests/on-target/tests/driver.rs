@@ -21,6 +21,7 @@ use carveout_boards::support::bring_up::Kernel;
 use on_target::{Verdict, alloc, checks, ensure, ensure_eq, master};
 
 checks![
+    caches_are_what_the_core_says,
     a_hand_over_maintains_the_lines_of_the_part_that_was_written,
     a_large_buffer_is_maintained_by_lines_inside_and_by_ways_outside,
     a_pool_gives_blocks_that_a_device_reaches,
@@ -36,6 +37,21 @@ fn port(kernel: &'static Kernel) -> Port<Armv7a> {
 /// What the device reads there.
 fn device_reads(kernel: &'static Kernel, at: BusAddr, len: usize) -> Result<Vec<u8>, alloc::string::String> {
     port(kernel).open(at, len as u32).map(|opened| opened.bytes().to_vec()).map_err(|error| error.to_string())
+}
+
+fn caches_are_what_the_core_says(kernel: &'static Kernel) -> Verdict {
+    let caches = kernel.machine.caches();
+    let line = match Armv7a::core().0 {
+        "Cortex-A8" => 64,
+        "Cortex-A9" => 32,
+        other => return Err(format!("{other} is not known to this test")),
+    };
+    ensure_eq!(caches.line(), line, "bytes of the smallest line, by CTR");
+    let lines: Vec<u32> = caches.levels().iter().map(|level| level.line).collect();
+    ensure_eq!(lines.first(), Some(&line), "bytes of a line of the first level, by CCSIDR");
+    ensure_eq!(lines.iter().min(), Some(&line), "the smallest of all levels");
+    ensure!(kernel.machine.second_level_is_on(), "the second level is off");
+    Ok(())
 }
 
 fn a_hand_over_maintains_the_lines_of_the_part_that_was_written(kernel: &'static Kernel) -> Verdict {

@@ -3,15 +3,17 @@
 //! Guarantees maintenance of every line that holds a byte of a part, in the order of [`levels`]. Never by set/way: that
 //! is local to one core and misses the outer cache.
 //!
-//! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (TRM
-//! 3.2.22), and there is no outer controller.
+//! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (DDI 0344K
+//! 3.2.21), and there is no outer controller.
 
 use crate::arch::Lines;
 use crate::arch::armv7a::l2c310::L2c310;
 use crate::arch::armv7a::mmu::dsb;
+use crate::arch::ids::{self, Geometry};
 use crate::arch::levels::{self, Level};
 use crate::vm::space::Part;
-use aarch32_cpu::register::Ctr;
+use aarch32_cpu::register::{Clidr, Ctr};
+use arrayvec::ArrayVec;
 use core::arch::asm;
 use spin::Once;
 
@@ -20,13 +22,15 @@ use spin::Once;
 pub struct Caches {
     /// The smallest data line of any inner level, in bytes: CTR.DminLine.
     line: u32,
+    levels: ArrayVec<Geometry, 7>,
     outer: Once<L2c310>,
 }
 
 impl Caches {
-    /// The core's own caches, their line read from CTR.
+    /// The core's own caches, as its registers describe them.
     pub(super) fn new() -> Self {
-        Self { line: 4 << ((Ctr::read().0 >> 16) & 0xf), outer: Once::new() }
+        let levels = ids::data_levels(Clidr::read().0).map(|level| Geometry::of(level, ccsidr(level))).collect();
+        Self { line: ids::data_line(Ctr::read().0), levels, outer: Once::new() }
     }
 
     pub(super) fn set_outer(&self, outer: L2c310) {
@@ -36,6 +40,11 @@ impl Caches {
     /// Bytes of an inner line.
     pub const fn line(&self) -> u32 {
         self.line
+    }
+
+    /// The core's own levels that hold data, the first one first.
+    pub fn levels(&self) -> &[Geometry] {
+        &self.levels
     }
 
     /// The outer cache.
@@ -75,6 +84,18 @@ impl Caches {
             at += self.line;
         }
     }
+}
+
+/// CCSIDR of a level's data or unified cache.
+fn ccsidr(level: u32) -> u32 {
+    let word: u32;
+    // SAFETY: selects a cache and reads its CCSIDR. The selection is nobody else's: who reads it makes it first, and no
+    // handler of interrupts does.
+    unsafe {
+        asm!("mcr p15, 2, {0}, c0, c0, 0", "isb", "mrc p15, 1, {1}, c0, c0, 0",
+            in(reg) (level - 1) << 1, out(reg) word, options(nomem, nostack, preserves_flags));
+    }
+    word
 }
 
 /// The core's own levels, by MVA.

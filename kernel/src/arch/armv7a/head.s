@@ -258,7 +258,8 @@ levels_done:
     cmp     r7, r0
     bne     core_done
 
-    @ Cortex-A8: L2EN. A non-secure world may not write ACTLR; its firmware has set the bits then. Errata by revision:
+    @ Cortex-A8: the second level, if CLIDR names one, in the manual's order (DDI 0344K 8.3): its auxiliary control, then
+    @ L2EN, and SCTLR.C far below. A non-secure world may not write these; its firmware has done it. Errata by revision:
     @ 430973, r1p*: a stale prediction after code moved: IBE makes the predictor's invalidate one.
     @ 458693, r2p0: a deadlock of L1 allocation: L1NEON and PLDNOP.
     @ 460075, r2p0: a write-allocate in the second level loses data: it is turned off.
@@ -266,8 +267,18 @@ levels_done:
     mrc     p15, 0, r2, c0, c0, 0           @ MIDR
     ubfx    r3, r2, #20, #4
     bfi     r2, r3, #4, #28                 @ variant << 4 | revision
+    cmp     r2, #0x20
+    bne     1f
+    mrc     p15, 1, r0, c9, c0, 2           @ second level's auxiliary control
+    tst     r0, #1 << 22
+    orreq   r0, r0, #1 << 22
+    mcreq   p15, 1, r0, c9, c0, 2
+1:
+    mrc     p15, 1, r1, c0, c0, 1           @ CLIDR
+    tst     r1, #7 << 3
     mrc     p15, 0, r0, c1, c0, 1           @ ACTLR
-    orr     r1, r0, #1 << 1
+    mov     r1, r0
+    orrne   r1, r1, #1 << 1
     cmp     r3, #1
     orreq   r1, r1, #1 << 6
     cmp     r2, #0x20
@@ -275,12 +286,6 @@ levels_done:
     orreq   r1, r1, #1 << 9
     teq     r0, r1
     mcrne   p15, 0, r1, c1, c0, 1
-    cmp     r2, #0x20
-    bne     core_done
-    mrc     p15, 1, r0, c9, c0, 2           @ second level's auxiliary control
-    tst     r0, #1 << 22
-    orreq   r0, r0, #1 << 22
-    mcreq   p15, 1, r0, c9, c0, 2
     b       core_done
 
     @ Cortex-A9: SCU, then SMP and FW, before any cache is on. Without them Shareable memory is not cached and

@@ -11,7 +11,7 @@ use crate::arch::{Cache, Lines, Mmu, Root};
 use crate::boot::directmap::DirectMap;
 use crate::vm::attr::Shareability;
 use crate::vm::space::Part;
-use aarch32_cpu::register::{IdMmfr3, Midr, Mpidr};
+use aarch32_cpu::register::{Actlr, IdMmfr3, Midr, Mpidr};
 use core::arch::asm;
 use spin::Once;
 
@@ -87,6 +87,12 @@ impl Armv7a {
             _ => "unknown core",
         };
         (name, variant, revision)
+    }
+
+    /// Whether the core's own second level is on: `false` on a Cortex-A8 whose ACTLR.L2EN a secure world left clear and
+    /// does not let others set (DDI 0344K 3.2.26). Other cores here have no such switch.
+    pub fn second_level_is_on(&self) -> bool {
+        Self::core().0 != "Cortex-A8" || Actlr::read().0 & 1 << 1 != 0
     }
 
     /// The caches.
