@@ -198,6 +198,8 @@ source "$ROOT/tests/bad-inputs.sh"
 source "$ROOT/tests/faults.sh"
 # shellcheck source=tests/two-banks.sh
 source "$ROOT/tests/two-banks.sh"
+# shellcheck source=tests/cards.sh
+source "$ROOT/tests/cards.sh"
 
 # --- the checks -----------------------------------------------------------------------------------------------------
 
@@ -280,6 +282,8 @@ if [[ -z $quick ]]; then
 fi
 
 bad_inputs
+
+cards
 
 # One that waits for a key that never comes.
 check 'timeout' outcome 124 'error: no end after 10 seconds' 'demo: picture on screen, waiting for a key' -- \

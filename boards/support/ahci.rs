@@ -312,8 +312,13 @@ impl Drop for AhciDisk {
 /// A register FIS from host to device (SATA 3.1, 10.5.5) for a command with 48-bit addresses. No sectors mean none, or
 /// 65536.
 fn host_to_device(command: u8, lba: u64, sectors: u16) -> [u8; 20] {
-    let [a, b, c, d, e, f, ..] = lba.to_le_bytes();
-    let [low, high] = sectors.to_le_bytes();
-    // Type, "is a command", command, features; address and its LBA bit; count.
-    [0x27, 0x80, command, 0, a, b, c, 0x40, d, e, f, 0, low, high, 0, 0, 0, 0, 0, 0]
+    let (lba, count) = (lba.to_le_bytes(), sectors.to_le_bytes());
+    let mut fis = [0; 20];
+    // Its type, that it is a command, which, and that the address is one of sectors.
+    fis[..3].copy_from_slice(&[0x27, 0x80, command]);
+    fis[7] = 0x40;
+    fis[4..7].copy_from_slice(&lba[..3]);
+    fis[8..11].copy_from_slice(&lba[3..6]);
+    fis[12..14].copy_from_slice(&count);
+    fis
 }

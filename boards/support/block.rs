@@ -8,6 +8,7 @@ use carveout::dma::buffer::{Device, FromDevice, Stream};
 use core::fmt;
 
 /// A disk.
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub enum BlockDevice {
     /// An emulator's.
     Virtio(Disk),

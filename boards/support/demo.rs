@@ -169,6 +169,7 @@ fn free_bytes(kernel: &Kernel) -> u64 {
 }
 
 /// Where the file comes from.
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 enum Source {
     /// A bus master.
     Disk(BlockDevice),

@@ -191,8 +191,9 @@ fn stdout_path<'dtb>(root: FdtNode<'dtb>) -> Option<&'dtb str> {
 
 /// Whether the node below these buses, of which the root is the first, has that path.
 fn is_at(path: &str, node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> bool {
-    let names = buses.iter().skip(1).chain([node]).map(|node| node.name());
-    path.strip_prefix('/').is_some_and(|path| path.split('/').eq(names))
+    let Some(path) = path.strip_prefix('/') else { return false };
+    let mut parts = path.split('/');
+    buses.iter().skip(1).chain([node]).all(|node| parts.next() == Some(node.name())) && parts.next().is_none()
 }
 
 /// Cells of the longest interrupt specifier that is read.

@@ -1,18 +1,18 @@
 //! `DMTimer` of the AM335x (TRM SPRUH73, 20.1; `ti,am335x-timer`) as a free-running count.
 //!
-//! Guarantees: [`DmTimer::ticks`] never goes back but by wrapping at 2^32. A timer that the boot loader left running is
-//! not restarted. The module's clock is the boot loader's: U-Boot runs DMTIMER2, the first that a device tree names,
-//! from the board's crystal.
+//! Guarantees: [`DmTimer::ticks`] never goes back but by wrapping at 2^32. The module's clock is the boot loader's:
+//! U-Boot counts with DMTIMER2, the first that a device tree names, from the board's crystal. U-Boot divides it by 8;
+//! here it is not divided.
 
 use core::ptr::NonNull;
 use tock_registers::{
-    interfaces::{ReadWriteable, Readable, Writeable},
+    interfaces::{Readable, Writeable},
     register_bitfields, register_structs,
     registers::{ReadOnly, ReadWrite, WriteOnly},
 };
 
 register_bitfields! [u32,
-    TCLR [START OFFSET(0) NUMBITS(1) [], AUTO_RELOAD OFFSET(1) NUMBITS(1) [], COMPARE OFFSET(6) NUMBITS(1) []],
+    TCLR [START OFFSET(0) NUMBITS(1) [], AUTO_RELOAD OFFSET(1) NUMBITS(1) []],
 ];
 
 register_structs! {
@@ -41,10 +41,10 @@ unsafe impl Send for DmTimer {}
 unsafe impl Sync for DmTimer {}
 
 impl DmTimer {
-    /// Ticks a microsecond: the crystal of every `BeagleBone`.
+    /// Ticks a microsecond: the crystal of every BeagleBone.
     pub const PER_MICROSECOND: u32 = 24;
 
-    /// Lets the timer run over the whole of its range, undivided and without interrupts.
+    /// Starts the timer anew over the whole of its range, undivided and without interrupts.
     ///
     /// # Safety
     ///
@@ -55,14 +55,10 @@ impl DmTimer {
         let timer = Self { registers: unsafe { base.as_ref() } };
         let registers = timer.registers;
         registers.disable_irqs.set(0b111);
-        let running = registers.control.is_set(TCLR::START);
-        if !running || !registers.control.is_set(TCLR::AUTO_RELOAD) || registers.load.get() != 0 {
-            timer.settled().load.set(0);
-            timer.settled().count.set(0);
-            timer.settled().control.write(TCLR::START::SET + TCLR::AUTO_RELOAD::SET);
-        } else if registers.control.is_set(TCLR::COMPARE) {
-            timer.settled().control.modify(TCLR::COMPARE::CLEAR);
-        }
+        timer.settled().control.set(0);
+        timer.settled().load.set(0);
+        timer.settled().count.set(0);
+        timer.settled().control.write(TCLR::START::SET + TCLR::AUTO_RELOAD::SET);
         timer
     }
 
@@ -77,7 +73,7 @@ impl DmTimer {
         self.registers
     }
 
-    /// Ticks, from wherever the count stood, modulo 2^32: 3 minutes.
+    /// Ticks since the start, modulo 2^32: 3 minutes.
     pub fn ticks(&self) -> u32 {
         self.registers.count.get()
     }
@@ -89,24 +85,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stopped_timer_is_started_over_its_whole_range() {
+    fn the_timer_starts_anew_undivided() {
         let registers = fake::block::<Registers>(0x400);
+        // As U-Boot leaves it: running, by 8.
+        registers.write(0x38, 0b10_1011);
         registers.write(0x3c, 7);
         registers.write(0x40, 8);
         // SAFETY: the block is memory that lasts for ever.
         let timer = unsafe { DmTimer::new(registers.base()) };
         assert_eq!((registers.read(0x38), registers.read(0x40), registers.read(0x30)), (0b11, 0, 0b111));
         assert_eq!(timer.ticks(), 0);
-    }
-
-    #[test]
-    fn a_running_timer_is_left_running() {
-        let registers = fake::block::<Registers>(0x400);
-        registers.write(0x38, 0b100_0011);
-        registers.write(0x3c, 123_456);
-        // SAFETY: the block is memory that lasts for ever.
-        let timer = unsafe { DmTimer::new(registers.base()) };
-        assert_eq!((timer.ticks(), registers.read(0x38)), (123_456, 0b11));
+        registers.write(0x3c, 5);
+        assert_eq!(timer.ticks(), 5);
     }
 
     #[test]

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!((active.id().number(), registers.read(0xd4), registers.read(0x48)), (68, 1 << 4, 0));
         intc.eoi(active);
         assert_eq!(registers.read(0x48), 1);
-        registers.write(0x40, 0xffff_ff80 | 68);
+        registers.write(0x40, 0xffff_ff80 + 68);
         assert!(intc.ack().is_none(), "the spurious flag is set");
     }
 }
