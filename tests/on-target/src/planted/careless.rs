@@ -161,6 +161,11 @@ unsafe impl Mmu for Careless {
         self.machine.reach(va)
     }
 
+    unsafe fn zero(&self, at: *mut u8, bytes: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { self.machine.zero(at, bytes) };
+    }
+
     fn root(&self) -> Root {
         self.machine.root()
     }

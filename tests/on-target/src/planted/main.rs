@@ -35,6 +35,7 @@ use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
 use carveout_boards::support::{console, devices};
 use core::cell::UnsafeCell;
+use core::ops::Range;
 use core::ptr::NonNull;
 use on_target::tables::Place;
 use on_target::{Verdict, alloc, ensure};
@@ -86,8 +87,9 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     let frames = buffer.frames();
     core::mem::forget(buffer);
     let (own, area) = frames.split_at(OWN_FRAMES).ok_or("too few frames")?;
-    let window = region(kernel, machine, 0)?;
-    let mut hand = Hand { machine, region: region(kernel, machine, 1)?, master: Master::new("virtio-blk", None) };
+    let window = region(kernel, machine, 0..WINDOW_SECTIONS)?;
+    let own_region = region(kernel, machine, WINDOW_SECTIONS..SECTIONS)?;
+    let mut hand = Hand { machine, region: own_region, master: Master::new("virtio-blk", None) };
 
     if machine.has(Bug::NeverFlushed) {
         let mapped = hand.map(0, area, MemoryType::WriteBack);
@@ -121,31 +123,34 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     Ok(())
 }
 
-/// Sections of the lower half, which is nobody's, that this program maps things in.
-const SECTIONS: usize = 2;
-const WINDOWS: VirtAddr = VirtAddr::new(0x4000_0000);
+/// Sections of the lower half, which is nobody's, that this program maps things in: the area's window has its frames
+/// three times over ([`Dma::window_sections`]), and one section is for mappings by hand.
+const SECTIONS: usize = WINDOW_SECTIONS + 1;
+const WINDOW_SECTIONS: usize = 3;
+const FIRST: VirtAddr = VirtAddr::new(0x4000_0000);
 
 /// Their second-level tables.
 #[repr(C, align(1024))]
 struct Tables([UnsafeCell<L2Table>; SECTIONS]);
 
-// SAFETY: `region` alone takes a table, and each once.
+// SAFETY: `region` alone takes tables, and each once.
 unsafe impl Sync for Tables {}
 
 static TABLES: Tables = Tables([const { UnsafeCell::new([L2Desc::FAULT; L2_ENTRIES]) }; SECTIONS]);
 
-/// The region of the `n`-th of these sections. Once for each.
-fn region(kernel: &'static Kernel, machine: &Careless, n: usize) -> Result<Region<'static>, String> {
-    let va = VirtAddr::new(WINDOWS.raw() + n as u32 * SECTION_SIZE);
+/// The region of some of these sections. Once for each of them.
+fn region(kernel: &'static Kernel, machine: &Careless, sections: Range<usize>) -> Result<Region<'static>, String> {
+    let va = on_target::after(FIRST, sections.start as u32 * SECTION_SIZE);
     let place = Place::first_level(kernel, va);
     let entry = place.pointer(kernel).ok_or("the first-level table is out of reach")?.cast::<L1Desc>();
-    let table = TABLES.0[n].get();
+    let table = UnsafeCell::raw_get(TABLES.0.as_ptr().wrapping_add(sections.start));
     let table_at = translate_image(VirtAddr::new(table.addr() as u32)).ok_or("not part of the image")?;
-    // SAFETY: the entry is of the table in use, mapped for good, and the kernel names none of its lower half.
-    let l1 = unsafe { core::slice::from_raw_parts_mut(entry.as_ptr(), 1) };
-    // SAFETY: nothing else names this table: `n` differs with each call.
-    let l2 = unsafe { core::slice::from_raw_parts_mut(table, 1) };
-    let (range, share) = (VirtRange::new(va.raw(), 1), Armv7a::shareability());
+    let count = sections.len();
+    // SAFETY: entries of the table in use, mapped for good, and the kernel names none of its lower half.
+    let l1 = unsafe { core::slice::from_raw_parts_mut(entry.as_ptr(), count) };
+    // SAFETY: nothing else names these tables: no section is asked for twice.
+    let l2 = unsafe { core::slice::from_raw_parts_mut(table, count) };
+    let (range, share) = (VirtRange::new(va.raw(), count as u32), Armv7a::shareability());
     // SAFETY: as just said, and the addresses are theirs.
     Ok(unsafe { Region::one_each(machine, range, share, l1, place.at(), l2, table_at) })
 }
