@@ -162,6 +162,10 @@ impl Area {
             return Err(AllocError::Alignment { align });
         }
         let count = bytes.div_ceil(FRAME_SIZE);
+        let (wanted, free) = (u64::from(count) << FRAME_SHIFT, self.free_bytes());
+        if free < wanted {
+            return Err(AllocError::NoCapacity { wanted, free });
+        }
         let order = (align.trailing_zeros().max(FRAME_SHIFT) - FRAME_SHIFT) as u8;
         let liked = if count >= 16 { order.max(4) } else { order };
         let mut find = |order| {
@@ -177,25 +181,16 @@ impl Area {
         }
     }
 
+    /// Why there is no room, although enough is free.
     fn why_not<P: Iterator<Item = FrameRange>>(
-        &self,
+        &mut self,
         count: u32,
         order: u8,
         places: impl Fn(FrameRange) -> P,
     ) -> AllocError {
         let (free, largest) = (self.free_bytes(), self.largest_run());
         let wanted = u64::from(count) << FRAME_SHIFT;
-        let fits = |run: FrameRange| {
-            let start = u64::from(run.start()).next_multiple_of(1 << order);
-            start + u64::from(count) <= u64::from(run.end())
-        };
-        let elsewhere = self
-            .runs
-            .iter()
-            .any(|(_, index)| index.runs().any(|run| FrameRange::between(run.start, run.end).is_some_and(fits)));
-        if free < wanted {
-            AllocError::NoCapacity { wanted, free }
-        } else if elsewhere {
+        if self.runs.iter_mut().any(|(_, index)| index.has(count, order)) {
             let free_runs = |run: FrameRange, index: &Index<'static>| {
                 let part = |free: core::ops::Range<u32>| FrameRange::between(free.start, free.end);
                 let largest = |place: FrameRange| {

@@ -538,6 +538,12 @@ impl<'a> Index<'a> {
         node.longest[0]
     }
 
+    /// Whether there is a run anywhere that [`alloc`](Self::alloc) could give; O(1) but for a settling of the index.
+    pub fn has(&mut self, count: u32, align_order: u8) -> bool {
+        self.settle();
+        align_order <= MAX_ALIGN_ORDER && self.usable(self.height, self.root(), align_order.into()) >= count
+    }
+
     /// Whether all units with numbers in `range` are free. An empty range and one that leaves the index are not.
     pub fn is_free(&self, range: Range<u32>) -> bool {
         let Some(count) = range.end.checked_sub(range.start) else { return false };
@@ -1049,6 +1055,8 @@ mod tests {
                         let fits = model.fits(count, order, &range);
                         let all = index.units();
                         let covers_all = range.start <= all.start && all.end <= range.end;
+                        let somewhere = order <= MAX_ALIGN_ORDER && !model.fits(count, order, &(0..u32::MAX)).is_empty();
+                        prop_assert_eq!(index.has(count, order), somewhere);
                         let got = index.alloc(count, order, range);
                         if order > MAX_ALIGN_ORDER {
                             prop_assert_eq!(got, None);
