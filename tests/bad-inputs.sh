@@ -192,6 +192,11 @@ bad_inputs() {
     check 'bad input: JPEG: more than the codec has memory for' outcome 1 \
         'error: demo: codec: the codec has less memory than the picture needs: * bytes' -- \
         boot_picture of_12_megapixels_progressive --memory 256M
+    check 'bad input: SATA: no disk' outcome 1 'error: demo: no disk: *' -- boot --board cubieboard "$DEMO_ELF"
+    check 'bad input: SATA: a disk that cannot be read' outcome 1 \
+        'error: demo: disk: SATA command 0x25 failed: task file 0x?41, port events 0x4000000?' -- boot_sata ide-hd
+    check 'bad input: SATA: a drive for discs' outcome 1 \
+        'error: demo: disk: SATA command 0xec failed: task file 0x?41, port events 0x4000000?' -- boot_sata ide-cd
     check 'bad input: no such picture' outcome 2 'error: no such picture: /nowhere.jpg' -- boot --image /nowhere.jpg
     check 'bad input: empty picture' outcome 2 'error: the picture is an empty file: *' -- boot_picture empty
 }
@@ -267,6 +272,21 @@ boot_blob() {
         -device "loader,file=$work/variant.dtb,addr=0x68000000,force-raw=on" \
         -device "loader,file=$work/stub.bin,addr=0x60000000,force-raw=on" \
         -device 'loader,addr=0x60000000,cpu-num=0'
+}
+
+# boot_sata DEVICE: the Cubieboard with such a drive, whose ninth sector cannot be read.
+boot_sata() {
+    local medium
+    picture_small "$work/picture.jpg"
+    flatten "$DEMO_ELF" "$work/kernel.bin"
+    dtc -q -I dts -O dtb -o "$work/board.dtb" "$ROOT/boards/cubieboard/cubieboard.dts"
+    board_args cubieboard
+    medium='"driver": "blkdebug", "inject-error": [{"event": "read_aio", "errno": 5, "sector": 8}]'
+    medium+=', "image": {"driver": "file", "filename": "'$work/picture.jpg'"}'
+    timeout 120 qemu-system-arm "${BOARD_ARGS[@]}" -display none -serial stdio -monitor none \
+        -semihosting-config 'enable=on,target=native' -kernel "$work/kernel.bin" -dtb "$work/board.dtb" \
+        -append 'cma=64M semihosting' -blockdev '{"driver": "raw", "node-name": "disk", "file": {'"$medium"'}}' \
+        -device "$1,drive=disk,rerror=report"
 }
 
 # --- device trees ---------------------------------------------------------------------------------------------------

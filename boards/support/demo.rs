@@ -142,12 +142,13 @@ impl Hop {
 /// no disk and no interrupt is run: the camera's ring.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let whole = devices::find(&kernel.info, CODEC).is_some();
-    let disk = if whole { Some(Source::open(kernel)?) } else { None };
+    // Open until the end: its own memory is neither free before nor after.
+    let mut disk = if whole { Some(Source::open(kernel)?) } else { None };
     let before = free_bytes(kernel);
     let micros = || kernel.clock.as_ref().map_or(0, Clock::micros);
     let start = micros();
-    let result = match disk {
-        Some(mut disk) => show_and_film(kernel, &mut disk),
+    let result = match &mut disk {
+        Some(disk) => show_and_film(kernel, disk),
         None => only_film(kernel),
     };
     let after = free_bytes(kernel);
