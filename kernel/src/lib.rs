@@ -33,6 +33,7 @@ pub mod arch;
 pub mod boot;
 pub mod cma;
 pub mod dma;
+pub mod protocol;
 pub mod vm;
 
 /// The guide for writers of drivers, compiled and run as tests.

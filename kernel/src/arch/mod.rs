@@ -93,25 +93,28 @@ impl AddAssign for Lines {
 /// # Safety
 ///
 /// The implementer's duties, on which I3 to I5 rest:
-/// - when [`clean`](Self::clean) returns, memory holds all that the CPU wrote to the range: inner first, then outer;
+/// - after [`clean`](Self::clean), all that the CPU wrote to the range is on its way to memory, where a device barrier
+///   sees it arrive: [`CLEAN`](crate::protocol::CLEAN);
 /// - when [`invalidate`](Self::invalidate) returns, no level holds a line of the range that was there when it was
-///   called: outer first, then inner; the caller says that none is dirty;
-/// - when [`discard`](Self::discard) returns, the same holds although lines may have been dirty: their data is dead,
-///   and none of it reaches memory later: inner first, then outer, then inner;
+///   called, whatever is speculated meanwhile; the caller says that none is dirty:
+///   [`INVALIDATE`](crate::protocol::INVALIDATE);
+/// - when [`discard`](Self::discard) returns, no level holds a line of the range, and none of their data, which is dead,
+///   reaches memory later; the caller says that no write-back translation of it exists:
+///   [`DISCARD`](crate::protocol::DISCARD);
 /// - when [`device_barrier`](Self::device_barrier) returns, all earlier accesses to Normal memory, non-cacheable ones
-///   included, are visible to bus masters before any later access to a device;
+///   and cleans included, are visible to bus masters before any later access to a device;
 /// - [`dma_wmb`](Self::dma_wmb) and [`dma_rmb`](Self::dma_rmb) order accesses to coherent memory as bus masters see
 ///   them.
 ///
 /// All of them order against the compiler too: memory is a clobber.
 pub unsafe trait Cache {
-    /// Writes dirty lines of the part back to the point of coherency.
+    /// Starts writing dirty lines of the part back to the point of coherency.
     fn clean(&self, part: Part<'_>) -> Lines;
 
     /// Drops lines of the part, none of which is dirty.
     fn invalidate(&self, part: Part<'_>) -> Lines;
 
-    /// Drops lines of the part, dirty ones too.
+    /// Drops lines of the part, dirty ones too, while nothing can fill any.
     fn discard(&self, part: Part<'_>) -> Lines;
 
     /// The barrier between memory and a device's registers, to be passed before a device is told to go: Linux's

@@ -66,10 +66,10 @@ use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
 use crate::dma::scatter::{ScatterError, Segment, segments_of};
-use crate::dma::{Dma, Holder, Record, Slot};
-use crate::vm::attr::MemoryType;
-use crate::vm::ledger::Residue;
+use crate::dma::{Dma, Record, Slot};
+use crate::protocol::{Knowledge, Op, Span, Transition, When};
 use crate::vm::space::{Mapped, Part};
+use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
@@ -164,27 +164,6 @@ impl core::ops::Add for Effort {
     }
 }
 
-/// Bytes of a buffer, as one run: the smallest that holds all that was added. Empty if `start` is `end`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Span {
-    start: u32,
-    end: u32,
-}
-
-impl Span {
-    const fn is_empty(self) -> bool {
-        self.start == self.end
-    }
-
-    fn add(self, start: u32, end: u32) -> Self {
-        match (self.is_empty(), start == end) {
-            (_, true) => self,
-            (true, _) => Self { start, end },
-            _ => Self { start: self.start.min(start), end: self.end.max(end) },
-        }
-    }
-}
-
 /// What all states share. Its drop frees the frames, or quarantines them if a device may still use them.
 struct Raw<M: Machine + 'static> {
     dma: &'static Dma<M>,
@@ -194,41 +173,60 @@ struct Raw<M: Machine + 'static> {
     bytes: u32,
     bus: BusAddr,
     mapped: Cell<Option<Mapped>>,
-    residue: Cell<Residue>,
-    /// What the CPU may have written since the last clean.
-    dirty: Cell<Span>,
-    /// What a device may have written since the last invalidate, while lines of it may be cached.
-    stale: Cell<Span>,
-    /// The CPU wrote to memory, itself or by a clean, with no device barrier since.
-    unordered: Cell<bool>,
+    knows: Cell<Knowledge>,
     /// A device was told the address and not yet made to forget it.
     exposed: Cell<bool>,
     effort: Cell<Effort>,
 }
 
 impl<M: Machine> Raw<M> {
-    fn map(&self, memory: MemoryType) {
-        let mapped = self.dma.map(self.va, self.frames, memory);
-        let mapped = mapped.unwrap_or_else(|error| panic!("frames this buffer owns: {error}"));
-        self.mapped.set(Some(mapped));
-        self.tally(|effort| effort.map_changes += 1);
-    }
-
-    fn unmap(&self) {
-        if let Some(mapped) = self.mapped.take() {
-            self.dma.unmap(mapped);
-            self.tally(|effort| effort.map_changes += 1);
+    /// Does what is due of a transition, in the order of its row.
+    fn run(&self, transition: Transition) {
+        for &(when, op) in transition.row() {
+            if self.knows.get().due(when) {
+                self.execute(op);
+                self.knows.set(self.knows.get().after(op));
+            }
         }
     }
 
-    /// Cleans a span of the mapping, which must exist.
-    fn clean(&self, span: Span) {
-        let lines = self.maintain(span, M::clean);
-        self.dma.counters.cleaned.add(lines);
-        self.tally(|effort| effort.cleaned += lines);
+    fn execute(&self, op: Op) {
+        let knows = self.knows.get();
+        match op {
+            Op::Map(memory) => {
+                let mapped = self.dma.map(self.va, self.frames, memory);
+                let mapped = mapped.unwrap_or_else(|error| panic!("frames this buffer owns: {error}"));
+                self.mapped.set(Some(mapped));
+                self.tally(|effort| effort.map_changes += 1);
+            }
+            Op::Unmap => {
+                // It is missing only where a panic unwinds that began with it taken.
+                if let Some(mapped) = self.mapped.take() {
+                    self.dma.unmap(mapped);
+                    self.tally(|effort| effort.map_changes += 1);
+                }
+            }
+            Op::Clean => {
+                let lines = self.maintain(knows.written, M::clean);
+                self.dma.counters.cleaned.add(lines);
+                self.tally(|effort| effort.cleaned += lines);
+            }
+            Op::Invalidate => self.drop_lines(knows.stale, M::invalidate),
+            Op::Discard => self.drop_lines(Span { start: 0, end: self.frames.count() << FRAME_SHIFT }, M::discard),
+            Op::Zero => {
+                // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns
+                // them.
+                unsafe { self.dma.machine.zero(self.pointer(), self.frames.bytes() as usize) };
+                self.dma.counters.zeroed.fetch_add(self.frames.bytes(), Ordering::Relaxed);
+            }
+            Op::DeviceBarrier => self.dma.machine.device_barrier(),
+            Op::Hold(holder) => {
+                self.dma.set_holder(self.slot, holder, knows.residue);
+                self.tally(|effort| effort.transitions += 1);
+            }
+        }
     }
 
-    /// Invalidates or discards a span of the mapping, which must exist.
     fn drop_lines(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) {
         let lines = self.maintain(span, work);
         self.dma.counters.invalidated.add(lines);
@@ -249,83 +247,26 @@ impl<M: Machine> Raw<M> {
         self.effort.set(effort);
     }
 
-    /// All frames.
-    fn all(&self) -> Span {
-        Span { start: 0, end: self.frames.count() << FRAME_SHIFT }
-    }
-
     /// The bytes asked for: a device has no business beyond.
     const fn asked(&self) -> Span {
         Span { start: 0, end: self.bytes }
-    }
-
-    fn set_holder(&self, holder: Holder) {
-        self.dma.set_holder(self.slot, holder, self.residue.get());
-        self.tally(|effort| effort.transitions += 1);
     }
 
     fn pointer(&self) -> *mut u8 {
         self.dma.machine.reach(self.va)
     }
 
-    /// Maps non-cacheable, sees to it that no line of former owners is left (I3), and zeroes (I5).
-    fn map_zeroed(&self) {
-        self.map(MemoryType::NonCacheable);
-        if self.residue.get() != Residue::Nothing {
-            // Their data is dead; lines that are surely clean need no pass of their own before the outer level's.
-            match self.residue.get() {
-                Residue::Dirty => self.drop_lines(self.all(), M::discard),
-                Residue::Clean | Residue::Nothing => self.drop_lines(self.all(), M::invalidate),
-            }
-            self.residue.set(Residue::Nothing);
-            self.stale.set(Span::default());
-        }
-        // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns them.
-        unsafe { self.dma.machine.zero(self.pointer(), self.frames.bytes() as usize) };
-        self.dma.counters.zeroed.fetch_add(self.frames.bytes(), Ordering::Relaxed);
-        self.unordered.set(true);
-    }
-
-    /// Before a device may be told: what the CPU wrote is in memory, and nothing of it lands on what the device writes.
-    fn order(&self) {
-        if self.unordered.take() {
-            self.dma.machine.device_barrier();
-        }
-    }
-
-    /// Makes the CPU's first look possible: maps write-back and drops what the device made stale.
+    /// Makes the CPU's look possible.
     fn open(&self) -> *mut u8 {
-        let mapped = self.mapped.take();
-        let open = mapped.is_some();
-        self.mapped.set(mapped);
-        if !open {
-            self.map(MemoryType::WriteBack);
-            // From here on the CPU may speculate lines in.
-            self.residue.set(self.residue.get().max(Residue::Clean));
-        }
-        let stale = self.stale.take();
-        if !stale.is_empty() {
-            self.drop_lines(stale, M::invalidate);
-        }
+        self.run(Transition::Look);
         self.pointer()
     }
 
-    /// The same for writing to `[start, end)`.
-    fn open_mut(&self, start: u32, end: u32) -> *mut u8 {
+    /// The same for writing to a span.
+    fn open_mut(&self, span: Span) -> *mut u8 {
         let bytes = self.open();
-        self.residue.set(Residue::Dirty);
-        self.dirty.set(self.dirty.get().add(start, end));
+        self.knows.set(self.knows.get().writable(span));
         bytes
-    }
-
-    fn close(&self) {
-        let dirty = self.dirty.take();
-        if !dirty.is_empty() {
-            self.clean(dirty);
-            self.unordered.set(true);
-            self.residue.set(Residue::Clean);
-        }
-        self.unmap();
     }
 
     /// `range` of the bytes asked for, or `None` if it is not in order and inside.
@@ -337,11 +278,12 @@ impl<M: Machine> Raw<M> {
 
 impl<M: Machine> Drop for Raw<M> {
     fn drop(&mut self) {
-        self.unmap();
         if self.exposed.get() {
+            self.run(Transition::Quarantine);
             self.dma.quarantine(self.slot);
         } else {
-            self.dma.give_back(self.slot, self.residue.get());
+            self.run(Transition::Free);
+            self.dma.give_back(self.slot, self.knows.get().residue);
         }
     }
 }
@@ -395,10 +337,7 @@ impl<M: Machine> Contiguous<M> {
             bytes: record.bytes,
             bus: master.bus(record.frames.base()).expect("frames within the reach it was allocated in"),
             mapped: Cell::new(None),
-            residue: Cell::new(record.residue),
-            dirty: Cell::new(Span::default()),
-            stale: Cell::new(Span::default()),
-            unordered: Cell::new(false),
+            knows: Cell::new(Knowledge::new(record.residue)),
             exposed: Cell::new(false),
             effort: Cell::new(Effort::default()),
         };
@@ -407,26 +346,19 @@ impl<M: Machine> Contiguous<M> {
 
     /// Maps the buffer non-cacheable for CPU and device alike; zeroed.
     pub fn into_coherent(self) -> Coherent<M> {
-        self.raw.map_zeroed();
-        self.raw.order();
-        self.raw.set_holder(Holder::Both);
+        self.raw.run(Transition::IntoCoherent);
         Coherent { raw: self.raw }
     }
 
     /// Makes it a stream, the CPU's at first; zeroed, not mapped until the CPU looks.
     pub fn into_stream<D: Direction>(self) -> Stream<M, D, Cpu> {
-        self.raw.map_zeroed();
-        self.raw.unmap();
-        self.raw.set_holder(Holder::Cpu);
+        self.raw.run(Transition::IntoStream);
         Stream { raw: self.raw, state: PhantomData }
     }
 
     /// Gives it to devices for good; zeroed, never mapped for the CPU.
     pub fn into_device(self) -> DeviceOnly<M> {
-        self.raw.map_zeroed();
-        self.raw.order();
-        self.raw.unmap();
-        self.raw.set_holder(Holder::Device);
+        self.raw.run(Transition::IntoDevice);
         DeviceOnly { raw: self.raw }
     }
 }
@@ -496,7 +428,7 @@ impl<M: Machine> Coherent<M> {
 
     /// Before the register write that tells a device to go: everything written so far is seen by it.
     pub fn device_barrier(&self) {
-        self.raw.dma.machine.device_barrier();
+        self.raw.run(Transition::Tell);
     }
 
     /// Takes the buffer back from the device.
@@ -505,9 +437,8 @@ impl<M: Machine> Coherent<M> {
     ///
     /// The caller's duty is I4: the device will not access the buffer any more, and forgot its address.
     pub unsafe fn release(self) -> Contiguous<M> {
-        self.raw.unmap();
+        self.raw.run(Transition::IntoContiguous);
         self.raw.exposed.set(false);
-        self.raw.set_holder(Holder::Nobody);
         Contiguous { raw: self.raw }
     }
 }
@@ -539,24 +470,35 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
     ///
     /// After this returns, the device reads what the CPU wrote, and no line is evicted over what the device writes.
     pub fn for_device(self) -> Stream<M, D, Device> {
-        let stream = self.for_device_unordered();
-        stream.raw.order();
-        stream
+        self.raw.run(Transition::ForDevice);
+        self.granted()
     }
 
-    /// The same without the barrier: [`order_all`](Stream::order_all) must follow before the device is told.
-    pub(super) fn for_device_unordered(self) -> Stream<M, D, Device> {
-        self.raw.close();
+    /// The same of several, with one barrier for all, if it is due for any.
+    pub(super) fn all_for_device(streams: Vec<Self>) -> Vec<Stream<M, D, Device>> {
+        for stream in &streams {
+            stream.raw.run(Transition::ForDevice);
+        }
+        let mut ordered = false;
+        let grant = |stream: Self| {
+            if ordered {
+                stream.raw.knows.set(stream.raw.knows.get().after(Op::DeviceBarrier));
+            }
+            ordered |= stream.raw.knows.get().due(When::Unordered);
+            stream.granted()
+        };
+        streams.into_iter().map(grant).collect()
+    }
+
+    fn granted(self) -> Stream<M, D, Device> {
+        self.raw.run(Transition::Grant);
         self.raw.exposed.set(true);
-        self.raw.set_holder(Holder::Device);
         Stream { raw: self.raw, state: PhantomData }
     }
 
     /// Gives up the stream for another state, which will find zeros. No device knows it: what owning it proves.
     pub fn into_contiguous(self) -> Contiguous<M> {
-        self.raw.unmap();
-        self.raw.dirty.take();
-        self.raw.set_holder(Holder::Nobody);
+        self.raw.run(Transition::IntoContiguous);
         Contiguous { raw: self.raw }
     }
 }
@@ -564,7 +506,7 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
 impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
     /// The bytes, writable: afterwards the caches may hold dirty lines of them, and the hand-over cleans them all.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let bytes = self.raw.open_mut(0, self.raw.bytes);
+        let bytes = self.raw.open_mut(self.raw.asked());
         // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only view.
         unsafe { core::slice::from_raw_parts_mut(bytes, self.len()) }
     }
@@ -572,7 +514,7 @@ impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
     /// A part of the bytes, writable, of which alone the hand-over cleans lines; `None` if it is not inside.
     pub fn part_mut(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
         let span = self.raw.inside(&range)?;
-        let bytes = self.raw.open_mut(span.start, span.end).wrapping_add(range.start);
+        let bytes = self.raw.open_mut(span).wrapping_add(range.start);
         // SAFETY: as in `bytes_mut`; the range is inside.
         Some(unsafe { core::slice::from_raw_parts_mut(bytes, range.len()) })
     }
@@ -585,17 +527,6 @@ impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
 }
 
 impl<M: Machine, D: Direction> Stream<M, D, Device> {
-    /// The barrier that [`for_device_unordered`](Stream::for_device_unordered) left out: one, if it is due for any.
-    pub(super) fn order_all(streams: &[Self]) {
-        // Counted, not found: it is due for none of them afterwards.
-        let due = streams.iter().filter(|stream| stream.raw.unordered.take()).count();
-        if due > 0
-            && let Some(stream) = streams.first()
-        {
-            stream.raw.dma.machine.device_barrier();
-        }
-    }
-
     /// The address to program into the device.
     pub const fn bus(&self) -> BusAddr {
         self.raw.bus
@@ -624,11 +555,11 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
     }
 
     fn returned(self, written: Span) -> Stream<M, D, Cpu> {
-        if D::DEVICE_WRITES && self.raw.residue.get() != Residue::Nothing {
-            self.raw.stale.set(self.raw.stale.get().add(written.start, written.end));
+        if D::DEVICE_WRITES {
+            self.raw.knows.set(self.raw.knows.get().device_wrote(written));
         }
+        self.raw.run(Transition::ForCpu);
         self.raw.exposed.set(false);
-        self.raw.set_holder(Holder::Cpu);
         Stream { raw: self.raw, state: PhantomData }
     }
 }
@@ -664,8 +595,8 @@ impl<M: Machine> DeviceOnly<M> {
     ///
     /// The caller's duty is I4: no device will access the buffer any more.
     pub unsafe fn release(self) -> Contiguous<M> {
+        self.raw.run(Transition::IntoContiguous);
         self.raw.exposed.set(false);
-        self.raw.set_holder(Holder::Nobody);
         Contiguous { raw: self.raw }
     }
 }

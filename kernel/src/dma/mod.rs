@@ -36,7 +36,7 @@ use spin::Mutex;
 pub const MAX_BUFFERS: usize = 1024;
 
 /// Who may touch a buffer's bytes now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Holder {
     /// Allocated, in no state yet.
     Nobody,

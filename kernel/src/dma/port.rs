@@ -120,7 +120,7 @@ impl<M: Machine> Port<M> {
         if let Some(mapped) = &own
             && record.residue != Residue::Nothing
         {
-            let lines = self.dma.machine.invalidate(mapped.all());
+            let lines = self.dma.machine.discard(mapped.all());
             self.lines.set(self.lines.get() + lines);
         }
         Ok(Opened { dma: self.dma, slot, own, va, offset, len: len as usize })

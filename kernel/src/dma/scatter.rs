@@ -174,9 +174,7 @@ impl<M: Machine, D: Direction> Table<M, D, Cpu> {
     /// Hands all buffers to the device (`dma_map_sg`, `dma_sync_sg_for_device`): cleans those that the CPU may have
     /// written, unmaps those that are mapped, then one barrier for all, if one is due for any.
     pub fn for_device(self) -> Table<M, D, Device> {
-        let streams: Vec<_> = self.streams.into_iter().map(Stream::for_device_unordered).collect();
-        Stream::order_all(&streams);
-        Table { streams }
+        Table { streams: Stream::all_for_device(self.streams) }
     }
 }
 

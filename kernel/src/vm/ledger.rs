@@ -14,7 +14,7 @@ use core::fmt;
 pub const MAX_RANGES: usize = crate::boot::layout::MAX_AREAS * crate::boot::directmap::CarveOut::RANGES;
 
 /// What the data caches may hold of a frame.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Residue {
     /// Never mapped write-back since the last invalidate through a non-cacheable mapping: no line anywhere.
     Nothing,

@@ -1,6 +1,6 @@
 //! The data caches up to the point of coherency: inner by MVA, outer by physical address, composed.
 //!
-//! Guarantees maintenance of every line that holds a byte of a part, in the order of [`levels`]. Never by set/way: that
+//! Guarantees maintenance of every line that holds a byte of a part, in the order of [`protocol`]. Never by set/way: that
 //! is local to one core and misses the outer cache.
 //!
 //! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (DDI 0344K
@@ -11,6 +11,7 @@ use crate::arch::armv7a::l2c310::L2c310;
 use crate::arch::armv7a::mmu::dsb;
 use crate::arch::ids::{self, Geometry};
 use crate::arch::levels::{self, Level};
+use crate::protocol::{self, LineStep};
 use crate::vm::space::Part;
 use aarch32_cpu::register::{Clidr, Ctr};
 use arrayvec::ArrayVec;
@@ -52,16 +53,20 @@ impl Caches {
         self.outer.get()
     }
 
+    fn run(&self, steps: &[LineStep], part: Part<'_>) -> Lines {
+        levels::run(steps, &ByMva { line: self.line }, self.outer.get(), part)
+    }
+
     pub(super) fn clean(&self, part: Part<'_>) -> Lines {
-        levels::clean(&ByMva { line: self.line }, self.outer.get(), part)
+        self.run(&protocol::CLEAN, part)
     }
 
     pub(super) fn invalidate(&self, part: Part<'_>) -> Lines {
-        levels::invalidate(&ByMva { line: self.line }, self.outer.get(), part)
+        self.run(&protocol::INVALIDATE, part)
     }
 
     pub(super) fn discard(&self, part: Part<'_>) -> Lines {
-        levels::discard(&ByMva { line: self.line }, self.outer.get(), part)
+        self.run(&protocol::DISCARD, part)
     }
 
     pub(super) fn device_barrier(&self) {
