@@ -1,0 +1,1084 @@
+//! The model: one line of one frame, two cores, a device and an adversary. `docs/protocol.md` describes it.
+
+use carveout::dma::Holder;
+use carveout::protocol::{
+    CLEAN, DISCARD, Due, INVALIDATE, Knowledge, LineStep, MAP, MapStep, Op, Span, Transition, UNMAP,
+};
+use carveout::vm::attr::MemoryType::{self, NonCacheable, WriteBack};
+use carveout::vm::ledger::Residue;
+use stateright::{Checker, Model, Path, Property};
+use std::fmt::{self, Write as _};
+
+/// What a copy of the line holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Data {
+    /// What an owner before this one left.
+    Former,
+    /// Something this owner or its device wrote, but not last.
+    Stale,
+    /// What was written last.
+    Fresh,
+}
+use Data::{Former, Fresh, Stale};
+
+/// The line in the inner caches. They snoop each other: all copies are equal, a dirty one is the only one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Inner {
+    /// One bit a core.
+    cores: u8,
+    data: Data,
+    dirty: bool,
+}
+
+/// The line in the outer cache.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Outer {
+    data: Data,
+    dirty: bool,
+}
+
+/// Where a frame can be mapped: at the owner's address, at the port's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Place {
+    Own,
+    Port,
+}
+use Place::{Own, Port};
+
+const PLACES: [Place; 2] = [Own, Port];
+/// The owner runs its transitions on core 0, the port on core 1; views are used on both.
+const CORES: [usize; 2] = [0, 1];
+
+/// Translations, as a set: one bit for each place and type.
+const fn entry(place: Place, memory: MemoryType) -> u8 {
+    (match memory {
+        WriteBack => 1,
+        _ => 2,
+    }) << (2 * place as u8)
+}
+/// All write-back ones.
+const CACHEABLE: u8 = entry(Own, WriteBack) | entry(Port, WriteBack);
+/// All of a place.
+const fn entries(place: Place) -> u8 {
+    entry(place, WriteBack) | entry(place, NonCacheable)
+}
+
+/// Which way a stream goes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Direction {
+    cpu_writes: bool,
+    device_writes: bool,
+}
+const DIRECTIONS: [Direction; 3] = [
+    Direction { cpu_writes: true, device_writes: false },
+    Direction { cpu_writes: false, device_writes: true },
+    Direction { cpu_writes: true, device_writes: true },
+];
+
+/// What view of its stream the CPU has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum View {
+    None,
+    Read,
+    /// Writable, of the line.
+    Line,
+    /// Writable, of another part of the buffer.
+    Elsewhere,
+}
+
+/// A buffer is the line and something else.
+const LINE: Span = Span { start: 0, end: 1 };
+const ELSEWHERE: Span = Span { start: 1, end: 2 };
+const EVERYTHING: Span = Span { start: 0, end: 2 };
+
+const fn holds_line(span: Span) -> bool {
+    span.start < LINE.end && LINE.start < span.end
+}
+
+/// The value of the API that exists.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Phase {
+    Free,
+    Contiguous,
+    /// `told`: a device may access, and the CPU does not; `exposed`: one was told; `wrote`: the CPU wrote since.
+    Coherent {
+        told: bool,
+        exposed: bool,
+        wrote: bool,
+    },
+    Cpu {
+        direction: Direction,
+        view: View,
+    },
+    /// `wrote`: the device wrote the line since the hand-over.
+    Device {
+        direction: Direction,
+        wrote: bool,
+    },
+    DeviceOnly,
+    Quarantined,
+}
+
+impl Phase {
+    /// A device wrote the line.
+    fn note_write(&mut self) {
+        if let Self::Device { wrote, .. } = self {
+            *wrote = true;
+        }
+    }
+
+    /// A device may access, and no CPU but as a device.
+    const fn is_device(self) -> bool {
+        matches!(self, Self::Device { .. } | Self::DeviceOnly | Self::Quarantined)
+    }
+}
+
+/// What the owner calls, with its arguments.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Call {
+    IntoCoherent,
+    IntoStream(Direction),
+    IntoDevice,
+    Look(View),
+    ForDevice,
+    Grant,
+    ForCpu(Span),
+    IntoContiguous,
+    Free,
+    Quarantine,
+    Tell,
+    OpenPort,
+    ClosePort,
+}
+
+impl Call {
+    const fn transition(self) -> Transition {
+        match self {
+            Self::IntoCoherent => Transition::IntoCoherent,
+            Self::IntoStream(_) => Transition::IntoStream,
+            Self::IntoDevice => Transition::IntoDevice,
+            Self::Look(_) => Transition::Look,
+            Self::ForDevice => Transition::ForDevice,
+            Self::Grant => Transition::Grant,
+            Self::ForCpu(_) => Transition::ForCpu,
+            Self::IntoContiguous => Transition::IntoContiguous,
+            Self::Free => Transition::Free,
+            Self::Quarantine => Transition::Quarantine,
+            Self::Tell => Transition::Tell,
+            Self::OpenPort => Transition::OpenPort,
+            Self::ClosePort => Transition::ClosePort,
+        }
+    }
+}
+
+/// A call under way: the op and the step of it that come next.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Running {
+    call: Call,
+    op: u8,
+    step: u8,
+}
+
+/// Who runs a call: its core has the same number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Context {
+    Owner,
+    Mock,
+}
+use Context::{Mock, Owner};
+
+impl Context {
+    const fn place(self) -> Place {
+        match self {
+            Owner => Own,
+            Mock => Port,
+        }
+    }
+}
+
+/// A step of an op.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Step {
+    Map(MapStep, MemoryType),
+    Line(LineStep),
+    Zero,
+    DeviceBarrier,
+    Hold(Holder),
+}
+
+/// An op's step of that number.
+pub(crate) fn step_of(op: Op, n: usize) -> Option<Step> {
+    let line = |steps: &[LineStep]| steps.get(n).copied().map(Step::Line);
+    let only = |step| (n == 0).then_some(step);
+    match op {
+        Op::Map(memory) => MAP.get(n).map(|&step| Step::Map(step, memory)),
+        Op::Unmap => UNMAP.get(n).map(|&step| Step::Map(step, NonCacheable)),
+        Op::Clean => line(&CLEAN),
+        Op::Invalidate => line(&INVALIDATE),
+        Op::Discard => line(&DISCARD),
+        Op::Zero => only(Step::Zero),
+        Op::DeviceBarrier => only(Step::DeviceBarrier),
+        Op::Hold(holder) => only(Step::Hold(holder)),
+    }
+}
+
+/// What went wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Fault {
+    /// Two translations with different types.
+    I1,
+    /// Memory is accessed non-cacheable while a line of it is left.
+    I3Line,
+    /// The CPU reads something that was overwritten.
+    I3CpuReads,
+    /// The device reads something that was overwritten.
+    I3DeviceReads,
+    /// A translation exists while a device owns the frame.
+    I4,
+    /// Data of a former owner is read.
+    I5,
+    /// An access or an operation of the owner, or of the port, finds no translation.
+    Unmapped,
+    /// The owner, or the port of the device that owns the frame, is refused.
+    Refused,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::I1 => "I1: two translations with different types",
+            Self::I3Line => "I3: a line is left under a non-cacheable access",
+            Self::I3CpuReads => "I3: the CPU reads what was overwritten",
+            Self::I3DeviceReads => "I3: the device reads what was overwritten",
+            Self::I4 => "I4: a translation is left while the device owns the frame",
+            Self::I5 => "I5: data of a former owner is read",
+            Self::Unmapped => "fault: an access or operation finds no translation",
+            Self::Refused => "refused: who owns the frame may not map it",
+        })
+    }
+}
+
+/// What counts as wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Judge {
+    /// Any fault, at the first state that has it.
+    Invariants,
+    /// Only what a program sees: wrong data, an access that faults, a call refused. A stray pointer may write.
+    Consequences,
+    /// Only I1, with a driver that hands buffers back while a port is open: here a refusal is what must come.
+    Careless,
+}
+
+/// What is changed in the table: op and step by their numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mutation {
+    None,
+    /// The step is left out.
+    Drop(Transition, u8, u8),
+    /// The step works on the core alone that takes it.
+    Local(Transition, u8, u8),
+    /// Inner operations become outer ones and the other way round.
+    Reverse(Transition, u8),
+    /// The op changes places with the next.
+    Swap(Transition, u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Protocol {
+    pub(crate) judge: Judge,
+    pub(crate) mutation: Mutation,
+    /// There is an outer cache.
+    pub(crate) outer: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct State {
+    inner: Option<Inner>,
+    outer: Option<Outer>,
+    /// A non-cacheable write on its way to memory.
+    buffer: Option<Data>,
+    memory: Data,
+    /// Maintenance started and not complete, by context: one bit a `LineStep`.
+    pending: [u8; 2],
+    /// Descriptors as written, and as a walk reads them.
+    written: [Option<MemoryType>; 2],
+    seen: [Option<MemoryType>; 2],
+    /// All translations that each core may hold: any it could have walked since the last invalidate.
+    tlb: [u8; 2],
+    /// Mappings are sections, which take one step more than pages: where one is, a pointer to an empty table was, and
+    /// the core may hold it still. One bit a place.
+    pointers: [u8; 2],
+    claimed: bool,
+    /// What the ledger says the caches may hold of the free frame.
+    freed: Residue,
+    record: (Holder, Residue),
+    knows: Knowledge,
+    phase: Phase,
+    running: Option<Running>,
+    port: Option<Running>,
+    port_open: bool,
+    port_knows: Knowledge,
+    pub(crate) fault: Option<Fault>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Action {
+    Alloc,
+    Begin(Context, Call),
+    Take(Context),
+    Read(usize),
+    Write(usize),
+    PortRead,
+    PortWrite,
+    DeviceRead,
+    DeviceWrite,
+    DeviceDone,
+    /// A device is told of a coherent buffer that the CPU did not write: no barrier is the driver's duty.
+    Expose,
+    /// A pointer that outlived its mapping is written through.
+    Stray(usize, Place, MemoryType),
+    /// A descriptor reaches the walker before it is published.
+    Arrive(Place),
+    /// Maintenance completes before it is waited for.
+    Complete(Context, LineStep),
+    FillInner(usize),
+    FillOuter(usize),
+    /// A dirty line is shared with the other core: it goes outward.
+    Share(usize),
+    EvictInner(usize),
+    EvictOuter,
+    Drain,
+}
+
+const fn bit(step: LineStep) -> u8 {
+    1 << step as u8
+}
+const INNER: u8 = bit(LineStep::CleanInner) | bit(LineStep::InvalidateInner);
+const OPERATIONS: [LineStep; 4] =
+    [LineStep::CleanInner, LineStep::CleanOuter, LineStep::InvalidateInner, LineStep::InvalidateOuter];
+
+/// The memory system.
+impl State {
+    /// Something is written: no copy is the last any more.
+    fn overwrite(&mut self) {
+        let age = |data: &mut Data| *data = if *data == Fresh { Stale } else { *data };
+        age(&mut self.memory);
+        self.inner.iter_mut().for_each(|line| age(&mut line.data));
+        self.outer.iter_mut().for_each(|line| age(&mut line.data));
+        self.buffer.iter_mut().for_each(age);
+    }
+
+    /// The frame goes to another owner: whatever is there is a former one's.
+    fn change_owner(&mut self) {
+        self.memory = Former;
+        self.inner.iter_mut().for_each(|line| line.data = Former);
+        self.outer.iter_mut().for_each(|line| line.data = Former);
+        self.buffer.iter_mut().for_each(|data| *data = Former);
+    }
+
+    /// Data leaves the inner caches.
+    fn outward(&mut self, model: Protocol, data: Data) {
+        if model.outer {
+            self.outer = Some(Outer { data, dirty: true });
+        } else {
+            self.write_back(data);
+        }
+    }
+
+    /// Data leaves the caches. What was written before through another mapping does not come later.
+    fn write_back(&mut self, data: Data) {
+        self.memory = data;
+        self.buffer = None;
+    }
+
+    /// What is found beyond the inner caches.
+    fn beyond(&self) -> Data {
+        self.outer.map(|line| line.data).or(self.buffer).unwrap_or(self.memory)
+    }
+
+    fn complete(&mut self, model: Protocol, context: Context, step: LineStep) {
+        self.pending[context as usize] &= !bit(step);
+        let local = model.is_local(self, context, step).then_some(context as usize);
+        match step {
+            LineStep::CleanInner => {
+                if let Some(line) = &mut self.inner
+                    && line.dirty
+                    && local.is_none_or(|core| line.cores == 1 << core)
+                {
+                    line.dirty = false;
+                    let data = line.data;
+                    self.outward(model, data);
+                }
+            }
+            LineStep::InvalidateInner => {
+                let keep = local.map_or(0, |core| !(1 << core));
+                self.keep_inner(keep);
+            }
+            LineStep::CleanOuter => {
+                if let Some(Outer { data, dirty: true }) = self.outer {
+                    self.outer = Some(Outer { data, dirty: false });
+                    self.write_back(data);
+                }
+            }
+            LineStep::InvalidateOuter => self.outer = None,
+            LineStep::WaitInner | LineStep::WaitOuter => {}
+        }
+    }
+
+    fn complete_all(&mut self, model: Protocol, context: Context, which: u8) {
+        for step in OPERATIONS {
+            if self.pending[context as usize] & which & bit(step) != 0 {
+                self.complete(model, context, step);
+            }
+        }
+    }
+
+    fn keep_inner(&mut self, cores: u8) {
+        self.inner = self.inner.map(|line| Inner { cores: line.cores & cores, ..line }).filter(|line| line.cores != 0);
+    }
+
+    /// Every core walks whatever there is to walk.
+    fn walk(&mut self) {
+        for place in PLACES {
+            for core in CORES {
+                match self.seen[place as usize] {
+                    Some(memory) => self.tlb[core] |= entry(place, memory),
+                    None => self.pointers[core] |= 1 << place as u8,
+                }
+            }
+        }
+    }
+
+    /// A core accesses a place: the translations it may use.
+    fn access(&mut self, model: Protocol, core: usize, place: Place) -> u8 {
+        let found = self.tlb[core] & entries(place);
+        if found == 0 || self.pointers[core] & (1 << place as u8) != 0 {
+            self.fault = self.fault.or(Some(Fault::Unmapped));
+        }
+        if found & !CACHEABLE != 0 && (self.inner.is_some() || self.outer.is_some()) && model.judge == Judge::Invariants
+        {
+            self.fault = self.fault.or(Some(Fault::I3Line));
+        }
+        found
+    }
+
+    fn cpu_reads(&mut self, model: Protocol, core: usize, place: Place) {
+        let found = self.access(model, core, place);
+        let mut data = Vec::new();
+        if found & CACHEABLE != 0 {
+            data.push(self.inner.map_or(self.beyond(), |line| line.data));
+        }
+        if found & !CACHEABLE != 0 {
+            // A line that is left may be hit or not.
+            data.push(self.buffer.unwrap_or(self.memory));
+            data.extend(self.inner.map(|line| line.data));
+            data.extend(self.outer.map(|line| line.data));
+        }
+        self.judge(data, Fault::I3CpuReads);
+    }
+
+    /// Where an open port accesses: a coherent buffer at its owner's address.
+    const fn port_place(&self) -> Place {
+        if self.port_knows.mapped { Port } else { Own }
+    }
+
+    fn judge(&mut self, data: impl IntoIterator<Item = Data>, stale: Fault) {
+        for data in data {
+            self.fault = self.fault.or(match data {
+                Former => Some(Fault::I5),
+                Stale => Some(stale),
+                Fresh => None,
+            });
+        }
+    }
+
+    fn cpu_writes(&mut self, core: usize, memory: MemoryType, data: Data) {
+        if data == Fresh {
+            self.overwrite();
+        }
+        if memory == WriteBack {
+            self.inner = Some(Inner { cores: 1 << core, data, dirty: true });
+        } else {
+            self.buffer = Some(data);
+        }
+    }
+}
+
+/// The sequences.
+impl Protocol {
+    /// The row's op of that number.
+    fn op(self, transition: Transition, n: usize) -> Option<Due> {
+        let n = match self.mutation {
+            Mutation::Swap(which, op) if which == transition && n == usize::from(op) => n + 1,
+            Mutation::Swap(which, op) if which == transition && n == usize::from(op) + 1 => n - 1,
+            _ => n,
+        };
+        transition.row().get(n).copied()
+    }
+
+    /// The step that comes next, with its place, or `None` if the call is over.
+    fn next(self, mut at: Running, knows: &Knowledge) -> Option<(Running, Op, Step)> {
+        let transition = at.call.transition();
+        loop {
+            let (when, op) = self.op(transition, at.op.into())?;
+            let due = at.step > 0 || knows.due(when);
+            match step_of(op, at.step.into()).filter(|_| due) {
+                Some(step) => return Some((at, op, self.reversed(transition, at.op, step))),
+                None => at = Running { op: at.op + 1, step: 0, ..at },
+            }
+        }
+    }
+
+    fn reversed(self, transition: Transition, op: u8, step: Step) -> Step {
+        use LineStep::{CleanInner, CleanOuter, InvalidateInner, InvalidateOuter, WaitInner, WaitOuter};
+        match step {
+            Step::Line(step) if self.mutation == Mutation::Reverse(transition, op) => Step::Line(match step {
+                CleanInner => CleanOuter,
+                CleanOuter => CleanInner,
+                InvalidateInner => InvalidateOuter,
+                InvalidateOuter => InvalidateInner,
+                WaitInner => WaitOuter,
+                WaitOuter => WaitInner,
+            }),
+            step => step,
+        }
+    }
+
+    /// Whether a pending operation was started by a step made local.
+    fn is_local(self, state: &State, context: Context, step: LineStep) -> bool {
+        let Mutation::Local(transition, op, n) = self.mutation else { return false };
+        let running = if context == Owner { state.running } else { state.port };
+        running.is_some_and(|at| at.call.transition() == transition)
+            && step_of(transition.row()[usize::from(op)].1, n.into()) == Some(Step::Line(step))
+    }
+
+    /// The lock of the records is held over each mapping and its end, and while the port asks for its grant.
+    fn holds_lock(self, running: Option<Running>, knows: &Knowledge) -> bool {
+        running.and_then(|at| self.next(at, knows)).is_some_and(|(at, op, _)| {
+            matches!(op, Op::Map(_) | Op::Unmap) && (at.step > 0 || at.call == Call::OpenPort)
+        })
+    }
+
+    /// Whether a context may take its next step.
+    fn may_step(self, state: &State, context: Context) -> bool {
+        let [(mine, knows), (other, others)] = match context {
+            Owner => [(state.running, &state.knows), (state.port, &state.port_knows)],
+            Mock => [(state.port, &state.port_knows), (state.running, &state.knows)],
+        };
+        mine.is_some_and(|at| match self.next(at, knows) {
+            Some((_, Op::Map(_) | Op::Unmap | Op::Hold(_), _)) => !self.holds_lock(other, others),
+            _ => true,
+        })
+    }
+
+    /// Takes the next step of a call, and what follows from its being the last of an op or of the call.
+    fn step(self, state: &mut State, context: Context) {
+        let (running, mut knows) = match context {
+            Owner => (state.running, state.knows),
+            Mock => (state.port, state.port_knows),
+        };
+        let Some(running) = running else { return };
+        let Some((at, op, step)) = self.next(running, &knows) else { return self.end(state, context, running.call) };
+        let transition = at.call.transition();
+        if self.mutation != Mutation::Drop(transition, at.op, at.step) {
+            let local = self.mutation == Mutation::Local(transition, at.op, at.step);
+            if !self.perform(state, context, op, step, local) {
+                // The owner stops there, a port gives up.
+                if context == Mock {
+                    state.port = None;
+                }
+                return;
+            }
+        }
+        let mut next = Running { step: at.step + 1, ..at };
+        if step_of(op, next.step.into()).is_none() {
+            knows = knows.after(op);
+            next = Running { op: at.op + 1, step: 0, ..at };
+        }
+        let over = self.next(next, &knows).is_none();
+        match context {
+            Owner => (state.running, state.knows) = (Some(next), knows),
+            Mock => (state.port, state.port_knows) = (Some(next), knows),
+        }
+        if over {
+            self.end(state, context, at.call);
+        }
+    }
+
+    /// Does a step. `false` if it is refused.
+    fn perform(self, state: &mut State, context: Context, op: Op, step: Step, local: bool) -> bool {
+        let (place, core) = (context.place(), context as usize);
+        let cores = if local { core..core + 1 } else { 0..CORES.len() };
+        match step {
+            Step::Map(step, memory) => match step {
+                MapStep::Claim => {
+                    if state.claimed {
+                        let due = context == Owner || state.phase.is_device();
+                        state.fault = state.fault.or(due.then_some(Fault::Refused));
+                        return false;
+                    }
+                    state.claimed = true;
+                }
+                MapStep::Describe => state.written[place as usize] = Some(memory),
+                MapStep::Erase => state.written[place as usize] = None,
+                MapStep::Publish => {
+                    state.seen[place as usize] = state.written[place as usize];
+                    // It ends in a DSB.
+                    state.complete_all(self, context, INNER);
+                }
+                MapStep::ForgetTable => {
+                    for core in cores {
+                        state.pointers[core] &= !(1 << place as u8);
+                    }
+                }
+                MapStep::InvalidateTlb => {
+                    for core in cores {
+                        state.tlb[core] &= !entries(place);
+                        state.pointers[core] &= !(1 << place as u8);
+                    }
+                    state.complete_all(self, context, INNER);
+                }
+                MapStep::Release => state.claimed = false,
+            },
+            Step::Line(step) => {
+                let knows = if context == Owner { state.knows } else { state.port_knows };
+                let span = match op {
+                    Op::Clean => knows.written,
+                    Op::Invalidate => knows.stale,
+                    _ => EVERYTHING,
+                };
+                match step {
+                    LineStep::WaitInner => state.complete_all(self, context, INNER),
+                    LineStep::WaitOuter => state.complete_all(self, context, !0),
+                    _ => {
+                        if bit(step) & INNER != 0 && state.tlb[core] & entries(place) == 0 {
+                            state.fault = state.fault.or(Some(Fault::Unmapped));
+                        }
+                        if holds_line(span) && (self.outer || bit(step) & INNER != 0) {
+                            state.pending[core] |= bit(step);
+                        }
+                    }
+                }
+            }
+            Step::Zero => {
+                let found = state.access(self, core, place);
+                let memory = if found & !CACHEABLE != 0 { NonCacheable } else { WriteBack };
+                state.cpu_writes(core, memory, Fresh);
+            }
+            Step::DeviceBarrier => {
+                state.complete_all(self, context, !0);
+                if let Some(data) = state.buffer.take() {
+                    state.memory = data;
+                }
+            }
+            Step::Hold(holder) => state.record = (holder, state.knows.residue),
+        }
+        true
+    }
+
+    /// A call is over: what it returns.
+    fn end(self, state: &mut State, context: Context, call: Call) {
+        if context == Mock {
+            state.port = None;
+            state.port_open = call == Call::OpenPort;
+            if !state.port_open {
+                state.port_knows = Knowledge::new(Residue::Nothing);
+            }
+            return;
+        }
+        state.running = None;
+        state.phase = match (call, state.phase) {
+            (Call::IntoCoherent, _) => Phase::Coherent { told: false, exposed: false, wrote: false },
+            (Call::Tell, _) => Phase::Coherent { told: true, exposed: true, wrote: false },
+            (Call::IntoStream(direction), _) | (Call::ForCpu(_), Phase::Device { direction, .. }) => {
+                Phase::Cpu { direction, view: View::None }
+            }
+            (Call::IntoDevice, _) => Phase::DeviceOnly,
+            (Call::Look(view), Phase::Cpu { direction, .. }) => {
+                match view {
+                    View::Line => state.knows = state.knows.writable(LINE),
+                    View::Elsewhere => state.knows = state.knows.writable(ELSEWHERE),
+                    View::None | View::Read => {}
+                }
+                Phase::Cpu { direction, view }
+            }
+            (Call::ForDevice, phase) => {
+                self.begin(state, Owner, Call::Grant);
+                phase
+            }
+            (Call::Grant, Phase::Cpu { direction, .. }) => Phase::Device { direction, wrote: false },
+            (Call::IntoContiguous, _) => Phase::Contiguous,
+            (Call::Free, _) => {
+                state.freed = state.knows.residue;
+                state.knows = Knowledge::new(Residue::Nothing);
+                state.record = (Holder::Nobody, Residue::Nothing);
+                Phase::Free
+            }
+            (Call::Quarantine, _) => {
+                state.record.0 = Holder::Quarantine;
+                Phase::Quarantined
+            }
+            (call, phase) => unreachable!("{call:?} in {phase:?}"),
+        };
+    }
+
+    /// A call begins.
+    fn begin(self, state: &mut State, context: Context, call: Call) {
+        let running = Running { call, op: 0, step: 0 };
+        if context == Mock {
+            if call == Call::OpenPort {
+                match state.record {
+                    (Holder::Device, residue) => state.port_knows = Knowledge::new(residue),
+                    (Holder::Both, _) => {
+                        // It has the one mapping it may have.
+                        state.port_open = true;
+                        return;
+                    }
+                    _ => {
+                        state.fault = state.fault.or(Some(Fault::Refused));
+                        return;
+                    }
+                }
+            }
+            (state.port, state.port_open) = (Some(running), false);
+            return;
+        }
+        match (call, &mut state.phase) {
+            (Call::ForCpu(span), Phase::Device { direction, .. }) if direction.device_writes => {
+                state.knows = state.knows.device_wrote(span);
+            }
+            (_, Phase::Cpu { view, .. }) => *view = View::None,
+            _ => {}
+        }
+        state.running = Some(running);
+        if self.next(running, &state.knows).is_none() {
+            // Nothing of it is due.
+            self.end(state, Owner, call);
+        }
+    }
+
+    /// What the owner may call.
+    fn calls(self, state: &State, calls: &mut Vec<Call>) {
+        // What a port's driver promises, and a careless one does not keep.
+        let closed = state.port.is_none() && !state.port_open || self.judge == Judge::Careless;
+        match state.phase {
+            Phase::Contiguous => {
+                calls.extend([Call::IntoCoherent, Call::IntoDevice, Call::Free]);
+                calls.extend(DIRECTIONS.map(Call::IntoStream));
+            }
+            Phase::Coherent { told: true, .. } if closed => calls.push(Call::Quarantine),
+            Phase::Coherent { told: false, exposed, .. } => {
+                calls.extend([Call::Tell, Call::IntoContiguous]);
+                calls.extend((!exposed).then_some(Call::Free));
+            }
+            Phase::Cpu { direction, view } => {
+                let all = [View::Read, View::Line, View::Elsewhere];
+                let views = if direction.cpu_writes { &all[..] } else { &all[..1] };
+                calls.extend(views.iter().filter(|&&wanted| wanted != view).map(|&wanted| Call::Look(wanted)));
+                calls.extend([Call::ForDevice, Call::IntoContiguous, Call::Free]);
+            }
+            Phase::Device { wrote, .. } if closed => {
+                calls.extend([Call::ForCpu(EVERYTHING), Call::Quarantine]);
+                calls.extend((!wrote).then_some(Call::ForCpu(ELSEWHERE)));
+            }
+            Phase::DeviceOnly if closed => calls.extend([Call::IntoContiguous, Call::Quarantine]),
+            _ => {}
+        }
+    }
+
+    /// What programs and devices may do.
+    fn uses(self, state: &State, actions: &mut Vec<Action>) {
+        let port_closed = state.port.is_none() && !state.port_open;
+        match state.phase {
+            Phase::Free => actions.push(Action::Alloc),
+            Phase::Contiguous => {}
+            Phase::Coherent { told: false, wrote, .. } => {
+                actions.extend(CORES.iter().flat_map(|&core| [Action::Read(core), Action::Write(core)]));
+                actions.extend((!wrote).then_some(Action::Expose));
+            }
+            Phase::Coherent { told: true, .. } if port_closed => {
+                actions.extend([Action::DeviceRead, Action::DeviceWrite, Action::DeviceDone]);
+            }
+            Phase::Cpu { view, .. } => {
+                actions.extend(CORES.iter().filter(|_| view != View::None).map(|&core| Action::Read(core)));
+                actions.extend(CORES.iter().filter(|_| view == View::Line).map(|&core| Action::Write(core)));
+            }
+            Phase::Coherent { .. } | Phase::Device { .. } | Phase::DeviceOnly | Phase::Quarantined => {
+                let writes = !matches!(state.phase, Phase::Device { direction, .. } if !direction.device_writes);
+                if port_closed {
+                    actions.push(Action::DeviceRead);
+                    actions.extend(writes.then_some(Action::DeviceWrite));
+                } else if state.port_open {
+                    actions.push(Action::PortRead);
+                    actions.extend(writes.then_some(Action::PortWrite));
+                }
+                if self.judge == Judge::Consequences && state.phase.is_device() {
+                    for core in CORES {
+                        for (place, memory) in [(Own, WriteBack), (Own, NonCacheable), (Port, NonCacheable)] {
+                            let left = state.tlb[core] & entry(place, memory) != 0;
+                            actions.extend(
+                                (left && (place == Own || port_closed)).then_some(Action::Stray(core, place, memory)),
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the hardware may do of its own accord.
+    fn whims(self, state: &State, actions: &mut Vec<Action>) {
+        let late = |place: &Place| state.written[*place as usize] != state.seen[*place as usize];
+        actions.extend(PLACES.into_iter().filter(late).map(Action::Arrive));
+        for context in [Owner, Mock] {
+            let pending = |step: &LineStep| state.pending[context as usize] & bit(*step) != 0;
+            actions.extend(OPERATIONS.into_iter().filter(pending).map(|step| Action::Complete(context, step)));
+        }
+        for core in CORES {
+            let holds = |line: Inner| line.cores & (1 << core) != 0;
+            if state.tlb[core] & CACHEABLE != 0 {
+                if !state.inner.is_some_and(holds) {
+                    actions.push(Action::FillInner(core));
+                    actions.extend(state.inner.filter(|line| line.dirty).map(|_| Action::Share(core)));
+                }
+                actions.extend((self.outer && state.outer.is_none()).then_some(Action::FillOuter(core)));
+            }
+            actions.extend(state.inner.is_some_and(holds).then_some(Action::EvictInner(core)));
+        }
+        actions.extend(state.outer.map(|_| Action::EvictOuter));
+        actions.extend(state.buffer.map(|_| Action::Drain));
+    }
+
+    /// What must hold of a state, whatever comes next.
+    fn inspect(self, state: &mut State) {
+        let all = state.tlb[0] | state.tlb[1];
+        if self.judge != Judge::Consequences && all & CACHEABLE != 0 && all & !CACHEABLE != 0 {
+            state.fault = state.fault.or(Some(Fault::I1));
+        }
+        if self.judge == Judge::Invariants && state.phase.is_device() {
+            let port_closed = state.port.is_none() && !state.port_open;
+            let left = all & entries(Own) != 0 && state.running.is_none() || all & entries(Port) != 0 && port_closed;
+            state.fault = state.fault.or(left.then_some(Fault::I4));
+        }
+    }
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Action = Action;
+
+    /// A frame never used, and one that a borrower left with lines anywhere.
+    fn init_states(&self) -> Vec<State> {
+        let unused = State {
+            inner: None,
+            outer: None,
+            buffer: None,
+            memory: Former,
+            pending: [0; 2],
+            written: [None; 2],
+            seen: [None; 2],
+            tlb: [0; 2],
+            pointers: [!0; 2],
+            claimed: false,
+            freed: Residue::Nothing,
+            record: (Holder::Nobody, Residue::Nothing),
+            knows: Knowledge::new(Residue::Nothing),
+            phase: Phase::Free,
+            running: None,
+            port: None,
+            port_open: false,
+            port_knows: Knowledge::new(Residue::Nothing),
+            fault: None,
+        };
+        let lent = State {
+            inner: Some(Inner { cores: 2, data: Former, dirty: true }),
+            outer: self.outer.then_some(Outer { data: Former, dirty: true }),
+            freed: Residue::Dirty,
+            ..unused
+        };
+        vec![unused, lent]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.fault.is_some() {
+            return;
+        }
+        if state.running.is_some() {
+            actions.extend(self.may_step(state, Owner).then_some(Action::Take(Owner)));
+        } else {
+            let mut calls = Vec::new();
+            self.calls(state, &mut calls);
+            actions.extend(calls.into_iter().map(|call| Action::Begin(Owner, call)));
+            self.uses(state, actions);
+        }
+        if state.port.is_some() {
+            actions.extend(self.may_step(state, Mock).then_some(Action::Take(Mock)));
+        } else if state.port_open {
+            actions.push(Action::Begin(Mock, Call::ClosePort));
+        } else {
+            // Who has no grant is refused and nothing changes; who has one must not be. While the owner takes a buffer
+            // back, only a careless driver opens it.
+            let promised = state.running.is_none()
+                || self.judge == Judge::Careless && !self.holds_lock(state.running, &state.knows);
+            let granted = state.record.0 == Holder::Device;
+            let due =
+                matches!(state.phase, Phase::Device { .. } | Phase::DeviceOnly | Phase::Coherent { told: true, .. });
+            actions.extend((promised && (granted || due)).then_some(Action::Begin(Mock, Call::OpenPort)));
+        }
+        self.whims(state, actions);
+    }
+
+    fn next_state(&self, before: &State, action: Action) -> Option<State> {
+        let mut state = *before;
+        match action {
+            Action::Alloc => {
+                state.change_owner();
+                state.phase = Phase::Contiguous;
+                state.knows = Knowledge::new(state.freed);
+                state.record = (Holder::Nobody, state.freed);
+            }
+            Action::Begin(context, call) => self.begin(&mut state, context, call),
+            Action::Take(context) => self.step(&mut state, context),
+            Action::Read(core) => state.cpu_reads(*self, core, Own),
+            Action::PortRead => state.cpu_reads(*self, Mock as usize, state.port_place()),
+            Action::Write(core) => {
+                let found = state.access(*self, core, Own);
+                let memory = if found & CACHEABLE != 0 { WriteBack } else { NonCacheable };
+                state.cpu_writes(core, memory, Fresh);
+                if let Phase::Coherent { wrote, .. } = &mut state.phase {
+                    *wrote = true;
+                }
+            }
+            Action::PortWrite => {
+                state.access(*self, Mock as usize, state.port_place());
+                state.cpu_writes(Mock as usize, NonCacheable, Fresh);
+                state.phase.note_write();
+            }
+            Action::DeviceRead => state.judge([state.memory], Fault::I3DeviceReads),
+            Action::DeviceWrite => {
+                state.overwrite();
+                state.memory = Fresh;
+                state.phase.note_write();
+            }
+            Action::DeviceDone => state.phase = Phase::Coherent { told: false, exposed: true, wrote: false },
+            Action::Expose => state.phase = Phase::Coherent { told: true, exposed: true, wrote: false },
+            Action::Stray(core, _, memory) => state.cpu_writes(core, memory, Stale),
+            Action::Arrive(place) => state.seen[place as usize] = state.written[place as usize],
+            Action::Complete(context, step) => state.complete(*self, context, step),
+            Action::FillInner(core) => {
+                let beyond = state.beyond();
+                let line = state.inner.unwrap_or(Inner { cores: 0, data: beyond, dirty: false });
+                // A dirty line moves, a clean one is shared.
+                let others = if line.dirty { 0 } else { line.cores };
+                state.inner = Some(Inner { cores: others | 1 << core, ..line });
+            }
+            Action::Share(core) => {
+                let line = state.inner?;
+                state.outward(*self, line.data);
+                state.inner = Some(Inner { cores: line.cores | 1 << core, data: line.data, dirty: false });
+            }
+            Action::FillOuter(_) => {
+                let data = state.buffer.unwrap_or(state.memory);
+                state.outer = Some(Outer { data, dirty: false });
+            }
+            Action::EvictInner(core) => {
+                let line = state.inner?;
+                state.keep_inner(!(1 << core));
+                if line.dirty {
+                    state.outward(*self, line.data);
+                }
+            }
+            Action::EvictOuter => {
+                if let Some(Outer { data, dirty: true }) = state.outer.take() {
+                    state.write_back(data);
+                }
+            }
+            Action::Drain => state.memory = state.buffer.take()?,
+        }
+        state.walk();
+        self.inspect(&mut state);
+        if self.judge == Judge::Careless {
+            state.fault = state.fault.filter(|&fault| fault == Fault::I1);
+        }
+        (state != *before).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![Property::always("no fault", |_, state: &State| state.fault.is_none())]
+    }
+}
+
+/// What an exploration found.
+pub(crate) struct Found {
+    pub(crate) states: usize,
+    pub(crate) transitions: usize,
+    pub(crate) depth: usize,
+    /// The shortest way to a fault.
+    pub(crate) path: Option<Path<State, Action>>,
+}
+
+/// Explores all of it, or up to the first fault: breadth first and by one thread, so the shortest.
+pub(crate) fn explore(model: Protocol) -> Found {
+    let checker = model.checker().spawn_bfs().join();
+    Found {
+        states: checker.unique_state_count(),
+        transitions: checker.state_count(),
+        depth: checker.max_depth(),
+        path: checker.discovery("no fault"),
+    }
+}
+
+/// A trace in words.
+pub(crate) fn narrate(model: Protocol, path: &Path<State, Action>) -> String {
+    let mut lines = String::new();
+    for (n, (state, action)) in path.clone().into_vec().into_iter().enumerate() {
+        let Some(action) = action else {
+            writeln!(lines, "    => {}\n", state.fault.expect("the end of a trace")).expect("a string");
+            break;
+        };
+        let line = match action {
+            Action::Alloc => "allocation: what the frame holds is a former owner's".into(),
+            Action::Begin(Owner, call) => format!("core 0 begins {call:?}"),
+            Action::Begin(Mock, call) => format!("core 1 begins {call:?}"),
+            Action::Take(context) => {
+                let (running, knows) = match context {
+                    Owner => (state.running, state.knows),
+                    Mock => (state.port, state.port_knows),
+                };
+                let (at, _, step) = running.and_then(|at| model.next(at, &knows)).expect("it takes a step");
+                let step = match step {
+                    Step::Map(step @ MapStep::Describe, memory) => format!("{step:?} {memory}"),
+                    Step::Map(step, _) => format!("{step:?}"),
+                    Step::Line(step) => format!("{step:?}"),
+                    step => format!("{step:?}"),
+                };
+                let place = (at.call.transition(), at.op, at.step);
+                let what = match model.mutation {
+                    Mutation::Drop(t, op, step) if (t, op, step) == place => ", left out",
+                    Mutation::Local(t, op, step) if (t, op, step) == place => ", on this core alone",
+                    _ => "",
+                };
+                format!("core {}:     {step}{what}", context as usize)
+            }
+            Action::Read(core) => format!("core {core} reads"),
+            Action::Write(core) => format!("core {core} writes"),
+            Action::PortRead => "core 1 reads through the port".into(),
+            Action::PortWrite => "core 1 writes through the port".into(),
+            Action::DeviceRead => "device reads".into(),
+            Action::DeviceWrite => "device writes".into(),
+            Action::DeviceDone => "device is done".into(),
+            Action::Expose => "device is told".into(),
+            Action::Stray(core, _, memory) => format!("core {core} writes through a stray pointer, {memory}"),
+            Action::Arrive(_) => "whim: a descriptor reaches the walkers early".into(),
+            Action::Complete(context, step) => format!("whim: {step:?} of core {} completes", context as usize),
+            Action::FillInner(core) => format!("whim: core {core} speculates the line in"),
+            Action::FillOuter(core) => format!("whim: core {core} speculates the line into the outer cache"),
+            Action::Share(core) => format!("whim: core {core} takes a copy, and the dirty line goes outward"),
+            Action::EvictInner(core) => format!("whim: core {core} evicts the line"),
+            Action::EvictOuter => "whim: the outer cache evicts the line".into(),
+            Action::Drain => "whim: the write buffer drains".into(),
+        };
+        writeln!(lines, "{:6}  {line}", n + 1).expect("a string");
+    }
+    lines
+}
