@@ -22,8 +22,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use spin::{Mutex, Once};
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
-use virtio_drivers::transport::{DeviceType, Transport};
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{BufferDirection, Error, Hal};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Bytes of the largest request.
 const REQUEST: usize = 64 << 10;
@@ -143,6 +144,78 @@ fn stand_in_offset(at: usize) -> Option<usize> {
     at.checked_sub(STAND_IN.0.get().addr()).filter(|&offset| offset < REQUEST)
 }
 
+/// The transport, telling the device of the rings only once they are in memory. virtio-drivers leaves it at a DMB, which
+/// does not order writes to Normal memory with one to a device's register (ARM ARM A3.8.3; Linux's `writel` has the
+/// barrier in it), and does not reach the buffers of an outer controller.
+struct Ordered(MmioTransport<'static>);
+
+impl Transport for Ordered {
+    fn notify(&mut self, queue: u16) {
+        memory().machine.device_barrier();
+        self.0.notify(queue);
+    }
+
+    fn device_type(&self) -> DeviceType {
+        self.0.device_type()
+    }
+
+    fn read_device_features(&mut self) -> u64 {
+        self.0.read_device_features()
+    }
+
+    fn write_driver_features(&mut self, driver_features: u64) {
+        self.0.write_driver_features(driver_features);
+    }
+
+    fn max_queue_size(&mut self, queue: u16) -> u32 {
+        self.0.max_queue_size(queue)
+    }
+
+    fn get_status(&self) -> DeviceStatus {
+        self.0.get_status()
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        self.0.set_status(status);
+    }
+
+    fn set_guest_page_size(&mut self, guest_page_size: u32) {
+        self.0.set_guest_page_size(guest_page_size);
+    }
+
+    fn requires_legacy_layout(&self) -> bool {
+        self.0.requires_legacy_layout()
+    }
+
+    fn queue_set(&mut self, queue: u16, size: u32, descriptors: u64, driver_area: u64, device_area: u64) {
+        self.0.queue_set(queue, size, descriptors, driver_area, device_area);
+    }
+
+    fn queue_unset(&mut self, queue: u16) {
+        self.0.queue_unset(queue);
+    }
+
+    fn queue_used(&mut self, queue: u16) -> bool {
+        self.0.queue_used(queue)
+    }
+
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        self.0.ack_interrupt()
+    }
+
+    fn read_config_generation(&self) -> u32 {
+        self.0.read_config_generation()
+    }
+
+    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T, Error> {
+        self.0.read_config_space(offset)
+    }
+
+    fn write_config_space<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Result<(), Error> {
+        self.0.write_config_space(offset, value)
+    }
+}
+
 /// Why the disk is of no use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskError {
@@ -180,7 +253,7 @@ fn block_device(kernel: &Kernel, at: PhysAddr, bytes: u32) -> Option<MmioTranspo
 
 /// A virtio block device.
 pub struct Disk {
-    device: VirtIOBlk<DmaHal, MmioTransport<'static>>,
+    device: VirtIOBlk<DmaHal, Ordered>,
 }
 
 impl Disk {
@@ -201,7 +274,7 @@ impl Disk {
             bounce: Mutex::new(Bounce { page: page.into_coherent(), used: 0 }),
             refused: Mutex::new(None),
         });
-        let device = VirtIOBlk::new(transport).map_err(|error| {
+        let device = VirtIOBlk::new(Ordered(transport)).map_err(|error| {
             let refused = memory().refused.lock().take();
             refused.map_or(DiskError::Device(error), DiskError::NoRoom)
         })?;
