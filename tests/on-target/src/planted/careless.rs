@@ -192,7 +192,6 @@ unsafe impl Cache for Careless {
     fn invalidate(&self, part: Part<'_>) -> Lines {
         match self.bug {
             Some(Bug::NoInvalidate) => Lines::default(),
-            Some(Bug::PortNoFlush) if self.at_port.get() => Lines::default(),
             Some(Bug::InnerFirst) => {
                 self.each_inner_line(part, invalidate);
                 dsb();
@@ -205,7 +204,10 @@ unsafe impl Cache for Careless {
     }
 
     fn discard(&self, part: Part<'_>) -> Lines {
-        self.machine.discard(part)
+        match self.bug {
+            Some(Bug::PortNoFlush) if self.at_port.get() => Lines::default(),
+            _ => self.machine.discard(part),
+        }
     }
 
     fn device_barrier(&self) {
