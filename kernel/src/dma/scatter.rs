@@ -100,10 +100,10 @@ fn runs(master: &Master, frames: FrameRange, bytes: usize) -> impl Iterator<Item
 }
 
 /// Runs as segments, once all of them are known to be within reach.
-fn segments<'m, R: Iterator<Item = Result<Run, ScatterError>>, F: Fn() -> R>(
-    master: &'m Master,
+fn segments<R: Iterator<Item = Result<Run, ScatterError>>, F: Fn() -> R>(
+    master: &Master,
     all: F,
-) -> Result<impl Iterator<Item = Segment> + use<'m, R, F>, ScatterError> {
+) -> Result<impl Iterator<Item = Segment> + use<'_, R, F>, ScatterError> {
     all().try_for_each(|run| run.map(drop))?;
     let boundary = master.boundary().map_or(1 << 32, u64::from);
     let mut ahead = all().map_while(Result::ok).peekable();

@@ -47,6 +47,7 @@ fn banks(kernel: &Kernel) -> Result<[FrameRange; 2], String> {
     at(0x2000_0000).zip(at(0x7000_0000)).map(|(low, high)| [low, high]).ok_or_else(|| "not the two banks".into())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "passed to map_err")]
 fn text(error: impl ToString) -> String {
     error.to_string()
 }
