@@ -1,12 +1,13 @@
 //! From the head's handover to a running kernel: one function, in the order of the data's flow.
 //!
 //! Guarantees: when [`start`] returns, the direct map holds no carved frame (I2), the identity map is gone, every
-//! carve-out is an area of the one [`Dma`], and console, log, heap and interrupts work. Bad input was refused in one
+//! carve-out is an area of the one [`Dma`], console, log, heap and interrupts work, and the other cores are in. Bad input was refused in one
 //! line each and listed; the boot goes on wherever it can.
 
 use super::a9_timer::A9GlobalTimer;
 use super::clock::Clock;
 use super::console::{self, Uart, die};
+use super::cores;
 use super::devices::{self, Found};
 use super::dm_timer::DmTimer;
 use super::gic::Gic;
@@ -14,6 +15,7 @@ use super::interrupts::{self, Controller};
 use super::ns16550::{Ns16550, Wiring};
 use super::omap_intc::OmapIntc;
 use super::pl011::Pl011;
+use super::rank;
 use super::report;
 use super::sp804::Sp804;
 use super::sun4i_intc::Sun4iIntc;
@@ -22,6 +24,7 @@ use crate::BOARDS;
 use arrayvec::ArrayVec;
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr};
 use carveout::arch::armv7a::address_space::AddressSpace;
+use carveout::arch::armv7a::cores::{CoreId, Translation};
 use carveout::arch::armv7a::exceptions;
 use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
@@ -31,13 +34,32 @@ use carveout::boot::directmap;
 use carveout::boot::layout::{Layout, MAX_CLAIMS};
 use carveout::dma::Dma;
 use carveout::dma::master::{AreaId, Master};
+use carveout::sync::Lock;
 use carveout::vm::audit::{Expect, Finding, Report};
+use core::alloc::GlobalAlloc;
+use core::fmt;
 use core::ptr::NonNull;
-use linked_list_allocator::LockedHeap;
-use spin::{Mutex, Once};
+use core::sync::atomic::{AtomicU32, Ordering};
+use linked_list_allocator::Heap;
+use spin::Once;
 
 #[global_allocator]
-static HEAP: LockedHeap = LockedHeap::empty();
+static HEAP: LockedHeap = LockedHeap(Lock::new(rank::HEAP, Heap::empty()));
+
+struct LockedHeap(Lock<Heap>);
+
+// SAFETY: the heap's own: a layout's bytes are the caller's alone until freed; the lock keeps cores apart.
+unsafe impl GlobalAlloc for LockedHeap {
+    unsafe fn alloc(&self, layout: core::alloc::Layout) -> *mut u8 {
+        self.0.lock().allocate_first_fit(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: core::alloc::Layout) {
+        let Some(at) = NonNull::new(at) else { return };
+        // SAFETY: the caller's duty: it was allocated here, with this layout.
+        unsafe { self.0.lock().deallocate(at, layout) };
+    }
+}
 
 /// The heap's share of the RAM that is left, and its limit in bytes.
 const HEAP_SHARE: u64 = 2;
@@ -62,9 +84,41 @@ pub struct Kernel {
     /// A counter, if the board has one that is known here.
     pub clock: Option<Clock>,
     /// The kernel's half of the address space.
-    pub space: Mutex<AddressSpace>,
+    pub space: Lock<AddressSpace>,
     default_area: Option<AreaId>,
     text: FrameRange,
+    translation: Translation,
+}
+
+/// What the audit found wrong, and on which core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unsound {
+    /// In the tables its registers name.
+    Found {
+        /// Which core walked.
+        core: CoreId,
+        /// What it found.
+        finding: Finding,
+    },
+    /// A core translates otherwise than the one that booted.
+    Registers {
+        /// Which core.
+        core: CoreId,
+        /// Its registers.
+        has: Translation,
+        /// The boot core's.
+        boot: Translation,
+    },
+}
+
+impl fmt::Display for Unsound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found { core, finding } if core.index() == 0 => write!(f, "{finding}"),
+            Self::Found { core, finding } => write!(f, "on {core}: {finding}"),
+            Self::Registers { core, has, boot } => write!(f, "{core} has {has}; the first core {boot}"),
+        }
+    }
 }
 
 /// The kernel, once it runs.
@@ -121,8 +175,12 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
 
     start_interrupts(&info, &mut space);
     let clock = start_clock(&info, &mut space);
-    let space = Mutex::new(space);
-    KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, clock, space, default_area, text })
+    let space = Lock::new(rank::SPACE, space);
+    let translation = Translation::current();
+    let kernel =
+        KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, clock, space, default_area, text, translation });
+    cores::start(kernel);
+    kernel
 }
 
 fn map<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<NonNull<R>> {
@@ -168,7 +226,7 @@ fn start_heap(space: &AddressSpace, layout: &mut Layout<'_>) -> FrameRange {
     let ram = ram.unwrap_or_else(|| die(format_args!("no RAM left for the heap")));
     let (frames, bytes) = (ram.frames(), ram.into_bytes());
     // SAFETY: the bytes are the direct map's, taken from memblock for this alone, and the heap starts once.
-    unsafe { HEAP.lock().init(bytes.as_mut_ptr(), bytes.len()) };
+    unsafe { HEAP.0.lock().init(bytes.as_mut_ptr(), bytes.len()) };
     frames
 }
 
@@ -299,14 +357,25 @@ impl Kernel {
 
     /// Bytes of heap that are free.
     pub fn heap_free(&self) -> usize {
-        HEAP.lock().free()
+        HEAP.0.lock().free()
     }
 
-    /// Walks the live tables (I1, I2, W^X).
-    pub fn audit(&self) -> Result<Report, Finding> {
+    /// Microseconds since boot; without a clock, a count that grows.
+    pub fn micros(&self) -> u64 {
+        static ASKED: AtomicU32 = AtomicU32::new(0);
+        self.clock.as_ref().map_or_else(|| ASKED.fetch_add(1, Ordering::Relaxed).into(), Clock::micros)
+    }
+
+    /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those of the core that booted.
+    pub fn audit(&self) -> Result<Report, Unsound> {
+        let (core, has, boot) = (CoreId::current(), Translation::current(), self.translation);
+        if has != boot {
+            return Err(Unsound::Registers { core, has, boot });
+        }
         let ram: ArrayVec<FrameRange, MAX_BANKS> = self.info.banks().iter().copied().collect();
         let firmware: ArrayVec<FrameRange, MAX_CLAIMS> = self.layout.firmware().map(|claim| claim.range).collect();
-        self.dma.audit(&Expect { ram: &ram, firmware: &firmware, text: self.text, share: Armv7a::shareability() })
+        let expect = Expect { ram: &ram, firmware: &firmware, text: self.text, share: Armv7a::shareability() };
+        self.dma.audit(&expect).map_err(|finding| Unsound::Found { core, finding })
     }
 }
 

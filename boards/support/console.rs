@@ -7,11 +7,12 @@
 
 use super::ns16550::Ns16550;
 use super::pl011::Pl011;
+use super::rank;
 use aarch32_cpu::{asm, interrupt};
+use carveout::sync::{self, Lock};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 use log::{LevelFilter, Log, Metadata, Record};
-use spin::Mutex;
 
 /// A UART there is a driver for.
 pub enum Uart {
@@ -50,7 +51,7 @@ impl Write for Uart {
     }
 }
 
-static UART: Mutex<Option<Uart>> = Mutex::new(None);
+static UART: Lock<Option<Uart>> = Lock::new(rank::CONSOLE, None);
 
 /// Whether a debugger or an emulator may be asked to print or to end the program.
 static SEMIHOSTING: AtomicBool = AtomicBool::new(true);
@@ -65,7 +66,7 @@ pub fn set_semihosting(answered: bool) {
     SEMIHOSTING.store(answered, Ordering::Relaxed);
 }
 
-/// Prints without a newline. Not for interrupt handlers.
+/// Prints without a newline. Interrupts are masked meanwhile, for as long as the UART takes.
 pub fn print(args: fmt::Arguments<'_>) {
     match UART.lock().as_mut() {
         // A UART takes every byte.
@@ -91,16 +92,23 @@ macro_rules! println {
     ($($arg:tt)*) => { $crate::support::console::print(format_args!("{}\n", format_args!($($arg)*))) };
 }
 
-/// Takes the console from whoever holds it.
+/// Takes the console from whoever holds it: another core has the time of a line to give it up.
 ///
 /// # Safety
 ///
-/// The caller's duty: the code that may hold the console never runs again.
+/// The caller's duty: the code that this core was running never runs again, and the program ends soon: another core
+/// that holds the console for longer than a line may mix its output with what is printed from here on.
 pub unsafe fn seize() {
-    if UART.is_locked() {
-        // SAFETY: the holder never runs again (the caller's duty).
-        unsafe { UART.force_unlock() };
+    sync::abandon();
+    // At 115200 baud a line of 200 bytes takes 17 ms, in which a core of 1 GHz reads a flag some million times.
+    for _ in 0..1 << 20 {
+        if UART.try_lock().is_some() {
+            return;
+        }
+        core::hint::spin_loop();
     }
+    // SAFETY: the holder never runs again, or is given up (the caller's duty).
+    unsafe { UART.force_unlock() };
 }
 
 /// Ends the program: the emulator exits with `code`, a board says it and waits to be switched off.

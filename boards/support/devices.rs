@@ -15,6 +15,9 @@ use dtoolkit::{Node, Property};
 /// Register blocks of a device that are kept.
 pub const MAX_BLOCKS: usize = 2;
 
+/// Cores of a tree that are kept.
+pub const MAX_CPUS: usize = 8;
+
 /// A block of registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
@@ -41,6 +44,50 @@ pub struct Found<'dtb> {
     pub reg_io_width: Option<u32>,
     /// Whether `/chosen/stdout-path` names it.
     pub stdout: bool,
+}
+
+/// How a core waits to be let in, as its node or `/cpus` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pen<'dtb> {
+    /// No `enable-method`: the board knows.
+    Board,
+    /// `spin-table`: it polls the word at `cpu-release-addr` for the address to go to.
+    SpinTable(PhysAddr),
+    /// `spin-table`, and `cpu-release-addr` is missing, past 4 GiB or no multiple of 4.
+    NoAddress,
+    /// A method that is not known here.
+    Unknown(&'dtb str),
+}
+
+/// A core of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cpu<'dtb> {
+    /// Its node's name.
+    pub name: &'dtb str,
+    /// `reg`: the affinity bits of its MPIDR.
+    pub reg: u32,
+    /// Where it waits.
+    pub pen: Pen<'dtb>,
+}
+
+/// The cores of `/cpus`, in its order; as many as fit.
+pub fn cpus<'dtb>(info: &BootInfo<'dtb>) -> ArrayVec<Cpu<'dtb>, MAX_CPUS> {
+    let Some(cpus) = info.root().children().find(|node| node.name() == "cpus") else { return ArrayVec::new() };
+    let text = |node: &FdtNode<'dtb>, name| node.property(name)?.value_as::<&'dtb str>().ok();
+    let cpu = |node: FdtNode<'dtb>| {
+        (text(&node, "device_type") == Some("cpu") && is_okay(&node)).then_some(())?;
+        let pen = match text(&node, "enable-method").or_else(|| text(&cpus, "enable-method")) {
+            None => Pen::Board,
+            // Two cells, whatever the bus (Devicetree Specification 0.4, 3.8.1).
+            Some("spin-table") => match (cell(&node, "cpu-release-addr", 0), cell(&node, "cpu-release-addr", 1)) {
+                (Some(0), Some(at)) if at.is_multiple_of(4) => Pen::SpinTable(PhysAddr::new(at)),
+                _ => Pen::NoAddress,
+            },
+            Some(other) => Pen::Unknown(other),
+        };
+        Some(Cpu { name: node.name(), reg: cell(&node, "reg", 0)?, pen })
+    };
+    cpus.children().filter_map(cpu).take(MAX_CPUS).collect()
 }
 
 /// The first device that is `compatible`.
@@ -352,6 +399,41 @@ mod tests {
             None,
             "a clock is no controller"
         );
+    }
+
+    #[test]
+    fn cores_say_where_they_wait() {
+        let mut tree = DeviceTree::new();
+        let shape = [("#address-cells", cells(&[1])), ("#size-cells", cells(&[1])), ("compatible", b"test\0".to_vec())];
+        for (name, value) in shape {
+            tree.root.add_property(DeviceTreeProperty::new(name, value).unwrap());
+        }
+        let memory = [("device_type", b"memory\0".to_vec()), ("reg", cells(&[0x4000_0000, 0x1000_0000]))];
+        tree.root.add_child(node("memory@40000000", &memory));
+        let mut cpus = node("cpus", &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[0]))]);
+        let method = |name: &str| ("enable-method", name.bytes().chain([0]).collect());
+        let at = |cells_: &[u32]| ("cpu-release-addr", cells(cells_));
+        let mut add = |name: &str, reg: u32, more: &[(&'static str, Vec<u8>)]| {
+            let own = [("device_type", b"cpu\0".to_vec()), ("reg", cells(&[reg]))];
+            cpus.add_child(node(name, &[&own, more].concat()));
+        };
+        add("cpu@0", 0, &[]);
+        add("cpu@1", 1, &[method("spin-table"), at(&[0, 0x4fff_fff8])]);
+        add("cpu@2", 2, &[method("spin-table")]);
+        add("cpu@3", 3, &[method("spin-table"), at(&[1, 0])]);
+        add("cpu@4", 4, &[method("psci")]);
+        add("cpu@5", 5, &[("status", b"disabled\0".to_vec())]);
+        add("cpu@6", 6, &[method("spin-table"), at(&[0, 0x4fff_fffa])]);
+        cpus.add_child(node("cpu-map", &[]));
+        tree.root.add_child(cpus);
+        let tree = tree.to_dtb();
+        let info = BootInfo::parse(&tree).unwrap();
+        let cores = self::cpus(&info);
+        let found: Vec<_> = cores.iter().map(|cpu| (cpu.reg, cpu.pen)).collect();
+        let release = Pen::SpinTable(PhysAddr::new(0x4fff_fff8));
+        let (board, none, psci) = (Pen::Board, Pen::NoAddress, Pen::Unknown("psci"));
+        assert_eq!(found, [(0, board), (1, release), (2, none), (3, none), (4, psci), (6, none)]);
+        assert_eq!(cores[1].name, "cpu@1");
     }
 
     #[test]

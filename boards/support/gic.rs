@@ -1,4 +1,4 @@
-//! Generic Interrupt Controller, architecture version 1 (Arm IHI 0048A), for one core.
+//! Generic Interrupt Controller, architecture version 1 (Arm IHI 0048A).
 //!
 //! Guarantees: after [`Gic::new`] no shared interrupt is enabled or pending; only what
 //! [`Gic::enable`] named reaches the core; each acknowledged interrupt is ended exactly as it was acknowledged, since
@@ -32,7 +32,9 @@ register_structs! {
         (0x300 => _reserved1),
         (0x400 => ipriorityr: [ReadWrite<u8>; 1024]),
         (0x800 => itargetsr: [ReadWrite<u8>; 1024]),
-        (0xc00 => @END),
+        (0xc00 => _reserved2),
+        (0xf00 => sgir: WriteOnly<u32>),
+        (0xf04 => @END),
     }
 }
 
@@ -64,13 +66,19 @@ impl Active {
     }
 }
 
-/// The distributor and one core's interface to it.
+/// Core 0 alone, in a register of targets.
+const BOOT_CORE: u8 = 1;
+/// Software interrupts come before devices'.
+const SOFTWARE_PRIORITY: u8 = 0x80;
+
+/// The distributor and each core's own interface to it.
 pub struct Gic {
     distributor: &'static Distributor,
     cpu: &'static CpuInterface,
 }
 
-// SAFETY: the blocks belong to this driver alone (contract of `new`); one core runs the kernel.
+// SAFETY: the blocks belong to this driver alone (contract of `new`), whichever core runs it; the CPU interface that
+// stands at one address is each core's own (IHI 0048A, 4.4).
 unsafe impl Send for Gic {}
 
 impl Gic {
@@ -90,21 +98,45 @@ impl Gic {
             distributor.icenabler[word].set(u32::MAX);
             distributor.icpendr[word].set(u32::MAX);
         }
-        // All priorities pass, and each may preempt every lower one.
-        cpu.pmr.set(0xff);
-        cpu.bpr.set(0);
-        cpu.ctlr.write(CTLR::ENABLE::SET);
+        // Before any is pending: to no core, one could get lost. The first word's are each core's own, and read-only.
+        for id in 32..usize::from(IrqId::LIMIT).min(32 * words) {
+            distributor.itargetsr[id].set(BOOT_CORE);
+        }
+        let mut gic = Self { distributor, cpu };
+        gic.start_core();
         distributor.ctlr.write(CTLR::ENABLE::SET);
-        Self { distributor, cpu }
+        gic
     }
 
-    /// Lets `id` interrupt core 0. Of two pending ones the lower `priority` comes first; 255 never comes. Of the eight
-    /// bits an implementation may keep only the upper ones, at least four (IHI 0048A, 3.3).
+    /// Lets software interrupts, and whatever is enabled for it, reach the core this runs on. For each core but the one
+    /// of [`new`](Self::new), once.
+    pub fn start_core(&mut self) {
+        // The first word, and the priorities of its numbers, are each core's own.
+        self.distributor.icenabler[0].set(u32::MAX << 16);
+        self.distributor.icpendr[0].set(u32::MAX);
+        for id in 0..16 {
+            self.distributor.ipriorityr[id].set(SOFTWARE_PRIORITY);
+        }
+        self.distributor.isenabler[0].set(u32::MAX >> 16);
+        // All priorities pass, and each may preempt every lower one.
+        self.cpu.pmr.set(0xff);
+        self.cpu.bpr.set(0);
+        self.cpu.ctlr.write(CTLR::ENABLE::SET);
+    }
+
+    /// Raises software interrupt `id` on the cores whose bit is set; nothing if it is another kind of interrupt. What
+    /// was written before is visible to them when it arrives.
+    pub fn send(&mut self, id: IrqId, cores: u8) {
+        if id.is_software() {
+            self.distributor.sgir.set(u32::from(cores) << 16 | u32::from(id.number()));
+        }
+    }
+
+    /// Lets `id` interrupt core 0, where all shared ones go. Of two pending ones the lower `priority` comes first; 255
+    /// never comes. Of the eight bits an implementation may keep only the upper ones, at least four (IHI 0048A, 3.3).
     pub fn enable(&mut self, id: IrqId, priority: u8) {
         let index = usize::from(id.number());
         self.distributor.ipriorityr[index].set(priority);
-        // Read-only for the numbers private to a core.
-        self.distributor.itargetsr[index].set(1);
         self.distributor.isenabler[id.word()].set(id.bit());
     }
 
@@ -140,17 +172,22 @@ mod tests {
     #[test]
     fn enable_names_the_bit_the_priority_and_the_core() {
         let (distributor, cpu) = (fake::block::<Distributor>(0x1000), fake::block::<CpuInterface>(0x100));
+        // 96 interrupts.
+        distributor.write(4, 2);
         // SAFETY: the blocks are memory that lasts for ever.
         let mut gic = unsafe { Gic::new(distributor.base(), cpu.base()) };
         let id = IrqId::shared(40).unwrap();
         gic.enable(id, 0xa0);
         assert_eq!(distributor.read(0x108), 1 << 8);
-        assert_eq!((distributor.read(0x448), distributor.read(0x848)), (0xa0, 1));
+        assert_eq!((distributor.read(0x448), distributor.read(0x848)), (0xa0, 0x0101_0101));
         gic.set_pending(id);
         assert_eq!(distributor.read(0x208), 1 << 8);
         gic.disable(id);
         assert_eq!(distributor.read(0x188), 1 << 8);
         assert_eq!((distributor.read(0), cpu.read(0), cpu.read(4)), (1, 1, 0xff));
+        gic.send(IrqId::new(3).unwrap(), 0b0110);
+        gic.send(id, 0b1000);
+        assert_eq!(distributor.read(0xf00), 0x0006_0003, "and a shared one is not software's");
     }
 
     #[test]

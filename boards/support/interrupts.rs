@@ -1,17 +1,21 @@
-//! Interrupts: the handler, over whichever controller the board has, and a place to wait for one.
+//! Interrupts: the handler, over whichever controller the board has, a place to wait for one, and calls from core to
+//! core.
 //!
-//! Guarantees: an interrupt is acknowledged and ended once, and noted; [`take`] tells of it once. The controller is
-//! only touched with interrupts masked, so the handler never waits for its lock.
+//! Guarantees: an interrupt is acknowledged and ended once, and noted; [`take`] tells of it once. Shared interrupts come
+//! to core 0, software's to the cores named. The controller is touched under its lock alone, which masks interrupts.
 
 use super::gic::Gic;
 use super::irq::IrqId;
 use super::omap_intc::OmapIntc;
+use super::rank;
 use super::sun4i_intc::Sun4iIntc;
 use aarch32_cpu::interrupt;
 use aarch32_cpu::register::Cpsr;
 use carveout::arch::armv7a::exceptions;
-use core::sync::atomic::{AtomicU32, Ordering};
-use spin::Mutex;
+use carveout::arch::armv7a::mmu::dsb;
+use carveout::sync::Lock;
+use core::mem;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// The interrupt controller of the board.
 pub enum Controller {
@@ -40,39 +44,46 @@ impl Controller {
         }
     }
 
-    /// Takes the next pending interrupt, notes it, and ends it; `false` if there is none.
-    fn serve(&mut self) -> bool {
+    /// Takes the next pending interrupt, notes it, and ends it.
+    fn serve(&mut self) -> Option<IrqId> {
         match self {
             Self::Gic(gic) => {
-                let Some(active) = gic.ack() else { return false };
-                if note(active.id()) {
-                    gic.disable(active.id());
+                let active = gic.ack()?;
+                let id = active.id();
+                if note(id) {
+                    gic.disable(id);
                 }
                 gic.eoi(active);
+                Some(id)
             }
             Self::Sun4i(intc) => {
-                let Some(id) = intc.take() else { return false };
+                let id = intc.take()?;
                 if note(id) {
                     intc.disable(id);
                 }
+                Some(id)
             }
             Self::Omap(intc) => {
-                let Some(active) = intc.ack() else { return false };
-                if note(active.id()) {
-                    intc.disable(active.id());
+                let active = intc.ack()?;
+                let id = active.id();
+                if note(id) {
+                    intc.disable(id);
                 }
                 intc.eoi(active);
+                Some(id)
             }
         }
-        true
     }
 }
 
-static CONTROLLER: Mutex<Option<Controller>> = Mutex::new(None);
+static CONTROLLER: Lock<Option<Controller>> = Lock::new(rank::INTERRUPTS, None);
 /// Which interrupts came and were not taken, a bit each.
 static CAME: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
 /// Which are let through once only.
 static ONCE: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
+
+/// What the cores run at each software interrupt: a `fn()`, or null for nothing.
+static ON_SOFTWARE: [AtomicPtr<()>; 16] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 16];
 
 /// Notes that an interrupt came; whether it is to be disabled now.
 fn note(id: IrqId) -> bool {
@@ -88,21 +99,34 @@ pub fn start(controller: Controller) {
     unsafe { interrupt::enable() };
 }
 
+/// Unmasks interrupts on another core; `false` if the board's controller serves one core.
+pub fn start_core() -> bool {
+    let mut controller = CONTROLLER.lock();
+    let Some(Controller::Gic(gic)) = controller.as_mut() else { return false };
+    gic.start_core();
+    drop(controller);
+    // SAFETY: called once on each core, before it runs anything.
+    unsafe { interrupt::enable() };
+    true
+}
+
 fn handle() {
-    if let Some(controller) = CONTROLLER.lock().as_mut() {
-        while controller.serve() {}
+    loop {
+        // Not held while the hook runs.
+        let next = CONTROLLER.lock().as_mut().and_then(Controller::serve);
+        let Some(id) = next else { return };
+        let hook = ON_SOFTWARE.get(usize::from(id.number())).filter(|_| id.is_software());
+        let hook = hook.map_or(core::ptr::null_mut(), |hook| hook.load(Ordering::Acquire));
+        if !hook.is_null() {
+            // SAFETY: only `on_software` stores here, a function of this type.
+            let hook = unsafe { mem::transmute::<*mut (), fn()>(hook) };
+            hook();
+        }
     }
 }
 
-/// Not by aarch32-cpu 0.4's `interrupt::free`: it takes CPSR.I, which is set while masked, for "enabled".
 fn with_controller(act: impl FnOnce(&mut Controller)) {
-    let masked = Cpsr::read().i();
-    interrupt::disable();
     CONTROLLER.lock().as_mut().map(act);
-    if !masked {
-        // SAFETY: they were unmasked when this began, so no critical section is under way.
-        unsafe { interrupt::enable() };
-    }
 }
 
 /// Lets an interrupt through. For lines that [`raise`] raises: the handler ends an interrupt at once, so a device that
@@ -124,11 +148,32 @@ pub fn raise(id: IrqId) {
     with_controller(|controller| controller.set_pending(id));
 }
 
-/// Whether the interrupt came since this was last asked.
+/// Whether the interrupt came since this was last asked. Of software's the cores' are not told apart.
 pub fn take(id: IrqId) -> bool {
     // No interrupt tells of a line that software raised at an A10.
     if !Cpsr::read().i() {
-        with_controller(|controller| while matches!(controller, Controller::Sun4i(_)) && controller.serve() {});
+        with_controller(
+            |controller| while matches!(controller, Controller::Sun4i(_)) && controller.serve().is_some() {},
+        );
     }
     CAME[id.word()].fetch_and(!id.bit(), Ordering::Acquire) & id.bit() != 0
+}
+
+/// Has `hook` called whenever software interrupt `id` comes, in the handler of the core it was sent to. Of another kind
+/// of interrupt it is never called.
+pub fn on_software(id: IrqId, hook: fn()) {
+    if let Some(place) = ON_SOFTWARE.get(usize::from(id.number())) {
+        place.store(hook as *mut (), Ordering::Release);
+    }
+}
+
+/// Raises a software interrupt on the cores whose bit is set. They find what was written before.
+pub fn send(id: IrqId, cores: u32) {
+    // The write to the controller must not overtake those to memory.
+    dsb();
+    with_controller(|controller| {
+        if let Controller::Gic(gic) = controller {
+            gic.send(id, cores as u8);
+        }
+    });
 }

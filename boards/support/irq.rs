@@ -20,6 +20,11 @@ impl IrqId {
         if n < Self::LIMIT - 32 { Some(Self(n + 32)) } else { None }
     }
 
+    /// Whether it is one that software raises at a GIC, on the cores it names.
+    pub const fn is_software(self) -> bool {
+        self.0 < 16
+    }
+
     /// What one interrupt specifier of a device tree names: a number in one cell, as for the A10's and AM335x's
     /// controllers, or a GIC's three cells, whose first is 0 for a shared interrupt and 1 for a private one.
     pub fn from_specifier(cells: &[u32]) -> Option<Self> {

@@ -1,5 +1,20 @@
 //! What the boards share: drivers, mock devices, and the way from the head to a running kernel.
 
+/// The kernel's locks in the order they are taken, around and inside those of [`carveout::sync`].
+#[cfg(target_arch = "arm")]
+pub mod rank {
+    use carveout::sync::Rank;
+
+    /// The kernel's half of the address space, where registers are mapped; what it refuses is printed.
+    pub const SPACE: Rank = Rank::new(0);
+    /// The console: what is printed may ask the DMA API.
+    pub const CONSOLE: Rank = Rank::new(1);
+    /// The heap.
+    pub const HEAP: Rank = Rank::new(6);
+    /// The interrupt controller.
+    pub const INTERRUPTS: Rank = Rank::new(7);
+}
+
 pub mod a9_timer;
 #[cfg(target_arch = "arm")]
 pub mod ahci;
@@ -12,6 +27,8 @@ pub mod clock;
 pub mod console;
 #[cfg(target_arch = "arm")]
 pub mod copier;
+#[cfg(target_arch = "arm")]
+pub mod cores;
 #[cfg(target_arch = "arm")]
 pub mod demo;
 pub mod devices;
@@ -35,6 +52,8 @@ pub mod pl181;
 pub mod port;
 #[cfg(target_arch = "arm")]
 pub mod report;
+pub mod scu;
 pub mod sp804;
 pub mod sun4i_intc;
 pub mod sun4i_timer;
+pub mod sysreg;

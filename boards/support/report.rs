@@ -1,7 +1,7 @@
 //! What a person reads: the boot's account of memory, and what lies at a faulting address.
 
 use super::bring_up::{Kernel, kernel};
-use super::console;
+use super::{console, cores};
 use crate::println;
 use carveout::addr::{Bytes, VirtAddr};
 use carveout::arch::armv7a::exceptions::Exception;
@@ -25,6 +25,9 @@ pub fn boot(kernel: &Kernel) {
     }
     if let Some((bytes, ways)) = caches.outer().map(L2c310::geometry) {
         println!("cache: PL310 {}, {ways} ways", Bytes(bytes.into()));
+    }
+    if cores::online().count() > 1 {
+        println!("cores: {} are in", cores::online().count());
     }
     for bank in kernel.info.banks() {
         println!("RAM bank: {bank}");
@@ -72,7 +75,7 @@ pub fn boot(kernel: &Kernel) {
 
 /// Prints the audit's verdict; `false` if it found something.
 pub fn audit(kernel: &Kernel) -> bool {
-    match kernel.audit() {
+    match cores::audit(kernel) {
         Ok(report) => println!("audit: {report}"),
         Err(finding) => {
             println!("audit: FAILED: {finding}");
@@ -107,14 +110,15 @@ impl fmt::Display for At {
         }
         if IMAGE.contains(va) {
             let image = ImageMap::get();
-            let [stack, faults] = &image.guards;
-            let parts = [
-                (stack, "guard page of the boot stack"),
-                (faults, "guard page of the fault stack"),
-                (&image.text, "kernel text"),
-                (&image.rodata, "kernel constants"),
-                (&image.data, "kernel data"),
-            ];
+            for (core, [stack, faults]) in image.guards.iter().enumerate() {
+                for (guard, of) in [(stack, "stack"), (faults, "fault stack")] {
+                    if guard.contains(&va) {
+                        return write!(f, "guard page of the {of} of core {core}");
+                    }
+                }
+            }
+            let parts =
+                [(&image.text, "kernel text"), (&image.rodata, "kernel constants"), (&image.data, "kernel data")];
             let part = parts.iter().find(|(range, _)| range.contains(&va));
             return f.write_str(part.map_or("unused part of the image's window", |(_, name)| name));
         }

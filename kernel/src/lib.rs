@@ -25,7 +25,7 @@
 
 extern crate alloc;
 
-#[cfg(any(test, feature = "fake"))]
+#[cfg(any(test, loom, feature = "fake"))]
 extern crate std;
 
 pub mod addr;
@@ -34,6 +34,7 @@ pub mod boot;
 pub mod cma;
 pub mod dma;
 pub mod protocol;
+pub mod sync;
 pub mod vm;
 
 /// The guide for writers of drivers, compiled and run as tests.

@@ -5,7 +5,10 @@
 //! its bytes and no mapping of them exists (I4); whoever gets a buffer finds zeros in it (I5). The lock is held over
 //! updates of indexes, ledger and descriptors, never over zeroing, copying or cache work.
 //!
-//! Not for interrupt handlers: the lock does not mask interrupts.
+//! Any core may call anything here at any time, and so may interrupt handlers: the lock masks interrupts
+//! ([`sync`](crate::sync)). What takes long takes long there too: making a buffer zeroes it, a hand-over maintains its
+//! lines. Only [`Dma::new`] is not for handlers, for it allocates from the heap; nor are the audit, which walks all
+//! tables with interrupts masked, and what prints.
 
 pub mod buffer;
 pub mod master;
@@ -17,6 +20,7 @@ use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr}
 use crate::arch::{Lines, Machine};
 use crate::boot::directmap::CarveOut;
 use crate::cma::area::{AllocError, Area};
+use crate::sync::{Lock, Rank};
 use crate::vm::alias::Aliases;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::audit::{Expect, Finding, Report, audit};
@@ -30,7 +34,6 @@ use buffer::Contiguous;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use master::{AreaId, Master};
-use spin::Mutex;
 
 /// Buffers that can exist at a time.
 pub const MAX_BUFFERS: usize = 1024;
@@ -185,7 +188,7 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 pub struct Dma<M: 'static> {
     machine: &'static M,
-    state: Mutex<State>,
+    state: Lock<State>,
     counters: Counters,
 }
 
@@ -271,7 +274,7 @@ impl<M: Machine> Dma<M> {
             entries: (0..MAX_BUFFERS).map(entry).collect(),
             free: Some(Slot(0)),
         };
-        Self { machine, state: Mutex::new(state), counters: Counters::default() }
+        Self { machine, state: Lock::new(Rank::DMA, state), counters: Counters::default() }
     }
 
     /// Sections of window that serve these carve-outs: three images of them.
@@ -447,18 +450,25 @@ impl State {
     }
 }
 
-/// A table of buffers: device, bytes, who may touch it, age, frames. Displaying it holds the lock, inside whatever lock
-/// the writer holds.
+/// A table of buffers: device, bytes, who may touch it, age, frames. Displaying it takes the lock once for each record
+/// there can be, never over the writing: a buffer that comes or goes meanwhile may be in it or not.
 pub struct Holders<'d, M: 'static> {
     dma: &'d Dma<M>,
     owner: Option<&'static str>,
 }
 
 impl<M> Holders<'_, M> {
-    /// Calls `each` with every buffer of the table, in no particular order, holding the lock.
+    /// Calls `each` with every buffer of the table, in no particular order. The lock is not held meanwhile.
     pub fn for_each(&self, mut each: impl FnMut(&Record)) {
-        let state = self.dma.state.lock();
-        state.records().filter(|record| self.owner.is_none_or(|owner| record.owner == owner)).for_each(&mut each);
+        for slot in 0..MAX_BUFFERS {
+            let record = match &self.dma.state.lock().entries[slot] {
+                Entry::Used(record) => *record,
+                Entry::Free { .. } => continue,
+            };
+            if self.owner.is_none_or(|owner| record.owner == owner) {
+                each(&record);
+            }
+        }
     }
 }
 

@@ -11,8 +11,8 @@
 //! What `dma_pool_free` leaves to the caller cannot be written here: a block knows its pool, so it cannot be freed to
 //! another one, and freeing consumes it. A block keeps its pool's memory mapped, so no block outlives its bytes.
 //!
-//! An interrupt handler may allocate, free, drop and access blocks of a pool that lives. It must not drop the pool, or
-//! the last block of one that was dropped: this gives the memory back, under the lock of [`Dma`].
+//! An interrupt handler may allocate, free, drop and access blocks. It must not make a pool or drop it, nor the last
+//! block of one that was dropped: this takes memory from the heap, or gives it back.
 //!
 //! ```compile_fail,E0382
 //! use carveout::{arch::Machine, dma::pool::Block};
@@ -48,7 +48,10 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
 use core::ptr::NonNull;
+#[cfg(not(loom))]
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
 
 /// What each block of a pool is like, in bytes, at the addresses the device sees.
@@ -604,5 +607,48 @@ mod tests {
         assert_eq!(check(17, 1, Some(16)), "pool: a block of 0x11 bytes crosses every boundary of 0x10 bytes");
         assert_eq!(PoolError::NoBlocks.to_string(), "pool of no blocks");
         assert_eq!(PoolError::Alloc(AllocError::NoArea).to_string(), "pool: the device has no area to allocate from");
+    }
+}
+
+/// Every interleaving of a few threads (crate loom), by `tests/run.sh`.
+#[cfg(all(test, loom))]
+mod interleavings {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::thread;
+
+    /// Two threads take blocks, use them as their own and put them back: with as many blocks as make an update sleep
+    /// while others take and give back the block it saw.
+    fn explore(blocks: u32, list: impl Fn(u32) -> FreeList + Sync + Send + 'static) {
+        loom::model(move || {
+            let list = loom::sync::Arc::new(list(blocks));
+            let bytes: Vec<_> = (0..blocks).map(UnsafeCell::new).collect();
+            let bytes = loom::sync::Arc::new(bytes);
+            let work = |most: usize| {
+                let (list, bytes) = (list.clone(), bytes.clone());
+                move || {
+                    let taken: Vec<_> = (0..most).filter_map(|_| list.pop()).collect();
+                    for &block in &taken {
+                        // SAFETY: the block is this thread's; loom panics if another uses it now.
+                        bytes[block as usize].with_mut(|bytes| unsafe { *bytes += 1 });
+                    }
+                    for block in taken {
+                        list.push(block);
+                    }
+                }
+            };
+            let other = thread::spawn(work(2));
+            work(1)();
+            other.join().unwrap();
+            let mut free: Vec<_> = core::iter::from_fn(|| list.pop()).collect();
+            free.sort_unstable();
+            assert_eq!(free, (0..blocks).collect::<Vec<_>>());
+        });
+    }
+
+    #[test]
+    fn no_block_has_two_owners() {
+        explore(2, |blocks| FreeList::new(blocks).unwrap());
+        explore(3, |blocks| FreeList::new(blocks).unwrap());
     }
 }

@@ -25,6 +25,16 @@ pub struct Mapped {
 }
 
 impl Mapped {
+    /// Of a mapping that no [`Region`] made.
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty: the frames are mapped there, with that memory type, for as long as the value lives (I3).
+    #[cfg(target_arch = "arm")]
+    pub(crate) const unsafe fn assume(va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Self {
+        Self { va, frames, memory }
+    }
+
     /// First address, a multiple of 4 KiB.
     pub const fn va(&self) -> VirtAddr {
         self.va

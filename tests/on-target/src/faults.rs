@@ -6,11 +6,13 @@
 use carveout::addr::{FRAME_SIZE, Frame, VirtAddr};
 use carveout::arch::armv7a::start::{BootHandover, ImageMap};
 use carveout::dma::buffer::FromDevice;
+use carveout::sync::{Lock, Rank};
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
-use carveout_boards::support::console;
+use carveout_boards::support::{console, cores};
 use core::arch::asm;
 use core::hint::black_box;
+use core::sync::atomic::{AtomicBool, Ordering};
 use on_target::{address_of, after, alloc, direct_map_place};
 
 carveout::entry!(main);
@@ -32,6 +34,9 @@ fn main(handover: BootHandover) -> ! {
         "text" => write(ImageMap::get().text.start),
         "null" => read(VirtAddr::new(0)),
         "panic" => panic!("as told"),
+        "lock-order" => lock_order(kernel),
+        "lock-twice" => lock_twice(),
+        "deadlock" => deadlock(),
         _ => console::die(format_args!("fault={fault}: no such fault")),
     }
     println!("fault={fault}: survived");
@@ -84,6 +89,41 @@ fn guard(kernel: &'static Kernel) {
 fn overflow(depth: u32) -> u32 {
     let frame = black_box([depth; 64]);
     if depth == 0 { 0 } else { overflow(depth - 1).wrapping_add(black_box(frame)[7]) }
+}
+
+static LOCK: Lock<()> = Lock::new(Rank::new(7), ());
+
+/// Asks the DMA API for something inside a lock that comes after its own.
+fn lock_order(kernel: &'static Kernel) {
+    let _guard = LOCK.lock();
+    println!("{:?}", kernel.default_area().map(|area| kernel.dma.free_bytes(area)));
+}
+
+fn lock_twice() {
+    let _first = LOCK.lock();
+    let _second = LOCK.lock();
+}
+
+/// Core 1 holds the lock until core 2 says something, which waits for the lock.
+fn deadlock() {
+    let (taken, said) = (AtomicBool::new(false), AtomicBool::new(false));
+    cores::on_all(&|core| match core.index() {
+        1 => {
+            let _guard = LOCK.lock();
+            taken.store(true, Ordering::Release);
+            while !said.load(Ordering::Acquire) {
+                core::hint::spin_loop();
+            }
+        }
+        2 => {
+            while !taken.load(Ordering::Acquire) {
+                core::hint::spin_loop();
+            }
+            drop(LOCK.lock());
+            said.store(true, Ordering::Release);
+        }
+        _ => {}
+    });
 }
 
 /// Calls data.

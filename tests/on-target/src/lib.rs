@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod random;
 pub mod tables;
 
 use alloc::format;

@@ -5,13 +5,14 @@
 
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::Mmu;
+use carveout::arch::armv7a::cores::CoreId;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{ImageMap, translate_image};
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::audit::Finding;
 use carveout::vm::desc::{L1Desc, L1Entry};
 use carveout::vm::layout::DEVICES;
-use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::support::bring_up::{Kernel, Unsound};
 use core::ptr::NonNull;
 
 use crate::{Verdict, after, audit, ensure_eq};
@@ -137,6 +138,7 @@ pub unsafe fn finds(kernel: &'static Kernel, place: Place, word: u32, expected: 
     let plant = unsafe { Plant::new(kernel, place, word) }.ok_or("the table cannot be written")?;
     let found = kernel.audit();
     drop(plant);
-    ensure_eq!(found, Err(expected), "the audit of {word:#010x} at {place:?}");
+    let (core, finding) = (CoreId::current(), expected);
+    ensure_eq!(found, Err(Unsound::Found { core, finding }), "the audit of {word:#010x} at {place:?}");
     audit(kernel)
 }

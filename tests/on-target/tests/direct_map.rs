@@ -93,8 +93,11 @@ fn the_lower_half_is_empty(kernel: &'static Kernel) -> Verdict {
 fn guards_of_the_stacks_are_unmapped(_: &'static Kernel) -> Verdict {
     let local = 0u32;
     let image = ImageMap::get();
-    ensure!(image.guards[0].end < on_target::address_of(&local), "the guard of the boot stack is not below the stack");
-    for guard in image.guards {
+    ensure!(
+        image.guards[0][0].end < on_target::address_of(&local),
+        "the guard of the boot stack is not below the stack"
+    );
+    for guard in image.guards.into_iter().flatten() {
         let pages = (guard.end.raw() - guard.start.raw()) / FRAME_SIZE;
         ensure!(pages > 0, "the guard at {} is empty", guard.start);
         for page in 0..pages {

@@ -19,6 +19,7 @@ use carveout::dma::master::AreaId;
 use carveout::dma::port::Port;
 use carveout_boards::println;
 use carveout_boards::support::bring_up::Kernel;
+use on_target::random::Random;
 use on_target::{Verdict, audit, checks, ensure, ensure_eq, master};
 
 checks![random_steps_agree_with_the_model];
@@ -28,18 +29,6 @@ const STEPS: u32 = 2000;
 const AUDIT_EVERY: u32 = 100;
 /// Any will do but 0; the same ones make the same runs.
 const SEEDS: [u32; 4] = [1, 0x2026, 0xc0ff_ee00, 0x9e37_79b9];
-
-/// Marsaglia's xorshift, 32 bits.
-struct Random(u32);
-
-impl Random {
-    fn below(&mut self, bound: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 17;
-        self.0 ^= self.0 << 5;
-        self.0 % bound
-    }
-}
 
 /// Words between those that are compared: none of a page's first and last is left out.
 const STRIDE: usize = 31;
@@ -203,7 +192,7 @@ fn random_steps_agree_with_the_model(kernel: &'static Kernel) -> Verdict {
         let mut items = Vec::new();
         let area = kernel.default_area().ok_or("no default area")?;
         let before = kernel.dma.free_bytes(area);
-        let walked = walk(kernel, area, Random(seed), &mut items);
+        let walked = walk(kernel, area, Random::new(seed), &mut items);
         items.into_iter().for_each(Item::free);
         walked.map_err(|why| format!("seed {seed:#x}: {why}"))?;
         ensure_eq!(

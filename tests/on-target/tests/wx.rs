@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use carveout::addr::{FRAME_SIZE, Frame, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::armv7a::address_space::DeviceError;
+use carveout::arch::armv7a::cores::CoreId;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::probe::probe_exec;
 use carveout::arch::armv7a::start::{ImageMap, translate_image};
@@ -16,7 +17,7 @@ use carveout::vm::audit::Finding;
 use carveout::vm::desc::{L1Desc, L2Desc};
 use carveout::vm::layout::{DIRECT_MAP, IMAGE, LOAN_WINDOW};
 use carveout::vm::ledger::Carved;
-use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::support::bring_up::{Kernel, Unsound};
 use core::sync::atomic::{AtomicU32, Ordering};
 use on_target::tables::{Place, Plant, finds, nobodys, section};
 use on_target::{
@@ -195,7 +196,8 @@ fn the_audit_finds_a_second_mapping_that_another_frame_makes_up_for(kernel: &'st
     drop((twice_mapped, unmapped));
     ensure!(planted, "the table cannot be written");
     let frame = Frame::containing(lost.frames().base());
-    ensure_eq!(found, Err(Finding::Unreached { frame }), "the audit");
+    let (core, finding) = (CoreId::current(), Finding::Unreached { frame });
+    ensure_eq!(found, Err(Unsound::Found { core, finding }), "the audit");
     audit(kernel)
 }
 

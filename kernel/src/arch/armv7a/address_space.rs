@@ -1,10 +1,9 @@
 //! The kernel's half of the address space, from the head's tables on.
 //!
-//! Guarantees: the identity map of the head is gone before anything else happens; the direct map holds what the plan
+//! Guarantees: the direct map holds what the plan
 //! says and no more (I2); registers are mapped as Device and never over RAM (I1).
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use crate::arch::Mmu;
 use crate::arch::armv7a::mmu::Armv7a;
 use crate::arch::armv7a::start::{BootHandover, BootTables, translate_image};
 use crate::boot::bootinfo::MAX_BANKS;
@@ -14,7 +13,7 @@ use crate::vm::alias::MAX_ALIASES;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
 use crate::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, VirtRange};
-use crate::vm::space::{MapError, Region, as_words};
+use crate::vm::space::{MapError, Region};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -95,21 +94,17 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// Takes over the head's tables and ends the identity map. `ram` are the board's banks, and its
+    /// Takes over the head's tables. `ram` are the board's banks, and its
     /// aliases of them.
     ///
     /// The handover is consumed: it is the proof that this runs once.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]
     pub fn adopt(machine: &'static Armv7a, handover: BootHandover, ram: impl Iterator<Item = FrameRange>) -> Self {
-        let BootTables { l1, identity_slot, .. } = handover.tables;
+        let BootTables { l1, .. } = handover.tables;
         // SAFETY: the head made the table, 16 KiB in the image's .bss, and handed it over once, by this value; the
         // walker reads it too, which `Mmu::publish` accounts for.
         let table = unsafe { &mut *(l1.virt.raw() as *mut [L1Desc; L1_ENTRIES]) };
-        table[identity_slot] = L1Desc::FAULT;
         let at = |slot: usize| PhysAddr::new(l1.phys.raw() + 4 * slot as u32);
-        // The entry itself: a walker that does not look in the data cache must find it cleaned.
-        machine.publish(at(identity_slot), as_words(&table[identity_slot..=identity_slot]));
-        machine.invalidate_tlb(VirtAddr::new(identity_slot as u32 * SECTION_SIZE), SECTION_SIZE);
 
         let slots = |range: VirtRange| (range.start().raw() / SECTION_SIZE) as usize;
         let (_, rest) = table.split_at_mut(slots(DIRECT_MAP));

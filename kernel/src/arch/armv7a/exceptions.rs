@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use aarch32_cpu::register::{Dfar, Dfsr, Ifar, Ifsr};
 use arrayvec::ArrayString;
 
+use super::cores::{CoreId, MAX_CORES};
 use super::probe;
 use crate::addr::VirtAddr;
 
@@ -409,8 +410,8 @@ impl fmt::Display for Exception {
 static FAULT_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// The function interrupts go to; null for none.
 static IRQ_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-/// Faults taken so far, probes apart.
-static DEPTH: AtomicU32 = AtomicU32::new(0);
+/// Faults each core took so far, probes apart.
+static DEPTH: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(0) }; MAX_CORES];
 
 /// Has `hook` called at each fault, in Abort mode on the stack of faults (16 KiB), interrupts masked. What it prints
 /// must not wait for a lock the interrupted code may hold. Until then faults are printed over semihosting and end the
@@ -450,7 +451,7 @@ extern "C" fn carveout_fault(kind: u32, frame: &mut Frame) {
     };
     let exception =
         Exception { vector, r: frame.r, sp: frame.sp, lr: frame.lr, pc: VirtAddr::new(frame.pc), cpsr: frame.cpsr };
-    match (DEPTH.fetch_add(1, Ordering::Relaxed), exception.vector) {
+    match (DEPTH[CoreId::current().index()].fetch_add(1, Ordering::Relaxed), exception.vector) {
         (0, _) => {
             let hook = FAULT_HOOK.load(Ordering::Acquire);
             if hook.is_null() {

@@ -1,4 +1,5 @@
-@ From the boot loader's jump to the first line of Rust. The contract is in start.rs, which assembles this file.
+@ From the boot loader's jump to the first line of Rust, on the first core and, from `carveout_secondary` on, on the
+@ others of an MPCore. The contracts are in start.rs, which assembles this file, and secondary.rs.
 @
 @ Everything here runs at whatever physical address the image was loaded to, so it takes addresses either
 @ pc-relative (adr) or as "linked address + r10". Register use from `head` to `virtual`:
@@ -42,6 +43,7 @@
     .equ IMAGE_TABLES,    {image_tables}
     .equ FIXMAP_TABLES,   {fixmap_tables}
     .equ TABLE,           0x400             @ bytes in a second-level table
+    .equ CORES,           {cores}               @ that have stacks
     .equ FIRST_FIXED_MIB, {fixmap_window} >> 20 @ from here up every first-level slot is spoken for
 
     .equ DTB_FOUND,       {dtb_found}
@@ -179,13 +181,40 @@ head:
     setend  le
     mov     r8, r2
 
-    @ With the Multiprocessing Extensions (bit 31) all cores but the first wait here for good.
+    @ With the Multiprocessing Extensions (bit 31) the first core boots.
     mrc     p15, 0, r0, c0, c0, 5           @ MPIDR
     tst     r0, #0x80000000
     beq     1f
     tst     r0, #0xff
-    bne     park
-1:
+    bne     pen
+1:  bl      core_init
+    b       device_tree
+
+    @ A core that enters along with the first waits for the word that `secondary::open_pen` writes, in the image where
+    @ it was loaded: one that moves leaves the core behind.
+pen:
+    adr     r10, early_vectors
+    ldr     r0, =early_vectors
+    sub     r10, r10, r0
+    phys    r1, CARVEOUT_PEN
+1:  wfe
+    ldr     r0, [r1]
+    cmp     r0, #0
+    beq     1b
+
+    @ Where the other cores are sent (secondary.rs), MMU and caches off, once `carveout_start` runs on the first.
+    .global carveout_secondary
+carveout_secondary:
+    cpsid   aif, #MODE_SVC
+    setend  le
+    bl      core_init
+    mov     r11, #PAGE_S                    @ no core without the Multiprocessing Extensions comes here
+    phys    r4, carveout_boot_l1
+    b       mmu_on
+
+    @ ------------------------------------------------------------------------------------------------------------
+    @ What each core does for itself, its caches off: control registers, caches, coherency. Sets r7 and r10, keeps r8.
+core_init:
     mov     r0, #0
     mcr     p15, 0, r0, c13, c0, 4          @ TPIDRPRW: no attempt under way
     mrc     p15, 0, r0, c1, c0, 0           @ SCTLR
@@ -205,7 +234,8 @@ head:
     ubfx    r7, r0, #4, #12
 
     @ --- Caches: off as the boot loader left them, contents of no use to anyone. Invalidated before the first write,
-    @ so that no stale line can hit once they are on. Set/way is right here and only here: one core, caches off.
+    @ so that no stale line can hit once they are on; a Cortex-A9's come out of reset with anything in them. Set/way is
+    @ right here and only here: this core's own caches, off, and no part in coherency yet.
     @ CLIDR counts the levels: one on Cortex-A9, two on Cortex-A8, whose second level it holds itself.
     dmb
     mrc     p15, 1, r0, c0, c0, 1           @ CLIDR
@@ -315,9 +345,14 @@ scu:
     orr     r2, r2, #1
     str     r2, [r0, #0x30]
     ldr     r1, [r0]                        @ SCU control
+    mrc     p15, 0, r3, c0, c0, 5           @ MPIDR
+    ands    r3, r3, #3
+    bne     1f
     tst     r1, #1
     bne     smp
+1:  lsl     r3, r3, #2
     mov     r2, #0xf
+    lsl     r2, r2, r3
     str     r2, [r0, #0x0c]                 @ invalidate this core's tags, all ways
     orr     r1, r1, #1
     str     r1, [r0]
@@ -330,8 +365,10 @@ smp:
     mcrne   p15, 0, r0, c1, c0, 1
 core_done:
     attempted r0
+    bx      lr
 
     @ --- The device tree, if r2 points to one. A wild r2 may abort.
+device_tree:
     mov     r9, #0
     mov     r11, #DTB_ABSENT
     cmp     r8, #0
@@ -465,8 +502,24 @@ moved:
     map_image __image_start, __text_end, PAGE_RX
     map_image __rodata_start, __rodata_end, PAGE_RO
     map_image __data_start, __svc_guard, PAGE_RW
-    map_image __svc_stack, __fault_guard, PAGE_RW
-    map_image __fault_stack, __image_end, PAGE_RW
+    mov     r5, #0                          @ from the first core's stacks to this one's
+    mov     r6, #CORES
+3:  ldr     r0, =__svc_stack
+    ldr     r1, =__fault_guard
+    ldr     r2, =PAGE_RW
+    add     r0, r0, r5
+    add     r1, r1, r5
+    bl      map_image
+    ldr     r0, =__fault_stack
+    ldr     r1, =__fault_stack_top
+    ldr     r2, =PAGE_RW
+    add     r0, r0, r5
+    add     r1, r1, r5
+    bl      map_image
+    ldr     r0, =__core_stacks
+    add     r5, r5, r0
+    subs    r6, r6, #1
+    bne     3b
 
     phys    r4, carveout_l1
     phys    r5, carveout_l2
@@ -477,6 +530,9 @@ moved:
     ldr     r0, =(FIXMAP_WINDOW >> 20) * 4
     mov     r2, #FIXMAP_TABLES
     bl      link_tables
+    @ The table that turns the MMU on, here and on the other cores later, has the page at its physical address too. In
+    @ the one that stays, that address may be the direct map's or a process's.
+    phys    r4, carveout_boot_l1
     phys    r2, __image_start
     lsr     r0, r2, #20
     str     r1, [r4, r0, lsl #2]
@@ -486,6 +542,10 @@ moved:
     orr     r3, r3, r11
     orr     r3, r3, r2
     str     r3, [r1, r0, lsl #2]
+    orr     r1, r5, #COARSE
+    ldr     r0, =(IMAGE_WINDOW >> 20) * 4
+    mov     r2, #IMAGE_TABLES
+    bl      link_tables
 
     cmp     r9, #0
     beq     2f
@@ -508,16 +568,18 @@ moved:
     @ the tables' own attributes. Else bit 0 is C and bit 6 is reserved: outer write-back write-allocate, inner
     @ cacheable; a Cortex-A8 walks in its second level and not in its first (TRM 3.2.31), so later changes of tables
     @ are cleaned to the point of unification. What was written so far went to memory: caches are off.
+mmu_on:
     cmp     r11, #0
-    moveq   r0, #0x09
-    movne   r0, #0x6a
-    orr     r0, r0, r4
+    moveq   r11, #0x09
+    movne   r11, #0x6a
+    orr     r0, r4, r11
     mcr     p15, 0, r0, c2, c0, 0           @ TTBR0
     mcr     p15, 0, r0, c2, c0, 1           @ TTBR1
     mov     r0, #1
     mcr     p15, 0, r0, c2, c0, 2           @ TTBCR.N = 1
     mcr     p15, 0, r0, c3, c0, 0           @ DACR: client of domain 0
     mov     r0, #0
+    dsb                                     @ erratum 754322 of Cortex-A9: before a change of ASID
     mcr     p15, 0, r0, c13, c0, 1          @ CONTEXTIDR
     dsb
     mcr     p15, 0, r0, c8, c7, 0           @ TLBIALL
@@ -535,17 +597,36 @@ moved:
     bx      r3
 
 virtual:
+    @ To the table that stays: both have the image where it runs, and nothing else was used.
+    phys    r0, carveout_l1
+    orr     r0, r0, r11
+    mcr     p15, 0, r0, c2, c0, 1           @ TTBR1
+    mcr     p15, 0, r0, c2, c0, 0           @ TTBR0
+    isb
+    mcr     p15, 0, r0, c8, c7, 0           @ TLBIALL
+    mcr     p15, 0, r0, c7, c5, 6           @ BPIALL
+    dsb
     ldr     r0, =carveout_vectors
     mcr     p15, 0, r0, c12, c0, 0          @ VBAR
     isb
+    mrc     p15, 0, r0, c0, c0, 5           @ MPIDR
+    tst     r0, #0x80000000
+    moveq   r0, #0
+    and     r0, r0, #CORES - 1
+    ldr     r1, =__core_stacks
+    mul     r1, r0, r1
     cps     #MODE_ABT
     ldr     sp, =__fault_stack_top
+    add     sp, sp, r1
     cps     #MODE_SVC
     ldr     sp, =__svc_stack_top
+    add     sp, sp, r1
     mov     fp, #0
     mov     lr, #0
     cpsie   a
-    b       carveout_start
+    cmp     r0, #0
+    beq     carveout_start
+    b       carveout_secondary_start
 
     @ Maps the image's pages [r0, r1) with attributes r2 | r11. An empty range maps nothing.
 map_image:
@@ -573,12 +654,18 @@ link_tables:
 
     .ltorg
 
-    @ The tables of start.rs's BootTables. The second-level ones: the image's, the fixmap's, the identity page's.
+    @ For linker/kernel.ld.
+    .global carveout_cores
+    .equ carveout_cores, CORES
+
+    @ The tables of start.rs's BootTables, and the one that turns the MMU on. The second-level ones: the image's, the fixmap's, the identity page's.
     .section .bss.carveout_tables, "aw", %nobits
     .global carveout_l1
     .global carveout_l2
     .balign 0x4000
 carveout_l1:
+    .space  0x4000
+carveout_boot_l1:
     .space  0x4000
 carveout_l2:
     .space  {tables} * TABLE

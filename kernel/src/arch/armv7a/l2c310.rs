@@ -13,10 +13,11 @@
 //! Unless bit 22 of the auxiliary control register is set, shared non-cacheable accesses look up this cache (TRM 2.3.2):
 //! that is right here because no line of such a frame is left (I3).
 
+use crate::addr::FRAME_SIZE;
 use crate::arch::levels::Level;
+use crate::sync::{Lock, Rank};
 use crate::vm::space::Part;
 use core::ptr::NonNull;
-use spin::Mutex;
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
@@ -80,8 +81,8 @@ const R3P0: u32 = 0x5;
 #[derive(Debug)]
 pub struct L2c310 {
     registers: NonNull<Registers>,
-    /// Held over operations of a range.
-    operation: Mutex<()>,
+    /// Held over operations of a page, or one by way.
+    operation: Lock<()>,
     size: u32,
     ways: u32,
     sync_by_dummy: bool,
@@ -120,7 +121,7 @@ impl L2c310 {
         }
         Self {
             registers,
-            operation: Mutex::new(()),
+            operation: Lock::new(Rank::OUTER_CACHE, ()),
             size: way * ways,
             ways,
             sync_by_dummy: release == R3P0,
@@ -139,15 +140,21 @@ impl L2c310 {
         unsafe { self.registers.as_ref() }
     }
 
-    /// Line operations are atomic: a write waits until the one before is done (TRM 3.3.10).
+    /// Line operations are atomic: a write waits until the one before is done (TRM 3.3.10). The lock keeps those by way
+    /// apart from them, and is given up after each page, so that nobody waits for a large range.
     fn each_line(&self, part: Part<'_>, operate: impl Fn(&Registers, u32)) -> u64 {
-        let _guard = self.operation.lock();
         let block = self.block();
         let (at, bytes) = (part.pa().raw(), u64::from(part.bytes()));
         let first = at & !(LINE - 1);
         let lines = (u64::from(at - first) + bytes).div_ceil(u64::from(LINE));
-        for n in 0..lines {
-            operate(block, first + n as u32 * LINE);
+        let mut next = 0;
+        while next < lines {
+            let end = lines.min(next + u64::from(FRAME_SIZE / LINE));
+            let _guard = self.operation.lock();
+            for n in next..end {
+                operate(block, first + n as u32 * LINE);
+            }
+            next = end;
         }
         lines
     }
@@ -198,11 +205,8 @@ impl Level for L2c310 {
     }
 
     fn wait(&self) {
-        let block = self.block();
-        let all = (1 << self.ways) - 1;
-        // No lock: a barrier may be passed in an interrupt that came in the middle of an operation. One by way goes on by
-        // itself, and nothing may be written to the controller until it has ended (TRM 3.1).
-        while (block.clean_way.get() | block.flush_way.get()) & all != 0 {}
-        self.drain(block);
+        // Nothing may be written to the controller while an operation by way goes on (TRM 3.1), on any core.
+        let _guard = self.operation.lock();
+        self.drain(self.block());
     }
 }

@@ -6,11 +6,12 @@
 
 use crate::addr::{FRAME_SIZE, FrameRange, PhysAddr, VirtAddr};
 use crate::arch::armv7a::cache::Caches;
+use crate::arch::armv7a::cores::Translation;
 use crate::arch::armv7a::l2c310::L2c310;
 use crate::arch::{Cache, Lines, Mmu, Root};
 use crate::boot::directmap::DirectMap;
-use crate::vm::attr::Shareability;
-use crate::vm::space::Part;
+use crate::vm::attr::{MemoryType, Shareability};
+use crate::vm::space::{Mapped, Part};
 use aarch32_cpu::register::{Actlr, IdMmfr3, Midr, Mpidr};
 use core::arch::asm;
 use spin::Once;
@@ -100,6 +101,26 @@ impl Armv7a {
         &self.caches
     }
 
+    /// Writes a word of the image or the direct map, to the point of coherency. `false` if it is in neither.
+    ///
+    /// # Safety
+    ///
+    /// The caller's duty: `at` is a multiple of 4, and the word there is free to be written.
+    #[cfg(feature = "rt")]
+    pub(super) unsafe fn write_through(&self, at: PhysAddr, word: u32) -> bool {
+        let Some(va) = self.virt_of(at) else { return false };
+        // SAFETY: image and direct map are mapped for good, and what a cold core is told lies in neither text nor
+        // constants; the word is free (the caller's duty).
+        unsafe { (va.raw() as *mut u32).write_volatile(word) };
+        let offset = at.raw() % FRAME_SIZE;
+        let page = VirtAddr::new(va.raw() - offset);
+        // SAFETY: image and direct map are mapped write-back for good.
+        let mapped = unsafe { Mapped::assume(page, FrameRange::covering(at.raw().into(), 4), MemoryType::WriteBack) };
+        let part = mapped.part(offset, offset + 4).expect("in its page");
+        self.caches.clean(part);
+        true
+    }
+
     fn virt_of(&self, at: PhysAddr) -> Option<VirtAddr> {
         let frames = FrameRange::covering(at.raw().into(), 1);
         if self.image.covers(frames) {
@@ -111,13 +132,36 @@ impl Armv7a {
 }
 
 /// Waits until all earlier memory accesses and maintenance are complete, for every observer.
-pub(super) fn dsb() {
+pub fn dsb() {
     // SAFETY: a barrier; memory is a clobber.
     unsafe { asm!("dsb", options(nostack, preserves_flags)) };
 }
 
+/// Sleeps until an interrupt is pending, masked or not, after everything before is complete.
+pub fn wait_for_interrupt() {
+    dsb();
+    // SAFETY: it waits; memory is a clobber.
+    unsafe { asm!("wfi", options(nostack, preserves_flags)) };
+}
+
+/// Has this core take no interrupts, and says whether it took none before.
+pub(crate) fn mask_interrupts() -> bool {
+    let cpsr: u32;
+    // SAFETY: reads CPSR.
+    unsafe { asm!("mrs {0}, cpsr", out(reg) cpsr, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: masking is always allowed; memory is a clobber.
+    unsafe { asm!("cpsid i", options(nostack, preserves_flags)) };
+    cpsr & (1 << 7) != 0
+}
+
+/// Has this core take interrupts again: those who masked them found them unmasked.
+pub(crate) fn unmask_interrupts() {
+    // SAFETY: the critical section that masked them ends here; memory is a clobber.
+    unsafe { asm!("cpsie i", options(nostack, preserves_flags)) };
+}
+
 /// What follows is fetched and executed with the context set so far.
-fn isb() {
+pub fn isb() {
     // SAFETY: a barrier; memory is a clobber.
     unsafe { asm!("isb", options(nostack, preserves_flags)) };
 }
@@ -191,13 +235,7 @@ unsafe impl Mmu for Armv7a {
     }
 
     fn root(&self) -> Root {
-        let (ttbr0, ttbr1, ttbcr): (u32, u32, u32);
-        // SAFETY: reads TTBR0.
-        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 0", out(reg) ttbr0, options(nomem, nostack, preserves_flags)) };
-        // SAFETY: reads TTBR1.
-        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 1", out(reg) ttbr1, options(nomem, nostack, preserves_flags)) };
-        // SAFETY: reads TTBCR.
-        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 2", out(reg) ttbcr, options(nomem, nostack, preserves_flags)) };
+        let Translation { ttbr0, ttbr1, ttbcr, .. } = Translation::current();
         // TTBR0's table holds 2^(12 - N) words, so is aligned to 2^(14 - N) bytes; TTBR1's always to 16 KiB.
         let n = ttbcr & 7;
         let table0 = ttbr0 >> (14 - n) << (14 - n);

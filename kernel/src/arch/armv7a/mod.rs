@@ -18,11 +18,14 @@
 #[cfg(feature = "rt")]
 pub mod address_space;
 pub mod cache;
+pub mod cores;
 #[cfg(feature = "rt")]
 pub mod exceptions;
 pub mod l2c310;
 pub mod mmu;
 #[cfg(feature = "rt")]
 pub mod probe;
+#[cfg(feature = "rt")]
+pub mod secondary;
 #[cfg(feature = "rt")]
 pub mod start;

@@ -3,8 +3,8 @@
 //! Guarantees, when `main` begins: Supervisor mode on a stack of 128 KiB above unmapped guard pages, interrupts masked,
 //! asynchronous aborts not (where the secure world lets a non-secure one choose); MMU, caches and branch prediction on; [`exceptions`](super::exceptions) in charge of every
 //! vector. Mapped are the image (text executable and read-only, constants read-only, the rest writable, and neither of
-//! the last two executable), the page of the head at its physical address, and the device tree read-only; nothing
-//! else, so that I2 holds from the instruction that turned the MMU on. All of it is Normal write-back
+//! the last two executable) and the device tree read-only; nothing else, so that I2 holds from the instruction that
+//! turned the MMU on. (That one ran by another table, which has the page of the head at its physical address.) All of it is Normal write-back
 //! write-allocate memory, Shareable on cores with the Multiprocessing Extensions (I1).
 //!
 //! # Contract with the boot loader
@@ -18,8 +18,10 @@
 //!   clear of the device tree: there the image moves itself;
 //! - that address is below `0xFE00_0000`.
 //!
-//! Only the first core boots; others that enter wait for ever where the image was loaded. The core is a Cortex-A8 or a Cortex-A9; on a Cortex-A9
-//! the head turns on the SCU, ACTLR.SMP and ACTLR.FW, on a Cortex-A8 its second-level cache.
+//! Only the first core boots. Others that enter with it wait where the image was loaded, MMU and caches off, for
+//! [`secondary`](super::secondary) to let them in; where the image had to move, that is memory somebody else may get,
+//! so a boot loader that releases all cores at once loads the image where it stays. The core is a Cortex-A8 or a
+//! Cortex-A9; on a Cortex-A9 the head turns on the SCU, ACTLR.SMP and ACTLR.FW, on a Cortex-A8 its second-level cache.
 //!
 //! An exception before `main` says its vector's name over semihosting and exits with 101. On a machine where nobody
 //! answers semihosting the core parks instead, silently: there is no console yet.
@@ -29,7 +31,8 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::addr::{FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use super::cores::MAX_CORES;
+use crate::addr::{FrameRange, PhysAddr, VirtAddr};
 use crate::vm::attr::{Access, MemoryType, Shareability};
 use crate::vm::desc::{L1Desc, L2_TABLE_SIZE, L2Desc};
 use crate::vm::layout::{FIXMAP, IMAGE};
@@ -38,7 +41,7 @@ use crate::vm::layout::{FIXMAP, IMAGE};
 const IMAGE_TABLES: u32 = IMAGE.sections();
 /// Second-level tables of the fixmap; they come next.
 const FIXMAP_TABLES: u32 = FIXMAP.sections();
-/// And one, the last, for the page of the head at its physical address.
+/// And one, the last, for the page of the head at its physical address: of the table that turns the MMU on.
 const TABLES: u32 = IMAGE_TABLES + FIXMAP_TABLES + 1;
 
 // How the head says what became of the device tree.
@@ -66,6 +69,7 @@ global_asm!(
     image_tables = const IMAGE_TABLES,
     fixmap_tables = const FIXMAP_TABLES,
     tables = const TABLES,
+    cores = const MAX_CORES,
     dtb_found = const DTB_FOUND,
     dtb_absent = const DTB_ABSENT,
     dtb_misaligned = const DTB_MISALIGNED,
@@ -89,6 +93,7 @@ unsafe extern "C" {
     static __svc_stack: u8;
     static __fault_guard: u8;
     static __fault_stack: u8;
+    static __fault_stack_top: u8;
     static __image_end: u8;
     static carveout_l1: u8;
     static carveout_l2: u8;
@@ -194,11 +199,6 @@ pub struct BootTables {
     pub image: [TableAt; IMAGE_TABLES as usize],
     /// Of first-level slots 0xFE0 and 0xFE1, present whether or not there is a device tree.
     pub fixmap: [TableAt; FIXMAP_TABLES as usize],
-    /// Of slot [`identity_slot`](Self::identity_slot): maps one page, the head's.
-    pub identity: TableAt,
-    /// The first-level slot of the head's physical address: no longer needed, to be cleared. It may lie in either half
-    /// of the address space, but below 0xFE0.
-    pub identity_slot: usize,
 }
 
 /// How the image is mapped. Each range starts and ends on a page.
@@ -210,18 +210,27 @@ pub struct ImageMap {
     pub rodata: Range<VirtAddr>,
     /// Writable, execute-never: `.data`, `.bss` and stacks, less [`guards`](Self::guards).
     pub data: Range<VirtAddr>,
-    /// Never mapped: the pages below the stack of `main` and below that of fault handlers.
-    pub guards: [Range<VirtAddr>; 2],
+    /// Never mapped, for each core: the pages below its stack and below that of its fault handlers.
+    pub guards: [[Range<VirtAddr>; 2]; MAX_CORES],
 }
 
 impl ImageMap {
     /// The map of the running image.
     pub fn get() -> Self {
+        let stride = symbol!(__fault_stack_top).raw() - symbol!(__svc_guard).raw();
+        let of_core = |core: usize, range: Range<VirtAddr>| {
+            let of_core = |va: VirtAddr| VirtAddr::new(va.raw() + core as u32 * stride);
+            of_core(range.start)..of_core(range.end)
+        };
+        let guards = |core| {
+            let below = [symbol!(__svc_guard)..symbol!(__svc_stack), symbol!(__fault_guard)..symbol!(__fault_stack)];
+            below.map(|range| of_core(core, range))
+        };
         Self {
             text: symbol!(__image_start)..symbol!(__text_end),
             rodata: symbol!(__rodata_start)..symbol!(__rodata_end),
             data: symbol!(__data_start)..symbol!(__image_end),
-            guards: [symbol!(__svc_guard)..symbol!(__svc_stack), symbol!(__fault_guard)..symbol!(__fault_stack)],
+            guards: core::array::from_fn(guards),
         }
     }
 }
@@ -284,8 +293,6 @@ fn handover() -> BootHandover {
             l1: TableAt::new(symbol!(carveout_l1), offset),
             image: core::array::from_fn(|index| l2.nth_l2(index as u32)),
             fixmap: core::array::from_fn(|index| l2.nth_l2(IMAGE_TABLES + index as u32)),
-            identity: l2.nth_l2(TABLES - 1),
-            identity_slot: (image_phys / SECTION_SIZE) as usize,
         },
     }
 }

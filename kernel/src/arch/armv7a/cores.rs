@@ -1,0 +1,100 @@
+//! Cores: by what they are told apart, and what must be the same on each of them.
+//!
+//! Guarantees: two cores whose [`Translation`] is equal translate every address alike and cache alike, whatever the
+//! tables hold: what the audit finds on one holds on the other (I1, I2).
+
+use core::arch::asm;
+use core::fmt;
+
+use aarch32_cpu::register::Mpidr;
+
+/// Cores that have stacks: as many as a Cortex-A9 `MPCore` has at most (MPIDR's CPU ID is two bits wide).
+pub const MAX_CORES: usize = 4;
+
+/// A core, by the CPU ID in its MPIDR; 0 boots.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CoreId(u8);
+
+impl CoreId {
+    /// The one this runs on. Without the Multiprocessing Extensions (MPIDR bit 31) there is one.
+    pub fn current() -> Self {
+        let mpidr = Mpidr::read().0;
+        if mpidr >> 31 == 1 { Self((mpidr % MAX_CORES as u32) as u8) } else { Self(0) }
+    }
+
+    /// The core that a `reg` of `/cpus` means, the affinity bits of its MPIDR: `None` if it has no stacks here.
+    pub fn from_reg(reg: u32) -> Option<Self> {
+        let id = reg & 0xff;
+        // The cluster is the same for all: an MPCore is one.
+        (id < MAX_CORES as u32).then_some(Self(id as u8))
+    }
+
+    /// All there can be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..MAX_CORES as u8).map(Self)
+    }
+
+    /// Counted from 0, below [`MAX_CORES`].
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Its bit in a mask of cores, such as the GIC's targets.
+    pub const fn bit(self) -> u32 {
+        1 << self.0
+    }
+}
+
+impl fmt::Display for CoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "core {}", self.0)
+    }
+}
+
+/// The registers that decide how a core translates and caches (ARM ARM B4.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// Tables of the lower half, and how walks of them go through the caches.
+    pub ttbr0: u32,
+    /// The same for the upper half.
+    pub ttbr1: u32,
+    /// Where the halves meet.
+    pub ttbcr: u32,
+    /// Domain access.
+    pub dacr: u32,
+    /// MMU, caches, branch prediction, TEX remap, access flag, vectors.
+    pub sctlr: u32,
+    /// Coherency and broadcast, among others.
+    pub actlr: u32,
+}
+
+impl Translation {
+    /// As this core has them.
+    pub fn current() -> Self {
+        let (ttbr0, ttbr1, ttbcr, dacr, sctlr, actlr): (u32, u32, u32, u32, u32, u32);
+        // SAFETY: reads TTBR0.
+        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 0", out(reg) ttbr0, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: reads TTBR1.
+        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 1", out(reg) ttbr1, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: reads TTBCR.
+        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 2", out(reg) ttbcr, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: reads DACR.
+        unsafe { asm!("mrc p15, 0, {0}, c3, c0, 0", out(reg) dacr, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: reads SCTLR.
+        unsafe { asm!("mrc p15, 0, {0}, c1, c0, 0", out(reg) sctlr, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: reads ACTLR.
+        unsafe { asm!("mrc p15, 0, {0}, c1, c0, 1", out(reg) actlr, options(nomem, nostack, preserves_flags)) };
+        Self { ttbr0, ttbr1, ttbcr, dacr, sctlr, actlr }
+    }
+}
+
+impl fmt::Display for Translation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ttbr0, ttbr1, ttbcr, dacr, sctlr, actlr } = self;
+        write!(
+            f,
+            "TTBR0 {ttbr0:#010x}, TTBR1 {ttbr1:#010x}, TTBCR {ttbcr:#x}, DACR {dacr:#x}, SCTLR {sctlr:#010x}, ACTLR \
+             {actlr:#x}"
+        )
+    }
+}

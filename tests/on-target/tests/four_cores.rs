@@ -1,0 +1,454 @@
+//! The rules of one core are not enough for four: stale translations, locks, handlers, coherency.
+//!
+//! On one core, or on a board that has no more, the checks that take a second one have nothing to show and say so.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use carveout::arch::Mmu;
+use carveout::arch::armv7a::cores::{CoreId, MAX_CORES};
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::cma::area::AllocError;
+use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Stream};
+use carveout::dma::pool::{Pool, Shape};
+use carveout::sync::{self, Lock, Rank};
+use carveout::vm::attr::{Access, MemoryType};
+use carveout::vm::desc::L1Desc;
+use carveout::vm::layout::DEVICES;
+use carveout_boards::println;
+use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::support::irq::IrqId;
+use carveout_boards::support::{cores, interrupts};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use on_target::random::Random;
+use on_target::tables::{Place, Plant};
+use on_target::{Verdict, after, alloc, checks, ensure, ensure_eq, is_unmapped, master, read};
+use spin::Mutex;
+
+checks![
+    every_core_translates_alike_and_is_sound,
+    work_reaches_every_core_once,
+    another_core_keeps_what_a_local_invalidate_leaves,
+    a_mapping_that_ended_is_in_no_tlb_of_any_core,
+    what_one_core_writes_another_reads,
+    buffers_move_from_core_to_core,
+    handlers_may_allocate_whatever_they_interrupt,
+    four_cores_at_random,
+];
+
+/// Steps of the last check, of all cores together.
+const STEPS: u32 = 200_000;
+/// Buffers a core holds at most.
+const MOST: usize = 24;
+
+/// A core other than the first, if there is one.
+fn other() -> Option<CoreId> {
+    cores::online().find(|core| core.index() > 0)
+}
+
+/// Has the other core do something while this one waits.
+fn on_other<T: Send>(what: impl Fn() -> T + Sync) -> Option<T> {
+    let (other, result) = (other()?, Mutex::new(None));
+    cores::on_all(&|core| {
+        if core == other {
+            *result.lock() = Some(what());
+        }
+    });
+    result.into_inner()
+}
+
+fn every_core_translates_alike_and_is_sound(kernel: &'static Kernel) -> Verdict {
+    let report = cores::audit(kernel).map_err(|why| format!("{why}"))?;
+    println!("cores: {}; audit: {report}", cores::online().count());
+    Ok(())
+}
+
+fn work_reaches_every_core_once(_: &'static Kernel) -> Verdict {
+    let times = [const { AtomicU32::new(0) }; MAX_CORES];
+    for round in 1..=1000 {
+        cores::on_all(&|core| {
+            // The stack is the core's own.
+            let local = core.index();
+            if CoreId::current().index() == core::hint::black_box(local) {
+                times[local].fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for core in CoreId::all() {
+            let want = if cores::online().any(|one| one == core) { round } else { 0 };
+            ensure_eq!(times[core.index()].load(Ordering::Relaxed), want, "round {round}: times on {core}");
+        }
+    }
+    Ok(())
+}
+
+/// What a kernel of one core would do: the planted bug.
+fn invalidate_here_only(va: VirtAddr) {
+    // SAFETY: TLBIMVA between DSBs: forgetting translations is always allowed.
+    unsafe { core::arch::asm!("dsb", "mcr p15, 0, {0}, c8, c7, 1", "dsb", "isb", in(reg) va.raw(), options(nostack)) };
+}
+
+/// I3: the other core goes on reading through a translation that is gone from the tables if the invalidate is a local
+/// one; the real one ends it there too.
+fn another_core_keeps_what_a_local_invalidate_leaves(kernel: &'static Kernel) -> Verdict {
+    let Some(other) = other() else { return alone() };
+    // A section that is nobody's, of memory that is mapped write-back elsewhere too.
+    let va = after(DEVICES.start(), DEVICES.sections() * SECTION_SIZE);
+    let at = PhysAddr::new(kernel.heap.base().raw().next_multiple_of(SECTION_SIZE));
+    let word = L1Desc::section(at, MemoryType::WriteBack, Access::Read, Armv7a::shareability()).raw();
+    is_unmapped(va)?;
+    // SAFETY: nothing uses the section, and the word translates RAM with the attributes of the direct map.
+    let plant = unsafe { Plant::new(kernel, Place::first_level(kernel, va), word) }.ok_or("no table")?;
+    let before = on_other(|| read(va));
+    ensure!(matches!(before, Some(Ok(_))), "{other}, of the planted section: {before:?}");
+    plant.withdraw_from_memory_only();
+    invalidate_here_only(va);
+    is_unmapped(va).map_err(|why| format!("this core, after its own invalidate: {why}"))?;
+    ensure_eq!(on_other(|| read(va)), before, "{other}, whose translation is stale");
+    kernel.machine.invalidate_tlb(va, FRAME_SIZE);
+    on_other(|| is_unmapped(va)).unwrap_or(Ok(())).map_err(|why| format!("{other}, after the real invalidate: {why}"))
+}
+
+fn alone() -> Verdict {
+    println!("cores: no other core: nothing to show");
+    Ok(())
+}
+
+/// The same for what the DMA API itself unmaps, from a page to sections.
+fn a_mapping_that_ended_is_in_no_tlb_of_any_core(kernel: &'static Kernel) -> Verdict {
+    let Some(other) = other() else { return alone() };
+    for bytes in [FRAME_SIZE, 16 * FRAME_SIZE, 40 * FRAME_SIZE, 1 << 20, 3 << 20] {
+        let mut stream = alloc(kernel, bytes)?.into_stream::<Bidirectional>();
+        let first = VirtAddr::new(stream.bytes_mut().as_ptr().addr() as u32);
+        let last = VirtAddr::new(first.raw() + bytes - 4);
+        let before = on_other(|| [read(first), read(last)]);
+        ensure_eq!(before, Some([Ok(0), Ok(0)]), "{other} before");
+        let stream = stream.for_device();
+        on_other(|| is_unmapped(first).and_then(|()| is_unmapped(last)))
+            .unwrap_or(Ok(()))
+            .map_err(|why| format!("{other}, after {bytes:#x} bytes went to the device: {why}"))?;
+        // SAFETY: no device was told.
+        drop(unsafe { stream.for_cpu() });
+    }
+    Ok(())
+}
+
+fn what_one_core_writes_another_reads(kernel: &'static Kernel) -> Verdict {
+    let mut stream = alloc(kernel, 64 << 10)?.into_stream::<Bidirectional>();
+    for (n, byte) in stream.bytes_mut().iter_mut().enumerate() {
+        *byte = n as u8;
+    }
+    let stream = Mutex::new(Some(stream));
+    let wrong = AtomicU32::new(0);
+    // Each core in turn, in whatever order they come: every one finds what the one before left.
+    let turn = AtomicU32::new(0);
+    cores::on_all(&|_| {
+        let mut place = stream.lock();
+        let Some(mut stream) = place.take() else { return };
+        let turn = turn.fetch_add(1, Ordering::Relaxed) as u8;
+        for (n, byte) in stream.bytes_mut().iter_mut().enumerate() {
+            if *byte != (n as u8).wrapping_add(turn) {
+                wrong.fetch_add(1, Ordering::Relaxed);
+            }
+            *byte = byte.wrapping_add(1);
+        }
+        // SAFETY: no device was told.
+        let back = unsafe { stream.for_device().for_cpu() };
+        *place = Some(back);
+    });
+    ensure_eq!(wrong.into_inner(), 0, "bytes that were not what the core before left");
+    ensure_eq!(turn.into_inner(), cores::online().count() as u32, "turns");
+    Ok(())
+}
+
+/// Allocated on one core, filled on the next, freed on a third.
+fn buffers_move_from_core_to_core(kernel: &'static Kernel) -> Verdict {
+    const ROUNDS: u32 = 500;
+    let shelf: [Mutex<Option<(Stream<Armv7a, Bidirectional, Cpu>, u8)>>; 4] = [const { Mutex::new(None) }; 4];
+    let failed = Mutex::new(None);
+    let moved = AtomicU32::new(0);
+    cores::on_all(&|core| {
+        let mut random = Random::new(0x5eed + core.index() as u32);
+        for _ in 0..ROUNDS {
+            let place = &shelf[random.below(4) as usize];
+            let taken = place.lock().take();
+            match taken {
+                Some((mut stream, tag)) => {
+                    if stream.bytes().iter().any(|&byte| byte != tag) {
+                        *failed.lock() = Some(format!("{core} found something else in a buffer"));
+                    }
+                    if tag < 3 {
+                        stream.bytes_mut().fill(tag + 1);
+                        let back = place.lock().replace((stream, tag + 1));
+                        drop(back);
+                    } else {
+                        moved.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                None => match alloc(kernel, FRAME_SIZE + random.below(3 * FRAME_SIZE)) {
+                    Ok(fresh) => drop(place.lock().replace((fresh.into_stream(), 0))),
+                    Err(why) => *failed.lock() = Some(why),
+                },
+            }
+        }
+    });
+    let failed = failed.into_inner();
+    ensure!(failed.is_none(), "{failed:?}");
+    ensure!(moved.into_inner() > 0, "no buffer went through all hands");
+    Ok(())
+}
+
+/// What the handler of the next check allocates for, and how often it did.
+static HANDLER: Lock<Option<(&'static Kernel, Pool<Armv7a>)>> = Lock::new(Rank::new(2), None);
+static HANDLED: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(0) }; MAX_CORES];
+static HANDLER_FAILED: AtomicBool = AtomicBool::new(false);
+
+fn allocate_in_handler() {
+    let handler = HANDLER.lock();
+    let Some((kernel, pool)) = &*handler else { return };
+    let buffer = alloc(kernel, FRAME_SIZE).map(|buffer| buffer.into_stream::<Bidirectional>().for_device());
+    let good = buffer.is_ok() && pool.alloc().is_ok();
+    if let Ok(buffer) = buffer {
+        // SAFETY: no device was told.
+        drop(unsafe { buffer.for_cpu() });
+    }
+    if !good {
+        HANDLER_FAILED.store(true, Ordering::Relaxed);
+    }
+    HANDLED[CoreId::current().index()].fetch_add(1, Ordering::Relaxed);
+}
+
+/// A handler that allocates, maps and frees, on cores whose own code does so too: it would wait for ever for a lock
+/// that does not mask interrupts.
+fn handlers_may_allocate_whatever_they_interrupt(kernel: &'static Kernel) -> Verdict {
+    const ROUNDS: u32 = 2000;
+    let id = IrqId::new(1).ok_or("no software interrupt 1")?;
+    let shape = Shape { size: 64, align: 64, boundary: None };
+    let pool = Pool::new(kernel.dma, &master(kernel), shape, 32).map_err(|error| format!("{error}"))?;
+    *HANDLER.lock() = Some((kernel, pool));
+    interrupts::on_software(id, allocate_in_handler);
+    let all = cores::online().fold(0, |mask, core| mask | core.bit());
+    let failed = AtomicBool::new(false);
+    cores::on_all(&|core| {
+        let mut random = Random::new(77 + core.index() as u32);
+        for _ in 0..ROUNDS {
+            // To any core, this one among them: it comes in the middle of what follows.
+            interrupts::send(id, all & random.below(16));
+            let buffer = alloc(kernel, FRAME_SIZE * (1 + random.below(4)));
+            failed.fetch_or(buffer.is_err(), Ordering::Relaxed);
+            if let Ok(buffer) = buffer {
+                interrupts::send(id, core.bit());
+                drop(buffer.into_coherent());
+            }
+        }
+    });
+    drop(HANDLER.lock().take());
+    ensure!(!failed.into_inner() && !HANDLER_FAILED.load(Ordering::Relaxed), "an allocation was refused");
+    for core in cores::online() {
+        let times = HANDLED[core.index()].load(Ordering::Relaxed);
+        ensure!(times >= ROUNDS / 4, "{core} handled {times} interrupts in {ROUNDS} rounds");
+    }
+    Ok(())
+}
+
+/// Which frames some buffer holds, by the test's own account: a byte each.
+struct Owners {
+    first: u32,
+    held: Vec<AtomicBool>,
+}
+
+impl Owners {
+    fn new(kernel: &Kernel) -> Self {
+        let carved = kernel.layout.areas().iter().filter(|area| area.default).flat_map(|area| &area.ranges);
+        let (start, end) = carved.fold((u32::MAX, 0), |(start, end), run| (start.min(run.start()), end.max(run.end())));
+        Self { first: start, held: (start..end).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// Marks the frames as held, or not; `false` if one of them was so already.
+    fn mark(&self, frames: FrameRange, held: bool) -> bool {
+        let first = (frames.start() - self.first) as usize;
+        let cells = &self.held[first..first + frames.count() as usize];
+        cells.iter().all(|cell| cell.swap(held, Ordering::AcqRel) != held)
+    }
+}
+
+enum Buffer {
+    Raw(Contiguous<Armv7a>),
+    Cpu(Stream<Armv7a, Bidirectional, Cpu>),
+    Device(Stream<Armv7a, Bidirectional, Device>),
+    Only(DeviceOnly<Armv7a>),
+    Coherent(Coherent<Armv7a>),
+}
+
+struct Item {
+    buffer: Buffer,
+    frames: FrameRange,
+    /// Of what the CPU wrote last, or of zeros.
+    hash: u32,
+}
+
+/// FNV-1a, 32 bits, by words.
+fn hash(bytes: &[u8]) -> u32 {
+    let words = bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    words.fold(0x811c_9dc5, |hash, word| (hash ^ word).wrapping_mul(0x0100_0193))
+}
+
+impl Item {
+    /// To a next state: any of the three from the first, to and fro between the stream's, back from the others.
+    fn hand_over(self, random: &mut Random) -> Self {
+        let Self { buffer, frames, hash } = self;
+        let buffer = match buffer {
+            Buffer::Raw(buffer) => match random.below(4) {
+                0 => Buffer::Only(buffer.into_device()),
+                1 => Buffer::Coherent(buffer.into_coherent()),
+                _ => Buffer::Cpu(buffer.into_stream()),
+            },
+            Buffer::Cpu(buffer) => Buffer::Device(buffer.for_device()),
+            // SAFETY: no device was told.
+            Buffer::Device(buffer) => Buffer::Cpu(unsafe { buffer.for_cpu() }),
+            // SAFETY: as above.
+            Buffer::Only(buffer) => Buffer::Raw(unsafe { buffer.release() }),
+            // SAFETY: as above.
+            Buffer::Coherent(buffer) => Buffer::Raw(unsafe { buffer.release() }),
+        };
+        let hash = if matches!(buffer, Buffer::Cpu(_) | Buffer::Device(_)) { hash } else { 0 };
+        Self { buffer, frames, hash }
+    }
+
+    /// Compares what is there with what was written last, by whichever core, and writes something else.
+    fn look(&mut self, random: &mut Random) -> Verdict {
+        match &mut self.buffer {
+            Buffer::Cpu(buffer) => {
+                let found = hash(buffer.bytes());
+                let zeros = self.hash == 0 && buffer.bytes().iter().all(|&byte| byte == 0);
+                ensure!(zeros || found == self.hash, "{}: hash {found:#010x}, not {:#010x}", self.frames, self.hash);
+                let tag = random.below(u32::MAX);
+                for (n, word) in buffer.values_mut::<u32>().iter_mut().enumerate() {
+                    *word = tag ^ (n as u32).wrapping_mul(0x9e37_79b9);
+                }
+                self.hash = hash(buffer.bytes());
+            }
+            Buffer::Coherent(buffer) => {
+                let (mut word, tag) = ([0; 4], random.below(u32::MAX));
+                let last = buffer.len() - 4;
+                for at in [0, last] {
+                    buffer.read_at(at, &mut word);
+                    let found = u32::from_le_bytes(word);
+                    ensure!(found == self.hash, "{}: {found:#010x}, not {:#010x}", self.frames, self.hash);
+                    buffer.write_at(at, &tag.to_le_bytes());
+                }
+                self.hash = tag;
+            }
+            Buffer::Raw(_) | Buffer::Device(_) | Buffer::Only(_) => {}
+        }
+        Ok(())
+    }
+
+    fn free(self, owners: &Owners) -> Verdict {
+        // Before: afterwards another core may have them.
+        ensure!(owners.mark(self.frames, false), "{}: frames that nobody held", self.frames);
+        match self.buffer {
+            Buffer::Raw(buffer) => drop(buffer),
+            Buffer::Cpu(buffer) => drop(buffer),
+            // SAFETY: no device was told.
+            Buffer::Device(buffer) => drop(unsafe { buffer.for_cpu() }),
+            Buffer::Only(buffer) => drop(buffer),
+            Buffer::Coherent(buffer) => drop(buffer),
+        }
+        Ok(())
+    }
+}
+
+fn allocate(kernel: &'static Kernel, owners: &Owners, random: &mut Random) -> Result<Option<Item>, String> {
+    let most = match random.below(400) {
+        0 => SECTION_SIZE,
+        1..4 => 256 << 10,
+        _ => 12 << 10,
+    };
+    let bytes = 8 + 4 * random.below(most / 4);
+    match kernel.dma.alloc(&master(kernel), bytes, 1 << random.below(16)) {
+        Ok(buffer) => {
+            let frames = buffer.frames();
+            ensure!(owners.mark(frames, true), "{frames} were given out, of which another buffer holds some");
+            ensure!(frames.bytes() == u64::from(bytes.div_ceil(FRAME_SIZE)) << FRAME_SHIFT, "{frames} for {bytes:#x}");
+            Ok(Some(Item { buffer: Buffer::Raw(buffer), frames, hash: 0 }))
+        }
+        Err(AllocError::NoCapacity { .. } | AllocError::Fragmented { .. }) => Ok(None),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// What a core does: allocate, hand over, look, free, or exchange a buffer with whoever left one on the shelf.
+fn walk(
+    kernel: &'static Kernel,
+    mut random: Random,
+    steps: u32,
+    owners: &Owners,
+    shelf: &[Mutex<Option<Item>>],
+    items: &mut Vec<Item>,
+) -> Verdict {
+    for step in 1..=steps {
+        let one = if items.is_empty() { 0 } else { random.below(items.len() as u32) as usize };
+        match random.below(10) {
+            _ if items.is_empty() => items.extend(allocate(kernel, owners, &mut random)?),
+            0..3 if items.len() < MOST => items.extend(allocate(kernel, owners, &mut random)?),
+            3..6 => {
+                let item = items.swap_remove(one).hand_over(&mut random);
+                items.push(item);
+            }
+            6 | 7 => items[one].look(&mut random)?,
+            8 => {
+                let mine = items.swap_remove(one);
+                let other = shelf[random.below(shelf.len() as u32) as usize].lock().replace(mine);
+                items.extend(other);
+            }
+            _ => items.swap_remove(one).free(owners)?,
+        }
+        if step % (steps / 8) == 0 {
+            kernel.audit().map_err(|why| format!("step {step}: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// I1 to I3 and I5, while four cores do everything at once.
+fn four_cores_at_random(kernel: &'static Kernel) -> Verdict {
+    let area = kernel.default_area().ok_or("no default area")?;
+    let before = kernel.dma.free_bytes(area);
+    let owners = Owners::new(kernel);
+    let shelf: [Mutex<Option<Item>>; 8] = [const { Mutex::new(None) }; 8];
+    let steps = STEPS / cores::online().count() as u32;
+    let verdicts = Mutex::new(Vec::new());
+    let start = kernel.micros();
+    cores::on_all(&|core| {
+        let mut items = Vec::new();
+        let random = Random::new(0x2026 + 0x9e37_79b9u32.wrapping_mul(1 + core.index() as u32));
+        let walked = walk(kernel, random, steps, &owners, &shelf, &mut items);
+        let freed = items.into_iter().try_for_each(|item| item.free(&owners));
+        verdicts.lock().push(walked.and(freed).map_err(|why| format!("{core}: {why}")));
+    });
+    let millis = (kernel.micros() - start) / 1000;
+    verdicts.into_inner().into_iter().collect::<Verdict>()?;
+    for place in shelf {
+        if let Some(item) = place.into_inner() {
+            item.free(&owners)?;
+        }
+    }
+    ensure_eq!(kernel.dma.free_bytes(area), before, "bytes free, and in the largest run, at the end");
+    let stats = kernel.dma.stats();
+    println!(
+        "stress: {STEPS} steps on {} cores in {millis} ms, {} buffers, {} changes of mappings",
+        cores::online().count(),
+        stats.allocations,
+        stats.map_changes
+    );
+    for (core, state) in sync::cores().filter(|(_, state)| state.taken > 0) {
+        println!("stress: {core} took {} locks, {} of them held by another", state.taken, state.contended);
+        ensure!(state.held.iter().all(Option::is_none) || core != CoreId::current(), "{core} {state}");
+    }
+    cores::audit(kernel).map(drop).map_err(|why| format!("{why}"))
+}
