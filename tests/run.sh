@@ -200,6 +200,8 @@ source "$ROOT/tests/faults.sh"
 source "$ROOT/tests/two-banks.sh"
 # shellcheck source=tests/cards.sh
 source "$ROOT/tests/cards.sh"
+# shellcheck source=tests/cores.sh
+source "$ROOT/tests/cores.sh"
 
 # --- the checks -----------------------------------------------------------------------------------------------------
 
@@ -216,6 +218,11 @@ check_alone 'clippy, on-target tests' \
 doctests() { (export RUSTC_BOOTSTRAP=1 && host_cargo test --doc); }
 check_cargo_tests 'host tests' host_cargo test --no-fail-fast --lib --bins --tests
 check_cargo_tests 'doc tests, error codes included' doctests
+# Every interleaving of a few threads, in a build of its own: the crate's locks and atomics are loom's there.
+interleavings() {
+    (export RUSTFLAGS='--cfg loom' && host_cargo test --package carveout --lib --target-dir "$TARGET_DIR/loom" -- interleavings)
+}
+check_cargo_tests 'interleavings' interleavings
 
 build_demo
 build_picture
@@ -233,6 +240,8 @@ for elf in "${on_target_elfs[@]}"; do
     for board in vexpress-a9 realview-pb-a8 cubieboard; do
         check "on target: $board: ${name%-*}" on_target "$board" "$elf"
     done
+    [[ ${name%-*} != four_cores ]] ||
+        check 'on target: four cores: four_cores' on_target vexpress-a9 "$elf" --smp 4 --timeout 300
 done
 if ((${#on_target_elfs[@]})); then
     faults
@@ -284,6 +293,8 @@ fi
 bad_inputs
 
 cards
+
+cores
 
 # One that waits for a key that never comes.
 check 'timeout' outcome 124 'error: no end after 10 seconds' 'demo: picture on screen, waiting for a key' -- \

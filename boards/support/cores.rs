@@ -81,24 +81,22 @@ pub fn start(kernel: &'static Kernel) {
         return;
     }
     let entry = secondary::entry(run);
-    let mask = others.iter().fold(0, |mask, (_, core)| mask | core.bit());
     for (_, core) in &others {
         STATES[core.index()].store(SENT_FOR, Ordering::Release);
     }
     secondary::open_pen(kernel.machine);
-    let mut board_told = false;
-    let mut tell = |pen: Pen<'static>| match pen {
-        Pen::Board if board_told => None,
-        Pen::Board => {
-            board_told = tell_board(kernel, entry);
-            (!board_told).then_some(Refused::NoBoard)
-        }
+    let mut by_board = others.iter().filter(|(cpu, _)| cpu.pen == Pen::Board).map(|(_, core)| core.bit()).peekable();
+    let board_told = by_board.peek().is_some() && tell_board(kernel, entry);
+    if board_told {
+        interrupts::send(WAKE, by_board.fold(0, |mask, core| mask | core));
+    }
+    let tell = |pen: Pen<'static>| match pen {
+        Pen::Board => (!board_told).then_some(Refused::NoBoard),
         Pen::SpinTable(at) => (!tell_spin_table(kernel, at, entry)).then_some(Refused::Unmapped(at)),
         Pen::NoAddress => Some(Refused::NoReleaseAddress),
         Pen::Unknown(method) => Some(Refused::Method(method)),
     };
     let told: ArrayVec<_, MAX_CPUS> = others.iter().map(|(cpu, _)| tell(cpu.pen)).collect();
-    interrupts::send(WAKE, mask);
 
     let deadline = kernel.micros() + PATIENCE;
     for ((cpu, core), why) in others.into_iter().zip(told) {

@@ -1,0 +1,87 @@
+# shellcheck shell=bash
+# Sourced by tests/run.sh: how the other cores of a vexpress-a9 come in, or do not. What holds them is played by QEMU's
+# own boot code, which knows the system registers' flags, or by a few instructions in RAM.
+
+cores() {
+    local pen='
+        / { reserved-memory {
+            #address-cells = <1>; #size-cells = <1>; ranges;
+            pen@6ff00000 { reg = <0x6ff00000 0x1000>; };
+        }; };'
+    local spin='enable-method = "spin-table"; cpu-release-addr = <0 0x6ff00800>;'
+    local all="/ { cpus { cpu@1 { $spin }; cpu@2 { $spin }; cpu@3 { $spin }; }; };"
+    wait_for 'the flags and an interrupt' 0 '' '' 'cores: 4 are in'
+    wait_for 'a spin table' 0 "$pen $all" spin 'cores: 4 are in'
+    wait_for 'a spin table, one of them elsewhere' 0 \
+        "$pen $all / { cpus { cpu@2 { cpu-release-addr = <0 0x6ff00900>; }; }; };" spin \
+        'refused: cpu@2: sent for, it did not come within 1000 ms' 'cores: 3 are in'
+    wait_for 'a spin table in carved memory' 0 \
+        '/ { cpus { cpu@1 { enable-method = "spin-table"; cpu-release-addr = <0 0x70000000>; }; };
+            reserved-memory { #address-cells = <1>; #size-cells = <1>; ranges;
+            pool@70000000 { compatible = "shared-dma-pool"; no-map; reg = <0x70000000 0x200000>; }; }; };' '' \
+        'refused: registers at 0x70000000-0x70001000 (4 KiB) not mapped: *' \
+        'refused: cpu@1: cpu-release-addr 0x70000000 is in memory that was carved out' 'cores: 3 are in'
+    wait_for 'a spin table without an address' 0 '/ { cpus { cpu@3 { enable-method = "spin-table"; }; }; };' '' \
+        'refused: cpu@3: cpu-release-addr is missing, no multiple of 4, or above 4 GiB' 'cores: 3 are in'
+    wait_for 'a method that is not known' 0 '/ { cpus { cpu@3 { enable-method = "psci"; }; }; };' '' \
+        'refused: cpu@3: enable-method "psci" is not known' 'cores: 3 are in'
+    wait_for 'a board that is not known' 0 '/ { motherboard { /delete-node/ sysreg@10000000; }; };' '' \
+        'refused: cpu@1: no enable-method, and no board that is known to start it' \
+        'refused: cpu@2: no enable-method, and no board that is known to start it' \
+        'refused: cpu@3: no enable-method, and no board that is known to start it'
+    check 'cores: two of four' outcome 0 'cores: 2 of the 4 in the device tree are not there' 'cores: 2 are in' \
+        'demo: ok' -- boot_penned '' '' -smp 2
+    # No -kernel, so no disk, and the tree as it is.
+    check 'cores: all enter at once' outcome 1 'cores: 4 are in' \
+        'error: demo: no disk: none on virtio or SATA, and no memory card' -- all_enter
+}
+
+: "${work=}"
+
+# wait_for NAME EXIT DTS PEN LINE...: four cores; with PEN "spin" all but the first wait for the word at 0x6ff00800.
+wait_for() {
+    check "cores: waiting for $1" outcome "$2" "${@:5}" 'demo: ok' -- boot_penned "$3" "$4" -smp 4
+}
+
+# words WORD...: to the standard output, little-endian.
+words() {
+    local word
+    for word; do printf '%b' "\\x${word:6:2}\\x${word:4:2}\\x${word:2:2}\\x${word:0:2}"; done
+}
+
+# boot_penned DTS PEN QEMU-OPTION...
+boot_penned() {
+    local pen=()
+    picture_small "$work/picture.jpg"
+    tree_with "$work/variant.dtb" "$1" vexpress-a9
+    if [[ $2 == spin ]]; then
+        # ldr r1, =0x6ff00800; 1: ldr r0, [r1]; cmp r0, #0; beq 1b; bx r0
+        words e59f100c e5910000 e3500000 0afffffc e12fff10 6ff00800 >"$work/pen"
+        pen=(-device "loader,file=$work/pen,addr=0x6ff00000,force-raw=on")
+        local core
+        for core in 1 2 3; do pen+=(-device "loader,addr=0x6ff00000,cpu-num=$core"); done
+    fi
+    flatten "$DEMO_ELF" "$work/kernel.bin"
+    disk_args vexpress-a9 "$work/picture.jpg" "$work"
+    emulate "${DISK_ARGS[@]}" "${pen[@]}" -kernel "$work/kernel.bin" -dtb "$work/variant.dtb" \
+        -append 'cma=64M loglevel=6 semihosting' "${@:3}"
+}
+
+# A boot loader that releases all cores at once.
+all_enter() {
+    local core entry=()
+    tree_with "$work/variant.dtb" '/ { chosen { bootargs = "cma=64M loglevel=6 semihosting"; }; };' vexpress-a9
+    flatten "$DEMO_ELF" "$work/kernel.bin"
+    # mov r2, #0x68000000; ldr pc, =0x60010000
+    words e3a02468 e51ff004 60010000 >"$work/loader"
+    for core in 0 1 2 3; do entry+=(-device "loader,addr=0x6f000000,cpu-num=$core"); done
+    emulate -smp 4 -device "loader,file=$work/kernel.bin,addr=0x60010000,force-raw=on" \
+        -device "loader,file=$work/variant.dtb,addr=0x68000000,force-raw=on" \
+        -device "loader,file=$work/loader,addr=0x6f000000,force-raw=on" "${entry[@]}"
+}
+
+emulate() {
+    board_args vexpress-a9
+    timeout --foreground --kill-after=5 120 qemu-system-arm "${BOARD_ARGS[@]}" -display none -serial stdio \
+        -monitor none -semihosting-config 'enable=on,target=native' "$@"
+}
