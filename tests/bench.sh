@@ -7,19 +7,22 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {
     cat <<'END'
-usage: ./tests/bench.sh [--record]
+usage: ./tests/bench.sh [--host] [--record]
 
 Prints the table; writes target/bench/results.csv and plots (*.svg) beside it. The figures are instruction counts of
 an emulator that takes one virtual nanosecond for each: the same on every machine.
 
+  --host    the free-run index beside other allocators too: refusals, instructions by callgrind (installs valgrind
+            and gungraun's runner, in minutes), time by criterion
   --record  put the table into BENCH.md, with the commit
 END
 }
 
-record=''
+record='' host=''
 while (($#)); do
     case $1 in
     --record) record=1 && shift ;;
+    --host) host=1 && shift ;;
     --help) usage && exit 0 ;;
     *) die "unknown option $1; see --help" ;;
     esac
@@ -33,9 +36,14 @@ trap 'rm -rf -- "$work"' EXIT
 need_emulator
 choose_toolchain
 target_cargo build --quiet --release --package on-target --bin bench || die "the bench program did not build"
-(cd "$ROOT/tests/bench" && PATH=$HOST_PATH CARGO_TARGET_DIR=$TARGET_DIR/bench-report cargo build --quiet --release) ||
-    die "tests/bench did not build"
-report=$TARGET_DIR/bench-report/release/bench-report
+
+# bench_cargo COMMAND ARGS...: cargo in tests/bench, a workspace of its own.
+bench_cargo() {
+    (cd "$ROOT/tests/bench" && PATH=$HOST_PATH:$out/tools/bin CARGO_TARGET_DIR=$out/build cargo "$@")
+}
+
+bench_cargo build --quiet --release || die "tests/bench did not build"
+report=$out/build/release/bench-report
 
 flatten "$TARGET_DIR/$TARGET/release/bench" "$work/kernel.bin"
 dtc -q -I dts -O dtb -o "$work/a9-pl310.dtb" "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
@@ -48,16 +56,26 @@ count() {
     local log=$out/$1.log
     timeout 300 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -accel tcg,thread=single -icount 'shift=0,sleep=off' \
         -display none -serial stdio -monitor none -semihosting-config 'enable=on,target=native' \
-        -kernel "$work/kernel.bin" -dtb "$work/$1.dtb" -append 'cma=64M' </dev/null | tr -d '\r' >"$log" ||
+        -kernel "$work/kernel.bin" -dtb "$work/$1.dtb" -append 'cma=64M semihosting' </dev/null | tr -d '\r' >"$log" ||
         die "the bench program failed on $1: $(tail -n 1 "$log")"
 }
 
 count a9 &
 count a9-pl310
-wait $!
+wait $! || exit 2
 
 status=0
 "$report" "$ROOT/tests/bench" "$out" "a9=$out/a9.log" "a9-pl310=$out/a9-pl310.log" | tee "$out/table.md" || status=1
+
+if [[ -n $host ]]; then
+    need valgrind=valgrind
+    runner=$(sed -n 's/^gungraun = "=\(.*\)"/\1/p' "$ROOT/tests/bench/Cargo.toml")
+    bench_cargo install --quiet --root "$out/tools" --version "$runner" gungraun-runner
+    bench_cargo run --quiet --release --bin compare | tee "$out/host.md"
+    bench_cargo bench --quiet --bench instructions | tee "$out/instructions.txt"
+    bench_cargo bench --quiet --bench time | tee "$out/time.txt"
+fi
+
 if [[ -n $record ]]; then
     commit=$(git -C "$ROOT" rev-parse --short HEAD)
     changed=$(git -C "$ROOT" status --porcelain --untracked-files=no)

@@ -227,6 +227,8 @@ check_cargo_tests 'interleavings' interleavings
 build_demo
 build_picture
 check_alone 'on target: build' build_on_target
+# Instructions are counted, not timed: the same on every machine.
+check_alone 'instruction budgets' "$ROOT/tests/bench.sh"
 
 on_target_elfs=()
 if [[ -s $scratch/on-target.json ]]; then

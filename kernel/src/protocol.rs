@@ -158,6 +158,17 @@ impl Transition {
         Self::ClosePort,
     ];
 
+    /// Steps of the longest row.
+    pub const LONGEST: usize = {
+        let (mut longest, mut n) = (0, 0);
+        while n < Self::ALL.len() {
+            let steps = Self::ALL[n].row().len();
+            longest = if steps > longest { steps } else { longest };
+            n += 1;
+        }
+        longest
+    };
+
     /// What it does, in this order.
     pub const fn row(self) -> &'static [Due] {
         use MemoryType::{NonCacheable, WriteBack};
@@ -250,6 +261,7 @@ impl Knowledge {
     }
 
     /// Whether an op is due.
+    #[inline]
     pub fn due(&self, when: When) -> bool {
         match when {
             When::Always => true,
@@ -264,6 +276,7 @@ impl Knowledge {
 
     /// The same after an op.
     #[must_use]
+    #[inline]
     pub fn after(mut self, op: Op) -> Self {
         match op {
             Op::Map(memory) => {

@@ -256,6 +256,36 @@ fn the_port_shares_the_mapping_of_a_coherent_buffer() {
     drop(unsafe { buffer.release() });
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
+
+    /// Whatever came and went: buffers that touch in memory lie in different images of the window, and after each of
+    /// them is a page that is nobody's.
+    #[test]
+    fn guards_stay_between_buffers(steps in prop::collection::vec((any::<prop::sample::Index>(), 1..40u32), 1..300)) {
+        let bench = Bench::new(1);
+        let master = bench.master("camera");
+        let mut held = Vec::new();
+        for (which, frames) in steps {
+            if frames % 3 == 0 && !held.is_empty() {
+                held.swap_remove(which.index(held.len()));
+            } else {
+                held.extend(bench.dma.alloc(&master, frames << 12, 1));
+            }
+            let mut places = Vec::new();
+            bench.dma.holders().for_each(|record| {
+                let (va, pa) = (record.va.raw(), record.frames.base().raw());
+                assert_eq!(va % (1 << 20), pa % (1 << 20), "a section can map it");
+                places.push(va..va + record.frames.count() * 4096);
+            });
+            places.sort_by_key(|place| place.start);
+            for pair in places.windows(2) {
+                prop_assert!(pair[0].end + 4096 <= pair[1].start, "no guard between {:x?} and {:x?}", pair[0], pair[1]);
+            }
+        }
+    }
+}
+
 #[test]
 fn refusals_say_why() {
     let s = Setup::new(12);

@@ -22,7 +22,7 @@ marker() { llvm-nm "$elf" | awk -v name="$1" '$3 == name { print "0x" $1 }'; }
 
 timeout 600 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -accel tcg,thread=single -icount 'shift=0,sleep=off' \
     -display none -serial stdio -monitor none -semihosting-config 'enable=on,target=native' \
-    -kernel "$work/kernel.bin" -dtb "$work/board.dtb" -append "cma=64M profile=$1" \
+    -kernel "$work/kernel.bin" -dtb "$work/board.dtb" -append "cma=64M semihosting profile=$1" \
     -plugin "$work/profile.so,on=$(marker bench_profile_on),off=$(marker bench_profile_off),out=$work/counts" \
     </dev/null | tr -d '\r' >"$work/log" || die "the bench program failed: $(tail -n 1 "$work/log")"
 grep -F " $1 " "$work/log" || die "no such key: $1"

@@ -67,7 +67,7 @@ use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
 use crate::dma::scatter::{ScatterError, Segment, segments_of};
 use crate::dma::{Dma, Record, Slot};
-use crate::protocol::{Knowledge, Op, Span, Transition, When};
+use crate::protocol::{Due, Knowledge, Op, Span, Transition, When};
 use crate::vm::space::{Mapped, Part};
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -181,15 +181,35 @@ struct Raw<M: Machine + 'static> {
 
 impl<M: Machine> Raw<M> {
     /// Does what is due of a transition, in the order of its row.
+    ///
+    /// Step by step and inlined: each transition is known where it is made, so that of its row the compiler leaves what
+    /// may be due. As a loop over the row its questions cost as much as the answers.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a matter of hundreds of instructions: BENCH.md")]
     fn run(&self, transition: Transition) {
-        for &(when, op) in transition.row() {
-            if self.knows.get().due(when) {
-                self.execute(op);
-                self.knows.set(self.knows.get().after(op));
-            }
+        const { assert!(Transition::LONGEST == 6) };
+        let row = transition.row();
+        self.step(row.first());
+        self.step(row.get(1));
+        self.step(row.get(2));
+        self.step(row.get(3));
+        self.step(row.get(4));
+        self.step(row.get(5));
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `run`")]
+    fn step(&self, due: Option<&Due>) {
+        if let Some(&(when, op)) = due
+            && self.knows.get().due(when)
+        {
+            self.execute(op);
+            self.knows.set(self.knows.get().after(op));
         }
     }
 
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `run`")]
     fn execute(&self, op: Op) {
         let knows = self.knows.get();
         match op {

@@ -28,7 +28,7 @@ fn call((mut index, count, order): (Index<'static>, u32, u8)) -> bool {
     got.is_some_and(|at| index.free(at, count).is_ok())
 }
 
-fn fragmented((units, count, order): (u32, u32, u8)) -> (Index<'static>, u32, u8) {
+fn fragmented(units: u32, count: u32, order: u8) -> (Index<'static>, u32, u8) {
     (adversary(units), count, order)
 }
 

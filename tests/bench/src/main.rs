@@ -1,7 +1,8 @@
 //! What the bench program counted, as a table beside Linux's figures, a CSV and plots.
 //!
 //! `bench-report ROWS OUT MACHINE=LOG...` reads the rows of the table and the program's output on each machine, writes
-//! OUT/results.csv and OUT/*.svg, prints the table in Markdown, and ends with 1 if a figure misses its budget.
+//! OUT/results.csv and OUT/*.svg, prints the table in Markdown, and ends with 1 if a figure is past its limit: the budget or, where
+//! that is known to be missed, what it was.
 
 use plotters::prelude::*;
 use std::collections::BTreeMap;
@@ -61,6 +62,8 @@ struct Row<'r> {
     linux: Option<f64>,
     source: &'r str,
     budget: Option<f64>,
+    /// What it is known to be while it misses the budget.
+    known: Option<f64>,
     floor: Option<f64>,
     floor_is: &'r str,
 }
@@ -69,7 +72,7 @@ fn rows(text: &str) -> Result<Vec<Row<'_>>, Box<dyn Error>> {
     let mut rows = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let cells: Vec<&str> = line.split(';').collect();
-        let [what, machine, key, unit, linux, source, budget, floor, floor_is] = cells[..] else {
+        let [what, machine, key, unit, linux, source, budget, known, floor, floor_is] = cells[..] else {
             return Err(format!("not a row: {line}").into());
         };
         let unit = match unit {
@@ -80,8 +83,8 @@ fn rows(text: &str) -> Result<Vec<Row<'_>>, Box<dyn Error>> {
             _ => return Err(format!("no such unit: {line}").into()),
         };
         let number = |cell: &str| if cell.is_empty() { Ok(None) } else { cell.parse().map(Some) };
-        let (linux, budget, floor) = (number(linux)?, number(budget)?, number(floor)?);
-        rows.push(Row { what, machine, key, unit, linux, source, budget, floor, floor_is });
+        let (linux, budget, known, floor) = (number(linux)?, number(budget)?, number(known)?, number(floor)?);
+        rows.push(Row { what, machine, key, unit, linux, source, budget, known, floor, floor_is });
     }
     Ok(rows)
 }
@@ -98,7 +101,10 @@ fn grouped(value: f64) -> String {
     text
 }
 
-/// The table, and what missed its budget.
+/// Another compiler may take a few more instructions than the one a figure was recorded with.
+const SLACK: f64 = 1.05;
+
+/// The table, and what is worse than its budget or, where that is known to be missed, than it was.
 fn table(rows: &[Row<'_>], machines: &BTreeMap<&str, Figures>) -> (String, Vec<String>) {
     let mut text = String::from("| what | ours: median (min to max, samples) | Linux | ratio | budget | | floor |\n");
     text += "|---|---|---|---|---|---|---|\n";
@@ -133,9 +139,11 @@ fn table(rows: &[Row<'_>], machines: &BTreeMap<&str, Figures>) -> (String, Vec<S
             (Some(_), Some(_)) => "MISSED",
             _ => "",
         };
-        if verdict == "MISSED" {
-            let budget = row.budget.map(grouped).unwrap_or_default();
-            missed.push(format!("{}: {shown}, budget {budget}", row.what));
+        let limit = row.known.or(row.budget);
+        if let (Some(ours), Some(limit)) = (ours, limit)
+            && (if better_is_more { ours < limit } else { ours > limit * SLACK })
+        {
+            missed.push(format!("{}: {shown}, limit {}", row.what, grouped(limit)));
         }
         let number = |value: Option<f64>| match (value, &row.unit) {
             (None, _) => String::new(),
@@ -280,7 +288,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
         plots(out, figures, &std::fs::read_to_string(format!("{data}/linux.csv"))?)?;
     }
     for miss in &missed {
-        eprintln!("missed: {miss}");
+        eprintln!("past its limit: {miss}");
     }
     Ok(missed.is_empty())
 }

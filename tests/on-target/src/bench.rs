@@ -37,8 +37,7 @@ fn main(handover: BootHandover) -> ! {
     let Some(Clock::Global { timer, .. }) = &kernel.clock else {
         console::die(format_args!("bench: this board has no global timer"))
     };
-    let profile = kernel.info.bootargs().get("profile").and_then(|arg| arg.value).unwrap_or("");
-    let bench = Bench { kernel, now: &|| timer.count(), master: kernel.master("bench"), profile };
+    let bench = Bench { kernel, now: &|| timer.count(), master: kernel.master("bench") };
     // The first thing a driver does.
     let first = bench.alloc(64 * KIB).into_coherent();
     println!("count boot {}", timer.count() * TICK);
@@ -88,6 +87,9 @@ impl Series {
         if !costs.is_empty() {
             println!("bench {key} {} {} {} {} {}", at(0), at(50), at(99), at(100), costs.len());
         }
+        if key == profile() {
+            console::exit(0);
+        }
     }
 }
 
@@ -99,14 +101,18 @@ struct Bench<'k> {
     kernel: &'static Kernel,
     now: &'k dyn Fn() -> u64,
     master: Master,
-    /// The key of what is to be profiled.
-    profile: &'k str,
+}
+
+/// The key of what is to be profiled, and then all there is to do.
+fn profile() -> &'static str {
+    let kernel = bring_up::kernel().expect("it runs");
+    kernel.info.bootargs().get("profile").and_then(|arg| arg.value).unwrap_or("")
 }
 
 impl Bench<'_> {
     /// Does something and adds what it cost.
     fn time<T>(&self, series: &mut Series, work: impl FnOnce() -> T) -> T {
-        let profiled = self.profile == series.key;
+        let profiled = profile() == series.key;
         if profiled {
             bench_profile_on();
         }
