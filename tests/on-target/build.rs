@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none") {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../linker/kernel.ld");
+        // Asked when it runs: a copied checkout takes the compiled build script along.
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the package is");
+        let script = PathBuf::from(package).join("../../linker/kernel.ld");
         println!("cargo::rustc-link-arg=-T{}", script.display());
         println!("cargo::rerun-if-changed={}", script.display());
     }
