@@ -20,6 +20,8 @@ Installs what is missing. With ELF, boots that program instead and builds nothin
   --dtb FILE            a device tree blob in place of the board's own
   --memory SIZE         RAM, as QEMU's -m takes it (default: the board's, boards/NAME/qemu.args)
   --smp N               number of cores (default: 1)
+  --count               let an instruction take a nanosecond of the board's clock, whatever the host does; with
+                        --append demo=loans, which says what recalls cost, this is so anyway
   --timeout S           give up after S seconds, 0 for never (default: 120; never with --window)
   --help                this text
 
@@ -29,7 +31,7 @@ END
 
 # --- command line ---------------------------------------------------------------------------------------------------
 
-board=vexpress-a9 image='' screenshot='' window='' append='' dtb='' memory='' smp='' limit='' elf=''
+board=vexpress-a9 image='' screenshot='' window='' append='' dtb='' memory='' smp='' limit='' count='' elf=''
 
 while (($#)); do
     case $1 in
@@ -48,6 +50,7 @@ while (($#)); do
         shift 2
         ;;
     --window) window=1 && shift ;;
+    --count) count=1 && shift ;;
     --help) usage && exit 0 ;;
     -*) die "unknown option $1; see --help" ;;
     *)
@@ -66,6 +69,7 @@ done
 [[ -z $elf || -f $elf ]] || die "no such ELF: $elf"
 [[ -z $memory || $memory =~ ^[0-9]+[kKmMgG]?$ ]] || die "--memory takes a size such as 512M, not '$memory'"
 [[ -z $smp || $smp =~ ^[1-9][0-9]*$ ]] || die "--smp takes a number of cores, not '$smp'"
+[[ " $append " != *' demo=loans '* ]] || count=1
 [[ -z $limit || $limit =~ ^[0-9]+$ ]] || die "--timeout takes whole seconds, not '$limit'"
 [[ -z $screenshot || -z $window ]] || die "--screenshot and --window exclude each other"
 [[ -z $screenshot || -d $(dirname -- "$screenshot") ]] || die "no such folder: $(dirname -- "$screenshot")"
@@ -128,6 +132,7 @@ qemu=(timeout --foreground --kill-after=5 "$limit" qemu-system-arm "${BOARD_ARGS
     -kernel "$work/kernel.bin" -dtb "$dtb" -append "$bootargs")
 [[ -z $memory ]] || qemu+=(-m "$memory")
 [[ -z $smp ]] || qemu+=(-smp "$smp")
+[[ -z $count ]] || qemu+=(-accel 'tcg,thread=single' -icount 'shift=0,sleep=off')
 
 # --- running it -----------------------------------------------------------------------------------------------------
 

@@ -170,7 +170,10 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let tables = space.take_ram(layout.memblock_mut(), sections.div_ceil(4).max(1), 1);
     let window = tables.and_then(|tables| space.take_window(sections, tables));
     let window = window.unwrap_or_else(|| die(format_args!("no RAM left for the tables of the CMA window")));
-    let dma = DMA.call_once(|| Dma::new(machine, carved.into_iter(), info.aliases().clone(), window));
+    let tables = space.take_ram(layout.memblock_mut(), 1, 1);
+    let loans = tables.and_then(|tables| space.take_loan_window(tables));
+    let loans = loans.unwrap_or_else(|| die(format_args!("no RAM left for the table of the loan window")));
+    let dma = DMA.call_once(|| Dma::new(machine, carved.into_iter(), info.aliases().clone(), window, loans));
     let default_area = layout.areas().iter().find(|area| area.default).and_then(|area| dma.area(area.name));
 
     start_interrupts(&info, &mut space);

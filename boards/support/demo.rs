@@ -13,6 +13,9 @@
 //! ```
 //!
 //! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
+//!
+//! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with contracts
+//! take and free memory that is full of loans: see [`lending`](super::lending).
 
 use super::block::{BlockDevice, BlockError};
 use super::bring_up::Kernel;
@@ -22,6 +25,7 @@ use super::copier::{Copier, CopyError};
 use super::devices;
 use super::interrupts;
 use super::irq::IrqId;
+use super::lending;
 use super::mock::camera::Full;
 use super::mock::{Busy, Window, camera, codec, scaler};
 use super::pl111::{Mode, Pl111};
@@ -32,6 +36,7 @@ use crate::println;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::Bytes;
 use carveout::arch::Lines;
@@ -91,6 +96,8 @@ pub enum Failure {
     },
     /// A device never said that it was done.
     NoInterrupt(&'static str),
+    /// What lending promised was not kept.
+    Lending(String),
     /// The audit found something.
     Audit,
     /// Memory was not given back.
@@ -114,6 +121,7 @@ impl fmt::Display for Failure {
             Self::Camera(error) => write!(f, "camera: {error}"),
             Self::Checksum { frame } => write!(f, "camera: frame {frame} has another checksum than the camera says"),
             Self::NoInterrupt(name) => write!(f, "{name}: no interrupt came"),
+            Self::Lending(what) => f.write_str(what),
             Self::Audit => f.write_str("the audit found a violation"),
             Self::Leak { free: (before, after) } => {
                 write!(f, "memory was not given back: {} were free before, {} are after", Bytes(*before), Bytes(*after))
@@ -123,7 +131,7 @@ impl fmt::Display for Failure {
 }
 
 /// A line of the table.
-struct Hop {
+pub(super) struct Hop {
     device: &'static str,
     buffer: &'static str,
     bytes: usize,
@@ -147,9 +155,10 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let before = free_bytes(kernel);
     let micros = || kernel.clock.as_ref().map_or(0, Clock::micros);
     let start = micros();
-    let result = match &mut disk {
-        Some(disk) => show_and_film(kernel, disk),
-        None => only_film(kernel),
+    let result = match (&mut disk, kernel.info.bootargs().get("demo").and_then(|arg| arg.value)) {
+        (Some(Source::Disk(BlockDevice::Virtio(disk))), Some("loans")) => lending::demo(kernel, disk),
+        (Some(disk), _) => show_and_film(kernel, disk),
+        (None, _) => only_film(kernel),
     };
     let after = free_bytes(kernel);
     log::info!("took {} ms of the board's clock", (micros() - start) / 1000);
@@ -211,6 +220,11 @@ fn only_film(kernel: &'static Kernel) -> Result<(), Failure> {
 fn while_shown(kernel: &'static Kernel, displayed: bool, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     film(kernel, hops)?;
     print_table(kernel.dma, hops);
+    end(kernel, displayed)
+}
+
+/// The end of a demo: waits if it shall, and audits.
+pub(super) fn end(kernel: &'static Kernel, displayed: bool) -> Result<(), Failure> {
     if kernel.info.bootargs().get("hold").is_some() {
         println!("demo: picture {}, waiting for a key", if displayed { "on screen" } else { "in memory" });
         console::read();
@@ -219,13 +233,13 @@ fn while_shown(kernel: &'static Kernel, displayed: bool, hops: &mut Vec<Hop>) ->
 }
 
 /// The display, showing a buffer; or, on a board without one that is known, the buffer.
-struct Screen {
+pub(super) struct Screen {
     display: Option<Pl111>,
     frame: Coherent<Armv7a>,
 }
 
 impl Screen {
-    fn off(mut self) {
+    pub(super) fn off(mut self) {
         if let Some(display) = &mut self.display {
             display.off();
         }
@@ -246,7 +260,8 @@ fn show_picture(kernel: &'static Kernel, disk: &mut Source, hops: &mut Vec<Hop>)
     }
 }
 
-fn show_file<D: Direction>(
+/// Shows a file that `disk` gave, until the screen is switched off.
+pub(super) fn show_file<D: Direction>(
     kernel: &'static Kernel,
     disk: &'static str,
     file: Stream<Armv7a, D, Cpu>,
@@ -500,7 +515,7 @@ fn read_card(kernel: &'static Kernel, card: &mut Card) -> Result<Stream<Armv7a, 
     Ok(buffer)
 }
 
-fn alloc(
+pub(super) fn alloc(
     kernel: &'static Kernel,
     master: &'static str,
     bytes: u32,
@@ -509,7 +524,7 @@ fn alloc(
     kernel.dma.alloc(&kernel.master(master), bytes, 1).map_err(|error| Failure::NoRoom { what, error })
 }
 
-fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {
+pub(super) fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {
     println!(
         "{:<11} {:<11} {:>9} {:>7} {:>5} {:>15} {:>15} {:>12}",
         "device", "buffer", "bytes", "states", "maps", "lines cleaned", "invalidated", "mock's lines"

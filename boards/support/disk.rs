@@ -6,6 +6,7 @@
 //! `virtio-drivers` names memory by slices. A slice of a buffer that is unmapped may not exist, so it is handed a
 //! slice of a stand-in, which it does not touch, and [`Hal::share`] answers with the buffer's bus address instead.
 
+use super::block_cache::{BLOCK, Backing};
 use super::bring_up::Kernel;
 use super::devices;
 use carveout::addr::{BusAddr, FRAME_SIZE, PhysAddr};
@@ -13,7 +14,7 @@ use carveout::arch::Cache;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
 use carveout::dma::Dma;
-use carveout::dma::buffer::{Coherent, Device, FromDevice, Stream};
+use carveout::dma::buffer::{Bidirectional, Coherent, Device, Direction, Stream};
 use carveout::dma::master::Master;
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -33,7 +34,7 @@ const REQUEST: usize = 64 << 10;
 #[repr(align(4096))]
 struct StandIn(UnsafeCell<[u8; REQUEST]>);
 
-// SAFETY: only `Disk::read` makes a slice of it, one at a time: there is one `Disk`, and `read` borrows it mutably.
+// SAFETY: only `Disk::transfer` makes a slice of it, one at a time: there is one `Disk`, and that borrows it mutably.
 unsafe impl Sync for StandIn {}
 
 static STAND_IN: StandIn = StandIn(UnsafeCell::new([0; REQUEST]));
@@ -287,18 +288,122 @@ impl Disk {
     }
 
     /// Reads from the start of the disk into a buffer that the device owns, as much as the buffer holds.
-    pub fn read(&mut self, buffer: &Stream<Armv7a, FromDevice, Device>) -> Result<(), Error> {
-        let bytes = buffer.len() / SECTOR_SIZE * SECTOR_SIZE;
+    pub fn read<D: Direction>(&mut self, buffer: &Stream<Armv7a, D, Device>) -> Result<(), Error> {
+        self.read_at(0, buffer.len(), buffer)
+    }
+
+    /// Reads `bytes` from a sector on, as many whole sectors as the buffer holds of them.
+    pub fn read_at<D: Direction>(
+        &mut self,
+        sector: usize,
+        bytes: usize,
+        buffer: &Stream<Armv7a, D, Device>,
+    ) -> Result<(), Error> {
+        self.transfer(sector, bytes.min(buffer.len()), buffer.bus(), |device, sector, part| {
+            device.read_blocks(sector, part)
+        })
+    }
+
+    /// Writes `bytes` from a sector on, as many whole sectors of them as the buffer holds.
+    pub fn write_at<D: Direction>(
+        &mut self,
+        sector: usize,
+        bytes: usize,
+        buffer: &Stream<Armv7a, D, Device>,
+    ) -> Result<(), Error> {
+        self.transfer(sector, bytes.min(buffer.len()), buffer.bus(), |device, sector, part| {
+            device.write_blocks(sector, part)
+        })
+    }
+
+    fn transfer(
+        &mut self,
+        sector: usize,
+        bytes: usize,
+        bus: BusAddr,
+        request: impl Fn(&mut VirtIOBlk<DmaHal, Ordered>, usize, &mut [u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let bytes = bytes / SECTOR_SIZE * SECTOR_SIZE;
         for offset in (0..bytes).step_by(REQUEST) {
             let length = REQUEST.min(bytes - offset);
-            *TARGET.lock() = buffer.bus().checked_add(offset as u32);
+            *TARGET.lock() = bus.checked_add(offset as u32);
             // SAFETY: no other slice of the stand-in exists: `self` is the one disk, borrowed mutably, and the slice
             // ends with this request.
             let stand_in = unsafe { &mut *STAND_IN.0.get() };
-            let result = self.device.read_blocks(offset / SECTOR_SIZE, &mut stand_in[..length]);
+            let result = request(&mut self.device, sector + offset / SECTOR_SIZE, &mut stand_in[..length]);
             *TARGET.lock() = None;
             result?;
         }
         Ok(())
+    }
+}
+
+/// The disk by blocks, through a buffer of its own.
+pub struct Blocks<'d> {
+    disk: &'d mut Disk,
+    buffer: Option<Stream<Armv7a, Bidirectional, Device>>,
+}
+
+impl<'d> Blocks<'d> {
+    /// Takes the buffer for `disk` from its area.
+    pub fn new(disk: &'d mut Disk) -> Result<Self, DiskError> {
+        let memory = memory();
+        let buffer = memory.dma.alloc(&memory.master, REQUEST as u32, 1).map_err(DiskError::NoRoom)?;
+        Ok(Self { disk, buffer: Some(buffer.into_stream().for_device()) })
+    }
+
+    /// Sectors of `bytes` from a block on that the disk has.
+    fn on_disk(&self, first: u32, bytes: usize) -> (usize, usize) {
+        let start = first as usize * BLOCK;
+        let left = (self.disk.bytes() as usize).saturating_sub(start);
+        (start / SECTOR_SIZE, left.min(bytes))
+    }
+}
+
+impl Backing for Blocks<'_> {
+    type Error = Error;
+
+    fn read(&mut self, first: u32, to: &mut [u8]) -> Result<(), Error> {
+        for (first, to) in (first..).step_by(REQUEST / BLOCK).zip(to.chunks_mut(REQUEST)) {
+            let (sector, there) = self.on_disk(first, to.len());
+            let buffer = self.buffer.take().expect("given back by each request");
+            let result = self.disk.read_at(sector, there, &buffer);
+            // SAFETY: the request was answered.
+            let buffer = unsafe { buffer.for_cpu() };
+            let (known, beyond) = to.split_at_mut(there);
+            if result.is_ok() {
+                known.copy_from_slice(&buffer.bytes()[..there]);
+                beyond.fill(0);
+            }
+            self.buffer = Some(buffer.for_device());
+            result?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Error> {
+        for (first, from) in (first..).step_by(REQUEST / BLOCK).zip(from.chunks(REQUEST)) {
+            let (sector, there) = self.on_disk(first, from.len());
+            let buffer = self.buffer.take().expect("given back by each request");
+            // SAFETY: the device does nothing before the next request.
+            let mut buffer = unsafe { buffer.for_cpu_part(0..0) };
+            if let Some(part) = buffer.part_mut(0..from.len()) {
+                part.copy_from_slice(from);
+            }
+            let buffer = buffer.for_device();
+            let result = self.disk.write_at(sector, there, &buffer);
+            self.buffer = Some(buffer);
+            result?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Blocks<'_> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            // SAFETY: every request was answered.
+            drop(unsafe { buffer.for_cpu() });
+        }
     }
 }

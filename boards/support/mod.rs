@@ -20,6 +20,7 @@ pub mod a9_timer;
 pub mod ahci;
 #[cfg(target_arch = "arm")]
 pub mod block;
+pub mod block_cache;
 #[cfg(target_arch = "arm")]
 pub mod bring_up;
 pub mod clock;
@@ -41,6 +42,8 @@ pub mod gic;
 #[cfg(target_arch = "arm")]
 pub mod interrupts;
 pub mod irq;
+#[cfg(target_arch = "arm")]
+pub mod lending;
 pub mod mock;
 pub mod ns16550;
 pub mod omap_intc;
@@ -54,6 +57,7 @@ pub mod port;
 pub mod report;
 pub mod scu;
 pub mod sp804;
+pub mod store;
 pub mod sun4i_intc;
 pub mod sun4i_timer;
 pub mod sysreg;

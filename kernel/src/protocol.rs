@@ -98,6 +98,8 @@ pub enum When {
     Unmapped,
     /// The caches may hold lines.
     Lines,
+    /// Memory may hold other bytes than zeros.
+    Unzeroed,
     /// The CPU may have written since the last clean.
     Written,
     /// A device may have written since the last invalidate, while lines may have been cached.
@@ -173,28 +175,28 @@ impl Transition {
     pub const fn row(self) -> &'static [Due] {
         use MemoryType::{NonCacheable, WriteBack};
         use Op::{Clean, DeviceBarrier, Discard, Hold, Invalidate, Map, Unmap, Zero};
-        use When::{Always, Lines, Mapped, Stale, Unmapped, Unordered, Written};
+        use When::{Always, Lines, Mapped, Stale, Unmapped, Unordered, Unzeroed, Written};
         match self {
             Self::IntoCoherent => &[
                 (Always, Map(NonCacheable)),
                 (Lines, Discard),
-                (Always, Zero),
-                (Always, DeviceBarrier),
+                (Unzeroed, Zero),
+                (Unordered, DeviceBarrier),
                 (Always, Hold(Holder::Both)),
             ],
             Self::IntoStream => &[
-                (Always, Map(NonCacheable)),
+                (Unzeroed, Map(NonCacheable)),
                 (Lines, Discard),
-                (Always, Zero),
-                (Always, Unmap),
+                (Unzeroed, Zero),
+                (Mapped, Unmap),
                 (Always, Hold(Holder::Cpu)),
             ],
             Self::IntoDevice => &[
-                (Always, Map(NonCacheable)),
+                (Unzeroed, Map(NonCacheable)),
                 (Lines, Discard),
-                (Always, Zero),
-                (Always, DeviceBarrier),
-                (Always, Unmap),
+                (Unzeroed, Zero),
+                (Unordered, DeviceBarrier),
+                (Mapped, Unmap),
                 (Always, Hold(Holder::Device)),
             ],
             Self::Look => &[(Unmapped, Map(WriteBack)), (Stale, Invalidate)],
@@ -267,7 +269,8 @@ impl Knowledge {
             When::Always => true,
             When::Mapped => self.mapped,
             When::Unmapped => !self.mapped,
-            When::Lines => self.residue != Residue::Nothing,
+            When::Lines => self.residue > Residue::Nothing,
+            When::Unzeroed => self.residue > Residue::Zeroed,
             When::Written => !self.written.is_empty(),
             When::Stale => !self.stale.is_empty(),
             When::Unordered => self.unordered,
@@ -300,7 +303,8 @@ impl Knowledge {
             }
             Op::Zero => self.unordered = true,
             Op::DeviceBarrier => self.unordered = false,
-            Op::Hold(_) => {}
+            // Whoever holds it writes it.
+            Op::Hold(_) => self.residue = self.residue.max(Residue::Nothing),
         }
         self
     }
@@ -316,7 +320,7 @@ impl Knowledge {
     /// The same after a device may have written a span. Without lines, none is stale.
     #[must_use]
     pub fn device_wrote(mut self, span: Span) -> Self {
-        if self.residue != Residue::Nothing {
+        if self.residue > Residue::Nothing {
             self.stale = self.stale.with(span);
         }
         self

@@ -134,3 +134,37 @@ pub unsafe trait Cache {
 pub trait Machine: Mmu + Cache {}
 
 impl<M: Mmu + Cache> Machine for M {}
+
+/// Copies a page of 4 KiB.
+///
+/// # Safety
+///
+/// The caller's duty: `from` is valid for reads and `to` for writes of 4 KiB, both aligned to 32 bytes, and they do not
+/// overlap.
+pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
+    const BYTES: usize = crate::addr::FRAME_SIZE as usize;
+    #[cfg(target_arch = "arm")]
+    // SAFETY: the caller's contract; the registers are named, and memory is a clobber.
+    unsafe {
+        core::arch::asm!(
+            "1:",
+            "ldm {from}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
+            "stm {to}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
+            "ldm {from}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
+            "stm {to}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
+            "cmp {from}, {end}",
+            "bne 1b",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            end = in(reg) from.wrapping_add(BYTES),
+            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            out("r8") _, out("r9") _, out("r10") _, out("r12") _,
+            options(nostack)
+        );
+    }
+    #[cfg(not(target_arch = "arm"))]
+    // SAFETY: the caller's contract.
+    unsafe {
+        core::ptr::copy_nonoverlapping(from, to, BYTES);
+    }
+}

@@ -1,13 +1,20 @@
 //! An area: the frames of one carve-out and which of them are free.
 //!
 //! Guarantees: only a [`CarveOut`] becomes an area (I2); frames given out are the caller's alone until given back;
-//! a refusal says why and changes nothing. The index of free frames stands outside the carved memory, which nobody
-//! can read while it is idle.
+//! a refusal says why and takes nothing from anybody. The index of free frames stands outside the carved memory, which
+//! nobody can read while it is idle.
+//!
+//! Each frame is one of: held by a buffer; idle; in the [reserve](super::reserve), idle and zeroed; [lent](super::loan);
+//! or a contract slot's, and then held, idle or lent for that slot alone. An allocation takes from the reserve, else from
+//! what is idle, else it recalls the cheapest window of what is idle and lent.
 
-use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
+use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use crate::boot::directmap::CarveOut;
 use crate::cma::index::{Index, MAX_ALIGN_ORDER, Node};
+use crate::cma::loan::{Batch, Kind, LendError, Lending, Loan, LoanError, Priority};
+use crate::cma::reserve::Reserve;
 use alloc::vec;
+use alloc::vec::Vec;
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt;
 
@@ -50,6 +57,18 @@ pub enum AllocError {
         /// The largest free run that it does reach, in bytes.
         largest: u64,
     },
+    /// There would be a run but for a lent frame that a closure has open now.
+    Open {
+        /// Address of the frame.
+        frame: PhysAddr,
+    },
+    /// All that the contract declares for buffers of this size are allocated, or it declares none.
+    ContractExceeded {
+        /// Bytes asked for, in whole frames.
+        wanted: u64,
+        /// Buffers declared for them.
+        declared: u32,
+    },
     /// No addresses are left in the window for its mapping.
     NoWindow {
         /// Bytes asked for, in whole frames.
@@ -87,6 +106,13 @@ impl fmt::Display for AllocError {
                 Bytes(wanted),
                 Bytes(largest)
             ),
+            Self::Open { frame } => write!(f, "the lent frame {frame} is open in a closure of its borrower"),
+            Self::ContractExceeded { wanted, declared: 0 } => {
+                write!(f, "the contract declares no buffer of {} or more", Bytes(wanted))
+            }
+            Self::ContractExceeded { wanted, declared } => {
+                write!(f, "no room for {}: all {declared} that the contract declares are allocated", Bytes(wanted))
+            }
             Self::NoWindow { wanted } => write!(f, "no addresses left in the window for {}", Bytes(wanted)),
             Self::TooManyBuffers { limit } => write!(f, "all {limit} buffer records are in use"),
         }
@@ -103,21 +129,62 @@ pub(crate) fn heap_index(first: u32, units: u32) -> Index<'static> {
     Index::new(first, units, vec![Node::EMPTY; nodes].leak()).expect("storage as large as asked for")
 }
 
-/// Free and taken frames of one carve-out.
+/// One run of an area.
+#[derive(Debug)]
+struct Run {
+    frames: FrameRange,
+    /// Frames that are neither held, lent, in the reserve, nor a contract's.
+    idle: Index<'static>,
+    /// Frames of idle contract slots that are not lent. There once a contract is, if the area is lendable.
+    spare: Option<Index<'static>>,
+}
+
+impl Run {
+    fn index_mut(&mut self, contracted: bool) -> &mut Index<'static> {
+        if contracted { self.spare.as_mut().expect("made with the first contract") } else { &mut self.idle }
+    }
+}
+
+/// What an allocation got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) frames: FrameRange,
+    /// They are the reserve's: zeroed.
+    pub(crate) zeroed: bool,
+    /// Loans among them are to be moved before their first use.
+    pub(crate) moves: bool,
+}
+
+/// An allocation's count of frames, and the order of its alignment in frames.
+pub(crate) fn shape(bytes: u32, align: u32) -> Result<(u32, u8), AllocError> {
+    if bytes == 0 {
+        return Err(AllocError::ZeroSize);
+    }
+    if !align.is_power_of_two() || align > MAX_ALIGN {
+        return Err(AllocError::Alignment { align });
+    }
+    Ok((bytes.div_ceil(FRAME_SIZE), (align.trailing_zeros().max(FRAME_SHIFT) - FRAME_SHIFT) as u8))
+}
+
+/// The frames of one carve-out, and who has them.
 #[derive(Debug)]
 pub struct Area {
     name: ArrayString<{ CarveOut::NAME }>,
-    runs: ArrayVec<(FrameRange, Index<'static>), { CarveOut::RANGES }>,
+    runs: ArrayVec<Run, { CarveOut::RANGES }>,
     lendable: bool,
+    reserve: Reserve,
+    /// There once a borrower is registered.
+    lending: Option<Lending>,
 }
 
 impl Area {
     /// Makes a carve-out allocatable. The index is taken from the heap once, here, and never given back.
     pub fn new(carved: &CarveOut) -> Self {
-        let index = |&frames: &FrameRange| (frames, heap_index(frames.start(), frames.count()));
+        let run = |&frames: &FrameRange| Run { frames, idle: heap_index(frames.start(), frames.count()), spare: None };
         let mut name = ArrayString::new();
         name.push_str(carved.name());
-        Self { name, runs: carved.ranges().iter().map(index).collect(), lendable: carved.is_lendable() }
+        let runs = carved.ranges().iter().map(run).collect();
+        Self { name, runs, lendable: carved.is_lendable(), reserve: Reserve::default(), lending: None }
     }
 
     /// What the device tree or `cma=` calls it.
@@ -132,76 +199,189 @@ impl Area {
 
     /// The carved frames.
     pub fn ranges(&self) -> impl Iterator<Item = FrameRange> + '_ {
-        self.runs.iter().map(|&(frames, _)| frames)
+        self.runs.iter().map(|run| run.frames)
     }
 
-    /// Bytes free.
+    /// Bytes that no buffer and no contract holds: idle, in the reserve, or lent.
     pub fn free_bytes(&self) -> u64 {
-        self.runs.iter().map(|(_, index)| u64::from(index.free_units()) << FRAME_SHIFT).sum()
+        let mut frames = self.runs.iter().map(|run| u64::from(run.idle.free_units())).sum::<u64>();
+        frames += u64::from(self.reserve.frames());
+        if let Some(lending) = &self.lending {
+            frames += u64::from(lending.lent_available());
+        }
+        frames << FRAME_SHIFT
     }
 
-    /// Bytes of the largest free run.
+    /// Bytes of the largest run of them.
     pub fn largest_run(&self) -> u64 {
-        self.runs.iter().map(|(_, index)| u64::from(index.largest_run()) << FRAME_SHIFT).max().unwrap_or(0)
+        let mut largest = 0;
+        self.for_each_available(|run| largest = run.bytes().max(largest));
+        largest
+    }
+
+    /// Runs of frames that an allocation can have; those of the reserve apart.
+    fn for_each_available(&self, mut each: impl FnMut(FrameRange)) {
+        self.reserve.extents().for_each(&mut each);
+        match &self.lending {
+            Some(lending) => lending.for_each_available(each),
+            None => {
+                let runs = self.runs.iter().flat_map(|run| run.idle.runs());
+                runs.filter_map(|free| FrameRange::between(free.start, free.end)).for_each(each);
+            }
+        }
     }
 
     /// Takes a run of frames for `bytes`, more than 0, aligned to `align`, within one of the places that `places` finds
     /// in a run of the area: what the device reaches of it, cut at its boundary. The first that has room is taken.
     ///
     /// Runs of 64 KiB and more are aligned to 64 KiB where that costs nothing, for large pages and sections.
-    pub fn alloc<P: Iterator<Item = FrameRange>>(
+    pub(crate) fn alloc<P: Iterator<Item = FrameRange>>(
         &mut self,
         bytes: u32,
         align: u32,
         places: impl Fn(FrameRange) -> P,
-    ) -> Result<FrameRange, AllocError> {
-        if bytes == 0 {
-            return Err(AllocError::ZeroSize);
-        }
-        if !align.is_power_of_two() || align > MAX_ALIGN {
-            return Err(AllocError::Alignment { align });
-        }
-        let count = bytes.div_ceil(FRAME_SIZE);
+    ) -> Result<Taken, AllocError> {
+        let (count, order) = shape(bytes, align)?;
         let (wanted, free) = (u64::from(count) << FRAME_SHIFT, self.free_bytes());
         if free < wanted {
             return Err(AllocError::NoCapacity { wanted, free });
         }
-        let order = (align.trailing_zeros().max(FRAME_SHIFT) - FRAME_SHIFT) as u8;
         let liked = if count >= 16 { order.max(4) } else { order };
-        let mut find = |order| {
-            self.runs.iter_mut().find_map(|(run, index)| {
-                let mut large = places(*run).filter(|place| place.count() >= count);
-                large.find_map(|place| index.alloc(count, order, place.start()..place.end()))
-            })
-        };
-        let found = find(liked).or_else(|| if liked == order { None } else { find(order) });
-        match found {
-            Some(start) => Ok(FrameRange::new(start, count).expect("inside the area")),
+        let reserved = if self.reserve.is_empty() { None } else { self.take_reserved(count, liked, order, &places) };
+        if let Some(frames) = reserved {
+            return Ok(Taken { frames, zeroed: true, moves: false });
+        }
+        let mut found = self.take_idle(count, liked, order, &places);
+        if found.is_none() && !self.reserve.is_empty() {
+            // The reserve may join what is idle.
+            self.dissolve_reserve();
+            found = self.take_idle(count, liked, order, &places);
+        }
+        if let Some(frames) = found {
+            self.hold(frames);
+            return Ok(Taken { frames, zeroed: false, moves: false });
+        }
+        match self.window(count, order, false, &places) {
+            Some(frames) => Ok(Taken { frames, zeroed: false, moves: self.take_window(frames) }),
             None => Err(self.why_not(count, order, places)),
         }
     }
 
-    /// Why there is no room, although enough is free.
+    fn take_reserved<P: Iterator<Item = FrameRange>>(
+        &mut self,
+        count: u32,
+        liked: u8,
+        order: u8,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Option<FrameRange> {
+        let (runs, lending) = (&mut self.runs, &mut self.lending);
+        let mut spill = |frames| to_idle(runs, lending, frames);
+        let liking = self.reserve.take(count, liked.into(), &places, &mut spill);
+        liking.or_else(|| if liked == order { None } else { self.reserve.take(count, order.into(), &places, spill) })
+    }
+
+    fn take_idle<P: Iterator<Item = FrameRange>>(
+        &mut self,
+        count: u32,
+        liked: u8,
+        order: u8,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Option<FrameRange> {
+        let mut find = |order| {
+            self.runs.iter_mut().find_map(|run| {
+                let mut large = places(run.frames).filter(|place| place.count() >= count);
+                large.find_map(|place| run.idle.alloc(count, order, place.start()..place.end()))
+            })
+        };
+        let found = find(liked).or_else(|| if liked == order { None } else { find(order) });
+        found.map(|start| FrameRange::new(start, count).expect("inside the area"))
+    }
+
+    /// The cheapest window of what is idle and lent, if anything is lent.
+    fn window<P: Iterator<Item = FrameRange>>(
+        &self,
+        count: u32,
+        order: u8,
+        discards: bool,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Option<FrameRange> {
+        let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0)?;
+        let search = |place| lending.search(place, count, order.into(), discards);
+        let found =
+            self.runs.iter().filter_map(|run| places(run.frames).filter_map(search).min_by_key(|found| found.1));
+        found.min_by_key(|found| found.1).map(|found| found.0)
+    }
+
+    /// Takes a window that is idle or lent, the reserve being dissolved. Whether loans in it are to be moved.
+    fn take_window(&mut self, frames: FrameRange) -> bool {
+        self.hold(frames);
+        self.reclaim(frames, false)
+    }
+
+    /// Takes what is idle of frames, recalls what is lent.
+    fn reclaim(&mut self, frames: FrameRange, contracted: bool) -> bool {
+        let runs = &mut self.runs;
+        let mut take = |unlent: FrameRange| {
+            let run = run_mut(runs, unlent);
+            run.index_mut(contracted).take(unlent.start(), unlent.count()).expect("frames that are idle");
+        };
+        match &mut self.lending {
+            Some(lending) => {
+                lending.for_each_unlent(frames, take);
+                lending.recall(frames)
+            }
+            None => {
+                take(frames);
+                false
+            }
+        }
+    }
+
+    fn hold(&mut self, frames: FrameRange) {
+        if let Some(lending) = &mut self.lending {
+            lending.set_held(frames, true);
+        }
+    }
+
+    fn dissolve_reserve(&mut self) {
+        let (runs, lending) = (&mut self.runs, &mut self.lending);
+        self.reserve.dissolve(|extent| to_idle(runs, lending, extent));
+    }
+
+    /// Why there is no room, although enough is idle or lent.
     fn why_not<P: Iterator<Item = FrameRange>>(
         &mut self,
         count: u32,
         order: u8,
         places: impl Fn(FrameRange) -> P,
     ) -> AllocError {
-        let (free, largest) = (self.free_bytes(), self.largest_run());
         let wanted = u64::from(count) << FRAME_SHIFT;
-        if self.runs.iter_mut().any(|(_, index)| index.has(count, order)) {
-            let free_runs = |run: FrameRange, index: &Index<'static>| {
-                let part = |free: core::ops::Range<u32>| FrameRange::between(free.start, free.end);
-                let largest = |place: FrameRange| {
-                    index.runs().filter_map(part).map(|free| free.intersection(place).bytes()).max().unwrap_or(0)
-                };
-                places(run).map(largest).max().unwrap_or(0)
-            };
-            let largest = self.runs.iter().map(|(run, index)| free_runs(*run, index)).max().unwrap_or(0);
-            AllocError::OutOfReach { wanted, largest }
-        } else {
-            AllocError::Fragmented { wanted, free, largest }
+        let Some(lending) = &self.lending else {
+            if !self.runs.iter_mut().any(|run| run.idle.has(count, order)) {
+                return AllocError::Fragmented { wanted, free: self.free_bytes(), largest: self.largest_run() };
+            }
+            let mut largest = 0;
+            self.for_each_available(|run| {
+                largest = places(run).map(FrameRange::bytes).max().unwrap_or(0).max(largest);
+            });
+            return AllocError::OutOfReach { wanted, largest };
+        };
+        let fits = |run: FrameRange| {
+            let start = u64::from(run.start()).next_multiple_of(1 << order);
+            start + u64::from(count) <= u64::from(run.end())
+        };
+        let (mut elsewhere, mut largest, mut reached) = (false, 0, 0);
+        lending.for_each_available(|run| {
+            elsewhere |= fits(run);
+            largest = run.bytes().max(largest);
+            reached = places(run).map(FrameRange::bytes).max().unwrap_or(0).max(reached);
+        });
+        let barred = |place| lending.barred_by_open(place, count, order.into());
+        let open = self.runs.iter().find_map(|run| places(run.frames).find_map(barred));
+        match open {
+            Some(frame) => AllocError::Open { frame: frame.base() },
+            None if elsewhere => AllocError::OutOfReach { wanted, largest: reached },
+            None => AllocError::Fragmented { wanted, free: self.free_bytes(), largest },
         }
     }
 
@@ -210,8 +390,315 @@ impl Area {
     /// # Panics
     ///
     /// If the frames are not the area's or not taken: a run is given back once, by the one value that owns it.
-    pub fn give_back(&mut self, frames: FrameRange) {
-        let (_, index) = self.runs.iter_mut().find(|(run, _)| run.covers(frames)).expect("frames of this area");
-        index.free(frames.start(), frames.count()).expect("frames that were taken");
+    pub(crate) fn give_back(&mut self, frames: FrameRange) {
+        to_idle(&mut self.runs, &mut self.lending, frames);
     }
+
+    // --- contracts ---
+
+    /// Finds disjoint runs for buffers of these shapes, (frames, order), the first first: where they could be once all
+    /// loans are recalled. Changes nothing; takes scratch memory from the heap. The error says which was refused.
+    pub(crate) fn plan<P: Iterator<Item = FrameRange>>(
+        &self,
+        shapes: &[(u32, u8)],
+        places: impl Fn(FrameRange) -> P,
+    ) -> Result<Vec<FrameRange>, (usize, AllocError)> {
+        let mut nodes: Vec<Vec<Node>> = Vec::new();
+        for run in &self.runs {
+            let needed = Index::nodes_needed(run.frames.start(), run.frames.count()).expect("as its own index");
+            nodes.push(vec![Node::EMPTY; needed]);
+        }
+        let mut scratch: Vec<(FrameRange, Index<'_>)> = Vec::new();
+        for (run, nodes) in self.runs.iter().zip(&mut nodes) {
+            let (start, count) = (run.frames.start(), run.frames.count());
+            let mut index = Index::new(start, count, nodes).expect("storage as large as asked for");
+            index.take(start, count).expect("a fresh index is free");
+            scratch.push((run.frames, index));
+        }
+        self.for_each_available(|frames| {
+            let (_, index) = scratch.iter_mut().find(|(run, _)| run.covers(frames)).expect("frames of this area");
+            index.free(frames.start(), frames.count()).expect("each frame is available once");
+        });
+        let mut planned = Vec::new();
+        for (n, &(count, order)) in shapes.iter().enumerate() {
+            let liked = if count >= 16 { order.max(4) } else { order };
+            let mut find = |order| {
+                scratch.iter_mut().find_map(|(run, index)| {
+                    places(*run).find_map(|place| index.alloc(count, order, place.start()..place.end()))
+                })
+            };
+            let found = find(liked).or_else(|| find(order));
+            let Some(start) = found else {
+                let wanted = u64::from(count) << FRAME_SHIFT;
+                let free = scratch.iter().map(|(_, index)| u64::from(index.free_units())).sum::<u64>() << FRAME_SHIFT;
+                let largest = scratch.iter().map(|(_, index)| u64::from(index.largest_run())).max().unwrap_or(0);
+                let largest = largest << FRAME_SHIFT;
+                let reached = scratch.iter().map(|(run, index)| {
+                    let free = |place: FrameRange| {
+                        let runs = index.runs().filter_map(|free| FrameRange::between(free.start, free.end));
+                        runs.map(|free| free.intersection(place).bytes()).max().unwrap_or(0)
+                    };
+                    places(*run).map(free).max().unwrap_or(0)
+                });
+                let reached = reached.max().unwrap_or(0);
+                return Err((
+                    n,
+                    if free < wanted {
+                        AllocError::NoCapacity { wanted, free }
+                    } else if reached < largest && largest >= wanted {
+                        AllocError::OutOfReach { wanted, largest: reached }
+                    } else {
+                        AllocError::Fragmented { wanted, free, largest }
+                    },
+                ));
+            };
+            planned.push(FrameRange::new(start, count).expect("inside the area"));
+        }
+        Ok(planned)
+    }
+
+    /// Takes planned runs for a contract's slots, for ever. Whether loans in them are to be moved.
+    pub(crate) fn take_planned(&mut self, planned: &[FrameRange]) -> bool {
+        if self.lendable {
+            for run in self.runs.iter_mut().filter(|run| run.spare.is_none()) {
+                let (start, count) = (run.frames.start(), run.frames.count());
+                let mut spare = heap_index(start, count);
+                spare.take(start, count).expect("a fresh index is free");
+                run.spare = Some(spare);
+            }
+        }
+        self.dissolve_reserve();
+        planned.iter().fold(false, |moves, &frames| self.take_window(frames) | moves)
+    }
+
+    /// An idle slot's frames, all its own again: from now on they may be lent.
+    pub(crate) fn give_slot_back(&mut self, frames: FrameRange) {
+        if self.lendable {
+            free_in(&mut self.runs, frames, true);
+        }
+    }
+
+    /// Takes an idle slot's frames, recalling what is lent of them. Whether loans among them are to be moved.
+    pub(crate) fn take_slot(&mut self, frames: FrameRange) -> bool {
+        self.lendable && self.reclaim(frames, true)
+    }
+
+    /// What recalling an idle slot's loans costs; `None` while one of them is open, for a bounded copy.
+    pub(crate) fn slot_cost(&self, frames: FrameRange) -> Option<u32> {
+        let Some(lending) = &self.lending else { return Some(0) };
+        if lending.open_in(frames).is_some() { None } else { Some(lending.cost(frames)) }
+    }
+
+    /// An idle slot of a contract that ended: its frames are anybody's, and stay lent where they are.
+    pub(crate) fn end_slot(&mut self, frames: FrameRange) {
+        let (runs, lendable) = (&mut self.runs, self.lendable);
+        let mut free = |unlent: FrameRange| {
+            if lendable {
+                let spare = run_mut(runs, unlent).index_mut(true);
+                spare.take(unlent.start(), unlent.count()).expect("frames of an idle slot");
+            }
+            free_in(runs, unlent, false);
+        };
+        match &mut self.lending {
+            Some(lending) => {
+                lending.for_each_unlent(frames, free);
+                lending.set_held(frames, false);
+            }
+            None => free(frames),
+        }
+    }
+
+    // --- loans ---
+
+    /// Adds a borrower.
+    pub(crate) fn register(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+        pages: u32,
+        priority: Priority,
+    ) -> Result<usize, LendError> {
+        if !self.lendable {
+            return Err(LendError::NotLendable);
+        }
+        let runs = &self.runs;
+        let lending = self.lending.get_or_insert_with(|| {
+            let mut lending = Lending::new(runs.iter().map(|run| run.frames));
+            let free = runs.iter().flat_map(|run| run.idle.runs());
+            let idle = free.filter_map(|free| FrameRange::between(free.start, free.end));
+            // The reserve's stay held: they are never lent, nor part of a recall.
+            idle.for_each(|frames| lending.set_held(frames, false));
+            lending
+        });
+        lending.register(name, kind, pages, priority)
+    }
+
+    /// The books of the loans, if there is a borrower.
+    pub(crate) const fn lending(&self) -> Option<&Lending> {
+        self.lending.as_ref()
+    }
+
+    pub(crate) const fn lending_mut(&mut self) -> Option<&mut Lending> {
+        self.lending.as_mut()
+    }
+
+    /// Lends up to `count` frames: idle ones but for what the reserve lacks, then idle contract slots', then the
+    /// refuge's. `cached` says of frames whether lines of them may be cached.
+    pub(crate) fn borrow(
+        &mut self,
+        borrower: usize,
+        count: u32,
+        cached: impl Fn(FrameRange) -> bool,
+    ) -> Result<Loan, LendError> {
+        let lending = self.lending.as_mut().ok_or(LendError::NoArea)?;
+        let pages = lending.begin(borrower, count)?;
+        let wanted = pages.end - pages.start;
+        let mut got = 0;
+        let idle: u32 = self.runs.iter().map(|run| run.idle.free_units()).sum();
+        let mut idle = idle.saturating_sub(self.reserve.missing());
+        for contracted in [false, true] {
+            for run in self.runs.iter_mut().filter(|run| !contracted || run.spare.is_some()) {
+                let index = run.index_mut(contracted);
+                while got < wanted {
+                    let mut count = (wanted - got).min(index.largest_run());
+                    if !contracted {
+                        count = count.min(idle);
+                    }
+                    let Some(start) = index.alloc(count, 0, 0..u32::MAX) else { break };
+                    if !contracted {
+                        idle -= count;
+                    }
+                    let frames = FrameRange::new(start, count).expect("inside the area");
+                    lending.lend(borrower, pages.start + got, frames, cached(frames));
+                    got += count;
+                }
+            }
+        }
+        while got < wanted && lending.lend_refuge(borrower, pages.start + got) {
+            got += 1;
+        }
+        lending.end_borrow(borrower, pages, got)
+    }
+
+    /// Ends a loan. `None` if a page of it is moving.
+    pub(crate) fn give_loan_back(&mut self, borrower: usize, loan: Loan) -> Result<Option<()>, LoanError> {
+        let lending = self.lending.as_mut().ok_or(LoanError::Stale)?;
+        let runs = &mut self.runs;
+        lending.give_back(borrower, loan, |frames, contracted| free_in(runs, frames, contracted))
+    }
+
+    /// The next pages of `window` to be moved, with a place for them: idle frames, an idle contract slot's, or the
+    /// refuge's, which is never full (I6).
+    pub(crate) fn next_batch(&mut self, window: FrameRange) -> Option<Batch> {
+        let lending = self.lending.as_mut()?;
+        let from = lending.next_moving(window)?;
+        let to = [false, true].into_iter().find_map(|contracted| {
+            self.runs.iter_mut().filter(|run| !contracted || run.spare.is_some()).find_map(|run| {
+                let index = run.index_mut(contracted);
+                let count = from.count().min(index.largest_run());
+                FrameRange::new(index.alloc(count, 0, 0..u32::MAX)?, count)
+            })
+        });
+        Some(lending.batch(from, to))
+    }
+
+    /// A page in contract memory that is to leave it, and its place in the refuge.
+    pub(crate) fn evict(&mut self, frame: FrameRange) -> Option<Batch> {
+        let lending = self.lending.as_mut()?;
+        lending.begin_move(frame);
+        Some(lending.batch(frame, None))
+    }
+
+    /// The evicted page's old frame is idle again, for its slot if the contract still stands.
+    pub(crate) fn evicted(&mut self, frame: FrameRange) {
+        let contracted = self.lending.as_ref().is_some_and(|lending| lending.is_held(frame.start()));
+        free_in(&mut self.runs, frame, contracted);
+    }
+
+    // --- the reserve ---
+
+    pub(crate) const fn set_stock(&mut self, frames: u32) {
+        self.reserve.set_stock(frames);
+    }
+
+    /// Frames neither held by a buffer nor lent.
+    pub(crate) fn unlent(&self) -> u32 {
+        let spare = |run: &Run| run.spare.as_ref().map_or(0, Index::free_units);
+        self.runs.iter().map(|run| run.idle.free_units() + spare(run)).sum::<u32>() + self.reserve.frames()
+    }
+
+    pub(crate) fn reserved(&self) -> u32 {
+        self.reserve.frames()
+    }
+
+    /// Takes up to `most` frames that the reserve lacks: next to what it has, or in the longest idle run, or, where
+    /// nothing is idle, from discardable loans.
+    pub(crate) fn take_for_reserve(&mut self, most: u32) -> Option<FrameRange> {
+        let missing = self.reserve.missing();
+        let count = missing.min(most);
+        if count == 0 {
+            return None;
+        }
+        let grown = self.reserve.extents().find_map(|extent| {
+            let run = self.runs.iter_mut().find(|run| run.frames.covers(extent))?;
+            let mut count = count.min(run.frames.end() - extent.end());
+            while count > 0 {
+                if run.idle.take(extent.end(), count).is_ok() {
+                    return FrameRange::new(extent.end(), count);
+                }
+                count /= 2;
+            }
+            None
+        });
+        if let Some(frames) = grown.or_else(|| self.start_of_extent(missing, count)) {
+            self.hold(frames);
+            return Some(frames);
+        }
+        let everywhere = |run: FrameRange| core::iter::once(run);
+        let window = self.window(count, 0, true, everywhere).or_else(|| self.window(1, 0, true, everywhere))?;
+        let moves = self.take_window(window);
+        debug_assert!(!moves, "only discardable loans");
+        Some(window)
+    }
+
+    /// The first `count` frames of an idle run that would hold all that is missing, or else of the longest.
+    fn start_of_extent(&mut self, missing: u32, count: u32) -> Option<FrameRange> {
+        let place = |run: &mut Run| {
+            let wanted = missing.min(run.idle.largest_run());
+            let start = run.idle.alloc(wanted, 8, 0..u32::MAX).or_else(|| run.idle.alloc(wanted, 0, 0..u32::MAX))?;
+            let count = count.min(wanted);
+            if count < wanted {
+                run.idle.free(start + count, wanted - count).expect("just taken");
+            }
+            FrameRange::new(start, count)
+        };
+        let run = self.runs.iter_mut().max_by_key(|run| run.idle.largest_run())?;
+        place(run)
+    }
+
+    /// Adds frames that [`take_for_reserve`](Self::take_for_reserve) took, zeroed since.
+    pub(crate) fn add_to_reserve(&mut self, frames: FrameRange) {
+        let runs = &self.runs;
+        let joins = |frame| runs.iter().all(|run| run.frames.start() != frame);
+        if let Err(spilled) = self.reserve.add(frames, joins) {
+            to_idle(&mut self.runs, &mut self.lending, spilled);
+        }
+    }
+}
+
+fn run_mut(runs: &mut [Run], frames: FrameRange) -> &mut Run {
+    runs.iter_mut().find(|run| run.frames.covers(frames)).expect("frames of this area")
+}
+
+/// Frames that were held are idle.
+fn to_idle(runs: &mut [Run], lending: &mut Option<Lending>, frames: FrameRange) {
+    free_in(runs, frames, false);
+    if let Some(lending) = lending {
+        lending.set_held(frames, false);
+    }
+}
+
+fn free_in(runs: &mut [Run], frames: FrameRange, contracted: bool) {
+    let index = run_mut(runs, frames).index_mut(contracted);
+    index.free(frames.start(), frames.count()).expect("frames that were taken");
 }

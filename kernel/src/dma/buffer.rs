@@ -66,8 +66,9 @@ use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
 use crate::dma::scatter::{ScatterError, Segment, segments_of};
-use crate::dma::{Dma, Record, Slot};
+use crate::dma::{Dma, Holder, Record, Slot};
 use crate::protocol::{Due, Knowledge, Op, Span, Transition, When};
+use crate::vm::ledger::Residue;
 use crate::vm::space::{Mapped, Part};
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -174,6 +175,8 @@ struct Raw<M: Machine + 'static> {
     bus: BusAddr,
     mapped: Cell<Option<Mapped>>,
     knows: Cell<Knowledge>,
+    /// The ledger has each frame's residue, which need not be the same: while it is in no state.
+    in_ledger: Cell<bool>,
     /// A device was told the address and not yet made to forget it.
     exposed: Cell<bool>,
     effort: Cell<Effort>,
@@ -232,15 +235,30 @@ impl<M: Machine> Raw<M> {
                 self.tally(|effort| effort.cleaned += lines);
             }
             Op::Invalidate => self.drop_lines(knows.stale, M::invalidate),
-            Op::Discard => self.drop_lines(Span { start: 0, end: self.frames.count() << FRAME_SHIFT }, M::discard),
+            // Both are a fresh buffer's, and go by what each frame's last owner left: none had all of them.
+            Op::Discard => self.dma.for_each_residue(self.frames, |run, residue| {
+                if residue > Residue::Nothing {
+                    self.drop_lines(self.span_of(run), M::discard);
+                }
+            }),
             Op::Zero => {
-                // SAFETY: the frames are mapped at `va` for the whole of their length, writable, and this value owns
-                // them.
-                unsafe { self.dma.machine.zero(self.pointer(), self.frames.bytes() as usize) };
-                self.dma.counters.zeroed.fetch_add(self.frames.bytes(), Ordering::Relaxed);
+                let start = self.pointer();
+                self.dma.for_each_residue(self.frames, |run, residue| {
+                    if residue > Residue::Zeroed {
+                        let first = start.wrapping_add(self.span_of(run).start as usize);
+                        // SAFETY: the frames are mapped at `va` for their whole length, writable, and this value owns
+                        // them.
+                        unsafe { self.dma.machine.zero(first, run.bytes() as usize) };
+                        self.dma.counters.zeroed.fetch_add(run.bytes(), Ordering::Relaxed);
+                    }
+                });
             }
             Op::DeviceBarrier => self.dma.machine.device_barrier(),
             Op::Hold(holder) => {
+                if holder == Holder::Nobody {
+                    self.dma.set_residue(self.frames, knows.residue);
+                }
+                self.in_ledger.set(holder == Holder::Nobody);
                 self.dma.set_holder(self.slot, holder, knows.residue);
                 self.tally(|effort| effort.transitions += 1);
             }
@@ -265,6 +283,12 @@ impl<M: Machine> Raw<M> {
         let mut effort = self.effort.get();
         add(&mut effort);
         self.effort.set(effort);
+    }
+
+    /// Where some of its frames are.
+    fn span_of(&self, run: FrameRange) -> Span {
+        let start = (run.start() - self.frames.start()) << FRAME_SHIFT;
+        Span { start, end: start + (run.count() << FRAME_SHIFT) }
     }
 
     /// The bytes asked for: a device has no business beyond.
@@ -303,7 +327,8 @@ impl<M: Machine> Drop for Raw<M> {
             self.dma.quarantine(self.slot);
         } else {
             self.run(Transition::Free);
-            self.dma.give_back(self.slot, self.knows.get().residue);
+            let residue = self.knows.get().residue;
+            self.dma.give_back(self.slot, if self.in_ledger.get() { None } else { Some(residue) });
         }
     }
 }
@@ -358,6 +383,7 @@ impl<M: Machine> Contiguous<M> {
             bus: master.bus(record.frames.base()).expect("frames within the reach it was allocated in"),
             mapped: Cell::new(None),
             knows: Cell::new(Knowledge::new(record.residue)),
+            in_ledger: Cell::new(true),
             exposed: Cell::new(false),
             effort: Cell::new(Effort::default()),
         };

@@ -11,6 +11,8 @@
 //! tables with interrupts masked, and what prints.
 
 pub mod buffer;
+pub mod contract;
+pub mod loan;
 pub mod master;
 pub mod pool;
 pub mod port;
@@ -19,7 +21,8 @@ pub mod scatter;
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::boot::directmap::CarveOut;
-use crate::cma::area::{AllocError, Area};
+use crate::cma::area::{AllocError, Area, Taken};
+use crate::cma::contract::SlotId;
 use crate::sync::{Lock, Rank};
 use crate::vm::alias::Aliases;
 use crate::vm::attr::{Access, MemoryType};
@@ -33,6 +36,7 @@ use arrayvec::ArrayVec;
 use buffer::Contiguous;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
+use loan::Lanes;
 use master::{AreaId, Master};
 
 /// Buffers that can exist at a time.
@@ -82,6 +86,8 @@ pub struct Record {
     pub born: u64,
     residue: Residue,
     area: AreaId,
+    /// The contract's slot it is in.
+    slot: Option<SlotId>,
     ported: bool,
 }
 
@@ -97,7 +103,11 @@ struct Slot(usize);
 
 #[derive(Debug)]
 enum Entry {
-    Free { next: Option<Slot> },
+    Free {
+        next: Option<Slot>,
+    },
+    /// An idle contract slot's.
+    Promised,
     Used(Record),
 }
 
@@ -109,6 +119,8 @@ struct State {
     images: Images,
     entries: Vec<Entry>,
     free: Option<Slot>,
+    contracts: Vec<contract::Book>,
+    lanes: Lanes,
 }
 
 /// Counters since boot.
@@ -247,7 +259,8 @@ impl Images {
 }
 
 impl<M: Machine> Dma<M> {
-    /// Takes over the carve-outs and the window they will be mapped in; `aliases` are the board's. Metadata comes from the heap once, here.
+    /// Takes over the carve-outs, the window they will be mapped in, and the one lent frames will be: of that a section
+    /// is enough. `aliases` are the board's. Metadata comes from the heap once, here.
     ///
     /// # Panics
     ///
@@ -258,6 +271,7 @@ impl<M: Machine> Dma<M> {
         carved: impl Iterator<Item = CarveOut>,
         aliases: Aliases,
         window: Region<'static>,
+        loans: Region<'static>,
     ) -> Self {
         let carved: Vec<CarveOut> = carved.collect();
         let ranges = || carved.iter().flat_map(|carved| carved.ranges().iter().copied());
@@ -273,6 +287,8 @@ impl<M: Machine> Dma<M> {
             images,
             entries: (0..MAX_BUFFERS).map(entry).collect(),
             free: Some(Slot(0)),
+            contracts: Vec::new(),
+            lanes: Lanes::new(loans),
         };
         Self { machine, state: Lock::new(Rank::DMA, state), counters: Counters::default() }
     }
@@ -296,30 +312,44 @@ impl<M: Machine> Dma<M> {
 
     /// Allocates `bytes`, rounded up to whole frames and physically contiguous, from the device's area and within its
     /// reach and shape. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN); 1 means a frame.
+    ///
+    /// Where too little is idle, loans are recalled: that takes a bounded time (docs/loans.md) and never fails (I6).
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
-        let mut state = self.state.lock();
-        let state = &mut *state;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
         let area = master.area().ok_or(AllocError::NoArea)?;
         let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea) };
-        let frames = memory.alloc(bytes, align, |run| master.places(run))?;
-        let image = state.images.other_than(state.ledger.images_near(frames));
-        let place = image.and_then(|image| Some((image, state.images.place(frames, image)?)));
-        let Some((image, va)) = place else {
-            memory.give_back(frames);
+        let taken = memory.alloc(bytes, align, |run| master.places(run))?;
+        let Taken { frames, moves, .. } = taken;
+        let Some(va) = state.take_addresses(frames) else {
+            drop(guard);
+            if moves {
+                self.move_out(area, frames);
+            }
+            self.state.lock().areas[area.0].give_back(frames);
             return Err(AllocError::NoWindow { wanted: frames.bytes() });
         };
-        state.ledger.take_image(frames, image);
-        let residue = state.ledger.residue(frames);
-        let holder = Holder::Nobody;
+        let residue = if taken.zeroed { Residue::Zeroed } else { state.ledger.residue(frames) };
         let born = self.counters.allocations.fetch_add(1, Ordering::Relaxed);
-        let owner = master.name();
-        let record = Record { frames, va, owner, holder, bytes, born, residue, area, ported: false };
+        let (owner, holder) = (master.name(), Holder::Nobody);
+        let record = Record { frames, va, owner, holder, bytes, born, residue, area, slot: None, ported: false };
         let Entry::Free { next } = core::mem::replace(&mut state.entries[slot.0], Entry::Used(record)) else {
             unreachable!("the free list holds free entries")
         };
         state.free = next;
-        Ok(Contiguous::new(self, slot, record, master))
+        drop(guard);
+        Ok(self.handed_out(slot, record, master, moves))
+    }
+
+    /// A buffer whose record stands, once what was lent of its frames is out of the way.
+    fn handed_out(&'static self, slot: Slot, mut record: Record, master: &Master, moves: bool) -> Contiguous<M> {
+        if moves {
+            self.move_out(record.area, record.frames);
+            // Reading the pages left lines behind.
+            record.residue = self.state.lock().ledger.residue(record.frames);
+        }
+        Contiguous::new(self, slot, record, master)
     }
 
     /// Walks the live tables and compares them with the ledger (I1, I2, W^X).
@@ -408,18 +438,40 @@ impl<M: Machine> Dma<M> {
         record.residue = residue;
     }
 
-    /// Frees a buffer that no device can reach and nothing maps.
-    fn give_back(&self, slot: Slot, residue: Residue) {
+    /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` where the ledger has it.
+    fn give_back(&self, slot: Slot, residue: Option<Residue>) {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let free = Entry::Free { next: state.free };
-        let Entry::Used(record) = core::mem::replace(&mut state.entries[slot.0], free) else {
-            unreachable!("a buffer has a record")
-        };
-        state.free = Some(slot);
-        state.ledger.set_residue(record.frames, residue);
-        state.ledger.give_image(record.frames, state.images.of(record.frames, record.va));
+        let record = *state.record_mut(slot);
+        if let Some(residue) = residue {
+            state.ledger.set_residue(record.frames, residue);
+        }
+        if let Some(id) = record.slot
+            && state.contracts[id.contract].give_back(id)
+        {
+            state.entries[slot.0] = Entry::Promised;
+            state.areas[record.area.0].give_slot_back(record.frames);
+            return;
+        }
+        state.free_entry(slot);
+        state.free_addresses(record.frames, record.va);
         state.areas[record.area.0].give_back(record.frames);
+    }
+
+    /// Calls `each` with runs of frames that have the same residue, in order. Nobody else may own or map them.
+    fn for_each_residue(&self, frames: FrameRange, mut each: impl FnMut(FrameRange, Residue)) {
+        let mut left = frames;
+        while !left.is_empty() {
+            let (count, residue) = self.state.lock().ledger.residue_run(left);
+            let (run, rest) = left.split_at(count).expect("a part of it");
+            each(run, residue);
+            left = rest;
+        }
+    }
+
+    /// Records what the caches may hold of a buffer's frames, which nothing maps.
+    fn set_residue(&self, frames: FrameRange, residue: Residue) {
+        self.state.lock().ledger.set_residue(frames, residue);
     }
 
     fn quarantine(&self, slot: Slot) {
@@ -438,15 +490,32 @@ impl State {
     fn records(&self) -> impl Iterator<Item = &Record> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Used(record) => Some(record),
-            Entry::Free { .. } => None,
+            Entry::Free { .. } | Entry::Promised => None,
         })
     }
 
     fn record_mut(&mut self, slot: Slot) -> &mut Record {
         match &mut self.entries[slot.0] {
             Entry::Used(record) => record,
-            Entry::Free { .. } => unreachable!("a buffer has a record"),
+            Entry::Free { .. } | Entry::Promised => unreachable!("a buffer has a record"),
         }
+    }
+
+    fn free_entry(&mut self, slot: Slot) {
+        self.entries[slot.0] = Entry::Free { next: self.free };
+        self.free = Some(slot);
+    }
+
+    /// Addresses of the window for these frames, and a guard on either side; `None` if there are none left.
+    fn take_addresses(&mut self, frames: FrameRange) -> Option<VirtAddr> {
+        let image = self.images.other_than(self.ledger.images_near(frames))?;
+        let va = self.images.place(frames, image)?;
+        self.ledger.take_image(frames, image);
+        Some(va)
+    }
+
+    fn free_addresses(&mut self, frames: FrameRange, va: VirtAddr) {
+        self.ledger.give_image(frames, self.images.of(frames, va));
     }
 }
 
@@ -463,7 +532,7 @@ impl<M> Holders<'_, M> {
         for slot in 0..MAX_BUFFERS {
             let record = match &self.dma.state.lock().entries[slot] {
                 Entry::Used(record) => *record,
-                Entry::Free { .. } => continue,
+                Entry::Free { .. } | Entry::Promised => continue,
             };
             if self.owner.is_none_or(|owner| record.owner == owner) {
                 each(&record);

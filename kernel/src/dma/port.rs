@@ -118,7 +118,7 @@ impl<M: Machine> Port<M> {
         drop(guard);
         let va = own.as_ref().map_or(record.va, Mapped::va);
         if let Some(mapped) = &own
-            && record.residue != Residue::Nothing
+            && record.residue > Residue::Nothing
         {
             let lines = self.dma.machine.discard(mapped.all());
             self.lines.set(self.lines.get() + lines);

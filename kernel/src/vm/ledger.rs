@@ -13,9 +13,11 @@ use core::fmt;
 /// Runs of carved frames the ledger can hold.
 pub const MAX_RANGES: usize = crate::boot::layout::MAX_AREAS * crate::boot::directmap::CarveOut::RANGES;
 
-/// What the data caches may hold of a frame.
+/// What the data caches may hold of a frame that nothing maps, and whether its bytes are known.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Residue {
+    /// As `Nothing`, and memory holds zeros (I5): fit for its next owner as it is.
+    Zeroed,
     /// Never mapped write-back since the last invalidate through a non-cacheable mapping: no line anywhere.
     Nothing,
     /// Lines that equal memory as the CPU last knew it.
@@ -89,9 +91,27 @@ pub struct Cell {
     non_cacheable: u32,
     clean: u32,
     dirty: u32,
+    zeroed: u32,
     seen: u32,
     /// First and last frames of buffers, by the image they are mapped in: see [`Ledger::images_near`].
     images: [u32; IMAGES],
+}
+
+impl Cell {
+    /// The frames, a bit each, that have this residue.
+    const fn having(&self, residue: Residue) -> u32 {
+        match residue {
+            Residue::Dirty => self.dirty,
+            Residue::Clean => self.clean & !self.dirty,
+            Residue::Nothing => !(self.dirty | self.clean | self.zeroed),
+            Residue::Zeroed => self.zeroed & !(self.dirty | self.clean),
+        }
+    }
+
+    fn residue(&self, bit: u32) -> Residue {
+        let all = [Residue::Dirty, Residue::Clean, Residue::Nothing];
+        all.into_iter().find(|&residue| self.having(residue) >> bit & 1 != 0).unwrap_or(Residue::Zeroed)
+    }
 }
 
 /// Images of the carved memory in the window that the ledger can tell apart.
@@ -199,27 +219,66 @@ impl<'m> Ledger<'m> {
 
     /// The most the caches may hold of any frame in the range.
     pub fn residue(&self, frames: FrameRange) -> Residue {
-        let (mut clean, mut dirty) = (0, 0);
+        let (mut clean, mut dirty, mut used) = (0, 0, 0);
         if let Some(place) = self.place_of(frames) {
             place.look(self.cells, |cell, bits| {
                 clean |= cell.clean & bits;
                 dirty |= cell.dirty & bits;
+                used |= !cell.zeroed & bits;
             });
         }
-        match (clean != 0, dirty != 0) {
-            (_, true) => Residue::Dirty,
-            (true, _) => Residue::Clean,
-            _ => Residue::Nothing,
+        match (dirty != 0, clean != 0, used != 0) {
+            (true, ..) => Residue::Dirty,
+            (_, true, _) => Residue::Clean,
+            (.., true) => Residue::Nothing,
+            _ => Residue::Zeroed,
         }
+    }
+
+    /// The residue of the first frame of the range, and how many from it on have the same.
+    pub fn residue_run(&self, frames: FrameRange) -> (u32, Residue) {
+        let Some(Place { mut cell, mut bit, count }) = self.place_of(frames) else {
+            return (frames.count(), Residue::Nothing);
+        };
+        let first = self.cells[cell].residue(bit);
+        let mut same = 0;
+        while same < count {
+            let other = !self.cells[cell].having(first) >> bit;
+            let run = other.trailing_zeros().min(CELL_FRAMES - bit);
+            same += run;
+            if bit + run < CELL_FRAMES {
+                break;
+            }
+            (cell, bit) = (cell + 1, 0);
+        }
+        (same.min(count), first)
     }
 
     /// Records what the caches may hold of all frames in the range.
     pub fn set_residue(&mut self, frames: FrameRange, residue: Residue) {
         let mark = |wanted| if residue == wanted { u32::MAX } else { 0 };
-        let (clean, dirty) = (mark(Residue::Clean), mark(Residue::Dirty));
+        let (clean, dirty, zeroed) = (mark(Residue::Clean), mark(Residue::Dirty), mark(Residue::Zeroed));
         self.each(frames, |cell, bits| {
             cell.clean = cell.clean & !bits | clean & bits;
             cell.dirty = cell.dirty & !bits | dirty & bits;
+            cell.zeroed = cell.zeroed & !bits | zeroed & bits;
+        });
+    }
+
+    /// Records that the caches may hold that much of the frames, or what they held before if that is more.
+    pub fn raise_residue(&mut self, frames: FrameRange, residue: Residue) {
+        self.each(frames, |cell, bits| match residue {
+            Residue::Zeroed => {}
+            Residue::Nothing => cell.zeroed &= !bits,
+            Residue::Clean => {
+                cell.zeroed &= !bits;
+                cell.clean |= bits & !cell.dirty;
+            }
+            Residue::Dirty => {
+                cell.zeroed &= !bits;
+                cell.clean &= !bits;
+                cell.dirty |= bits;
+            }
         });
     }
 
@@ -414,6 +473,27 @@ mod tests {
         assert_eq!(ledger.residue(run(0x100, 7)), Residue::Clean);
         assert_eq!(ledger.residue(run(0x103, 5)), Residue::Dirty);
         assert_eq!(ledger.residue(run(0x104, 3)), Residue::Nothing);
+        assert_eq!(ledger.residue_run(run(0x102, 6)), (2, Residue::Clean));
+        assert_eq!(ledger.residue_run(run(0x104, 4)), (3, Residue::Nothing));
+        ledger.raise_residue(run(0x103, 5), Residue::Clean);
+        assert_eq!(ledger.residue_run(run(0x100, 8)), (7, Residue::Clean));
+        assert_eq!(ledger.residue(run(0x107, 1)), Residue::Dirty, "raised, not lowered");
+    }
+
+    #[test]
+    fn i5_zeroed_is_what_was_said_to_be() {
+        let mut cells = [Cell::default(); 2];
+        let mut ledger = Ledger::new([run(0x100, 60)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        assert_eq!(ledger.residue(run(0x100, 16)), Residue::Nothing, "what the boot left is not known");
+        ledger.set_residue(run(0x100, 8), Residue::Zeroed);
+        assert_eq!(ledger.residue_run(run(0x100, 16)), (8, Residue::Zeroed));
+        ledger.raise_residue(run(0x102, 1), Residue::Nothing);
+        assert_eq!(ledger.residue(run(0x100, 2)), Residue::Zeroed);
+        assert_eq!(ledger.residue(run(0x100, 3)), Residue::Nothing);
+        ledger.set_residue(run(0x110, 40), Residue::Clean);
+        assert_eq!(ledger.residue_run(run(0x112, 42)), (38, Residue::Clean), "over a word's end");
+        assert_eq!(ledger.residue_run(run(0x112, 20)), (20, Residue::Clean), "no more than asked for");
+        assert_eq!(ledger.residue_run(run(0x138, 4)), (4, Residue::Nothing));
     }
 
     #[test]

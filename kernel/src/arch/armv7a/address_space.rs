@@ -12,7 +12,7 @@ use crate::boot::memblock::{Direction, Memblock};
 use crate::vm::alias::MAX_ALIASES;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
-use crate::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, VirtRange};
+use crate::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, LOAN_WINDOW, VirtRange};
 use crate::vm::space::{MapError, Region};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
@@ -90,8 +90,12 @@ pub struct AddressSpace {
     devices: Region<'static>,
     next_device: VirtAddr,
     ram: ArrayVec<FrameRange, { MAX_BANKS + MAX_ALIASES }>,
-    window: Option<(&'static mut [L1Desc], PhysAddr)>,
+    window: Window,
+    loans: Window,
 }
+
+/// The first-level entries of a window that was not taken yet, and where they are.
+type Window = Option<(&'static mut [L1Desc], PhysAddr)>;
 
 impl AddressSpace {
     /// Takes over the head's tables. `ram` are the board's banks, and its
@@ -110,7 +114,7 @@ impl AddressSpace {
         let (_, rest) = table.split_at_mut(slots(DIRECT_MAP));
         let (direct, rest) = rest.split_at_mut(DIRECT_MAP.sections() as usize);
         let (window, rest) = rest.split_at_mut(CMA_WINDOW.sections() as usize);
-        let (_, rest) = rest.split_at_mut(slots(DEVICES) - slots(CMA_WINDOW) - CMA_WINDOW.sections() as usize);
+        let (loans, rest) = rest.split_at_mut(LOAN_WINDOW.sections() as usize);
         let (devices, _) = rest.split_at_mut(DEVICES.sections() as usize);
 
         // SAFETY: this function runs once, and nothing else touches the reserve.
@@ -135,6 +139,7 @@ impl AddressSpace {
             next_device: DEVICES.start(),
             ram: ram.collect(),
             window: Some((window, at(slots(CMA_WINDOW)))),
+            loans: Some((loans, at(slots(LOAN_WINDOW)))),
         }
     }
 
@@ -177,23 +182,29 @@ impl AddressSpace {
 
     /// The CMA window, `sections` of it, with a second-level table each in `tables`: as many KiB as sections.
     /// `None` if it was taken before or the tables are too few.
-    #[expect(clippy::needless_pass_by_value, reason = "consumed: the frames are tables from here on")]
     pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Region<'static>> {
-        let range = CMA_WINDOW.first(sections);
-        let count = range.sections() as usize;
-        if tables.bytes.len() < count * L2_TABLE_SIZE as usize {
-            return None;
-        }
-        let (entries, at) = self.window.take()?;
-        #[expect(clippy::cast_ptr_alignment, reason = "whole frames")]
-        let first = tables.bytes.as_mut_ptr().cast::<L2Table>();
-        debug_assert!(first.addr().is_multiple_of(L2_TABLE_SIZE as usize));
-        // SAFETY: `BootRam` owns the bytes, they are enough, aligned to a page, and any word is a descriptor.
-        let l2 = unsafe { core::slice::from_raw_parts_mut(first, count) };
-        let share = Armv7a::shareability();
-        // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
-        Some(unsafe {
-            Region::one_each(self.machine, range, share, &mut entries[..count], at, l2, tables.frames.base())
-        })
+        self::window(self.machine, CMA_WINDOW.first(sections), &mut self.window, tables)
     }
+
+    /// The same of the loan window: a section of it.
+    pub fn take_loan_window(&mut self, tables: BootRam) -> Option<Region<'static>> {
+        self::window(self.machine, LOAN_WINDOW.first(1), &mut self.loans, tables)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "consumed: the frames are tables from here on")]
+fn window(machine: &Armv7a, range: VirtRange, window: &mut Window, tables: BootRam) -> Option<Region<'static>> {
+    let count = range.sections() as usize;
+    if tables.bytes.len() < count * L2_TABLE_SIZE as usize {
+        return None;
+    }
+    let (entries, at) = window.take()?;
+    #[expect(clippy::cast_ptr_alignment, reason = "whole frames")]
+    let first = tables.bytes.as_mut_ptr().cast::<L2Table>();
+    debug_assert!(first.addr().is_multiple_of(L2_TABLE_SIZE as usize));
+    // SAFETY: `BootRam` owns the bytes, they are enough, aligned to a page, and any word is a descriptor.
+    let l2 = unsafe { core::slice::from_raw_parts_mut(first, count) };
+    let share = Armv7a::shareability();
+    // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+    Some(unsafe { Region::one_each(machine, range, share, &mut entries[..count], at, l2, tables.frames.base()) })
 }

@@ -9,8 +9,8 @@ use crate::dma::master::Master;
 use crate::vm::alias::Aliases;
 use crate::vm::attr::Shareability;
 use crate::vm::audit::{Expect, Finding, Report};
-use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
-use crate::vm::layout::CMA_WINDOW;
+use crate::vm::desc::{L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
+use crate::vm::layout::{CMA_WINDOW, LOAN_WINDOW, VirtRange};
 use crate::vm::space::Region;
 use std::boxed::Box;
 use std::vec;
@@ -27,6 +27,16 @@ pub const CARVED_BYTES: u32 = 4 << 20;
 pub const L1: PhysAddr = PhysAddr::new(0x6000_4000);
 /// Where the window's second-level tables begin.
 pub const L2: PhysAddr = PhysAddr::new(0x6001_0000);
+
+/// A window whose second-level tables begin at `tables`.
+fn region(fake: &Fake, range: VirtRange, tables: PhysAddr) -> Region<'static> {
+    let count = range.sections() as usize;
+    let l1: &'static mut [L1Desc] = vec![L1Desc::FAULT; count].leak();
+    let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; count].leak();
+    let at = PhysAddr::new(L1.raw() + 4 * (range.start().raw() / SECTION_SIZE));
+    // SAFETY: the fake judges I1; nothing else uses these tables.
+    unsafe { Region::one_each(fake, range, Shareability::Shareable, l1, at, l2, tables) }
+}
 
 /// A machine, and the DMA API over it. What it takes is never given back.
 pub struct Setup {
@@ -49,16 +59,10 @@ impl Setup {
         // SAFETY: the fake maps nothing but what this window maps.
         let carved = unsafe { CarveOut::assume("test", &[frames], true) };
         let sections = Dma::<Fake>::window_sections([&carved].into_iter());
-        let range = CMA_WINDOW.first(sections);
-        let l1: &'static mut [L1Desc] = vec![L1Desc::FAULT; L1_ENTRIES].leak();
-        let slot = (range.start().raw() / SECTION_SIZE) as usize;
-        let entries = &mut l1[slot..slot + range.sections() as usize];
-        let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
-        let at = PhysAddr::new(L1.raw() + 4 * slot as u32);
-        // SAFETY: the fake judges I1; nothing else uses these tables.
-        let window = unsafe { Region::one_each(fake, range, Shareability::Shareable, entries, at, l2, L2) };
+        let window = region(fake, CMA_WINDOW.first(sections), L2);
+        let loans = region(fake, LOAN_WINDOW.first(1), PhysAddr::new(L2.raw() + sections * L2_TABLE_SIZE));
         let dma: &'static Dma<Fake> =
-            Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), Aliases::default(), window)));
+            Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), Aliases::default(), window, loans)));
         fake.device_barrier();
         Self { fake, dma }
     }

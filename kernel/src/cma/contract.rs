@@ -1,0 +1,166 @@
+//! Contracts: sets of buffers declared up front, which can be allocated for ever after (I7). Pure bookkeeping.
+//!
+//! A contract *pre-assigns places*: when it is declared, each buffer of each set gets a *slot*, which is a run of frames
+//! that nobody else's allocation can have until the contract ends, a run of the window's addresses, and a buffer record.
+//! A slot is held by one buffer, or idle, and while it is idle its frames may be lent.
+//!
+//! Guarantees: an allocation of a size takes an idle slot of the smallest class declared for at least that size, never
+//! one of a larger class, so that what it finds depends on how many of its own class are held and on nothing else.
+//! docs/loans.md has the proof that it cannot fail.
+
+use crate::addr::{Bytes, FRAME_SIZE, FrameRange};
+use crate::cma::area::AllocError;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// `count` buffers of `bytes`, aligned to `align`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Set {
+    /// Buffers that may be allocated at a time.
+    pub count: u32,
+    /// Bytes of each, rounded up to whole frames.
+    pub bytes: u32,
+    /// A power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN); 1 means a frame.
+    pub align: u32,
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {}", self.count, Bytes(self.bytes.into()))
+    }
+}
+
+/// Why a contract was refused. Nobody lost anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContractError {
+    /// No buffers are declared, or none of this set.
+    NoBuffers,
+    /// Not all buffers of this set have a place.
+    Set {
+        /// The set.
+        set: Set,
+        /// Why one of them has none, after the larger sets got theirs.
+        error: AllocError,
+    },
+}
+
+impl fmt::Display for ContractError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoBuffers => write!(f, "contract refused: it declares no buffers"),
+            Self::Set { set, error } => write!(f, "contract refused: {set}: {error}"),
+        }
+    }
+}
+
+/// Where a contract's buffer of a record is: its contract, class and slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SlotId {
+    pub(crate) contract: usize,
+    class: usize,
+    slot: usize,
+}
+
+/// What a slot has for good: `S` is the buffer record and the window's addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Slot<S> {
+    pub(crate) frames: FrameRange,
+    pub(crate) place: S,
+}
+
+#[derive(Debug)]
+struct Class<S> {
+    /// Frames of each.
+    frames: u32,
+    slots: Vec<Slot<S>>,
+    /// Numbers of those that no buffer holds. It never holds more than all of them, so it grows no more.
+    idle: Vec<usize>,
+}
+
+/// The books of one contract.
+#[derive(Debug)]
+pub(crate) struct Book<S> {
+    /// From the smallest.
+    classes: Vec<Class<S>>,
+    /// Slots that a buffer holds.
+    held: u32,
+    ended: bool,
+}
+
+impl<S: Copy> Book<S> {
+    /// A contract of these slots, all idle.
+    pub(crate) fn new(slots: impl Iterator<Item = Slot<S>>) -> Self {
+        let mut classes: Vec<Class<S>> = Vec::new();
+        for slot in slots {
+            let frames = slot.frames.count();
+            let at = classes.iter().position(|class| class.frames == frames).unwrap_or_else(|| {
+                classes.push(Class { frames, slots: Vec::new(), idle: Vec::new() });
+                classes.len() - 1
+            });
+            let class = &mut classes[at];
+            class.idle.push(class.slots.len());
+            class.slots.push(slot);
+        }
+        classes.sort_by_key(|class| class.frames);
+        Self { classes, held: 0, ended: false }
+    }
+
+    /// Takes the idle slot for `bytes` whose loans cost least. `cost` is `None` of a slot that must not be taken just
+    /// now; `Ok(None)` says that all are such.
+    pub(crate) fn take(
+        &mut self,
+        contract: usize,
+        bytes: u32,
+        cost: impl Fn(FrameRange) -> Option<u32>,
+    ) -> Result<Option<(SlotId, Slot<S>)>, AllocError> {
+        let frames = bytes.div_ceil(FRAME_SIZE);
+        let wanted = u64::from(frames) * u64::from(FRAME_SIZE);
+        let found = self.classes.iter_mut().enumerate().find(|(_, class)| class.frames >= frames);
+        let Some((number, class)) = found else { return Err(AllocError::ContractExceeded { wanted, declared: 0 }) };
+        if class.idle.is_empty() {
+            return Err(AllocError::ContractExceeded { wanted, declared: class.slots.len() as u32 });
+        }
+        let mut best: Option<(u32, usize)> = None;
+        for (at, &slot) in class.idle.iter().enumerate().rev() {
+            let Some(cost) = cost(class.slots[slot].frames) else { continue };
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, at));
+            }
+            if cost == 0 {
+                break;
+            }
+        }
+        let Some((_, at)) = best else { return Ok(None) };
+        let slot = class.idle.swap_remove(at);
+        self.held += 1;
+        Ok(Some((SlotId { contract, class: number, slot }, class.slots[slot])))
+    }
+
+    /// The slot's buffer was freed. Whether the slot stays the contract's.
+    pub(crate) fn give_back(&mut self, id: SlotId) -> bool {
+        self.held -= 1;
+        if !self.ended {
+            self.classes[id.class].idle.push(id.slot);
+        }
+        !self.ended
+    }
+
+    /// Frames of the slots that no buffer holds.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = FrameRange> + '_ {
+        self.classes.iter().flat_map(|class| class.idle.iter().map(|&slot| class.slots[slot].frames))
+    }
+
+    /// Whether it has ended and all its buffers are freed.
+    pub(crate) const fn is_over(&self) -> bool {
+        self.ended && self.held == 0
+    }
+
+    /// The contract ends: its idle slots, once; the others when their buffers are freed.
+    pub(crate) fn end(&mut self) -> impl Iterator<Item = Slot<S>> + '_ {
+        self.ended = true;
+        self.classes.iter_mut().flat_map(|class| {
+            let slots = &class.slots;
+            class.idle.drain(..).map(|slot| slots[slot])
+        })
+    }
+}

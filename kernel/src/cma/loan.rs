@@ -1,0 +1,1042 @@
+//! Loans: which idle frames are lent, to whom, and how they come back. Pure bookkeeping; [`crate::dma::loan`] maps and
+//! copies.
+//!
+//! A *loan* is a number of *pages*, named by a handle of two words. A page is somewhere: in a frame of the area, in a
+//! frame of the *refuge* (memory outside the area, which no device needs), or recalled. Handles are checked at every
+//! use, so the area may take its frames back whenever it likes. The protocol, as transitions and what each demands:
+//!
+//! | transition | demands | afterwards |
+//! |---|---|---|
+//! | register | an area that is lendable, a budget; takes all metadata, and a movable borrower's refuge, from the heap | the budget's pages are vacant |
+//! | borrow | vacant pages; idle frames of the area, or free ones of the refuge | the pages are lent and unwritten: they read as zeros |
+//! | open | a live handle; the page is lent, not open, not moving | its frame cannot be part of a recall |
+//! | close | the page is open | as before; written, if it was open for writing |
+//! | discard | lent to a discardable borrower, not open | recalled for ever: the frame is its next owner's |
+//! | begin move | lent to a movable borrower, not open | moving: nobody opens it |
+//! | end move | moving, and its bytes copied to a frame that was idle or the refuge's | lent, elsewhere; the old frame is its next owner's |
+//! | give back | a live handle; no page of it open or moving | vacant; the handle is stale for ever |
+//!
+//! Guarantees:
+//! - **A recall never fails (I6).** It allocates nothing, and a movable page always has somewhere to go: each page of a
+//!   movable borrower's budget brought one frame to the refuge, and [`SPARES`] more came with the first borrower.
+//!   Whatever else is in the refuge belongs to discardable borrowers and is forgotten first; at most `SPARES` of those
+//!   are open.
+//! - **No frame is both lent and held**, except that frames of an idle contract slot count as held for everybody else.
+//! - **Contract memory cannot be pinned**: a page in it is moved to the refuge before a closure sees it.
+
+use crate::addr::{FRAME_SIZE, Frame, FrameRange};
+use crate::boot::directmap::CarveOut;
+use crate::cma::area::heap_index;
+use crate::cma::index::Index;
+use alloc::vec;
+use alloc::vec::Vec;
+use arrayvec::ArrayVec;
+use core::fmt;
+use core::iter;
+use core::ops::Range;
+
+/// Frames of refuge beyond the movable borrowers' budgets: as many as can be open at a time.
+pub const SPARES: u32 = 7;
+/// Borrowers an area can have.
+pub const MAX_BORROWERS: usize = 255;
+/// Pages one borrower can have.
+pub const MAX_BUDGET: u32 = 1 << 24;
+/// Pages moved at a time, under one mapping.
+pub(crate) const BATCH: usize = 15;
+
+/// What becomes of a borrower's page when its frame is recalled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It is forgotten: what it held can be had again.
+    Discardable,
+    /// It is copied elsewhere first.
+    Movable,
+}
+
+/// Whose frames are recalled first, of two borrowers whose recall costs the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Priority {
+    /// These.
+    Low,
+    /// The other one's.
+    High,
+}
+
+/// Why a borrower was not registered, or got nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LendError {
+    /// There is no such area.
+    NoArea,
+    /// The area is `no-map` only, not `reusable`.
+    NotLendable,
+    /// A budget of no pages, or more than [`MAX_BUDGET`].
+    Budget {
+        /// Pages asked for.
+        pages: u32,
+    },
+    /// [`MAX_BORROWERS`] are registered.
+    TooManyBorrowers,
+    /// All pages of the budget are lent.
+    Spent {
+        /// The budget.
+        pages: u32,
+    },
+    /// No frame is idle.
+    NothingIdle,
+}
+
+impl fmt::Display for LendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoArea => write!(f, "there is no such area to borrow from"),
+            Self::NotLendable => write!(f, "the area is never lent: it is not reusable"),
+            Self::Budget { pages } => write!(f, "a budget of {pages} pages is not possible (1 to {MAX_BUDGET})"),
+            Self::TooManyBorrowers => write!(f, "all {MAX_BORROWERS} borrowers of the area are registered"),
+            Self::Spent { pages } => write!(f, "all {pages} pages of the budget are lent"),
+            Self::NothingIdle => write!(f, "no frame is idle"),
+        }
+    }
+}
+
+/// Why a page cannot be used. Nothing changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoanError {
+    /// The loan was given back, or is another borrower's.
+    Stale,
+    /// The page was recalled: its bytes are gone.
+    Recalled {
+        /// Its number in the loan.
+        page: u32,
+    },
+    /// The loan has fewer pages, or a page fewer bytes.
+    Range {
+        /// The page.
+        page: u32,
+        /// The first byte.
+        offset: usize,
+        /// Bytes asked for.
+        len: usize,
+    },
+    /// The page is open already: a closure runs over it.
+    InUse {
+        /// Its number in the loan.
+        page: u32,
+    },
+    /// [`SPARES`] pages are open: closures nest too deep.
+    TooManyOpen,
+}
+
+impl fmt::Display for LoanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stale => write!(f, "the loan was given back"),
+            Self::Recalled { page } => write!(f, "page {page} of the loan was recalled"),
+            Self::Range { page, offset, len } => {
+                write!(f, "{len} bytes from {offset} of page {page} are not all in the loan")
+            }
+            Self::InUse { page } => write!(f, "page {page} of the loan is open already"),
+            Self::TooManyOpen => write!(f, "{SPARES} pages are open already"),
+        }
+    }
+}
+
+/// The name of a loan. Good until it is given back; its pages may be recalled before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Loan {
+    first: u32,
+    generation: u32,
+    count: u32,
+}
+
+impl Loan {
+    /// Pages lent, each of 4 KiB.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub const fn len(self) -> u32 {
+        self.count
+    }
+}
+
+/// Counters of a borrower since it was registered, and what it has now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LoanStats {
+    /// Pages it has in the area.
+    pub in_area: u32,
+    /// Pages it has in the refuge.
+    pub in_refuge: u32,
+    /// Pages ever lent.
+    pub lent: u64,
+    /// Pages whose frame was recalled: discarded or moved.
+    pub recalled: u64,
+    /// Pages forgotten.
+    pub discarded: u64,
+    /// Pages copied elsewhere.
+    pub moved: u64,
+}
+
+/// Who has a frame: nobody, or a page of a borrower.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tenant(u32);
+
+impl Tenant {
+    const NONE: Self = Self(0);
+
+    const fn new(borrower: usize, page: u32) -> Self {
+        Self((borrower as u32 + 1) << 24 | page)
+    }
+
+    const fn get(self) -> Option<(usize, usize)> {
+        if self.0 == 0 { None } else { Some(((self.0 >> 24) as usize - 1, (self.0 & (MAX_BUDGET - 1)) as usize)) }
+    }
+}
+
+/// Where a page's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// Nowhere: not lent, or recalled.
+    Gone,
+    /// In this frame of the area.
+    Area(u32),
+    /// In this frame of the refuge.
+    Refuge(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    place: Place,
+    /// If a loan begins here: its pages.
+    count: u32,
+    /// Of the loan that begins here, or began last.
+    generation: u32,
+    /// It was given bytes. If not, it reads as zeros, whatever the frame holds (I5).
+    written: bool,
+    open: bool,
+    moving: bool,
+}
+
+impl Page {
+    const VACANT: Self =
+        Self { place: Place::Gone, count: 0, generation: 0, written: false, open: false, moving: false };
+}
+
+#[derive(Debug)]
+struct Book {
+    name: &'static str,
+    kind: Kind,
+    high: bool,
+    pages: Vec<Page>,
+    /// Pages of no loan.
+    vacant: Index<'static>,
+    stats: LoanStats,
+}
+
+/// 32 frames, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    /// A buffer's or a contract's: no allocation can have it, lent or not.
+    held: u32,
+    lent: u32,
+    /// Of those lent: to a movable borrower.
+    movable: u32,
+    /// Of those lent: the caches may hold lines.
+    cached: u32,
+    /// Of those lent: to a borrower of high priority.
+    high: u32,
+    /// Of those lent: open.
+    open: u32,
+}
+
+/// What it costs to recall a page, in units of about 30 instructions (docs/loans.md): to discard it; if it may be cached;
+/// if it must be moved; and, to break ties, if its borrower's priority is high.
+const COST: [u32; 4] = [2, 12, 20, 1];
+
+impl Block {
+    fn available(&self) -> u32 {
+        !(self.held | self.open)
+    }
+
+    /// What to leave alone at a level: the dearer kinds of loan.
+    fn spared(&self, level: u32) -> u32 {
+        match level {
+            0 => self.movable | self.cached | self.high,
+            1 => self.movable | self.cached,
+            2 => self.movable | self.high,
+            3 => self.movable,
+            4 => self.movable & self.high,
+            _ => 0,
+        }
+    }
+
+    fn cost(&self, mask: u32) -> u32 {
+        if self.lent & mask == 0 {
+            return 0;
+        }
+        let [discard, cached, moved, high] = COST;
+        (self.lent & mask).count_ones() * discard
+            + (self.cached & mask).count_ones() * cached
+            + (self.movable & mask).count_ones() * moved
+            + (self.high & mask).count_ones() * high
+    }
+}
+
+/// Levels of [`Block::spared`]; at the last, nothing is.
+const LEVELS: u32 = 6;
+/// The last level at which nothing is moved.
+const DISCARDS: u32 = 3;
+
+/// Frames outside the area.
+#[derive(Debug)]
+struct Refuge {
+    tenants: Vec<Tenant>,
+    free: Vec<u32>,
+    /// Lent to discardable borrowers, in no order.
+    guests: Vec<u32>,
+    /// Of each guest, its place among them.
+    guest_at: Vec<u32>,
+    /// Where each is.
+    memory: Vec<RefugeFrame>,
+}
+
+/// A frame of refuge: the heap's, for good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RefugeFrame(*mut u8);
+
+// SAFETY: the memory is leaked, and who may access it is decided under the lock by the page that has it.
+unsafe impl Send for RefugeFrame {}
+// SAFETY: as for `Send`: the pointer alone gives no access.
+unsafe impl Sync for RefugeFrame {}
+
+impl RefugeFrame {
+    pub(crate) const fn pointer(self) -> *mut u8 {
+        self.0
+    }
+}
+
+#[derive(Clone)]
+#[repr(align(4096))]
+struct HeapPage([u8; FRAME_SIZE as usize]);
+
+impl Refuge {
+    fn grow(&mut self, frames: u32) {
+        let memory = vec![HeapPage([0; FRAME_SIZE as usize]); frames as usize].leak();
+        for page in memory {
+            self.free.push(self.tenants.len() as u32);
+            self.tenants.push(Tenant::NONE);
+            self.guest_at.push(0);
+            self.memory.push(RefugeFrame(page.0.as_mut_ptr()));
+        }
+        // No push after this takes from the heap.
+        let all = self.tenants.len();
+        self.free.reserve(all - self.free.len());
+        self.guests.reserve(all - self.guests.len());
+    }
+
+    fn enter(&mut self, frame: u32, tenant: Tenant, kind: Kind) {
+        self.tenants[frame as usize] = tenant;
+        if kind == Kind::Discardable {
+            self.guest_at[frame as usize] = self.guests.len() as u32;
+            self.guests.push(frame);
+        }
+    }
+
+    fn leave(&mut self, frame: u32, kind: Kind) {
+        self.tenants[frame as usize] = Tenant::NONE;
+        if kind == Kind::Discardable {
+            let at = self.guest_at[frame as usize] as usize;
+            self.guests.swap_remove(at);
+            if let Some(&moved) = self.guests.get(at) {
+                self.guest_at[moved as usize] = at as u32;
+            }
+        }
+        self.free.push(frame);
+    }
+}
+
+/// Where a batch of pages goes.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Area(FrameRange),
+    Refuge(ArrayVec<u32, BATCH>),
+}
+
+/// Pages to be moved together, from adjacent frames.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) from: FrameRange,
+    pub(crate) to: Target,
+    /// All of them hold bytes; else none does, and there is nothing to copy.
+    pub(crate) written: bool,
+}
+
+/// What opening a page found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    pub(crate) borrower: usize,
+    pub(crate) page: usize,
+    pub(crate) place: Place,
+    pub(crate) written: bool,
+}
+
+/// Why a page is not open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NotOpen {
+    /// It is being moved: ask again.
+    Moving,
+    /// It is in contract memory, which a closure may not hold: to be moved first.
+    Contracted(u32),
+    /// For good.
+    Refused(LoanError),
+}
+
+/// The books of an area's loans.
+#[derive(Debug)]
+pub(crate) struct Lending {
+    /// Each run of the area, and the position of its first frame.
+    runs: ArrayVec<(FrameRange, u32), { CarveOut::RANGES }>,
+    tenants: Vec<Tenant>,
+    blocks: Vec<Block>,
+    books: Vec<Book>,
+    refuge: Refuge,
+    lent: u32,
+    /// Of those, frames that an allocation may have.
+    lent_available: u32,
+}
+
+impl Lending {
+    /// Books for these runs, all held.
+    pub(crate) fn new(runs: impl Iterator<Item = FrameRange>) -> Self {
+        let mut positions = 0;
+        let runs = runs
+            .map(|frames| {
+                let at = positions;
+                positions += frames.count().next_multiple_of(32);
+                (frames, at)
+            })
+            .collect();
+        let mut refuge = Refuge {
+            tenants: Vec::new(),
+            free: Vec::new(),
+            guests: Vec::new(),
+            guest_at: Vec::new(),
+            memory: Vec::new(),
+        };
+        refuge.grow(SPARES);
+        Self {
+            runs,
+            tenants: vec![Tenant::NONE; positions as usize],
+            blocks: vec![Block { held: u32::MAX, ..Block::default() }; positions as usize / 32],
+            books: Vec::new(),
+            refuge,
+            lent: 0,
+            lent_available: 0,
+        }
+    }
+
+    /// Adds a borrower; its number.
+    pub(crate) fn register(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+        pages: u32,
+        priority: Priority,
+    ) -> Result<usize, LendError> {
+        if pages == 0 || pages > MAX_BUDGET {
+            return Err(LendError::Budget { pages });
+        }
+        if self.books.len() == MAX_BORROWERS {
+            return Err(LendError::TooManyBorrowers);
+        }
+        if kind == Kind::Movable {
+            self.refuge.grow(pages);
+        }
+        self.books.push(Book {
+            name,
+            kind,
+            high: priority == Priority::High,
+            pages: vec![Page::VACANT; pages as usize],
+            vacant: heap_index(0, pages),
+            stats: LoanStats::default(),
+        });
+        Ok(self.books.len() - 1)
+    }
+
+    /// Frames of the area that are lent.
+    pub(crate) const fn lent(&self) -> u32 {
+        self.lent
+    }
+
+    /// Of these, frames that no contract holds.
+    pub(crate) const fn lent_available(&self) -> u32 {
+        self.lent_available
+    }
+
+    pub(crate) fn stats(&self, borrower: usize) -> LoanStats {
+        self.books[borrower].stats
+    }
+
+    pub(crate) fn borrowers(&self) -> impl Iterator<Item = (&'static str, Kind, LoanStats)> + '_ {
+        self.books.iter().map(|book| (book.name, book.kind, book.stats))
+    }
+
+    /// Frames of the refuge: all, and those in use.
+    pub(crate) fn refuge(&self) -> (u32, u32) {
+        let all = self.refuge.tenants.len() as u32;
+        (all, all - self.refuge.free.len() as u32)
+    }
+
+    pub(crate) fn refuge_frame(&self, frame: u32) -> RefugeFrame {
+        self.refuge.memory[frame as usize]
+    }
+
+    /// The positions of frames, in one run.
+    fn positions(&self, frames: FrameRange) -> Range<u32> {
+        let (run, first) = self.runs.iter().find(|(run, _)| run.covers(frames)).expect("frames of this area");
+        let start = first + (frames.start() - run.start());
+        start..start + frames.count()
+    }
+
+    /// Each block of a range of positions, with the bits of it that are in the range.
+    fn masks(range: Range<u32>) -> impl Iterator<Item = (usize, u32)> {
+        let mut at = range.start;
+        iter::from_fn(move || {
+            let count = (range.end.checked_sub(at).filter(|&left| left > 0)?).min(32 - at % 32);
+            let mask = (u32::MAX >> (32 - count)) << (at % 32);
+            let block = at / 32;
+            at += count;
+            Some((block as usize, mask))
+        })
+    }
+
+    fn mark(&mut self, frames: FrameRange, mark: impl Fn(&mut Block, u32)) {
+        for (block, mask) in Self::masks(self.positions(frames)) {
+            mark(&mut self.blocks[block], mask);
+        }
+    }
+
+    /// Frames that no allocation can have from now on, or can again.
+    pub(crate) fn set_held(&mut self, frames: FrameRange, held: bool) {
+        for (block, mask) in Self::masks(self.positions(frames)) {
+            let block = &mut self.blocks[block];
+            // None in most cases.
+            if block.lent & mask != 0 {
+                let others = self.lent_available - (block.lent & mask & !block.held).count_ones();
+                self.lent_available = others + if held { 0 } else { (block.lent & mask).count_ones() };
+            }
+            block.held = block.held & !mask | if held { mask } else { 0 };
+        }
+    }
+
+    /// The lent frame's caches may hold lines of it.
+    pub(crate) fn set_cached(&mut self, frames: FrameRange) {
+        self.mark(frames, |block, mask| block.cached |= mask);
+    }
+
+    fn bit(&self, frame: u32) -> (&Block, u32) {
+        let at = self.positions(FrameRange::new(frame, 1).expect("a frame of the area")).start;
+        (&self.blocks[at as usize / 32], 1 << (at % 32))
+    }
+
+    pub(crate) fn is_held(&self, frame: u32) -> bool {
+        let (block, bit) = self.bit(frame);
+        block.held & bit != 0
+    }
+
+    /// The first position of `[from, to)` whose bit is set in what `bits` makes of its block; else `to`.
+    fn next(&self, from: u32, to: u32, bits: impl Fn(&Block) -> u32) -> u32 {
+        let mut at = from;
+        while at < to {
+            let word = bits(&self.blocks[at as usize / 32]) >> (at % 32);
+            if word != 0 {
+                return (at + word.trailing_zeros()).min(to);
+            }
+            at = (at / 32 + 1) * 32;
+        }
+        to
+    }
+
+    /// Runs of positions in `[from, to)` whose bits are set in what `bits` makes of their blocks.
+    fn runs_of<'s>(
+        &'s self,
+        range: Range<u32>,
+        bits: impl Fn(&Block) -> u32 + Copy + 's,
+    ) -> impl Iterator<Item = Range<u32>> + 's {
+        let mut from = range.start;
+        iter::from_fn(move || {
+            let start = self.next(from, range.end, bits);
+            from = self.next(start, range.end, move |block| !bits(block));
+            (start < range.end).then_some(start..from)
+        })
+    }
+
+    /// Frames of `window` that are not lent, as runs, in order.
+    pub(crate) fn for_each_unlent(&self, window: FrameRange, mut each: impl FnMut(FrameRange)) {
+        let range = self.positions(window);
+        for run in self.runs_of(range.clone(), |block| !block.lent) {
+            let start = window.start() + (run.start - range.start);
+            each(FrameRange::new(start, run.end - run.start).expect("inside the area"));
+        }
+    }
+
+    /// Runs of frames that an allocation can have: idle or lent.
+    pub(crate) fn for_each_available(&self, mut each: impl FnMut(FrameRange)) {
+        for &(frames, first) in &self.runs {
+            for run in self.runs_of(first..first + frames.count(), Block::available) {
+                let start = frames.start() + (run.start - first);
+                each(FrameRange::new(start, run.end - run.start).expect("inside the area"));
+            }
+        }
+    }
+
+    /// An open frame without which `place` would hold such a window.
+    pub(crate) fn barred_by_open(&self, place: FrameRange, count: u32, order: u32) -> Option<Frame> {
+        let range = self.positions(place);
+        self.runs_of(range.clone(), |block| !block.held).find_map(|run| {
+            let start = (place.start() + (run.start - range.start)).next_multiple_of(1 << order);
+            let window = FrameRange::new(start, count)?;
+            let fits = window.end() <= place.start() + (run.end - range.start);
+            if fits { self.open_in(window).and_then(Frame::from_number) } else { None }
+        })
+    }
+
+    /// A page of `window` that is open.
+    pub(crate) fn open_in(&self, window: FrameRange) -> Option<u32> {
+        let range = self.positions(window);
+        let at = self.next(range.start, range.end, |block| block.open);
+        (at < range.end).then(|| window.start() + (at - range.start))
+    }
+
+    /// What a recall of these frames costs.
+    pub(crate) fn cost(&self, frames: FrameRange) -> u32 {
+        Self::masks(self.positions(frames)).map(|(block, mask)| self.blocks[block].cost(mask)).sum()
+    }
+
+    /// Looks in `place` for `count` frames from a multiple of 2^`order` that are idle or lent: the cheapest to recall.
+    /// Exact: there is none if this finds none. `discards` leaves movable loans alone.
+    ///
+    /// Up to 32 frames, the first run of the cheapest kind of loan; from there on, the cheapest of windows a block
+    /// apart. O(blocks) either way.
+    pub(crate) fn search(
+        &self,
+        place: FrameRange,
+        count: u32,
+        order: u32,
+        discards: bool,
+    ) -> Option<(FrameRange, u32)> {
+        if place.count() < count {
+            return None;
+        }
+        let range = self.positions(place);
+        // Alignment is of frame numbers.
+        let up =
+            |at: u32| (place.start() + (at - range.start)).next_multiple_of(1 << order) - place.start() + range.start;
+        let levels = if discards { DISCARDS + 1 } else { LEVELS };
+        let found = if count <= 32 {
+            let first = self.first_window(0, range.clone(), count, up);
+            first.or_else(|| {
+                let present = self.levels_present(range.clone());
+                let mut levels = (1..levels).filter(|level| present & 1 << level != 0);
+                levels.find_map(|level| self.first_window(level, range.clone(), count, up))
+            })
+        } else {
+            self.cheapest_window(levels - 1, range.clone(), count, order, up)
+        };
+        let start = place.start() + (found? - range.start);
+        let window = FrameRange::new(start, count)?;
+        Some((window, self.cost(window)))
+    }
+
+    /// The levels after the first, a bit each, at which there is more than at the one before.
+    fn levels_present(&self, range: Range<u32>) -> u32 {
+        let mut more = [0; LEVELS as usize];
+        for (block, mask) in Self::masks(range) {
+            let &Block { lent, movable, cached, high, .. } = &self.blocks[block];
+            if lent & mask != 0 {
+                more[1] |= high & !(movable | cached) & mask;
+                more[2] |= cached & !(movable | high) & mask;
+                more[3] |= cached & high & !movable & mask;
+                more[4] |= movable & !high & mask;
+                more[5] |= movable & high & mask;
+            }
+        }
+        (1..LEVELS).fold(0, |set, level| if more[level as usize] != 0 { set | 1 << level } else { set })
+    }
+
+    fn first_window(&self, level: u32, range: Range<u32>, count: u32, up: impl Fn(u32) -> u32) -> Option<u32> {
+        let allowed = move |block: &Block| block.available() & !block.spared(level);
+        self.runs_of(range, allowed).find_map(|run| {
+            let start = up(run.start);
+            (start + count <= run.end).then_some(start)
+        })
+    }
+
+    fn cheapest_window(
+        &self,
+        level: u32,
+        range: Range<u32>,
+        count: u32,
+        order: u32,
+        up: impl Fn(u32) -> u32,
+    ) -> Option<u32> {
+        let allowed = move |block: &Block| block.available() & !block.spared(level);
+        let cost = |range| Self::masks(range).map(|(block, mask)| self.blocks[block].cost(mask)).sum::<u32>();
+        let stride = 32.max(1 << order);
+        let mut best: Option<(u32, u32)> = None;
+        for run in self.runs_of(range, allowed) {
+            let mut at = up(run.start);
+            if at + count > run.end {
+                continue;
+            }
+            let mut now = cost(at..at + count);
+            loop {
+                if best.is_none_or(|(least, _)| now < least) {
+                    best = Some((now, at));
+                }
+                // Nothing is cheaper than what no move and no line costs.
+                if now <= count * COST[0] {
+                    return Some(at);
+                }
+                if at + stride + count > run.end {
+                    break;
+                }
+                now = now + cost(at + count..at + count + stride) - cost(at..at + stride);
+                at += stride;
+            }
+        }
+        best.map(|(_, at)| at)
+    }
+
+    // --- borrowing and giving back ---
+
+    /// Begins a loan of up to `count` pages, all of them without a place; its first page and how many.
+    pub(crate) fn begin(&mut self, borrower: usize, count: u32) -> Result<Range<u32>, LendError> {
+        let book = &mut self.books[borrower];
+        let spent = LendError::Spent { pages: book.pages.len() as u32 };
+        let count = count.min(book.vacant.largest_run());
+        let first = book.vacant.alloc(count, 0, 0..u32::MAX).ok_or(spent)?;
+        Ok(first..first + count)
+    }
+
+    /// Gives frames of the area, idle until now, to the pages from `page` on.
+    pub(crate) fn lend(&mut self, borrower: usize, page: u32, frames: FrameRange, cached: bool) {
+        let book = &mut self.books[borrower];
+        let (movable, high) = (book.kind == Kind::Movable, book.high);
+        for (n, frame) in (frames.start()..frames.end()).enumerate() {
+            book.pages[page as usize + n].place = Place::Area(frame);
+        }
+        book.stats.in_area += frames.count();
+        book.stats.lent += u64::from(frames.count());
+        let positions = self.positions(frames);
+        for (n, at) in positions.enumerate() {
+            self.tenants[at as usize] = Tenant::new(borrower, page + n as u32);
+        }
+        self.enter(frames, movable, high, cached);
+    }
+
+    fn enter(&mut self, frames: FrameRange, movable: bool, high: bool, cached: bool) {
+        for (block, mask) in Self::masks(self.positions(frames)) {
+            let block = &mut self.blocks[block];
+            self.lent += mask.count_ones();
+            self.lent_available += (mask & !block.held).count_ones();
+            block.lent |= mask;
+            block.movable |= if movable { mask } else { 0 };
+            block.high |= if high { mask } else { 0 };
+            block.cached |= if cached { mask } else { 0 };
+        }
+    }
+
+    /// The frames are nobody's any more; the tenants' words are the caller's.
+    fn leave(&mut self, frames: FrameRange) {
+        for (block, mask) in Self::masks(self.positions(frames)) {
+            let block = &mut self.blocks[block];
+            self.lent -= (block.lent & mask).count_ones();
+            self.lent_available -= (block.lent & mask & !block.held).count_ones();
+            for bits in [&mut block.lent, &mut block.movable, &mut block.high, &mut block.cached] {
+                *bits &= !mask;
+            }
+        }
+    }
+
+    /// Gives a page a frame of the refuge; a movable borrower always gets one.
+    pub(crate) fn lend_refuge(&mut self, borrower: usize, page: u32) -> bool {
+        let kind = self.books[borrower].kind;
+        let frame = match kind {
+            Kind::Discardable => self.refuge.free.pop(),
+            Kind::Movable => Some(self.refuge_for_movable()),
+        };
+        let Some(frame) = frame else { return false };
+        self.refuge.enter(frame, Tenant::new(borrower, page), kind);
+        let book = &mut self.books[borrower];
+        book.pages[page as usize].place = Place::Refuge(frame);
+        book.stats.in_refuge += 1;
+        book.stats.lent += 1;
+        true
+    }
+
+    /// A free frame of the refuge, or that of a guest, who is forgotten. There is one: see the module.
+    fn refuge_for_movable(&mut self) -> u32 {
+        if let Some(frame) = self.refuge.free.pop() {
+            return frame;
+        }
+        let closed = |frame: &&u32| {
+            let (borrower, page) = self.refuge.tenants[**frame as usize].get().expect("a guest is a tenant");
+            !self.books[borrower].pages[page].open
+        };
+        // At most `SPARES` are open, so this looks at no more than that and one.
+        let frame = *self.refuge.guests.iter().find(closed).expect("the refuge holds all movable pages and more");
+        let (borrower, page) = self.refuge.tenants[frame as usize].get().expect("a guest is a tenant");
+        let book = &mut self.books[borrower];
+        book.pages[page].place = Place::Gone;
+        book.stats.in_refuge -= 1;
+        book.stats.recalled += 1;
+        book.stats.discarded += 1;
+        self.refuge.leave(frame, Kind::Discardable);
+        self.refuge.free.pop().expect("just freed")
+    }
+
+    /// The loan stands, with the pages that got a place: the first `got` of `pages`.
+    pub(crate) fn end_borrow(&mut self, borrower: usize, pages: Range<u32>, got: u32) -> Result<Loan, LendError> {
+        let book = &mut self.books[borrower];
+        let unused = pages.end - pages.start - got;
+        if unused > 0 {
+            book.vacant.free(pages.start + got, unused).expect("pages just taken");
+        }
+        if got == 0 {
+            return Err(LendError::NothingIdle);
+        }
+        let head = &mut book.pages[pages.start as usize];
+        head.count = got;
+        Ok(Loan { first: pages.start, generation: head.generation, count: got })
+    }
+
+    /// The pages of a loan.
+    fn pages_of(&self, borrower: usize, loan: Loan) -> Result<Range<usize>, LoanError> {
+        let head = self.books[borrower].pages.get(loan.first as usize).ok_or(LoanError::Stale)?;
+        if head.count == 0 || head.count != loan.count || head.generation != loan.generation {
+            return Err(LoanError::Stale);
+        }
+        Ok(loan.first as usize..(loan.first + loan.count) as usize)
+    }
+
+    /// Pages of a loan that were not recalled.
+    pub(crate) fn left(&self, borrower: usize, loan: Loan) -> Result<u32, LoanError> {
+        let pages = self.pages_of(borrower, loan)?;
+        let left = self.books[borrower].pages[pages].iter().filter(|page| page.place != Place::Gone);
+        Ok(left.count() as u32)
+    }
+
+    /// Ends a loan. `each` gets the frames of the area, as runs that are all held or all not. `None`: a page is moving.
+    pub(crate) fn give_back(
+        &mut self,
+        borrower: usize,
+        loan: Loan,
+        mut each: impl FnMut(FrameRange, bool),
+    ) -> Result<Option<()>, LoanError> {
+        let pages = self.pages_of(borrower, loan)?;
+        let book = &self.books[borrower];
+        if let Some(page) = book.pages[pages.clone()].iter().position(|page| page.open) {
+            return Err(LoanError::InUse { page: page as u32 });
+        }
+        if book.pages[pages.clone()].iter().any(|page| page.moving) {
+            return Ok(None);
+        }
+        let kind = book.kind;
+        let mut run: Option<(FrameRange, bool)> = None;
+        for n in pages.clone() {
+            let book = &mut self.books[borrower];
+            let place = core::mem::replace(&mut book.pages[n].place, Place::Gone);
+            book.pages[n].written = false;
+            match place {
+                Place::Gone => {}
+                Place::Refuge(frame) => {
+                    book.stats.in_refuge -= 1;
+                    self.refuge.leave(frame, kind);
+                }
+                Place::Area(frame) => {
+                    book.stats.in_area -= 1;
+                    let held = self.is_held(frame);
+                    let one = FrameRange::new(frame, 1).expect("a frame of the area");
+                    let at = self.positions(one).start;
+                    self.tenants[at as usize] = Tenant::NONE;
+                    self.leave(one);
+                    run = match run {
+                        // Two runs of an area may touch in number and be two banks.
+                        Some((frames, same)) if same == held && frames.end() == frame && !self.is_run_start(frame) => {
+                            FrameRange::between(frames.start(), frame + 1).map(|frames| (frames, held))
+                        }
+                        Some((frames, held)) => {
+                            each(frames, held);
+                            Some((one, self.is_held(frame)))
+                        }
+                        None => Some((one, held)),
+                    };
+                }
+            }
+        }
+        if let Some((frames, held)) = run {
+            each(frames, held);
+        }
+        let book = &mut self.books[borrower];
+        let head = &mut book.pages[loan.first as usize];
+        head.count = 0;
+        head.generation = head.generation.wrapping_add(1);
+        book.vacant.free(loan.first, loan.count).expect("the loan's own pages");
+        Ok(Some(()))
+    }
+
+    fn is_run_start(&self, frame: u32) -> bool {
+        self.runs.iter().any(|(run, _)| run.start() == frame)
+    }
+
+    // --- opening and closing ---
+
+    /// Opens a page; for a closure, only outside contract memory.
+    pub(crate) fn open(&mut self, borrower: usize, loan: Loan, n: u32, for_closure: bool) -> Result<Opening, NotOpen> {
+        let refused = NotOpen::Refused;
+        let pages = self.pages_of(borrower, loan).map_err(refused)?;
+        if n >= loan.count {
+            return Err(refused(LoanError::Range { page: n, offset: 0, len: 0 }));
+        }
+        let number = pages.start + n as usize;
+        let Page { place, written, open, moving, .. } = self.books[borrower].pages[number];
+        match place {
+            Place::Gone => return Err(refused(LoanError::Recalled { page: n })),
+            _ if moving => return Err(NotOpen::Moving),
+            _ if open => return Err(refused(LoanError::InUse { page: n })),
+            Place::Area(frame) if for_closure && self.is_held(frame) => return Err(NotOpen::Contracted(frame)),
+            Place::Area(frame) => {
+                let one = FrameRange::new(frame, 1).expect("a frame of the area");
+                self.mark(one, |block, mask| block.open |= mask);
+            }
+            Place::Refuge(_) => {}
+        }
+        self.books[borrower].pages[number].open = true;
+        Ok(Opening { borrower, page: number, place, written })
+    }
+
+    /// Closes a page, which holds bytes now, or as before.
+    pub(crate) fn close(&mut self, opening: Opening, written: bool) {
+        let page = &mut self.books[opening.borrower].pages[opening.page];
+        page.open = false;
+        page.written |= written;
+        if let Place::Area(frame) = opening.place {
+            let one = FrameRange::new(frame, 1).expect("a frame of the area");
+            self.mark(one, |block, mask| block.open &= !mask);
+        }
+    }
+
+    // --- recall ---
+
+    /// Recalls what is lent of `window`, which is held and none of it open: forgets discardable pages, marks movable ones as moving.
+    /// Returns whether there are any of those, which [`next_batch`](Self::next_batch) then names.
+    pub(crate) fn recall(&mut self, window: FrameRange) -> bool {
+        let mut moves = false;
+        // Discards counted so far, of one borrower after another.
+        let (mut owner, mut count) = (0, 0);
+        for (n, mask) in Self::masks(self.positions(window)) {
+            let block = &mut self.blocks[n];
+            debug_assert!(block.open & mask == 0 && block.held & mask == mask, "held, and not open");
+            let gone = block.lent & mask & !block.movable;
+            for bits in [&mut block.lent, &mut block.cached, &mut block.high] {
+                *bits &= !gone;
+            }
+            self.lent -= gone.count_ones();
+            let (mut discard, mut moving) = (gone, block.lent & mask);
+            moves |= moving != 0;
+            while discard != 0 {
+                let at = n * 32 + discard.trailing_zeros() as usize;
+                discard &= discard - 1;
+                let tenant = core::mem::replace(&mut self.tenants[at], Tenant::NONE);
+                let (borrower, page) = tenant.get().expect("a lent frame has a tenant");
+                if borrower != owner {
+                    Self::tally_discards(&mut self.books[owner].stats, count);
+                    (owner, count) = (borrower, 0);
+                }
+                self.books[borrower].pages[page].place = Place::Gone;
+                count += 1;
+            }
+            while moving != 0 {
+                let at = n * 32 + moving.trailing_zeros() as usize;
+                moving &= moving - 1;
+                let (borrower, page) = self.tenants[at].get().expect("a lent frame has a tenant");
+                self.books[borrower].pages[page].moving = true;
+            }
+        }
+        Self::tally_discards(&mut self.books[owner].stats, count);
+        moves
+    }
+
+    fn tally_discards(stats: &mut LoanStats, count: u32) {
+        stats.in_area -= count;
+        stats.recalled += u64::from(count);
+        stats.discarded += u64::from(count);
+    }
+
+    fn is_written(&self, at: u32) -> bool {
+        let (borrower, page) = self.tenants[at as usize].get().expect("a lent frame has a tenant");
+        self.books[borrower].pages[page].written
+    }
+
+    /// The next adjacent frames of `window` whose pages are to be moved, at most [`BATCH`], all written or none.
+    pub(crate) fn next_moving(&self, window: FrameRange) -> Option<FrameRange> {
+        let range = self.positions(window);
+        let run = self.runs_of(range.clone(), |block| block.lent).next()?;
+        let written = self.is_written(run.start);
+        let same = run.clone().take(BATCH).take_while(|&at| self.is_written(at) == written);
+        FrameRange::new(window.start() + (run.start - range.start), same.count() as u32)
+    }
+
+    /// A page in contract memory is to be moved out of it.
+    pub(crate) fn begin_move(&mut self, frame: FrameRange) {
+        let at = self.positions(frame).start;
+        let (borrower, page) = self.tenants[at as usize].get().expect("a lent frame has a tenant");
+        self.books[borrower].pages[page].moving = true;
+    }
+
+    /// Pages to be moved from these frames, to the frames given or to the refuge.
+    pub(crate) fn batch(&mut self, from: FrameRange, to: Option<FrameRange>) -> Batch {
+        let written = self.is_written(self.positions(from).start);
+        let Some(to) = to else {
+            let to = (0..from.count()).map(|_| self.refuge_for_movable()).collect();
+            return Batch { from, to: Target::Refuge(to), written };
+        };
+        // Neither idle nor lent until the copy is done.
+        self.mark(to, |block, mask| block.open |= mask);
+        let from = FrameRange::new(from.start(), to.count()).expect("a part of it");
+        Batch { from, to: Target::Area(to), written }
+    }
+
+    /// The bytes were copied: the pages are in their new places, the old frames nobody's.
+    pub(crate) fn moved(&mut self, batch: &Batch) {
+        let Batch { from, to, .. } = batch;
+        if let Target::Area(to) = to {
+            self.mark(*to, |block, mask| block.open &= !mask);
+        }
+        for (n, at) in self.positions(*from).enumerate() {
+            let tenant = core::mem::replace(&mut self.tenants[at as usize], Tenant::NONE);
+            let (borrower, number) = tenant.get().expect("a lent frame has a tenant");
+            let kind = self.books[borrower].kind;
+            let place = match to {
+                Target::Area(to) => {
+                    let one = FrameRange::new(to.start() + n as u32, 1).expect("a frame of the area");
+                    let to = self.positions(one).start;
+                    self.tenants[to as usize] = tenant;
+                    self.enter(one, kind == Kind::Movable, self.books[borrower].high, true);
+                    Place::Area(one.start())
+                }
+                Target::Refuge(to) => {
+                    self.refuge.enter(to[n], tenant, kind);
+                    let stats = &mut self.books[borrower].stats;
+                    stats.in_area -= 1;
+                    stats.in_refuge += 1;
+                    Place::Refuge(to[n])
+                }
+            };
+            let book = &mut self.books[borrower];
+            let page = &mut book.pages[number];
+            page.place = place;
+            page.moving = false;
+            book.stats.recalled += 1;
+            book.stats.moved += 1;
+        }
+        self.leave(*from);
+    }
+}

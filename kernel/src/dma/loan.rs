@@ -1,0 +1,524 @@
+//! Borrowers: idle frames of an area, used by the CPU until a device wants them. The protocol stands in
+//! [`crate::cma::loan`].
+//!
+//! Access is a bounded copy in or out, or a closure over one page, mapped write-back in the loan window while it runs;
+//! no other way to name a lent frame's bytes exists, so none can be pinned. What this guarantees:
+//!
+//! - **I1** a lent frame is mapped by the one closure or copy that has it open, claimed in the ledger like any other.
+//! - **I3** whatever lines that leaves are written to the ledger as residue; the frame's next owner drops them through
+//!   its own non-cacheable mapping, once. A recall itself touches no line of a page it discards.
+//! - **I5** a page reads as zeros until its borrower wrote it, whatever the frame held.
+//! - **I6** a recall waits for nothing but copies of at most [`BATCH`] pages: another core's, or its own.
+//!
+//! ```
+//! use carveout::arch::fake::setup::Setup;
+//! use carveout::cma::loan::{LoanError, Priority};
+//! use carveout::dma::loan::Discardable;
+//!
+//! let setup = Setup::new(1);
+//! let area = setup.dma.area("test").unwrap();
+//! let cache = setup.dma.borrower::<Discardable>(area, "cache", 1024, Priority::Low).unwrap();
+//! let loan = cache.borrow(1024).unwrap();               // all 4 MiB
+//! cache.write(loan, 7, 0, b"block 7").unwrap();
+//! let mut bytes = [0; 7];
+//! cache.read(loan, 7, 0, &mut bytes).unwrap();
+//! assert_eq!(&bytes, b"block 7");
+//!
+//! // A device never notices: what it needs comes back.
+//! let frame = setup.dma.alloc(&setup.master("camera"), 4 << 20, 1).unwrap();
+//! assert_eq!(cache.read(loan, 7, 0, &mut bytes), Err(LoanError::Recalled { page: 7 }));
+//! ```
+//!
+//! A page cannot leave the closure that has it open:
+//!
+//! ```compile_fail
+//! use carveout::{arch::Machine, cma::loan::Loan, dma::loan::{Borrower, Movable}};
+//! fn pin<M: Machine>(store: &Borrower<M, Movable>, loan: Loan) -> &[u8; 4096] {
+//!     store.with(loan, 0, |page| page).unwrap()
+//! }
+//! ```
+
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, VirtAddr};
+use crate::arch::{Machine, copy_page};
+use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
+use crate::cma::loan::{SPARES, Target};
+use crate::dma::master::AreaId;
+use crate::dma::{Dma, State};
+use crate::vm::attr::{Access, MemoryType};
+use crate::vm::ledger::Residue;
+use crate::vm::space::{Mapped, Region};
+use core::fmt;
+use core::hint::spin_loop;
+use core::marker::PhantomData;
+use core::ops::Range;
+
+/// Bytes of a page of a loan.
+pub const PAGE: usize = FRAME_SIZE as usize;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// What becomes of a borrower's pages on recall: a closed set of types.
+pub trait LoanKind: sealed::Sealed {
+    /// The same as a value.
+    const KIND: Kind;
+}
+
+/// Pages that are forgotten on recall: a cache of what can be had again.
+#[derive(Debug)]
+pub enum Discardable {}
+/// Pages that survive a recall.
+#[derive(Debug)]
+pub enum Movable {}
+
+impl sealed::Sealed for Discardable {}
+impl sealed::Sealed for Movable {}
+impl LoanKind for Discardable {
+    const KIND: Kind = Kind::Discardable;
+}
+impl LoanKind for Movable {
+    const KIND: Kind = Kind::Movable;
+}
+
+/// Addresses for lent frames: lanes of 32 pages, one for recalls and the reserve, the others for a page each.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    window: Region<'static>,
+    /// A bit a lane.
+    free: u32,
+}
+
+const LANE_PAGES: u32 = 32;
+/// The lane of recalls and of the reserve: its first half for what is copied from, its second for what is copied to.
+const WORK: u32 = 0;
+
+impl Lanes {
+    pub(super) fn new(window: Region<'static>) -> Self {
+        assert!(window.range().bytes() >= u64::from((SPARES + 1) * LANE_PAGES * FRAME_SIZE), "a section at least");
+        const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
+        Self { window, free: (1 << (SPARES + 1)) - 1 }
+    }
+
+    fn take(&mut self, lanes: u32) -> Option<u32> {
+        let free = self.free & lanes;
+        (free != 0).then(|| {
+            self.free &= !(free & free.wrapping_neg());
+            free.trailing_zeros()
+        })
+    }
+
+    fn give_back(&mut self, lane: u32) {
+        self.free |= 1 << lane;
+    }
+
+    fn va(&self, lane: u32, page: u32) -> VirtAddr {
+        VirtAddr::new(self.window.range().start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
+    }
+}
+
+impl State {
+    fn map_lent<M: Machine>(&mut self, machine: &M, at: (u32, u32), frames: FrameRange, memory: MemoryType) -> Mapped {
+        self.ledger.claim(frames, memory).expect("nobody maps a lent frame but who has it open");
+        let va = self.lanes.va(at.0, at.1);
+        // SAFETY: the ledger gave the frames to this mapping alone (I1).
+        let mapped = unsafe { self.lanes.window.map(machine, va, frames, memory, Access::ReadWrite) };
+        mapped.expect("a lane's addresses are unmapped")
+    }
+
+    fn unmap_lent<M: Machine>(&mut self, machine: &M, mapped: Mapped) {
+        let frames = self.lanes.window.unmap(machine, mapped);
+        self.ledger.release(frames);
+    }
+}
+
+/// What an area lends, in frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lent {
+    /// Lent now.
+    pub lent: u32,
+    /// Neither held by a buffer nor lent: idle, in the reserve, or an idle contract slot's.
+    pub unlent: u32,
+    /// Of those, in the reserve: zeroed.
+    pub reserve: u32,
+    /// Frames of the refuge, and of those in use.
+    pub refuge: (u32, u32),
+}
+
+/// Who may borrow frames of an area, and what for. Registered once, for good.
+pub struct Borrower<M: Machine + 'static, K> {
+    dma: &'static Dma<M>,
+    area: AreaId,
+    number: usize,
+    kind: PhantomData<fn(K)>,
+}
+
+impl<M: Machine, K> fmt::Debug for Borrower<M, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Borrower").field("area", &self.area).field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// A page that is open. Closes when dropped, also where a closure unwinds.
+struct Open<'b, M: Machine + 'static, K> {
+    by: &'b Borrower<M, K>,
+    opening: Opening,
+    lane: u32,
+    mapped: Option<Mapped>,
+    bytes: *mut u8,
+    written: bool,
+}
+
+impl<M: Machine, K> Drop for Open<'_, M, K> {
+    fn drop(&mut self) {
+        let dma = self.by.dma;
+        let mut state = dma.state.lock();
+        let state = &mut *state;
+        if let Some(mapped) = self.mapped.take() {
+            state.unmap_lent(dma.machine, mapped);
+        }
+        state.lanes.give_back(self.lane);
+        if let Some(lending) = state.areas[self.by.area.0].lending_mut() {
+            lending.close(self.opening, self.written);
+        }
+    }
+}
+
+/// What a page is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Bytes are copied out.
+    Read,
+    /// All bytes are copied in, or some.
+    Write { all: bool },
+    /// A closure.
+    Closure,
+}
+
+impl<M: Machine, K: LoanKind> Borrower<M, K> {
+    /// Borrows up to `count` pages, which read as zeros. The loan says how many it is of.
+    pub fn borrow(&self, count: u32) -> Result<Loan, LendError> {
+        let mut state = self.dma.state.lock();
+        let State { areas, ledger, .. } = &mut *state;
+        areas[self.area.0].borrow(self.number, count, |frames| ledger.residue(frames) > Residue::Nothing)
+    }
+
+    /// Ends a loan, whatever was recalled of it. From then on its handle is stale.
+    pub fn give_back(&self, loan: Loan) -> Result<(), LoanError> {
+        loop {
+            let mut state = self.dma.state.lock();
+            if let Some(()) = state.areas[self.area.0].give_loan_back(self.number, loan)? {
+                return Ok(());
+            }
+            drop(state);
+            spin_loop();
+        }
+    }
+
+    /// Pages of the loan that were not recalled.
+    pub fn left(&self, loan: Loan) -> Result<u32, LoanError> {
+        let state = self.dma.state.lock();
+        state.areas[self.area.0].lending().ok_or(LoanError::Stale)?.left(self.number, loan)
+    }
+
+    /// Copies bytes of a page out, from `offset` on.
+    pub fn read(&self, loan: Loan, page: u32, offset: usize, to: &mut [u8]) -> Result<(), LoanError> {
+        let Range { start, end } = Self::inside(page, offset, to.len())?;
+        let open = self.open(loan, page, For::Read)?;
+        if open.bytes.is_null() {
+            to.fill(0);
+        } else {
+            let from = open.bytes.wrapping_add(start);
+            // SAFETY: `from` is inside the page, which `open` alone maps; `to` is the caller's.
+            unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), end - start) };
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into a page, from `offset` on.
+    pub fn write(&self, loan: Loan, page: u32, offset: usize, from: &[u8]) -> Result<(), LoanError> {
+        let Range { start, end } = Self::inside(page, offset, from.len())?;
+        let open = self.open(loan, page, For::Write { all: from.len() == PAGE })?;
+        let to = open.bytes.wrapping_add(start);
+        // SAFETY: `to` is inside the page, which `open` alone maps; `from` is the caller's.
+        unsafe { to.copy_from_nonoverlapping(from.as_ptr(), end - start) };
+        Ok(())
+    }
+
+    /// Runs a closure over a page, mapped write-back while it runs. The page cannot be recalled meanwhile: an allocation
+    /// from within, or by another core, goes round it. It must be short, then, as a critical section is.
+    pub fn with<R>(&self, loan: Loan, page: u32, run: impl FnOnce(&mut [u8; PAGE]) -> R) -> Result<R, LoanError> {
+        let open = self.open(loan, page, For::Closure)?;
+        // SAFETY: a page mapped for as long as `open` lives, which alone names it; aligned to a page.
+        let bytes = unsafe { &mut *open.bytes.cast::<[u8; PAGE]>() };
+        Ok(run(bytes))
+    }
+
+    /// What it has, and what became of it.
+    pub fn stats(&self) -> LoanStats {
+        let state = self.dma.state.lock();
+        state.areas[self.area.0].lending().map_or(LoanStats::default(), |lending| lending.stats(self.number))
+    }
+
+    fn inside(page: u32, offset: usize, len: usize) -> Result<Range<usize>, LoanError> {
+        match offset.checked_add(len) {
+            Some(end) if end <= PAGE => Ok(offset..end),
+            _ => Err(LoanError::Range { page, offset, len }),
+        }
+    }
+
+    /// Opens a page. Its bytes are null if it is for reading and was never written: zeros.
+    fn open(&self, loan: Loan, page: u32, what: For) -> Result<Open<'_, M, K>, LoanError> {
+        let machine = self.dma.machine;
+        loop {
+            let mut guard = self.dma.state.lock();
+            let state = &mut *guard;
+            let Some(lane) = state.lanes.take(!(1 << WORK)) else { return Err(LoanError::TooManyOpen) };
+            let lending = state.areas[self.area.0].lending_mut().ok_or(LoanError::Stale)?;
+            let opening = match lending.open(self.number, loan, page, what == For::Closure) {
+                Ok(opening) => opening,
+                Err(refusal) => {
+                    state.lanes.give_back(lane);
+                    drop(guard);
+                    match refusal {
+                        NotOpen::Refused(error) => return Err(error),
+                        NotOpen::Contracted(frame) => self.dma.evict(self.area, frame),
+                        NotOpen::Moving => spin_loop(),
+                    }
+                    continue;
+                }
+            };
+            let written = opening.written || what != For::Read;
+            let mut open = Open { by: self, opening, lane, mapped: None, bytes: core::ptr::null_mut(), written };
+            if !written {
+                drop(guard);
+                return Ok(open);
+            }
+            let mut stale = false;
+            let mut zero = !opening.written && what != (For::Write { all: true });
+            match opening.place {
+                Place::Area(frame) => {
+                    let frames = FrameRange::new(frame, 1).expect("a frame of the area");
+                    lending.set_cached(frames);
+                    let before = state.ledger.residue(frames);
+                    stale = before == Residue::Clean && !opening.written;
+                    zero &= before != Residue::Zeroed;
+                    // Said before the mapping is made: from then on lines may come.
+                    state.ledger.raise_residue(frames, Residue::Dirty);
+                    open.mapped = Some(state.map_lent(machine, (lane, 0), frames, MemoryType::WriteBack));
+                }
+                Place::Refuge(frame) => open.bytes = lending.refuge_frame(frame).pointer(),
+                Place::Gone => unreachable!("an open page is somewhere"),
+            }
+            drop(guard);
+            if let Some(mapped) = &open.mapped {
+                if stale {
+                    // A former owner's device may have written under clean lines. Dirty ones are the CPU's own, and
+                    // are written over.
+                    self.dma.counters.invalidated.add(machine.invalidate(mapped.all()));
+                }
+                open.bytes = machine.reach(mapped.va());
+            }
+            if zero {
+                // SAFETY: a page that `open` alone names.
+                unsafe { machine.zero(open.bytes, PAGE) };
+            }
+            return Ok(open);
+        }
+    }
+}
+
+impl<M: Machine> Dma<M> {
+    /// Registers a borrower of an area, with a budget in pages of 4 KiB. All its metadata is taken from the heap here,
+    /// about 24 bytes a page, and so is a movable borrower's refuge, a page for each of the budget: where its pages go
+    /// when devices want all of the area. Meanwhile discardable borrowers use what is free of the refuge.
+    pub fn borrower<K: LoanKind>(
+        &'static self,
+        area: AreaId,
+        name: &'static str,
+        pages: u32,
+        priority: Priority,
+    ) -> Result<Borrower<M, K>, LendError> {
+        let mut state = self.state.lock();
+        let memory = state.areas.get_mut(area.0).ok_or(LendError::NoArea)?;
+        let number = memory.register(name, K::KIND, pages, priority)?;
+        Ok(Borrower { dma: self, area, number, kind: PhantomData })
+    }
+
+    /// What an area lends.
+    pub fn lent(&self, area: AreaId) -> Lent {
+        let state = self.state.lock();
+        state.areas.get(area.0).map_or(Lent::default(), |memory| Lent {
+            lent: memory.lending().map_or(0, |lending| lending.lent()),
+            unlent: memory.unlent(),
+            reserve: memory.reserved(),
+            refuge: memory.lending().map_or((0, 0), |lending| lending.refuge()),
+        })
+    }
+
+    /// Calls `each` with every borrower of an area, holding the lock.
+    pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, Kind, LoanStats))) {
+        let state = self.state.lock();
+        let lending = state.areas.get(area.0).and_then(|memory| memory.lending());
+        lending.into_iter().flat_map(|lending| lending.borrowers()).for_each(each);
+    }
+
+    /// Wants `bytes` of the area kept unlent, zeroed, with no line cached: [`idle_work`](Self::idle_work) sees to it.
+    pub fn set_reserve(&self, area: AreaId, bytes: u64) {
+        if let Some(memory) = self.state.lock().areas.get_mut(area.0) {
+            memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Fills the reserve by up to `frames`; returns by how many. For the idle loop: until it returns 0.
+    pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
+        let mut done = 0;
+        while done < frames {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            // Another core is at it, or recalls.
+            if state.lanes.take(1 << WORK).is_none() {
+                break;
+            }
+            let most = (frames - done).min(LANE_PAGES - 1);
+            let taken = state.areas.get_mut(area.0).and_then(|memory| memory.take_for_reserve(most));
+            let Some(run) = taken else {
+                state.lanes.give_back(WORK);
+                break;
+            };
+            let mapped = state.map_lent(self.machine, (WORK, 0), run, MemoryType::NonCacheable);
+            drop(guard);
+            self.zero(&mapped);
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            state.unmap_lent(self.machine, mapped);
+            state.ledger.set_residue(run, Residue::Zeroed);
+            state.areas[area.0].add_to_reserve(run);
+            state.lanes.give_back(WORK);
+            done += run.count();
+        }
+        done
+    }
+
+    /// Drops what the caches hold of a non-cacheable mapping's frames and fills them with zeros, in memory.
+    fn zero(&self, mapped: &Mapped) {
+        let part = |run: FrameRange| {
+            let start = (run.start() - mapped.frames().start()) << FRAME_SHIFT;
+            mapped.part(start, start + (run.count() << FRAME_SHIFT)).expect("a part of it")
+        };
+        self.for_each_residue(mapped.frames(), |run, residue| {
+            if residue > Residue::Nothing {
+                self.counters.invalidated.add(self.machine.discard(part(run)));
+            }
+        });
+        let start = self.machine.reach(mapped.va());
+        self.for_each_residue(mapped.frames(), |run, residue| {
+            if residue != Residue::Zeroed {
+                let first = start.wrapping_add(((run.start() - mapped.frames().start()) << FRAME_SHIFT) as usize);
+                // SAFETY: the part is mapped, writable, and its frames are nobody else's.
+                unsafe { self.machine.zero(first, run.bytes() as usize) };
+            }
+        });
+        // Whoever gets the frames need not order what was done here.
+        self.machine.device_barrier();
+    }
+
+    /// Copies out of a window that was just taken what must survive. It waits for nobody but another core's such copy.
+    pub(super) fn move_out(&self, area: AreaId, window: FrameRange) {
+        loop {
+            let mut state = self.state.lock();
+            if state.lanes.take(1 << WORK).is_none() {
+                drop(state);
+                spin_loop();
+                continue;
+            }
+            let Some(batch) = state.areas[area.0].next_batch(window) else {
+                state.lanes.give_back(WORK);
+                return;
+            };
+            drop(state);
+            self.carry(area, &batch);
+            self.state.lock().lanes.give_back(WORK);
+        }
+    }
+
+    /// Moves a page out of contract memory, to the refuge.
+    fn evict(&self, area: AreaId, frame: u32) {
+        let mut state = self.state.lock();
+        if state.lanes.take(1 << WORK).is_none() {
+            drop(state);
+            return spin_loop();
+        }
+        let frames = FrameRange::new(frame, 1).expect("a frame of the area");
+        let batch = state.areas[area.0].evict(frames);
+        drop(state);
+        if let Some(batch) = batch {
+            self.carry(area, &batch);
+            self.state.lock().areas[area.0].evicted(frames);
+        }
+        self.state.lock().lanes.give_back(WORK);
+    }
+
+    /// Copies a batch, by the lane of recalls, which is the caller's.
+    fn carry(&self, area: AreaId, batch: &Batch) {
+        let Batch { from, to, written } = batch;
+        if *written {
+            self.copy(area, *from, to);
+        }
+        let mut state = self.state.lock();
+        if let Some(lending) = state.areas[area.0].lending_mut() {
+            lending.moved(batch);
+        }
+    }
+
+    fn copy(&self, area: AreaId, from: FrameRange, to: &Target) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let count = from.count() as usize;
+        let source = state.map_lent(self.machine, (WORK, 0), from, MemoryType::WriteBack);
+        let mut refuge = [core::ptr::null_mut(); BATCH];
+        let mut stale = 0u32;
+        let target = match to {
+            Target::Area(frames) => {
+                for (n, frame) in frames.iter().enumerate() {
+                    let one = FrameRange::new(frame.number(), 1).expect("a frame of the area");
+                    stale |= u32::from(state.ledger.residue(one) == Residue::Clean) << n;
+                }
+                // Said before the mapping is made: from then on lines may come. The source's was said when it was opened.
+                state.ledger.raise_residue(*frames, Residue::Dirty);
+                Some(state.map_lent(self.machine, (WORK, LANE_PAGES / 2), *frames, MemoryType::WriteBack))
+            }
+            Target::Refuge(frames) => {
+                if let Some(lending) = state.areas[area.0].lending_mut() {
+                    for (pointer, &frame) in refuge.iter_mut().zip(frames) {
+                        *pointer = lending.refuge_frame(frame).pointer();
+                    }
+                }
+                None
+            }
+        };
+        drop(guard);
+        let from = self.machine.reach(source.va());
+        if let Some(target) = &target {
+            // As in `open`: clean lines may be older than what a device wrote.
+            for n in (0..count as u32).filter(|n| stale & 1 << n != 0) {
+                let page = target.part(n << FRAME_SHIFT, (n + 1) << FRAME_SHIFT).expect("a part of it");
+                self.counters.invalidated.add(self.machine.invalidate(page));
+            }
+            let start = self.machine.reach(target.va());
+            for (n, pointer) in refuge.iter_mut().enumerate() {
+                *pointer = start.wrapping_add(n * PAGE);
+            }
+        }
+        for (n, &to) in refuge[..count].iter().enumerate() {
+            // SAFETY: both pages are mapped and, while the page is moving, nobody else's; two frames.
+            unsafe { copy_page(to, from.wrapping_add(n * PAGE)) };
+        }
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.unmap_lent(self.machine, source);
+        if let Some(target) = target {
+            state.unmap_lent(self.machine, target);
+        }
+    }
+}
