@@ -88,7 +88,8 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     core::mem::forget(buffer);
     let (own, area) = frames.split_at(OWN_FRAMES).ok_or("too few frames")?;
     let window = region(kernel, machine, 0..WINDOW_SECTIONS)?;
-    let own_region = region(kernel, machine, WINDOW_SECTIONS..SECTIONS)?;
+    let loans = region(kernel, machine, WINDOW_SECTIONS..WINDOW_SECTIONS + 1)?;
+    let own_region = region(kernel, machine, WINDOW_SECTIONS + 1..SECTIONS)?;
     let mut hand = Hand { machine, region: own_region, master: Master::new("virtio-blk", None) };
 
     if machine.has(Bug::NeverFlushed) {
@@ -125,7 +126,7 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
 
 /// Sections of the lower half, which is nobody's, that this program maps things in: the area's window has its frames
 /// three times over ([`Dma::window_sections`]), and one section is for mappings by hand.
-const SECTIONS: usize = WINDOW_SECTIONS + 1;
+const SECTIONS: usize = WINDOW_SECTIONS + 2;
 const WINDOW_SECTIONS: usize = 3;
 const FIRST: VirtAddr = VirtAddr::new(0x4000_0000);
 
