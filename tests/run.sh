@@ -172,6 +172,21 @@ main_job() {
     }
 }
 
+# incoherent OPTION...: programs on the machine with modelled caches; the summary's last line goes on the check's.
+incoherent() {
+    "$ROOT/tests/incoherent/run.sh" "$@" | tee "$work/output"
+    tail -n 1 -- "$work/output" >"$work/note"
+}
+
+# Its own workspace: GPL-2.0, for the emulator it links. What it installs and builds, it says itself.
+build_incoherent() { "$ROOT/tests/incoherent/run.sh" --build; }
+incoherent_tests() { (cd "$ROOT/tests/incoherent" && PATH=$HOST_PATH cargo test --quiet --release -- --format pretty); }
+incoherent_lints() {
+    cd "$ROOT/tests/incoherent"
+    PATH=$HOST_PATH cargo fmt --check
+    PATH=$HOST_PATH cargo clippy --quiet --release --all-targets -- -D warnings
+}
+
 # shows NAME TOLERANCE OPTIONS GENERATE-OPTION...: the demo's screen with such a picture on the disk, compared with what
 # the host expects of the same file.
 shows() {
@@ -297,6 +312,13 @@ bad_inputs
 cards
 
 cores
+
+# A slice; tests/incoherent/README.md has the campaigns. Two seeds of every planted bug on every model where it is one.
+check_alone 'incoherent: build' build_incoherent
+check_cargo_tests 'incoherent: tests of the machine' incoherent_tests
+check_alone 'incoherent: format and clippy' incoherent_lints
+check_alone 'incoherent: planted bugs' incoherent --plants --seeds 2 --limit 60
+check_alone 'incoherent: on-target tests' incoherent --test direct_map --test driver --seeds 1
 
 # One that waits for a key that never comes.
 check 'timeout' outcome 124 'error: no end after 10 seconds' 'demo: picture on screen, waiting for a key' -- \

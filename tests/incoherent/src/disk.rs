@@ -2,7 +2,8 @@
 //! mock.
 //!
 //! Guarantees: it reads and writes DRAM and nothing else, in pieces, each a random while after the one before; a
-//! request is used only after its last byte is in memory. It only reads sectors: a disk for a guest that needs a file.
+//! request is used only after its last byte is in memory. Sectors are read and written; what is written lasts for the
+//! run.
 
 use crate::cache::{Caches, Random};
 use crate::report::Rule;
@@ -11,19 +12,27 @@ const MAGIC: u32 = 0x7472_6976;
 const SECTOR: usize = 512;
 /// Bytes moved at once.
 const PIECE: usize = 256;
+/// Instructions between two looks at the queue, at most.
+const LOOKS: u32 = 1000;
+const DRIVER_OK: u32 = 4;
 /// Entries in the queue, at most.
 const QUEUE_MAX: u32 = 64;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
+/// `VIRTIO_BLK_T_OUT`; 0 is the other way.
+const TO_DISK: u32 = 1;
 const STATUS_OK: u8 = 0;
+const STATUS_IO_ERROR: u8 = 1;
 const STATUS_UNSUPPORTED: u8 = 2;
 
 /// A request under way.
 struct Request {
     head: u16,
-    /// What is still to be written, and where.
-    pieces: Vec<(u32, Vec<u8>)>,
+    /// What is still to be moved: an address, bytes, their place on the disk.
+    pieces: Vec<(u32, usize, usize)>,
+    /// From memory to the disk.
+    to_disk: bool,
     status_at: u32,
     status: u8,
     written: u32,
@@ -44,6 +53,8 @@ pub struct Disk {
     next_available: u16,
     next_used: u16,
     request: Option<Request>,
+    /// Whether the CPU said that there is something, and the device did not look since.
+    told: bool,
     /// When it moves next, in instructions; never if that is the largest number.
     pub due: u64,
 }
@@ -66,12 +77,13 @@ impl Disk {
             next_available: 0,
             next_used: 0,
             request: None,
+            told: false,
             due: u64::MAX,
         }
     }
 
     /// A load from a register.
-    pub fn read(&self, offset: u32) -> u32 {
+    pub fn read(&self, offset: u32, caches: &mut Caches) -> u32 {
         match offset {
             0x000 => MAGIC,
             0x004 | 0x008 => 2,
@@ -79,7 +91,12 @@ impl Disk {
             0x010 => u32::from(self.feature_select == 1),
             0x034 => QUEUE_MAX,
             0x044 => u32::from(self.ready),
-            0x060 => self.interrupt,
+            0x060 => {
+                if self.interrupt != 0 {
+                    caches.know();
+                }
+                self.interrupt
+            }
             0x070 => self.status,
             0x100 => (self.content.len() / SECTOR) as u32,
             _ => 0,
@@ -92,12 +109,16 @@ impl Disk {
             0x014 => self.feature_select = value,
             0x038 => self.size = value,
             0x044 => self.ready = value & 1 != 0,
-            0x050 if self.ready && self.due == u64::MAX => self.wait(now),
+            // It looks at once, before the CPU can write down the next request.
+            0x050 if self.runs() && self.request.is_none() => (self.told, self.due) = (true, now + 1),
             0x064 => self.interrupt &= !value,
             0x070 => {
                 self.status = value;
+                if self.runs() {
+                    self.wait(now);
+                }
                 if value == 0 {
-                    (self.ready, self.request, self.due) = (false, None, u64::MAX);
+                    (self.ready, self.request, self.told, self.due) = (false, None, false, u64::MAX);
                     (self.next_available, self.next_used) = (0, 0);
                 }
             }
@@ -108,16 +129,29 @@ impl Disk {
         }
     }
 
+    const fn runs(&self) -> bool {
+        self.ready && self.status & DRIVER_OK != 0
+    }
+
+    /// At once, or after a while.
     fn wait(&mut self, now: u64) {
-        self.due = now + 1 + u64::from(self.random.below(1000));
+        let while_ = if self.random.below(2) == 0 { 1 } else { 1000 };
+        self.due = now + 1 + u64::from(self.random.below(while_));
+    }
+
+    /// If the device has nothing to do, it looks for work.
+    pub fn look(&mut self, caches: &mut Caches, now: u64) -> Result<(), (Rule, u32)> {
+        if self.runs() && self.request.is_none() { self.step(caches, now) } else { Ok(()) }
     }
 
     /// The device's next move, which is due.
     pub fn step(&mut self, caches: &mut Caches, now: u64) -> Result<(), (Rule, u32)> {
         let Some(mut request) = self.request.take() else {
-            let index = caches.device_read(self.available + 2, 2)? as u16;
+            caches.poll(self.available + 2);
+            let index = caches.device_read(self.available + 2, 2, core::mem::take(&mut self.told))? as u16;
             if index == self.next_available || self.size == 0 {
-                self.due = u64::MAX;
+                // It need not be told: it looks now and then.
+                self.due = now + 1 + u64::from(self.random.below(LOOKS));
                 return Ok(());
             }
             self.request = Some(self.take_request(caches)?);
@@ -125,9 +159,16 @@ impl Disk {
             return Ok(());
         };
         self.wait(now);
-        if let Some((at, bytes)) = request.pieces.pop() {
-            caches.device_write(at, &bytes)?;
-            request.written += bytes.len() as u32;
+        if let Some((at, bytes, place)) = request.pieces.pop() {
+            let content = &mut self.content[place..place + bytes];
+            if request.to_disk {
+                for (n, byte) in content.iter_mut().enumerate() {
+                    *byte = caches.device_read(at + n as u32, 1, true)? as u8;
+                }
+            } else {
+                caches.device_write(at, content)?;
+                request.written += bytes as u32;
+            }
             self.request = Some(request);
             return Ok(());
         }
@@ -144,13 +185,14 @@ impl Disk {
     fn take_request(&mut self, caches: &mut Caches) -> Result<Request, (Rule, u32)> {
         let slot = u32::from(self.next_available) % self.size;
         self.next_available = self.next_available.wrapping_add(1);
-        let head = caches.device_read(self.available + 4 + 2 * slot, 2)? as u16;
+        let head = caches.device_read(self.available + 4 + 2 * slot, 2, true)? as u16;
         let mut chain = Vec::new();
         let mut next = head;
         loop {
             let at = self.descriptors + 16 * (u32::from(next) % self.size);
-            let (address, length) = (caches.device_read(at, 4)?, caches.device_read(at + 8, 4)?);
-            let (flags, following) = (caches.device_read(at + 12, 2)? as u16, caches.device_read(at + 14, 2)? as u16);
+            let (address, length) = (caches.device_read(at, 4, true)?, caches.device_read(at + 8, 4, true)?);
+            let flags = caches.device_read(at + 12, 2, true)? as u16;
+            let following = caches.device_read(at + 14, 2, true)? as u16;
             chain.push((address, length, flags & WRITE != 0));
             if flags & NEXT == 0 || chain.len() as u32 >= self.size {
                 break;
@@ -158,25 +200,25 @@ impl Disk {
             next = following;
         }
         let (header, _, _) = chain[0];
-        let (kind, sector) = (caches.device_read(header, 4)?, caches.device_read(header + 8, 4)?);
+        let (kind, sector) = (caches.device_read(header, 4, true)?, caches.device_read(header + 8, 4, true)?);
         let (status_at, _, _) = chain[chain.len() - 1];
-        let mut request = Request { head, pieces: Vec::new(), status_at, status: STATUS_OK, written: 0 };
-        if kind != 0 {
+        let to_disk = kind == TO_DISK;
+        let mut request = Request { head, pieces: Vec::new(), to_disk, status_at, status: STATUS_OK, written: 0 };
+        if kind > TO_DISK {
             request.status = STATUS_UNSUPPORTED;
             return Ok(request);
         }
-        let mut from = sector as usize * SECTOR;
+        let mut place = sector as usize * SECTOR;
         for &(address, length, written) in &chain[1..chain.len() - 1] {
-            if !written {
-                continue;
+            if written == to_disk || self.content.len() < place + length as usize {
+                request.status = STATUS_IO_ERROR;
+                return Ok(request);
             }
-            let mut offset = 0;
-            while offset < length as usize {
+            for offset in (0..length as usize).step_by(PIECE) {
                 let bytes = PIECE.min(length as usize - offset);
-                let piece = self.content.get(from..from + bytes).map_or_else(|| vec![0; bytes], <[u8]>::to_vec);
-                request.pieces.push((address + offset as u32, piece));
-                (offset, from) = (offset + bytes, from + bytes);
+                request.pieces.push((address + offset as u32, bytes, place + offset));
             }
+            place += length as usize;
         }
         // Taken from the end.
         request.pieces.reverse();

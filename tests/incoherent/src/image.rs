@@ -4,6 +4,7 @@
 
 use addr2line::Loader;
 use object::{Object, ObjectSegment, ObjectSymbol};
+use std::fmt;
 use std::path::Path;
 
 /// What an instruction means to the caches and the MMU.
@@ -23,6 +24,8 @@ pub enum Op {
     TlbAll,
     /// DSB, in any domain.
     Dsb,
+    /// DMB, in any domain: Cortex-A8 and Cortex-A9 know one.
+    Dmb,
     /// A write of SCTLR.
     Sctlr,
     /// A write of TTBR0.
@@ -35,10 +38,17 @@ pub enum Op {
     Vbar,
 }
 
+/// The operations that a kernel may forget.
+pub const MAINTENANCE: [Op; 8] =
+    [Op::Clean, Op::CleanToUnification, Op::Invalidate, Op::Flush, Op::TlbPage, Op::TlbAll, Op::Dsb, Op::Dmb];
+
 /// The operation of an A32 instruction and the register it takes its value from.
 pub fn decode(word: u32) -> Option<(Op, u8)> {
     if word & 0xffff_fff0 == 0xf57f_f040 || word & 0x0fff_0fff == 0x0e07_0f9a {
         return Some((Op::Dsb, 0));
+    }
+    if word & 0xffff_fff0 == 0xf57f_f050 || word & 0x0fff_0fff == 0x0e07_0fba {
+        return Some((Op::Dmb, 0));
     }
     // MCR p15, opc1, Rt, CRn, CRm, opc2, always executed.
     if word & 0xff10_0f10 != 0xee00_0f10 {
@@ -63,17 +73,22 @@ pub fn decode(word: u32) -> Option<(Op, u8)> {
     Some((op, ((word >> 12) & 15) as u8))
 }
 
+/// Whether a TLB operation is in the inner shareable form: UNDEFINED without the Multiprocessing Extensions.
+pub const fn is_broadcast(word: u32) -> bool {
+    word & 15 == 3
+}
+
 /// `nop`.
 const NOP: u32 = 0xe320_f000;
 
 /// A loaded ELF.
+#[derive(Clone)]
 pub struct Image {
     /// Bytes from the lowest address on, without .bss.
     pub bytes: Vec<u8>,
     /// The linked address of the first.
     pub base: u32,
     symbols: Vec<(u32, u32, String)>,
-    loader: Option<Loader>,
 }
 
 impl Image {
@@ -97,7 +112,13 @@ impl Image {
             .map(|symbol| (symbol.address() as u32, symbol.size() as u32, symbol.name().unwrap_or("?").to_owned()))
             .collect();
         symbols.sort_unstable();
-        Ok(Self { bytes, base, symbols, loader: Loader::new(path).ok() })
+        Ok(Self { bytes, base, symbols })
+    }
+
+    /// A program without symbols.
+    #[cfg(test)]
+    pub fn of_words(base: u32, words: impl Iterator<Item = u32>) -> Self {
+        Self { bytes: words.flat_map(u32::to_le_bytes).collect(), base, symbols: Vec::new() }
     }
 
     /// Words of the image with their linked addresses.
@@ -114,11 +135,6 @@ impl Image {
         found.map(|(at, _)| at).filter(|&at| self.symbol(at).is_some()).collect()
     }
 
-    /// The same program, without what names its places.
-    pub fn clone_bytes(&self) -> Self {
-        Self { bytes: self.bytes.clone(), base: self.base, symbols: Vec::new(), loader: None }
-    }
-
     /// Replaces an instruction by a `nop`.
     pub fn suppress(&mut self, at: u32) {
         let offset = (at - self.base) as usize;
@@ -129,9 +145,36 @@ impl Image {
         let next = self.symbols.partition_point(|symbol| symbol.0 <= at);
         self.symbols.get(next.checked_sub(1)?).filter(|symbol| symbol.1 == 0 || at < symbol.0 + symbol.1)
     }
+}
+
+/// A function and a line of source.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    /// Its name, demangled, without its crate's hash.
+    pub function: String,
+    /// File and line, from the folder of the crate on, if known.
+    pub line: Option<String>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.function, self.line.as_deref().unwrap_or("?"))
+    }
+}
+
+/// What source an image's addresses belong to.
+pub struct Places {
+    loader: Option<Loader>,
+}
+
+impl Places {
+    /// Of an ELF.
+    pub fn load(path: &Path) -> Self {
+        Self { loader: Loader::new(path).ok() }
+    }
 
     /// The function and the source line of a linked address, innermost inlined call first.
-    pub fn place(&self, at: u32) -> String {
+    pub fn find(&self, image: &Image, at: u32) -> Vec<Place> {
         let mut calls = Vec::new();
         if let Some(loader) = &self.loader
             && let Ok(mut frames) = loader.find_frames(u64::from(at))
@@ -144,14 +187,24 @@ impl Image {
                     let from = file.rfind("/src/").map_or(0, |end| file[..end].rfind('/').map_or(0, |at| at + 1));
                     Some(format!("{}:{}", &file[from..], place.line.unwrap_or(0)))
                 });
-                calls.push(format!("{} ({})", name.unwrap_or_else(|| "?".into()), line.unwrap_or_else(|| "?".into())));
+                calls.push(Place { function: name.unwrap_or_else(|| "?".into()), line });
             }
         }
         if calls.is_empty() {
-            let name = self.symbol(at).map_or("?", |symbol| &symbol.2);
-            calls.push(addr2line::demangle_auto(name.into(), None).into_owned());
+            let function = image.symbol(at).map_or_else(
+                || "?".into(),
+                |(start, _, name)| {
+                    format!("{}+{:#x}", addr2line::demangle_auto(name.as_str().into(), None), at - start)
+                },
+            );
+            calls.push(Place { function, line: None });
         }
-        calls.truncate(5);
+        calls
+    }
+
+    /// The same as text, the innermost five.
+    pub fn tell(&self, image: &Image, at: u32) -> String {
+        let calls: Vec<String> = self.find(image, at).iter().take(5).map(Place::to_string).collect();
         calls.join("\n      inlined in ")
     }
 }
@@ -169,8 +222,8 @@ mod tests {
             (0xee08_cf33, Some((Op::TlbPage, 12))),
             (0xee08_0f17, Some((Op::TlbAll, 0))),
             (0xf57f_f04f, Some((Op::Dsb, 0))),
-            // DMB, and a read of SCTLR.
-            (0xf57f_f05f, None),
+            (0xf57f_f05b, Some((Op::Dmb, 0))),
+            // A read of SCTLR.
             (0xee11_0f10, None),
         ];
         for (word, op) in known {

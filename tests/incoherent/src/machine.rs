@@ -1,7 +1,7 @@
-//! A Cortex-A9 that runs the image over [`Caches`] and [`Mmu`]: the emulator's hooks and what they decide.
+//! A core that runs the image over [`Caches`] and [`Mmu`]: the emulator's hooks and what they decide.
 //!
 //! The emulator translates by asking for each page; the answer's upper half says which memory the page is: 0, RAM as
-//! the CPU sees it through its caches, or registers; 1, DRAM itself; 2, nothing: a fault, whose address keeps its lower
+//! the CPU sees it through its caches, or registers; 1, RAM past the caches; 2, nothing: a fault, whose address keeps its lower
 //! bits.
 //!
 //! Guarantees: the same image, device tree and seed give the same run. Exceptions are delivered as the ARM ARM has them
@@ -11,16 +11,16 @@
 
 use crate::cache::{Caches, Maintain};
 use crate::devices::{BLOCKS, Devices};
-use crate::image::{Image, Op, decode};
+use crate::image::{Image, Op, decode, is_broadcast};
 use crate::mmu::{Mmu, NoEntry, Type};
+use crate::model::Model;
 use crate::report::{Outcome, Rule, Violation};
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use unicorn_engine::hook::sys;
-use unicorn_engine::{Arch, ArmCpuModel, HookType, MemType, Mode, Prot, RegisterARM, RegisterARMCP, TlbEntry, TlbType};
+use unicorn_engine::{Arch, HookType, MemType, Mode, Prot, RegisterARM, RegisterARMCP, TlbEntry, TlbType};
 use unicorn_engine::{Unicorn, uc_error};
 
-/// First address of RAM on vexpress-a9.
-pub const RAM_BASE: u32 = 0x6000_0000;
 /// Where a raw image is loaded, above RAM's base.
 const LOAD_OFFSET: u32 = 0x1_0000;
 /// Where the device tree is put: clear of the image, and not in the middle of a small RAM.
@@ -28,7 +28,7 @@ const TREE_OFFSET: u32 = 0x200_0000;
 /// PERIPHBASE, in CBAR.
 const PERIPHBASE: u64 = 0x1e00_0000;
 
-const DRAM: u64 = 1 << 32;
+const PAST: u64 = 1 << 32;
 const NOWHERE: u64 = 2 << 32;
 
 /// `svc 0x123456`, always executed.
@@ -48,6 +48,8 @@ enum Exception {
 
 /// What a run needs.
 pub struct Setup<'a> {
+    /// The core and the board.
+    pub model: &'static Model,
     /// The program.
     pub image: &'a Image,
     /// The device tree blob.
@@ -92,27 +94,32 @@ pub struct Machine {
 impl Machine {
     /// Loads everything as a boot loader would.
     pub fn new(setup: Setup<'_>) -> Result<Box<Self>, uc_error> {
-        let Setup { image, tree, mut caches, devices, limit, enough } = setup;
-        caches.put(RAM_BASE + LOAD_OFFSET, &image.bytes);
-        let tree_at = RAM_BASE + TREE_OFFSET;
+        let Setup { model, image, tree, mut caches, devices, limit, enough } = setup;
+        let loaded = model.ram + LOAD_OFFSET;
+        caches.put(loaded, &image.bytes);
+        let tree_at = model.ram + TREE_OFFSET;
         caches.put(tree_at, tree);
 
         let mut uc = Unicorn::new(Arch::ARM, Mode::ARM)?;
         uc.ctl_set_page_size(4096)?;
-        uc.ctl_set_cpu_model(ArmCpuModel::CORTEX_A9.into())?;
+        uc.ctl_set_cpu_model(model.core.into())?;
         uc.ctl_set_tlb_type(TlbType::VIRTUAL)?;
         let words: Vec<u32> =
             image.bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().expect("four"))).collect();
+        let known = |word| {
+            let tlb = matches!(decode(word), Some((Op::TlbPage | Op::TlbAll, _)));
+            model.multiprocessing || !tlb || !is_broadcast(word)
+        };
         let machine = Box::new(Self {
             uc,
             mmu: Mmu::new(caches.bytes() as usize >> 12),
             caches,
             devices,
-            operations: words.iter().map(|&word| decode(word)).collect(),
+            operations: words.iter().map(|&word| decode(word).filter(|_| known(word))).collect(),
             visits: vec![0; words.len()],
             words,
             linked: image.base,
-            loaded: RAM_BASE + LOAD_OFFSET,
+            loaded,
             vbar: 0,
             fault: 0,
             exception: None,
@@ -127,7 +134,9 @@ impl Machine {
         uc.reg_write(RegisterARM::R0, 0)?;
         uc.reg_write(RegisterARM::R1, 0)?;
         uc.reg_write(RegisterARM::R2, tree_at.into())?;
-        write_cp15(&mut uc, (4, 15, 0, 0), PERIPHBASE)?;
+        if model.multiprocessing {
+            write_cp15(&mut uc, (4, 15, 0, 0), PERIPHBASE)?;
+        }
         Ok(machine)
     }
 
@@ -140,17 +149,18 @@ impl Machine {
         // SAFETY: the caller's duty; no run is under way.
         let machine = unsafe { &mut *this };
         let ram = machine.caches.bytes();
-        let (cpu, dram) = machine.caches.hosts();
+        let base = machine.caches.base;
+        let (cpu, memory) = machine.caches.hosts();
         let uc = &mut machine.uc;
         // SAFETY: both copies are of this size, and last as long as the emulator: the machine owns all three.
-        unsafe { uc.mem_map_ptr(RAM_BASE.into(), ram.into(), Prot::ALL, cpu.cast())? };
+        unsafe { uc.mem_map_ptr(base.into(), ram.into(), Prot::ALL, cpu.cast())? };
         // SAFETY: as above.
-        unsafe { uc.mem_map_ptr(u64::from(RAM_BASE) | DRAM, ram.into(), Prot::ALL, dram.cast())? };
+        unsafe { uc.mem_map_ptr(u64::from(base) | PAST, ram.into(), Prot::ALL, memory.cast())? };
         for (base, bytes) in BLOCKS {
             let read = move |_: &mut Unicorn<'_, ()>, offset: u64, _: usize| {
                 // SAFETY: the emulator calls back only inside `run`, which reaches the machine through `this`.
                 let machine = unsafe { &mut *this };
-                u64::from(machine.devices.read(base + offset as u32, machine.instructions))
+                u64::from(machine.devices.read(base + offset as u32, machine.instructions, &mut machine.caches))
             };
             let write = move |_: &mut Unicorn<'_, ()>, offset: u64, _: usize, value: u64| {
                 // SAFETY: as above.
@@ -281,9 +291,15 @@ impl Machine {
         self.index(pc).map_or(pc, |index| self.linked + 4 * index as u32)
     }
 
-    /// How often the operation at a linked address was executed.
-    pub fn visits(&self, at: u32) -> u32 {
-        self.index(at).map_or(0, |index| self.visits[index])
+    /// How often each operation was executed, by linked address.
+    pub fn visits(&self) -> BTreeMap<u32, u32> {
+        let visits = self.visits.iter().enumerate().filter(|&(_, &count)| count > 0);
+        visits.map(|(index, &count)| (self.linked + 4 * index as u32, count)).collect()
+    }
+
+    /// The mappings of a line that the TLB may hold.
+    pub fn mappings(&self, line: u32) -> Vec<(u32, Type)> {
+        self.mmu.mappings(line)
     }
 
     /// Before an instruction is executed.
@@ -307,9 +323,13 @@ impl Machine {
                 self.violated(broken);
             }
         }
-        if let Some(disk) = &mut self.devices.disk
-            && disk.due <= self.instructions
-            && let Err(broken) = disk.step(&mut self.caches, self.instructions)
+        if self.caches.is_rung()
+            && let Err(broken) = self.devices.look(&mut self.caches, self.instructions)
+        {
+            self.violated(broken);
+        }
+        if self.devices.due <= self.instructions
+            && let Err(broken) = self.devices.step(&mut self.caches, self.instructions)
         {
             self.violated(broken);
         }
@@ -322,15 +342,20 @@ impl Machine {
     fn operate(&mut self, op: Op, register: u8) -> Result<(), (Rule, u32)> {
         let value = self.register(register);
         let maintain = match op {
-            // To the inner level both are one: the point of unification is behind it.
-            Op::Clean | Op::CleanToUnification => Maintain::Clean,
+            Op::Clean => Maintain::Clean,
+            Op::CleanToUnification => Maintain::CleanToUnification,
             Op::Invalidate => Maintain::Invalidate,
             Op::Flush => Maintain::Flush,
             Op::Dsb => {
-                self.caches.complete();
+                let (devices, now) = (&mut self.devices, self.instructions);
+                self.caches.complete(&mut |caches| devices.look(caches, now))?;
                 if self.mmu.complete(&mut self.caches)? {
                     let _ = self.uc.ctl_flush_tlb();
                 }
+                return Ok(());
+            }
+            Op::Dmb => {
+                self.caches.fence();
                 return Ok(());
             }
             Op::TlbPage => {
@@ -374,7 +399,7 @@ impl Machine {
         if value.is_some() {
             self.mmu.stored(&self.caches, pa);
         }
-        if let Err(broken) = self.caches.access(pa, size, value, address & DRAM == 0) {
+        if let Err(broken) = self.caches.access(pa, size, value, address & PAST == 0, self.mmu.is_on()) {
             self.violated(broken);
         }
     }
@@ -382,7 +407,10 @@ impl Machine {
     /// The page of `va` for an access of the kind, or `None`: an abort.
     fn translate(&mut self, va: u32, kind: MemType) -> Option<(u64, Prot)> {
         if !self.mmu.is_on() {
-            let memory = if self.caches.has(va) { DRAM } else { 0 };
+            let memory = if self.caches.has(va) { PAST } else { 0 };
+            if memory != 0 {
+                self.caches.look_at(va);
+            }
             return Some((u64::from(va) | memory, Prot::ALL));
         }
         let found = match self.mmu.translate(&mut self.caches, va) {
@@ -406,7 +434,10 @@ impl Machine {
                 if allowed {
                     let pa = entry.frame();
                     let cached = entry.memory_type() == Type::Cacheable && self.mmu.caches_on();
-                    let memory = if cached || !self.caches.has(pa) { 0 } else { DRAM };
+                    let memory = if cached || !self.caches.has(pa) { 0 } else { PAST };
+                    if self.caches.has(pa) {
+                        self.caches.look_at(pa);
+                    }
                     let mut prot = Prot::NONE;
                     for (allowed, one) in [(read, Prot::READ), (write, Prot::WRITE), (execute, Prot::EXEC)] {
                         if allowed {
@@ -438,7 +469,7 @@ impl Machine {
         if at >= NOWHERE || !self.caches.has(pa) {
             return None;
         }
-        Some((self.caches.word(pa & !3, at & DRAM == 0) >> (pa % 4 * 8)) as u8)
+        Some((self.caches.word(pa & !3, at & PAST == 0) >> (pa % 4 * 8)) as u8)
     }
 
     fn guest_word(&mut self, va: u32) -> u32 {
@@ -479,7 +510,10 @@ impl Machine {
             // SYS_EXIT_EXTENDED: ADP_Stopped_ApplicationExit and the code
             0x20 => {
                 let code = self.guest_word(argument + 4);
-                self.stop(Outcome::Exit(code));
+                match self.devices.finish(&mut self.caches) {
+                    Err(broken) => self.violated(broken),
+                    Ok(()) => self.stop(Outcome::Exit(code)),
+                }
                 0
             }
             _ => u32::MAX,

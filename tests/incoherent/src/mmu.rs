@@ -181,12 +181,12 @@ impl Mmu {
         base.wrapping_add((va >> 20) * 4)
     }
 
-    fn word(caches: &Caches, pa: u32) -> u32 {
+    fn word(caches: &mut Caches, pa: u32) -> u32 {
         if caches.has(pa) { caches.unified_word(pa) } else { 0 }
     }
 
     /// Walks the live tables.
-    fn walk(&self, caches: &Caches, va: u32) -> Result<Entry, NoEntry> {
+    fn walk(&self, caches: &mut Caches, va: u32) -> Result<Entry, NoEntry> {
         let first = match self.pointers[(va >> 20) as usize] {
             0 => Self::word(caches, self.first_level(va)),
             held => held,
@@ -214,11 +214,27 @@ impl Mmu {
         }
     }
 
+    /// A descriptor that translates `va` and that a walk does not see as it was written.
+    fn unclean(&self, caches: &mut Caches, va: u32) -> Option<u32> {
+        let first = self.first_level(va);
+        let is_unclean = |caches: &mut Caches, pa| caches.has(pa) && caches.word(pa, true) != caches.unified_word(pa);
+        let held = self.pointers[(va >> 20) as usize];
+        if held == 0 && is_unclean(caches, first) {
+            return Some(first);
+        }
+        let table = if held == 0 { Self::word(caches, first) } else { held };
+        let second = (table & !0x3ff) + ((va >> 12) & 0xff) * 4;
+        (table & 3 == 1 && is_unclean(caches, second)).then_some(second)
+    }
+
     /// The translation of `va`: what the TLB holds, stale or not, else the tables'.
     pub fn translate(&mut self, caches: &mut Caches, va: u32) -> Result<Result<Entry, NoEntry>, (Rule, u32)> {
         let held = self.tlb[(va >> 12) as usize];
         if held.is_valid() {
             return Ok(Ok(held));
+        }
+        if let Some(pa) = self.unclean(caches, va) {
+            return Err((Rule::StaleWalk { va }, pa));
         }
         match self.walk(caches, va) {
             Err(none) => Ok(Err(none)),
@@ -227,6 +243,15 @@ impl Mmu {
                 Ok(Ok(entry))
             }
         }
+    }
+
+    /// Where the TLB may translate to this address from, at most four places.
+    pub fn mappings(&self, pa: u32) -> Vec<(u32, Type)> {
+        let held = self.tlb.iter().enumerate();
+        held.filter(|(_, held)| held.is_valid() && held.frame() == pa & !0xfff)
+            .map(|(page, held)| ((page as u32) << 12 | pa & 0xfff, held.memory_type()))
+            .take(4)
+            .collect()
     }
 
     fn count(&mut self, caches: &mut Caches, entry: Entry, more: bool) -> Option<usize> {
@@ -418,7 +443,7 @@ mod tests {
 
     /// Empty tables, MMU and caches on.
     fn machine() -> (Mmu, Caches) {
-        let mut caches = Caches::new(BASE, 4 << 20, false, 1, 1 << 30);
+        let mut caches = Caches::new(crate::model::find("a9").unwrap(), 4 << 20, 1, 1 << 30);
         caches.put(BASE, &[0; 0x5000]);
         let mut mmu = Mmu::new(1024);
         (mmu.ttbr0, mmu.ttbr1, mmu.ttbcr, mmu.sctlr) = (BASE, BASE, 1, 5);
@@ -487,6 +512,21 @@ mod tests {
         mmu.complete(&mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA), None, "the table's own descriptors are empty");
         mmu.invalidate_page(VA);
+        mmu.complete(&mut caches).unwrap();
+        assert_eq!(frame(&mut mmu, &mut caches, VA), Some(BASE + 0x10_0000));
+    }
+
+    #[test]
+    fn a_descriptor_that_was_not_cleaned_is_told_at_its_use() {
+        let (mut mmu, mut caches) = machine();
+        let (pa, word) = (first_level(VA), (BASE + 0x10_0000) | WRITE_BACK);
+        caches.access(pa, 4, Some(word.into()), true, true).unwrap();
+        caches.poke(pa, word);
+        mmu.stored(&caches, pa);
+        mmu.complete(&mut caches).unwrap();
+        assert!(matches!(mmu.translate(&mut caches, VA), Err((Rule::StaleWalk { va: VA }, line)) if line == pa));
+        caches.issue(crate::cache::Maintain::CleanToUnification, pa);
+        caches.complete(&mut |_| Ok(())).unwrap();
         mmu.complete(&mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA), Some(BASE + 0x10_0000));
     }

@@ -23,13 +23,26 @@ pub enum Rule {
         /// Whether through a cacheable mapping.
         cacheable: bool,
     },
+    /// A load past the caches may have been done before a device's write that the CPU knows is done.
+    EarlyLoad,
     /// A bus master reads what is not the newest data.
-    DeviceReadsStale,
-    /// A bus master writes where a dirty line may be evicted over it.
-    DeviceWritesOverDirty,
+    DeviceReadsStale {
+        /// It waits in a write buffer.
+        buffered: bool,
+    },
+    /// A bus master writes where a dirty line, or a buffered write, may go over it.
+    DeviceWritesOverDirty {
+        /// A buffered write.
+        buffered: bool,
+    },
     /// A descriptor became valid while the TLB may hold another translation of its address.
     StaleTranslation {
         /// The address.
+        va: u32,
+    },
+    /// A walk for an access reads an old descriptor: the new one was not cleaned.
+    StaleWalk {
+        /// The address accessed.
         va: u32,
     },
     /// Maintenance by address where there is no translation.
@@ -54,19 +67,35 @@ impl fmt::Display for Rule {
             Self::StaleRead { cacheable: false } => {
                 write!(f, "I3, I5: stale read from memory: the newest data never came here, or was overwritten")
             }
-            Self::DeviceReadsStale => {
+            Self::EarlyLoad => write!(
+                f,
+                "I3: a load of what a device wrote may be older than the load that told of it: no barrier between them \
+                 (ARM ARM A3.8.2)"
+            ),
+            Self::DeviceReadsStale { buffered: false } => {
                 write!(f, "I3: a device reads memory that a dirty line, or a lost one, is newer than")
             }
-            Self::DeviceWritesOverDirty => {
-                write!(
-                    f,
-                    "I3: a device writes memory while a cache holds its line dirty: an eviction overwrites the data"
-                )
+            Self::DeviceReadsStale { buffered: true } => write!(
+                f,
+                "I3: a device reads memory whose newest data is still in a write buffer: no barrier before it was told \
+                 to (ARM ARM A3.8.3)"
+            ),
+            Self::DeviceWritesOverDirty { buffered: false } => write!(
+                f,
+                "I3: a device writes memory while a cache holds its line dirty: an eviction overwrites the data"
+            ),
+            Self::DeviceWritesOverDirty { buffered: true } => {
+                write!(f, "I3: a device writes memory while a write to it is in a buffer: it overwrites the data")
             }
             Self::StaleTranslation { va } => write!(
                 f,
                 "I3: {va:#010x} is mapped while the TLB may hold its former translation: no TLB invalidate named it, or \
                  none is complete (ARM ARM B3.10.1)"
+            ),
+            Self::StaleWalk { va } => write!(
+                f,
+                "I3: the walk for {va:#010x} reads an old descriptor: the new one was not cleaned to the point of \
+                 unification (ARM ARM B3.3.1)"
             ),
             Self::Unmapped { va } => {
                 write!(f, "I3: cache maintenance by address at {va:#010x}, which nothing translates (ARM ARM B2.2.6)")
@@ -76,7 +105,7 @@ impl fmt::Display for Rule {
 }
 
 /// A violation and where it happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Violation {
     /// What was broken.
     pub rule: Rule,
@@ -101,6 +130,25 @@ pub enum Outcome {
     Stuck(String),
 }
 
+impl Outcome {
+    /// Whether nothing is wrong.
+    pub const fn is_pass(&self) -> bool {
+        matches!(self, Self::Exit(0) | Self::Enough)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(0) => f.write_str("exit 0"),
+            Self::Exit(code) => write!(f, "exit {code}: the guest's own checks failed"),
+            Self::Violation(found) => write!(f, "{}", found.rule),
+            Self::Enough => f.write_str("no rule broken so far"),
+            Self::Stuck(why) => write!(f, "stuck: {why}"),
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = |write: bool| if write { "store" } else { "load" };
@@ -114,7 +162,9 @@ impl fmt::Display for Event {
                 write!(f, "adversary: eviction from level {level}{}", if dirty { ", dirty" } else { "" })
             }
             Self::Device { write } => write!(f, "{} by a bus master", if write { "write" } else { "read" }),
-            Self::Outer(operation) => write!(f, "{operation:?} by the outer controller"),
+            Self::Ordered(operation) => write!(f, "{operation:?} ordered from the outer controller"),
+            Self::Outer(operation) => write!(f, "{operation:?} by the outer controller, done"),
+            Self::Drained => write!(f, "a buffered write reaches memory"),
         }
     }
 }

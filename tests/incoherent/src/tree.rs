@@ -1,0 +1,27 @@
+//! The device tree of a machine: the board's source with what QEMU would write into it, compiled by `dtc`.
+
+use crate::model::Model;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+/// Bytes of RAM, as much as the smallest board has that the on-target tests run on.
+pub const RAM: u32 = 128 << 20;
+
+/// The blob, with these boot arguments.
+pub fn compile(model: &Model, bootargs: &str) -> Result<Vec<u8>, String> {
+    let memory = format!("memory@{:x}", model.ram);
+    let source = format!(
+        "{}\n/ {{ chosen {{ bootargs = \"{bootargs}\"; }}; {memory} {{ reg = <{:#x} {RAM:#x}>; }}; }};\n{}",
+        model.board, model.ram, model.nodes
+    );
+    let mut dtc = Command::new("dtc")
+        .args(["-q", "-I", "dts", "-O", "dtb"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("dtc: {error}"))?;
+    // Small enough for the pipe: dtc reads all of it before it writes.
+    dtc.stdin.take().expect("piped").write_all(source.as_bytes()).map_err(|error| format!("dtc: {error}"))?;
+    let output = dtc.wait_with_output().map_err(|error| format!("dtc: {error}"))?;
+    if output.status.success() { Ok(output.stdout) } else { Err(format!("dtc refused the tree of {}", model.name)) }
+}
