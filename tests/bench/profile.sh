@@ -33,4 +33,4 @@ cut -d' ' -f1 "$work/counts" | llvm-symbolizer --obj="$elf" -f -C -i |
     awk 'BEGIN { RS = ""; FS = "\n" } { print $1 }' >"$work/names"
 paste -d' ' <(cut -d' ' -f2 "$work/counts") "$work/names" |
     awk -v samples="$samples" '{ count = $1; $1 = ""; sum[$0] += count } END {
-        for (name in sum) printf "%10.1f %s\n", sum[name] / samples, name }' | sort -rn | head -n 60
+        for (name in sum) printf "%10.1f %s\n", sum[name] / samples, name }' | sort -rn

@@ -62,7 +62,7 @@
 //! }
 //! ```
 
-use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange};
+use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
 use crate::dma::scatter::{ScatterError, Segment, segments_of};
@@ -74,7 +74,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
-use core::ops::Range;
+use core::ops::{Deref, Range};
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -146,6 +146,13 @@ pub struct Effort {
 }
 
 impl Effort {
+    const NONE: Self = Self {
+        transitions: 0,
+        map_changes: 0,
+        cleaned: Lines { inner: 0, outer: 0 },
+        invalidated: Lines { inner: 0, outer: 0 },
+    };
+
     /// Cache lines maintained, whatever the operation.
     pub fn lines(&self) -> Lines {
         self.cleaned + self.invalidated
@@ -169,8 +176,15 @@ impl core::ops::Add for Effort {
 struct Raw<M: Machine + 'static> {
     dma: &'static Dma<M>,
     slot: Slot,
+    /// There until it is dropped.
+    body: Option<&'static mut Body>,
+}
+
+/// What a buffer consists of. It stays where it is while the buffer moves from state to state, or each move would copy
+/// it.
+pub(super) struct Body {
     frames: FrameRange,
-    va: crate::addr::VirtAddr,
+    va: VirtAddr,
     bytes: u32,
     bus: BusAddr,
     mapped: Cell<Option<Mapped>>,
@@ -180,6 +194,37 @@ struct Raw<M: Machine + 'static> {
     /// A device was told the address and not yet made to forget it.
     exposed: Cell<bool>,
     effort: Cell<Effort>,
+}
+
+impl Body {
+    /// Nobody's.
+    pub(super) const fn vacant() -> Self {
+        Self {
+            frames: FrameRange::EMPTY,
+            va: VirtAddr::new(0),
+            bytes: 0,
+            bus: BusAddr::new(0),
+            mapped: Cell::new(None),
+            knows: Cell::new(Knowledge::new(Residue::Nothing)),
+            in_ledger: Cell::new(true),
+            exposed: Cell::new(false),
+            effort: Cell::new(Effort::NONE),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("frames", &self.frames).finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Deref for Raw<M> {
+    type Target = Body;
+
+    fn deref(&self) -> &Body {
+        self.body.as_deref().expect("there until it is dropped")
+    }
 }
 
 impl<M: Machine> Raw<M> {
@@ -292,7 +337,7 @@ impl<M: Machine> Raw<M> {
     }
 
     /// The bytes asked for: a device has no business beyond.
-    const fn asked(&self) -> Span {
+    fn asked(&self) -> Span {
         Span { start: 0, end: self.bytes }
     }
 
@@ -328,7 +373,9 @@ impl<M: Machine> Drop for Raw<M> {
         } else {
             self.run(Transition::Free);
             let residue = self.knows.get().residue;
-            self.dma.give_back(self.slot, if self.in_ledger.get() { None } else { Some(residue) });
+            let body = self.body.take().expect("there until it is dropped");
+            let residue = if body.in_ledger.get() { None } else { Some(residue) };
+            self.dma.give_back(self.slot, residue, body);
         }
     }
 }
@@ -337,7 +384,7 @@ macro_rules! common {
     ($($state:ty: [$($generics:tt)*]),*) => {$(
         impl<M: Machine, $($generics)*> $state {
             /// Bytes asked for when it was allocated. The frames go on to the end of the last page.
-            pub const fn len(&self) -> usize {
+            pub fn len(&self) -> usize {
                 self.raw.bytes as usize
             }
 
@@ -347,7 +394,7 @@ macro_rules! common {
             }
 
             /// The frames.
-            pub const fn frames(&self) -> FrameRange {
+            pub fn frames(&self) -> FrameRange {
                 self.raw.frames
             }
 
@@ -373,21 +420,23 @@ pub struct Contiguous<M: Machine + 'static> {
 }
 
 impl<M: Machine> Contiguous<M> {
-    pub(super) fn new(dma: &'static Dma<M>, slot: Slot, record: Record, master: &Master) -> Self {
-        let raw = Raw {
-            dma,
-            slot,
-            frames: record.frames,
-            va: record.va,
-            bytes: record.bytes,
-            bus: master.bus(record.frames.base()).expect("frames within the reach it was allocated in"),
-            mapped: Cell::new(None),
-            knows: Cell::new(Knowledge::new(record.residue)),
-            in_ledger: Cell::new(true),
-            exposed: Cell::new(false),
-            effort: Cell::new(Effort::default()),
-        };
-        Self { raw }
+    pub(super) fn new(
+        dma: &'static Dma<M>,
+        slot: Slot,
+        record: &Record,
+        master: &Master,
+        body: &'static mut Body,
+    ) -> Self {
+        body.frames = record.frames;
+        body.va = record.va;
+        body.bytes = record.bytes;
+        body.bus = master.bus(record.frames.base()).expect("frames within the reach it was allocated in");
+        body.mapped.set(None);
+        body.knows.set(Knowledge::new(record.residue));
+        body.in_ledger.set(true);
+        body.exposed.set(false);
+        body.effort.set(Effort::NONE);
+        Self { raw: Raw { dma, slot, body: Some(body) } }
     }
 
     /// Maps the buffer non-cacheable for CPU and device alike; zeroed.
@@ -574,7 +623,7 @@ impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
 
 impl<M: Machine, D: Direction> Stream<M, D, Device> {
     /// The address to program into the device.
-    pub const fn bus(&self) -> BusAddr {
+    pub fn bus(&self) -> BusAddr {
         self.raw.bus
     }
 

@@ -152,8 +152,9 @@ impl<M: Machine> Contract<M> {
             let record =
                 Record { frames, va, owner, holder, bytes, born, residue, area, slot: Some(id), ported: false };
             state.entries[slot.0] = Entry::Used(record);
+            let body = state.bodies.pop().expect("as many as records to be had");
             drop(guard);
-            return Ok(dma.handed_out(slot, record, &self.master, moves));
+            return Ok(dma.handed_out(slot, record, &self.master, body, moves));
         }
     }
 }

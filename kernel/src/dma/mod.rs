@@ -33,7 +33,7 @@ use crate::vm::space::{Mapped, Region};
 use alloc::vec;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
-use buffer::Contiguous;
+use buffer::{Body, Contiguous};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use loan::Lanes;
@@ -118,6 +118,8 @@ struct State {
     window: Region<'static>,
     images: Images,
     entries: Vec<Entry>,
+    /// Those of no buffer: as many as there are entries that no buffer has.
+    bodies: Vec<&'static mut Body>,
     free: Option<Slot>,
     contracts: Vec<contract::Book>,
     lanes: Lanes,
@@ -280,12 +282,14 @@ impl<M: Machine> Dma<M> {
         let ledger = ledger.expect("disjoint carve-outs by their first names, no more than the ledger holds");
         let images = Images::new(ranges(), window.range());
         let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(Slot(n + 1)) };
+        let bodies: Vec<Body> = (0..MAX_BUFFERS).map(|_| Body::vacant()).collect();
         let state = State {
             areas: carved.iter().map(Area::new).collect(),
             ledger,
             window,
             images,
             entries: (0..MAX_BUFFERS).map(entry).collect(),
+            bodies: bodies.leak().iter_mut().collect(),
             free: Some(Slot(0)),
             contracts: Vec::new(),
             lanes: Lanes::new(loans),
@@ -295,7 +299,7 @@ impl<M: Machine> Dma<M> {
 
     /// Sections of window that serve these carve-outs: three images of them.
     pub fn window_sections<'c>(carved: impl Iterator<Item = &'c CarveOut>) -> u32 {
-        let runs = carved.flat_map(|carved| carved.ranges());
+        let runs = carved.flat_map(CarveOut::ranges);
         let image: u32 = runs.map(|&run| Images::sections(run)).sum();
         (IMAGES as u32).saturating_mul(image).min(CMA_WINDOW.sections())
     }
@@ -338,18 +342,26 @@ impl<M: Machine> Dma<M> {
             unreachable!("the free list holds free entries")
         };
         state.free = next;
+        let body = state.bodies.pop().expect("as many as records to be had");
         drop(guard);
-        Ok(self.handed_out(slot, record, master, moves))
+        Ok(self.handed_out(slot, record, master, body, moves))
     }
 
     /// A buffer whose record stands, once what was lent of its frames is out of the way.
-    fn handed_out(&'static self, slot: Slot, mut record: Record, master: &Master, moves: bool) -> Contiguous<M> {
+    fn handed_out(
+        &'static self,
+        slot: Slot,
+        mut record: Record,
+        master: &Master,
+        body: &'static mut Body,
+        moves: bool,
+    ) -> Contiguous<M> {
         if moves {
             self.move_out(record.area, record.frames);
             // Reading the pages left lines behind.
             record.residue = self.state.lock().ledger.residue(record.frames);
         }
-        Contiguous::new(self, slot, record, master)
+        Contiguous::new(self, slot, &record, master, body)
     }
 
     /// Walks the live tables and compares them with the ledger (I1, I2, W^X).
@@ -439,9 +451,10 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` where the ledger has it.
-    fn give_back(&self, slot: Slot, residue: Option<Residue>) {
+    fn give_back(&self, slot: Slot, residue: Option<Residue>, body: &'static mut Body) {
         let mut state = self.state.lock();
         let state = &mut *state;
+        state.bodies.push(body);
         let record = *state.record_mut(slot);
         if let Some(residue) = residue {
             state.ledger.set_residue(record.frames, residue);

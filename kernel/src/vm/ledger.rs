@@ -378,7 +378,9 @@ impl Place {
             [only] => each(only, from & to),
             [first, middle @ .., last] => {
                 each(first, from);
-                middle.iter_mut().for_each(|cell| each(cell, u32::MAX));
+                for cell in middle {
+                    each(cell, u32::MAX);
+                }
                 each(last, to);
             }
             [] => {}
@@ -391,7 +393,9 @@ impl Place {
             [only] => look(only, from & to),
             [first, middle @ .., last] => {
                 look(first, from);
-                middle.iter().for_each(|cell| look(cell, u32::MAX));
+                for cell in middle {
+                    look(cell, u32::MAX);
+                }
                 look(last, to);
             }
             [] => {}

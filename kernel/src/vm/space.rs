@@ -211,7 +211,7 @@ impl Chunk {
 fn chunks(va: VirtAddr, frames: FrameRange) -> impl Iterator<Item = Chunk> {
     let (mut va, mut pa, mut left) = (va.raw(), frames.base().raw(), frames.count());
     core::iter::from_fn(move || {
-        let pages = left.min(SECTION_PAGES - (va % SECTION_SIZE >> FRAME_SHIFT));
+        let pages = left.min(SECTION_PAGES - ((va % SECTION_SIZE) >> FRAME_SHIFT));
         let chunk = (pages > 0).then_some(Chunk { va: VirtAddr::new(va), pa: PhysAddr::new(pa), pages });
         // The last may end with the address space.
         va = va.wrapping_add(pages << FRAME_SHIFT);

@@ -12,11 +12,13 @@ extern crate alloc;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use carveout::addr::{FRAME_SHIFT, FRAME_SIZE};
+use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::BootHandover;
+use carveout::cma::index::{Index, Node};
 use carveout::dma::buffer::{Coherent, Contiguous, Cpu, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
+use carveout::vm::ledger::{Cell, Ledger};
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
 use carveout_boards::support::clock::Clock;
@@ -43,6 +45,7 @@ fn main(handover: BootHandover) -> ! {
     println!("count boot {}", timer.count() * TICK);
     drop(first);
 
+    bench.metadata();
     bench.by_size();
     bench.streams();
     bench.refusal();
@@ -142,6 +145,16 @@ impl Bench<'_> {
     fn free(buffer: Coherent<Armv7a>) {
         // SAFETY: no device was ever told of it.
         drop(unsafe { buffer.release() });
+    }
+
+    /// Hundredths of a byte a frame that index and ledger take; the window takes none.
+    fn metadata(&self) {
+        let area = self.kernel.default_area().expect("an area");
+        let frames = (self.kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
+        let run = FrameRange::new(0x60000, frames).expect("a run");
+        let index = Index::nodes_needed(run.start(), frames).expect("an index") * size_of::<Node>();
+        let ledger = Ledger::cells_needed(core::iter::once(run)) * size_of::<Cell>();
+        println!("count metadata {}", (index + ledger) * 100 / frames as usize);
     }
 
     /// Allocations and frees, in pairs.
