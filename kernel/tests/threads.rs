@@ -26,6 +26,7 @@ use carveout::dma::pool::{Block, Exhausted, Pool, PoolError, Shape, StillOut};
 use carveout::dma::port::{Opened, Port, PortError};
 use carveout::dma::scatter::{ScatterError, Segment, Table};
 use carveout::dma::{Dma, Holder, Holders, Place, Record, Stats};
+use carveout::protocol::{Knowledge, LineStep, MapStep, Span, Transition, When};
 use carveout::sync::{Guard, Lock, Rank};
 use carveout::vm::alias::{Alias, AliasError, Aliases};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
@@ -186,6 +187,12 @@ shared![
     Cpu,
     Device,
     Effort,
+    Knowledge,
+    LineStep,
+    MapStep,
+    Span,
+    Transition,
+    When,
     Node,
     IndexError,
     AllocError,

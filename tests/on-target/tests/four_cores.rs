@@ -11,12 +11,17 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::Mmu;
-use carveout::arch::armv7a::cores::{CoreId, MAX_CORES};
+use carveout::arch::armv7a::address_space::{AddressSpace, BootRam, DeviceError};
+use carveout::arch::armv7a::cache::Caches;
+use carveout::arch::armv7a::cores::{CoreId, MAX_CORES, Translation};
+use carveout::arch::armv7a::exceptions::{Exception, Fault, FaultStatus, Level, Vector};
+use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::arch::armv7a::start::{BootHandover, BootTables, DtbFault, ImageMap, TableAt};
 use carveout::cma::area::AllocError;
 use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Stream};
 use carveout::dma::pool::{Pool, Shape};
-use carveout::sync::{self, Lock, Rank};
+use carveout::sync::{self, CoreState, Lock, Rank};
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::desc::L1Desc;
 use carveout::vm::layout::DEVICES;
@@ -40,6 +45,15 @@ checks![
     handlers_may_allocate_whatever_they_interrupt,
     four_cores_at_random,
 ];
+
+/// Any core may look at these, and be given them: `kernel/tests/threads.rs` says it of all the others.
+const fn shared<T: Send + Sync>() {}
+const _: () = {
+    shared::<(CoreId, Translation, CoreState, Armv7a, Caches, L2c310)>();
+    shared::<(BootHandover, BootTables, TableAt, ImageMap, DtbFault)>();
+    shared::<(AddressSpace, BootRam, DeviceError)>();
+    shared::<(Exception, Vector, Fault, FaultStatus, Level)>();
+};
 
 /// Steps of the last check, of all cores together.
 const STEPS: u32 = 200_000;

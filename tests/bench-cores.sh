@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What the DMA API costs with 1, 2 and 4 cores at once on a Cortex-A9, and how much of their time is waiting for locks:
+# prints a table. What is counted, and how, is said in tests/on-target/src/bench_cores.rs.
+set -euo pipefail
+# shellcheck source=tests/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
+(($# == 0)) || die "usage: ./tests/bench-cores.sh"
+
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+need_emulator
+choose_toolchain
+target_cargo build --quiet --release --package on-target --bin bench_cores || die "the bench program did not build"
+flatten "$TARGET_DIR/$TARGET/release/bench_cores" "$work/kernel.bin"
+dtc -q -I dts -O dtb -o "$work/board.dtb" "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
+board_args vexpress-a9
+
+# count CORES OPTION...: its rows, to $work/rows.
+count() {
+    timeout 300 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -smp "$1" "${@:2}" -display none -serial stdio \
+        -monitor none -semihosting-config 'enable=on,target=native' -kernel "$work/kernel.bin" \
+        -dtb "$work/board.dtb" -append 'cma=64M semihosting' </dev/null | tr -d '\r' >"$work/log" ||
+        die "the bench program failed on $1 cores: $(tail -n 1 "$work/log")"
+    grep '^| ' "$work/log" >"$work/rows" || die "the bench program printed no table on $1 cores"
+}
+
+echo '| cores | operation on 4 KiB | instructions each | locks each | found held | time spent waiting |'
+echo '|---|---|---|---|---|---|'
+for cores in 1 2 4; do
+    count "$cores" -accel tcg,thread=single -icount 'shift=0,sleep=off'
+    cut -d'|' -f1-5 "$work/rows" >"$work/counted"
+    count "$cores" -accel tcg,thread=multi
+    cut -d'|' -f6- "$work/rows" | paste -d'|' "$work/counted" -
+done
+echo
+echo "Instructions are counted by the emulator; how cores meet was seen on $(nproc) host cores."
