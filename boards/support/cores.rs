@@ -197,9 +197,11 @@ fn run(this: CoreId) -> ! {
     let state = &STATES[this.index()];
     let welcome =
         interrupts::start_core() && state.compare_exchange(SENT_FOR, IN, Ordering::Release, Ordering::Relaxed).is_ok();
-    while !welcome {
+    if !welcome {
         interrupt::disable();
-        wait_for_interrupt();
+        loop {
+            wait_for_interrupt();
+        }
     }
     let work = &WORK[this.index()];
     loop {
@@ -244,7 +246,7 @@ pub fn on_all(work: Work<'_>) {
         while !WORK[core.index()].load(Ordering::Acquire).is_null() {
             core::hint::spin_loop();
             rounds = rounds.wrapping_add(1);
-            if rounds % 4096 == 0
+            if rounds.is_multiple_of(4096)
                 && let Some(kernel) = kernel()
             {
                 let (taken, now) = (locks_taken(), kernel.micros());

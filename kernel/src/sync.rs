@@ -104,7 +104,7 @@ impl<T> Lock<T> {
         loop {
             let held = by_core::Held::new(self.rank, site);
             if let Some(inner) = self.inner.try_lock() {
-                held.count(waited);
+                by_core::count_taken(waited);
                 return Guard { inner, _held: held, _on_this_core: PhantomData };
             }
             drop(held);
@@ -299,6 +299,16 @@ mod by_core {
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
     }
 
+    /// A lock was taken, after so many rounds of waiting; interrupts are masked.
+    pub(super) fn count_taken(waited: u32) {
+        let record = &RECORDS[CoreId::current().index()];
+        count(&record.taken, 1);
+        if waited > 0 {
+            count(&record.contended, 1);
+            count(&record.rounds, waited);
+        }
+    }
+
     /// Interrupts are masked, and the rank is in this core's record. Dropping it undoes both.
     pub(super) struct Held {
         rank: Rank,
@@ -318,16 +328,6 @@ mod by_core {
                 out_of_order(record, held, rank, site);
             }
             Self::note(record, held, rank, site, masked)
-        }
-
-        /// The lock was taken, after so many rounds of waiting.
-        pub(super) fn count(&self, waited: u32) {
-            let record = &RECORDS[CoreId::current().index()];
-            count(&record.taken, 1);
-            if waited > 0 {
-                count(&record.contended, 1);
-                count(&record.rounds, waited);
-            }
         }
 
         /// To take a lock that nobody waits for.

@@ -33,7 +33,9 @@ pub struct Root {
 /// - after [`publish`](Self::publish) returns, every walk that starts later reads those words;
 /// - after [`invalidate_tlb`](Self::invalidate_tlb) returns, no observer translates an address of the range by
 ///   anything but the tables as published, and every access made through an older translation is complete;
-/// - [`reach`](Self::reach) gives the pointer by which the CPU accesses exactly that address.
+/// - [`reach`](Self::reach) gives the pointer by which the CPU accesses exactly that address; accesses after it
+///   translate by whatever any core published in what comes before it: on a machine of several cores the one that
+///   published waited for that, and this is where the one that looks takes note.
 pub unsafe trait Mmu {
     /// Makes table words visible to the walker: the words at physical address `at` were just written to `words`.
     fn publish(&self, at: PhysAddr, words: &[u32]);

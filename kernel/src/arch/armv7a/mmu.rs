@@ -169,7 +169,7 @@ pub fn isb() {
 // SAFETY: publish cleans to the point of unification where walks do not look in the data cache, and ends in a DSB; the
 // TLB sequence is DSB, invalidate, DSB, ISB (ARM ARM B3.10.1), in the inner shareable form where the core has it (no
 // branch prediction depends on it: what is unmapped is execute-never, or the head's page, never fetched again);
-// pointers are virtual addresses.
+// pointers are virtual addresses, given after an ISB.
 unsafe impl Mmu for Armv7a {
     fn publish(&self, _at: PhysAddr, words: &[u32]) {
         if !self.coherent_walk {
@@ -208,6 +208,9 @@ unsafe impl Mmu for Armv7a {
     }
 
     fn reach(&self, va: VirtAddr) -> *mut u8 {
+        // Another core may have made the mapping: its DSB ordered the descriptors for every walk, but an access that is
+        // ahead of its turn here may have walked before. What follows an ISB has not (ARM ARM B3.10.1).
+        isb();
         va.raw() as *mut u8
     }
 

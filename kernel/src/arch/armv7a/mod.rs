@@ -4,10 +4,10 @@
 //!
 //! | number | of | here |
 //! |---|---|---|
-//! | 764369 | Cortex-A9 MPCore | a DSB before each range of operations by MVA; the SCU's diagnostic bit, set by the head |
-//! | 742230 | Cortex-A9 r1p0 to r2p2 | the diagnostic bit that makes DMB strong, set by the head |
-//! | 720789 | Cortex-A9 before r2p0 | TLB invalidates name no ASID |
-//! | 754322 | Cortex-A9 r2p*, r3p* | none: it takes a change of ASID, and this crate uses none; an embedding kernel's switch needs a DSB |
+//! | 764369 | Cortex-A9 MPCore, all | a DSB before each range of operations by MVA; the SCU's diagnostic bit, set by the head of every core |
+//! | 742230 | Cortex-A9 r1p0 to r2p2 | the diagnostic bit that makes DMB strong, set by the head of every core |
+//! | 720789 | Cortex-A9 before r2p0 | broadcast TLB invalidates name no ASID: TLBIMVAAIS and TLBIALLIS, on every revision |
+//! | 754322 | Cortex-A9 r2p*, r3p* | a DSB before the head writes CONTEXTIDR; this crate changes no ASID later, an embedding kernel's switch needs that DSB |
 //! | 430973 | Cortex-A8 r1p* | IBE, set by the head |
 //! | 458693 | Cortex-A8 r2p0 | L1NEON and PLDNOP, set by the head |
 //! | 460075 | Cortex-A8 r2p0 | write-allocate off in the second level, by the head |
