@@ -207,6 +207,16 @@ shown() {
     ((PIPESTATUS[0] == 0))
 }
 
+# recall_costs: on a Cortex-A9 without an outer cache, whose lines cost alike on every board.
+recall_costs() {
+    target_cargo build --quiet --release --package on-target --bin recall
+    dtc -q -I dts -O dtb -o "$work/a9.dtb" "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
+    fdtput -r "$work/a9.dtb" /cache-controller@1e00a000
+    outcome 0 'recall: discard, not cached *' 'recall: discard, cached *' 'recall: move *' 'recall: ok' -- \
+        boot --count --append cma=16M --dtb "$work/a9.dtb" "$TARGET_DIR/$TARGET/release/recall"
+    sed -n 's/^recall: ok$//; s/^recall: //p' "$work/output"
+}
+
 # shellcheck source=tests/bad-inputs.sh
 source "$ROOT/tests/bad-inputs.sh"
 # shellcheck source=tests/faults.sh
@@ -273,6 +283,9 @@ if ((${#on_target_elfs[@]})); then
 fi
 
 check 'main job' main_job
+check 'demo: loans' outcome 0 'loans: lent *' 'loans: failures           0' 'cache: 8 blocks written in memory, *, intact; *' \
+    'demo: ok' -- boot_picture small --append demo=loans
+check 'on target: what recalls cost' recall_costs
 
 # Mean and largest difference, in steps of 1/255 of a channel. Two decoders that both keep to the standard may differ by
 # a step in each of the inverse DCT, the upsampling of the chroma and the colour conversion, which weighs chroma up to

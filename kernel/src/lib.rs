@@ -10,6 +10,8 @@
 //! - **I4 The device's buffer is not the CPU's.** While a device owns a buffer no CPU code can name its bytes, and no
 //!   mapping of them exists.
 //! - **I5 No leaks between owners.** Whoever gets a frame reads zeros or its own data.
+//! - **I6 A recall never fails.** Taking back a loan allocates nothing and waits for nobody but a bounded copy.
+//! - **I7 A contract holds.** A set of buffers declared up front (count x size) can always be allocated.
 //!
 //! Data flows one way; each step consumes what the one before it made:
 //!

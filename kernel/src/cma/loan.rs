@@ -243,6 +243,8 @@ struct Block {
     high: u32,
     /// Of those lent: open.
     open: u32,
+    /// What recalling all that is lent of it costs.
+    cost: u32,
 }
 
 /// What it costs to recall a page, in units of about 30 instructions (docs/loans.md): to discard it; if it may be cached;
@@ -266,10 +268,12 @@ impl Block {
         }
     }
 
-    fn cost(&self, mask: u32) -> u32 {
-        if self.lent & mask == 0 {
-            return 0;
-        }
+    /// After a change of what is lent, or how.
+    fn settle(&mut self) {
+        self.cost = self.cost_of(u32::MAX);
+    }
+
+    fn cost_of(&self, mask: u32) -> u32 {
         let [discard, cached, moved, high] = COST;
         (self.lent & mask).count_ones() * discard
             + (self.cached & mask).count_ones() * cached
@@ -527,7 +531,10 @@ impl Lending {
 
     /// The lent frame's caches may hold lines of it.
     pub(crate) fn set_cached(&mut self, frames: FrameRange) {
-        self.mark(frames, |block, mask| block.cached |= mask);
+        self.mark(frames, |block, mask| {
+            block.cached |= mask;
+            block.settle();
+        });
     }
 
     fn bit(&self, frame: u32) -> (&Block, u32) {
@@ -606,7 +613,7 @@ impl Lending {
 
     /// What a recall of these frames costs.
     pub(crate) fn cost(&self, frames: FrameRange) -> u32 {
-        Self::masks(self.positions(frames)).map(|(block, mask)| self.blocks[block].cost(mask)).sum()
+        Self::masks(self.positions(frames)).map(|(block, mask)| self.blocks[block].cost_of(mask)).sum()
     }
 
     /// Looks in `place` for `count` frames from a multiple of 2^`order` that are idle or lent: the cheapest to recall.
@@ -637,7 +644,7 @@ impl Lending {
                 levels.find_map(|level| self.first_window(level, range.clone(), count, up))
             })
         } else {
-            self.cheapest_window(levels - 1, range.clone(), count, order, up)
+            self.cheapest_window(levels - 1, range.clone(), count, up)
         };
         let start = place.start() + (found? - range.start);
         let window = FrameRange::new(start, count)?;
@@ -668,37 +675,32 @@ impl Lending {
         })
     }
 
-    fn cheapest_window(
-        &self,
-        level: u32,
-        range: Range<u32>,
-        count: u32,
-        order: u32,
-        up: impl Fn(u32) -> u32,
-    ) -> Option<u32> {
+    /// Of each run, the first window and those that begin with a block, by what their blocks cost in all.
+    fn cheapest_window(&self, level: u32, range: Range<u32>, count: u32, up: impl Fn(u32) -> u32) -> Option<u32> {
         let allowed = move |block: &Block| block.available() & !block.spared(level);
-        let cost = |range| Self::masks(range).map(|(block, mask)| self.blocks[block].cost(mask)).sum::<u32>();
-        let stride = 32.max(1 << order);
         let mut best: Option<(u32, u32)> = None;
         for run in self.runs_of(range, allowed) {
             let mut at = up(run.start);
-            if at + count > run.end {
-                continue;
-            }
-            let mut now = cost(at..at + count);
-            loop {
-                if best.is_none_or(|(least, _)| now < least) {
-                    best = Some((now, at));
+            // The blocks whose costs are summed up.
+            let (mut first, mut after, mut cost) = (at / 32, at / 32, 0);
+            while at + count <= run.end {
+                let (from, to) = (at / 32, (at + count).div_ceil(32));
+                while after < to {
+                    cost += self.blocks[after as usize].cost;
+                    after += 1;
+                }
+                while first < from {
+                    cost -= self.blocks[first as usize].cost;
+                    first += 1;
+                }
+                if best.is_none_or(|(least, _)| cost < least) {
+                    best = Some((cost, at));
                 }
                 // Nothing is cheaper than what no move and no line costs.
-                if now <= count * COST[0] {
+                if cost <= count * COST[0] {
                     return Some(at);
                 }
-                if at + stride + count > run.end {
-                    break;
-                }
-                now = now + cost(at + count..at + count + stride) - cost(at..at + stride);
-                at += stride;
+                at = up((from + 1) * 32);
             }
         }
         best.map(|(_, at)| at)
@@ -740,6 +742,7 @@ impl Lending {
             block.movable |= if movable { mask } else { 0 };
             block.high |= if high { mask } else { 0 };
             block.cached |= if cached { mask } else { 0 };
+            block.settle();
         }
     }
 
@@ -752,6 +755,7 @@ impl Lending {
             for bits in [&mut block.lent, &mut block.movable, &mut block.high, &mut block.cached] {
                 *bits &= !mask;
             }
+            block.settle();
         }
     }
 
@@ -938,6 +942,7 @@ impl Lending {
             for bits in [&mut block.lent, &mut block.cached, &mut block.high] {
                 *bits &= !gone;
             }
+            block.settle();
             self.lent -= gone.count_ones();
             let (mut discard, mut moving) = (gone, block.lent & mask);
             moves |= moving != 0;
