@@ -150,20 +150,13 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
 
     /// Writes a block: to memory now, to the disk when there are too many such or [`flush`](Self::flush) is called.
     pub fn write(&mut self, block: u32, from: &[u8; BLOCK]) -> Result<(), D::Error> {
-        let loan = match self.written.get(&block) {
-            Some(&loan) => loan,
-            None => match self.dirty.borrow(1) {
-                Ok(loan) => loan,
-                Err(_) => {
-                    self.flush()?;
-                    match self.dirty.borrow(1) {
-                        Ok(loan) => loan,
-                        // No budget at all: straight through.
-                        Err(_) => return self.disk.write(block, from),
-                    }
-                }
-            },
-        };
+        let mut loan = self.written.get(&block).copied().or_else(|| self.dirty.borrow(1).ok());
+        if loan.is_none() {
+            self.flush()?;
+            loan = self.dirty.borrow(1).ok();
+        }
+        // No room at all: straight through.
+        let Some(loan) = loan else { return self.disk.write(block, from) };
         self.dirty.write(loan, 0, 0, from).expect("movable pages survive a recall");
         self.written.insert(block, loan);
         Ok(())

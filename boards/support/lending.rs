@@ -19,13 +19,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE};
 use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::cma::area::AllocError;
 use carveout::cma::contract::Set;
 use carveout::cma::loan::{LendError, LoanStats, Priority};
 use carveout::dma::buffer::{Coherent, Contiguous, Device, DeviceOnly, FromDevice, Stream, ToDevice};
 use carveout::dma::contract::Contract;
 use carveout::dma::loan::{Discardable, Lent, LoanKind, Movable};
-use carveout::dma::master::Master;
+use carveout::dma::master::{AreaId, Master};
 use carveout::dma::port::Port;
 use core::fmt;
 
@@ -266,117 +265,169 @@ fn check_all(store: &mut Store<Armv7a, Movable>, buffer: &mut Vec<u8>) -> Result
     Ok(())
 }
 
-/// Pages that an allocation recalled.
-fn recalled(store: &Store<Armv7a, Movable>, scratch: &Store<Armv7a, Discardable>) -> u64 {
-    store.stats().recalled + scratch.stats().recalled
+/// The first key of the discardable store, so that no two values of the two are alike.
+const SCRATCH: u32 = 0x1000_0000;
+
+/// The borrowers, and what they put.
+struct Lenders {
+    store: Store<Armv7a, Movable>,
+    scratch: Store<Armv7a, Discardable>,
+    /// Keys from 0 on that the movable one has.
+    kept: u32,
+    /// The key that the discardable one gets next.
+    next: u32,
+    buffer: Vec<u8>,
+}
+
+impl Lenders {
+    fn new(kernel: &'static Kernel, area: AreaId, plan: Plan) -> Result<Self, LendError> {
+        let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
+        let mut store = Store::new(kernel.dma.borrower(area, "store", plan.store, Priority::High)?);
+        let scratch = Store::new(kernel.dma.borrower(area, "scratch", 2 * pages, Priority::Low)?);
+        let (mut kept, mut buffer) = (0, Vec::new());
+        while kept * 5 < plan.store {
+            value(kept, &mut buffer);
+            store.put(kept, &buffer)?;
+            kept += 1;
+        }
+        Ok(Self { store, scratch, kept, next: SCRATCH, buffer })
+    }
+
+    fn fill(&mut self, most: u32) {
+        fill(&mut self.scratch, &mut self.next, most, &mut self.buffer);
+    }
+
+    /// Pages recalled since it began.
+    fn recalled(&self) -> u64 {
+        self.store.stats().recalled + self.scratch.stats().recalled
+    }
+
+    /// Uses what is free again, and looks at a value of each.
+    fn turn(&mut self, random: &mut Random, tally: &mut Tally) -> Result<(), String> {
+        self.fill(3);
+        let key = random.below(self.kept);
+        match self.store.read(key, &mut self.buffer) {
+            Ok(Found::Whole) => {}
+            found => return Err(format!("I6: movable value {key:#x}: {found:?}")),
+        }
+        let key = self.next.saturating_sub(random.below(4096)).max(SCRATCH);
+        tally.hits.1 += 1;
+        let found = self.scratch.read(key, &mut self.buffer).map_err(|corrupt| format!("{corrupt}"))?;
+        tally.hits.0 += u64::from(found == Found::Whole);
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        for key in self.store.keys().collect::<Vec<_>>() {
+            self.store.remove(key);
+        }
+        for key in self.scratch.keys().collect::<Vec<_>>() {
+            self.scratch.remove(key);
+        }
+    }
+}
+
+/// The devices, and what they hold.
+struct Devices {
+    kernel: &'static Kernel,
+    parties: Vec<Party>,
+    hog: Hog,
+    others: Vec<Job>,
+}
+
+impl Devices {
+    fn new(kernel: &'static Kernel) -> Result<Self, String> {
+        let all = [("camera", CAMERA), ("codec", CODEC), ("scaler", SCALER)];
+        let parties = all.into_iter().map(|(name, classes)| Party::new(kernel, name, classes));
+        Ok(Self { kernel, parties: parties.collect::<Result<_, _>>()?, hog: Hog::new(kernel), others: Vec::new() })
+    }
+
+    /// Takes a buffer or frees one; the nanoseconds that an allocation took.
+    fn turn(&mut self, random: &mut Random, tally: &mut Tally) -> Result<Option<u64>, String> {
+        let now = || self.kernel.clock.as_ref().map_or(0, Clock::nanos);
+        let start;
+        let (got, port, held, count) = if random.below(8) == 0 {
+            let held = &mut self.others;
+            if !held.is_empty() && (held.len() == 16 || random.below(2) == 0) {
+                held.swap_remove(random.below(held.len() as u32) as usize).end();
+                return Ok(None);
+            }
+            let bytes = (1 + random.below(32)) * FRAME_SIZE;
+            start = now();
+            (self.kernel.dma.alloc(&self.hog.master, bytes, 1), &self.hog.port, held, &mut tally.allocated.1)
+        } else {
+            let party = &mut self.parties[random.below(3) as usize];
+            let class = party.pick(random);
+            let held = &mut party.held[class];
+            let Class { pages, count, .. } = party.classes[class];
+            if held.len() as u32 == count || !held.is_empty() && random.below(2) == 0 {
+                held.swap_remove(random.below(held.len() as u32) as usize).end();
+                return Ok(None);
+            }
+            start = now();
+            (party.contract.alloc(pages * FRAME_SIZE), &party.port, held, &mut tally.allocated.0)
+        };
+        let took = now() - start;
+        match got {
+            Ok(got) => {
+                held.push(Job::new(got, port, random.below(3))?);
+                *count += 1;
+            }
+            Err(error) => {
+                println!("loans: {error}");
+                tally.failures += 1;
+            }
+        }
+        Ok(Some(took))
+    }
+
+    fn end(self) {
+        self.others.into_iter().for_each(Job::end);
+        self.parties.into_iter().flat_map(|party| party.held.into_iter().flatten()).for_each(Job::end);
+    }
 }
 
 /// Fills the default area with loans and lets three devices with contracts, and one without, take and free buffers.
 pub fn churn(kernel: &'static Kernel, plan: Plan) -> Result<Tally, String> {
     let area = kernel.default_area().ok_or("no default area")?;
-    let now = || kernel.clock.as_ref().map_or(0, Clock::nanos);
     let mut random = Random::new(plan.seed);
-    let refused = |error: LendError| format!("{error}");
-    let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
-    let store = kernel.dma.borrower(area, "store", plan.store, Priority::High).map_err(refused)?;
-    let scratch = kernel.dma.borrower(area, "scratch", 2 * pages, Priority::Low).map_err(refused)?;
-    let (mut store, mut scratch): (Store<Armv7a, Movable>, _) = (Store::new(store), Store::new(scratch));
-    let (mut kept, mut next, mut buffer) = (0, 0x1000_0000, Vec::new());
     kernel.dma.set_reserve(area, 1 << 20);
+    // Some loans stand before the contracts are made, which then recall some.
+    let mut lenders = Lenders::new(kernel, area, plan).map_err(|error| format!("{error}"))?;
+    lenders.fill(1000);
+    let mut devices = Devices::new(kernel)?;
+    lenders.fill(u32::MAX >> 8);
 
-    // Half of the loans stand before the contracts are made, which then recall some.
-    while kept * 5 < plan.store {
-        value(kept, &mut buffer);
-        store.put(kept, &buffer).map_err(refused)?;
-        kept += 1;
-    }
-    fill(&mut scratch, &mut next, pages / 9, &mut buffer);
-    let mut parties = Vec::new();
-    for (name, classes) in [("camera", CAMERA), ("codec", CODEC), ("scaler", SCALER)] {
-        parties.push(Party::new(kernel, name, classes)?);
-    }
-    fill(&mut scratch, &mut next, u32::MAX >> 8, &mut buffer);
-    let hog = Hog::new(kernel);
-    let mut others: Vec<Job> = Vec::new();
     let mut tally = Tally::default();
-
     for step in 0..plan.steps {
-        let before = recalled(&store, &scratch);
-        let start = now();
-        let (buffer_got, port, held) = if random.below(8) == 0 {
-            if !others.is_empty() && (others.len() == 16 || random.below(2) == 0) {
-                others.swap_remove(random.below(others.len() as u32) as usize).end();
-                continue;
+        let at = |why| format!("step {step}: {why}");
+        let before = lenders.recalled();
+        if let Some(took) = devices.turn(&mut random, &mut tally).map_err(at)? {
+            let of = lenders.recalled() - before;
+            if of > 0 {
+                tally.recalls += 1;
+                tally.worst = tally.worst.max((took, of));
             }
-            let bytes = (1 + random.below(32)) * FRAME_SIZE;
-            (kernel.dma.alloc(&hog.master, bytes, 1), &hog.port, &mut others)
-        } else {
-            let party = &mut parties[random.below(3) as usize];
-            let class = party.pick(&mut random);
-            let held = &mut party.held[class];
-            let Class { pages, count, .. } = party.classes[class];
-            if held.len() as u32 == count || !held.is_empty() && random.below(2) == 0 {
-                held.swap_remove(random.below(held.len() as u32) as usize).end();
-                continue;
-            }
-            (party.contract.alloc(pages * FRAME_SIZE), &party.port, held)
-        };
-        let took = now() - start;
-        let by_contract = !core::ptr::eq(port, &raw const hog.port);
-        match buffer_got {
-            Ok(got) => {
-                let job = Job::new(got, port, random.below(3)).map_err(|why| format!("step {step}: {why}"))?;
-                held.push(job);
-                tally.allocated.0 += u32::from(by_contract);
-                tally.allocated.1 += u32::from(!by_contract);
-            }
-            Err(AllocError::NoWindow { .. } | AllocError::TooManyBuffers { .. }) if !by_contract => {}
-            Err(error) => {
-                println!("loans: step {step}: {error}");
-                tally.failures += 1;
-            }
-        }
-        let of = recalled(&store, &scratch) - before;
-        if of > 0 {
-            tally.recalls += 1;
-            tally.worst = tally.worst.max((took, of));
-        }
-        // The borrowers use what is free again, and look at what they have.
-        fill(&mut scratch, &mut next, 3, &mut buffer);
-        let key = random.below(kept);
-        match store.read(key, &mut buffer) {
-            Ok(Found::Whole) => {}
-            found => return Err(format!("step {step}: I6: movable value {key:#x}: {found:?}")),
-        }
-        let newest = scratch.keys().next_back().unwrap_or(0);
-        let key = newest.saturating_sub(random.below(4096)).max(0x1000_0000);
-        tally.hits.1 += 1;
-        match scratch.read(key, &mut buffer) {
-            Ok(found) => tally.hits.0 += u64::from(found == Found::Whole),
-            Err(corrupt) => return Err(format!("step {step}: {corrupt}")),
+            lenders.turn(&mut random, &mut tally).map_err(at)?;
         }
         if step % 16 == 0 {
             kernel.dma.idle_work(area, 8);
         }
         if step % plan.audit_every == 0 {
-            kernel.audit().map_err(|finding| format!("step {step}: audit: {finding}"))?;
+            kernel.audit().map_err(|finding| at(format!("audit: {finding}")))?;
         }
     }
 
-    kernel.audit().map_err(|finding| format!("audit: {finding}"))?;
-    others.into_iter().for_each(Job::end);
-    parties.into_iter().flat_map(|party| party.held.into_iter().flatten()).for_each(Job::end);
-    check_all(&mut store, &mut buffer)?;
+    let audited = || kernel.audit().map_err(|finding| format!("audit: {finding}"));
+    audited()?;
+    devices.end();
+    check_all(&mut lenders.store, &mut lenders.buffer)?;
     kernel.dma.set_reserve(area, 0);
-    fill(&mut scratch, &mut next, u32::MAX >> 8, &mut buffer);
-    (tally.lent, tally.store, tally.scratch) = (kernel.dma.lent(area), store.stats(), scratch.stats());
-    kernel.audit().map_err(|finding| format!("audit: {finding}"))?;
-    for key in store.keys().collect::<Vec<_>>() {
-        store.remove(key);
-    }
-    for key in scratch.keys().collect::<Vec<_>>() {
-        scratch.remove(key);
-    }
+    lenders.fill(u32::MAX >> 8);
+    tally.lent = kernel.dma.lent(area);
+    (tally.store, tally.scratch) = (lenders.store.stats(), lenders.scratch.stats());
+    audited()?;
+    lenders.end();
     if tally.failures > 0 {
         println!("{tally}");
         return Err(format!("{} allocations failed", tally.failures));
@@ -396,6 +447,12 @@ impl Hog {
         // SAFETY: as in `Party::new`.
         let port = unsafe { Port::new(kernel.dma, master.clone()) };
         Self { master, port }
+    }
+}
+
+fn invert(block: &mut [u8; BLOCK]) {
+    for byte in block {
+        *byte ^= 0xff;
     }
 }
 
@@ -445,7 +502,7 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failu
         .map(|n| {
             cache.read(n, block).map_err(failed)?;
             let sum = checksum(&block[..]);
-            block.iter_mut().for_each(|byte| *byte ^= 0xff);
+            invert(block);
             cache.write(n, block).map_err(failed)?;
             Ok(sum)
         })
@@ -457,7 +514,7 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failu
     cache.shrink();
     let intact = last.clone().zip(&old).map(|(n, &sum)| {
         cache.read(n, block).map_err(failed)?;
-        block.iter_mut().for_each(|byte| *byte ^= 0xff);
+        invert(block);
         Ok(checksum(&block[..]) == sum)
     });
     let intact = intact.collect::<Result<Vec<bool>, Failure>>()?;

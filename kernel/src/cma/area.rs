@@ -222,13 +222,11 @@ impl Area {
     /// Runs of frames that an allocation can have; those of the reserve apart.
     fn for_each_available(&self, mut each: impl FnMut(FrameRange)) {
         self.reserve.extents().for_each(&mut each);
-        match &self.lending {
-            Some(lending) => lending.for_each_available(each),
-            None => {
-                let runs = self.runs.iter().flat_map(|run| run.idle.runs());
-                runs.filter_map(|free| FrameRange::between(free.start, free.end)).for_each(each);
-            }
+        if let Some(lending) = &self.lending {
+            return lending.for_each_available(each);
         }
+        let runs = self.runs.iter().flat_map(|run| run.idle.runs());
+        runs.filter_map(|free| FrameRange::between(free.start, free.end)).for_each(each);
     }
 
     /// Takes a run of frames for `bytes`, more than 0, aligned to `align`, within one of the places that `places` finds
@@ -325,16 +323,12 @@ impl Area {
             let run = run_mut(runs, unlent);
             run.index_mut(contracted).take(unlent.start(), unlent.count()).expect("frames that are idle");
         };
-        match &mut self.lending {
-            Some(lending) => {
-                lending.for_each_unlent(frames, take);
-                lending.recall(frames)
-            }
-            None => {
-                take(frames);
-                false
-            }
-        }
+        let Some(lending) = &mut self.lending else {
+            take(frames);
+            return false;
+        };
+        lending.for_each_unlent(frames, take);
+        lending.recall(frames)
     }
 
     fn hold(&mut self, frames: FrameRange) {

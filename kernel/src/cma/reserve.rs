@@ -50,7 +50,7 @@ impl Reserve {
             let (start, end) = (run.start().min(other.start()), run.end().max(other.end()));
             run = FrameRange::between(start, end).expect("two runs that touch");
         }
-        self.extents.try_push(run).map_err(|full| full.element())
+        self.extents.try_push(run).map_err(arrayvec::CapacityError::element)
     }
 
     /// Takes `count` frames from a multiple of 2^`order`, inside one of the `places` of an extent: from the smallest

@@ -86,7 +86,9 @@ impl<M: Machine> Dma<M> {
                 } else {
                     AllocError::NoWindow { wanted: frames.bytes() }
                 };
-                record.into_iter().for_each(|record| state.free_entry(record));
+                if let Some(record) = record {
+                    state.free_entry(record);
+                }
                 for ((record, va), &frames) in places.into_iter().zip(&planned) {
                     state.free_entry(record);
                     state.free_addresses(frames, va);
@@ -98,11 +100,15 @@ impl<M: Machine> Dma<M> {
         let moves = state.areas[area.0].take_planned(&planned);
         drop(guard);
         if moves {
-            planned.iter().for_each(|&frames| self.move_out(area, frames));
+            for &frames in &planned {
+                self.move_out(area, frames);
+            }
         }
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        planned.iter().for_each(|&frames| state.areas[area.0].give_slot_back(frames));
+        for &frames in &planned {
+            state.areas[area.0].give_slot_back(frames);
+        }
         let slots = planned.into_iter().zip(places).map(|(frames, place)| contract::Slot { frames, place });
         let book = Book::new(slots);
         let number = state.contracts.iter().position(Book::is_over).unwrap_or(state.contracts.len());

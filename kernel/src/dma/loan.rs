@@ -41,7 +41,7 @@
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, VirtAddr};
 use crate::arch::{Machine, copy_page};
 use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
-use crate::cma::loan::{SPARES, Target};
+use crate::cma::loan::{Lending, SPARES, Target};
 use crate::dma::master::AreaId;
 use crate::dma::{Dma, State};
 use crate::vm::attr::{Access, MemoryType};
@@ -349,10 +349,10 @@ impl<M: Machine> Dma<M> {
     pub fn lent(&self, area: AreaId) -> Lent {
         let state = self.state.lock();
         state.areas.get(area.0).map_or(Lent::default(), |memory| Lent {
-            lent: memory.lending().map_or(0, |lending| lending.lent()),
+            lent: memory.lending().map_or(0, Lending::lent),
             unlent: memory.unlent(),
             reserve: memory.reserved(),
-            refuge: memory.lending().map_or((0, 0), |lending| lending.refuge()),
+            refuge: memory.lending().map_or((0, 0), Lending::refuge),
         })
     }
 
@@ -360,7 +360,7 @@ impl<M: Machine> Dma<M> {
     pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, Kind, LoanStats))) {
         let state = self.state.lock();
         let lending = state.areas.get(area.0).and_then(|memory| memory.lending());
-        lending.into_iter().flat_map(|lending| lending.borrowers()).for_each(each);
+        lending.into_iter().flat_map(Lending::borrowers).for_each(each);
     }
 
     /// Wants `bytes` of the area kept unlent, zeroed, with no line cached: [`idle_work`](Self::idle_work) sees to it.

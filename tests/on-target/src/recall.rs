@@ -61,9 +61,9 @@ fn count(kernel: &'static Kernel, clock: &Clock) -> Result<(), String> {
     let fresh = kernel.dma.borrower::<Discardable>(area, "fresh", pages, Priority::Low).map_err(refused)?;
     measure(kernel, clock, &fresh, pages, false, &Promise { name: "discard, not cached", fixed: 16_000, rate: 60 })?;
     let cached = kernel.dma.borrower::<Discardable>(area, "cached", pages, Priority::Low).map_err(refused)?;
-    measure(kernel, clock, &cached, pages, true, &Promise { name: "discard, cached", fixed: 30_000, rate: 400 })?;
+    measure(kernel, clock, &cached, pages, true, &Promise { name: "discard, cached", fixed: 16_000, rate: 400 })?;
     let moved = kernel.dma.borrower::<Movable>(area, "moved", pages, Priority::Low).map_err(refused)?;
-    measure(kernel, clock, &moved, pages, true, &Promise { name: "move", fixed: 40_000, rate: 1000 })
+    measure(kernel, clock, &moved, pages, true, &Promise { name: "move", fixed: 16_000, rate: 1000 })
 }
 
 fn measure<K: LoanKind>(
@@ -84,19 +84,21 @@ fn measure<K: LoanKind>(
             let left = borrower.left(loan).unwrap_or(0);
             left > 0 || borrower.give_back(loan).is_err()
         });
-        // What was moved to the refuge stays there; the newest loans had the frames taken last.
+        // What was moved to the refuge stays there until given back: by the loans of the lowest frames, the last ones.
         while K::KIND == Kind::Movable
             && borrower.stats().in_refuge > 0
             && let Some(loan) = loans.pop()
         {
             borrower.give_back(loan).map_err(|error| format!("{error}"))?;
         }
+        let mut new = Vec::new();
         while let Ok(loan) = borrower.borrow(32) {
             for n in 0..if write { loan.len() } else { 0 } {
                 borrower.write(loan, n, 0, b"written").map_err(|error| format!("{error}"))?;
             }
-            loans.push(loan);
+            new.push(loan);
         }
+        loans.extend(new.into_iter().rev());
         // As many small ones as large ones.
         let order = random.below(LARGEST.ilog2() + 1);
         let count = ((1 << order) + random.below(1 << order)).min(LARGEST).min(pages);
