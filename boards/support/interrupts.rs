@@ -167,13 +167,16 @@ pub fn on_software(id: IrqId, hook: fn()) {
     }
 }
 
-/// Raises a software interrupt on the cores whose bit is set. They find what was written before.
-pub fn send(id: IrqId, cores: u32) {
+/// Raises a software interrupt on the cores whose bit is set. They find what was written before. `false` if the board's
+/// controller has no such interrupts.
+pub fn send(id: IrqId, cores: u32) -> bool {
     // The write to the controller must not overtake those to memory.
     dsb();
-    with_controller(|controller| {
-        if let Controller::Gic(gic) = controller {
+    match CONTROLLER.lock().as_mut() {
+        Some(Controller::Gic(gic)) => {
             gic.send(id, cores as u8);
+            true
         }
-    });
+        _ => false,
+    }
 }

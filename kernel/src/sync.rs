@@ -14,7 +14,8 @@
 //! | 5 | [`OUTER_CACHE`](Rank::OUTER_CACHE): the PL310's registers | a page of line operations, or one operation by way |
 //! | 6, 7 | the embedding kernel's, inside of which it calls nothing of this crate | |
 //!
-//! Neither is held over zeroing, copying or maintenance of a buffer. Interrupts are masked by CPSR.I: fast ones are not.
+//! Neither is held over zeroing, copying or maintenance of a buffer. The lane of recalls ([`dma::loan`](crate::dma::loan))
+//! is waited for without a lock: who has it masks interrupts for a batch of at most 15 pages copied or 31 zeroed. Interrupts are masked by CPSR.I: fast ones are not.
 //!
 //! On the host, which has threads and no interrupts, it is a plain lock without ranks.
 
@@ -158,6 +159,33 @@ impl<T> Lock<T> {
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         Some(Guard { inner: self.inner.try_lock().ok()?, _on_this_core: PhantomData })
+    }
+}
+
+/// While it lives, its core takes no interrupt: around what other cores wait for without a lock, and what a handler on
+/// this one would wait for in vain.
+pub(crate) struct Masked {
+    #[cfg(target_arch = "arm")]
+    before: bool,
+    _on_this_core: PhantomData<*mut ()>,
+}
+
+impl Masked {
+    pub(crate) fn new() -> Self {
+        Self {
+            #[cfg(target_arch = "arm")]
+            before: crate::arch::armv7a::mmu::mask_interrupts(),
+            _on_this_core: PhantomData,
+        }
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "arm")]
+        if !self.before {
+            crate::arch::armv7a::mmu::unmask_interrupts();
+        }
     }
 }
 

@@ -8,7 +8,9 @@
 //! - **I3** whatever lines that leaves are written to the ledger as residue; the frame's next owner drops them through
 //!   its own non-cacheable mapping, once. A recall itself touches no line of a page it discards.
 //! - **I5** a page reads as zeros until its borrower wrote it, whatever the frame held.
-//! - **I6** a recall waits for nothing but copies of at most [`BATCH`] pages: another core's, or its own.
+//! - **I6** a recall waits for nothing but copies of at most [`BATCH`] pages: another core's, or its own. Interrupts are
+//!   masked over each, so that a handler that allocates never waits for what it interrupted. Loans themselves are not for
+//!   handlers: a page that is to be moved is waited for.
 //!
 //! ```
 //! use carveout::arch::fake::setup::Setup;
@@ -44,6 +46,7 @@ use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats
 use crate::cma::loan::{Lending, SPARES, Target};
 use crate::dma::master::AreaId;
 use crate::dma::{Dma, State};
+use crate::sync::Masked;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::ledger::Residue;
 use crate::vm::space::{Mapped, Region};
@@ -374,6 +377,7 @@ impl<M: Machine> Dma<M> {
     pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
         let mut done = 0;
         while done < frames {
+            let _masked = Masked::new();
             let mut guard = self.state.lock();
             let state = &mut *guard;
             // Another core is at it, or recalls.
@@ -426,6 +430,7 @@ impl<M: Machine> Dma<M> {
     /// Copies out of a window that was just taken what must survive. It waits for nobody but another core's such copy.
     pub(super) fn move_out(&self, area: AreaId, window: FrameRange) {
         loop {
+            let _masked = Masked::new();
             let mut state = self.state.lock();
             if state.lanes.take(1 << WORK).is_none() {
                 drop(state);
@@ -444,6 +449,7 @@ impl<M: Machine> Dma<M> {
 
     /// Moves a page out of contract memory, to the refuge.
     fn evict(&self, area: AreaId, frame: u32) {
+        let _masked = Masked::new();
         let mut state = self.state.lock();
         if state.lanes.take(1 << WORK).is_none() {
             drop(state);
