@@ -190,6 +190,7 @@ mod tests {
     use carveout::arch::fake::Fake;
     use carveout::arch::fake::setup::Setup;
     use carveout::cma::loan::Priority;
+    use carveout::dma::buffer::Contiguous;
     use proptest::prelude::*;
     use std::boxed::Box;
 
@@ -255,7 +256,7 @@ mod tests {
                     }
                     2 => {
                         let device = setup.master("device");
-                        held.extend(setup.dma.alloc(&device, frames * 4096, 1).map(|b| b.into_coherent()));
+                        held.extend(setup.dma.alloc(&device, frames * 4096, 1).map(Contiguous::into_coherent));
                     }
                     _ => drop(held.pop()),
                 }

@@ -398,7 +398,9 @@ proptest! {
     #[test]
     fn i7_contracts_hold(seed in any::<u64>(), deals in deals(), before in ops(30), ops in ops(120)) {
         let mut world = World::new(seed, 16);
-        before.iter().for_each(|op| world.step(op));
+        for op in &before {
+            world.step(op);
+        }
         let mut parties: Vec<Party2> = Vec::new();
         for deal in &deals {
             let sets: Vec<Set> = deal

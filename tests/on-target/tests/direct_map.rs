@@ -7,6 +7,7 @@ extern crate alloc;
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use carveout::arch::Mmu;
 use carveout::arch::armv7a::start::{ImageMap, translate_image};
+use carveout::boot::layout::AreaPlan;
 use carveout::vm::desc::L1Desc;
 use carveout::vm::layout::DIRECT_MAP;
 use carveout_boards::support::bring_up::Kernel;
@@ -35,7 +36,7 @@ fn no_carved_frame_can_be_reached_through_the_direct_map(kernel: &'static Kernel
         is_unmapped(va)?;
         probed += 1;
     }
-    let planned: u64 = kernel.layout.areas().iter().map(|area| area.bytes()).sum();
+    let planned: u64 = kernel.layout.areas().iter().map(AreaPlan::bytes).sum();
     ensure!(planned >= 64 << 20, "{planned:#x} bytes are carved out, but cma=64M");
     ensure_eq!(u64::from(probed) * u64::from(FRAME_SIZE), planned, "bytes probed");
     Ok(())
