@@ -45,6 +45,13 @@ macro_rules! disk {
 
 const VEXPRESS_A9: &str = include_str!("../../../boards/vexpress-a9/vexpress-a9.dts");
 
+/// Of its four cores one is modelled.
+macro_rules! one_core {
+    () => {
+        "/ { cpus { /delete-node/ cpu@1; /delete-node/ cpu@2; /delete-node/ cpu@3; }; };\n"
+    };
+}
+
 /// All of them.
 pub static MODELS: [Model; 3] = [
     Model {
@@ -59,6 +66,7 @@ pub static MODELS: [Model; 3] = [
         // The same board without its outer cache.
         nodes: concat!(
             disk!(),
+            one_core!(),
             "/ { cpus { cpu@0 { /delete-property/ next-level-cache; }; }; };\n/delete-node/ &l2;\n"
         ),
     },
@@ -71,7 +79,7 @@ pub static MODELS: [Model; 3] = [
         ram: 0x6000_0000,
         gic_cpu: 0x1e00_0100,
         board: VEXPRESS_A9,
-        nodes: disk!(),
+        nodes: concat!(disk!(), one_core!()),
     },
     Model {
         name: "a8",

@@ -70,7 +70,7 @@ impl fmt::Display for Rule {
             Self::EarlyLoad => write!(
                 f,
                 "I3: a load of what a device wrote may be older than the load that told of it: no barrier between them \
-                 (ARM ARM A3.8.2)"
+                "
             ),
             Self::DeviceReadsStale { buffered: false } => {
                 write!(f, "I3: a device reads memory that a dirty line, or a lost one, is newer than")
@@ -95,7 +95,7 @@ impl fmt::Display for Rule {
             Self::StaleWalk { va } => write!(
                 f,
                 "I3: the walk for {va:#010x} reads an old descriptor: the new one was not cleaned to the point of \
-                 unification (ARM ARM B3.3.1)"
+                 unification"
             ),
             Self::Unmapped { va } => {
                 write!(f, "I3: cache maintenance by address at {va:#010x}, which nothing translates (ARM ARM B2.2.6)")

@@ -25,3 +25,18 @@ pub fn compile(model: &Model, bootargs: &str) -> Result<Vec<u8>, String> {
     let output = dtc.wait_with_output().map_err(|error| format!("dtc: {error}"))?;
     if output.status.success() { Ok(output.stdout) } else { Err(format!("dtc refused the tree of {}", model.name)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::MODELS;
+
+    /// What is left out is named by the boards' trees, which change.
+    #[test]
+    fn every_model_has_a_tree() {
+        for model in &MODELS {
+            let blob = compile(model, "plant=none").unwrap();
+            assert!(blob.windows(10).any(|bytes| bytes == b"plant=none"), "{}", model.name);
+        }
+    }
+}
