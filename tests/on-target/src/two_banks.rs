@@ -13,7 +13,7 @@ use carveout::addr::{BusAddr, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_S
 use carveout::arch::armv7a::address_space::DeviceError;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
-use carveout::dma::buffer::{Cpu, Direction, FromDevice, Stream, ToDevice};
+use carveout::dma::buffer::{Contiguous, Cpu, Direction, FromDevice, Stream, ToDevice};
 use carveout::dma::master::Master;
 use carveout::dma::scatter::{ScatterError, Table};
 use carveout::vm::alias::Alias;
@@ -122,7 +122,7 @@ fn streams<D: Direction>(
     device: &'static str,
     sizes: &[u32],
 ) -> Result<Vec<Stream<Armv7a, D, Cpu>>, String> {
-    let alloc = |&bytes: &u32| kernel.dma.alloc(&kernel.master(device), bytes, 1).map(|new| new.into_stream());
+    let alloc = |&bytes: &u32| kernel.dma.alloc(&kernel.master(device), bytes, 1).map(Contiguous::into_stream);
     sizes.iter().map(alloc).collect::<Result<_, _>>().map_err(text)
 }
 

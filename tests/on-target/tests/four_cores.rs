@@ -515,17 +515,19 @@ impl Loans {
     }
 }
 
-/// What a core does: borrow and use loans, allocate, hand over, look, free, or exchange a buffer with whoever left one on the shelf.
-fn walk(
+/// What the cores share.
+struct Shared {
     kernel: &'static Kernel,
-    mut random: Random,
-    steps: u32,
-    owners: &Owners,
-    shelf: &[Mutex<Option<Item>>],
-    items: &mut Vec<Item>,
-    by: &Borrowers,
-    loans: &mut Loans,
-) -> Verdict {
+    owners: Owners,
+    /// Where a core leaves a buffer for another.
+    shelf: [Mutex<Option<Item>>; 8],
+    by: Borrowers,
+}
+
+/// What a core does: borrow and use loans, allocate, hand over, look, free, or exchange a buffer with whoever left one on
+/// the shelf.
+fn walk(shared: &Shared, mut random: Random, steps: u32, items: &mut Vec<Item>, loans: &mut Loans) -> Verdict {
+    let Shared { kernel, owners, shelf, by } = shared;
     for step in 1..=steps {
         let one = if items.is_empty() { 0 } else { random.below(items.len() as u32) as usize };
         match random.below(14) {
@@ -555,27 +557,27 @@ fn walk(
 fn four_cores_at_random(kernel: &'static Kernel) -> Verdict {
     let area = kernel.default_area().ok_or("no default area")?;
     let before = kernel.dma.free_bytes(area);
-    let owners = Owners::new(kernel);
-    let shelf: [Mutex<Option<Item>>; 8] = [const { Mutex::new(None) }; 8];
     let pages = (before.0 >> FRAME_SHIFT) as u32;
     let failed = |error| format!("{error}");
     let by = Borrowers {
         store: kernel.dma.borrower(area, "store", MAX_CORES as u32 * KEPT, Priority::High).map_err(failed)?,
         cache: kernel.dma.borrower(area, "cache", pages, Priority::Low).map_err(failed)?,
     };
+    let shared = Shared { kernel, owners: Owners::new(kernel), shelf: [const { Mutex::new(None) }; 8], by };
     let steps = STEPS / cores::online().count() as u32;
     let verdicts = Mutex::new(Vec::new());
     let start = kernel.micros();
     cores::on_all(&|core| {
         let (mut items, mut loans) = (Vec::new(), Loans::default());
         let random = Random::new(0x2026 + 0x9e37_79b9u32.wrapping_mul(1 + core.index() as u32));
-        let walked = walk(kernel, random, steps, &owners, &shelf, &mut items, &by, &mut loans);
-        let freed = items.into_iter().try_for_each(|item| item.free(&owners));
-        let ended = loans.end(&by);
+        let walked = walk(&shared, random, steps, &mut items, &mut loans);
+        let freed = items.into_iter().try_for_each(|item| item.free(&shared.owners));
+        let ended = loans.end(&shared.by);
         verdicts.lock().push(walked.and(freed).and(ended).map_err(|why| format!("{core}: {why}")));
     });
     let millis = (kernel.micros() - start) / 1000;
     verdicts.into_inner().into_iter().collect::<Verdict>()?;
+    let Shared { owners, shelf, by, .. } = shared;
     for place in shelf {
         if let Some(item) = place.into_inner() {
             item.free(&owners)?;
