@@ -254,7 +254,7 @@ fn plots(out: &str, figures: &Figures, linux: &str) -> Result<(), Box<dyn Error>
         ("area", "area", "Growth with the area's size", "MiB of area"),
     ] {
         let mut curves = Vec::new();
-        for kind in ["alloc", "free"] {
+        for kind in ["alloc", "free", "discard", "move"] {
             for size in ["4K", "64K", "1M", "8M"] {
                 curves.push((format!("{kind} {size}"), by_number(figures, &format!("{prefix}-{kind}"), size)));
             }

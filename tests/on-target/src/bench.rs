@@ -16,8 +16,10 @@ use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::BootHandover;
 use carveout::cma::index::{Index, Node};
+use carveout::cma::loan::{Loan, Priority};
 use carveout::dma::buffer::{Coherent, Contiguous, Cpu, Device, FromDevice, Stream};
-use carveout::dma::master::Master;
+use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable};
+use carveout::dma::master::{AreaId, Master};
 use carveout::vm::ledger::{Cell, Ledger};
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
@@ -33,6 +35,8 @@ const SAMPLES: usize = 33;
 const KIB: u32 = 1 << 10;
 const MIB: u32 = 1 << 20;
 const LARGEST: u32 = 8 * MIB;
+/// Bytes kept zeroed where the reserve is said to be full.
+const RESERVE: u32 = 12 * MIB;
 
 fn main(handover: BootHandover) -> ! {
     let kernel = bring_up::start(handover);
@@ -50,9 +54,15 @@ fn main(handover: BootHandover) -> ! {
     bench.streams();
     bench.refusal();
     for slots in [128, 256, 384, 448, 512] {
-        bench.trace(slots);
+        bench.trace(slots, 0);
     }
     bench.by_fragmentation();
+    bench.reserve();
+    for slots in [384, 448, 512] {
+        bench.trace(slots, RESERVE);
+    }
+    kernel.dma.set_reserve(bench.area(), 0);
+    bench.loans();
     println!("bench: ok");
     console::exit(0)
 }
@@ -230,19 +240,117 @@ impl Bench<'_> {
         refused("refusal/fragmented");
     }
 
+    fn area(&self) -> AreaId {
+        self.kernel.default_area().expect("an area")
+    }
+
+    /// What the idle loop does, as long as the reserve grows by it; how many frames it zeroed.
+    fn idle(&self) -> u32 {
+        let mut frames = 0;
+        loop {
+            let before = self.kernel.dma.lent(self.area()).reserve;
+            frames += self.kernel.dma.idle_work(self.area(), 64);
+            if self.kernel.dma.lent(self.area()).reserve <= before {
+                return frames;
+            }
+        }
+    }
+
+    /// Allocations that the reserve serves, full again before each, and what filling it costs a frame.
+    fn reserve(&self) {
+        let mut refill = Series::new(String::from("reserve-refill"));
+        for bytes in [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 2 * MIB, 4 * MIB, LARGEST] {
+            let mut alloc = Self::sized("alloc-reserve", bytes);
+            let mut free = Self::sized("free-reserve", bytes);
+            self.kernel.dma.set_reserve(self.area(), 0);
+            // All of the area: what the reserve held is one run again.
+            drop(self.alloc(self.kernel.dma.free_bytes(self.area()).0 as u32));
+            self.kernel.dma.set_reserve(self.area(), RESERVE.into());
+            for _ in 0..SAMPLES {
+                let start = (self.now)();
+                let frames = self.idle();
+                if frames > 0 {
+                    refill.costs.push(((self.now)() - start) / u64::from(frames));
+                }
+                let buffer = self.time(&mut alloc, || self.coherent(bytes));
+                self.time(&mut free, || Self::free(buffer));
+            }
+            alloc.print();
+            free.print();
+        }
+        refill.print();
+    }
+
+    fn borrower<K: LoanKind>(&self, name: &'static str, frames: u32) -> Borrower<Armv7a, K> {
+        let borrower = self.kernel.dma.borrower(self.area(), name, frames, Priority::Low);
+        borrower.unwrap_or_else(|error| console::die(format_args!("bench: {error}")))
+    }
+
+    /// Lends `percent` of the area, every page written.
+    fn lend<K: LoanKind>(&self, borrower: &Borrower<Armv7a, K>, percent: u32) -> Vec<Loan> {
+        let mut left = (self.kernel.dma.free_bytes(self.area()).0 >> FRAME_SHIFT) as u32 * percent / 100;
+        let mut loans = Vec::new();
+        while let Ok(loan) = borrower.borrow(left.min(64)) {
+            for page in 0..loan.len() {
+                borrower.write(loan, page, 0, &page.to_le_bytes()).expect("just lent");
+            }
+            left -= loan.len();
+            loans.push(loan);
+        }
+        loans
+    }
+
+    /// Allocations from memory that is lent, all of it and parts of it.
+    fn loans(&self) {
+        let frames = (self.kernel.dma.free_bytes(self.area()).0 >> FRAME_SHIFT) as u32;
+        self.recalls("discard", &self.borrower::<Discardable>("cache", frames));
+        let movable = self.borrower::<Movable>("heap", frames);
+        self.recalls("move", &movable);
+        // Each page of the area moves out of somebody's way.
+        let loans = self.lend(&movable, 100);
+        let mut held: Vec<Coherent<Armv7a>> = Vec::new();
+        while let Ok(buffer) = self.kernel.dma.alloc(&self.master, LARGEST, 1) {
+            held.push(buffer.into_coherent());
+        }
+        println!("count stubborn/8M {}", held.len());
+        held.into_iter().for_each(Self::free);
+        loans.into_iter().for_each(|loan| movable.give_back(loan).expect("a loan"));
+    }
+
+    fn recalls<K: LoanKind>(&self, kind: &str, borrower: &Borrower<Armv7a, K>) {
+        for percent in [0, 25, 50, 75, 100] {
+            for bytes in [64 * KIB, MIB, LARGEST] {
+                let all = percent == 100;
+                let key = if all { format!("loans-{kind}") } else { format!("lent-{kind}-{percent}") };
+                let mut alloc = Self::sized(&key, bytes);
+                for _ in 0..if all && bytes == LARGEST { SAMPLES } else { 3 } {
+                    let loans = self.lend(borrower, percent);
+                    let buffer = self.time(&mut alloc, || self.coherent(bytes));
+                    Self::free(buffer);
+                    loans.into_iter().for_each(|loan| borrower.give_back(loan).expect("a loan"));
+                }
+                alloc.print();
+            }
+        }
+    }
+
     /// The mixed-size trace of the peers' figures: 64 MiB whose first 64 frames are taken, alignment to the size's next
     /// power of two, 64 KiB at most.
-    fn trace(&self, slots: u32) {
+    /// With a reserve, which an idle loop fills before each allocation.
+    fn trace(&self, slots: u32, reserve: u32) {
         const SIZES: [u32; 16] = [1, 1, 2, 3, 4, 5, 8, 12, 16, 25, 32, 64, 100, 128, 256, 375];
         let kernel = self.kernel;
+        kernel.dma.set_reserve(self.area(), 0);
         let taken = self.alloc(64 * FRAME_SIZE);
+        kernel.dma.set_reserve(self.area(), reserve.into());
         let mut held: Vec<Option<Coherent<Armv7a>>> = (0..slots).map(|_| None).collect();
         let mut x = 12345u32;
         let mut next = || {
             x = x.wrapping_mul(1664525).wrapping_add(1013904223);
             x >> 8
         };
-        let series = |key: &str| Series::new(format!("{key}/{slots}"));
+        let kind = if reserve > 0 { "-reserve" } else { "" };
+        let series = |key: &str| Series::new(format!("{key}{kind}/{slots}"));
         let (mut bare, mut alloc, mut free) = (series("trace-bare"), series("trace-alloc"), series("trace-free"));
         let mut refused = series("trace-refused");
         let (mut frames, mut instructions) = (0, 0);
@@ -254,6 +362,9 @@ impl Bench<'_> {
             }
             let count = SIZES[(next() % 16) as usize];
             let align = count.next_power_of_two().min(16) * FRAME_SIZE;
+            if reserve > 0 {
+                self.idle();
+            }
             let given = self.time(&mut bare, || kernel.dma.alloc(&self.master, count * FRAME_SIZE, align));
             let Ok(given) = given else {
                 refused.costs.extend(bare.costs.pop());
@@ -267,9 +378,9 @@ impl Bench<'_> {
                 instructions += *both * TICK;
             }
         }
-        println!("count trace-ok/{slots} {}", alloc.costs.len());
-        println!("count trace-failed/{slots} {}", refused.costs.len());
-        println!("count trace-alloc-a-page/{slots} {}", instructions / u64::from(frames));
+        println!("count trace-ok{kind}/{slots} {}", alloc.costs.len());
+        println!("count trace-failed{kind}/{slots} {}", refused.costs.len());
+        println!("count trace-alloc-a-page{kind}/{slots} {}", instructions / u64::from(frames));
         bare.print();
         alloc.print();
         refused.print();
