@@ -568,6 +568,18 @@ fn closures_nest_to_a_limit_and_others_get_their_refusal() {
 }
 
 #[test]
+fn a_handle_is_stale_although_its_pages_are_lent_again() {
+    let setup = Setup::new(10);
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 8, Priority::Low).unwrap();
+    let old = cache.borrow(8).unwrap();
+    cache.give_back(old).unwrap();
+    let new = cache.borrow(8).unwrap();
+    assert_eq!(cache.write(old, 0, 0, b"old"), Err(LoanError::Stale));
+    assert_eq!(cache.give_back(old), Err(LoanError::Stale));
+    assert_eq!(cache.left(new), Ok(8));
+}
+
+#[test]
 fn i5_a_page_never_written_reads_as_zeros() {
     let setup = Setup::with_area(4, 4 * FRAME_SIZE);
     let device = setup.master("device");
