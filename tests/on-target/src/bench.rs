@@ -314,7 +314,9 @@ impl Bench<'_> {
         }
         println!("count stubborn/8M {}", held.len());
         held.into_iter().for_each(Self::free);
-        loans.into_iter().for_each(|loan| movable.give_back(loan).expect("a loan"));
+        for loan in loans {
+            movable.give_back(loan).expect("a loan");
+        }
     }
 
     fn recalls<K: LoanKind>(&self, kind: &str, borrower: &Borrower<Armv7a, K>) {
@@ -327,7 +329,9 @@ impl Bench<'_> {
                     let loans = self.lend(borrower, percent);
                     let buffer = self.time(&mut alloc, || self.coherent(bytes));
                     Self::free(buffer);
-                    loans.into_iter().for_each(|loan| borrower.give_back(loan).expect("a loan"));
+                    for loan in loans {
+                        borrower.give_back(loan).expect("a loan");
+                    }
                 }
                 alloc.print();
             }
