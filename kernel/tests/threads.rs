@@ -17,10 +17,14 @@ use carveout::boot::directmap::{CarveOut, DirectMap, Run};
 use carveout::boot::layout::{AreaPlan, Claim, ClaimKind, Layout, LayoutError};
 use carveout::boot::memblock::{Direction, List, Memblock, MemblockError};
 use carveout::cma::area::{AllocError, Area};
+use carveout::cma::contract::{ContractError, Set};
 use carveout::cma::index::{Index, IndexError, Node};
+use carveout::cma::loan::{Kind, LendError, LoanStats};
 use carveout::dma::buffer::{
     Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Effort, FromDevice, No, Stream, ToDevice, Yes,
 };
+use carveout::dma::contract::Contract;
+use carveout::dma::loan::Lent;
 use carveout::dma::master::{AreaId, BusWindow, Master, MasterError};
 use carveout::dma::pool::{Block, Exhausted, Pool, PoolError, Shape, StillOut};
 use carveout::dma::port::{Opened, Port, PortError};
@@ -197,13 +201,27 @@ shared![
     IndexError,
     AllocError,
     Op,
+    Kind,
+    LendError,
+    Lent,
+    LoanStats,
+    Set,
+    ContractError,
 ];
 
 // The books: changed through `&mut` or under the lock alone.
 shared![Index<'static>, Area, Ledger<'static>, Region<'static>, Mapped, Part<'static>];
 
 // The machine and what stands over it: whatever core, whatever context.
-shared![Dma<Machine>, Opened<Machine>, Holders<'static, Machine>, Pool<Machine>, Lock<u32>, Lock<std::cell::Cell<u32>>];
+shared![
+    Dma<Machine>,
+    Contract<Machine>,
+    Opened<Machine>,
+    Holders<'static, Machine>,
+    Pool<Machine>,
+    Lock<u32>,
+    Lock<std::cell::Cell<u32>>
+];
 
 handed_on![
     Contiguous<Machine>,
