@@ -40,7 +40,7 @@ bad_inputs() {
     arguments 'cma= at a place' 0 'cma=16M@0x70000000' \
         'memblock: 0x70000000-0x71000000 (16 MiB) carved out for cma=' \
         'carve-out: cma, 16 MiB, no-map and reusable, the default' \
-        'direct map: *-0x70000000 (* KiB) at 0x800*, write-back, rw-' \
+        'direct map: *-0x70000000 (* KiB) at 0x80*, write-back, rw-' \
         'direct map: 0x71000000-0xa0000000 (752 MiB) at 0x91000000, write-back, rw-' \
         'demo: ok'
     arguments 'cma= within a range' 0 'cma=16M@0x70000000-0x78000000' \
