@@ -458,20 +458,22 @@ struct Loans {
 }
 
 /// Pages of one loan of the store.
-const KEPT: u32 = 32;
+const KEPT: u32 = 1024;
 
 impl Loans {
-    fn step(&mut self, by: &Borrowers, random: &mut Random) -> Verdict {
+    fn step(&mut self, kernel: &'static Kernel, by: &Borrowers, random: &mut Random) -> Verdict {
         let failed = |error: LoanError| format!("a loan: {error}");
         let mut word = [0; 4];
         match (random.below(8), &mut self.kept, self.cached) {
-            (0, _, _) => {
+            (0, _, _) if random.below(16) == 0 => {
                 if let Some(loan) = self.cached.take() {
                     by.cache.give_back(loan).map_err(failed)?;
                 }
                 // All that is idle, so that the next allocation recalls.
                 self.cached = by.cache.borrow(u32::MAX).ok();
             }
+            // What is not held is lent, then: pages that must survive are moved, others are forgotten.
+            (0, _, _) if random.below(4) == 0 => drop(alloc(kernel, 40 << 20)),
             (1, kept @ Some(_), _) if random.below(20) == 0 => {
                 if let Some((loan, _)) = kept.take() {
                     by.store.give_back(loan).map_err(failed)?;
@@ -531,7 +533,7 @@ fn walk(shared: &Shared, mut random: Random, steps: u32, items: &mut Vec<Item>, 
     for step in 1..=steps {
         let one = if items.is_empty() { 0 } else { random.below(items.len() as u32) as usize };
         match random.below(14) {
-            10..14 => loans.step(by, &mut random).map_err(|why| format!("step {step}: {why}"))?,
+            10..14 => loans.step(kernel, by, &mut random).map_err(|why| format!("step {step}: {why}"))?,
             _ if items.is_empty() => items.extend(allocate(kernel, owners, &mut random)?),
             0..3 if items.len() < MOST => items.extend(allocate(kernel, owners, &mut random)?),
             3..6 => {
