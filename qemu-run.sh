@@ -110,6 +110,10 @@ flatten "$elf" "$work/kernel.bin" 2>/dev/null || die "not an ELF that can be fla
 if [[ -z $dtb ]]; then
     dtb=$work/board.dtb
     dtc -q -I dts -O dtb -o "$dtb" "$ROOT/boards/$board/$board.dts"
+    # The tree names the cores that QEMU has, 1 unless it is told otherwise.
+    for cpu in $(fdtget -l "$dtb" /cpus 2>/dev/null); do
+        ((0x${cpu#*@} < ${smp:-1})) || fdtput -r "$dtb" "/cpus/$cpu"
+    done
 fi
 
 # QEMU puts the device tree into the middle of a small RAM, so that half of it is more than the largest free run.

@@ -30,12 +30,36 @@ cores() {
         'refused: cpu@3: no enable-method, and no board that is known to start it'
     check 'cores: two of four' outcome 0 'cores: 2 of the 4 in the device tree are not there' 'cores: 2 are in' \
         'demo: ok' -- boot_penned '' '' -smp 2
+    # The bits of its diagnostic control register, by revision: kernel/src/arch/errata.rs.
+    local elf
+    for elf in "${on_target_elfs[@]}"; do
+        [[ $elf == */errata-* ]] || continue
+        of_revision r1p2 0x411fc092 0x00600810 "$elf"
+        of_revision r2p0 0x412fc090 0x00601850 "$elf"
+        of_revision r2p3 0x412fc093 0x00600840 "$elf"
+        of_revision r3p0 0x413fc090 0x00600000 "$elf"
+        of_revision r4p1 0x414fc091 0x00400000 "$elf"
+    done
     # No -kernel, so no disk, and the tree as it is.
     check 'cores: all enter at once' outcome 1 'cores: 4 are in' \
         'error: demo: no disk: none on virtio or SATA, and no memory card' -- all_enter
 }
 
-: "${work=}"
+: "${work=}" "${on_target_elfs=}"
+
+# of_revision NAME MIDR BITS ELF: four cores that call themselves so.
+of_revision() {
+    check "cores: errata of $1" outcome 0 "errata: MIDR $2, diagnostic control $3 on 4 cores" \
+        'every_core_has_the_bits_of_its_revision: ok' -- boot_revision "$2" "$4"
+}
+
+# boot_revision MIDR ELF
+boot_revision() {
+    flatten "$2" "$work/kernel.bin"
+    dtc -q -I dts -O dtb -o "$work/board.dtb" "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
+    emulate -global "cortex-a9-arm-cpu.midr=$1" -smp 4 -kernel "$work/kernel.bin" -dtb "$work/board.dtb" \
+        -append 'cma=64M semihosting'
+}
 
 # wait_for NAME EXIT DTS PENNED LINE...: four cores, of which those PENNED wait for the word at 0x6ff00800.
 wait_for() {

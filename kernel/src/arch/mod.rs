@@ -9,6 +9,7 @@ use core::ops::{Add, AddAssign};
 
 #[cfg(target_arch = "arm")]
 pub mod armv7a;
+pub mod errata;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod ids;

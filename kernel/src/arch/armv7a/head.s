@@ -324,16 +324,23 @@ cortex_a9:
     mrc     p15, 0, r0, c0, c0, 0           @ MIDR
     ubfx    r1, r0, #20, #4
     bfi     r0, r1, #4, #28                 @ variant << 4 | revision
-    cmp     r0, #0x10
-    blo     scu
-    cmp     r0, #0x22
-    bhi     scu
-    @ Erratum 742230, r1p0 to r2p2: a DMB may be too weak.
-    attempt scu, r1
+    @ Errata by revision: the bits of those it has (errata.rs).
+    phys    r2, CARVEOUT_ERRATA
+    mov     r1, #0
+1:  ldr     r3, [r2], #4                    @ bits
+    ldr     r4, [r2], #4                    @ first revision
+    ldr     r5, [r2], #4                    @ last
+    cmp     r0, r4
+    blo     2f
+    cmp     r0, r5
+    orrls   r1, r1, r3
+2:  cmp     r3, #0
+    bne     1b
+    attempt scu, r2
     mrc     p15, 0, r0, c15, c0, 1          @ diagnostic control
-    tst     r0, #1 << 4
-    orreq   r0, r0, #1 << 4
-    mcreq   p15, 0, r0, c15, c0, 1
+    bics    r2, r1, r0
+    orrne   r0, r0, r1
+    mcrne   p15, 0, r0, c15, c0, 1
 scu:
     attempt smp, r1
     mrc     p15, 0, r0, c0, c0, 5           @ MPIDR.U: a uniprocessor has no SCU

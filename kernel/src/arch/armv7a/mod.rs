@@ -5,7 +5,13 @@
 //! | number | of | here |
 //! |---|---|---|
 //! | 764369 | Cortex-A9 MPCore, all | a DSB before each range of operations by MVA; the SCU's diagnostic bit, set by the head of every core |
-//! | 742230 | Cortex-A9 r1p0 to r2p2 | the diagnostic bit that makes DMB strong, set by the head of every core |
+//! | 742230 | Cortex-A9 r1p0 to r2p2 | a diagnostic bit makes DMB strong; these bits are set by the head of every core |
+//! | 742231 | Cortex-A9 MPCore r2p0 to r2p2 | diagnostic bits |
+//! | 743622 | Cortex-A9 r2p* | a diagnostic bit |
+//! | 751472 | Cortex-A9 MPCore before r3p0 | a diagnostic bit: this crate's broadcasts may come in a handler that interrupts an ICIALLUIS |
+//! | 761320 | Cortex-A9 MPCore before r4p0 | a diagnostic bit: zeroing writes whole lines |
+//! | 845369 | Cortex-A9 MPCore, all | a diagnostic bit, for the same reason |
+//! | 794072 | Cortex-A9 MPCore | not met: no loop here has a DMB without a load |
 //! | 720789 | Cortex-A9 before r2p0 | broadcast TLB invalidates name no ASID: TLBIMVAAIS and TLBIALLIS, on every revision |
 //! | 754322 | Cortex-A9 r2p*, r3p* | a DSB before the head writes CONTEXTIDR; this crate changes no ASID later, an embedding kernel's switch needs that DSB |
 //! | 430973 | Cortex-A8 r1p* | IBE, set by the head |

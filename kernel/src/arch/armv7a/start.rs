@@ -33,6 +33,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::cores::MAX_CORES;
 use crate::addr::{FrameRange, PhysAddr, VirtAddr};
+use crate::arch::errata::TABLE;
 use crate::vm::attr::{Access, MemoryType, Shareability};
 use crate::vm::desc::{L1Desc, L2_TABLE_SIZE, L2Desc};
 use crate::vm::layout::{FIXMAP, IMAGE};
@@ -82,6 +83,10 @@ global_asm!(
 /// linked address, r2, the device tree's size (0: none), and what became of it, a `DTB_*`.
 #[unsafe(no_mangle)]
 static CARVEOUT_BOOT: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
+
+/// Read by the head with the MMU off, at the place the image was loaded to.
+#[unsafe(no_mangle)]
+static CARVEOUT_ERRATA: [[u32; 3]; TABLE.len()] = TABLE;
 
 unsafe extern "C" {
     static __image_start: u8;
