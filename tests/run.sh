@@ -260,6 +260,7 @@ build_picture
 build_on_target
 # Instructions are counted, not timed: the same on every machine.
 check_alone 'instruction budgets' "$ROOT/tests/bench.sh"
+check_alone 'instructions on several cores' "$ROOT/tests/bench-cores.sh"
 
 # An ELF is called NAME-HASH.
 for elf in "${on_target_elfs[@]}"; do
