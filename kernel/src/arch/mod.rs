@@ -151,10 +151,10 @@ pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
     unsafe {
         core::arch::asm!(
             "1:",
+            ".rept 16",
             "ldm {from}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
             "stm {to}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
-            "ldm {from}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
-            "stm {to}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
+            ".endr",
             "cmp {from}, {end}",
             "bne 1b",
             from = inout(reg) from => _,

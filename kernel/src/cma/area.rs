@@ -596,17 +596,18 @@ impl Area {
         Some(lending.batch(from, to))
     }
 
-    /// A page in contract memory that is to leave it, and its place in the refuge.
+    /// A page in contract memory that is to leave it, and its place in the refuge; `None` if it has left meanwhile, or is
+    /// about to. Until [`evicted`](Self::evicted) its slot is not to be had.
     pub(crate) fn evict(&mut self, frame: FrameRange) -> Option<Batch> {
         let lending = self.lending.as_mut()?;
-        lending.begin_move(frame);
-        Some(lending.batch(frame, None))
+        lending.begin_move(frame).then(|| lending.batch(frame, None))
     }
 
-    /// The evicted page's old frame is idle again, for its slot if the contract still stands.
+    /// The evicted page's old frame is idle again, for its slot.
     pub(crate) fn evicted(&mut self, frame: FrameRange) {
-        let contracted = self.lending.as_ref().is_some_and(|lending| lending.is_held(frame.start()));
-        free_in(&mut self.runs, frame, contracted);
+        let Some(lending) = &mut self.lending else { return };
+        lending.end_move(frame);
+        free_in(&mut self.runs, frame, lending.is_held(frame.start()));
     }
 
     // --- the reserve ---
@@ -695,6 +696,70 @@ fn to_idle(runs: &mut [Run], lending: &mut Option<Lending>, frames: FrameRange) 
 fn free_in(runs: &mut [Run], frames: FrameRange, contracted: bool) {
     let index = run_mut(runs, frames).index_mut(contracted);
     index.free(frames.start(), frames.count()).expect("frames that were taken");
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::cma::loan::{NotOpen, Place};
+
+    const FIRST: u32 = 0x60000;
+
+    /// An area of four frames, all a contract's slot and lent, of which page 2 is to be opened by a closure.
+    fn contracted(kind: Kind) -> (Area, FrameRange, Loan, u32) {
+        let frames = FrameRange::new(FIRST, 4).unwrap();
+        // SAFETY: frames are numbers here; nothing is mapped.
+        let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) });
+        assert_eq!(area.register("cache", kind, 4, Priority::Low), Ok(0));
+        assert!(!area.take_planned(&[frames]));
+        area.give_slot_back(frames);
+        let loan = area.borrow(0, 4, |_| false).unwrap();
+        let opened = area.lending_mut().unwrap().open(0, loan, 2, true);
+        let Err(NotOpen::Contracted(frame)) = opened else { panic!("{opened:?}") };
+        (area, frames, loan, frame)
+    }
+
+    /// Between the look and the eviction another core had the lock.
+    #[test]
+    fn i7_a_page_is_not_evicted_from_a_slot_that_was_taken_meanwhile() {
+        for kind in [Kind::Discardable, Kind::Movable] {
+            let (mut area, frames, _, frame) = contracted(kind);
+            assert_eq!(area.take_slot(frames), kind == Kind::Movable);
+            assert!(area.evict(FrameRange::new(frame, 1).unwrap()).is_none(), "the slot's buffer has the frame");
+        }
+    }
+
+    #[test]
+    fn i1_a_page_is_not_evicted_while_a_copy_has_it_open() {
+        let (mut area, frames, loan, frame) = contracted(Kind::Movable);
+        let one = FrameRange::new(frame, 1).unwrap();
+        let opening = area.lending_mut().unwrap().open(0, loan, 2, false).unwrap();
+        assert!(area.evict(one).is_none());
+        assert_eq!(area.slot_cost(frames), None);
+        area.lending_mut().unwrap().close(opening, true);
+        assert!(area.evict(one).is_some());
+    }
+
+    /// An eviction's copy is made without the lock: until it is done, nobody takes the slot nor ends it.
+    #[test]
+    fn i7_a_slot_is_left_alone_while_a_page_is_evicted_from_it() {
+        for kind in [Kind::Discardable, Kind::Movable] {
+            let (mut area, frames, loan, frame) = contracted(kind);
+            let one = FrameRange::new(frame, 1).unwrap();
+            let batch = area.evict(one).unwrap();
+            assert_eq!(area.slot_cost(frames), None);
+            assert!(area.evict(one).is_none(), "once");
+            let again = area.lending_mut().unwrap().open(0, loan, 2, true);
+            assert!(matches!(again, Err(NotOpen::Moving)), "{again:?}");
+            area.lending_mut().unwrap().moved(&batch);
+            area.evicted(one);
+            assert!(area.slot_cost(frames).is_some());
+            let opening = area.lending_mut().unwrap().open(0, loan, 2, true).unwrap();
+            assert!(matches!(opening.place, Place::Refuge(_)));
+            assert_eq!(area.take_slot(frames), kind == Kind::Movable, "the other three");
+            assert_eq!(area.lending().unwrap().left(0, loan), Ok(if kind == Kind::Movable { 4 } else { 1 }));
+        }
+    }
 }
 
 /// Every interleaving of a few threads (crate loom), by `tests/run.sh`.

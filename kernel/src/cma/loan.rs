@@ -362,7 +362,7 @@ pub(crate) enum Target {
     Refuge(ArrayVec<u32, BATCH>),
 }
 
-/// Pages to be moved together, from adjacent frames.
+/// Pages of one borrower to be moved together, from adjacent frames.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) from: FrameRange,
@@ -975,30 +975,51 @@ impl Lending {
         stats.discarded += u64::from(count);
     }
 
-    fn is_written(&self, at: u32) -> bool {
-        let (borrower, page) = self.tenants[at as usize].get().expect("a lent frame has a tenant");
-        self.books[borrower].pages[page].written
+    fn tenant(&self, at: u32) -> (usize, usize) {
+        self.tenants[at as usize].get().expect("a lent frame has a tenant")
     }
 
-    /// The next adjacent frames of `window` whose pages are to be moved, at most [`BATCH`], all written or none.
+    /// The next adjacent frames of `window` whose pages are to be moved, at most [`BATCH`], all of one borrower, all
+    /// written or none.
     pub(crate) fn next_moving(&self, window: FrameRange) -> Option<FrameRange> {
         let range = self.positions(window);
-        let run = self.runs_of(range.clone(), |block| block.lent).next()?;
-        let written = self.is_written(run.start);
-        let same = run.clone().take(BATCH).take_while(|&at| self.is_written(at) == written);
-        FrameRange::new(window.start() + (run.start - range.start), same.count() as u32)
+        let first = self.next(range.start, range.end, |block| block.lent);
+        if first == range.end {
+            return None;
+        }
+        let end = self.next(first, range.end.min(first + BATCH as u32), |block| !block.lent);
+        let (borrower, page) = self.tenant(first);
+        let pages = &self.books[borrower].pages;
+        let alike = |tenant: &&Tenant| {
+            tenant.get().is_some_and(|(other, at)| other == borrower && pages[at].written == pages[page].written)
+        };
+        let same = self.tenants[first as usize..end as usize].iter().take_while(alike).count();
+        FrameRange::new(window.start() + (first - range.start), same as u32)
     }
 
-    /// A page in contract memory is to be moved out of it.
-    pub(crate) fn begin_move(&mut self, frame: FrameRange) {
+    /// A page in contract memory is to be moved out of it. Until that is done its frame is open, so that its slot is left
+    /// alone. `false`, and nothing changed, if the frame is not lent any more, or open, or moving already.
+    pub(crate) fn begin_move(&mut self, frame: FrameRange) -> bool {
         let at = self.positions(frame).start;
-        let (borrower, page) = self.tenants[at as usize].get().expect("a lent frame has a tenant");
-        self.books[borrower].pages[page].moving = true;
+        let Some((borrower, page)) = self.tenants[at as usize].get() else { return false };
+        let page = &mut self.books[borrower].pages[page];
+        if page.open || page.moving {
+            return false;
+        }
+        page.moving = true;
+        self.mark(frame, |block, mask| block.open |= mask);
+        true
+    }
+
+    /// The page was moved.
+    pub(crate) fn end_move(&mut self, frame: FrameRange) {
+        self.mark(frame, |block, mask| block.open &= !mask);
     }
 
     /// Pages to be moved from these frames, to the frames given or to the refuge.
     pub(crate) fn batch(&mut self, from: FrameRange, to: Option<FrameRange>) -> Batch {
-        let written = self.is_written(self.positions(from).start);
+        let (borrower, page) = self.tenant(self.positions(from).start);
+        let written = self.books[borrower].pages[page].written;
         let Some(to) = to else {
             let to = (0..from.count()).map(|_| self.refuge_for_movable()).collect();
             return Batch { from, to: Target::Refuge(to), written };
@@ -1012,36 +1033,37 @@ impl Lending {
     /// The bytes were copied: the pages are in their new places, the old frames nobody's.
     pub(crate) fn moved(&mut self, batch: &Batch) {
         let Batch { from, to, .. } = batch;
+        let left = self.positions(*from);
+        let (borrower, _) = self.tenant(left.start);
+        let Book { kind, high, .. } = self.books[borrower];
         if let Target::Area(to) = to {
             self.mark(*to, |block, mask| block.open &= !mask);
+            self.enter(*to, kind == Kind::Movable, high, true);
+            let entered = self.positions(*to);
+            self.tenants.copy_within(left.start as usize..left.end as usize, entered.start as usize);
         }
-        for (n, at) in self.positions(*from).enumerate() {
-            let tenant = core::mem::replace(&mut self.tenants[at as usize], Tenant::NONE);
-            let (borrower, number) = tenant.get().expect("a lent frame has a tenant");
-            let kind = self.books[borrower].kind;
-            let place = match to {
-                Target::Area(to) => {
-                    let one = FrameRange::new(to.start() + n as u32, 1).expect("a frame of the area");
-                    let to = self.positions(one).start;
-                    self.tenants[to as usize] = tenant;
-                    self.enter(one, kind == Kind::Movable, self.books[borrower].high, true);
-                    Place::Area(one.start())
-                }
+        let Book { pages, stats, .. } = &mut self.books[borrower];
+        let tenants = &mut self.tenants[left.start as usize..left.end as usize];
+        for (n, tenant) in tenants.iter_mut().enumerate() {
+            let tenant = core::mem::replace(tenant, Tenant::NONE);
+            let (_, number) = tenant.get().expect("a lent frame has a tenant");
+            let page = &mut pages[number];
+            page.moving = false;
+            page.place = match to {
+                Target::Area(to) => Place::Area(to.start() + n as u32),
                 Target::Refuge(to) => {
                     self.refuge.enter(to[n], tenant, kind);
-                    let stats = &mut self.books[borrower].stats;
-                    stats.in_area -= 1;
-                    stats.in_refuge += 1;
                     Place::Refuge(to[n])
                 }
             };
-            let book = &mut self.books[borrower];
-            let page = &mut book.pages[number];
-            page.place = place;
-            page.moving = false;
-            book.stats.recalled += 1;
-            book.stats.moved += 1;
         }
+        let count = from.count();
+        if let Target::Refuge(_) = to {
+            stats.in_area -= count;
+            stats.in_refuge += count;
+        }
+        stats.recalled += u64::from(count);
+        stats.moved += u64::from(count);
         self.leave(*from);
     }
 }

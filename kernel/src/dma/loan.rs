@@ -46,7 +46,7 @@ use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats
 use crate::cma::loan::{Lending, SPARES, Target};
 use crate::dma::master::AreaId;
 use crate::dma::{Dma, State};
-use crate::sync::Masked;
+use crate::sync::{Guard, Masked};
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::ledger::Residue;
 use crate::vm::space::{Mapped, Region};
@@ -170,6 +170,8 @@ struct Open<'b, M: Machine + 'static, K> {
     mapped: Option<Mapped>,
     bytes: *mut u8,
     written: bool,
+    /// Over a copy: a handler on this core that allocates would wait for it in vain. Dropped last.
+    _masked: Option<Masked>,
 }
 
 impl<M: Machine, K> Drop for Open<'_, M, K> {
@@ -274,6 +276,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
     fn open(&self, loan: Loan, page: u32, what: For) -> Result<Open<'_, M, K>, LoanError> {
         let machine = self.dma.machine;
         loop {
+            let masked = (what != For::Closure).then(Masked::new);
             let mut guard = self.dma.state.lock();
             let state = &mut *guard;
             let Some(lane) = state.lanes.take(!(1 << WORK)) else { return Err(LoanError::TooManyOpen) };
@@ -292,7 +295,8 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                 }
             };
             let written = opening.written || what != For::Read;
-            let mut open = Open { by: self, opening, lane, mapped: None, bytes: core::ptr::null_mut(), written };
+            let bytes = core::ptr::null_mut();
+            let mut open = Open { by: self, opening, lane, mapped: None, bytes, written, _masked: masked };
             if !written {
                 drop(guard);
                 return Ok(open);
@@ -429,7 +433,8 @@ impl<M: Machine> Dma<M> {
 
     /// Copies out of a window that was just taken what must survive. It waits for nobody but another core's such copy.
     pub(super) fn move_out(&self, area: AreaId, window: FrameRange) {
-        loop {
+        let mut left = window;
+        while !left.is_empty() {
             let _masked = Masked::new();
             let mut state = self.state.lock();
             if state.lanes.take(1 << WORK).is_none() {
@@ -437,13 +442,12 @@ impl<M: Machine> Dma<M> {
                 spin_loop();
                 continue;
             }
-            let Some(batch) = state.areas[area.0].next_batch(window) else {
+            let Some(batch) = state.areas[area.0].next_batch(left) else {
                 state.lanes.give_back(WORK);
                 return;
             };
-            drop(state);
-            self.carry(area, &batch);
-            self.state.lock().lanes.give_back(WORK);
+            (_, left) = left.split_at(batch.from.end() - left.start()).expect("a part of it");
+            self.carry(state, area, &batch).lanes.give_back(WORK);
         }
     }
 
@@ -456,29 +460,32 @@ impl<M: Machine> Dma<M> {
             return spin_loop();
         }
         let frames = FrameRange::new(frame, 1).expect("a frame of the area");
-        let batch = state.areas[area.0].evict(frames);
-        drop(state);
-        if let Some(batch) = batch {
-            self.carry(area, &batch);
-            self.state.lock().areas[area.0].evicted(frames);
+        if let Some(batch) = state.areas[area.0].evict(frames) {
+            state = self.carry(state, area, &batch);
+            state.areas[area.0].evicted(frames);
         }
-        self.state.lock().lanes.give_back(WORK);
+        state.lanes.give_back(WORK);
     }
 
-    /// Copies a batch, by the lane of recalls, which is the caller's.
-    fn carry(&self, area: AreaId, batch: &Batch) {
+    /// Copies a batch, by the lane of recalls, which is the caller's. The lock is not held over the copy.
+    fn carry<'d>(&'d self, mut state: Guard<'d, State>, area: AreaId, batch: &Batch) -> Guard<'d, State> {
         let Batch { from, to, written } = batch;
         if *written {
-            self.copy(area, *from, to);
+            state = self.copy(state, area, *from, to);
         }
-        let mut state = self.state.lock();
         if let Some(lending) = state.areas[area.0].lending_mut() {
             lending.moved(batch);
         }
+        state
     }
 
-    fn copy(&self, area: AreaId, from: FrameRange, to: &Target) {
-        let mut guard = self.state.lock();
+    fn copy<'d>(
+        &'d self,
+        mut guard: Guard<'d, State>,
+        area: AreaId,
+        from: FrameRange,
+        to: &Target,
+    ) -> Guard<'d, State> {
         let state = &mut *guard;
         let count = from.count() as usize;
         let source = state.map_lent(self.machine, (WORK, 0), from, MemoryType::WriteBack);
@@ -526,5 +533,6 @@ impl<M: Machine> Dma<M> {
         if let Some(target) = target {
             state.unmap_lent(self.machine, target);
         }
+        guard
     }
 }
