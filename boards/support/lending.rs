@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::demo::{self, Failure, Hop};
 use super::disk::{Blocks, Disk, DiskError};
 use super::mock::camera::checksum;
+use super::random::Random;
 use super::store::{Found, Store};
 use crate::println;
 use alloc::format;
@@ -27,24 +28,6 @@ use carveout::dma::loan::{Discardable, Lent, LoanKind, Movable};
 use carveout::dma::master::{AreaId, Master};
 use carveout::dma::port::Port;
 use core::fmt;
-
-/// Marsaglia's xorshift, 32 bits.
-pub struct Random(u32);
-
-impl Random {
-    /// Any seed but 0 will do.
-    pub const fn new(seed: u32) -> Self {
-        Self(if seed == 0 { 1 } else { seed })
-    }
-
-    /// A number below `bound`.
-    pub const fn below(&mut self, bound: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 17;
-        self.0 ^= self.0 << 5;
-        self.0 % bound
-    }
-}
 
 /// How much [`churn`] does.
 #[derive(Clone, Copy, Debug)]

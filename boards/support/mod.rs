@@ -53,6 +53,7 @@ pub mod pl111;
 pub mod pl181;
 #[cfg(target_arch = "arm")]
 pub mod port;
+pub mod random;
 #[cfg(target_arch = "arm")]
 pub mod report;
 pub mod scu;

@@ -8,7 +8,7 @@ use carveout::arch::armv7a::exceptions::Exception;
 use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::ImageMap;
-use carveout::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, FIXMAP, IMAGE};
+use carveout::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, FIXMAP, IMAGE, LOAN_WINDOW};
 use core::fmt;
 
 /// The exit code after an exception.
@@ -94,6 +94,9 @@ impl fmt::Display for At {
         let Some(kernel) = kernel() else { return write!(f, "not known yet: the kernel is booting") };
         if CMA_WINDOW.contains(va) {
             return write!(f, "CMA window: {}", kernel.dma.place_of(va));
+        }
+        if LOAN_WINDOW.contains(va) {
+            return f.write_str("loan window: no page is open there");
         }
         if DIRECT_MAP.contains(va) {
             let Some((frame, held)) = kernel.machine.direct_map().and_then(|map| map.frame_at(va)) else {

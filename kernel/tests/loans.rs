@@ -1,12 +1,13 @@
 //! Loans and contracts against naive models, on the fake: whatever is lent, devices get their memory, movable pages
 //! keep their bytes, and nobody reads another's (I1, I3, I5, I6, I7).
 
-use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr};
+use carveout::addr::{FRAME_SIZE, Frame, FrameRange, PhysAddr};
 use carveout::arch::fake::Fake;
 use carveout::arch::fake::setup::Setup;
 use carveout::cma::area::AllocError;
 use carveout::cma::contract::{ContractError, Set};
 use carveout::cma::loan::{LendError, Loan, LoanError, Priority};
+use carveout::dma::Place;
 use carveout::dma::buffer::{Coherent, Contiguous, DeviceOnly, FromDevice, Stream};
 use carveout::dma::contract::Contract;
 use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable, PAGE};
@@ -516,6 +517,29 @@ fn i1_a_page_cannot_be_opened_twice_nor_recalled_while_it_is_open() {
         "the lent frame 0x60203000 is open in a closure of its borrower"
     );
     assert!(setup.dma.alloc(&device, 8 * FRAME_SIZE, 1).is_ok(), "closed, it can be recalled");
+}
+
+#[test]
+fn a_lent_frame_is_told_from_a_free_one_with_its_borrower() {
+    let setup = Setup::with_area(1, 8 * FRAME_SIZE);
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 3, Priority::Low).unwrap();
+    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 1, Priority::Low).unwrap();
+    cache.borrow(3).unwrap();
+    store.borrow(1).unwrap();
+    let device = setup.dma.alloc(&setup.master("camera"), FRAME_SIZE, 1).unwrap();
+    assert_eq!(device.frames().base(), PhysAddr::new(0x6020_4000));
+    let first = carveout::arch::fake::setup::CARVED.raw();
+    let place = |page| setup.dma.place_of_frame(Frame::containing(PhysAddr::new(first + page * FRAME_SIZE))).unwrap();
+    assert_eq!(place(2).to_string(), "carved frame 0x60202000, lent to cache");
+    assert_eq!(place(3).to_string(), "carved frame 0x60203000, lent to store");
+    assert_eq!(place(4).to_string(), "allocated buffer 0x60204000-0x60205000 (4 KiB) of camera");
+    assert_eq!(place(5).to_string(), "free carved frame 0x60205000");
+    drop(device);
+    // What was recalled is its buffer's, not its borrower's.
+    let all = setup.dma.alloc(&setup.master("camera"), 8 * FRAME_SIZE, 1).unwrap();
+    assert!(matches!(place(3), Place::Buffer(record) if record.owner == "camera"));
+    drop(all);
+    assert_eq!(place(3).to_string(), "free carved frame 0x60203000");
 }
 
 #[test]

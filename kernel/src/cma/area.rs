@@ -8,7 +8,7 @@
 //! or a contract slot's, and then held, idle or lent for that slot alone. An allocation takes from the reserve, else from
 //! what is idle, else it recalls the cheapest window of what is idle and lent.
 
-use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
+use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr};
 use crate::boot::directmap::CarveOut;
 use crate::cma::index::{Index, MAX_ALIGN_ORDER, Node};
 use crate::cma::loan::{Batch, Kind, LendError, Lending, Loan, LoanError, Priority};
@@ -534,6 +534,12 @@ impl Area {
 
     pub(crate) const fn lending_mut(&mut self) -> Option<&mut Lending> {
         self.lending.as_mut()
+    }
+
+    /// The name of the borrower that has a frame; `None` if none has, or it is another area's.
+    pub(crate) fn borrower_of(&self, frame: Frame) -> Option<&'static str> {
+        self.ranges().find(|run| run.contains(frame))?;
+        self.lending.as_ref()?.borrower_of(frame.number())
     }
 
     /// Lends up to `count` frames: idle ones but for what the reserve lacks, then idle contract slots', then the

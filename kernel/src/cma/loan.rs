@@ -245,6 +245,8 @@ struct Block {
     open: u32,
     /// What recalling all that is lent of it costs.
     cost: u32,
+    /// The levels of [`Spare`] after the first, a bit each, at which there is more of it than at the one before.
+    levels: u32,
 }
 
 /// What it costs to recall a page, in units of about 30 instructions (docs/loans.md): to discard it; if it may be cached;
@@ -256,21 +258,25 @@ impl Block {
         !(self.held | self.open)
     }
 
-    /// What to leave alone at a level: the dearer kinds of loan.
-    fn spared(&self, level: u32) -> u32 {
-        match level {
-            0 => self.movable | self.cached | self.high,
-            1 => self.movable | self.cached,
-            2 => self.movable | self.high,
-            3 => self.movable,
-            4 => self.movable & self.high,
-            _ => 0,
-        }
+    /// What an allocation can have of it that leaves these kinds of loan alone.
+    fn but(&self, spare: Spare) -> u32 {
+        let Spare { movable, cached, high, both } = spare;
+        self.available()
+            & !(self.movable & movable | self.cached & cached | self.high & high | self.movable & self.high & both)
     }
 
     /// After a change of what is lent, or how.
     fn settle(&mut self) {
         self.cost = self.cost_of(u32::MAX);
+        let Self { movable, cached, high, .. } = *self;
+        let more = [
+            high & !(movable | cached),
+            cached & !(movable | high),
+            cached & high & !movable,
+            movable & !high,
+            movable & high,
+        ];
+        self.levels = more.iter().zip(1..).fold(0, |set, (&bits, level)| set | u32::from(bits != 0) << level);
     }
 
     fn cost_of(&self, mask: u32) -> u32 {
@@ -282,7 +288,34 @@ impl Block {
     }
 }
 
-/// Levels of [`Block::spared`]; at the last, nothing is.
+/// Kinds of loan to leave alone, the dearer ones: all bits of a word are set, or none.
+#[derive(Clone, Copy)]
+struct Spare {
+    movable: u32,
+    cached: u32,
+    high: u32,
+    /// Movable ones of high priority.
+    both: u32,
+}
+
+impl Spare {
+    const fn at(level: u32) -> Self {
+        let (movable, cached, high, both) = match level {
+            0 => (true, true, true, false),
+            1 => (true, true, false, false),
+            2 => (true, false, true, false),
+            3 => (true, false, false, false),
+            4 => (false, false, false, true),
+            _ => (false, false, false, false),
+        };
+        const fn all(set: bool) -> u32 {
+            if set { u32::MAX } else { 0 }
+        }
+        Self { movable: all(movable), cached: all(cached), high: all(high), both: all(both) }
+    }
+}
+
+/// Levels of [`Spare`]; at the last, nothing is spared.
 const LEVELS: u32 = 6;
 /// The last level at which nothing is moved.
 const DISCARDS: u32 = 3;
@@ -537,8 +570,18 @@ impl Lending {
         });
     }
 
+    /// The name of the borrower that has a frame of the area, if one has.
+    pub(crate) fn borrower_of(&self, frame: u32) -> Option<&'static str> {
+        let (borrower, _) = self.tenants[self.position(frame) as usize].get()?;
+        Some(self.books[borrower].name)
+    }
+
+    fn position(&self, frame: u32) -> u32 {
+        self.positions(FrameRange::new(frame, 1).expect("a frame of the area")).start
+    }
+
     fn bit(&self, frame: u32) -> (&Block, u32) {
-        let at = self.positions(FrameRange::new(frame, 1).expect("a frame of the area")).start;
+        let at = self.position(frame);
         (&self.blocks[at as usize / 32], 1 << (at % 32))
     }
 
@@ -549,13 +592,16 @@ impl Lending {
 
     /// The first position of `[from, to)` whose bit is set in what `bits` makes of its block; else `to`.
     fn next(&self, from: u32, to: u32, bits: impl Fn(&Block) -> u32) -> u32 {
-        let mut at = from;
-        while at < to {
-            let word = bits(&self.blocks[at as usize / 32]) >> (at % 32);
+        if from >= to {
+            return to;
+        }
+        let mut wanted = u32::MAX << (from % 32);
+        for (n, block) in (from / 32..).zip(&self.blocks[from as usize / 32..to.div_ceil(32) as usize]) {
+            let word = bits(block) & wanted;
             if word != 0 {
-                return (at + word.trailing_zeros()).min(to);
+                return (n * 32 + word.trailing_zeros()).min(to);
             }
-            at = (at / 32 + 1) * 32;
+            wanted = u32::MAX;
         }
         to
     }
@@ -644,31 +690,23 @@ impl Lending {
                 levels.find_map(|level| self.first_window(level, range.clone(), count, up))
             })
         } else {
-            self.cheapest_window(levels - 1, range.clone(), count, up)
+            self.cheapest_window(levels - 1, range.clone(), count, order, up)
         };
         let start = place.start() + (found? - range.start);
         let window = FrameRange::new(start, count)?;
         Some((window, self.cost(window)))
     }
 
-    /// The levels after the first, a bit each, at which there is more than at the one before.
+    /// The levels after the first, a bit each, at which there may be more than at the one before: loans in contract
+    /// memory count too.
     fn levels_present(&self, range: Range<u32>) -> u32 {
-        let mut more = [0; LEVELS as usize];
-        for (block, mask) in Self::masks(range) {
-            let &Block { lent, movable, cached, high, .. } = &self.blocks[block];
-            if lent & mask != 0 {
-                more[1] |= high & !(movable | cached) & mask;
-                more[2] |= cached & !(movable | high) & mask;
-                more[3] |= cached & high & !movable & mask;
-                more[4] |= movable & !high & mask;
-                more[5] |= movable & high & mask;
-            }
-        }
-        (1..LEVELS).fold(0, |set, level| if more[level as usize] != 0 { set | 1 << level } else { set })
+        let blocks = &self.blocks[range.start as usize / 32..range.end.div_ceil(32) as usize];
+        blocks.iter().fold(0, |levels, block| levels | block.levels)
     }
 
     fn first_window(&self, level: u32, range: Range<u32>, count: u32, up: impl Fn(u32) -> u32) -> Option<u32> {
-        let allowed = move |block: &Block| block.available() & !block.spared(level);
+        let spare = Spare::at(level);
+        let allowed = move |block: &Block| block.but(spare);
         self.runs_of(range, allowed).find_map(|run| {
             let start = up(run.start);
             (start + count <= run.end).then_some(start)
@@ -676,31 +714,50 @@ impl Lending {
     }
 
     /// Of each run, the first window and those that begin with a block, by what their blocks cost in all.
-    fn cheapest_window(&self, level: u32, range: Range<u32>, count: u32, up: impl Fn(u32) -> u32) -> Option<u32> {
-        let allowed = move |block: &Block| block.available() & !block.spared(level);
+    fn cheapest_window(
+        &self,
+        level: u32,
+        range: Range<u32>,
+        count: u32,
+        order: u32,
+        up: impl Fn(u32) -> u32,
+    ) -> Option<u32> {
+        let spare = Spare::at(level);
+        let allowed = move |block: &Block| block.but(spare);
+        let sum = |blocks: &[Block]| blocks.iter().map(|block| block.cost).sum::<u32>();
+        let blocks_of = |at: u32| at as usize / 32..(at + count).div_ceil(32) as usize;
+        // Once one begins with a block, the next such is this far on.
+        let step = 32.max(1 << order);
         let mut best: Option<(u32, u32)> = None;
         for run in self.runs_of(range, allowed) {
-            let mut at = up(run.start);
-            // The blocks whose costs are summed up.
-            let (mut first, mut after, mut cost) = (at / 32, at / 32, 0);
-            while at + count <= run.end {
-                let (from, to) = (at / 32, (at + count).div_ceil(32));
-                while after < to {
-                    cost += self.blocks[after as usize].cost;
-                    after += 1;
-                }
-                while first < from {
-                    cost -= self.blocks[first as usize].cost;
-                    first += 1;
-                }
+            let Some(last) = run.end.checked_sub(count) else { continue };
+            let first = up(run.start);
+            let second = up((first / 32 + 1) * 32);
+            for at in [first, second].into_iter().filter(|&at| at <= last) {
+                let cost = sum(&self.blocks[blocks_of(at)]);
                 if best.is_none_or(|(least, _)| cost < least) {
                     best = Some((cost, at));
                 }
                 // Nothing is cheaper than what no move and no line costs.
-                if cost <= count * COST[0] {
+                if cost <= blocks_of(at).len() as u32 * 32 * COST[0] {
                     return Some(at);
                 }
-                at = up((from + 1) * 32);
+            }
+            if second > last {
+                continue;
+            }
+            let Range { start, end } = blocks_of(second);
+            let (mut cost, mut at) = (sum(&self.blocks[start..end]), second);
+            let leaving = self.blocks[start..].chunks(step as usize / 32);
+            for (leaving, entering) in leaving.zip(self.blocks[end..].chunks(step as usize / 32)) {
+                at += step;
+                if at > last {
+                    break;
+                }
+                cost = cost + sum(entering) - sum(leaving);
+                if best.is_none_or(|(least, _)| cost < least) {
+                    best = Some((cost, at));
+                }
             }
         }
         best.map(|(_, at)| at)

@@ -178,7 +178,9 @@ pub enum Place {
     Buffer(Record),
     /// The guard page after a buffer.
     Guard(Record),
-    /// A frame of an area that no buffer holds.
+    /// A frame of an area, lent to a borrower of that name.
+    Lent(Frame, &'static str),
+    /// A frame of an area that no buffer holds and nobody borrows.
     FreeFrame(Frame),
     /// An address of the window that no buffer has.
     UnusedWindow,
@@ -191,6 +193,7 @@ impl fmt::Display for Place {
         match self {
             Self::Buffer(record) => write!(f, "{record}"),
             Self::Guard(record) => write!(f, "guard page of the {record}"),
+            Self::Lent(frame, borrower) => write!(f, "carved frame {}, lent to {borrower}", frame.base()),
             Self::FreeFrame(frame) => write!(f, "free carved frame {}", frame.base()),
             Self::UnusedWindow => write!(f, "unused part of the CMA window"),
             Self::Busy => write!(f, "the CMA (its records are locked)"),
@@ -415,8 +418,11 @@ impl<M: Machine> Dma<M> {
     pub fn place_of_frame(&self, frame: Frame) -> Option<Place> {
         let Some(state) = self.state.try_lock() else { return Some(Place::Busy) };
         state.ledger.state(frame)?;
-        let record = state.records().find(|record| record.frames.contains(frame));
-        Some(record.map_or(Place::FreeFrame(frame), |&record| Place::Buffer(record)))
+        if let Some(&record) = state.records().find(|record| record.frames.contains(frame)) {
+            return Some(Place::Buffer(record));
+        }
+        let borrower = state.areas.iter().find_map(|area| area.borrower_of(frame));
+        Some(borrower.map_or(Place::FreeFrame(frame), |borrower| Place::Lent(frame, borrower)))
     }
 
     /// How a carved frame is mapped now; `None` if it is not carved.

@@ -7,7 +7,6 @@
 
 extern crate alloc;
 
-pub mod random;
 pub mod tables;
 
 use alloc::format;

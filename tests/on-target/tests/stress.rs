@@ -19,7 +19,7 @@ use carveout::dma::master::AreaId;
 use carveout::dma::port::Port;
 use carveout_boards::println;
 use carveout_boards::support::bring_up::Kernel;
-use on_target::random::Random;
+use carveout_boards::support::random::Random;
 use on_target::{Verdict, audit, checks, ensure, ensure_eq, master};
 
 checks![random_steps_agree_with_the_model];

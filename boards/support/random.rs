@@ -1,4 +1,4 @@
-//! Numbers for tests that go at random.
+//! Numbers for workloads that go at random.
 
 /// Marsaglia's xorshift, 32 bits: the same seed makes the same run.
 #[derive(Debug)]
