@@ -161,6 +161,26 @@ impl<K: LoanKind> Party<K> {
         }
     }
 
+    /// Does something while a closure has a page open, if there is one to open. The page stays as it is.
+    fn inside<R>(&self, Inside { loan, page, .. }: &Inside, run: impl FnOnce() -> R) -> R {
+        if self.loans.is_empty() {
+            return run();
+        }
+        let Model { loan, pages } = &self.loans[loan.index(self.loans.len())];
+        let page = page.index(pages.len());
+        let mut run = Some(run);
+        let result = self.borrower.with(*loan, page as u32, |found| {
+            let result = run.take().map(|run| run());
+            assert!(pages[page].as_deref() == Some(&found[..]), "page {page} changed under a closure");
+            result
+        });
+        match (result, run) {
+            (Ok(Some(result)), _) => result,
+            (Err(LoanError::Recalled { .. }), Some(run)) => run(),
+            (other, _) => panic!("{:?}", other.map(drop)),
+        }
+    }
+
     fn give_back(&mut self, at: usize) {
         let Model { loan, pages } = self.loans.swap_remove(at);
         let left = self.borrower.left(loan).unwrap() as usize;
@@ -190,17 +210,27 @@ impl<K: LoanKind> Party<K> {
     }
 }
 
+/// Which page a closure has open meanwhile.
+#[derive(Clone, Debug)]
+struct Inside {
+    who: u8,
+    loan: prop::sample::Index,
+    page: prop::sample::Index,
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Alloc {
         frames: u32,
         align: u32,
         kind: u8,
+        inside: Option<Inside>,
     },
     Free(prop::sample::Index),
     Contract {
         class: prop::sample::Index,
         kind: u8,
+        inside: Option<Inside>,
     },
     Borrow {
         who: u8,
@@ -225,11 +255,16 @@ enum Op {
 fn ops(count: usize) -> impl Strategy<Value = Vec<Op>> {
     let index = any::<prop::sample::Index>;
     let frames = prop_oneof![3 => 1..6u32, 2 => 6..40u32, 1 => 40..130u32];
+    let inside = || {
+        let one = (any::<u8>(), index(), index()).prop_map(|(who, loan, page)| Inside { who, loan, page });
+        prop::option::weighted(0.3, one)
+    };
     let op = prop_oneof![
-        5 => (frames, prop_oneof![3 => Just(0u32), 1 => 12..17u32], any::<u8>())
-            .prop_map(|(frames, order, kind)| Op::Alloc { frames, align: 1 << order, kind }),
+        5 => (frames, prop_oneof![3 => Just(0u32), 1 => 12..17u32], any::<u8>(), inside())
+            .prop_map(|(frames, order, kind, inside)| Op::Alloc { frames, align: 1 << order, kind, inside }),
         4 => index().prop_map(Op::Free),
-        4 => (index(), any::<u8>()).prop_map(|(class, kind)| Op::Contract { class, kind }),
+        4 => (index(), any::<u8>(), inside())
+            .prop_map(|(class, kind, inside)| Op::Contract { class, kind, inside }),
         4 => (any::<u8>(), 1..100u32).prop_map(|(who, count)| Op::Borrow { who, count }),
         9 => (any::<u8>(), index(), index(), 0..PAGE, prop_oneof![1..100usize, Just(PAGE)], any::<u8>(), any::<u8>())
             .prop_map(|(who, loan, page, offset, len, byte, how)| {
@@ -244,13 +279,16 @@ fn ops(count: usize) -> impl Strategy<Value = Vec<Op>> {
 
 const FRAMES: u32 = 160;
 
-/// Whether buffers leave `count` frames at the alignment: what is lent does not count.
-fn has_room(held: &[Held], count: u32, align: u32) -> bool {
+/// Whether buffers, and the frame that is open, leave `count` frames at the alignment: what is lent does not count.
+fn has_room(held: &[Held], open: Option<PhysAddr>, count: u32, align: u32) -> bool {
+    let open = open.map(Frame::containing);
     let first = carveout::arch::fake::setup::CARVED.raw() / FRAME_SIZE;
     let order = (align / FRAME_SIZE).max(1);
     let fits = |start: u32| {
         let run = FrameRange::new(start, count).unwrap();
-        start.is_multiple_of(order) && held.iter().all(|held| !held.frames().overlaps(run))
+        start.is_multiple_of(order)
+            && held.iter().all(|held| !held.frames().overlaps(run))
+            && !open.is_some_and(|frame| run.contains(frame))
     };
     count <= FRAMES && (first..=first + FRAMES - count).any(fits)
 }
@@ -274,17 +312,32 @@ impl World {
         Self { setup, stills, films, store, held: Vec::new() }
     }
 
+    /// Does something, perhaps while a closure has a page open.
+    fn inside<R>(&self, inside: Option<&Inside>, run: impl FnOnce() -> R) -> R {
+        match inside {
+            None => run(),
+            Some(at @ Inside { who, .. }) => match who % 3 {
+                0 => self.stills.inside(at, run),
+                1 => self.films.inside(at, run),
+                _ => self.store.inside(at, run),
+            },
+        }
+    }
+
     fn step(&mut self, op: &Op) {
         match *op {
-            Op::Alloc { frames, align, kind } => {
+            Op::Alloc { frames, align, kind, ref inside } => {
                 let master = self.setup.master("device");
-                let room = has_room(&self.held, frames, align);
-                match self.setup.dma.alloc(&master, frames * FRAME_SIZE, align) {
+                let room = |open| has_room(&self.held, open, frames, align);
+                match self.inside(inside.as_ref(), || self.setup.dma.alloc(&master, frames * FRAME_SIZE, align)) {
                     Ok(buffer) => {
-                        assert!(room, "frames of another buffer");
+                        assert!(room(None), "frames of another buffer");
                         self.held.push(Held::new(&self.setup, buffer, kind));
                     }
-                    Err(error) => assert!(!room, "I6: refused although buffers leave room: {error}"),
+                    Err(AllocError::Open { frame }) => {
+                        assert!(inside.is_some() && room(None) && !room(Some(frame)), "{frame} is not in the way");
+                    }
+                    Err(error) => assert!(!room(None), "I6: refused although buffers leave room: {error}"),
                 }
             }
             Op::Free(index) => {
@@ -395,7 +448,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 300, ..ProptestConfig::default() })]
 
     /// Random contracts, declared amid random loans and buffers; then everybody takes what he can get, and each buffer
-    /// that was declared can be allocated, in any order, at any time.
+    /// that was declared can be allocated, in any order, at any time, also from within a closure over any page.
     #[test]
     fn i7_contracts_hold(seed in any::<u64>(), deals in deals(), before in ops(30), ops in ops(120)) {
         let mut world = World::new(seed, 16);
@@ -433,12 +486,13 @@ proptest! {
         }
         for (n, op) in ops.iter().enumerate() {
             match op {
-                Op::Contract { class, kind } if !parties.is_empty() => {
+                Op::Contract { class, kind, inside } if !parties.is_empty() => {
                     let party = n % parties.len();
                     let Party2 { contract, classes } = &mut parties[party];
                     let at = class.index(classes.len());
                     let (frames, declared, held) = &mut classes[at];
-                    let found = contract.alloc(*frames * FRAME_SIZE - u32::from(*kind));
+                    let bytes = *frames * FRAME_SIZE - u32::from(*kind);
+                    let found = world.inside(inside.as_ref(), || contract.alloc(bytes));
                     if (held.len() as u32) < *declared {
                         let buffer = found.expect("I7: the contract declares it");
                         prop_assert_eq!(buffer.frames().count(), *frames);
@@ -450,8 +504,9 @@ proptest! {
                     }
                 }
                 // What buffers leave is not known beside contracts' slots.
-                Op::Alloc { frames, align, kind } => {
-                    if let Ok(buffer) = world.setup.dma.alloc(&hog, frames * FRAME_SIZE, *align) {
+                Op::Alloc { frames, align, kind, inside } => {
+                    let alloc = || world.setup.dma.alloc(&hog, frames * FRAME_SIZE, *align);
+                    if let Ok(buffer) = world.inside(inside.as_ref(), alloc) {
                         for held in world.held.iter().chain(parties.iter().flat_map(|p| p.classes.iter().flat_map(|c| &c.2))) {
                             prop_assert!(!held.frames().overlaps(buffer.frames()));
                         }
