@@ -12,7 +12,7 @@
 //! | open | a live handle; the page is lent, not open, not moving | its frame cannot be part of a recall |
 //! | close | the page is open | as before; written, if it was open for writing |
 //! | discard | lent to a discardable borrower, not open | recalled for ever: the frame is its next owner's |
-//! | begin move | lent to a movable borrower, not open | moving: nobody opens it |
+//! | begin move | lent to a movable borrower, or in contract memory and wanted by a closure; not open, not moving | moving: nobody opens it |
 //! | end move | moving, and its bytes copied to a frame that was idle or the refuge's | lent, elsewhere; the old frame is its next owner's |
 //! | give back | a live handle; no page of it open or moving | vacant; the handle is stale for ever |
 //!

@@ -284,11 +284,18 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
             let opening = match lending.open(self.number, loan, page, what == For::Closure) {
                 Ok(opening) => opening,
                 Err(refusal) => {
-                    state.lanes.give_back(lane);
+                    if let NotOpen::Contracted(frame) = refusal {
+                        drop(guard);
+                        // The lane is kept meanwhile: the refuge has a frame for the page if no more than the other
+                        // lanes' pages are open.
+                        self.dma.evict(self.area, frame);
+                        guard = self.dma.state.lock();
+                    }
+                    guard.lanes.give_back(lane);
                     drop(guard);
                     match refusal {
                         NotOpen::Refused(error) => return Err(error),
-                        NotOpen::Contracted(frame) => self.dma.evict(self.area, frame),
+                        NotOpen::Contracted(_) => {}
                         NotOpen::Moving => spin_loop(),
                     }
                     continue;

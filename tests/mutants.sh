@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Mistakes planted in the code of loans and contracts, one at a time, in a copy of the tree: the host tests must find
+# each. Takes about a minute a mistake, and is run by hand when that code or its tests change.
+set -euo pipefail
+# shellcheck source=tests/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
+
+usage() {
+    cat <<'END'
+usage: tests/mutants.sh [TEXT]
+
+  TEXT  only the mistakes whose name contains it
+END
+}
+
+if (($# > 1)) || [[ ${1:-} == -* ]]; then
+    usage
+    exit 2
+fi
+wanted=${1:-}
+choose_toolchain
+# The crates of others are built once for both trees.
+work=$TARGET_DIR/mutants
+rm -rf -- "$work"
+mkdir -p -- "$work"
+(cd -- "$ROOT" && git ls-files -z --cached --others --exclude-standard | tar --null --files-from - --create --ignore-failed-read) |
+    tar --extract --directory "$work"
+found=0 missed=0
+
+tests() {
+    (cd -- "$work" && CARGO_INCREMENTAL=0 PATH=$HOST_PATH cargo test --target-dir "$TARGET_DIR" --package carveout "$@") \
+        >"$work/log" 2>&1
+}
+both() { tests --test loans && tests --lib -- cma::; }
+
+# mutant NAME FILE OLD NEW: what stands once in a file of kernel/src, and what stands there instead.
+mutant() {
+    local name=$1 file=$2
+    [[ $name == *"$wanted"* ]] || return 0
+    cp -- "$ROOT/kernel/src/$file" "$work/kernel/src/$file"
+    OLD=$3 NEW=$4 perl -0777 -i -pe \
+        '$n = s/\Q$ENV{OLD}\E/$ENV{NEW}/g; END { exit($n == 1 ? 0 : 1) }' "$work/kernel/src/$file" ||
+        die "$name: kernel/src/$file does not hold that once: $3"
+    if both; then
+        echo "MISSED  $name"
+        missed=$((missed + 1))
+    elif grep -q '^error: could not compile' "$work/log"; then
+        cat -- "$work/log" >&2
+        die "$name: it does not compile"
+    else
+        echo "found   $name: $(sed -n "s/^thread '\(.*\)' .*panicked.*/\1/p" "$work/log" | sort -u | head -n 1)"
+        found=$((found + 1))
+    fi
+    cp -- "$ROOT/kernel/src/$file" "$work/kernel/src/$file"
+}
+
+both || { cat -- "$work/log" >&2 && die "the tests fail with no mistake planted"; }
+
+mutant 'I6: a movable budget brings no refuge' cma/loan.rs \
+    'self.refuge.grow(pages);' ''
+mutant 'I6: a window is taken with an open page in it' cma/loan.rs \
+    '!(self.held | self.open)' '!self.held'
+mutant 'I6: an open guest of the refuge is forgotten' cma/loan.rs \
+    '!self.books[borrower].pages[page].open' '!self.books[borrower].pages[page].moving'
+mutant 'I6: a page that holds bytes is moved without them' dma/loan.rs \
+    'if *written {' 'if !*written {'
+mutant 'I6: a moved page stays where it was' cma/loan.rs \
+    'Place::Refuge(to[n])' 'page.place'
+mutant 'I7: a closure holds contract memory' cma/loan.rs \
+    'if for_closure && self.is_held(frame) =>' 'if for_closure && self.is_held(frame) && frame == 0 =>'
+mutant 'I7: an idle slot is anybody'\''s' cma/area.rs \
+    'free_in(&mut self.runs, frames, true);' 'free_in(&mut self.runs, frames, false);'
+mutant 'I7: a request spills into a larger class' cma/contract.rs \
+    'find(|(_, class)| class.frames >= frames)' 'find(|(_, class)| class.frames >= frames && !class.idle.is_empty())'
+mutant 'I7: a window that was taken is still to be had' cma/area.rs \
+    '        self.hold(frames);
+        self.reclaim(frames, false)' '        self.reclaim(frames, false)'
+mutant 'I7: a page is evicted from a slot that was taken' cma/loan.rs \
+    'if page.open || page.moving {' 'if page.open {'
+mutant 'I7: a slot is taken while a page is evicted from it' cma/loan.rs \
+    '        self.mark(frame, |block, mask| block.open |= mask);
+        true' '        true'
+mutant 'I1: a page is evicted while a copy has it open' cma/loan.rs \
+    'if page.open || page.moving {' 'if page.moving {'
+mutant 'I1: a page is opened twice' cma/loan.rs \
+    '_ if open => return Err(refused(LoanError::InUse { page: n })),' ''
+mutant 'I5: a page keeps its bytes for the next loan' cma/loan.rs \
+    'book.pages[n].written = false;' ''
+mutant 'I5: a first look finds what the frame held' dma/loan.rs \
+    'if zero {' 'if zero && false {'
+mutant 'a handle outlives its loan' cma/loan.rs \
+    'head.generation.wrapping_add(1)' 'head.generation'
+mutant 'a discarded page is not told to its borrower' cma/loan.rs \
+    '                self.books[borrower].pages[page].place = Place::Gone;
+' ''
+mutant 'what the reserve lacks is lent' cma/area.rs \
+    'idle.saturating_sub(self.reserve.missing())' 'idle'
+mutant 'moves come before discards' cma/loan.rs \
+    'const COST: [u32; 4] = [2, 12, 20, 1];' 'const COST: [u32; 4] = [20, 20, 2, 1];'
+
+echo "$found found, $missed missed"
+((missed == 0))
