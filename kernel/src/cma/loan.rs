@@ -301,19 +301,18 @@ struct Spare {
 impl Spare {
     const fn at(level: u32) -> Self {
         let (movable, cached, high, both) = match level {
-            0 => (true, true, true, false),
-            1 => (true, true, false, false),
-            2 => (true, false, true, false),
-            3 => (true, false, false, false),
-            4 => (false, false, false, true),
-            _ => (false, false, false, false),
+            0 => (ALL, ALL, ALL, 0),
+            1 => (ALL, ALL, 0, 0),
+            2 => (ALL, 0, ALL, 0),
+            3 => (ALL, 0, 0, 0),
+            4 => (0, 0, 0, ALL),
+            _ => (0, 0, 0, 0),
         };
-        const fn all(set: bool) -> u32 {
-            if set { u32::MAX } else { 0 }
-        }
-        Self { movable: all(movable), cached: all(cached), high: all(high), both: all(both) }
+        Self { movable, cached, high, both }
     }
 }
+
+const ALL: u32 = u32::MAX;
 
 /// Levels of [`Spare`]; at the last, nothing is spared.
 const LEVELS: u32 = 6;

@@ -101,7 +101,10 @@ impl Recalls {
     const fn slope(&self) -> u64 {
         let Self { count, pages, cost, pages_squared, pages_times_cost, .. } = *self;
         let (rise, run) = (count * pages_times_cost, count * pages_squared - pages * pages);
-        if run == 0 { 0 } else { rise.saturating_sub(pages * cost) / run }
+        match rise.saturating_sub(pages * cost).checked_div(run) {
+            Some(slope) => slope,
+            None => 0,
+        }
     }
 }
 
