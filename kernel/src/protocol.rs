@@ -1,8 +1,9 @@
-//! The protocol: what is done to a buffer's frames, in which order (DESIGN section 5). One table.
+//! The protocol: what is done to a carved frame, in which order (DESIGN sections 5 and 7). One table.
 //!
 //! Guarantees: [`dma::buffer`](crate::dma::buffer) executes [`Transition::row`] and nothing else, and
 //! [`arch::levels`](crate::arch::levels) executes [`CLEAN`], [`INVALIDATE`] and [`DISCARD`]; what `vm::space` does to
-//! descriptors is compared with [`MAP`] and [`UNMAP`] by test. So the explorer in `tests/protocol.rs`, which takes its
+//! descriptors is compared with [`MAP`] and [`UNMAP`] by test, and so is what the port, loans and the reserve do with
+//! their rows. So the explorer in `tests/protocol.rs`, which takes its
 //! steps from here, explores what the code does: every interleaving with two cores' TLBs and caches, a device and an
 //! adversary that speculates and evicts. `docs/protocol.md` is what it found.
 
@@ -85,9 +86,11 @@ pub enum Op {
     DeviceBarrier,
     /// The records say from now on who may touch the bytes.
     Hold(Holder),
+    /// The ledger says from now on what the caches may hold of frames that are no buffer's.
+    Mark(Residue),
 }
 
-/// Whether an op is due, by what the buffer knows.
+/// Whether an op is due, by what is known of the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum When {
     /// In any case.
@@ -111,7 +114,7 @@ pub enum When {
 /// An op and when it is due.
 pub type Due = (When, Op);
 
-/// A buffer's transitions.
+/// Transitions of a buffer, of a page that is lent, and of the reserve.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Transition {
     /// Contiguous to coherent.
@@ -140,11 +143,20 @@ pub enum Transition {
     OpenPort,
     /// It loses it.
     ClosePort,
+    /// A borrower is about to access part of a page that it never wrote, in a frame of unknown content.
+    OpenNewPage,
+    /// It is about to access one that it wrote, or that holds zeros, or to overwrite all of one: a page that moves is
+    /// opened twice so, where it was and where it will be.
+    OpenPage,
+    /// It is done. From here on the frame can be recalled: no more is done to it then.
+    ClosePage,
+    /// Idle frames are prepared for whoever comes next.
+    FillReserve,
 }
 
 impl Transition {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::IntoCoherent,
         Self::IntoStream,
         Self::IntoDevice,
@@ -158,6 +170,10 @@ impl Transition {
         Self::Tell,
         Self::OpenPort,
         Self::ClosePort,
+        Self::OpenNewPage,
+        Self::OpenPage,
+        Self::ClosePage,
+        Self::FillReserve,
     ];
 
     /// Steps of the longest row.
@@ -174,7 +190,7 @@ impl Transition {
     /// What it does, in this order.
     pub const fn row(self) -> &'static [Due] {
         use MemoryType::{NonCacheable, WriteBack};
-        use Op::{Clean, DeviceBarrier, Discard, Hold, Invalidate, Map, Unmap, Zero};
+        use Op::{Clean, DeviceBarrier, Discard, Hold, Invalidate, Map, Mark, Unmap, Zero};
         use When::{Always, Lines, Mapped, Stale, Unmapped, Unordered, Unzeroed, Written};
         match self {
             Self::IntoCoherent => &[
@@ -208,6 +224,18 @@ impl Transition {
             Self::Tell => &[(Always, DeviceBarrier)],
             Self::OpenPort => &[(Unmapped, Map(NonCacheable)), (Lines, Discard)],
             Self::ClosePort => &[(Always, DeviceBarrier), (Mapped, Unmap)],
+            // Former lines may stay: the zeros, or what is written over all of the page, take their place.
+            Self::OpenNewPage => &[(Always, Mark(Residue::Dirty)), (Always, Map(WriteBack)), (Always, Zero)],
+            Self::OpenPage => &[(Always, Mark(Residue::Dirty)), (Always, Map(WriteBack))],
+            Self::ClosePage => &[(Always, Unmap)],
+            Self::FillReserve => &[
+                (Always, Map(NonCacheable)),
+                (Lines, Discard),
+                (Unzeroed, Zero),
+                (Always, DeviceBarrier),
+                (Always, Unmap),
+                (Always, Mark(Residue::Zeroed)),
+            ],
         }
     }
 }
@@ -241,7 +269,7 @@ impl Span {
     }
 }
 
-/// What a buffer knows of itself: by this alone it is decided what is due.
+/// What is known of frames: by this alone it is decided what is due.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Knowledge {
     /// Whether a mapping exists.
@@ -305,6 +333,7 @@ impl Knowledge {
             Op::DeviceBarrier => self.unordered = false,
             // Whoever holds it writes it.
             Op::Hold(_) => self.residue = self.residue.max(Residue::Nothing),
+            Op::Mark(residue) => self.residue = residue,
         }
         self
     }

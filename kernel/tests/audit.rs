@@ -39,6 +39,10 @@ unsafe impl Mmu for Tables {
         unreachable!("the audit reads no memory but tables")
     }
 
+    fn reach_to_overwrite(&self, _: VirtAddr, _: u32) -> *mut u8 {
+        unreachable!("the audit writes no memory")
+    }
+
     fn root(&self) -> Root {
         self.root
     }

@@ -58,6 +58,10 @@ unsafe impl Mmu for Careless {
         self.fake.reach(va)
     }
 
+    fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+        self.fake.reach_to_overwrite(va, bytes)
+    }
+
     fn root(&self) -> Root {
         self.fake.root()
     }

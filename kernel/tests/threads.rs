@@ -57,6 +57,9 @@ unsafe impl Mmu for Machine {
     fn reach(&self, _: VirtAddr) -> *mut u8 {
         match *self {}
     }
+    fn reach_to_overwrite(&self, _: VirtAddr, _: u32) -> *mut u8 {
+        match *self {}
+    }
     fn root(&self) -> Root {
         match *self {}
     }

@@ -48,6 +48,10 @@ pub unsafe trait Mmu {
     /// The pointer with which this program reaches `va`.
     fn reach(&self, va: VirtAddr) -> *mut u8;
 
+    /// The same for who writes every byte of `[va, va + bytes)`, whole frames, before it reads any. Lines of them may be
+    /// stale: what is written takes their place.
+    fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8;
+
     /// Writes zeros to `[at, at + bytes)`, whole frames.
     ///
     /// # Safety

@@ -299,6 +299,7 @@ impl<M: Machine> Raw<M> {
                 });
             }
             Op::DeviceBarrier => self.dma.machine.device_barrier(),
+            Op::Mark(residue) => self.dma.set_residue(self.frames, residue),
             Op::Hold(holder) => {
                 if holder == Holder::Nobody {
                     self.dma.set_residue(self.frames, knows.residue);

@@ -6,7 +6,8 @@
 //!
 //! - **I1** a lent frame is mapped by the one closure or copy that has it open, claimed in the ledger like any other.
 //! - **I3** whatever lines that leaves are written to the ledger as residue; the frame's next owner drops them through
-//!   its own non-cacheable mapping, once. A recall itself touches no line of a page it discards.
+//!   its own non-cacheable mapping, once. A recall itself touches no line of a page it discards. Nor does a page's
+//!   first opening: stale lines are written over before anything is read ([`protocol`](crate::protocol)).
 //! - **I5** a page reads as zeros until its borrower wrote it, whatever the frame held.
 //! - **I6** a recall waits for nothing but copies of at most [`BATCH`] pages: another core's, or its own. Interrupts are
 //!   masked over each, so that a handler that allocates never waits for what it interrupted. Loans themselves are not for
@@ -122,6 +123,10 @@ impl Lanes {
 
 impl State {
     fn map_lent<M: Machine>(&mut self, machine: &M, at: (u32, u32), frames: FrameRange, memory: MemoryType) -> Mapped {
+        if memory == MemoryType::WriteBack {
+            // Said before the mapping is made: from then on lines may come.
+            self.ledger.raise_residue(frames, Residue::Dirty);
+        }
         self.ledger.claim(frames, memory).expect("nobody maps a lent frame but who has it open");
         let va = self.lanes.va(at.0, at.1);
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
@@ -308,17 +313,13 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                 drop(guard);
                 return Ok(open);
             }
-            let mut stale = false;
-            let mut zero = !opening.written && what != (For::Write { all: true });
+            let all = what == For::Write { all: true };
+            let mut zero = !opening.written && !all;
             match opening.place {
                 Place::Area(frame) => {
                     let frames = FrameRange::new(frame, 1).expect("a frame of the area");
                     lending.set_cached(frames);
-                    let before = state.ledger.residue(frames);
-                    stale = before == Residue::Clean && !opening.written;
-                    zero &= before != Residue::Zeroed;
-                    // Said before the mapping is made: from then on lines may come.
-                    state.ledger.raise_residue(frames, Residue::Dirty);
+                    zero &= state.ledger.residue(frames) != Residue::Zeroed;
                     open.mapped = Some(state.map_lent(machine, (lane, 0), frames, MemoryType::WriteBack));
                 }
                 Place::Refuge(frame) => open.bytes = lending.refuge_frame(frame).pointer(),
@@ -326,12 +327,8 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
             }
             drop(guard);
             if let Some(mapped) = &open.mapped {
-                if stale {
-                    // A former owner's device may have written under clean lines. Dirty ones are the CPU's own, and
-                    // are written over.
-                    self.dma.counters.invalidated.add(machine.invalidate(mapped.all()));
-                }
-                open.bytes = machine.reach(mapped.va());
+                let va = mapped.va();
+                open.bytes = if zero || all { machine.reach_to_overwrite(va, FRAME_SIZE) } else { machine.reach(va) };
             }
             if zero {
                 // SAFETY: a page that `open` alone names.
@@ -497,15 +494,8 @@ impl<M: Machine> Dma<M> {
         let count = from.count() as usize;
         let source = state.map_lent(self.machine, (WORK, 0), from, MemoryType::WriteBack);
         let mut refuge = [core::ptr::null_mut(); BATCH];
-        let mut stale = 0u32;
         let target = match to {
             Target::Area(frames) => {
-                for (n, frame) in frames.iter().enumerate() {
-                    let one = FrameRange::new(frame.number(), 1).expect("a frame of the area");
-                    stale |= u32::from(state.ledger.residue(one) == Residue::Clean) << n;
-                }
-                // Said before the mapping is made: from then on lines may come. The source's was said when it was opened.
-                state.ledger.raise_residue(*frames, Residue::Dirty);
                 Some(state.map_lent(self.machine, (WORK, LANE_PAGES / 2), *frames, MemoryType::WriteBack))
             }
             Target::Refuge(frames) => {
@@ -520,12 +510,7 @@ impl<M: Machine> Dma<M> {
         drop(guard);
         let from = self.machine.reach(source.va());
         if let Some(target) = &target {
-            // As in `open`: clean lines may be older than what a device wrote.
-            for n in (0..count as u32).filter(|n| stale & 1 << n != 0) {
-                let page = target.part(n << FRAME_SHIFT, (n + 1) << FRAME_SHIFT).expect("a part of it");
-                self.counters.invalidated.add(self.machine.invalidate(page));
-            }
-            let start = self.machine.reach(target.va());
+            let start = self.machine.reach_to_overwrite(target.va(), count as u32 * FRAME_SIZE);
             for (n, pointer) in refuge.iter_mut().enumerate() {
                 *pointer = start.wrapping_add(n * PAGE);
             }

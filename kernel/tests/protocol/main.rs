@@ -8,8 +8,10 @@ mod model;
 
 use carveout::arch::fake::Op as Logged;
 use carveout::arch::fake::setup::Setup;
+use carveout::cma::loan::Priority;
 use carveout::dma::Holder;
 use carveout::dma::buffer::Bidirectional;
+use carveout::dma::loan::{Movable, PAGE};
 use carveout::dma::port::Port;
 use carveout::protocol::{Due, Knowledge, LineStep, MapStep, Op, Span, Transition, When};
 use carveout::vm::attr::MemoryType::NonCacheable;
@@ -22,7 +24,7 @@ use std::fmt::Write as _;
 const SHIPPED: Protocol = Protocol { judge: Judge::Invariants, mutation: Mutation::None, outer: true };
 
 /// Steps that can be left out, and why they are there all the same.
-const IDLE: [(Transition, Op, Step, &str); 3] = [
+const IDLE: [(Transition, Op, Step, &str); 4] = [
     (
         Transition::IntoStream,
         Op::Hold(Holder::Cpu),
@@ -41,20 +43,27 @@ const IDLE: [(Transition, Op, Step, &str); 3] = [
         Step::Line(LineStep::WaitInner),
         "no line of a device's buffer is dirty; the port takes the sequence that serves where some are",
     ),
+    (
+        Transition::FillReserve,
+        Op::Mark(Residue::Zeroed),
+        Step::Mark(Residue::Zeroed),
+        "what the reserve is for: without it the next owner zeroes the frame again",
+    ),
 ];
 
 /// Ops whose levels may come in the other order, and why.
 const REVERSIBLE: [(Transition, Op, &str); 1] = [(Transition::OpenPort, Op::Discard, "as above: no line is dirty")];
 
 /// Steps that may work on one core alone.
-const LOCAL: [(Transition, MapStep, &str); 3] = [
+const LOCAL: [(Transition, MapStep, &str); 4] = [
     (Transition::IntoStream, MapStep::ForgetTable, "the core that maps is the only one that uses the mapping"),
     (Transition::IntoDevice, MapStep::ForgetTable, "as above"),
     (Transition::OpenPort, MapStep::ForgetTable, "as above, until the port is handed to another core"),
+    (Transition::FillReserve, MapStep::ForgetTable, "as above; and what maps lent frames are pages, never sections"),
 ];
 
 /// Ops that may change places with the next.
-const COMMUTE: [(Transition, Op, &str); 7] = [
+const COMMUTE: [(Transition, Op, &str); 11] = [
     (Transition::IntoCoherent, Op::DeviceBarrier, "no driver opens a port before the call returns that gives it leave"),
     (Transition::IntoStream, Op::Unmap, "as above"),
     (Transition::IntoDevice, Op::DeviceBarrier, "a barrier needs no mapping"),
@@ -62,6 +71,14 @@ const COMMUTE: [(Transition, Op, &str); 7] = [
     (Transition::Grant, Op::DeviceBarrier, "as above"),
     (Transition::IntoContiguous, Op::Unmap, "as above"),
     (Transition::ClosePort, Op::DeviceBarrier, "a barrier needs no mapping"),
+    (
+        Transition::OpenNewPage,
+        Op::Mark(Residue::Dirty),
+        "an open page is not recalled, so nobody asks before it is closed",
+    ),
+    (Transition::OpenPage, Op::Mark(Residue::Dirty), "as above"),
+    (Transition::FillReserve, Op::DeviceBarrier, "a barrier needs no mapping"),
+    (Transition::FillReserve, Op::Unmap, "nobody gets the frame before it is in the reserve"),
 ];
 
 const DOCUMENT: &str = include_str!("../../../docs/protocol.md");
@@ -216,7 +233,7 @@ impl Follower<'_> {
                     Op::Clean => expected.push('C'),
                     Op::Invalidate | Op::Discard => expected.push('I'),
                     Op::DeviceBarrier => expected.push('B'),
-                    Op::Map(_) | Op::Unmap | Op::Zero | Op::Hold(_) => {}
+                    Op::Map(_) | Op::Unmap | Op::Zero | Op::Hold(_) | Op::Mark(_) => {}
                 }
                 for step in (0..).map_while(|k| step_of(op, k)) {
                     match step {
@@ -239,7 +256,19 @@ impl Follower<'_> {
         let logged: String = self.setup.fake.take_log().iter().map(letter).collect();
         assert_eq!(logged, expected, "{transitions:?}");
     }
+
+    /// Every op of these transitions was gone through.
+    fn complete(&self, of: impl Fn(&Transition) -> bool) {
+        let missing =
+            ops().filter(|(transition, n, _)| of(transition) && !self.done.contains(&(*transition, (*n).into())));
+        let missing: Vec<_> = missing.collect();
+        assert!(missing.is_empty(), "not gone through: {missing:?}");
+    }
 }
+
+/// Those that are no buffer's.
+const OF_LOANS: [Transition; 4] =
+    [Transition::OpenNewPage, Transition::OpenPage, Transition::ClosePage, Transition::FillReserve];
 
 /// A buffer goes through every op of every transition: the code does what the table says, on pages and on a section.
 #[test]
@@ -310,9 +339,59 @@ fn the_code_follows_the_table() {
         coherent.bus();
         drop(coherent);
         table.check(&[Transition::Quarantine]);
-
-        let missing: Vec<_> =
-            ops().filter(|&(transition, n, _)| !table.done.contains(&(transition, n.into()))).collect();
-        assert!(missing.is_empty(), "not gone through: {missing:?}");
+        table.complete(|transition| !OF_LOANS.contains(transition));
     }
+}
+
+/// A page is opened in each way there is, given back, zeroed for the reserve and allocated; another is moved.
+#[test]
+fn loans_and_the_reserve_follow_the_table() {
+    const FRAME: u32 = PAGE as u32;
+    let new = |s, residue| Follower { setup: s, knows: Knowledge::new(residue), section: false, done: BTreeSet::new() };
+    let s = Setup::with_area(1, 4 * FRAME);
+    let area = s.dma.area("test").unwrap();
+    let store = s.dma.borrower::<Movable>(area, "store", 1, Priority::Low).unwrap();
+    let loan = store.borrow(1).unwrap();
+    s.fake.take_log();
+    let mut table = new(&s, Residue::Nothing);
+    store.write(loan, 0, 17, b"part").unwrap();
+    table.check(&[Transition::OpenNewPage, Transition::ClosePage]);
+    store.read(loan, 0, 17, &mut [0; 4]).unwrap();
+    table.check(&[Transition::OpenPage, Transition::ClosePage]);
+    store.write(loan, 0, 0, &[1; PAGE]).unwrap();
+    table.check(&[Transition::OpenPage, Transition::ClosePage]);
+    store.give_back(loan).unwrap();
+    table.check(&[]);
+
+    // The frame that was lent has lines; none has any afterwards, and all are zeroed.
+    table.knows = Knowledge::new(Residue::Dirty);
+    s.dma.set_reserve(area, (4 * FRAME).into());
+    assert_eq!(s.dma.idle_work(area, 4), 4);
+    table.check(&[Transition::FillReserve]);
+    let coherent = s.dma.alloc(&s.master("device"), 4 * FRAME, 1).unwrap().into_coherent();
+    table.check(&[Transition::IntoCoherent]);
+    assert_eq!(coherent.read_at(0, &mut [1; PAGE]), PAGE);
+    table.complete(|transition| OF_LOANS.contains(transition));
+
+    // A page in the second frame of four: no three frames do without it, and one is left to move it to.
+    let s = Setup::with_area(1, 4 * FRAME);
+    let area = s.dma.area("test").unwrap();
+    let store = s.dma.borrower::<Movable>(area, "store", 1, Priority::Low).unwrap();
+    let first = s.dma.alloc(&s.master("device"), FRAME, 1).unwrap();
+    let loan = store.borrow(1).unwrap();
+    store.write(loan, 0, 0, &[7; PAGE]).unwrap();
+    drop(first);
+    s.fake.take_log();
+    let mut table = new(&s, Residue::Dirty);
+    let contiguous = s.dma.alloc(&s.master("device"), 3 * FRAME, 1).unwrap();
+    table.check(&[Transition::OpenPage, Transition::OpenPage, Transition::ClosePage, Transition::ClosePage]);
+    table.knows = Knowledge::new(Residue::Dirty);
+    let coherent = contiguous.into_coherent();
+    table.check(&[Transition::IntoCoherent]);
+    let stats = store.stats();
+    assert_eq!((stats.moved, stats.in_area), (1, 1));
+    let mut byte = [0];
+    store.read(loan, 0, PAGE - 1, &mut byte).unwrap();
+    assert_eq!(byte, [7]);
+    drop(coherent);
 }

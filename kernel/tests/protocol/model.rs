@@ -37,15 +37,16 @@ pub(crate) struct Outer {
     dirty: bool,
 }
 
-/// Where a frame can be mapped: at the owner's address, at the port's.
+/// Where a frame can be mapped: at its buffer's address, at the port's, in the loan window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Place {
     Own,
     Port,
+    Lane,
 }
-use Place::{Own, Port};
+use Place::{Lane, Own, Port};
 
-const PLACES: [Place; 2] = [Own, Port];
+const PLACES: [Place; 3] = [Own, Port, Lane];
 /// The owner runs its transitions on core 0, the port on core 1; views are used on both.
 const CORES: [usize; 2] = [0, 1];
 
@@ -57,7 +58,7 @@ const fn entry(place: Place, memory: MemoryType) -> u8 {
     }) << (2 * place as u8)
 }
 /// All write-back ones.
-const CACHEABLE: u8 = entry(Own, WriteBack) | entry(Port, WriteBack);
+const CACHEABLE: u8 = entry(Own, WriteBack) | entry(Port, WriteBack) | entry(Lane, WriteBack);
 /// All of a place.
 const fn entries(place: Place) -> u8 {
     entry(place, WriteBack) | entry(place, NonCacheable)
@@ -95,11 +96,29 @@ const fn holds_line(span: Span) -> bool {
     span.start < LINE.end && LINE.start < span.end
 }
 
+/// What a borrower's page is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Page {
+    /// Never written: it must read as zeros.
+    New,
+    /// Its borrower's bytes, or zeros for it.
+    Kept,
+    /// Being overwritten, and not read before that is done.
+    Overwritten,
+}
+
 /// The value of the API that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Phase {
     Free,
-    Contiguous,
+    /// `used`: it was in a state, so what the frame holds is its owner's.
+    Contiguous {
+        used: bool,
+    },
+    Lent {
+        page: Page,
+        open: bool,
+    },
     /// `told`: a device may access, and the CPU does not; `exposed`: one was told; `wrote`: the CPU wrote since.
     Coherent {
         told: bool,
@@ -149,6 +168,10 @@ pub(crate) enum Call {
     Tell,
     OpenPort,
     ClosePort,
+    OpenNewPage,
+    OpenPage(Page),
+    ClosePage,
+    FillReserve,
 }
 
 impl Call {
@@ -167,6 +190,10 @@ impl Call {
             Self::Tell => Transition::Tell,
             Self::OpenPort => Transition::OpenPort,
             Self::ClosePort => Transition::ClosePort,
+            Self::OpenNewPage => Transition::OpenNewPage,
+            Self::OpenPage(_) => Transition::OpenPage,
+            Self::ClosePage => Transition::ClosePage,
+            Self::FillReserve => Transition::FillReserve,
         }
     }
 }
@@ -187,15 +214,6 @@ pub(crate) enum Context {
 }
 use Context::{Mock, Owner};
 
-impl Context {
-    const fn place(self) -> Place {
-        match self {
-            Owner => Own,
-            Mock => Port,
-        }
-    }
-}
-
 /// A step of an op.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Step {
@@ -204,6 +222,7 @@ pub(crate) enum Step {
     Zero,
     DeviceBarrier,
     Hold(Holder),
+    Mark(Residue),
 }
 
 /// An op's step of that number.
@@ -219,6 +238,7 @@ pub(crate) fn step_of(op: Op, n: usize) -> Option<Step> {
         Op::Zero => only(Step::Zero),
         Op::DeviceBarrier => only(Step::DeviceBarrier),
         Op::Hold(holder) => only(Step::Hold(holder)),
+        Op::Mark(residue) => only(Step::Mark(residue)),
     }
 }
 
@@ -301,8 +321,8 @@ pub(crate) struct State {
     /// Maintenance started and not complete, by context: one bit a `LineStep`.
     pending: [u8; 2],
     /// Descriptors as written, and as a walk reads them.
-    written: [Option<MemoryType>; 2],
-    seen: [Option<MemoryType>; 2],
+    written: [Option<MemoryType>; 3],
+    seen: [Option<MemoryType>; 3],
     /// All translations that each core may hold: any it could have walked since the last invalidate.
     tlb: [u8; 2],
     /// Mappings are sections, which take one step more than pages: where one is, a pointer to an empty table was, and
@@ -324,6 +344,9 @@ pub(crate) struct State {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Action {
     Alloc,
+    Lend,
+    /// What was lent is idle again: recalled, or given back.
+    Recall,
     Begin(Context, Call),
     Take(Context),
     Read(usize),
@@ -368,8 +391,8 @@ impl State {
         self.buffer.iter_mut().for_each(age);
     }
 
-    /// The frame goes to another owner: whatever is there is a former one's.
-    fn change_owner(&mut self) {
+    /// An owner or a borrower that used the frame is done with it: whatever is there is a former one's.
+    fn leave(&mut self) {
         self.memory = Former;
         self.inner.iter_mut().for_each(|line| line.data = Former);
         self.outer.iter_mut().for_each(|line| line.data = Former);
@@ -475,6 +498,15 @@ impl State {
             data.extend(self.outer.map(|line| line.data));
         }
         self.judge(data, Fault::I3CpuReads);
+    }
+
+    /// Where a context maps.
+    fn place(&self, context: Context) -> Place {
+        match (context, self.phase) {
+            (Owner, Phase::Free | Phase::Lent { .. }) => Lane,
+            (Owner, _) => Own,
+            (Mock, _) => Port,
+        }
     }
 
     /// Where an open port accesses: a coherent buffer at its owner's address.
@@ -607,7 +639,7 @@ impl Protocol {
 
     /// Does a step. `false` if it is refused.
     fn perform(self, state: &mut State, context: Context, op: Op, step: Step, local: bool) -> bool {
-        let (place, core) = (context.place(), context as usize);
+        let (place, core) = (state.place(context), context as usize);
         let cores = if local { core..core + 1 } else { 0..CORES.len() };
         match step {
             Step::Map(step, memory) => match step {
@@ -672,6 +704,7 @@ impl Protocol {
                 }
             }
             Step::Hold(holder) => state.record = (holder, state.knows.residue),
+            Step::Mark(residue) => state.freed = residue,
         }
         true
     }
@@ -707,11 +740,24 @@ impl Protocol {
                 phase
             }
             (Call::Grant, Phase::Cpu { direction, .. }) => Phase::Device { direction, wrote: false },
-            (Call::IntoContiguous, _) => Phase::Contiguous,
-            (Call::Free, _) => {
+            (Call::IntoContiguous, _) => Phase::Contiguous { used: true },
+            (Call::Free, phase) => {
+                if phase != (Phase::Contiguous { used: false }) {
+                    state.leave();
+                }
                 state.freed = state.knows.residue;
                 state.knows = Knowledge::new(Residue::Nothing);
                 state.record = (Holder::Nobody, Residue::Nothing);
+                Phase::Free
+            }
+            (Call::OpenNewPage, _) => Phase::Lent { page: Page::Kept, open: true },
+            (Call::OpenPage(page), _) => Phase::Lent { page, open: true },
+            (Call::ClosePage, Phase::Lent { page, .. }) => {
+                state.knows = Knowledge::new(Residue::Nothing);
+                Phase::Lent { page, open: false }
+            }
+            (Call::FillReserve, _) => {
+                state.knows = Knowledge::new(Residue::Nothing);
                 Phase::Free
             }
             (Call::Quarantine, _) => {
@@ -748,6 +794,9 @@ impl Protocol {
                 state.knows = state.knows.device_wrote(span);
             }
             (_, Phase::Cpu { view, .. }) => *view = View::None,
+            (Call::OpenNewPage | Call::OpenPage(_) | Call::FillReserve, _) => {
+                state.knows = Knowledge::new(state.freed);
+            }
             _ => {}
         }
         state.running = Some(running);
@@ -762,7 +811,17 @@ impl Protocol {
         // What a port's driver promises, and a careless one does not keep.
         let closed = state.port.is_none() && !state.port_open || self.judge == Judge::Careless;
         match state.phase {
-            Phase::Contiguous => {
+            Phase::Free => calls.push(Call::FillReserve),
+            Phase::Lent { open: false, page } => {
+                let zeroed = page == Page::New && state.freed == Residue::Zeroed;
+                calls.push(match page {
+                    Page::New if !zeroed => Call::OpenNewPage,
+                    _ => Call::OpenPage(Page::Kept),
+                });
+                calls.push(Call::OpenPage(Page::Overwritten));
+            }
+            Phase::Lent { open: true, page: Page::Kept } => calls.push(Call::ClosePage),
+            Phase::Contiguous { .. } => {
                 calls.extend([Call::IntoCoherent, Call::IntoDevice, Call::Free]);
                 calls.extend(DIRECTIONS.map(Call::IntoStream));
             }
@@ -790,8 +849,13 @@ impl Protocol {
     fn uses(self, state: &State, actions: &mut Vec<Action>) {
         let port_closed = state.port.is_none() && !state.port_open;
         match state.phase {
-            Phase::Free => actions.push(Action::Alloc),
-            Phase::Contiguous => {}
+            Phase::Free => actions.extend([Action::Alloc, Action::Lend]),
+            Phase::Contiguous { .. } => {}
+            Phase::Lent { open: false, .. } => actions.push(Action::Recall),
+            Phase::Lent { page, .. } => {
+                actions.extend(CORES.map(Action::Write));
+                actions.extend(CORES.iter().filter(|_| page == Page::Kept).map(|&core| Action::Read(core)));
+            }
             Phase::Coherent { told: false, wrote, .. } => {
                 actions.extend(CORES.iter().flat_map(|&core| [Action::Read(core), Action::Write(core)]));
                 actions.extend((!wrote).then_some(Action::Expose));
@@ -814,11 +878,12 @@ impl Protocol {
                 }
                 if self.judge == Judge::Consequences && state.phase.is_device() {
                     for core in CORES {
-                        for (place, memory) in [(Own, WriteBack), (Own, NonCacheable), (Port, NonCacheable)] {
-                            let left = state.tlb[core] & entry(place, memory) != 0;
-                            actions.extend(
-                                (left && (place == Own || port_closed)).then_some(Action::Stray(core, place, memory)),
-                            );
+                        for place in PLACES {
+                            for memory in [WriteBack, NonCacheable] {
+                                let left =
+                                    state.tlb[core] & entry(place, memory) != 0 && (place != Port || port_closed);
+                                actions.extend(left.then_some(Action::Stray(core, place, memory)));
+                            }
                         }
                     }
                 }
@@ -857,7 +922,9 @@ impl Protocol {
         }
         if self.judge == Judge::Invariants && state.phase.is_device() {
             let port_closed = state.port.is_none() && !state.port_open;
-            let left = all & entries(Own) != 0 && state.running.is_none() || all & entries(Port) != 0 && port_closed;
+            let left = all & entries(Own) != 0 && state.running.is_none()
+                || all & entries(Port) != 0 && port_closed
+                || all & entries(Lane) != 0;
             state.fault = state.fault.or(left.then_some(Fault::I4));
         }
     }
@@ -867,7 +934,7 @@ impl Model for Protocol {
     type State = State;
     type Action = Action;
 
-    /// A frame never used, and one that a borrower left with lines anywhere.
+    /// A frame never used.
     fn init_states(&self) -> Vec<State> {
         let unused = State {
             inner: None,
@@ -875,8 +942,8 @@ impl Model for Protocol {
             buffer: None,
             memory: Former,
             pending: [0; 2],
-            written: [None; 2],
-            seen: [None; 2],
+            written: [None; 3],
+            seen: [None; 3],
             tlb: [0; 2],
             pointers: [!0; 2],
             claimed: false,
@@ -890,13 +957,7 @@ impl Model for Protocol {
             port_knows: Knowledge::new(Residue::Nothing),
             fault: None,
         };
-        let lent = State {
-            inner: Some(Inner { cores: 2, data: Former, dirty: true }),
-            outer: self.outer.then_some(Outer { data: Former, dirty: true }),
-            freed: Residue::Dirty,
-            ..unused
-        };
-        vec![unused, lent]
+        vec![unused]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -932,21 +993,29 @@ impl Model for Protocol {
         let mut state = *before;
         match action {
             Action::Alloc => {
-                state.change_owner();
-                state.phase = Phase::Contiguous;
+                state.phase = Phase::Contiguous { used: false };
                 state.knows = Knowledge::new(state.freed);
                 state.record = (Holder::Nobody, state.freed);
             }
             Action::Begin(context, call) => self.begin(&mut state, context, call),
             Action::Take(context) => self.step(&mut state, context),
-            Action::Read(core) => state.cpu_reads(*self, core, Own),
+            Action::Lend => state.phase = Phase::Lent { page: Page::New, open: false },
+            Action::Recall => {
+                if state.phase != (Phase::Lent { page: Page::New, open: false }) {
+                    state.leave();
+                }
+                state.phase = Phase::Free;
+            }
+            Action::Read(core) => state.cpu_reads(*self, core, state.place(Owner)),
             Action::PortRead => state.cpu_reads(*self, Mock as usize, state.port_place()),
             Action::Write(core) => {
-                let found = state.access(*self, core, Own);
+                let found = state.access(*self, core, state.place(Owner));
                 let memory = if found & CACHEABLE != 0 { WriteBack } else { NonCacheable };
                 state.cpu_writes(core, memory, Fresh);
-                if let Phase::Coherent { wrote, .. } = &mut state.phase {
-                    *wrote = true;
+                match &mut state.phase {
+                    Phase::Coherent { wrote, .. } => *wrote = true,
+                    Phase::Lent { page, .. } => *page = Page::Kept,
+                    _ => {}
                 }
             }
             Action::PortWrite => {
@@ -1037,7 +1106,9 @@ pub(crate) fn narrate(model: Protocol, path: &Path<State, Action>) -> String {
             break;
         };
         let line = match action {
-            Action::Alloc => "allocation: what the frame holds is a former owner's".into(),
+            Action::Alloc => "the frame is allocated".into(),
+            Action::Lend => "the frame is lent".into(),
+            Action::Recall => "the frame is recalled".into(),
             Action::Begin(Owner, call) => format!("core 0 begins {call:?}"),
             Action::Begin(Mock, call) => format!("core 1 begins {call:?}"),
             Action::Take(context) => {

@@ -214,6 +214,10 @@ unsafe impl Mmu for Armv7a {
         va.raw() as *mut u8
     }
 
+    fn reach_to_overwrite(&self, va: VirtAddr, _: u32) -> *mut u8 {
+        self.reach(va)
+    }
+
     unsafe fn zero(&self, at: *mut u8, bytes: usize) {
         if bytes == 0 {
             return;

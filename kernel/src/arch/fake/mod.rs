@@ -738,6 +738,24 @@ unsafe impl Mmu for Fake {
         sim.cpu.wrapping_add(sim.offset(start.frame << FRAME_SHIFT) + (va.raw() % FRAME_SIZE) as usize)
     }
 
+    /// What was there is made unreadable, so that a byte that is not overwritten shows.
+    fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+        for page in va.raw() >> FRAME_SHIFT..(va.raw() + bytes) >> FRAME_SHIFT {
+            let sim = &mut *self.sim.borrow_mut();
+            let Some(frame) = sim.live.get(&page).map(|t| t.frame) else { break };
+            for line in sim.lines_of(frame) {
+                sim.marks[line] &= !OUTDATED;
+                if sim.present.contains(line) {
+                    // Whatever it was filled with counts for nothing: it is dirty where it will differ from memory.
+                    let filled = sim.dram_line(line);
+                    sim.present.set_filled(line, filled);
+                }
+                sim.poison(bytes_of(line));
+            }
+        }
+        self.reach(va)
+    }
+
     fn root(&self) -> Root {
         let l1 = self.sim.borrow().l1;
         Root { ttbr0: l1, ttbr1: l1, n: 1 }

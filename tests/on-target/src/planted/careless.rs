@@ -161,6 +161,10 @@ unsafe impl Mmu for Careless {
         self.machine.reach(va)
     }
 
+    fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+        self.machine.reach_to_overwrite(va, bytes)
+    }
+
     unsafe fn zero(&self, at: *mut u8, bytes: usize) {
         // SAFETY: the caller's duty.
         unsafe { self.machine.zero(at, bytes) };
