@@ -43,11 +43,11 @@ const USAGE: &str = "usage: incoherent --elf FILE... [OPTION]...
   --necessity             plant a bug at each site in turn, and tell which were caught by which program
   --plants FILE           run each program once for each bug that it plants itself: FILE lists them, a line each of its
                           name, the models where it is a bug, and what it is; the program is told plant=NAME
-  --only NAME             of these bugs this one; may be repeated
+  --only NAME             of these bugs this one, of these sites those with NAME in theirs; may be repeated
   --console               print what the guest prints
 
 The exit code is 0 if no rule was broken and every run ended with the guest's code 0 or after --enough, with --plants if
-95 in 100 runs of each bug were caught and none without a bug, with --necessity if the programs pass whole; 1 otherwise; 2
+95 in 100 runs of each bug were caught, and all runs without a bug passed, or there is no table; with --necessity if the programs pass whole; 1 otherwise; 2
 for a bad argument.";
 
 /// The command line.
@@ -215,7 +215,7 @@ fn work() -> Result<bool, String> {
     let machines = options.models.iter().map(|model| Ok((*model, tree::compile(model, &options.append)?)));
     let machines = machines.collect::<Result<Vec<_>, String>>()?;
     if options.necessity {
-        return Ok(necessity::table(&options.settings, &guests, &machines, &options.seeds));
+        return Ok(necessity::table(&options.settings, &guests, &machines, &options.seeds, &options.only));
     }
     let mut passed = true;
     for guest in &guests {

@@ -65,8 +65,15 @@ const fn outer_name(op: OuterOp) -> &'static str {
     }
 }
 
-/// Leaves out each site and prints what caught it. Whether the programs pass whole.
-pub fn table(settings: &Settings, guests: &[Guest], machines: &[(&'static Model, Vec<u8>)], seeds: &[u64]) -> bool {
+/// Leaves out each site, or those whose name has one of `only` in it, and prints what caught it. Whether the programs
+/// pass whole.
+pub fn table(
+    settings: &Settings,
+    guests: &[Guest],
+    machines: &[(&'static Model, Vec<u8>)],
+    seeds: &[u64],
+    only: &[String],
+) -> bool {
     let mut sites: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
     let mut good = true;
     for (guest_index, guest) in guests.iter().enumerate() {
@@ -87,6 +94,9 @@ pub fn table(settings: &Settings, guests: &[Guest], machines: &[(&'static Model,
             let outer = whole.outer_sites.iter().map(|(&(at, op), &count)| (at, outer_name(op).into(), count, true));
             for (at, op, executed, outer) in inner.chain(outer) {
                 let Some(name) = name(&op, &places.find(image, at), outer) else { continue };
+                if !only.is_empty() && !only.iter().any(|part| name.contains(part)) {
+                    continue;
+                }
                 let candidates = sites.entry(name).or_default();
                 if executed > 0 {
                     let (guest, instructions) = (guest_index, whole.instructions);

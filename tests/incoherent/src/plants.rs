@@ -1,7 +1,7 @@
 //! The table of planted bugs: programs that break one rule each, on every machine where it is a bug.
 
 use crate::campaign::{Guest, Run, Settings};
-use crate::model::{MODELS, Model};
+use crate::model::Model;
 use crate::report::Outcome;
 use crate::{model, tree};
 use std::path::Path;
@@ -40,8 +40,71 @@ pub fn read(path: &Path, only: &[String]) -> Result<Vec<Plant>, String> {
     Ok(plants)
 }
 
-/// Runs all, and the program without a bug, and prints the table. Whether every bug was caught often enough, and nothing
-/// where there is none.
+/// What came of a program with one bug, or none, on one machine.
+struct Column {
+    /// Runs in which a rule was broken, and in which the guest found something itself.
+    judged: usize,
+    noticed: usize,
+    /// The first of either, with its seed.
+    first: Option<(u64, Outcome)>,
+}
+
+impl Column {
+    const fn caught(&self) -> usize {
+        self.judged + self.noticed
+    }
+}
+
+/// What all columns share.
+struct Planting<'a> {
+    settings: &'a Settings,
+    append: &'a str,
+    seeds: &'a [u64],
+}
+
+impl Planting<'_> {
+    fn run(&self, guest: &Guest, model: &'static Model, name: &str) -> Result<Column, String> {
+        let tree = tree::compile(model, &format!("{} plant={name}", self.append))?;
+        let run = |&seed| Run { image: &guest.image, model, tree: &tree, seed, without_site: None };
+        let runs: Vec<Run<'_>> = self.seeds.iter().map(run).collect();
+        let mut column = Column { judged: 0, noticed: 0, first: None };
+        self.settings.run_all(&runs, |run, ran| {
+            match ran.outcome {
+                Outcome::Violation(_) => column.judged += 1,
+                _ if ran.outcome.is_pass() => return,
+                _ => column.noticed += 1,
+            }
+            column.first.get_or_insert((run.seed, ran.outcome));
+        });
+        Ok(column)
+    }
+
+    /// A row of the table, and whether each column has as many as it must.
+    fn row(&self, guest: &Guest, plant: &Plant, models: &[&'static Model]) -> Result<bool, String> {
+        let mut good = true;
+        print!("| {} (`{}`) |", plant.what, plant.name);
+        for model in models {
+            if !plant.models.iter().any(|one| one.name == model.name) {
+                print!(" - |");
+                continue;
+            }
+            let column = self.run(guest, model, &plant.name)?;
+            good &= column.caught() * 100 >= self.seeds.len() * ENOUGH;
+            print!(" {}/{}", column.caught(), self.seeds.len());
+            if column.noticed > 0 {
+                print!(", {} by the guest itself", column.noticed);
+            }
+            print!(" |");
+        }
+        println!();
+        Ok(good)
+    }
+}
+
+/// Runs all, and prints the table. Whether every bug was caught often enough.
+///
+/// The program without a bug is run first, on every machine: where that fails, so would anything, and what follows would
+/// say nothing. Then there is no table.
 pub fn table(
     settings: &Settings,
     guests: &[Guest],
@@ -50,47 +113,48 @@ pub fn table(
     append: &str,
     seeds: &[u64],
 ) -> Result<bool, String> {
+    let planting = Planting { settings, append, seeds };
     let mut good = true;
     for guest in guests {
+        for model in models {
+            let column = planting.run(guest, model, "none")?;
+            if let Some((seed, outcome)) = &column.first {
+                println!(
+                    "void: without a bug {} fails on {}, {} of {} runs, first at seed {seed}: {outcome}",
+                    guest.name,
+                    model.name,
+                    column.caught(),
+                    seeds.len()
+                );
+                return Ok(false);
+            }
+        }
         println!("| planted bug | {} |", models.iter().map(|model| model.name).collect::<Vec<_>>().join(" | "));
         println!("|---|{}", "---|".repeat(models.len()));
-        let none = Plant { name: "none".into(), models: MODELS.iter().collect(), what: "the correct program".into() };
-        for plant in plants.iter().chain([&none]) {
-            let wrong = plant.name != "none";
-            print!("| {} (`{}`) |", plant.what, plant.name);
-            for model in models {
-                if !plant.models.iter().any(|one| one.name == model.name) {
-                    print!(" - |");
-                    continue;
-                }
-                let tree = tree::compile(model, &format!("{append} plant={}", plant.name))?;
-                let image = &guest.image;
-                let run = |&seed| Run { image, model, tree: &tree, seed, without_site: None };
-                let runs: Vec<Run<'_>> = seeds.iter().map(run).collect();
-                let (mut judged, mut noticed, mut unexpected) = (0, 0, Vec::new());
-                settings.run_all(&runs, |run, ran| {
-                    match ran.outcome {
-                        Outcome::Violation(_) => judged += 1,
-                        _ if ran.outcome.is_pass() => return,
-                        _ => noticed += 1,
-                    }
-                    if !wrong {
-                        unexpected.push((run.seed, ran.outcome));
-                    }
-                });
-                let caught = judged + noticed;
-                good &= if wrong { caught * 100 >= seeds.len() * ENOUGH } else { caught == 0 };
-                print!(" {caught}/{}", seeds.len());
-                if noticed > 0 {
-                    print!(", {noticed} by the guest itself");
-                }
-                print!(" |");
-                for (seed, outcome) in unexpected {
-                    eprintln!("{} without a bug on {}, seed {seed}: {outcome}", guest.name, model.name);
-                }
-            }
-            println!();
+        for plant in plants {
+            good &= planting.row(guest, plant, models)?;
         }
+        println!("| the correct program (`none`) |{}", format!(" 0/{} |", seeds.len()).repeat(models.len()));
     }
     Ok(good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Image;
+
+    #[test]
+    fn where_the_correct_program_fails_the_table_is_void() {
+        // A branch to itself.
+        let image = Image::of_words(0x6001_0000, [0xeaff_fffe].into_iter());
+        let guests = [Guest { name: "still".into(), path: "still".into(), image }];
+        let models = [model::find("a9").unwrap()];
+        let run = |enough| {
+            let settings = Settings { disk: None, period: 8, limit: 1000, enough, without: Vec::new(), jobs: 1 };
+            table(&settings, &guests, &[], &models, "", &[1, 2])
+        };
+        assert_eq!(run(u64::MAX), Ok(false));
+        assert_eq!(run(100), Ok(true), "the same, had it passed");
+    }
 }
