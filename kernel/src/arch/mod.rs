@@ -41,8 +41,8 @@ pub unsafe trait Mmu {
     /// Makes table words visible to the walker: the words at physical address `at` were just written to `words`.
     fn publish(&self, at: PhysAddr, words: &[u32]);
 
-    /// Forgets every translation of `[va, va + bytes)`, on every core, and waits until that is done. `bytes` is a
-    /// multiple of 4 KiB.
+    /// Forgets every translation of `[va, va + bytes)` that is no longer published, on every core, and waits until that
+    /// is done. `bytes` is a multiple of 4 KiB.
     fn invalidate_tlb(&self, va: VirtAddr, bytes: u32);
 
     /// The pointer with which this program reaches `va`.

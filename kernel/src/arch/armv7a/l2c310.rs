@@ -1,8 +1,9 @@
 //! The PL310 outer cache controller (L2C-310 TRM, DDI 0246).
 //!
-//! Guarantees: an [`L2c310`] is on; its operations are complete when they return, cache sync included. Physical
-//! addresses throughout: what it caches is known by them alone. A range as large as the cache is maintained by ways,
-//! so that no operation costs more than one pass over the cache.
+//! Guarantees: an [`L2c310`] is on; its operations are done when they return, and what they wrote is in memory after
+//! [`wait`](Level::wait): a cache sync, which empties the controller's buffers (TRM 3.3.10). Physical addresses
+//! throughout: what it caches is known by them alone. A range as large as the cache is maintained by ways, so that no
+//! operation costs more than one pass over the cache.
 //!
 //! Errata, by the RTL release in the cache ID register:
 //! - 727915 (r2p0 to r3p0): the background clean-and-invalidate by way can corrupt data; the debug register holds back
@@ -170,8 +171,9 @@ impl L2c310 {
         }
         register(block).set(all);
         while register(block).get() & all != 0 {}
-        self.drain(block);
         if self.hold_while_flushing {
+            // Erratum 727915: what the operation wrote back is out before write-backs are let go.
+            self.drain(block);
             block.debug.set(0);
         }
         u64::from(self.size / LINE)

@@ -166,8 +166,8 @@ pub fn isb() {
     unsafe { asm!("isb", options(nostack, preserves_flags)) };
 }
 
-// SAFETY: publish cleans to the point of unification where walks do not look in the data cache, and ends in a DSB; the
-// TLB sequence is DSB, invalidate, DSB, ISB (ARM ARM B3.10.1), in the inner shareable form where the core has it (no
+// SAFETY: publish cleans to the point of unification where walks do not look in the data cache, and ends in a DSB; with
+// what follows it in `invalidate_tlb` that is the sequence of ARM ARM B3.10.1: DSB, invalidate, DSB, ISB, in the inner shareable form where the core has it (no
 // branch prediction depends on it: what is unmapped is execute-never, or the head's page, never fetched again);
 // pointers are virtual addresses, given after an ISB.
 unsafe impl Mmu for Armv7a {
@@ -180,7 +180,6 @@ unsafe impl Mmu for Armv7a {
     }
 
     fn invalidate_tlb(&self, va: VirtAddr, bytes: u32) {
-        dsb();
         if bytes / FRAME_SIZE > TLB_PAGES {
             if self.broadcast {
                 // SAFETY: TLBIALLIS: forgetting translations is always allowed.
@@ -203,6 +202,8 @@ unsafe impl Mmu for Armv7a {
                 }
             }
         }
+        // Only this makes the invalidates complete, here and on other cores, with every access that went before (ARM ARM
+        // B3.10.1).
         dsb();
         isb();
     }
