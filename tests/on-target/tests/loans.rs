@@ -69,8 +69,9 @@ fn a_device_gets_what_was_lent(kernel: &'static Kernel) -> Verdict {
     let all = all.into_coherent();
     let words = all.as_ptr().cast::<u32>();
     for n in 0..free as usize / size_of::<u32>() {
+        let at = words.as_ptr().wrapping_add(n);
         // SAFETY: inside the buffer, which is mapped while it lives.
-        let word = unsafe { words.add(n).read_volatile() };
+        let word = unsafe { at.read_volatile() };
         ensure!(word == 0, "I5: word {n} of what was lent is not zeroed");
     }
     ensure_eq!(
