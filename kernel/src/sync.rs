@@ -99,17 +99,32 @@ impl<T> Lock<T> {
     /// If this core holds a lock of the same rank or a later one.
     #[cfg(target_arch = "arm")]
     #[track_caller]
+    #[inline]
     pub fn lock(&self) -> Guard<'_, T> {
         let site = core::panic::Location::caller();
+        let held = by_core::Held::new(self.rank, site);
+        match self.inner.try_lock() {
+            Some(inner) => {
+                held.count(0);
+                Guard { inner, _held: held, _on_this_core: PhantomData }
+            }
+            None => self.wait_for(held, site),
+        }
+    }
+
+    #[cfg(target_arch = "arm")]
+    #[cold]
+    #[inline(never)]
+    fn wait_for(&self, mut held: by_core::Held, site: &'static core::panic::Location<'static>) -> Guard<'_, T> {
         let mut waited = 0;
         loop {
-            let held = by_core::Held::new(self.rank, site);
-            if let Some(inner) = self.inner.try_lock() {
-                by_core::count_taken(waited);
-                return Guard { inner, _held: held, _on_this_core: PhantomData };
-            }
             drop(held);
             waited += by_core::wait(self.rank, site, || self.inner.is_locked());
+            held = by_core::Held::new(self.rank, site);
+            if let Some(inner) = self.inner.try_lock() {
+                held.count(waited);
+                return Guard { inner, _held: held, _on_this_core: PhantomData };
+            }
         }
     }
 
@@ -229,6 +244,8 @@ mod by_core {
 
     type Site = &'static Location<'static>;
 
+    /// Of one core; in lines of its own, for only that core writes it.
+    #[repr(align(64))]
     struct Record {
         /// A bit a rank.
         held: AtomicU32,
@@ -327,27 +344,21 @@ mod by_core {
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
     }
 
-    /// A lock was taken, after so many rounds of waiting; interrupts are masked.
-    pub(super) fn count_taken(waited: u32) {
-        let record = &RECORDS[CoreId::current().index()];
-        count(&record.taken, 1);
-        if waited > 0 {
-            count(&record.contended, 1);
-            count(&record.rounds, waited);
-        }
-    }
-
     /// Interrupts are masked, and the rank is in this core's record. Dropping it undoes both.
+    ///
+    /// The record's stores are not ordered: this core needs no order, and a report is of a core that has stood still for
+    /// long. In a short window it may name a lock's last site for this one.
     pub(super) struct Held {
-        rank: Rank,
-        /// The record had the rank before: of a lock that was only tried.
-        again: bool,
+        record: &'static Record,
+        /// The rank's; none if the record had it before: of a lock that was only tried.
+        bit: u32,
         masked: bool,
         _on_this_core: PhantomData<*mut ()>,
     }
 
     impl Held {
         /// To take a lock in its order.
+        #[inline]
         pub(super) fn new(rank: Rank, site: Site) -> Self {
             let masked = mask_interrupts();
             let record = &RECORDS[CoreId::current().index()];
@@ -363,25 +374,36 @@ mod by_core {
             let masked = mask_interrupts();
             let record = &RECORDS[CoreId::current().index()];
             let held = record.held.load(Ordering::Relaxed);
+            if held >> rank.0 & 1 == 1 {
+                return Self { record, bit: 0, masked, _on_this_core: PhantomData };
+            }
             Self::note(record, held, rank, site, masked)
         }
 
-        fn note(record: &Record, held: u32, rank: Rank, site: Site, masked: bool) -> Self {
-            let again = held >> rank.0 & 1 == 1;
-            if !again {
-                record.sites[usize::from(rank.0)].store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
-                record.held.store(held | 1 << rank.0, Ordering::Release);
+        #[inline]
+        fn note(record: &'static Record, held: u32, rank: Rank, site: Site, masked: bool) -> Self {
+            let bit = 1 << rank.0;
+            record.sites[usize::from(rank.0)].store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
+            record.held.store(held | bit, Ordering::Relaxed);
+            Self { record, bit, masked, _on_this_core: PhantomData }
+        }
+
+        /// The lock was taken, after so many rounds of waiting.
+        #[inline]
+        pub(super) fn count(&self, waited: u32) {
+            count(&self.record.taken, 1);
+            if waited > 0 {
+                count(&self.record.contended, 1);
+                count(&self.record.rounds, waited);
             }
-            Self { rank, again, masked, _on_this_core: PhantomData }
         }
     }
 
     impl Drop for Held {
+        #[inline]
         fn drop(&mut self) {
-            let record = &RECORDS[CoreId::current().index()];
-            if !self.again {
-                record.held.store(record.held.load(Ordering::Relaxed) & !(1 << self.rank.0), Ordering::Release);
-            }
+            let held = &self.record.held;
+            held.store(held.load(Ordering::Relaxed) & !self.bit, Ordering::Relaxed);
             if !self.masked {
                 unmask_interrupts();
             }
