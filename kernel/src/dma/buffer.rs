@@ -66,7 +66,7 @@ use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
 use crate::dma::scatter::{ScatterError, Segment, segments_of};
-use crate::dma::{Dma, Holder, Record, Slot};
+use crate::dma::{Dma, Slot};
 use crate::protocol::{Due, Knowledge, Op, Span, Transition, When};
 use crate::vm::ledger::Residue;
 use crate::vm::space::{Mapped, Part};
@@ -189,7 +189,7 @@ pub(super) struct Body {
     bus: BusAddr,
     mapped: Cell<Option<Mapped>>,
     knows: Cell<Knowledge>,
-    /// The ledger has each frame's residue, which need not be the same: while it is in no state.
+    /// The ledger has each frame's residue, which need not be the same: until it is in a state.
     in_ledger: Cell<bool>,
     /// A device was told the address and not yet made to forget it.
     exposed: Cell<bool>,
@@ -210,6 +210,15 @@ impl Body {
             exposed: Cell::new(false),
             effort: Cell::new(Effort::NONE),
         }
+    }
+
+    /// Of a new buffer from now on.
+    pub(super) const fn place(&mut self, frames: FrameRange, va: VirtAddr, bytes: u32) {
+        (self.frames, self.va, self.bytes) = (frames, va, bytes);
+    }
+
+    pub(super) const fn frames(&self) -> FrameRange {
+        self.frames
     }
 }
 
@@ -262,9 +271,7 @@ impl<M: Machine> Raw<M> {
         let knows = self.knows.get();
         match op {
             Op::Map(memory) => {
-                let mapped = self.dma.map(self.va, self.frames, memory);
-                let mapped = mapped.unwrap_or_else(|error| panic!("frames this buffer owns: {error}"));
-                self.mapped.set(Some(mapped));
+                self.mapped.set(Some(self.dma.map(self.va, self.frames, memory)));
                 self.tally(|effort| effort.map_changes += 1);
             }
             Op::Unmap => {
@@ -280,15 +287,14 @@ impl<M: Machine> Raw<M> {
                 self.tally(|effort| effort.cleaned += lines);
             }
             Op::Invalidate => self.drop_lines(knows.stale, M::invalidate),
-            // Both are a fresh buffer's, and go by what each frame's last owner left: none had all of them.
-            Op::Discard => self.dma.for_each_residue(self.frames, |run, residue| {
+            Op::Discard => self.for_each_residue(|run, residue| {
                 if residue > Residue::Nothing {
                     self.drop_lines(self.span_of(run), M::discard);
                 }
             }),
             Op::Zero => {
                 let start = self.pointer();
-                self.dma.for_each_residue(self.frames, |run, residue| {
+                self.for_each_residue(|run, residue| {
                     if residue > Residue::Zeroed {
                         let first = start.wrapping_add(self.span_of(run).start as usize);
                         // SAFETY: the frames are mapped at `va` for their whole length, writable, and this value owns
@@ -301,13 +307,22 @@ impl<M: Machine> Raw<M> {
             Op::DeviceBarrier => self.dma.machine.device_barrier(),
             Op::Mark(residue) => self.dma.set_residue(self.frames, residue),
             Op::Hold(holder) => {
-                if holder == Holder::Nobody {
-                    self.dma.set_residue(self.frames, knows.residue);
-                }
-                self.in_ledger.set(holder == Holder::Nobody);
-                self.dma.set_holder(self.slot, holder, knows.residue);
+                // All of it went through the same from here on.
+                self.in_ledger.set(false);
+                self.dma.standings[self.slot.0].set(holder, knows.residue);
                 self.tally(|effort| effort.transitions += 1);
             }
+        }
+    }
+
+    /// Calls `each` with runs of frames that have the same residue: a fresh buffer goes by what each frame's last owner
+    /// left, for none had all of them.
+    fn for_each_residue(&self, each: impl FnMut(FrameRange, Residue)) {
+        if self.in_ledger.get() {
+            self.dma.for_each_residue(self.frames, each);
+        } else {
+            let mut each = each;
+            each(self.frames, self.knows.get().residue);
         }
     }
 
@@ -370,7 +385,7 @@ impl<M: Machine> Drop for Raw<M> {
     fn drop(&mut self) {
         if self.exposed.get() {
             self.run(Transition::Quarantine);
-            self.dma.quarantine(self.slot);
+            self.dma.quarantine(self.slot, self.knows.get().residue);
         } else {
             self.run(Transition::Free);
             let residue = self.knows.get().residue;
@@ -421,19 +436,17 @@ pub struct Contiguous<M: Machine + 'static> {
 }
 
 impl<M: Machine> Contiguous<M> {
+    /// Of a body that has its place.
     pub(super) fn new(
         dma: &'static Dma<M>,
         slot: Slot,
-        record: &Record,
         master: &Master,
         body: &'static mut Body,
+        residue: Residue,
     ) -> Self {
-        body.frames = record.frames;
-        body.va = record.va;
-        body.bytes = record.bytes;
-        body.bus = master.bus(record.frames.base()).expect("frames within the reach it was allocated in");
+        body.bus = master.bus(body.frames.base()).expect("frames within the reach it was allocated in");
         body.mapped.set(None);
-        body.knows.set(Knowledge::new(record.residue));
+        body.knows.set(Knowledge::new(residue));
         body.in_ledger.set(true);
         body.exposed.set(false);
         body.effort.set(Effort::NONE);

@@ -27,11 +27,10 @@ use crate::cma::area::{AllocError, shape};
 use crate::cma::contract::{self, ContractError, Set};
 use crate::dma::buffer::Contiguous;
 use crate::dma::master::{AreaId, Master};
-use crate::dma::{Dma, Entry, Holder, MAX_BUFFERS, Record, Slot, State};
+use crate::dma::{Dma, Entry, Holder, Kept, MAX_BUFFERS, Slot, State};
 use alloc::vec::Vec;
 use core::fmt;
 use core::hint::spin_loop;
-use core::sync::atomic::Ordering;
 
 /// A slot has its buffer's record and addresses for good.
 pub(super) type Book = contract::Book<(Slot, VirtAddr)>;
@@ -89,9 +88,9 @@ impl<M: Machine> Dma<M> {
                 if let Some(record) = record {
                     state.free_entry(record);
                 }
-                for ((record, va), &frames) in places.into_iter().zip(&planned) {
+                for ((record, _), &frames) in places.into_iter().zip(&planned) {
                     state.free_entry(record);
-                    state.free_addresses(frames, va);
+                    state.ledger.give_image(frames);
                 }
                 return Err(refuse(set)(error));
             };
@@ -152,15 +151,12 @@ impl<M: Machine> Contract<M> {
             };
             let moves = memory.take_slot(frames);
             let residue = state.ledger.residue(frames);
-            let born = dma.counters.allocations.fetch_add(1, Ordering::Relaxed);
-            let (owner, holder) = (self.master.name(), Holder::Nobody);
-            let area = self.area;
-            let record =
-                Record { frames, va, owner, holder, bytes, born, residue, area, slot: Some(id), ported: false };
-            state.entries[slot.0] = Entry::Used(record);
-            let body = state.bodies.pop().expect("as many as records to be had");
+            let (owner, born, area) = (self.master.name(), state.allocations, self.area);
+            let kept = Kept { frames, va, owner, bytes, born, area, slot: Some(id), ported: false };
+            let body = state.occupy(slot, kept);
+            dma.standings[slot.0].set(Holder::Nobody, residue);
             drop(guard);
-            return Ok(dma.handed_out(slot, record, &self.master, body, moves));
+            return Ok(dma.handed_out(slot, &self.master, area, body, residue, moves));
         }
     }
 }
@@ -178,10 +174,10 @@ impl<M: Machine> Drop for Contract<M> {
                 continue;
             }
             let slots: Vec<_> = book.end().collect();
-            for contract::Slot { frames, place: (slot, va) } in slots {
+            for contract::Slot { frames, place: (slot, _) } in slots {
                 state.areas[self.area.0].end_slot(frames);
                 state.free_entry(slot);
-                state.free_addresses(frames, va);
+                state.ledger.give_image(frames);
             }
             return;
         }

@@ -9,6 +9,7 @@
 use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use arrayvec::ArrayVec;
 use core::fmt;
+use core::slice;
 
 /// Windows of `dma-ranges` that a master can have.
 pub const MAX_WINDOWS: usize = 4;
@@ -78,6 +79,8 @@ pub struct Master {
     area: Option<AreaId>,
     mask: BusAddr,
     windows: ArrayVec<BusWindow, MAX_WINDOWS>,
+    /// The memory it reaches, window by window: by mask and windows.
+    reach: ArrayVec<FrameRange, MAX_WINDOWS>,
     boundary: Option<u32>,
     max_segment: u32,
 }
@@ -86,14 +89,17 @@ impl Master {
     /// A master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`, that of
     /// its `memory-region` or the default one.
     pub fn new(name: &'static str, area: Option<AreaId>) -> Self {
-        let windows = core::iter::once(BusWindow::IDENTITY).collect();
-        Self { name, area, mask: BusAddr::new(u32::MAX), windows, boundary: None, max_segment: u32::MAX }
+        let mask = BusAddr::new(u32::MAX);
+        let (windows, reach) = (ArrayVec::new(), ArrayVec::new());
+        let master = Self { name, area, mask, windows, reach, boundary: None, max_segment: u32::MAX };
+        master.reaching(mask, core::iter::once(BusWindow::IDENTITY).collect())
     }
 
     /// The same master, driving bus addresses up to `last` only, that byte included: its DMA mask.
     #[must_use]
     pub fn with_mask(self, last: BusAddr) -> Self {
-        Self { mask: last, ..self }
+        let windows = self.windows.clone();
+        self.reaching(last, windows)
     }
 
     /// The same master on a bus with these `dma-ranges`; memory outside of them it cannot reach.
@@ -117,7 +123,13 @@ impl Master {
             }
         }
         let windows = ArrayVec::try_from(windows).map_err(|_| MasterError::TooManyWindows)?;
-        Ok(Self { windows, ..self })
+        let mask = self.mask;
+        Ok(self.reaching(mask, windows))
+    }
+
+    fn reaching(self, mask: BusAddr, windows: ArrayVec<BusWindow, MAX_WINDOWS>) -> Self {
+        let reach = windows.iter().map(|window| window.reach(mask)).filter(|frames| !frames.is_empty()).collect();
+        Self { mask, windows, reach, ..self }
     }
 
     /// The same master, whose buffers and segments do not cross a multiple of `bytes` on the bus: a power of two.
@@ -155,33 +167,9 @@ impl Master {
         self.max_segment
     }
 
-    /// The memory it reaches, window by window.
-    fn reach(&self) -> impl Iterator<Item = FrameRange> + '_ {
-        self.windows.iter().map(|window| window.reach(self.mask)).filter(|frames| !frames.is_empty())
-    }
-
     /// The parts of `run` where a buffer may lie: within reach, and without crossing a boundary.
-    pub(super) fn places(&self, run: FrameRange) -> impl Iterator<Item = FrameRange> + '_ {
-        self.reach().flat_map(move |window| self.between_boundaries(window.intersection(run)))
-    }
-
-    fn between_boundaries(&self, within: FrameRange) -> impl Iterator<Item = FrameRange> + '_ {
-        let mut next = within.start();
-        core::iter::from_fn(move || {
-            let start = next;
-            if start >= within.end() {
-                return None;
-            }
-            next = match self.boundary {
-                Some(boundary) => {
-                    let pages = boundary >> FRAME_SHIFT;
-                    let bus = self.bus(PhysAddr::new(start << FRAME_SHIFT))?.raw() >> FRAME_SHIFT;
-                    (start + pages - bus % pages).min(within.end())
-                }
-                None => within.end(),
-            };
-            FrameRange::between(start, next)
-        })
+    pub(super) fn places(&self, run: FrameRange) -> Places<'_> {
+        Places { master: self, windows: self.reach.iter(), run, left: FrameRange::EMPTY }
     }
 
     /// Where the master sees physical address `at`; `None` if it does not.
@@ -212,6 +200,38 @@ impl Master {
     }
 }
 
+/// Of [`Master::places`].
+pub(super) struct Places<'m> {
+    master: &'m Master,
+    windows: slice::Iter<'m, FrameRange>,
+    run: FrameRange,
+    /// Of the window in turn, what was not yet given.
+    left: FrameRange,
+}
+
+impl Iterator for Places<'_> {
+    type Item = FrameRange;
+
+    #[inline]
+    fn next(&mut self) -> Option<FrameRange> {
+        while self.left.is_empty() {
+            self.left = self.windows.next()?.intersection(self.run);
+        }
+        let left = self.left;
+        let count = match self.master.boundary {
+            Some(boundary) => {
+                let pages = boundary >> FRAME_SHIFT;
+                let bus = self.master.bus(left.base())?.raw() >> FRAME_SHIFT;
+                (pages - bus % pages).min(left.count())
+            }
+            None => left.count(),
+        };
+        let (place, left) = left.split_at(count)?;
+        self.left = left;
+        Some(place)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,12 +253,12 @@ mod tests {
     #[test]
     fn a_mask_cuts_windows_to_the_last_byte() {
         let master = Master::new("ve", None).with_windows(&[SOC]).unwrap().with_mask(BusAddr::new(0xc000_2fff));
-        assert_eq!(master.reach().collect::<Vec<_>>(), [FrameRange::within(0x4000_0000, 0x3000)]);
+        assert_eq!(master.reach.to_vec(), [FrameRange::within(0x4000_0000, 0x3000)]);
         let short = master.with_mask(BusAddr::new(0xc000_2ffe));
-        assert_eq!(short.reach().collect::<Vec<_>>(), [FrameRange::within(0x4000_0000, 0x2000)]);
+        assert_eq!(short.reach.to_vec(), [FrameRange::within(0x4000_0000, 0x2000)]);
         let none = short.with_mask(BusAddr::new(0xbfff_ffff));
-        assert_eq!(none.reach().count(), 0);
-        assert_eq!(Master::new("all", None).reach().collect::<Vec<_>>(), [FrameRange::ALL]);
+        assert_eq!(none.reach.len(), 0);
+        assert_eq!(Master::new("all", None).reach.to_vec(), [FrameRange::ALL]);
     }
 
     #[test]
@@ -246,7 +266,7 @@ mod tests {
         let odd = BusWindow { bus: BusAddr::new(0x0000_3000), phys: PhysAddr::new(0x4000_0000), bytes: 0x10_0000 };
         let master = Master::new("ac97", None).with_windows(&[odd]).unwrap().with_boundary(0x4000).unwrap();
         let within = FrameRange::within(0x4000_0000, 0x7000);
-        let parts: Vec<_> = master.between_boundaries(within).map(|part| (part.start(), part.end())).collect();
+        let parts: Vec<_> = master.places(within).map(|part| (part.start(), part.end())).collect();
         assert_eq!(parts, [(0x40000, 0x40001), (0x40001, 0x40005), (0x40005, 0x40007)]);
     }
 

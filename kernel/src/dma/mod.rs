@@ -28,14 +28,14 @@ use crate::vm::alias::Aliases;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::audit::{Expect, Finding, Report, audit};
 use crate::vm::layout::{CMA_WINDOW, VirtRange};
-use crate::vm::ledger::{Carved, Cell, IMAGES, Ledger, LedgerError, MAX_RANGES, Residue};
+use crate::vm::ledger::{Carved, Cell, IMAGES, Ledger, MAX_RANGES, Residue};
 use crate::vm::space::{Mapped, Region};
 use alloc::vec;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use buffer::{Body, Contiguous};
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use loan::Lanes;
 use master::{AreaId, Master};
 
@@ -57,6 +57,10 @@ pub enum Holder {
     Quarantine,
 }
 
+impl Holder {
+    const ALL: [Self; 5] = [Self::Nobody, Self::Cpu, Self::Device, Self::Both, Self::Quarantine];
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -69,7 +73,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// What is known of a buffer while it lives.
+/// What is known of a buffer while it lives, at a moment that may have passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record {
     /// Its frames.
@@ -84,16 +88,47 @@ pub struct Record {
     pub bytes: u32,
     /// How many buffers were allocated before it, since boot: its age is how many came after.
     pub born: u64,
-    residue: Residue,
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} buffer {} of {}", self.holder, self.frames, self.owner)
+    }
+}
+
+/// Of a buffer, what the lock keeps.
+#[derive(Debug)]
+struct Kept {
+    frames: FrameRange,
+    va: VirtAddr,
+    owner: &'static str,
+    bytes: u32,
+    born: u64,
     area: AreaId,
     /// The contract's slot it is in.
     slot: Option<SlotId>,
     ported: bool,
 }
 
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} buffer {} of {}", self.holder, self.frames, self.owner)
+/// Who may touch a buffer's bytes, and what the caches may hold of them: written by the buffer as it changes hands,
+/// without the lock, read by reports and ports.
+#[derive(Debug)]
+struct Standing(AtomicU8);
+
+impl Standing {
+    const RESIDUES: [Residue; 4] = [Residue::Zeroed, Residue::Nothing, Residue::Clean, Residue::Dirty];
+
+    const fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    fn set(&self, holder: Holder, residue: Residue) {
+        self.0.store((holder as u8) << 2 | residue as u8, Ordering::Release);
+    }
+
+    fn get(&self) -> (Holder, Residue) {
+        let word = usize::from(self.0.load(Ordering::Acquire));
+        (Holder::ALL[word >> 2], Self::RESIDUES[word & 3])
     }
 }
 
@@ -108,7 +143,7 @@ enum Entry {
     },
     /// An idle contract slot's.
     Promised,
-    Used(Record),
+    Used(Kept),
 }
 
 #[derive(Debug)]
@@ -123,6 +158,8 @@ struct State {
     free: Option<Slot>,
     contracts: Vec<contract::Book>,
     lanes: Lanes,
+    map_changes: u64,
+    allocations: u64,
 }
 
 /// Counters since boot.
@@ -160,14 +197,12 @@ impl LineCounter {
     }
 }
 
-/// What [`Stats`] reads.
+/// Of what [`Stats`] reads, what is counted without the lock.
 #[derive(Debug, Default)]
 struct Counters {
     cleaned: LineCounter,
     invalidated: LineCounter,
-    map_changes: AtomicU64,
     quarantined: AtomicU64,
-    allocations: AtomicU64,
     zeroed: AtomicU64,
 }
 
@@ -206,6 +241,8 @@ impl fmt::Display for Place {
 pub struct Dma<M: 'static> {
     machine: &'static M,
     state: Lock<State>,
+    /// By [`Slot`].
+    standings: Vec<Standing>,
     counters: Counters,
 }
 
@@ -255,12 +292,6 @@ impl Images {
         let image = (!not).trailing_zeros();
         (image < self.count).then_some(image)
     }
-
-    /// Which image an address is in.
-    fn of(&self, frames: FrameRange, va: VirtAddr) -> u32 {
-        let first = self.place(frames, 0).map_or(va, |first| first);
-        (va.raw() - first.raw()).checked_div(self.stride).unwrap_or(0)
-    }
 }
 
 impl<M: Machine> Dma<M> {
@@ -296,8 +327,11 @@ impl<M: Machine> Dma<M> {
             free: Some(Slot(0)),
             contracts: Vec::new(),
             lanes: Lanes::new(loans),
+            map_changes: 0,
+            allocations: 0,
         };
-        Self { machine, state: Lock::new(Rank::DMA, state), counters: Counters::default() }
+        let standings = (0..MAX_BUFFERS).map(|_| Standing::new()).collect();
+        Self { machine, state: Lock::new(Rank::DMA, state), standings, counters: Counters::default() }
     }
 
     /// Sections of window that serve these carve-outs: three images of them.
@@ -338,33 +372,32 @@ impl<M: Machine> Dma<M> {
             return Err(AllocError::NoWindow { wanted: frames.bytes() });
         };
         let residue = if taken.zeroed { Residue::Zeroed } else { state.ledger.residue(frames) };
-        let born = self.counters.allocations.fetch_add(1, Ordering::Relaxed);
-        let (owner, holder) = (master.name(), Holder::Nobody);
-        let record = Record { frames, va, owner, holder, bytes, born, residue, area, slot: None, ported: false };
-        let Entry::Free { next } = core::mem::replace(&mut state.entries[slot.0], Entry::Used(record)) else {
-            unreachable!("the free list holds free entries")
-        };
+        let Entry::Free { next } = state.entries[slot.0] else { unreachable!("the free list holds free entries") };
         state.free = next;
-        let body = state.bodies.pop().expect("as many as records to be had");
+        let owner = master.name();
+        let kept = Kept { frames, va, owner, bytes, born: state.allocations, area, slot: None, ported: false };
+        let body = state.occupy(slot, kept);
+        self.standings[slot.0].set(Holder::Nobody, residue);
         drop(guard);
-        Ok(self.handed_out(slot, record, master, body, moves))
+        Ok(self.handed_out(slot, master, area, body, residue, moves))
     }
 
     /// A buffer whose record stands, once what was lent of its frames is out of the way.
     fn handed_out(
         &'static self,
         slot: Slot,
-        mut record: Record,
         master: &Master,
+        area: AreaId,
         body: &'static mut Body,
+        mut residue: Residue,
         moves: bool,
     ) -> Contiguous<M> {
         if moves {
-            self.move_out(record.area, record.frames);
+            self.move_out(area, body.frames());
             // Reading the pages left lines behind.
-            record.residue = self.state.lock().ledger.residue(record.frames);
+            residue = self.state.lock().ledger.residue(body.frames());
         }
-        Contiguous::new(self, slot, &record, master, body)
+        Contiguous::new(self, slot, master, body, residue)
     }
 
     /// Walks the live tables and compares them with the ledger (I1, I2, W^X).
@@ -375,12 +408,16 @@ impl<M: Machine> Dma<M> {
     /// Counters since boot.
     pub fn stats(&self) -> Stats {
         let counters = &self.counters;
+        let (map_changes, allocations) = {
+            let state = self.state.lock();
+            (state.map_changes, state.allocations)
+        };
         Stats {
             cleaned: counters.cleaned.get(),
             invalidated: counters.invalidated.get(),
-            map_changes: counters.map_changes.load(Ordering::Relaxed),
+            map_changes,
             quarantined: counters.quarantined.load(Ordering::Relaxed),
-            allocations: counters.allocations.load(Ordering::Relaxed),
+            allocations,
             zeroed: counters.zeroed.load(Ordering::Relaxed),
         }
     }
@@ -393,7 +430,7 @@ impl<M: Machine> Dma<M> {
     /// Says that a device goes away: whatever it was given and not yet gave back is a leak, and the table of it the
     /// error.
     pub fn retire(&self, master: &Master) -> Result<(), Holders<'_, M>> {
-        let none = self.state.lock().records().all(|record| record.owner != master.name());
+        let none = self.state.lock().buffers().all(|(_, kept)| kept.owner != master.name());
         if none { Ok(()) } else { Err(Holders { dma: self, owner: Some(master.name()) }) }
     }
 
@@ -401,14 +438,14 @@ impl<M: Machine> Dma<M> {
     pub fn place_of(&self, va: VirtAddr) -> Place {
         let Some(state) = self.state.try_lock() else { return Place::Busy };
         let page = va.raw() >> FRAME_SHIFT;
-        for record in state.records() {
-            let first = record.va.raw() >> FRAME_SHIFT;
-            let end = first + record.frames.count();
+        for (slot, kept) in state.buffers() {
+            let first = kept.va.raw() >> FRAME_SHIFT;
+            let end = first + kept.frames.count();
             if (first..end).contains(&page) {
-                return Place::Buffer(*record);
+                return Place::Buffer(self.record(slot, kept));
             }
             if page == end {
-                return Place::Guard(*record);
+                return Place::Guard(self.record(slot, kept));
             }
         }
         Place::UnusedWindow
@@ -418,8 +455,8 @@ impl<M: Machine> Dma<M> {
     pub fn place_of_frame(&self, frame: Frame) -> Option<Place> {
         let Some(state) = self.state.try_lock() else { return Some(Place::Busy) };
         state.ledger.state(frame)?;
-        if let Some(&record) = state.records().find(|record| record.frames.contains(frame)) {
-            return Some(Place::Buffer(record));
+        if let Some((slot, kept)) = state.buffers().find(|(_, kept)| kept.frames.contains(frame)) {
+            return Some(Place::Buffer(self.record(slot, kept)));
         }
         let borrower = state.areas.iter().find_map(|area| area.borrower_of(frame));
         Some(borrower.map_or(Place::FreeFrame(frame), |borrower| Place::Lent(frame, borrower)))
@@ -431,50 +468,45 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Claims and maps a buffer at its own address.
-    fn map(&self, va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Result<Mapped, LedgerError> {
-        let mut state = self.state.lock();
-        state.ledger.claim(frames, memory)?;
-        self.counters.map_changes.fetch_add(1, Ordering::Relaxed);
+    fn map(&self, va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Mapped {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.ledger.claim(frames, memory).unwrap_or_else(|error| panic!("frames this buffer owns: {error}"));
+        state.map_changes += 1;
         // The addresses are the buffer's alone and the window has all its tables, so nothing is in the way.
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
         let mapped = unsafe { state.window.map(self.machine, va, frames, memory, Access::ReadWrite) };
-        Ok(mapped.expect("the buffer's own addresses are unmapped"))
+        mapped.expect("the buffer's own addresses are unmapped")
     }
 
     /// Unmaps, then releases the claim: in this order, or another mapping could precede the TLB invalidate (I3).
     fn unmap(&self, mapped: Mapped) {
-        let mut state = self.state.lock();
-        self.counters.map_changes.fetch_add(1, Ordering::Relaxed);
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.map_changes += 1;
         let frames = state.window.unmap(self.machine, mapped);
         state.ledger.release(frames);
     }
 
-    fn set_holder(&self, slot: Slot, holder: Holder, residue: Residue) {
-        let mut state = self.state.lock();
-        let record = state.record_mut(slot);
-        record.holder = holder;
-        record.residue = residue;
-    }
-
     /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` where the ledger has it.
     fn give_back(&self, slot: Slot, residue: Option<Residue>, body: &'static mut Body) {
-        let mut state = self.state.lock();
-        let state = &mut *state;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         state.bodies.push(body);
-        let record = *state.record_mut(slot);
+        let &mut Kept { frames, area, slot: promised, .. } = state.kept_mut(slot);
         if let Some(residue) = residue {
-            state.ledger.set_residue(record.frames, residue);
+            state.ledger.set_residue(frames, residue);
         }
-        if let Some(id) = record.slot
+        if let Some(id) = promised
             && state.contracts[id.contract].give_back(id)
         {
             state.entries[slot.0] = Entry::Promised;
-            state.areas[record.area.0].give_slot_back(record.frames);
+            state.areas[area.0].give_slot_back(frames);
             return;
         }
         state.free_entry(slot);
-        state.free_addresses(record.frames, record.va);
-        state.areas[record.area.0].give_back(record.frames);
+        state.ledger.give_image(frames);
+        state.areas[area.0].give_back(frames);
     }
 
     /// Calls `each` with runs of frames that have the same residue, in order. Nobody else may own or map them.
@@ -488,36 +520,44 @@ impl<M: Machine> Dma<M> {
         }
     }
 
-    /// Records what the caches may hold of a buffer's frames, which nothing maps.
-    fn set_residue(&self, frames: FrameRange, residue: Residue) {
-        self.state.lock().ledger.set_residue(frames, residue);
-    }
-
-    fn quarantine(&self, slot: Slot) {
-        let record = {
-            let mut state = self.state.lock();
-            let record = state.record_mut(slot);
-            record.holder = Holder::Quarantine;
-            *record
-        };
+    fn quarantine(&self, slot: Slot, residue: Residue) {
+        self.standings[slot.0].set(Holder::Quarantine, residue);
+        let record = self.record(slot, self.state.lock().kept_mut(slot));
         self.counters.quarantined.fetch_add(record.frames.bytes(), Ordering::Relaxed);
         log::warn!("{record} was dropped: it is lost until reset, for the device may still use it");
     }
 }
 
+impl<M> Dma<M> {
+    fn record(&self, slot: Slot, kept: &Kept) -> Record {
+        let &Kept { frames, va, owner, bytes, born, .. } = kept;
+        Record { frames, va, owner, holder: self.standings[slot.0].get().0, bytes, born }
+    }
+}
+
 impl State {
-    fn records(&self) -> impl Iterator<Item = &Record> {
-        self.entries.iter().filter_map(|entry| match entry {
-            Entry::Used(record) => Some(record),
+    fn buffers(&self) -> impl Iterator<Item = (Slot, &Kept)> {
+        self.entries.iter().enumerate().filter_map(|(n, entry)| match entry {
+            Entry::Used(kept) => Some((Slot(n), kept)),
             Entry::Free { .. } | Entry::Promised => None,
         })
     }
 
-    fn record_mut(&mut self, slot: Slot) -> &mut Record {
+    fn kept_mut(&mut self, slot: Slot) -> &mut Kept {
         match &mut self.entries[slot.0] {
-            Entry::Used(record) => record,
+            Entry::Used(kept) => kept,
             Entry::Free { .. } | Entry::Promised => unreachable!("a buffer has a record"),
         }
+    }
+
+    /// A buffer comes to be, in an entry that was taken for it.
+    #[inline]
+    fn occupy(&mut self, slot: Slot, kept: Kept) -> &'static mut Body {
+        self.allocations += 1;
+        let body = self.bodies.pop().expect("as many as records to be had");
+        body.place(kept.frames, kept.va, kept.bytes);
+        self.entries[slot.0] = Entry::Used(kept);
+        body
     }
 
     fn free_entry(&mut self, slot: Slot) {
@@ -531,10 +571,6 @@ impl State {
         let va = self.images.place(frames, image)?;
         self.ledger.take_image(frames, image);
         Some(va)
-    }
-
-    fn free_addresses(&mut self, frames: FrameRange, va: VirtAddr) {
-        self.ledger.give_image(frames, self.images.of(frames, va));
     }
 }
 
@@ -550,7 +586,7 @@ impl<M> Holders<'_, M> {
     pub fn for_each(&self, mut each: impl FnMut(&Record)) {
         for slot in 0..MAX_BUFFERS {
             let record = match &self.dma.state.lock().entries[slot] {
-                Entry::Used(record) => *record,
+                Entry::Used(kept) => self.dma.record(Slot(slot), kept),
                 Entry::Free { .. } | Entry::Promised => continue,
             };
             if self.owner.is_none_or(|owner| record.owner == owner) {
@@ -568,7 +604,7 @@ impl<M> fmt::Debug for Holders<'_, M> {
 
 impl<M> fmt::Display for Holders<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let now = self.dma.counters.allocations.load(Ordering::Relaxed);
+        let now = self.dma.state.lock().allocations;
         let (mut result, mut count, mut bytes) = (Ok(()), 0, 0);
         writeln!(f, "{:<12} {:>10} {:<12} {:>6}  frames", "device", "bytes", "state", "age")?;
         self.for_each(|record| {

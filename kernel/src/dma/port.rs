@@ -7,7 +7,7 @@
 use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
-use crate::dma::{Dma, Entry, Holder, Record, Slot, State};
+use crate::dma::{Dma, Holder, Kept, Slot, State};
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::ledger::{LedgerError, Residue};
 use crate::vm::space::Mapped;
@@ -99,26 +99,23 @@ impl<M: Machine> Port<M> {
             .ok_or(PortError::Length { at, len })?;
         let mut guard = self.dma.state.lock();
         let state = &mut *guard;
-        let found = state.entries.iter().enumerate().find_map(|(n, entry)| match entry {
-            Entry::Used(record) if record.frames.covers(wanted) => Some((Slot(n), *record)),
-            _ => None,
-        });
-        let Some((slot, record)) = found else { return Err(PortError::NoBuffer { at, len }) };
-        let frames = record.frames;
-        if record.ported {
+        let found = state.buffers().find(|(_, kept)| kept.frames.covers(wanted));
+        let Some((slot, &Kept { frames, va, ported, .. })) = found else { return Err(PortError::NoBuffer { at, len }) };
+        if ported {
             return Err(PortError::InUse { frames });
         }
         let offset = (first.raw() - frames.base().raw()) as usize;
         // A coherent buffer has the one mapping it may have; the port uses that.
-        let own = match record.holder {
+        let (holder, residue) = self.dma.standings[slot.0].get();
+        let own = match holder {
             Holder::Both => None,
-            _ => Some(self.map(state, &record)?),
+            _ => Some(self.map(state, frames, holder)?),
         };
-        state.record_mut(slot).ported = true;
+        state.kept_mut(slot).ported = true;
         drop(guard);
-        let va = own.as_ref().map_or(record.va, Mapped::va);
+        let va = own.as_ref().map_or(va, Mapped::va);
         if let Some(mapped) = &own
-            && record.residue > Residue::Nothing
+            && residue > Residue::Nothing
         {
             let lines = self.dma.machine.discard(mapped.all());
             self.lines.set(self.lines.get() + lines);
@@ -129,14 +126,13 @@ impl<M: Machine> Port<M> {
     /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still;
     /// with guards around it if an image is left for that. The ledger is asked first: it alone decides whether a mapping
     /// may be (I1).
-    fn map(&self, state: &mut State, record: &Record) -> Result<Mapped, PortError> {
-        let &Record { frames, holder, va: own, .. } = record;
+    fn map(&self, state: &mut State, frames: FrameRange, holder: Holder) -> Result<Mapped, PortError> {
         state.ledger.claim(frames, MemoryType::NonCacheable).map_err(PortError::Mapped)?;
         if holder != Holder::Device {
             state.ledger.release(frames);
             return Err(PortError::NotGranted { frames, holder });
         }
-        let own = 1 << state.images.of(frames, own);
+        let own = state.ledger.image_of(frames);
         let guarded = state.images.other_than(own | state.ledger.images_near(frames));
         let image = guarded.or_else(|| state.images.other_than(own));
         let Some(va) = image.and_then(|image| state.images.place(frames, image)) else {
@@ -190,6 +186,6 @@ impl<M: Machine> Drop for Opened<M> {
             let frames = state.window.unmap(self.dma.machine, mapped);
             state.ledger.release(frames);
         }
-        state.record_mut(self.slot).ported = false;
+        state.kept_mut(self.slot).ported = false;
     }
 }

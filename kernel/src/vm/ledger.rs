@@ -84,33 +84,47 @@ impl fmt::Display for LedgerError {
 /// Frames in a cell.
 pub const CELL_FRAMES: u32 = u32::BITS;
 
-/// What is known of 32 carved frames, a bit each in every word: storage for a [`Ledger`]. A byte a frame.
+/// What is known of 32 carved frames, a bit each in every word: storage for a [`Ledger`]. 7 bits a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Cell {
+    mapped: u32,
+    /// Of those mapped: write-back, or else non-cacheable.
     write_back: u32,
-    non_cacheable: u32,
-    clean: u32,
-    dirty: u32,
-    zeroed: u32,
+    /// The residue, by its two bits: [`CODES`].
+    residue: [u32; 2],
     seen: u32,
-    /// First and last frames of buffers, by the image they are mapped in: see [`Ledger::images_near`].
-    images: [u32; IMAGES],
+    /// Of first and last frames of buffers, the image they are mapped in, counted from 1, by its two bits: see
+    /// [`Ledger::images_near`].
+    image: [u32; 2],
+}
+
+/// Residues by their code in a cell: that of a fresh cell is `Nothing`.
+const CODES: [Residue; 4] = [Residue::Nothing, Residue::Zeroed, Residue::Clean, Residue::Dirty];
+
+/// Bit `n` of the residue's code, as often as a cell has frames.
+const fn plane(residue: Residue, n: u32) -> u32 {
+    let code = match residue {
+        Residue::Nothing => 0,
+        Residue::Zeroed => 1,
+        Residue::Clean => 2,
+        Residue::Dirty => 3,
+    };
+    0u32.wrapping_sub(code >> n & 1)
 }
 
 impl Cell {
     /// The frames, a bit each, that have this residue.
     const fn having(&self, residue: Residue) -> u32 {
-        match residue {
-            Residue::Dirty => self.dirty,
-            Residue::Clean => self.clean & !self.dirty,
-            Residue::Nothing => !(self.dirty | self.clean | self.zeroed),
-            Residue::Zeroed => self.zeroed & !(self.dirty | self.clean),
-        }
+        !((self.residue[0] ^ plane(residue, 0)) | (self.residue[1] ^ plane(residue, 1)))
     }
 
-    fn residue(&self, bit: u32) -> Residue {
-        let all = [Residue::Dirty, Residue::Clean, Residue::Nothing];
-        all.into_iter().find(|&residue| self.having(residue) >> bit & 1 != 0).unwrap_or(Residue::Zeroed)
+    const fn residue(&self, bit: u32) -> Residue {
+        CODES[(self.residue[0] >> bit & 1 | (self.residue[1] >> bit & 1) << 1) as usize]
+    }
+
+    const fn set_residue(&mut self, bits: u32, residue: Residue) {
+        self.residue[0] = self.residue[0] & !bits | plane(residue, 0) & bits;
+        self.residue[1] = self.residue[1] & !bits | plane(residue, 1) & bits;
     }
 }
 
@@ -169,10 +183,11 @@ impl<'m> Ledger<'m> {
     /// How a frame is mapped; `None` if it is not carved, by this name.
     pub fn state(&self, frame: Frame) -> Option<Carved> {
         let (cell, bit) = self.cell_of(frame.number())?;
-        Some(match (self.cells[cell].write_back & bit != 0, self.cells[cell].non_cacheable & bit != 0) {
-            (true, _) => Carved::Mapped(MemoryType::WriteBack),
-            (_, true) => Carved::Mapped(MemoryType::NonCacheable),
-            _ => Carved::Unmapped,
+        let cell = &self.cells[cell];
+        Some(match (cell.mapped & bit != 0, cell.write_back & bit != 0) {
+            (true, true) => Carved::Mapped(MemoryType::WriteBack),
+            (true, false) => Carved::Mapped(MemoryType::NonCacheable),
+            (false, _) => Carved::Unmapped,
         })
     }
 
@@ -181,58 +196,61 @@ impl<'m> Ledger<'m> {
     /// # Panics
     ///
     /// If `wants` is not a type of Normal memory: carved frames are RAM.
+    #[inline]
     pub fn claim(&mut self, frames: FrameRange, wants: MemoryType) -> Result<(), LedgerError> {
         let write_back = match wants {
-            MemoryType::WriteBack => true,
-            MemoryType::NonCacheable => false,
+            MemoryType::WriteBack => u32::MAX,
+            MemoryType::NonCacheable => 0,
             MemoryType::Device | MemoryType::StronglyOrdered => panic!("RAM is Normal memory"),
         };
-        let place = self.place_of(frames).ok_or_else(|| match self.aliases.find(frames) {
+        let Some(place) = self.place_of(frames) else { return Err(self.no_place(frames)) };
+        let mut mapped = 0;
+        place.look(self.cells, |cell, bits| mapped |= cell.mapped & bits);
+        if mapped != 0 {
+            return Err(self.taken(frames, wants));
+        }
+        place.each(self.cells, |cell, bits| {
+            cell.mapped |= bits;
+            cell.write_back = cell.write_back & !bits | write_back & bits;
+        });
+        Ok(())
+    }
+
+    #[cold]
+    fn no_place(&self, frames: FrameRange) -> LedgerError {
+        match self.aliases.find(frames) {
             Some(alias) => LedgerError::SecondName { frames, alias },
             None => LedgerError::NotCarved { frames },
-        })?;
-        let mut mapped = 0;
-        place.look(self.cells, |cell, bits| mapped |= (cell.write_back | cell.non_cacheable) & bits);
-        if mapped != 0 {
-            let taken = frames.iter().find_map(|frame| match self.state(frame) {
-                Some(Carved::Mapped(has)) => Some((frame, has)),
-                _ => None,
-            });
-            let (frame, has) = taken.expect("one of them is mapped");
-            return Err(LedgerError::Mapped { frames, frame, has, wants });
         }
-        if write_back {
-            place.each(self.cells, |cell, bits| cell.write_back |= bits);
-        } else {
-            place.each(self.cells, |cell, bits| cell.non_cacheable |= bits);
-        }
-        Ok(())
+    }
+
+    #[cold]
+    fn taken(&self, frames: FrameRange, wants: MemoryType) -> LedgerError {
+        let taken = frames.iter().find_map(|frame| match self.state(frame) {
+            Some(Carved::Mapped(has)) => Some((frame, has)),
+            _ => None,
+        });
+        let (frame, has) = taken.expect("one of them is mapped");
+        LedgerError::Mapped { frames, frame, has, wants }
     }
 
     /// Ends the claim. Must come after the mapping ended, TLB invalidate included.
     pub fn release(&mut self, frames: FrameRange) {
-        self.each(frames, |cell, bits| {
-            cell.write_back &= !bits;
-            cell.non_cacheable &= !bits;
-        });
+        self.each(frames, |cell, bits| cell.mapped &= !bits);
     }
 
     /// The most the caches may hold of any frame in the range.
     pub fn residue(&self, frames: FrameRange) -> Residue {
-        let (mut clean, mut dirty, mut used) = (0, 0, 0);
+        let mut found = [0; CODES.len()];
         if let Some(place) = self.place_of(frames) {
             place.look(self.cells, |cell, bits| {
-                clean |= cell.clean & bits;
-                dirty |= cell.dirty & bits;
-                used |= !cell.zeroed & bits;
+                for (found, residue) in found.iter_mut().zip(CODES) {
+                    *found |= cell.having(residue) & bits;
+                }
             });
         }
-        match (dirty != 0, clean != 0, used != 0) {
-            (true, ..) => Residue::Dirty,
-            (_, true, _) => Residue::Clean,
-            (.., true) => Residue::Nothing,
-            _ => Residue::Zeroed,
-        }
+        let worst = CODES.into_iter().zip(found).filter(|&(_, bits)| bits != 0).map(|(residue, _)| residue).max();
+        worst.unwrap_or(Residue::Zeroed)
     }
 
     /// The residue of the first frame of the range, and how many from it on have the same.
@@ -256,58 +274,56 @@ impl<'m> Ledger<'m> {
 
     /// Records what the caches may hold of all frames in the range.
     pub fn set_residue(&mut self, frames: FrameRange, residue: Residue) {
-        let mark = |wanted| if residue == wanted { u32::MAX } else { 0 };
-        let (clean, dirty, zeroed) = (mark(Residue::Clean), mark(Residue::Dirty), mark(Residue::Zeroed));
-        self.each(frames, |cell, bits| {
-            cell.clean = cell.clean & !bits | clean & bits;
-            cell.dirty = cell.dirty & !bits | dirty & bits;
-            cell.zeroed = cell.zeroed & !bits | zeroed & bits;
-        });
+        self.each(frames, |cell, bits| cell.set_residue(bits, residue));
     }
 
     /// Records that the caches may hold that much of the frames, or what they held before if that is more.
     pub fn raise_residue(&mut self, frames: FrameRange, residue: Residue) {
-        self.each(frames, |cell, bits| match residue {
-            Residue::Zeroed => {}
-            Residue::Nothing => cell.zeroed &= !bits,
-            Residue::Clean => {
-                cell.zeroed &= !bits;
-                cell.clean |= bits & !cell.dirty;
-            }
-            Residue::Dirty => {
-                cell.zeroed &= !bits;
-                cell.clean &= !bits;
-                cell.dirty |= bits;
-            }
+        self.each(frames, |cell, bits| {
+            let less = CODES.into_iter().filter(|&code| code < residue);
+            let less = less.fold(0, |less, code| less | cell.having(code));
+            cell.set_residue(bits & less, residue);
         });
     }
 
-    /// The images, a bit each, that the buffers right before and after these frames are mapped in: two at most.
+    /// The images, a bit each, that the buffers right before and after these frames are mapped in: two at most. A run's
+    /// neighbours do not count: each run has its own sections.
     pub fn images_near(&self, frames: FrameRange) -> u32 {
-        let neighbours = [frames.start().wrapping_sub(1), frames.end()].map(|number| self.cell_of(number));
-        let used = |image: usize| {
-            let used = neighbours.iter().flatten().any(|&(cell, bit)| self.cells[cell].images[image] & bit != 0);
-            u32::from(used) << image
-        };
-        (0..IMAGES).fold(0, |images, image| images | used(image))
+        let Some((run, first)) = self.run_of(frames) else { return 0 };
+        let (start, end) = (frames.start() - run.start(), frames.end() - run.start());
+        let before = if start > 0 { self.image_at(first, start - 1) } else { 0 };
+        before | if end < run.count() { self.image_at(first, end) } else { 0 }
+    }
+
+    /// The image, as a bit, that the buffer of these frames is mapped in, whenever it is.
+    pub fn image_of(&self, frames: FrameRange) -> u32 {
+        self.run_of(frames).map_or(0, |(run, first)| self.image_at(first, frames.start() - run.start()))
     }
 
     /// Notes which image a buffer of these frames is mapped in, whenever it is.
     pub fn take_image(&mut self, frames: FrameRange, image: u32) {
-        self.set_image(frames, image, true);
+        self.set_image(frames, image + 1);
     }
 
     /// Forgets it.
-    pub fn give_image(&mut self, frames: FrameRange, image: u32) {
-        self.set_image(frames, image, false);
+    pub fn give_image(&mut self, frames: FrameRange) {
+        self.set_image(frames, 0);
     }
 
-    fn set_image(&mut self, frames: FrameRange, image: u32, taken: bool) {
-        for number in [frames.start(), frames.end().wrapping_sub(1)] {
-            if let Some((cell, bit)) = self.cell_of(number) {
-                let word = &mut self.cells[cell].images[image as usize];
-                *word = if taken { *word | bit } else { *word & !bit };
-            }
+    /// The image, as a bit, noted for a frame of the run whose first cell is `first`.
+    fn image_at(&self, first: usize, offset: u32) -> u32 {
+        let [low, high] = self.cells[first + (offset / CELL_FRAMES) as usize].image;
+        let bit = offset % CELL_FRAMES;
+        (1 << (low >> bit & 1 | (high >> bit & 1) << 1)) >> 1
+    }
+
+    fn set_image(&mut self, frames: FrameRange, number: u32) {
+        let Some((run, first)) = self.run_of(frames) else { return };
+        for offset in [frames.start() - run.start(), frames.end() - 1 - run.start()] {
+            let bit = offset % CELL_FRAMES;
+            let [low, high] = &mut self.cells[first + (offset / CELL_FRAMES) as usize].image;
+            *low = *low & !(1 << bit) | (number & 1) << bit;
+            *high = *high & !(1 << bit) | (number >> 1) << bit;
         }
     }
 
@@ -341,8 +357,13 @@ impl<'m> Ledger<'m> {
         Some((first + (offset / CELL_FRAMES) as usize, 1 << (offset % CELL_FRAMES)))
     }
 
+    /// The run that has all of the frames, at least one, and the place of its first cell.
+    fn run_of(&self, frames: FrameRange) -> Option<(FrameRange, usize)> {
+        self.ranges.iter().find(|(run, _)| run.covers(frames) && !frames.is_empty()).copied()
+    }
+
     fn place_of(&self, frames: FrameRange) -> Option<Place> {
-        let (run, first) = self.ranges.iter().find(|(run, _)| run.covers(frames) && !frames.is_empty())?;
+        let (run, first) = self.run_of(frames)?;
         let start = frames.start() - run.start();
         Some(Place { cell: first + (start / CELL_FRAMES) as usize, bit: start % CELL_FRAMES, count: frames.count() })
     }
@@ -414,7 +435,7 @@ mod tests {
 
     #[test]
     fn i1_a_second_mapping_is_refused_whatever_its_type() {
-        let mut cells = [Cell { seen: 7, dirty: u32::MAX, ..Cell::default() }; 2];
+        let mut cells = [Cell { seen: 7, residue: [u32::MAX; 2], ..Cell::default() }; 2];
         let mut ledger =
             Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         ledger.claim(run(0x104, 4), NonCacheable).unwrap();

@@ -13,6 +13,7 @@ use crate::vm::layout::VirtRange;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 
 /// The proof that `frames` are mapped at `va` with this memory type and nothing unmapped them since. Not `Clone`.
 ///
@@ -177,10 +178,12 @@ const SECTION_PAGES: u32 = SECTION_SIZE >> FRAME_SHIFT;
 /// Pages of a large page, and its entries.
 const LARGE_PAGES: u32 = LARGE_PAGE_SIZE >> FRAME_SHIFT;
 
-/// Part of a mapping that lies in one section.
+/// Part of a mapping that lies in one section of its region.
 #[derive(Clone, Copy)]
 struct Chunk {
-    va: VirtAddr,
+    section: usize,
+    /// The first page in it.
+    page: u32,
     pa: PhysAddr,
     /// At least one.
     pages: u32,
@@ -192,9 +195,14 @@ impl Chunk {
         self.pages == SECTION_PAGES && self.pa.is_aligned(SECTION_SIZE)
     }
 
+    /// Its entries of the section's table.
+    const fn entries(self) -> Range<usize> {
+        self.page as usize..(self.page + self.pages) as usize
+    }
+
     /// Calls `each` with the first page in the section, the frame and the pages, 16 or 1, of the largest leaves that fit.
     fn for_each_leaf(self, mut each: impl FnMut(usize, PhysAddr, u32)) {
-        let (mut page, mut pa, mut left) = ((self.va.raw() % SECTION_SIZE) >> FRAME_SHIFT, self.pa, self.pages);
+        let Self { mut page, mut pa, pages: mut left, .. } = self;
         // Both advance together, so they agree modulo a large page all along or never.
         let alike = (page << FRAME_SHIFT) % LARGE_PAGE_SIZE == pa.raw() % LARGE_PAGE_SIZE;
         while left > 0 {
@@ -205,20 +213,6 @@ impl Chunk {
             left -= pages;
         }
     }
-}
-
-/// The parts of a mapping, a section each, from the lowest.
-fn chunks(va: VirtAddr, frames: FrameRange) -> impl Iterator<Item = Chunk> {
-    let (mut va, mut pa, mut left) = (va.raw(), frames.base().raw(), frames.count());
-    core::iter::from_fn(move || {
-        let pages = left.min(SECTION_PAGES - ((va % SECTION_SIZE) >> FRAME_SHIFT));
-        let chunk = (pages > 0).then_some(Chunk { va: VirtAddr::new(va), pa: PhysAddr::new(pa), pages });
-        // The last may end with the address space.
-        va = va.wrapping_add(pages << FRAME_SHIFT);
-        pa = pa.wrapping_add(pages << FRAME_SHIFT);
-        left -= pages;
-        chunk
-    })
 }
 
 impl<'m> Region<'m> {
@@ -264,7 +258,7 @@ impl<'m> Region<'m> {
         for section in 0..region.l1.len() {
             assert!(region.l1[section] == L1Desc::FAULT, "the window's entries are unused");
             region.l2[section] = [L2Desc::FAULT; L2_ENTRIES];
-            region.publish_l2(mmu, section, 0, L2_ENTRIES);
+            region.publish_l2(mmu, section, 0..L2_ENTRIES);
             region.l1[section] = L1Desc::table(region.table_at(section));
         }
         region.publish_l1(mmu, 0, region.l1.len());
@@ -292,14 +286,14 @@ impl<'m> Region<'m> {
     ) -> Result<Mapped, MapError> {
         self.check(va, frames)?;
         self.provide_tables(mmu, va, frames)?;
-        for chunk in chunks(va, frames) {
-            let (section, first) = self.slot(chunk.va);
+        for chunk in self.chunks(va, frames) {
+            let section = chunk.section;
             if chunk.is_section() && !self.keeps_table(section) {
                 self.l1[section] = L1Desc::section(chunk.pa, memory, access, self.share);
                 self.publish_l1(mmu, section, 1);
                 if matches!(self.tables, Tables::OneEach { .. }) {
                     // The entry pointed to a table. No leaf of it was valid, but a walk cache may hold the pointer.
-                    mmu.invalidate_tlb(chunk.va, FRAME_SIZE);
+                    mmu.invalidate_tlb(self.address_of(section, 0), FRAME_SIZE);
                 }
             } else {
                 let (share, table) = (self.share, self.table_of(section).expect("tables were provided"));
@@ -308,7 +302,7 @@ impl<'m> Region<'m> {
                     1 => entries[page] = L2Desc::small(pa, memory, access, share),
                     pages => entries[page..page + pages as usize].fill(L2Desc::large(pa, memory, access, share)),
                 });
-                self.publish_l2(mmu, table, first, chunk.pages as usize);
+                self.publish_l2(mmu, table, chunk.entries());
             }
             if let Tables::OneEach { mapped } = &mut self.tables {
                 mapped[section] += chunk.pages as u16;
@@ -326,11 +320,11 @@ impl<'m> Region<'m> {
     pub fn unmap<M: Mmu>(&mut self, mmu: &M, mapped: Mapped) -> FrameRange {
         assert!(self.range.contains(mapped.va), "a mapping of this region");
         let Mapped { va, frames, .. } = mapped;
-        for chunk in chunks(va, frames) {
-            let (section, first) = self.slot(chunk.va);
+        for chunk in self.chunks(va, frames) {
+            let section = chunk.section;
             if let Some(table) = self.table_of(section) {
-                self.l2[table][first..first + chunk.pages as usize].fill(L2Desc::FAULT);
-                self.publish_l2(mmu, table, first, chunk.pages as usize);
+                self.l2[table][chunk.entries()].fill(L2Desc::FAULT);
+                self.publish_l2(mmu, table, chunk.entries());
             } else {
                 self.l1[section] = match self.tables {
                     Tables::OneEach { .. } => L1Desc::table(self.table_at(section)),
@@ -347,6 +341,7 @@ impl<'m> Region<'m> {
     }
 
     /// Refuses what does not fit or is not free, before the first write.
+    #[inline]
     fn check(&self, va: VirtAddr, frames: FrameRange) -> Result<(), MapError> {
         if frames.is_empty() {
             return Err(MapError::Empty);
@@ -354,13 +349,13 @@ impl<'m> Region<'m> {
         if !va.is_aligned(FRAME_SIZE) {
             return Err(MapError::Misaligned { va });
         }
-        let offset = u64::from(va.raw()).wrapping_sub(u64::from(self.range.start().raw()));
-        if !self.range.contains(va) || offset + frames.bytes() > self.range.bytes() {
+        let last = (va.raw().wrapping_sub(self.range.start().raw()) >> FRAME_SHIFT) + frames.count();
+        if !self.range.contains(va) || last > self.range.sections() * SECTION_PAGES {
             return Err(MapError::OutsideRegion { va, frames });
         }
-        for chunk in chunks(va, frames) {
-            let (section, first) = self.slot(chunk.va);
-            let occupied = |page: usize| MapError::Occupied { va: VirtAddr::new(self.address_of(section, page)) };
+        let occupied = |section, page| MapError::Occupied { va: self.address_of(section, page) };
+        for chunk in self.chunks(va, frames) {
+            let section = chunk.section;
             if let Tables::OneEach { mapped } = &self.tables
                 && mapped[section] == 0
             {
@@ -368,42 +363,60 @@ impl<'m> Region<'m> {
             }
             match self.table_of(section) {
                 Some(table) => {
-                    let entries = &self.l2[table][first..first + chunk.pages as usize];
+                    let entries = &self.l2[table][chunk.entries()];
                     if let Some(page) = entries.iter().position(|&entry| entry != L2Desc::FAULT) {
-                        return Err(occupied(first + page));
+                        return Err(occupied(section, chunk.page + page as u32));
                     }
                 }
                 None if self.l1[section] == L1Desc::FAULT => {}
-                None => return Err(occupied(first)),
+                None => return Err(occupied(section, chunk.page)),
             }
         }
         Ok(())
     }
 
+    /// The parts of a mapping, which is inside of the region: a section each, from the lowest.
+    fn chunks(&self, va: VirtAddr, frames: FrameRange) -> impl Iterator<Item = Chunk> + use<> {
+        let mut next = (va.raw() - self.range.start().raw()) >> FRAME_SHIFT;
+        let (mut pa, mut left) = (frames.base().raw(), frames.count());
+        core::iter::from_fn(move || {
+            let page = next % SECTION_PAGES;
+            let pages = left.min(SECTION_PAGES - page);
+            let section = (next / SECTION_PAGES) as usize;
+            let chunk = (pages > 0).then_some(Chunk { section, page, pa: PhysAddr::new(pa), pages });
+            next += pages;
+            // The last may end with the address space.
+            pa = pa.wrapping_add(pages << FRAME_SHIFT);
+            left -= pages;
+            chunk
+        })
+    }
+
     /// The address of a page of a section.
-    const fn address_of(&self, section: usize, page: usize) -> u32 {
-        self.range.start().raw() + section as u32 * SECTION_SIZE + page as u32 * FRAME_SIZE
+    const fn address_of(&self, section: usize, page: u32) -> VirtAddr {
+        VirtAddr::new(self.range.start().raw() + section as u32 * SECTION_SIZE + page * FRAME_SIZE)
     }
 
     /// Gives every section that will hold pages a table, or none of them if there are too few.
     fn provide_tables<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange) -> Result<(), MapError> {
         let Tables::OnDemand { used } = self.tables else { return Ok(()) };
         let lacks =
-            |region: &Self, chunk: &Chunk| !chunk.is_section() && region.l1[region.slot(chunk.va).0] == L1Desc::FAULT;
+            |region: &Self, chunk: &Chunk| !chunk.is_section() && region.l1[chunk.section] == L1Desc::FAULT;
         let left = self.l2.len() - used as usize;
-        if let Some(chunk) = chunks(va, frames).filter(|chunk| lacks(self, chunk)).nth(left) {
-            return Err(MapError::NoTable { va: chunk.va, tables: self.l2.len() as u32 });
+        if let Some(chunk) = self.chunks(va, frames).filter(|chunk| lacks(self, chunk)).nth(left) {
+            let va = self.address_of(chunk.section, chunk.page);
+            return Err(MapError::NoTable { va, tables: self.l2.len() as u32 });
         }
-        for chunk in chunks(va, frames) {
+        for chunk in self.chunks(va, frames) {
             if !lacks(self, &chunk) {
                 continue;
             }
             if let Tables::OnDemand { used } = &mut self.tables {
                 let table = *used as usize;
                 *used += 1;
-                let (section, _) = self.slot(chunk.va);
+                let section = chunk.section;
                 self.l2[table] = [L2Desc::FAULT; L2_ENTRIES];
-                self.publish_l2(mmu, table, 0, L2_ENTRIES);
+                self.publish_l2(mmu, table, 0..L2_ENTRIES);
                 self.l1[section] = L1Desc::table(self.table_at(table));
                 self.publish_l1(mmu, section, 1);
             }
@@ -415,12 +428,6 @@ impl<'m> Region<'m> {
     /// lost, and a walk cache may hold it.
     fn keeps_table(&self, section: usize) -> bool {
         matches!(self.tables, Tables::OnDemand { .. }) && self.table_of(section).is_some()
-    }
-
-    /// The section and the page in it of an address in the region.
-    const fn slot(&self, va: VirtAddr) -> (usize, usize) {
-        let offset = va.raw() - self.range.start().raw();
-        ((offset / SECTION_SIZE) as usize, ((offset % SECTION_SIZE) / FRAME_SIZE) as usize)
     }
 
     /// Which of the region's tables translates a section, if one does.
@@ -446,9 +453,9 @@ impl<'m> Region<'m> {
         mmu.publish(at, as_words(&self.l1[first..first + count]));
     }
 
-    fn publish_l2<M: Mmu>(&self, mmu: &M, table: usize, first: usize, count: usize) {
-        let at = PhysAddr::new(self.table_at(table).raw() + 4 * first as u32);
-        mmu.publish(at, as_words(&self.l2[table][first..first + count]));
+    fn publish_l2<M: Mmu>(&self, mmu: &M, table: usize, entries: Range<usize>) {
+        let at = PhysAddr::new(self.table_at(table).raw() + 4 * entries.start as u32);
+        mmu.publish(at, as_words(&self.l2[table][entries]));
     }
 }
 

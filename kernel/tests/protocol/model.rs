@@ -598,7 +598,7 @@ impl Protocol {
             Mock => [(state.port, &state.port_knows), (state.running, &state.knows)],
         };
         mine.is_some_and(|at| match self.next(at, knows) {
-            Some((_, Op::Map(_) | Op::Unmap | Op::Hold(_), _)) => !self.holds_lock(other, others),
+            Some((_, Op::Map(_) | Op::Unmap, _)) => !self.holds_lock(other, others),
             _ => true,
         })
     }
