@@ -146,13 +146,6 @@ pub struct Effort {
 }
 
 impl Effort {
-    const NONE: Self = Self {
-        transitions: 0,
-        map_changes: 0,
-        cleaned: Lines { inner: 0, outer: 0 },
-        invalidated: Lines { inner: 0, outer: 0 },
-    };
-
     /// Cache lines maintained, whatever the operation.
     pub fn lines(&self) -> Lines {
         self.cleaned + self.invalidated
@@ -182,10 +175,16 @@ struct Raw<M: Machine + 'static> {
 
 /// What a buffer consists of. It stays where it is while the buffer moves from state to state, or each move would copy
 /// it.
+///
+/// In this order no two counters of lines are next to each other: zeroing them is a store each, and no call that fills
+/// memory.
+#[repr(C)]
 pub(super) struct Body {
+    cleaned: Cell<Lines>,
     frames: FrameRange,
     va: VirtAddr,
     bytes: u32,
+    invalidated: Cell<Lines>,
     bus: BusAddr,
     mapped: Cell<Option<Mapped>>,
     knows: Cell<Knowledge>,
@@ -193,8 +192,11 @@ pub(super) struct Body {
     in_ledger: Cell<bool>,
     /// A device was told the address and not yet made to forget it.
     exposed: Cell<bool>,
-    effort: Cell<Effort>,
+    transitions: Cell<u32>,
+    map_changes: Cell<u32>,
 }
+
+const NO_LINES: Lines = Lines { inner: 0, outer: 0 };
 
 impl Body {
     /// Nobody's.
@@ -208,7 +210,10 @@ impl Body {
             knows: Cell::new(Knowledge::new(Residue::Nothing)),
             in_ledger: Cell::new(true),
             exposed: Cell::new(false),
-            effort: Cell::new(Effort::NONE),
+            cleaned: Cell::new(NO_LINES),
+            invalidated: Cell::new(NO_LINES),
+            transitions: Cell::new(0),
+            map_changes: Cell::new(0),
         }
     }
 
@@ -272,19 +277,19 @@ impl<M: Machine> Raw<M> {
         match op {
             Op::Map(memory) => {
                 self.mapped.set(Some(self.dma.map(self.va, self.frames, memory)));
-                self.tally(|effort| effort.map_changes += 1);
+                self.map_changes.set(self.map_changes.get() + 1);
             }
             Op::Unmap => {
                 // It is missing only where a panic unwinds that began with it taken.
                 if let Some(mapped) = self.mapped.take() {
                     self.dma.unmap(mapped);
-                    self.tally(|effort| effort.map_changes += 1);
+                    self.map_changes.set(self.map_changes.get() + 1);
                 }
             }
             Op::Clean => {
                 let lines = self.maintain(knows.written, M::clean);
                 self.dma.counters.cleaned.add(lines);
-                self.tally(|effort| effort.cleaned += lines);
+                self.cleaned.set(self.cleaned.get() + lines);
             }
             Op::Invalidate => self.drop_lines(knows.stale, M::invalidate),
             Op::Discard => self.for_each_residue(|run, residue| {
@@ -310,7 +315,7 @@ impl<M: Machine> Raw<M> {
                 // All of it went through the same from here on.
                 self.in_ledger.set(false);
                 self.dma.standings[self.slot.0].set(holder, knows.residue);
-                self.tally(|effort| effort.transitions += 1);
+                self.transitions.set(self.transitions.get() + 1);
             }
         }
     }
@@ -329,7 +334,7 @@ impl<M: Machine> Raw<M> {
     fn drop_lines(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) {
         let lines = self.maintain(span, work);
         self.dma.counters.invalidated.add(lines);
-        self.tally(|effort| effort.invalidated += lines);
+        self.invalidated.set(self.invalidated.get() + lines);
     }
 
     fn maintain(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) -> Lines {
@@ -338,12 +343,6 @@ impl<M: Machine> Raw<M> {
         let lines = work(self.dma.machine, part);
         self.mapped.set(Some(mapped));
         lines
-    }
-
-    fn tally(&self, add: impl FnOnce(&mut Effort)) {
-        let mut effort = self.effort.get();
-        add(&mut effort);
-        self.effort.set(effort);
     }
 
     /// Where some of its frames are.
@@ -416,7 +415,12 @@ macro_rules! common {
 
             /// What it took so far.
             pub fn effort(&self) -> Effort {
-                self.raw.effort.get()
+                Effort {
+                    transitions: self.raw.transitions.get(),
+                    map_changes: self.raw.map_changes.get(),
+                    cleaned: self.raw.cleaned.get(),
+                    invalidated: self.raw.invalidated.get(),
+                }
             }
         }
 
@@ -449,7 +453,10 @@ impl<M: Machine> Contiguous<M> {
         body.knows.set(Knowledge::new(residue));
         body.in_ledger.set(true);
         body.exposed.set(false);
-        body.effort.set(Effort::NONE);
+        body.cleaned.set(NO_LINES);
+        body.invalidated.set(NO_LINES);
+        body.transitions.set(0);
+        body.map_changes.set(0);
         Self { raw: Raw { dma, slot, body: Some(body) } }
     }
 

@@ -289,7 +289,11 @@ impl<'m> Ledger<'m> {
     /// The images, a bit each, that the buffers right before and after these frames are mapped in: two at most. A run's
     /// neighbours do not count: each run has its own sections.
     pub fn images_near(&self, frames: FrameRange) -> u32 {
-        let Some((run, first)) = self.run_of(frames) else { return 0 };
+        self.run_of(frames).map_or(0, |(run, first)| self.images_beside(run, first, frames))
+    }
+
+    #[inline]
+    fn images_beside(&self, run: FrameRange, first: usize, frames: FrameRange) -> u32 {
         let (start, end) = (frames.start() - run.start(), frames.end() - run.start());
         let before = if start > 0 { self.image_at(first, start - 1) } else { 0 };
         before | if end < run.count() { self.image_at(first, end) } else { 0 }
@@ -300,25 +304,34 @@ impl<'m> Ledger<'m> {
         self.run_of(frames).map_or(0, |(run, first)| self.image_at(first, frames.start() - run.start()))
     }
 
-    /// Notes which image a buffer of these frames is mapped in, whenever it is.
-    pub fn take_image(&mut self, frames: FrameRange, image: u32) {
-        self.set_image(frames, image + 1);
+    /// Finds an image, one of the first `count`, in which no neighbour of these frames is, and notes that a buffer of
+    /// them is mapped in it, whenever it is.
+    pub fn take_image(&mut self, frames: FrameRange, count: u32) -> Option<u32> {
+        let (run, first) = self.run_of(frames)?;
+        let image = (!self.images_beside(run, first, frames)).trailing_zeros();
+        (image < count).then(|| {
+            self.set_image(run, first, frames, image + 1);
+            image
+        })
     }
 
-    /// Forgets it.
+    /// Forgets the image of a buffer of these frames.
     pub fn give_image(&mut self, frames: FrameRange) {
-        self.set_image(frames, 0);
+        if let Some((run, first)) = self.run_of(frames) {
+            self.set_image(run, first, frames, 0);
+        }
     }
 
     /// The image, as a bit, noted for a frame of the run whose first cell is `first`.
+    #[inline]
     fn image_at(&self, first: usize, offset: u32) -> u32 {
         let [low, high] = self.cells[first + (offset / CELL_FRAMES) as usize].image;
         let bit = offset % CELL_FRAMES;
         (1 << (low >> bit & 1 | (high >> bit & 1) << 1)) >> 1
     }
 
-    fn set_image(&mut self, frames: FrameRange, number: u32) {
-        let Some((run, first)) = self.run_of(frames) else { return };
+    #[inline]
+    fn set_image(&mut self, run: FrameRange, first: usize, frames: FrameRange, number: u32) {
         for offset in [frames.start() - run.start(), frames.end() - 1 - run.start()] {
             let bit = offset % CELL_FRAMES;
             let [low, high] = &mut self.cells[first + (offset / CELL_FRAMES) as usize].image;
@@ -358,10 +371,12 @@ impl<'m> Ledger<'m> {
     }
 
     /// The run that has all of the frames, at least one, and the place of its first cell.
+    #[inline]
     fn run_of(&self, frames: FrameRange) -> Option<(FrameRange, usize)> {
         self.ranges.iter().find(|(run, _)| run.covers(frames) && !frames.is_empty()).copied()
     }
 
+    #[inline]
     fn place_of(&self, frames: FrameRange) -> Option<Place> {
         let (run, first) = self.run_of(frames)?;
         let start = frames.start() - run.start();
@@ -387,12 +402,14 @@ struct Place {
 
 impl Place {
     /// Its cells, its bits in the first of them and in the last.
+    #[inline]
     fn masks(self) -> (core::ops::Range<usize>, u32, u32) {
         let last = self.bit + self.count - 1;
         let cells = self.cell..self.cell + (last / CELL_FRAMES) as usize + 1;
         (cells, u32::MAX << self.bit, u32::MAX >> (CELL_FRAMES - 1 - last % CELL_FRAMES))
     }
 
+    #[inline]
     fn each(self, cells: &mut [Cell], mut each: impl FnMut(&mut Cell, u32)) {
         let (range, from, to) = self.masks();
         match &mut cells[range] {
@@ -408,6 +425,7 @@ impl Place {
         }
     }
 
+    #[inline]
     fn look(self, cells: &[Cell], mut look: impl FnMut(&Cell, u32)) {
         let (range, from, to) = self.masks();
         match &cells[range] {

@@ -285,16 +285,13 @@ impl<'m> Region<'m> {
         access: Access,
     ) -> Result<Mapped, MapError> {
         self.check(va, frames)?;
-        self.provide_tables(mmu, va, frames)?;
+        if let Tables::OnDemand { used } = self.tables {
+            self.provide_tables(mmu, va, frames, used)?;
+        }
         for chunk in self.chunks(va, frames) {
             let section = chunk.section;
             if chunk.is_section() && !self.keeps_table(section) {
-                self.l1[section] = L1Desc::section(chunk.pa, memory, access, self.share);
-                self.publish_l1(mmu, section, 1);
-                if matches!(self.tables, Tables::OneEach { .. }) {
-                    // The entry pointed to a table. No leaf of it was valid, but a walk cache may hold the pointer.
-                    mmu.invalidate_tlb(self.address_of(section, 0), FRAME_SIZE);
-                }
+                self.describe_section(mmu, chunk, memory, access);
             } else {
                 let (share, table) = (self.share, self.table_of(section).expect("tables were provided"));
                 let entries = &mut self.l2[table];
@@ -309,6 +306,17 @@ impl<'m> Region<'m> {
             }
         }
         Ok(Mapped { va, frames, memory })
+    }
+
+    #[inline(never)]
+    fn describe_section<M: Mmu>(&mut self, mmu: &M, chunk: Chunk, memory: MemoryType, access: Access) {
+        let section = chunk.section;
+        self.l1[section] = L1Desc::section(chunk.pa, memory, access, self.share);
+        self.publish_l1(mmu, section, 1);
+        if matches!(self.tables, Tables::OneEach { .. }) {
+            // The entry pointed to a table. No leaf of it was valid, but a walk cache may hold the pointer.
+            mmu.invalidate_tlb(self.address_of(section, 0), FRAME_SIZE);
+        }
     }
 
     /// Ends a mapping: when this returns, no access reaches the frames through it, and none is in flight.
@@ -353,26 +361,22 @@ impl<'m> Region<'m> {
         if !self.range.contains(va) || last > self.range.sections() * SECTION_PAGES {
             return Err(MapError::OutsideRegion { va, frames });
         }
-        let occupied = |section, page| MapError::Occupied { va: self.address_of(section, page) };
-        for chunk in self.chunks(va, frames) {
-            let section = chunk.section;
-            if let Tables::OneEach { mapped } = &self.tables
-                && mapped[section] == 0
-            {
-                continue;
-            }
-            match self.table_of(section) {
-                Some(table) => {
-                    let entries = &self.l2[table][chunk.entries()];
-                    if let Some(page) = entries.iter().position(|&entry| entry != L2Desc::FAULT) {
-                        return Err(occupied(section, chunk.page + page as u32));
-                    }
-                }
-                None if self.l1[section] == L1Desc::FAULT => {}
-                None => return Err(occupied(section, chunk.page)),
-            }
-        }
-        Ok(())
+        let occupied = self.chunks(va, frames).find_map(|chunk| {
+            let empty = matches!(&self.tables, Tables::OneEach { mapped } if mapped[chunk.section] == 0);
+            if empty { None } else { self.occupied(chunk) }
+        });
+        occupied.map_or(Ok(()), |va| Err(MapError::Occupied { va }))
+    }
+
+    /// The first address of a chunk where something is mapped.
+    #[inline(never)]
+    fn occupied(&self, chunk: Chunk) -> Option<VirtAddr> {
+        let page = match self.table_of(chunk.section) {
+            Some(table) => self.l2[table][chunk.entries()].iter().position(|&entry| entry != L2Desc::FAULT)?,
+            None if self.l1[chunk.section] == L1Desc::FAULT => return None,
+            None => 0,
+        };
+        Some(self.address_of(chunk.section, chunk.page + page as u32))
     }
 
     /// The parts of a mapping, which is inside of the region: a section each, from the lowest.
@@ -398,10 +402,9 @@ impl<'m> Region<'m> {
     }
 
     /// Gives every section that will hold pages a table, or none of them if there are too few.
-    fn provide_tables<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange) -> Result<(), MapError> {
-        let Tables::OnDemand { used } = self.tables else { return Ok(()) };
-        let lacks =
-            |region: &Self, chunk: &Chunk| !chunk.is_section() && region.l1[chunk.section] == L1Desc::FAULT;
+    #[inline(never)]
+    fn provide_tables<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange, used: u32) -> Result<(), MapError> {
+        let lacks = |region: &Self, chunk: &Chunk| !chunk.is_section() && region.l1[chunk.section] == L1Desc::FAULT;
         let left = self.l2.len() - used as usize;
         if let Some(chunk) = self.chunks(va, frames).filter(|chunk| lacks(self, chunk)).nth(left) {
             let va = self.address_of(chunk.section, chunk.page);
