@@ -3,7 +3,8 @@
 //! Guarantees: a buffer's frames have at most one mapping, with one attribute (I1), claimed in the ledger before it
 //! is made and released after it is gone from every TLB (I3); while a device owns a buffer no value of this API names
 //! its bytes and no mapping of them exists (I4); whoever gets a buffer finds zeros in it (I5). The lock is held over
-//! updates of indexes, ledger and descriptors, never over zeroing, copying or cache work.
+//! updates of indexes, ledger and descriptors, never over zeroing, copying or cache work; a change of hands that maps and
+//! unmaps nothing takes none.
 //!
 //! Any core may call anything here at any time, and so may interrupt handlers: the lock masks interrupts
 //! ([`sync`](crate::sync)). What takes long takes long there too: making a buffer zeroes it, a hand-over maintains its
