@@ -84,7 +84,7 @@ pub enum Op {
     Zero,
     /// All that was written and cleaned is seen by bus masters before a device is told.
     DeviceBarrier,
-    /// The records say from now on who may touch the bytes.
+    /// The records say from now on who may touch the bytes: one store, without the lock of mappings.
     Hold(Holder),
     /// The ledger says from now on what the caches may hold of frames that are no buffer's.
     Mark(Residue),
