@@ -4,19 +4,20 @@
 //! a refusal says why and takes nothing from anybody. The index of free frames stands outside the carved memory, which
 //! nobody can read while it is idle.
 //!
-//! Each frame is one of: held by a buffer; idle; in the [reserve](super::reserve), idle and zeroed; [lent](super::loan);
-//! or a contract slot's, and then held, idle or lent for that slot alone. An allocation takes from the reserve, else from
-//! what is idle, else it recalls the cheapest window of what is idle and lent.
+//! Each frame is one of: held by a buffer; idle; [lent](super::loan); or a contract slot's, and then held, idle or lent
+//! for that slot alone. An allocation takes from what is idle, else it recalls the cheapest window of what is idle and
+//! lent. Idle time prepares the next ones: see [`reserve`](super::reserve).
 
 use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr};
 use crate::boot::directmap::CarveOut;
 use crate::cma::index::{Index, MAX_ALIGN_ORDER, Node};
 use crate::cma::loan::{Batch, Kind, LendError, Lending, Loan, LoanError, Priority};
-use crate::cma::reserve::Reserve;
+use crate::cma::reserve::{Request, Reserve};
 use alloc::vec;
 use alloc::vec::Vec;
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt;
+use core::ops::Range;
 
 /// The largest alignment an allocation can ask for, in bytes.
 pub const MAX_ALIGN: u32 = FRAME_SIZE << MAX_ALIGN_ORDER;
@@ -133,8 +134,10 @@ pub(crate) fn heap_index(first: u32, units: u32) -> Index<'static> {
 #[derive(Debug)]
 struct Run {
     frames: FrameRange,
-    /// Frames that are neither held, lent, in the reserve, nor a contract's.
+    /// Frames that are neither held, lent, being zeroed, nor a contract's.
     idle: Index<'static>,
+    /// All that became idle since idle time went through it lies in here.
+    unseen: Range<u32>,
     /// Frames of idle contract slots that are not lent. There once a contract is, if the area is lendable.
     spare: Option<Index<'static>>,
 }
@@ -149,7 +152,7 @@ impl Run {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
     pub(crate) frames: FrameRange,
-    /// They are the reserve's: zeroed.
+    /// They are known to be zeroed.
     pub(crate) zeroed: bool,
     /// Loans among them are to be moved before their first use.
     pub(crate) moves: bool,
@@ -180,7 +183,10 @@ pub struct Area {
 impl Area {
     /// Makes a carve-out allocatable. The index is taken from the heap once, here, and never given back.
     pub fn new(carved: &CarveOut) -> Self {
-        let run = |&frames: &FrameRange| Run { frames, idle: heap_index(frames.start(), frames.count()), spare: None };
+        let run = |&frames: &FrameRange| {
+            let idle = heap_index(frames.start(), frames.count());
+            Run { frames, unseen: idle.units(), idle, spare: None }
+        };
         let mut name = ArrayString::new();
         name.push_str(carved.name());
         let runs = carved.ranges().iter().map(run).collect();
@@ -202,30 +208,48 @@ impl Area {
         self.runs.iter().map(|run| run.frames)
     }
 
-    /// Bytes that no buffer and no contract holds: idle, in the reserve, or lent.
+    /// Bytes that no buffer and no contract holds: idle, or lent.
     pub fn free_bytes(&self) -> u64 {
-        let mut frames = self.runs.iter().map(|run| u64::from(run.idle.free_units())).sum::<u64>();
-        frames += u64::from(self.reserve.frames());
+        let mut frames = self.idle_frames();
         if let Some(lending) = &self.lending {
-            frames += u64::from(lending.lent_available());
+            frames += lending.lent_available();
         }
-        frames << FRAME_SHIFT
+        u64::from(frames) << FRAME_SHIFT
+    }
+
+    /// Idle frames, those that are being zeroed included.
+    fn idle_frames(&self) -> u32 {
+        let zeroing = self.reserve.zeroing.map_or(0, FrameRange::count);
+        self.runs.iter().map(|run| run.idle.free_units()).sum::<u32>() + zeroing
     }
 
     /// Bytes of the largest run of them.
-    pub fn largest_run(&self) -> u64 {
-        let mut largest = 0;
-        self.for_each_available(|run| largest = run.bytes().max(largest));
-        largest
+    pub fn largest_run(&mut self) -> u64 {
+        self.largest_of(core::iter::once)
     }
 
-    /// Runs of frames that an allocation can have; those of the reserve apart.
-    fn for_each_available(&self, mut each: impl FnMut(FrameRange)) {
-        self.reserve.extents().for_each(&mut each);
+    /// The same within places in a run of the area.
+    fn largest_of<P: Iterator<Item = FrameRange>>(&mut self, places: impl Fn(FrameRange) -> P) -> u64 {
+        let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0);
+        let mut largest = 0;
+        for run in &mut self.runs {
+            for place in places(run.frames) {
+                let frames = match lending {
+                    Some(lending) => lending.largest_available(place),
+                    None => run.idle.largest_run_in(place.start()..place.end()),
+                };
+                largest = frames.max(largest);
+            }
+        }
+        u64::from(largest) << FRAME_SHIFT
+    }
+
+    /// Runs of frames that an allocation can have.
+    fn for_each_available(&mut self, each: impl FnMut(FrameRange)) {
         if let Some(lending) = &self.lending {
             return lending.for_each_available(each);
         }
-        let runs = self.runs.iter().flat_map(|run| run.idle.runs());
+        let runs = self.runs.iter_mut().flat_map(|run| run.idle.runs());
         runs.filter_map(|free| FrameRange::between(free.start, free.end)).for_each(each);
     }
 
@@ -240,22 +264,15 @@ impl Area {
         places: impl Fn(FrameRange) -> P,
     ) -> Result<Taken, AllocError> {
         let (count, order) = shape(bytes, align)?;
+        let liked = if count >= 16 { order.max(4) } else { order };
+        if let Some(taken) = self.take_foreseen(count, liked, &places) {
+            return Ok(taken);
+        }
         let (wanted, free) = (u64::from(count) << FRAME_SHIFT, self.free_bytes());
         if free < wanted {
             return Err(AllocError::NoCapacity { wanted, free });
         }
-        let liked = if count >= 16 { order.max(4) } else { order };
-        let reserved = if self.reserve.is_empty() { None } else { self.take_reserved(count, liked, order, &places) };
-        if let Some(frames) = reserved {
-            return Ok(Taken { frames, zeroed: true, moves: false });
-        }
-        let mut found = self.take_idle(count, liked, order, &places);
-        if found.is_none() && !self.reserve.is_empty() {
-            // The reserve may join what is idle.
-            self.dissolve_reserve();
-            found = self.take_idle(count, liked, order, &places);
-        }
-        if let Some(frames) = found {
+        if let Some(frames) = self.take_idle(count, liked, order, &places) {
             self.hold(frames);
             return Ok(Taken { frames, zeroed: false, moves: false });
         }
@@ -265,17 +282,26 @@ impl Area {
         }
     }
 
-    fn take_reserved<P: Iterator<Item = FrameRange>>(
+    /// What [`take_idle`](Self::take_idle) would take, if idle time found it out.
+    fn take_foreseen<P: Iterator<Item = FrameRange>>(
         &mut self,
         count: u32,
-        liked: u8,
         order: u8,
         places: impl Fn(FrameRange) -> P,
-    ) -> Option<FrameRange> {
-        let (runs, lending) = (&mut self.runs, &mut self.lending);
-        let mut spill = |frames| to_idle(runs, lending, frames);
-        let liking = self.reserve.take(count, liked.into(), &places, &mut spill);
-        liking.or_else(|| if liked == order { None } else { self.reserve.take(count, order.into(), &places, spill) })
+    ) -> Option<Taken> {
+        if self.reserve.stock == 0 {
+            return None;
+        }
+        let (run, place) = self.runs.iter_mut().find_map(|run| {
+            let place = places(run.frames).find(|place| place.count() >= count)?;
+            Some((run, place))
+        })?;
+        let start = self.reserve.place_of(Request { count, order, place }, run.idle.version())?;
+        run.idle.take(start, count).ok()?;
+        let zeroed = run.unseen.is_empty();
+        let frames = FrameRange::new(start, count)?;
+        self.hold(frames);
+        Some(Taken { frames, zeroed, moves: false })
     }
 
     fn take_idle<P: Iterator<Item = FrameRange>>(
@@ -310,7 +336,7 @@ impl Area {
         found.min_by_key(|found| found.1).map(|found| found.0)
     }
 
-    /// Takes a window that is idle or lent, the reserve being dissolved. Whether loans in it are to be moved.
+    /// Takes a window that is idle or lent. Whether loans in it are to be moved.
     fn take_window(&mut self, frames: FrameRange) -> bool {
         self.hold(frames);
         self.reclaim(frames, false)
@@ -337,11 +363,6 @@ impl Area {
         }
     }
 
-    fn dissolve_reserve(&mut self) {
-        let (runs, lending) = (&mut self.runs, &mut self.lending);
-        self.reserve.dissolve(|extent| to_idle(runs, lending, extent));
-    }
-
     /// Why there is no room, although enough is idle or lent.
     fn why_not<P: Iterator<Item = FrameRange>>(
         &mut self,
@@ -350,32 +371,20 @@ impl Area {
         places: impl Fn(FrameRange) -> P,
     ) -> AllocError {
         let wanted = u64::from(count) << FRAME_SHIFT;
-        let Some(lending) = &self.lending else {
-            if !self.runs.iter_mut().any(|run| run.idle.has(count, order)) {
-                return AllocError::Fragmented { wanted, free: self.free_bytes(), largest: self.largest_run() };
+        let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0);
+        let elsewhere = if let Some(lending) = lending {
+            let barred = |place| lending.barred_by_open(place, count, order.into());
+            if let Some(frame) = self.runs.iter().find_map(|run| places(run.frames).find_map(barred)) {
+                return AllocError::Open { frame: frame.base() };
             }
-            let mut largest = 0;
-            self.for_each_available(|run| {
-                largest = places(run).map(FrameRange::bytes).max().unwrap_or(0).max(largest);
-            });
-            return AllocError::OutOfReach { wanted, largest };
+            self.runs.iter().any(|run| lending.search(run.frames, count, order.into(), false).is_some())
+        } else {
+            self.runs.iter_mut().any(|run| run.idle.has(count, order))
         };
-        let fits = |run: FrameRange| {
-            let start = u64::from(run.start()).next_multiple_of(1 << order);
-            start + u64::from(count) <= u64::from(run.end())
-        };
-        let (mut elsewhere, mut largest, mut reached) = (false, 0, 0);
-        lending.for_each_available(|run| {
-            elsewhere |= fits(run);
-            largest = run.bytes().max(largest);
-            reached = places(run).map(FrameRange::bytes).max().unwrap_or(0).max(reached);
-        });
-        let barred = |place| lending.barred_by_open(place, count, order.into());
-        let open = self.runs.iter().find_map(|run| places(run.frames).find_map(barred));
-        match open {
-            Some(frame) => AllocError::Open { frame: frame.base() },
-            None if elsewhere => AllocError::OutOfReach { wanted, largest: reached },
-            None => AllocError::Fragmented { wanted, free: self.free_bytes(), largest },
+        if elsewhere {
+            AllocError::OutOfReach { wanted, largest: self.largest_of(places) }
+        } else {
+            AllocError::Fragmented { wanted, free: self.free_bytes(), largest: self.largest_run() }
         }
     }
 
@@ -393,7 +402,7 @@ impl Area {
     /// Finds disjoint runs for buffers of these shapes, (frames, order), the first first: where they could be once all
     /// loans are recalled. Changes nothing; takes scratch memory from the heap. The error says which was refused.
     pub(crate) fn plan<P: Iterator<Item = FrameRange>>(
-        &self,
+        &mut self,
         shapes: &[(u32, u8)],
         places: impl Fn(FrameRange) -> P,
     ) -> Result<Vec<FrameRange>, (usize, AllocError)> {
@@ -425,16 +434,13 @@ impl Area {
             let Some(start) = found else {
                 let wanted = u64::from(count) << FRAME_SHIFT;
                 let free = scratch.iter().map(|(_, index)| u64::from(index.free_units())).sum::<u64>() << FRAME_SHIFT;
-                let largest = scratch.iter().map(|(_, index)| u64::from(index.largest_run())).max().unwrap_or(0);
+                let largest = scratch.iter_mut().map(|(_, index)| u64::from(index.largest_run())).max().unwrap_or(0);
                 let largest = largest << FRAME_SHIFT;
-                let reached = scratch.iter().map(|(run, index)| {
-                    let free = |place: FrameRange| {
-                        let runs = index.runs().filter_map(|free| FrameRange::between(free.start, free.end));
-                        runs.map(|free| free.intersection(place).bytes()).max().unwrap_or(0)
-                    };
+                let reached = scratch.iter_mut().map(|(run, index)| {
+                    let free = |place: FrameRange| index.largest_run_in(place.start()..place.end());
                     places(*run).map(free).max().unwrap_or(0)
                 });
-                let reached = reached.max().unwrap_or(0);
+                let reached = u64::from(reached.max().unwrap_or(0)) << FRAME_SHIFT;
                 return Err((
                     n,
                     if free < wanted {
@@ -461,7 +467,6 @@ impl Area {
                 run.spare = Some(spare);
             }
         }
-        self.dissolve_reserve();
         planned.iter().fold(false, |moves, &frames| self.take_window(frames) | moves)
     }
 
@@ -515,12 +520,12 @@ impl Area {
         if !self.lendable {
             return Err(LendError::NotLendable);
         }
-        let runs = &self.runs;
+        let runs = &mut self.runs;
         let lending = self.lending.get_or_insert_with(|| {
             let mut lending = Lending::new(runs.iter().map(|run| run.frames));
-            let free = runs.iter().flat_map(|run| run.idle.runs());
+            let free = runs.iter_mut().flat_map(|run| run.idle.runs());
             let idle = free.filter_map(|free| FrameRange::between(free.start, free.end));
-            // The reserve's stay held: they are never lent, nor part of a recall.
+            // Those being zeroed stay held until they are.
             idle.for_each(|frames| lending.set_held(frames, false));
             lending
         });
@@ -542,7 +547,7 @@ impl Area {
         self.lending.as_ref()?.borrower_of(frame.number())
     }
 
-    /// Lends up to `count` frames: idle ones but for what the reserve lacks, then idle contract slots', then the
+    /// Lends up to `count` frames: idle ones but for the reserve, then idle contract slots', then the
     /// refuge's. `cached` says of frames whether lines of them may be cached.
     pub(crate) fn borrow(
         &mut self,
@@ -555,7 +560,8 @@ impl Area {
         let wanted = pages.end - pages.start;
         let mut got = 0;
         let idle: u32 = self.runs.iter().map(|run| run.idle.free_units()).sum();
-        let mut idle = idle.saturating_sub(self.reserve.missing());
+        let zeroing = self.reserve.zeroing.map_or(0, FrameRange::count);
+        let mut idle = idle.saturating_sub(self.reserve.stock.saturating_sub(zeroing));
         for contracted in [false, true] {
             for run in self.runs.iter_mut().filter(|run| !contracted || run.spare.is_some()) {
                 let index = run.index_mut(contracted);
@@ -619,71 +625,86 @@ impl Area {
     // --- the reserve ---
 
     pub(crate) const fn set_stock(&mut self, frames: u32) {
-        self.reserve.set_stock(frames);
+        self.reserve.stock = frames;
     }
 
     /// Frames neither held by a buffer nor lent.
     pub(crate) fn unlent(&self) -> u32 {
         let spare = |run: &Run| run.spare.as_ref().map_or(0, Index::free_units);
-        self.runs.iter().map(|run| run.idle.free_units() + spare(run)).sum::<u32>() + self.reserve.frames()
+        self.idle_frames() + self.runs.iter().map(spare).sum::<u32>()
     }
 
+    /// Of those, what is kept from borrowers.
     pub(crate) fn reserved(&self) -> u32 {
-        self.reserve.frames()
+        self.reserve.stock.min(self.idle_frames())
     }
 
-    /// Takes up to `most` frames that the reserve lacks: next to what it has, or in the longest idle run, or, where
-    /// nothing is idle, from discardable loans.
-    pub(crate) fn take_for_reserve(&mut self, most: u32) -> Option<FrameRange> {
-        let missing = self.reserve.missing();
-        let count = missing.min(most);
-        if count == 0 {
+    /// Whether another core zeroes frames that are idle otherwise.
+    pub(crate) const fn is_zeroing(&self) -> bool {
+        self.reserve.zeroing.is_some()
+    }
+
+    /// The same, and no more of them from now on, until somebody asks who finds that they are idle.
+    pub(crate) const fn waits_for_zeroing(&mut self) -> bool {
+        self.reserve.awaited = self.is_zeroing();
+        self.reserve.awaited
+    }
+
+    /// The next up to `most` frames that may not be zeroed yet: idle ones or, where fewer are idle than are to be,
+    /// discardable loans'. They are nobody's until [`end_zeroing`](Self::end_zeroing).
+    pub(crate) fn begin_zeroing(&mut self, most: u32) -> Option<FrameRange> {
+        if self.reserve.stock == 0 || self.reserve.awaited {
             return None;
         }
-        let grown = self.reserve.extents().find_map(|extent| {
-            let run = self.runs.iter_mut().find(|run| run.frames.covers(extent))?;
-            let mut count = count.min(run.frames.end() - extent.end());
-            while count > 0 {
-                if run.idle.take(extent.end(), count).is_ok() {
-                    return FrameRange::new(extent.end(), count);
-                }
-                count /= 2;
-            }
-            None
-        });
-        if let Some(frames) = grown.or_else(|| self.start_of_extent(missing, count)) {
-            self.hold(frames);
-            return Some(frames);
-        }
-        let everywhere = |run: FrameRange| core::iter::once(run);
-        let window = self.window(count, 0, true, everywhere).or_else(|| self.window(1, 0, true, everywhere))?;
-        let moves = self.take_window(window);
-        debug_assert!(!moves, "only discardable loans");
-        Some(window)
-    }
-
-    /// The first `count` frames of an idle run that would hold all that is missing, or else of the longest.
-    fn start_of_extent(&mut self, missing: u32, count: u32) -> Option<FrameRange> {
-        let place = |run: &mut Run| {
-            let wanted = missing.min(run.idle.largest_run());
-            let start = run.idle.alloc(wanted, 8, 0..u32::MAX).or_else(|| run.idle.alloc(wanted, 0, 0..u32::MAX))?;
-            let count = count.min(wanted);
-            if count < wanted {
-                run.idle.free(start + count, wanted - count).expect("just taken");
-            }
-            FrameRange::new(start, count)
+        let next = |run: &mut Run| {
+            let Some(free) = run.idle.first_run(run.unseen.clone()) else {
+                run.unseen = 0..0;
+                return None;
+            };
+            let count = most.min(free.end - free.start);
+            run.unseen.start = free.start + count;
+            run.idle.take(free.start, count).ok()?;
+            FrameRange::new(free.start, count)
         };
-        let run = self.runs.iter_mut().max_by_key(|run| run.idle.largest_run())?;
-        place(run)
+        let frames = if let Some(frames) = self.runs.iter_mut().find_map(next) {
+            self.hold(frames);
+            frames
+        } else {
+            let count = self.reserve.stock.saturating_sub(self.idle_frames()).min(most);
+            if count == 0 {
+                return None;
+            }
+            let window = |count| self.window(count, 0, true, core::iter::once);
+            let window = window(count).or_else(|| window(1))?;
+            let moves = self.take_window(window);
+            debug_assert!(!moves, "only discardable loans");
+            window
+        };
+        self.reserve.zeroing = Some(frames);
+        Some(frames)
     }
 
-    /// Adds frames that [`take_for_reserve`](Self::take_for_reserve) took, zeroed since.
-    pub(crate) fn add_to_reserve(&mut self, frames: FrameRange) {
-        let runs = &self.runs;
-        let joins = |frame| runs.iter().all(|run| run.frames.start() != frame);
-        if let Err(spilled) = self.reserve.add(frames, joins) {
-            to_idle(&mut self.runs, &mut self.lending, spilled);
+    /// They are zeroed, and idle.
+    pub(crate) fn end_zeroing(&mut self, frames: FrameRange) {
+        self.reserve.zeroing = None;
+        let idle = &mut run_mut(&mut self.runs, frames).idle;
+        idle.free(frames.start(), frames.count()).expect("frames that were taken");
+        if let Some(lending) = &mut self.lending {
+            lending.set_held(frames, false);
         }
+    }
+
+    /// Finds the place for one of the kinds of request that are made; whether one was left to do.
+    pub(crate) fn foresee(&mut self) -> bool {
+        for kind in &mut self.reserve.kinds {
+            let Request { count, order, place } = kind.request;
+            let idle = &mut run_mut(&mut self.runs, place).idle;
+            if kind.foreseen.is_none_or(|(version, _)| version != idle.version()) {
+                kind.foreseen = Some((idle.version(), idle.find(count, order, place.start()..place.end())));
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -700,14 +721,23 @@ fn to_idle(runs: &mut [Run], lending: &mut Option<Lending>, frames: FrameRange) 
 }
 
 fn free_in(runs: &mut [Run], frames: FrameRange, contracted: bool) {
-    let index = run_mut(runs, frames).index_mut(contracted);
+    let run = run_mut(runs, frames);
+    if !contracted {
+        let Range { start, end } = run.unseen.clone();
+        let all =
+            if start < end { start.min(frames.start())..end.max(frames.end()) } else { frames.start()..frames.end() };
+        run.unseen = all;
+    }
+    let index = run.index_mut(contracted);
     index.free(frames.start(), frames.count()).expect("frames that were taken");
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::cma::loan::{NotOpen, Place};
+    use crate::cma::loan::{NotOpen, Opening, Place, SPARES};
+    use proptest::prelude::*;
+    use std::vec::Vec;
 
     const FIRST: u32 = 0x60000;
 
@@ -764,6 +794,211 @@ mod tests {
             assert!(matches!(opening.place, Place::Refuge(_)));
             assert_eq!(area.take_slot(frames), kind == Kind::Movable, "the other three");
             assert_eq!(area.lending().unwrap().left(0, loan), Ok(if kind == Kind::Movable { 4 } else { 1 }));
+        }
+    }
+
+    const RUNS: [(u32, u32); 2] = [(0x60005, 150), (0x70040, 70)];
+
+    fn area(lendable: bool) -> Area {
+        let runs = RUNS.map(|(start, count)| FrameRange::new(start, count).unwrap());
+        // SAFETY: frames are numbers here; nothing is mapped.
+        Area::new(&unsafe { CarveOut::assume("test", &runs, lendable) })
+    }
+
+    /// What devices reach: all; a part of it; no run across a multiple of 16 frames.
+    fn places(reach: usize, run: FrameRange) -> std::vec::IntoIter<FrameRange> {
+        let places: Vec<_> = match reach {
+            0 => std::vec![run],
+            1 => std::vec![run.intersection(FrameRange::new(0x60020, 0x10010).unwrap())],
+            _ => (run.start() / 16..run.end().div_ceil(16))
+                .map(|block| run.intersection(FrameRange::new(block * 16, 16).unwrap()))
+                .collect(),
+        };
+        places.into_iter().filter(|place| !place.is_empty()).collect::<Vec<_>>().into_iter()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Alloc {
+            count: u32,
+            order: u32,
+            reach: usize,
+        },
+        Free(prop::sample::Index),
+        /// So many steps of idle work.
+        Idle(usize),
+        Borrow(u32),
+        Open(prop::sample::Index, u32),
+        Close(prop::sample::Index),
+    }
+
+    fn ops(lends: bool) -> impl Strategy<Value = Vec<Op>> {
+        // Few kinds of request, so that they come again.
+        let count = prop_oneof![4 => 1..5u32, 2 => Just(16), 1 => Just(33), 1 => 1..120u32];
+        let alloc = (count, 0..6u32, 0..3usize);
+        let op = prop_oneof![
+            12 => alloc.prop_map(|(count, order, reach)| Op::Alloc { count, order, reach }),
+            6 => any::<prop::sample::Index>().prop_map(Op::Free),
+            if lends { 1 } else { 6 } => (0..20usize).prop_map(Op::Idle),
+            if lends { 4 } else { 0 } => (1..100u32).prop_map(Op::Borrow),
+            if lends { 6 } else { 0 } => (any::<prop::sample::Index>(), 0..60u32).prop_map(|(loan, page)| Op::Open(loan, page)),
+            if lends { 2 } else { 0 } => any::<prop::sample::Index>().prop_map(Op::Close),
+        ];
+        prop::collection::vec(op, 1..60)
+    }
+
+    fn idle_step(area: &mut Area) {
+        match area.begin_zeroing(3) {
+            Some(frames) => area.end_zeroing(frames),
+            None => drop(area.foresee()),
+        }
+    }
+
+    /// The naive area: a flag a frame for each run.
+    struct Model {
+        held: Vec<FrameRange>,
+        open: Vec<u32>,
+    }
+
+    impl Model {
+        fn frames() -> impl Iterator<Item = u32> {
+            RUNS.into_iter().flat_map(|(start, count)| start..start + count)
+        }
+
+        fn is_held(&self, frame: u32) -> bool {
+            self.held.iter().any(|held| (held.start()..held.end()).contains(&frame))
+        }
+
+        fn free(&self) -> u64 {
+            Self::frames().filter(|&frame| !self.is_held(frame)).count() as u64 * u64::from(FRAME_SIZE)
+        }
+
+        fn windows(&self, place: FrameRange, count: u32, order: u32) -> impl Iterator<Item = Range<u32>> + '_ {
+            let aligned = (place.start()..place.end()).filter(move |at| at % (1 << order) == 0);
+            let inside = aligned.map(move |at| at..at + count).filter(move |window| window.end <= place.end());
+            inside.filter(|window| window.clone().all(|frame| !self.is_held(frame)))
+        }
+
+        fn has_no_open(&self, window: &Range<u32>) -> bool {
+            !self.open.iter().any(|frame| window.contains(frame))
+        }
+
+        fn largest(&self, reach: usize) -> u64 {
+            let longest = |place: FrameRange| {
+                let (mut longest, mut length) = (0, 0);
+                for frame in place.start()..place.end() {
+                    length = if self.is_held(frame) || self.open.contains(&frame) { 0 } else { length + 1 };
+                    longest = longest.max(length);
+                }
+                longest
+            };
+            let runs = RUNS.into_iter().map(|(start, count)| FrameRange::new(start, count).unwrap());
+            runs.flat_map(|run| places(reach, run)).map(longest).max().unwrap_or(0) * u64::from(FRAME_SIZE)
+        }
+
+        /// Whether the area's answer is the one to be given.
+        fn judge(&self, (count, order, reach): (u32, u32, usize), got: &Result<FrameRange, AllocError>) -> bool {
+            let (wanted, free) = (u64::from(count * FRAME_SIZE), self.free());
+            let runs = || RUNS.into_iter().map(|(start, count)| FrameRange::new(start, count).unwrap());
+            let within: Vec<_> =
+                runs().flat_map(|run| places(reach, run)).flat_map(|place| self.windows(place, count, order)).collect();
+            let barred = within.iter().all(|window| !self.has_no_open(window));
+            let anywhere =
+                || runs().flat_map(|run| self.windows(run, count, order)).any(|window| self.has_no_open(&window));
+            match *got {
+                Ok(frames) => {
+                    within.iter().any(|window| *window == (frames.start()..frames.end()) && self.has_no_open(window))
+                }
+                Err(AllocError::NoCapacity { wanted: asked, free: left }) => {
+                    (asked, left) == (wanted, free) && free < wanted
+                }
+                Err(AllocError::Open { frame }) => {
+                    let frame = frame.raw() >> FRAME_SHIFT;
+                    barred && self.open.contains(&frame) && within.iter().any(|window| window.contains(&frame))
+                }
+                Err(AllocError::OutOfReach { wanted: asked, largest }) => {
+                    (asked, largest) == (wanted, self.largest(reach)) && within.is_empty() && anywhere()
+                }
+                Err(AllocError::Fragmented { wanted: asked, free: left, largest }) => {
+                    (asked, left, largest) == (wanted, free, self.largest(0))
+                        && free >= wanted
+                        && within.is_empty()
+                        && !anywhere()
+                }
+                Err(_) => false,
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn idle_work_decides_nothing(ops in ops(false)) {
+            let (mut without, mut with) = (area(false), area(false));
+            with.set_stock(50);
+            let mut held = Vec::new();
+            for op in ops {
+                match op {
+                    Op::Alloc { count, order, reach } => {
+                        let alloc = |area: &mut Area| {
+                            let taken = area.alloc(count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
+                            taken.map(|taken| taken.frames)
+                        };
+                        let got = alloc(&mut without);
+                        prop_assert_eq!(alloc(&mut with), got);
+                        held.extend(got);
+                    }
+                    Op::Free(nth) if !held.is_empty() => {
+                        let frames = held.swap_remove(nth.index(held.len()));
+                        without.give_back(frames);
+                        with.give_back(frames);
+                    }
+                    Op::Idle(steps) => (0..steps).for_each(|_| idle_step(&mut with)),
+                    _ => {}
+                }
+                prop_assert_eq!(with.free_bytes(), without.free_bytes());
+            }
+        }
+
+        #[test]
+        fn a_refusal_says_what_a_naive_look_finds(lends in any::<bool>(), ops in ops(true)) {
+            let mut area = area(true);
+            let cache = lends.then(|| area.register("cache", Kind::Discardable, 100, Priority::Low).unwrap());
+            area.set_stock(5);
+            let mut model = Model { held: Vec::new(), open: Vec::new() };
+            let (mut loans, mut opened): (Vec<Loan>, Vec<(Opening, u32)>) = (Vec::new(), Vec::new());
+            for op in ops {
+                match (op, cache) {
+                    (Op::Alloc { count, order, reach }, _) => {
+                        let got = area.alloc(count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
+                        let got = got.map(|taken| taken.frames);
+                        prop_assert!(model.judge((count, order, reach), &got), "{:?}, held {:?}, open {:?}", got, model.held, model.open);
+                        model.held.extend(got);
+                    }
+                    (Op::Free(nth), _) if !model.held.is_empty() => {
+                        area.give_back(model.held.swap_remove(nth.index(model.held.len())));
+                    }
+                    (Op::Idle(steps), _) => (0..steps).for_each(|_| idle_step(&mut area)),
+                    (Op::Borrow(count), Some(cache)) => loans.extend(area.borrow(cache, count, |_| false)),
+                    (Op::Open(loan, page), Some(cache)) if !loans.is_empty() && opened.len() < SPARES as usize => {
+                        let loan = loans[loan.index(loans.len())];
+                        let opening = area.lending_mut().unwrap().open(cache, loan, page % loan.len(), true);
+                        if let Ok(opening @ Opening { place: Place::Area(frame), .. }) = opening {
+                            opened.push((opening, frame));
+                            model.open.push(frame);
+                        } else if let Ok(opening) = opening {
+                            area.lending_mut().unwrap().close(opening, true);
+                        }
+                    }
+                    (Op::Close(nth), Some(_)) if !opened.is_empty() => {
+                        let (opening, frame) = opened.swap_remove(nth.index(opened.len()));
+                        area.lending_mut().unwrap().close(opening, true);
+                        model.open.retain(|&open| open != frame);
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 }
@@ -841,6 +1076,64 @@ mod interleavings {
             device.join().unwrap();
             assert_eq!(area.lock().free_bytes(), u64::from(FRAMES * FRAME_SIZE));
         });
+    }
+
+    /// One core zeroes what is idle, another wants all of it for a device.
+    fn idle_work(waits: bool) {
+        loom::model(move || {
+            let frames = FrameRange::new(FIRST, FRAMES).unwrap();
+            // SAFETY: frames are numbers here; nothing is mapped.
+            let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], false) });
+            area.set_stock(FRAMES);
+            let area = Arc::new(Lock::new(Rank::DMA, area));
+            let memory: Arc<Vec<UnsafeCell<u32>>> = Arc::new((0..FRAMES).map(UnsafeCell::new).collect());
+            let touch = |memory: &[UnsafeCell<u32>], frames: FrameRange| {
+                for frame in frames.iter() {
+                    // SAFETY: whoever has the frame; loom panics if another is at it now.
+                    memory[(frame.number() - FIRST) as usize].with_mut(|word| unsafe { *word += 1 });
+                }
+            };
+            let idle = thread::spawn({
+                let (area, memory) = (Arc::clone(&area), Arc::clone(&memory));
+                move || {
+                    while let Some(frames) = { area.lock().begin_zeroing(1) } {
+                        touch(&memory, frames);
+                        area.lock().end_zeroing(frames);
+                    }
+                    while area.lock().foresee() {}
+                }
+            });
+            let mut guard = area.lock();
+            let all = loop {
+                match guard.alloc(FRAMES * FRAME_SIZE, 1, iter::once) {
+                    Err(_) if waits && guard.is_zeroing() => loop {
+                        drop(guard);
+                        thread::yield_now();
+                        guard = area.lock();
+                        if !guard.waits_for_zeroing() {
+                            break;
+                        }
+                    },
+                    done => break done.expect("no room"),
+                }
+            };
+            drop(guard);
+            touch(&memory, all.frames);
+            area.lock().give_back(all.frames);
+            idle.join().unwrap();
+            assert_eq!(area.lock().free_bytes(), u64::from(FRAMES * FRAME_SIZE));
+        });
+    }
+
+    #[test]
+    fn an_allocation_never_fails_because_of_idle_work() {
+        idle_work(true);
+    }
+
+    #[test]
+    #[should_panic(expected = "no room")]
+    fn one_that_did_not_wait_is_found() {
+        idle_work(false);
     }
 
     #[test]

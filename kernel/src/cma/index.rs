@@ -398,15 +398,19 @@ impl Search<'_> {
     }
 }
 
-/// A leaf kept out of the tree while calls go on in it alone.
+/// What changed since the tree was last told.
 #[derive(Clone, Copy, Debug)]
-struct Open {
-    /// The leaf's number.
-    leaf: u32,
-    /// Its free units.
-    bits: u64,
-    /// What the tree takes them for.
-    known: u64,
+enum Late {
+    /// Units of one leaf, in any number of calls.
+    Leaf {
+        leaf: u32,
+        /// Its free units.
+        bits: u64,
+        /// What the tree takes them for.
+        known: u64,
+    },
+    /// A run over several leaves, all of it free or all of it taken.
+    Run { lo: u32, hi: u32, free: bool },
 }
 
 /// The free-run index. See the [module](self).
@@ -421,8 +425,10 @@ pub struct Index<'a> {
     /// The units, as offsets.
     units: Range<u32>,
     free: u32,
-    /// The leaf that changed last, which the tree does not know yet.
-    open: Option<Open>,
+    /// The last change, which the tree does not know yet: often the next undoes it.
+    late: Option<Late>,
+    /// See [`version`](Self::version).
+    version: u32,
     #[cfg(test)]
     visits: core::cell::Cell<u32>,
 }
@@ -459,7 +465,8 @@ impl<'a> Index<'a> {
             origin: first & !ORIGIN_MASK,
             units: start..start + units,
             free: 0,
-            open: None,
+            late: None,
+            version: 0,
             #[cfg(test)]
             visits: core::cell::Cell::new(0),
         };
@@ -472,24 +479,34 @@ impl<'a> Index<'a> {
     /// Allocates `count` units whose first number is a multiple of 2^`align_order`, all with numbers in `within`.
     /// Returns that number; `None` if there is no such run, `count` is 0 or the order exceeds [`MAX_ALIGN_ORDER`].
     pub fn alloc(&mut self, count: u32, align_order: u8, within: Range<u32>) -> Option<u32> {
+        let at = self.find(count, align_order, within)? - self.origin;
+        self.mark(at, at + count, false);
+        Some(self.origin + at)
+    }
+
+    /// Where [`alloc`](Self::alloc) would put such a request, which is not taken. It stays so until the
+    /// [`version`](Self::version) changes.
+    pub fn find(&mut self, count: u32, align_order: u8, within: Range<u32>) -> Option<u32> {
         if count == 0 || align_order > MAX_ALIGN_ORDER {
             return None;
         }
-        let all = self.units();
-        let lo = within.start.max(all.start) - self.origin;
-        let hi = within.end.min(all.end).checked_sub(self.origin)?;
+        let (lo, hi) = self.clip(&within);
         if lo >= hi {
             return None;
         }
         let request = Request { count, order: u32::from(align_order), lo, hi };
         self.settle();
-        let at = if within.start <= all.start && all.end <= within.end {
+        let at = if (lo..hi) == self.units {
             self.good_fit(&request)?
         } else {
             self.lowest_fit(self.height, self.root(), &request, &mut 0)?
         };
-        self.mark(at, at + count, false);
         Some(self.origin + at)
+    }
+
+    /// Differs from what it was if a unit was taken or freed since.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// Claims exactly the `count` units from `start`. Refused unless all of them are free.
@@ -516,26 +533,16 @@ impl<'a> Index<'a> {
     }
 
     /// Units in the longest free run.
-    pub fn largest_run(&self) -> u32 {
-        let Some(open) = self.open else { return self.node(self.height, self.root()).longest[0] };
-        // The open leaf joined with its siblings up to the root; below a uniform block they are as that is.
-        let above = |height: u32| (open.leaf << LEAF_ORDER) >> height;
-        let uniform = (LEAF_ORDER + 1..=self.height).rev().find_map(|height| {
-            let all = self.node(height, above(height)).uniform(height)?;
-            Some((height, all))
-        });
-        let mut node = Node::leaf(open.bits);
-        for height in LEAF_ORDER..self.height {
-            let mut sibling = *self.node(height, above(height) ^ 1);
-            if let Some((_, all)) = uniform.filter(|(stale, _)| height < *stale) {
-                sibling.fill(all, height);
-            }
-            let (left, right) = if above(height) & 1 == 0 { (&node, &sibling) } else { (&sibling, &node) };
-            let mut parent = Node::EMPTY;
-            parent.join(left, right, height + 1);
-            node = parent;
-        }
-        node.longest[0]
+    pub fn largest_run(&mut self) -> u32 {
+        self.settle();
+        self.node(self.height, self.root()).longest[0]
+    }
+
+    /// Units in the longest free run of the numbers in `range`.
+    pub fn largest_run_in(&mut self, range: Range<u32>) -> u32 {
+        self.settle();
+        let (lo, hi) = self.clip(&range);
+        self.longest_in(self.height, self.root(), lo, hi, &mut 0)
     }
 
     /// Whether there is a run anywhere that [`alloc`](Self::alloc) could give; O(1) but for a settling of the index.
@@ -544,20 +551,30 @@ impl<'a> Index<'a> {
         align_order <= MAX_ALIGN_ORDER && self.usable(self.height, self.root(), align_order.into()) >= count
     }
 
-    /// Whether all units with numbers in `range` are free. An empty range and one that leaves the index are not.
-    pub fn is_free(&self, range: Range<u32>) -> bool {
-        let Some(count) = range.end.checked_sub(range.start) else { return false };
-        self.offsets(range.start, count).is_ok_and(|(lo, hi)| self.first(lo, hi, false).is_none())
+    /// The lowest free run of the numbers in `range`, as far as it lies in that.
+    pub fn first_run(&mut self, range: Range<u32>) -> Option<Range<u32>> {
+        self.settle();
+        let (lo, hi) = self.clip(&range);
+        let start = self.first(lo, hi, true)?;
+        let end = self.first(start, hi, false).unwrap_or(hi);
+        Some(self.origin + start..self.origin + end)
     }
 
     /// The free runs, by number, from the lowest; O(log n) each.
-    pub fn runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
-        let (mut from, end) = (self.units.start, self.units.end);
+    pub fn runs(&mut self) -> impl Iterator<Item = Range<u32>> + '_ {
+        let Range { start: mut from, end } = self.units();
         iter::from_fn(move || {
-            let start = self.first(from, end, true)?;
-            from = self.first(start, end, false).unwrap_or(end);
-            Some(self.origin + start..self.origin + from)
+            let run = self.first_run(from..end)?;
+            from = run.end;
+            Some(run)
         })
+    }
+
+    /// The part of a range that is in the index, as offsets.
+    fn clip(&self, range: &Range<u32>) -> (u32, u32) {
+        let all = self.units();
+        let lo = range.start.clamp(all.start, all.end);
+        (lo - self.origin, range.end.clamp(lo, all.end) - self.origin)
     }
 
     /// The run's offsets, if it is one of the index.
@@ -730,21 +747,50 @@ impl<'a> Index<'a> {
             .or_else(|| self.lowest_fit(height - 1, number * 2 + 1, request, open))
     }
 
-    /// The first unit in `[lo, hi)` that is free, or that is taken.
-    fn first(&self, lo: u32, hi: u32, free: bool) -> Option<u32> {
-        let Some(open) = self.open else { return self.first_known(lo, hi, free) };
-        let base = open.leaf << LEAF_ORDER;
-        let (start, end) = (lo.max(base), hi.min(base + (1 << LEAF_ORDER)));
-        if start >= end {
-            return self.first_known(lo, hi, free);
+    /// The longest free run in the part of a block that lies in `[lo, hi)`. `before` is how many free units in a row end
+    /// at that part, and becomes how many end where it ends.
+    fn longest_in(&self, height: u32, number: u32, lo: u32, hi: u32, before: &mut u32) -> u32 {
+        let base = number << height;
+        let end = base + (1 << height);
+        let (lo, hi) = (lo.max(base), hi.min(end));
+        if lo >= hi {
+            return 0;
         }
-        let wanted = if free { open.bits } else { !open.bits } & mask(start - base, end - base);
-        let in_leaf = (wanted != 0).then(|| base + wanted.trailing_zeros());
-        self.first_known(lo, start, free).or(in_leaf).or_else(|| self.first_known(end, hi, free))
+        let node = self.node(height, number);
+        if node.is_empty() {
+            *before = 0;
+            return 0;
+        }
+        if node.is_full(height) {
+            *before += hi - lo;
+            return *before;
+        }
+        if hi - lo == 1 << height {
+            let longest = node.longest[0].max(*before + node.prefix);
+            *before = node.suffix;
+            return longest;
+        }
+        if height == LEAF_ORDER {
+            let mut longest = 0;
+            let mut joined = core::mem::replace(before, 0);
+            for run in Runs(node.bits() & mask(lo - base, hi - base)) {
+                if base + run.start > lo {
+                    joined = 0;
+                }
+                let length = joined + run.end - run.start;
+                longest = longest.max(length);
+                if base + run.end == hi {
+                    *before = length;
+                }
+            }
+            return longest;
+        }
+        let left = self.longest_in(height - 1, number * 2, lo, hi, before);
+        left.max(self.longest_in(height - 1, number * 2 + 1, lo, hi, before))
     }
 
-    /// The same by the tree alone.
-    fn first_known(&self, lo: u32, hi: u32, free: bool) -> Option<u32> {
+    /// The first unit in `[lo, hi)` that is free, or that is taken, by the tree.
+    fn first(&self, lo: u32, hi: u32, free: bool) -> Option<u32> {
         if lo >= hi {
             return None;
         }
@@ -788,71 +834,87 @@ impl<'a> Index<'a> {
     /// Makes the units `[lo, hi)` free, or taken, if all of them are the other; says whether they were.
     fn change(&mut self, lo: u32, hi: u32, free: bool) -> bool {
         let leaf = lo >> LEAF_ORDER;
-        if leaf != (hi - 1) >> LEAF_ORDER {
+        let all = if leaf == (hi - 1) >> LEAF_ORDER {
+            let base = leaf << LEAF_ORDER;
+            let units = mask(lo - base, hi - base);
+            self.bits_of(leaf) & units == if free { 0 } else { units }
+        } else if self.undoes(lo, hi, free) {
+            true
+        } else {
             self.settle();
-            let all = self.first_known(lo, hi, free).is_none();
-            if all {
-                self.mark(lo, hi, free);
-            }
-            return all;
-        }
-        let base = leaf << LEAF_ORDER;
-        let units = mask(lo - base, hi - base);
-        let bits = match &self.open {
-            Some(open) if open.leaf == leaf => open.bits,
-            _ => {
-                self.settle();
-                self.known(leaf)
-            }
+            self.first(lo, hi, free).is_none()
         };
-        let all = bits & units == if free { 0 } else { units };
         if all {
-            self.flip(leaf, bits, units, free);
+            self.mark(lo, hi, free);
         }
         all
     }
 
-    /// Changes units of one leaf, whose bits these are: the open one, or one to be opened.
-    fn flip(&mut self, leaf: u32, bits: u64, units: u64, free: bool) {
-        let known = self.open.map_or(bits, |open| open.known);
-        self.open = Some(Open { leaf, bits: bits ^ units, known });
-        let count = units.count_ones();
-        self.free = if free { self.free + count } else { self.free - count };
-    }
-
-    /// Tells the tree of the open leaf.
-    fn settle(&mut self) {
-        let Some(Open { leaf, bits, known }) = self.open.take() else { return };
-        if bits == known {
-            return;
-        }
-        for height in (LEAF_ORDER + 1..=self.height).rev() {
-            self.refresh_children(height, (leaf << LEAF_ORDER) >> height);
-        }
-        let slot = self.slot(LEAF_ORDER, leaf);
-        self.nodes[slot] = Node::leaf(bits);
-        for height in LEAF_ORDER + 1..=self.height {
-            if !self.rejoin(height, (leaf << LEAF_ORDER) >> height) {
-                break;
+    /// The free units of a leaf, which is the only one to have changed since the tree was told.
+    fn bits_of(&mut self, leaf: u32) -> u64 {
+        match self.late {
+            Some(Late::Leaf { leaf: late, bits, .. }) if late == leaf => bits,
+            _ => {
+                self.settle();
+                self.known(leaf)
             }
         }
     }
 
-    /// Makes the units `[lo, hi)`, all of them taken or all of them free, the other. No leaf is open.
+    /// Whether this is the last change the other way round.
+    fn undoes(&self, lo: u32, hi: u32, free: bool) -> bool {
+        matches!(self.late, Some(Late::Run { lo: first, hi: end, free: now }) if (first, end, now) == (lo, hi, !free))
+    }
+
+    /// Makes the units `[lo, hi)`, all of them taken or all of them free, the other. The tree is told later.
     fn mark(&mut self, lo: u32, hi: u32, free: bool) {
+        self.version = self.version.wrapping_add(1);
+        self.free = if free { self.free + (hi - lo) } else { self.free - (hi - lo) };
         let leaf = lo >> LEAF_ORDER;
         if leaf == (hi - 1) >> LEAF_ORDER {
             let base = leaf << LEAF_ORDER;
-            return self.flip(leaf, self.known(leaf), mask(lo - base, hi - base), free);
+            let before = self.bits_of(leaf);
+            let known = if let Some(Late::Leaf { known, .. }) = self.late { known } else { before };
+            self.late = Some(Late::Leaf { leaf, bits: before ^ mask(lo - base, hi - base), known });
+        } else if self.undoes(lo, hi, free) {
+            self.late = None;
+        } else {
+            self.settle();
+            self.late = Some(Late::Run { lo, hi, free });
         }
-        self.free = if free { self.free + (hi - lo) } else { self.free - (hi - lo) };
-        let lowest = height_of(lo, hi);
-        for height in (lowest + 1..=self.height).rev() {
-            self.refresh_children(height, lo >> height);
+    }
+
+    /// Tells the tree what changed since it was told last: in idle time, so that the next call need not.
+    pub fn settle(&mut self) {
+        match self.late.take() {
+            Some(Late::Leaf { leaf, bits, known }) if bits != known => {
+                let lo = leaf << LEAF_ORDER;
+                self.refresh_path(LEAF_ORDER, lo);
+                let slot = self.slot(LEAF_ORDER, leaf);
+                self.nodes[slot] = Node::leaf(bits);
+                self.rejoin_path(LEAF_ORDER, lo);
+            }
+            Some(Late::Run { lo, hi, free }) => {
+                let lowest = height_of(lo, hi);
+                self.refresh_path(lowest, lo);
+                self.mark_below(lowest, lo >> lowest, lo, hi, free);
+                self.rejoin_path(lowest, lo);
+            }
+            Some(Late::Leaf { .. }) | None => {}
         }
-        self.mark_below(lowest, lo >> lowest, lo, hi, free);
-        for height in lowest + 1..=self.height {
-            if !self.rejoin(height, lo >> height) {
+    }
+
+    /// Refreshes the children of all blocks above that of `height` which holds the unit `at`.
+    fn refresh_path(&mut self, height: u32, at: u32) {
+        for height in (height + 1..=self.height).rev() {
+            self.refresh_children(height, at >> height);
+        }
+    }
+
+    /// Makes those blocks agree with their children.
+    fn rejoin_path(&mut self, height: u32, at: u32) {
+        for height in height + 1..=self.height {
+            if !self.rejoin(height, at >> height) {
                 break;
             }
         }
@@ -936,6 +998,12 @@ mod tests {
             runs
         }
 
+        /// The parts of the runs that lie in a range.
+        fn runs_in(&self, range: &Range<u32>) -> Vec<Range<u32>> {
+            let part = |run: Range<u32>| run.start.max(range.start)..run.end.min(range.end);
+            self.runs().into_iter().map(part).filter(|run| !run.is_empty()).collect()
+        }
+
         /// All the places that fit.
         fn fits(&self, count: u32, order: u8, within: &Range<u32>) -> Vec<u32> {
             let mut fits = Vec::new();
@@ -982,11 +1050,10 @@ mod tests {
     fn check(index: &Index<'_>, model: &Model) {
         let mut nodes = index.nodes.to_vec();
         let (levels, units, visits) = (index.levels, index.units.clone(), index.visits.clone());
-        let Index { height, origin, free, open, .. } = *index;
-        let mut settled = Index { nodes: &mut nodes, levels, height, origin, units, free, open, visits };
-        settled.settle();
-        check_node(&settled, model, height, settled.root());
-        assert_eq!(settled.largest_run(), index.largest_run());
+        let Index { height, origin, free, late, version, .. } = *index;
+        let mut index = Index { nodes: &mut nodes, levels, height, origin, units, free, late, version, visits };
+        index.settle();
+        check_node(&index, model, height, index.root());
         assert_eq!(index.free_units() as usize, model.free.iter().filter(|free| **free).count());
         let runs = model.runs();
         assert_eq!(index.largest_run(), runs.iter().map(|run| run.end - run.start).max().unwrap_or(0));
@@ -1009,6 +1076,12 @@ mod tests {
             start: u32,
             count: u32,
         },
+        /// Asks what alters nothing, then takes what was found and frees it.
+        Look {
+            start: u32,
+            count: u32,
+            order: u8,
+        },
         /// Frees what the nth successful allocation or claim got, if it still has it.
         Return {
             nth: prop::sample::Index,
@@ -1028,7 +1101,9 @@ mod tests {
             6 => (counts(), 0..5u8, prop::option::of((at.clone(), at.clone())))
                 .prop_map(|(count, order, within)| Op::Alloc { count, order, within }),
             3 => (at.clone(), counts()).prop_map(|(start, count)| Op::Free { start, count }),
-            3 => (at, counts()).prop_map(|(start, count)| Op::Take { start, count }),
+            3 => (at.clone(), counts()).prop_map(|(start, count)| Op::Take { start, count }),
+            3 => (at, counts(), 0..=MAX_ALIGN_ORDER + 1)
+                .prop_map(|(start, count, order)| Op::Look { start, count, order }),
             8 => any::<prop::sample::Index>().prop_map(|nth| Op::Return { nth }),
         ]
     }
@@ -1055,8 +1130,6 @@ mod tests {
                         let fits = model.fits(count, order, &range);
                         let all = index.units();
                         let covers_all = range.start <= all.start && all.end <= range.end;
-                        let somewhere = order <= MAX_ALIGN_ORDER && !model.fits(count, order, &(0..u32::MAX)).is_empty();
-                        prop_assert_eq!(index.has(count, order), somewhere);
                         let got = index.alloc(count, order, range);
                         if order > MAX_ALIGN_ORDER {
                             prop_assert_eq!(got, None);
@@ -1070,6 +1143,25 @@ mod tests {
                             held.push((at, count));
                         }
                     }
+                    Op::Look { start, count, order } => {
+                        let start = (first + start).saturating_sub(30);
+                        let range = start..start + count;
+                        let somewhere = order <= MAX_ALIGN_ORDER && !model.fits(count, order, &(0..u32::MAX)).is_empty();
+                        let version = index.version();
+                        let found = index.find(count, order, range.clone());
+                        prop_assert_eq!(found.is_some(), order <= MAX_ALIGN_ORDER && !model.fits(count, order, &range).is_empty());
+                        prop_assert_eq!(index.has(count, order), somewhere);
+                        let runs = model.runs_in(&range);
+                        let largest = runs.iter().map(|run| run.end - run.start).max().unwrap_or(0);
+                        prop_assert_eq!(index.largest_run_in(range.clone()), largest);
+                        prop_assert_eq!(index.first_run(range.clone()), runs.first().cloned());
+                        prop_assert_eq!(index.version(), version);
+                        if let Some(at) = found {
+                            prop_assert_eq!(index.alloc(count, order, range), Some(at));
+                            prop_assert_ne!(index.version(), version);
+                            prop_assert_eq!(index.free(at, count), Ok(()));
+                        }
+                    }
                     Op::Take { start, count } => {
                         let start = (first + start).saturating_sub(30);
                         let expected = if model.slice(start, count).is_none() {
@@ -1079,7 +1171,6 @@ mod tests {
                         } else {
                             Err(IndexError::NotFree { start, count })
                         };
-                        prop_assert_eq!(index.is_free(start..start + count), expected.is_ok());
                         prop_assert_eq!(index.take(start, count), expected.clone());
                         if expected.is_ok() {
                             model.slice(start, count).into_iter().for_each(|run| model.free[run].fill(false));
@@ -1211,14 +1302,14 @@ mod tests {
         #[expect(clippy::reversed_empty_ranges, reason = "bad input")]
         let backwards = 0x6c100..0x6c000;
         assert_eq!(index.alloc(1, 0, backwards.clone()), None);
-        assert!(!index.is_free(backwards));
+        assert_eq!((index.largest_run_in(backwards.clone()), index.first_run(backwards)), (0, None));
         assert_eq!(index.free_units(), 240);
     }
 
     /// Gives every leaf its bits and makes all nodes above agree.
     fn load(index: &mut Index<'_>, bits: impl Fn(u32) -> u64) {
         index.free = 0;
-        index.open = None;
+        index.late = None;
         for number in 0..index.units.end >> LEAF_ORDER {
             let slot = index.slot(LEAF_ORDER, number);
             index.nodes[slot] = Node::leaf(bits(number));

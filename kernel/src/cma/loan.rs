@@ -638,6 +638,27 @@ impl Lending {
         }
     }
 
+    /// Frames of the longest run in `place` that an allocation can have; O(blocks).
+    pub(crate) fn largest_available(&self, place: FrameRange) -> u32 {
+        let (mut longest, mut before) = (0, 0);
+        for (block, mask) in Self::masks(self.positions(place)) {
+            let mut bits = self.blocks[block].available() & mask;
+            if bits == u32::MAX {
+                before += 32;
+                continue;
+            }
+            longest = longest.max(before + bits.trailing_ones());
+            before = bits.leading_ones();
+            // What touches neither end of the block is shorter than it.
+            while longest < 30 && bits != 0 {
+                bits >>= bits.trailing_zeros();
+                longest = longest.max(bits.trailing_ones());
+                bits = bits.unbounded_shr(bits.trailing_ones());
+            }
+        }
+        longest.max(before)
+    }
+
     /// An open frame without which `place` would hold such a window.
     pub(crate) fn barred_by_open(&self, place: FrameRange, count: u32, order: u32) -> Option<Frame> {
         let range = self.positions(place);

@@ -1,89 +1,61 @@
-//! The reserve: idle frames set apart, zeroed, with no line cached, so that a typical allocation touches no page.
+//! The reserve: what idle time prepares, so that a typical allocation touches no page and searches no index.
 //!
-//! Guarantees: its frames are taken in the area's index and never lent; it holds at most its stock; looking for a run in
-//! it costs the same whatever the area's size, for it is a few extents.
+//! Guarantees: nothing here decides where an allocation goes, nor whether there is room for it. It goes where it would
+//! without: idle time finds the place for each of the last few kinds of request beforehand, and zeroes idle frames where
+//! they lie. Asking costs the same whatever the area's size.
 
 use crate::addr::FrameRange;
 use arrayvec::ArrayVec;
 
-/// Extents it can hold: what would make more of them goes back to the area, zeroed as it is.
-const EXTENTS: usize = 16;
+/// Kinds of request that are remembered: a camera's pipeline has fewer sizes of buffer.
+const KINDS: usize = 16;
 
-/// Frames set apart.
+/// A kind of request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Request {
+    pub(crate) count: u32,
+    pub(crate) order: u8,
+    /// Of the places the device reaches, the first that is large enough.
+    pub(crate) place: FrameRange,
+}
+
+/// One that was made lately.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    pub(crate) request: Request,
+    /// Where the next would go, while the index of its place is at that version.
+    pub(crate) foreseen: Option<(u32, Option<u32>)>,
+    /// When it was made last, in requests.
+    made: u32,
+}
+
+/// What idle time is to prepare, and has.
 #[derive(Debug, Default)]
 pub(crate) struct Reserve {
-    /// Frames wanted.
-    stock: u32,
-    extents: ArrayVec<FrameRange, EXTENTS>,
+    /// Frames that are not lent while they are idle.
+    pub(crate) stock: u32,
+    /// Frames that are being zeroed, and meanwhile nobody's.
+    pub(crate) zeroing: Option<FrameRange>,
+    /// An allocation waits for those.
+    pub(crate) awaited: bool,
+    pub(crate) kinds: ArrayVec<Kind, KINDS>,
+    requests: u32,
 }
 
 impl Reserve {
-    pub(crate) const fn set_stock(&mut self, frames: u32) {
-        self.stock = frames;
-    }
-
-    /// Frames in it.
-    pub(crate) fn frames(&self) -> u32 {
-        self.extents.iter().map(|extent| extent.count()).sum()
-    }
-
-    /// Frames short of the stock.
-    pub(crate) fn missing(&self) -> u32 {
-        self.stock.saturating_sub(self.frames())
-    }
-
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.extents.is_empty()
-    }
-
-    pub(crate) fn extents(&self) -> impl Iterator<Item = FrameRange> + '_ {
-        self.extents.iter().copied()
-    }
-
-    /// Adds a run. What it touches of the same run of the area, as `joins` says, becomes one extent with it. Given back
-    /// if there are too many extents.
-    pub(crate) fn add(&mut self, mut run: FrameRange, joins: impl Fn(u32) -> bool) -> Result<(), FrameRange> {
-        while let Some(n) = self.extents.iter().position(|extent| {
-            extent.end() == run.start() && joins(run.start()) || run.end() == extent.start() && joins(run.end())
-        }) {
-            let other = self.extents.swap_remove(n);
-            let (start, end) = (run.start().min(other.start()), run.end().max(other.end()));
-            run = FrameRange::between(start, end).expect("two runs that touch");
+    /// Where a request goes, if that was foreseen when the index was at this version. Else it will be the next time.
+    pub(crate) fn place_of(&mut self, request: Request, version: u32) -> Option<u32> {
+        self.requests = self.requests.wrapping_add(1);
+        let made = self.requests;
+        if let Some(kind) = self.kinds.iter_mut().find(|kind| kind.request == request) {
+            kind.made = made;
+            return kind.foreseen.filter(|foreseen| foreseen.0 == version)?.1;
         }
-        self.extents.try_push(run).map_err(arrayvec::CapacityError::element)
-    }
-
-    /// Takes `count` frames from a multiple of 2^`order`, inside one of the `places` of an extent: from the smallest
-    /// extent that has them. `spill` gets what would be an extent too many.
-    pub(crate) fn take<P: Iterator<Item = FrameRange>>(
-        &mut self,
-        count: u32,
-        order: u32,
-        places: impl Fn(FrameRange) -> P,
-        mut spill: impl FnMut(FrameRange),
-    ) -> Option<FrameRange> {
-        let fit = |place: FrameRange| {
-            let start = u64::from(place.start()).next_multiple_of(1 << order);
-            (start + u64::from(count) <= place.end().into()).then_some(start as u32)
-        };
-        let fits = self.extents.iter().enumerate().filter(|(_, extent)| extent.count() >= count);
-        let found = fits.filter_map(|(n, &extent)| Some((n, extent, places(extent).find_map(fit)?)));
-        let (n, extent, start) = found.min_by_key(|(_, extent, _)| extent.count())?;
-        self.extents.swap_remove(n);
-        let taken = FrameRange::new(start, count)?;
-        for left in [(extent.start(), taken.start()), (taken.end(), extent.end())] {
-            let left = FrameRange::between(left.0, left.1).expect("a part of the extent");
-            if !left.is_empty()
-                && let Err(full) = self.extents.try_push(left)
-            {
-                spill(full.element());
-            }
+        if let Err(full) = self.kinds.try_push(Kind { request, foreseen: None, made })
+            && let Some(oldest) = self.kinds.iter_mut().min_by_key(|kind| kind.made)
+        {
+            *oldest = full.element();
         }
-        Some(taken)
-    }
-
-    /// Empties it.
-    pub(crate) fn dissolve(&mut self, mut each: impl FnMut(FrameRange)) {
-        self.extents.drain(..).for_each(&mut each);
+        None
     }
 }

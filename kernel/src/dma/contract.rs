@@ -70,9 +70,9 @@ impl<M: Machine> Dma<M> {
         let first = wanted[0].2;
         let area = master.area().ok_or(refuse(first)(AllocError::NoArea))?;
 
-        let mut guard = self.state.lock();
+        let mut guard = self.lock_after_idle_work(area);
         let state = &mut *guard;
-        let Some(memory) = state.areas.get(area.0) else { return Err(refuse(first)(AllocError::NoArea)) };
+        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first)(AllocError::NoArea)) };
         let planned =
             memory.plan(&shapes, |run| master.places(run)).map_err(|(n, error)| refuse(wanted[n].2)(error))?;
         let mut places = Vec::new();

@@ -43,6 +43,7 @@
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, VirtAddr};
 use crate::arch::{Machine, copy_page};
+use crate::cma::area::Area;
 use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
 use crate::cma::loan::{Lending, SPARES, Target};
 use crate::dma::master::AreaId;
@@ -85,7 +86,7 @@ impl LoanKind for Movable {
     const KIND: Kind = Kind::Movable;
 }
 
-/// Addresses for lent frames: lanes of 32 pages, one for recalls and the reserve, the others for a page each.
+/// Addresses for lent frames: lanes of 32 pages, one for recalls and idle work, the others for a page each.
 #[derive(Debug)]
 pub(super) struct Lanes {
     window: Region<'static>,
@@ -94,7 +95,7 @@ pub(super) struct Lanes {
 }
 
 const LANE_PAGES: u32 = 32;
-/// The lane of recalls and of the reserve: its first half for what is copied from, its second for what is copied to.
+/// The lane of recalls and of idle work: its first half for what is copied from, its second for what is copied to.
 const WORK: u32 = 0;
 
 impl Lanes {
@@ -147,7 +148,7 @@ pub struct Lent {
     pub lent: u32,
     /// Neither held by a buffer nor lent: idle, in the reserve, or an idle contract slot's.
     pub unlent: u32,
-    /// Of those, in the reserve: zeroed.
+    /// Of those, idle ones that are kept from borrowers: the reserve, or what there is of it.
     pub reserve: u32,
     /// Frames of the refuge, and of those in use.
     pub refuge: (u32, u32),
@@ -374,14 +375,21 @@ impl<M: Machine> Dma<M> {
         lending.into_iter().flat_map(Lending::borrowers).for_each(each);
     }
 
-    /// Wants `bytes` of the area kept unlent, zeroed, with no line cached: [`idle_work`](Self::idle_work) sees to it.
+    /// Wants `bytes` of the area kept unlent, and what is idle prepared for the next allocations:
+    /// [`idle_work`](Self::idle_work) sees to it. None is wanted of 0.
     pub fn set_reserve(&self, area: AreaId, bytes: u64) {
         if let Some(memory) = self.state.lock().areas.get_mut(area.0) {
             memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
         }
     }
 
-    /// Fills the reserve by up to `frames`; returns by how many. For the idle loop: until it returns 0.
+    /// Goes through up to `frames` frames that became idle, zeroes those that are not, with no line cached, and returns
+    /// how many they were. Then it recalls discardable loans for what the reserve lacks; then it finds places for the
+    /// kinds of request that were made last. For the idle loop: until it returns 0, which it does once each of them is
+    /// prepared, unless others free faster.
+    ///
+    /// The lock is held for at most 31 frames' bookkeeping at a time, or one search of the index. An allocation that finds
+    /// no room without the frames another core has in hand here waits for those.
     pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
         let mut done = 0;
         while done < frames {
@@ -390,26 +398,41 @@ impl<M: Machine> Dma<M> {
             let state = &mut *guard;
             // Another core is at it, or recalls.
             if state.lanes.take(1 << WORK).is_none() {
-                break;
+                return done;
             }
             let most = (frames - done).min(LANE_PAGES - 1);
-            let taken = state.areas.get_mut(area.0).and_then(|memory| memory.take_for_reserve(most));
+            let taken = state.areas.get_mut(area.0).and_then(|memory| memory.begin_zeroing(most));
             let Some(run) = taken else {
                 state.lanes.give_back(WORK);
-                break;
+                drop(guard);
+                while self.state.lock().areas.get_mut(area.0).is_some_and(Area::foresee) {}
+                return done;
             };
-            let mapped = state.map_lent(self.machine, (WORK, 0), run, MemoryType::NonCacheable);
-            drop(guard);
-            self.zero(&mapped);
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
-            state.unmap_lent(self.machine, mapped);
-            state.ledger.set_residue(run, Residue::Zeroed);
-            state.areas[area.0].add_to_reserve(run);
-            state.lanes.give_back(WORK);
+            if state.ledger.residue(run) != Residue::Zeroed {
+                let mapped = state.map_lent(self.machine, (WORK, 0), run, MemoryType::NonCacheable);
+                drop(guard);
+                self.zero(&mapped);
+                guard = self.state.lock();
+                guard.unmap_lent(self.machine, mapped);
+                guard.ledger.set_residue(run, Residue::Zeroed);
+            }
+            guard.areas[area.0].end_zeroing(run);
+            guard.lanes.give_back(WORK);
             done += run.count();
         }
         done
+    }
+
+    /// The lock, once no core has frames of the area in hand in [`idle_work`](Self::idle_work): after one batch of it.
+    pub(super) fn lock_after_idle_work(&self, area: AreaId) -> Guard<'_, State> {
+        loop {
+            let mut guard = self.state.lock();
+            if !guard.areas.get_mut(area.0).is_some_and(Area::waits_for_zeroing) {
+                return guard;
+            }
+            drop(guard);
+            spin_loop();
+        }
     }
 
     /// Drops what the caches hold of a non-cacheable mapping's frames and fills them with zeros, in memory.

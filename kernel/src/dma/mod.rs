@@ -349,7 +349,7 @@ impl<M: Machine> Dma<M> {
 
     /// Bytes free in an area, and in its largest run.
     pub fn free_bytes(&self, area: AreaId) -> (u64, u64) {
-        self.state.lock().areas.get(area.0).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
+        self.state.lock().areas.get_mut(area.0).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
     }
 
     /// Allocates `bytes`, rounded up to whole frames and physically contiguous, from the device's area and within its
@@ -358,11 +358,20 @@ impl<M: Machine> Dma<M> {
     /// Where too little is idle, loans are recalled: that takes a bounded time (docs/loans.md) and never fails (I6).
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
         let area = master.area().ok_or(AllocError::NoArea)?;
-        let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea) };
-        let taken = memory.alloc(bytes, align, |run| master.places(run))?;
+        let (slot, taken) = loop {
+            let state = &mut *guard;
+            let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
+            let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea) };
+            match memory.alloc(bytes, align, |run| master.places(run)) {
+                Err(_) if memory.is_zeroing() => {
+                    drop(guard);
+                    guard = self.lock_after_idle_work(area);
+                }
+                done => break (slot, done?),
+            }
+        };
+        let state = &mut *guard;
         let Taken { frames, moves, .. } = taken;
         let Some(va) = state.take_addresses(frames) else {
             drop(guard);

@@ -127,7 +127,7 @@ fn table(rows: &[Row<'_>], machines: &BTreeMap<&str, Figures>) -> (String, Vec<S
             }
             (Some(figure), Unit::Least) => (Some(figure.median as f64), grouped(figure.median as f64)),
             (Some(figure), Unit::Share) => {
-                let failed = row.key.replace("-ok/", "-failed/");
+                let failed = row.key.replace("-ok", "-failed");
                 let failed = figures.and_then(|figures| figures.get(&failed)).map_or(0, |figure| figure.median);
                 let share = 100.0 * figure.median as f64 / (figure.median + failed) as f64;
                 (Some(share), format!("{share:.2} % ({failed} of {} failed)", figure.median + failed))
@@ -251,7 +251,7 @@ fn plots(out: &str, figures: &Figures, linux: &str) -> Result<(), Box<dyn Error>
     for (file, prefix, title, x) in [
         ("fragmentation", "fragmented", "Cost against fragmentation", "1 + percent of frames taken, singly"),
         ("lent", "lent", "Cost against lent share", "1 + percent of the area lent"),
-        ("area", "area", "Growth with the area's size", "MiB of area"),
+        ("area", "area", "The index alone, fragmented by an adversary", "1 + MiB of area"),
     ] {
         let mut curves = Vec::new();
         for kind in ["alloc", "free", "discard", "move"] {

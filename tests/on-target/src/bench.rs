@@ -16,7 +16,7 @@ use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::BootHandover;
 use carveout::cma::index::{Index, Node};
-use carveout::cma::loan::{Loan, Priority};
+use carveout::cma::loan::{Loan, Priority, SPARES};
 use carveout::dma::buffer::{Coherent, Contiguous, Cpu, Device, FromDevice, Stream};
 use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable};
 use carveout::dma::master::{AreaId, Master};
@@ -63,6 +63,7 @@ fn main(handover: BootHandover) -> ! {
     }
     kernel.dma.set_reserve(bench.area(), 0);
     bench.loans();
+    bench.growth();
     println!("bench: ok");
     console::exit(0)
 }
@@ -180,6 +181,14 @@ impl Bench<'_> {
             bare.print();
             alloc.print();
             free.print();
+            // Not the buffer that was allocated last, whose free undoes what the index put off.
+            let mut first = Self::sized("free-first", bytes);
+            for _ in 0..SAMPLES {
+                let (one, other) = (self.alloc(bytes).into_coherent(), self.alloc(bytes));
+                self.time(&mut first, || Self::free(one));
+                drop(other);
+            }
+            first.print();
         }
     }
 
@@ -244,16 +253,13 @@ impl Bench<'_> {
         self.kernel.default_area().expect("an area")
     }
 
-    /// What the idle loop does, as long as the reserve grows by it; how many frames it zeroed.
+    /// What the idle loop does; how many frames it went through.
     fn idle(&self) -> u32 {
         let mut frames = 0;
-        loop {
-            let before = self.kernel.dma.lent(self.area()).reserve;
-            frames += self.kernel.dma.idle_work(self.area(), 64);
-            if self.kernel.dma.lent(self.area()).reserve <= before {
-                return frames;
-            }
+        while let done @ 1.. = self.kernel.dma.idle_work(self.area(), 64) {
+            frames += done;
         }
+        frames
     }
 
     /// Allocations that the reserve serves, full again before each, and what filling it costs a frame.
@@ -263,8 +269,6 @@ impl Bench<'_> {
             let mut alloc = Self::sized("alloc-reserve", bytes);
             let mut free = Self::sized("free-reserve", bytes);
             self.kernel.dma.set_reserve(self.area(), 0);
-            // All of the area: what the reserve held is one run again.
-            drop(self.alloc(self.kernel.dma.free_bytes(self.area()).0 as u32));
             self.kernel.dma.set_reserve(self.area(), RESERVE.into());
             for _ in 0..SAMPLES {
                 let start = (self.now)();
@@ -306,16 +310,89 @@ impl Bench<'_> {
         self.recalls("discard", &self.borrower::<Discardable>("cache", frames));
         let movable = self.borrower::<Movable>("heap", frames);
         self.recalls("move", &movable);
-        // Each page of the area moves out of somebody's way.
-        let loans = self.lend(&movable, 100);
-        let mut held: Vec<Coherent<Armv7a>> = Vec::new();
-        while let Ok(buffer) = self.kernel.dma.alloc(&self.master, LARGEST, 1) {
-            held.push(buffer.into_coherent());
+        self.stubborn(&movable);
+    }
+
+    /// Takes 8 MiB as often as the area holds them, all of it lent and one page in each 8 MiB in use: between the
+    /// allocations, or, as many of them as can be, throughout.
+    fn stubborn(&self, store: &Borrower<Armv7a, Movable>) {
+        let attempts = self.kernel.dma.free_bytes(self.area()).0 as u32 / LARGEST;
+        for (key, throughout) in [("stubborn/8M", false), ("open/8M", true)] {
+            let loans = self.lend(store, 100);
+            let each = loans.len() / attempts as usize;
+            // From the middle of each 8 MiB, so that no 8 MiB are between two of them.
+            let pages: Vec<Loan> = loans.iter().skip(each / 2).step_by(each).copied().collect();
+            let alloc = || self.kernel.dma.alloc(&self.master, LARGEST, 1).ok().map(Contiguous::into_coherent);
+            let mut held: Vec<Coherent<Armv7a>> = Vec::new();
+            for _ in 0..attempts {
+                for &page in &pages {
+                    store.with(page, 0, |bytes| bytes[4] += 1).expect("it survives");
+                }
+                let open = if throughout { &pages[..SPARES as usize] } else { &[] };
+                Self::with_all(store, open, &mut || held.extend(alloc()));
+            }
+            println!("count {key} {}", held.len());
+            for &page in &pages {
+                let uses = store.with(page, 0, |bytes| bytes[4]);
+                assert_eq!(uses.map(u32::from), Ok(attempts), "it survived");
+            }
+            held.into_iter().for_each(Self::free);
+            for loan in loans {
+                store.give_back(loan).expect("a loan");
+            }
         }
-        println!("count stubborn/8M {}", held.len());
-        held.into_iter().for_each(Self::free);
-        for loan in loans {
-            movable.give_back(loan).expect("a loan");
+    }
+
+    /// Runs something while these pages are open, each in a closure inside that of the one before.
+    fn with_all(store: &Borrower<Armv7a, Movable>, pages: &[Loan], run: &mut dyn FnMut()) {
+        match pages {
+            [] => run(),
+            [first, rest @ ..] => {
+                store.with(*first, 0, |_| Self::with_all(store, rest, run)).expect("it is lent");
+            }
+        }
+    }
+
+    /// The index alone, of areas of all sizes, each fragmented by an adversary: in every 64 frames a request has a run
+    /// to look at that does not fit. Allocations and frees, the tree told of each.
+    fn growth(&self) {
+        for mib in [16u32, 64, 256, 1024, 4096, 16384] {
+            let frames = mib << (20 - FRAME_SHIFT);
+            let needed = Index::nodes_needed(0, frames).expect("an index");
+            let mut nodes = Vec::new();
+            if nodes.try_reserve_exact(needed).is_err() {
+                println!("bench: no heap for an index of {mib} MiB");
+                return;
+            }
+            nodes.resize(needed, Node::EMPTY);
+            let mut index = Index::new(0, frames, &mut nodes).expect("storage as large as asked for");
+            // Runs of 16 to 31 frames that hold no 16 aligned ones, and a long one at the end.
+            for block in (0..frames - 1024).step_by(64) {
+                index.take(block, 1).expect("free");
+                index.take(block + 16, 1).expect("free");
+                let end = 32 + (block / 64) % 15;
+                index.take(block + end, 64 - end).expect("free");
+            }
+            for (count, order) in [(1, 3), (16, 4), (256, 4)] {
+                let series = |kind| Self::sized(&format!("area-{kind}-{mib}"), count << FRAME_SHIFT);
+                let (mut alloc, mut free) = (series("alloc"), series("free"));
+                for _ in 0..SAMPLES {
+                    let at = self.time(&mut alloc, || {
+                        let at = index.alloc(count, order, 0..u32::MAX);
+                        index.settle();
+                        at
+                    });
+                    let at = at.expect("there is one such run");
+                    self.time(&mut free, || {
+                        let freed = index.free(at, count);
+                        index.settle();
+                        freed
+                    })
+                    .expect("it was taken");
+                }
+                alloc.print();
+                free.print();
+            }
         }
     }
 
@@ -356,7 +433,7 @@ impl Bench<'_> {
         let kind = if reserve > 0 { "-reserve" } else { "" };
         let series = |key: &str| Series::new(format!("{key}{kind}/{slots}"));
         let (mut bare, mut alloc, mut free) = (series("trace-bare"), series("trace-alloc"), series("trace-free"));
-        let mut refused = series("trace-refused");
+        let (mut refused, mut idle) = (series("trace-refused"), series("trace-idle"));
         let (mut frames, mut instructions) = (0, 0);
         for _ in 0..6000 {
             let slot = &mut held[(next() % slots) as usize];
@@ -367,7 +444,7 @@ impl Bench<'_> {
             let count = SIZES[(next() % 16) as usize];
             let align = count.next_power_of_two().min(16) * FRAME_SIZE;
             if reserve > 0 {
-                self.idle();
+                self.time(&mut idle, || self.idle());
             }
             let given = self.time(&mut bare, || kernel.dma.alloc(&self.master, count * FRAME_SIZE, align));
             let Ok(given) = given else {
@@ -388,6 +465,7 @@ impl Bench<'_> {
         bare.print();
         alloc.print();
         refused.print();
+        idle.print();
         free.print();
         held.into_iter().flatten().for_each(Self::free);
         drop(taken);
