@@ -71,9 +71,9 @@ if [[ -n $host ]]; then
     need valgrind=valgrind
     runner=$(sed -n 's/^gungraun = "=\(.*\)"/\1/p' "$ROOT/tests/bench/Cargo.toml")
     bench_cargo install --quiet --root "$out/tools" --version "$runner" gungraun-runner
-    bench_cargo run --quiet --release --bin compare | tee "$out/host.md"
     bench_cargo bench --quiet --bench instructions | tee "$out/instructions.txt"
     bench_cargo bench --quiet --bench time | tee "$out/time.txt"
+    bench_cargo run --quiet --release --bin compare "$out/instructions.txt" "$out/time.txt" | tee "$out/host.md"
 fi
 
 if [[ -n $record ]]; then

@@ -29,6 +29,7 @@ pub const MAX_UNITS: u32 = 1 << 24;
 
 /// log2 of the units in a leaf, one 64-bit word of them.
 const LEAF_ORDER: u32 = 6;
+const LEAF_MASK: u32 = (1 << LEAF_ORDER) - 1;
 /// Runs of one size class a request looks at before it settles for the best of them: with 16 the bench's trace fares
 /// as with true best fit.
 const TRIES_OF_CLASS: u32 = 16;
@@ -226,6 +227,12 @@ fn class(length: u32) -> u32 {
     (octave << 2) + (length >> octave) - 1
 }
 
+/// The shortest run of a class.
+fn shortest_of(class: u32) -> u32 {
+    let octave = ((class + 1) >> 2).saturating_sub(1);
+    (class + 1 - (octave << 2)) << octave
+}
+
 /// The set of a run's size class; of an empty run, none.
 fn class_bit(run: &Range<u32>) -> u32 {
     if run.is_empty() { 0 } else { 1 << class(run.end - run.start) }
@@ -373,6 +380,8 @@ struct Search<'a> {
     request: &'a Request,
     /// The class, as a set.
     wanted: u32,
+    /// The shortest that one of it could be and fit: none better need be looked for.
+    least: u32,
     /// Runs that may still be looked at.
     tries: u32,
     /// Length of the shortest run so far that fits, and where in it.
@@ -391,7 +400,7 @@ impl Search<'_> {
         }
         if let Some(at) = self.request.fit(run.start, run.end) {
             self.best = Some((length, at));
-            if length == self.request.count {
+            if length <= self.least {
                 self.tries = 0;
             }
         }
@@ -637,7 +646,8 @@ impl<'a> Index<'a> {
         while classes != 0 && tries > 0 {
             let wanted = classes & classes.wrapping_neg();
             classes ^= wanted;
-            let mut search = Search { request, wanted, tries: tries.min(TRIES_OF_CLASS), best: None };
+            let least = shortest_of(wanted.trailing_zeros()).max(request.count);
+            let mut search = Search { request, wanted, least, tries: tries.min(TRIES_OF_CLASS), best: None };
             tries -= search.tries;
             search.consider(&prefix);
             self.search(self.height, self.root(), &mut search);
@@ -654,6 +664,10 @@ impl<'a> Index<'a> {
     fn search(&self, height: u32, number: u32, search: &mut Search<'_>) {
         let node = self.node(height, number);
         if search.tries == 0 || node.classes & search.wanted == 0 {
+            return;
+        }
+        // Nor if all that is in it, whatever its class, is too short at that alignment.
+        if height > LEAF_ORDER && self.usable(height, number, search.request.order) < search.request.count {
             return;
         }
         let base = number << height;
@@ -834,13 +848,15 @@ impl<'a> Index<'a> {
     /// Makes the units `[lo, hi)` free, or taken, if all of them are the other; says whether they were.
     fn change(&mut self, lo: u32, hi: u32, free: bool) -> bool {
         let leaf = lo >> LEAF_ORDER;
-        let all = if leaf == (hi - 1) >> LEAF_ORDER {
-            let base = leaf << LEAF_ORDER;
-            let units = mask(lo - base, hi - base);
-            self.bits_of(leaf) & units == if free { 0 } else { units }
-        } else if self.undoes(lo, hi, free) {
-            true
-        } else {
+        if leaf == (hi - 1) >> LEAF_ORDER {
+            let (bits, units) = (self.bits_of(leaf), mask(lo & LEAF_MASK, (lo & LEAF_MASK) + (hi - lo)));
+            let all = bits & units == if free { 0 } else { units };
+            if all {
+                self.flip(leaf, bits, units, free);
+            }
+            return all;
+        }
+        let all = self.undoes(lo, hi, free) || {
             self.settle();
             self.first(lo, hi, free).is_none()
         };
@@ -868,20 +884,30 @@ impl<'a> Index<'a> {
 
     /// Makes the units `[lo, hi)`, all of them taken or all of them free, the other. The tree is told later.
     fn mark(&mut self, lo: u32, hi: u32, free: bool) {
-        self.version = self.version.wrapping_add(1);
-        self.free = if free { self.free + (hi - lo) } else { self.free - (hi - lo) };
         let leaf = lo >> LEAF_ORDER;
         if leaf == (hi - 1) >> LEAF_ORDER {
-            let base = leaf << LEAF_ORDER;
-            let before = self.bits_of(leaf);
-            let known = if let Some(Late::Leaf { known, .. }) = self.late { known } else { before };
-            self.late = Some(Late::Leaf { leaf, bits: before ^ mask(lo - base, hi - base), known });
-        } else if self.undoes(lo, hi, free) {
+            let bits = self.bits_of(leaf);
+            return self.flip(leaf, bits, mask(lo & LEAF_MASK, (lo & LEAF_MASK) + (hi - lo)), free);
+        }
+        if self.undoes(lo, hi, free) {
             self.late = None;
         } else {
             self.settle();
             self.late = Some(Late::Run { lo, hi, free });
         }
+        self.count(hi - lo, free);
+    }
+
+    /// The same of units in one leaf, whose bits these are by [`bits_of`](Self::bits_of).
+    fn flip(&mut self, leaf: u32, bits: u64, units: u64, free: bool) {
+        let known = if let Some(Late::Leaf { known, .. }) = self.late { known } else { bits };
+        self.late = Some(Late::Leaf { leaf, bits: bits ^ units, known });
+        self.count(units.count_ones(), free);
+    }
+
+    fn count(&mut self, units: u32, free: bool) {
+        self.version = self.version.wrapping_add(1);
+        self.free = if free { self.free + units } else { self.free - units };
     }
 
     /// Tells the tree what changed since it was told last: in idle time, so that the next call need not.
@@ -1304,6 +1330,15 @@ mod tests {
         assert_eq!(index.alloc(1, 0, backwards.clone()), None);
         assert_eq!((index.largest_run_in(backwards.clone()), index.first_run(backwards)), (0, None));
         assert_eq!(index.free_units(), 240);
+    }
+
+    #[test]
+    fn the_shortest_run_of_a_class_is_the_first() {
+        for class_of in 0..=class(512) {
+            let shortest = shortest_of(class_of);
+            assert_eq!(class(shortest), class_of);
+            assert!(shortest == 1 || class(shortest - 1) < class_of);
+        }
     }
 
     /// Gives every leaf its bits and makes all nodes above agree.
