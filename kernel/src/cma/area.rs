@@ -547,8 +547,8 @@ impl Area {
         self.lending.as_ref()?.borrower_of(frame.number())
     }
 
-    /// Lends up to `count` frames: idle ones but for the reserve, then idle contract slots', then the
-    /// refuge's. `cached` says of frames whether lines of them may be cached.
+    /// Lends up to `count` frames: idle ones but for the reserve, then idle contract slots', then the refuge's. `cached`
+    /// says of frames whether lines of them may be cached.
     pub(crate) fn borrow(
         &mut self,
         borrower: usize,

@@ -146,7 +146,7 @@ impl State {
 pub struct Lent {
     /// Lent now.
     pub lent: u32,
-    /// Neither held by a buffer nor lent: idle, in the reserve, or an idle contract slot's.
+    /// Neither held by a buffer nor lent: idle, or an idle contract slot's.
     pub unlent: u32,
     /// Of those, idle ones that are kept from borrowers: the reserve, or what there is of it.
     pub reserve: u32,

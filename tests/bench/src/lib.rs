@@ -187,5 +187,6 @@ pub fn adversary(units: u32) -> Index<'static> {
         let end = 32 + (block / 64) % 15;
         index.take(block + end, 64 - end).expect("free");
     }
+    index.settle();
     index
 }

@@ -6,7 +6,7 @@
 use bench_report::{NAMES, fresh, trace};
 use std::error::Error;
 
-/// The first number behind `label` below the line that names the allocator; with digits grouped as they stand.
+/// The first figures behind `label` below the line that names the allocator.
 fn figure<'t>(text: &'t str, heading: &str, label: &str) -> Option<&'t str> {
     let below = &text[text.find(heading)?..];
     let behind = &below[below.find(label)? + label.len()..];
