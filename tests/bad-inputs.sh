@@ -266,7 +266,7 @@ boot_blob() {
     # mov r0, #0; mov r1, #0; ldr r2, [pc, #4]; ldr pc, [pc, #4]; (a word not read); tree; kernel
     printf '%b' '\x00\x00\xa0\xe3' '\x00\x10\xa0\xe3' '\x04\x20\x9f\xe5' '\x04\xf0\x9f\xe5' \
         '\x00\x00\x00\x00' '\x00\x00\x00\x68' '\x00\x00\x01\x60' >"$work/stub.bin"
-    timeout "${2:-120}" qemu-system-arm "${BOARD_ARGS[@]}" "${DISK_ARGS[@]}" -display none -serial stdio -monitor none \
+    timeout "${2:-900}" qemu-system-arm "${BOARD_ARGS[@]}" "${DISK_ARGS[@]}" -display none -serial stdio -monitor none \
         -semihosting-config 'enable=on,target=native' \
         -device "loader,file=$work/kernel.bin,addr=0x60010000,force-raw=on" \
         -device "loader,file=$work/variant.dtb,addr=0x68000000,force-raw=on" \
@@ -283,7 +283,7 @@ boot_sata() {
     board_args cubieboard
     medium='"driver": "blkdebug", "inject-error": [{"event": "read_aio", "errno": 5, "sector": 8}]'
     medium+=', "image": {"driver": "file", "filename": "'$work/picture.jpg'"}'
-    timeout 120 qemu-system-arm "${BOARD_ARGS[@]}" -display none -serial stdio -monitor none \
+    timeout 900 qemu-system-arm "${BOARD_ARGS[@]}" -display none -serial stdio -monitor none \
         -semihosting-config 'enable=on,target=native' -kernel "$work/kernel.bin" -dtb "$work/board.dtb" \
         -append 'cma=64M semihosting' -blockdev '{"driver": "raw", "node-name": "disk", "file": {'"$medium"'}}' \
         -device "$1,drive=disk,rerror=report"

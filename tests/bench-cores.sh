@@ -18,7 +18,7 @@ board_args vexpress-a9
 
 # count CORES OPTION...: its rows, to $work/rows.
 count() {
-    timeout 300 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -smp "$1" "${@:2}" -display none -serial stdio \
+    timeout 900 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -smp "$1" "${@:2}" -display none -serial stdio \
         -monitor none -semihosting-config 'enable=on,target=native' -kernel "$work/kernel.bin" \
         -dtb "$work/board.dtb" -append 'cma=64M semihosting' </dev/null | tr -d '\r' >"$work/log" ||
         die "the bench program failed on $1 cores: $(tail -n 1 "$work/log")"

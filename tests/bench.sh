@@ -54,7 +54,7 @@ board_args vexpress-a9
 # count MACHINE: runs the program; its output goes to a log.
 count() {
     local log=$out/$1.log
-    timeout --foreground --kill-after=5 600 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -accel tcg,thread=single -icount 'shift=0,sleep=off' \
+    timeout --foreground --kill-after=5 900 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -accel tcg,thread=single -icount 'shift=0,sleep=off' \
         -display none -serial stdio -monitor none -semihosting-config 'enable=on,target=native' \
         -kernel "$work/kernel.bin" -dtb "$work/$1.dtb" -append 'cma=64M semihosting' </dev/null | tr -d '\r' >"$log" ||
         die "the bench program failed on $1: $(tail -n 1 "$log")"

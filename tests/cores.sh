@@ -102,6 +102,6 @@ all_enter() {
 
 emulate() {
     board_args vexpress-a9
-    timeout --foreground --kill-after=5 120 qemu-system-arm "${BOARD_ARGS[@]}" -display none -serial stdio \
+    timeout --foreground --kill-after=5 900 qemu-system-arm "${BOARD_ARGS[@]}" -display none -serial stdio \
         -monitor none -semihosting-config 'enable=on,target=native' "$@"
 }

@@ -20,7 +20,7 @@ fdtput -r "$work/board.dtb" /cache-controller@1e00a000
 board_args vexpress-a9
 marker() { llvm-nm "$elf" | awk -v name="$1" '$3 == name { print "0x" $1 }'; }
 
-timeout --foreground --kill-after=5 600 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -accel tcg,thread=single -icount 'shift=0,sleep=off' \
+timeout --foreground --kill-after=5 900 qemu-system-arm "${BOARD_ARGS[@]}" -m 512M -accel tcg,thread=single -icount 'shift=0,sleep=off' \
     -display none -serial stdio -monitor none -semihosting-config 'enable=on,target=native' \
     -kernel "$work/kernel.bin" -dtb "$work/board.dtb" -append "cma=64M semihosting profile=$1" \
     -plugin "$work/profile.so,on=$(marker bench_profile_on),off=$(marker bench_profile_off),out=$work/counts" \
