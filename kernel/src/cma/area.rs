@@ -755,6 +755,19 @@ mod tests {
         (area, frames, loan, frame)
     }
 
+    #[test]
+    fn i6_a_window_of_unlike_discardable_loans_is_found() {
+        let frames = FrameRange::new(FIRST, 4).unwrap();
+        // SAFETY: frames are numbers here; nothing is mapped.
+        let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) });
+        for (name, priority, cached) in [("stills", Priority::Low, true), ("films", Priority::High, false)] {
+            let borrower = area.register(name, Kind::Discardable, 2, priority).unwrap();
+            area.borrow(borrower, 2, |_| cached).unwrap();
+        }
+        let taken = area.alloc(4 * FRAME_SIZE, 1, core::iter::once).unwrap();
+        assert_eq!((taken.frames, taken.moves), (frames, false));
+    }
+
     /// Between the look and the eviction another core had the lock.
     #[test]
     fn i7_a_page_is_not_evicted_from_a_slot_that_was_taken_meanwhile() {

@@ -245,7 +245,7 @@ struct Block {
     open: u32,
     /// What recalling all that is lent of it costs.
     cost: u32,
-    /// The levels of [`Spare`] after the first, a bit each, at which there is more of it than at the one before.
+    /// The levels of [`Spare`] after the first, a bit each, that have something of it which those before have not.
     levels: u32,
 }
 
@@ -717,11 +717,13 @@ impl Lending {
         Some((window, self.cost(window)))
     }
 
-    /// The levels after the first, a bit each, at which there may be more than at the one before: loans in contract
-    /// memory count too.
+    /// The levels after the first, a bit each, at which there may be more than at all before: loans in contract memory
+    /// count too.
     fn levels_present(&self, range: Range<u32>) -> u32 {
         let blocks = &self.blocks[range.start as usize / 32..range.end.div_ceil(32) as usize];
-        blocks.iter().fold(0, |levels, block| levels | block.levels)
+        let levels = blocks.iter().fold(0, |levels, block| levels | block.levels);
+        // Neither of the first two has the other's: together they are the third's.
+        if levels & 0b110 == 0b110 { levels | 1 << DISCARDS } else { levels }
     }
 
     fn first_window(&self, level: u32, range: Range<u32>, count: u32, up: impl Fn(u32) -> u32) -> Option<u32> {
