@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Counts instructions: boots the bench program in QEMU, whose clock counts them here, on a Cortex-A9 with and without
-# PL310, and prints a table of what things cost beside Linux's figures and the budgets. Ends with 1 if one is missed.
+# PL310, and prints a table of what things cost beside Linux's figures and the budgets. Ends with 1 if a figure is past its budget or, where that is known to be missed, past what it was.
 set -euo pipefail
 # shellcheck source=tests/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"

@@ -96,7 +96,7 @@ mutant 'a discarded page is not told to its borrower' cma/loan.rs \
     '                self.books[borrower].pages[page].place = Place::Gone;
 ' ''
 mutant 'what the reserve lacks is lent' cma/area.rs \
-    'idle.saturating_sub(self.reserve.missing())' 'idle'
+    'idle.saturating_sub(self.reserve.stock.saturating_sub(zeroing))' 'idle'
 mutant 'moves come before discards' cma/loan.rs \
     'const COST: [u32; 4] = [2, 12, 20, 1];' 'const COST: [u32; 4] = [20, 20, 2, 1];'
 

@@ -22,7 +22,8 @@
 //!
 //! A kernel that did its own reservation begins at [`boot::directmap::CarveOut::assume`], implements
 //! [`arch::Mmu`] and [`arch::Cache`] or takes [`arch`]'s `armv7a`, and gives [`dma::Dma::new`] a window of addresses
-//! that is its alone. The crate needs a global allocator for its metadata, taken once, at that call.
+//! that is its alone. The crate needs a global allocator for its metadata, taken at that call
+//! and when a contract, a borrower or a pool is made.
 #![no_std]
 
 extern crate alloc;

@@ -10,12 +10,13 @@
 //! | rank | lock | held over |
 //! |---|---|---|
 //! | 0 to 3 | the embedding kernel's, inside of which it may call this crate | |
-//! | 4 | [`DMA`](Rank::DMA): all of [`Dma`](crate::dma::Dma) | updates of indexes, ledger, records and descriptors, with their TLB invalidate; and the audit |
+//! | 4 | [`DMA`](Rank::DMA): all of [`Dma`](crate::dma::Dma) but who holds each buffer | updates of indexes, ledger, records and descriptors, with their TLB invalidate; and the audit |
 //! | 5 | [`OUTER_CACHE`](Rank::OUTER_CACHE): the PL310's registers | a page of line operations, or one operation by way |
 //! | 6, 7 | the embedding kernel's, inside of which it calls nothing of this crate | |
 //!
 //! Neither is held over zeroing, copying or maintenance of a buffer. The lane of recalls ([`dma::loan`](crate::dma::loan))
-//! is waited for without a lock: who has it masks interrupts for a batch of at most 15 pages copied or 31 zeroed. Interrupts are masked by CPSR.I: fast ones are not.
+//! is waited for without a lock: who has it masks interrupts for a batch of at most 15 pages copied or 31 zeroed.
+//! Interrupts are masked by CPSR.I: fast ones are not.
 //!
 //! On the host, which has threads and no interrupts, it is a plain lock without ranks.
 

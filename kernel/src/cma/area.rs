@@ -4,8 +4,8 @@
 //! a refusal says why and takes nothing from anybody. The index of free frames stands outside the carved memory, which
 //! nobody can read while it is idle.
 //!
-//! Each frame is one of: held by a buffer; idle; [lent](super::loan); or a contract slot's, and then held, idle or lent
-//! for that slot alone. An allocation takes from what is idle, else it recalls the cheapest window of what is idle and
+//! Each frame is one of: held by a buffer; idle; being zeroed in idle time, and for that long nobody's;
+//! [lent](super::loan); or a contract slot's, and then held, idle or lent for that slot alone. An allocation takes from what is idle, else it recalls the cheapest window of what is idle and
 //! lent. Idle time prepares the next ones: see [`reserve`](super::reserve).
 
 use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr};
@@ -58,7 +58,7 @@ pub enum AllocError {
         /// The largest free run that it does reach, in bytes.
         largest: u64,
     },
-    /// There would be a run but for a lent frame that a closure has open now.
+    /// There would be a run but for a frame that is open now: to a closure, or to another core's copy.
     Open {
         /// Address of the frame.
         frame: PhysAddr,
@@ -80,6 +80,13 @@ pub enum AllocError {
         /// The number.
         limit: usize,
     },
+}
+
+impl AllocError {
+    /// Whether more free frames could have changed it.
+    pub(crate) const fn is_of_room(&self) -> bool {
+        matches!(self, Self::NoCapacity { .. } | Self::Fragmented { .. } | Self::OutOfReach { .. } | Self::Open { .. })
+    }
 }
 
 impl fmt::Display for AllocError {
@@ -107,7 +114,7 @@ impl fmt::Display for AllocError {
                 Bytes(wanted),
                 Bytes(largest)
             ),
-            Self::Open { frame } => write!(f, "the lent frame {frame} is open in a closure of its borrower"),
+            Self::Open { frame } => write!(f, "the lent frame {frame} is open just now"),
             Self::ContractExceeded { wanted, declared: 0 } => {
                 write!(f, "the contract declares no buffer of {} or more", Bytes(wanted))
             }
@@ -212,7 +219,7 @@ impl Area {
     pub fn free_bytes(&self) -> u64 {
         let mut frames = self.idle_frames();
         if let Some(lending) = &self.lending {
-            frames += lending.lent_available();
+            frames += lending.lent_available() + lending.arriving();
         }
         u64::from(frames) << FRAME_SHIFT
     }
@@ -639,14 +646,14 @@ impl Area {
         self.reserve.stock.min(self.idle_frames())
     }
 
-    /// Whether another core zeroes frames that are idle otherwise.
-    pub(crate) const fn is_zeroing(&self) -> bool {
-        self.reserve.zeroing.is_some()
+    /// Whether another core has frames in hand that an allocation may have soon: it zeroes them, or moves pages there.
+    pub(crate) fn has_in_hand(&self) -> bool {
+        self.reserve.zeroing.is_some() || self.lending.as_ref().is_some_and(|lending| lending.arriving() > 0)
     }
 
-    /// The same, and no more of them from now on, until somebody asks who finds that they are idle.
-    pub(crate) const fn waits_for_zeroing(&mut self) -> bool {
-        self.reserve.awaited = self.is_zeroing();
+    /// The same, and none are zeroed from now on, until somebody asks who finds that nobody has any in hand.
+    pub(crate) fn awaits(&mut self) -> bool {
+        self.reserve.awaited = self.has_in_hand();
         self.reserve.awaited
     }
 
@@ -674,11 +681,12 @@ impl Area {
             if count == 0 {
                 return None;
             }
-            let window = |count| self.window(count, 0, true, core::iter::once);
-            let window = window(count).or_else(|| window(1))?;
-            let moves = self.take_window(window);
+            let lending = self.lending.as_ref()?;
+            let found = self.runs.iter().find_map(|run| lending.first_discardable(run.frames))?;
+            let (frames, _) = found.split_at(count.min(found.count()))?;
+            let moves = self.take_window(frames);
             debug_assert!(!moves, "only discardable loans");
-            window
+            frames
         };
         self.reserve.zeroing = Some(frames);
         Some(frames)
@@ -696,6 +704,9 @@ impl Area {
 
     /// Finds the place for one of the kinds of request that are made; whether one was left to do.
     pub(crate) fn foresee(&mut self) -> bool {
+        if self.reserve.stock == 0 {
+            return false;
+        }
         for kind in &mut self.reserve.kinds {
             let Request { count, order, place } = kind.request;
             let idle = &mut run_mut(&mut self.runs, place).idle;
@@ -1119,11 +1130,11 @@ mod interleavings {
             let mut guard = area.lock();
             let all = loop {
                 match guard.alloc(FRAMES * FRAME_SIZE, 1, iter::once) {
-                    Err(_) if waits && guard.is_zeroing() => loop {
+                    Err(error) if waits && error.is_of_room() && guard.has_in_hand() => loop {
                         drop(guard);
                         thread::yield_now();
                         guard = area.lock();
-                        if !guard.waits_for_zeroing() {
+                        if !guard.awaits() {
                             break;
                         }
                     },

@@ -17,6 +17,9 @@
 //! Placement is close to best fit: a node also keeps the set of size classes of the runs below it. A request looks
 //! at the first few runs of each class, from the smallest class that may hold it, and takes the shortest that fits.
 //! If none of a bounded number fits, or if only a part of the index is allowed, it takes the lowest fit.
+//!
+//! The last change is kept beside the tree until the tree is told, for often the next call undoes it. [`Index::version`]
+//! changes with every change, so that what [`Index::find`] found can be kept.
 
 use core::fmt;
 use core::iter;
@@ -171,6 +174,8 @@ impl Node {
             self.longest[own - 1] = at_half;
         }
         if own < ORDERS {
+            // This may be the tag's place, and then it had said that the rest is not written out.
+            changed |= self.longest[own] ^ prefix;
             self.longest[own] = prefix;
         }
         changed != 0
@@ -1132,6 +1137,19 @@ mod tests {
                 .prop_map(|(start, count, order)| Op::Look { start, count, order }),
             8 => any::<prop::sample::Index>().prop_map(|nth| Op::Return { nth }),
         ]
+    }
+
+    /// A block as large as the largest alignment keeps its prefix where others keep whether the rest is written out.
+    #[test]
+    fn a_block_of_the_largest_alignment_tells_its_parent_what_became_of_its_middle() {
+        const MIDDLE: u32 = 1 << (MAX_ALIGN_ORDER - 1);
+        let mut nodes = storage(0, 4 * MIDDLE);
+        let mut index = Index::new(0, 4 * MIDDLE, &mut nodes).unwrap();
+        index.take(0, 4 * MIDDLE).unwrap();
+        index.free(1, 1).unwrap();
+        index.free(MIDDLE, 1).unwrap();
+        assert_eq!(index.alloc(1, 1, 0..u32::MAX), Some(MIDDLE));
+        assert_eq!(index.alloc(1, 1, 0..u32::MAX), None, "unit 1 is free, at no multiple of 2");
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Loans: which idle frames are lent, to whom, and how they come back. Pure bookkeeping; [`crate::dma::loan`] maps and
 //! copies.
 //!
-//! A *loan* is a number of *pages*, named by a handle of two words. A page is somewhere: in a frame of the area, in a
+//! A *loan* is a number of *pages*, named by a handle of three words. A page is somewhere: in a frame of the area, in a
 //! frame of the *refuge* (memory outside the area, which no device needs), or recalled. Handles are checked at every
 //! use, so the area may take its frames back whenever it likes. The protocol, as transitions and what each demands:
 //!
@@ -435,6 +435,8 @@ pub(crate) struct Lending {
     lent: u32,
     /// Of those, frames that an allocation may have.
     lent_available: u32,
+    /// Frames of no contract that pages are being moved into.
+    arriving: u32,
 }
 
 impl Lending {
@@ -464,6 +466,7 @@ impl Lending {
             refuge,
             lent: 0,
             lent_available: 0,
+            arriving: 0,
         }
     }
 
@@ -715,6 +718,16 @@ impl Lending {
         let start = place.start() + (found? - range.start);
         let window = FrameRange::new(start, count)?;
         Some((window, self.cost(window)))
+    }
+
+    /// The first run in `place` of loans that an allocation may have and that are discarded, of the cheapest kind there is.
+    pub(crate) fn first_discardable(&self, place: FrameRange) -> Option<FrameRange> {
+        let range = self.positions(place);
+        (0..=DISCARDS).find_map(|level| {
+            let spare = Spare::at(level);
+            let run = self.runs_of(range.clone(), move |block| block.lent & block.but(spare)).next()?;
+            FrameRange::new(place.start() + (run.start - range.start), run.end - run.start)
+        })
     }
 
     /// The levels after the first, a bit each, at which there may be more than at all before: loans in contract memory
@@ -1105,8 +1118,19 @@ impl Lending {
         };
         // Neither idle nor lent until the copy is done.
         self.mark(to, |block, mask| block.open |= mask);
+        self.arriving += self.arriving_in(to);
         let from = FrameRange::new(from.start(), to.count()).expect("a part of it");
         Batch { from, to: Target::Area(to), written }
+    }
+
+    /// How many of these frames an allocation may have once a move to them is done: all, or none of a contract's.
+    fn arriving_in(&self, to: FrameRange) -> u32 {
+        if self.is_held(to.start()) { 0 } else { to.count() }
+    }
+
+    /// Frames that an allocation may have once the moves that are under way are done.
+    pub(crate) const fn arriving(&self) -> u32 {
+        self.arriving
     }
 
     /// The bytes were copied: the pages are in their new places, the old frames nobody's.
@@ -1117,6 +1141,7 @@ impl Lending {
         let Book { kind, high, .. } = self.books[borrower];
         if let Target::Area(to) = to {
             self.mark(*to, |block, mask| block.open &= !mask);
+            self.arriving -= self.arriving_in(*to);
             self.enter(*to, kind == Kind::Movable, high, true);
             let entered = self.positions(*to);
             self.tenants.copy_within(left.start as usize..left.end as usize, entered.start as usize);

@@ -1,14 +1,14 @@
 //! The reserve: what idle time prepares, so that a typical allocation touches no page and searches no index.
 //!
-//! Guarantees: nothing here decides where an allocation goes, nor whether there is room for it. It goes where it would
-//! without: idle time finds the place for each of the last few kinds of request beforehand, and zeroes idle frames where
+//! Guarantees: nothing here decides where an allocation goes, nor whether there is room for it, but that it goes round the
+//! few frames that another core is zeroing, if it can. It goes where it would without: idle time finds the place for each of the last few kinds of request beforehand, and zeroes idle frames where
 //! they lie. Asking costs the same whatever the area's size.
 
 use crate::addr::FrameRange;
 use arrayvec::ArrayVec;
 
 /// Kinds of request that are remembered: a camera's pipeline has fewer sizes of buffer.
-const KINDS: usize = 16;
+pub(crate) const KINDS: usize = 16;
 
 /// A kind of request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

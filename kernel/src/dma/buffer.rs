@@ -1,4 +1,4 @@
-//! Buffers in their states (DESIGN section 5): each state a type, each transition a move.
+//! Buffers in their states: each state a type, each transition a move.
 //!
 //! What holding one proves:
 //! - [`Contiguous`]: the frames are this value's alone; no mapping exists.

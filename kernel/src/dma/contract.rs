@@ -70,7 +70,7 @@ impl<M: Machine> Dma<M> {
         let first = wanted[0].2;
         let area = master.area().ok_or(refuse(first)(AllocError::NoArea))?;
 
-        let mut guard = self.lock_after_idle_work(area);
+        let mut guard = self.lock_once_settled(area);
         let state = &mut *guard;
         let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first)(AllocError::NoArea)) };
         let planned =

@@ -9,8 +9,8 @@
 //!   its own non-cacheable mapping, once. A recall itself touches no line of a page it discards. Nor does a page's
 //!   first opening: stale lines are written over before anything is read ([`protocol`](crate::protocol)).
 //! - **I5** a page reads as zeros until its borrower wrote it, whatever the frame held.
-//! - **I6** a recall waits for nothing but copies of at most [`BATCH`] pages: another core's, or its own. Interrupts are
-//!   masked over each, so that a handler that allocates never waits for what it interrupted. Loans themselves are not for
+//! - **I6** a recall waits for nothing but another core's turn of the lane: a copy of at most [`BATCH`] pages, or 31 pages
+//!   zeroed in idle time. Interrupts are masked over each, so that a handler that allocates never waits for what it interrupted. Loans themselves are not for
 //!   handlers: a page that is to be moved is waited for.
 //!
 //! ```
@@ -46,6 +46,7 @@ use crate::arch::{Machine, copy_page};
 use crate::cma::area::Area;
 use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
 use crate::cma::loan::{Lending, SPARES, Target};
+use crate::cma::reserve::KINDS;
 use crate::dma::master::AreaId;
 use crate::dma::{Dma, State};
 use crate::sync::{Guard, Masked};
@@ -375,25 +376,26 @@ impl<M: Machine> Dma<M> {
         lending.into_iter().flat_map(Lending::borrowers).for_each(each);
     }
 
-    /// Wants `bytes` of the area kept unlent, and what is idle prepared for the next allocations:
-    /// [`idle_work`](Self::idle_work) sees to it. None is wanted of 0.
+    /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations:
+    /// [`idle_work`](Self::idle_work) sees to it. With 0, the default, nothing is kept and nothing prepared.
     pub fn set_reserve(&self, area: AreaId, bytes: u64) {
         if let Some(memory) = self.state.lock().areas.get_mut(area.0) {
             memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
         }
     }
 
-    /// Goes through up to `frames` frames that became idle, zeroes those that are not, with no line cached, and returns
-    /// how many they were. Then it recalls discardable loans for what the reserve lacks; then it finds places for the
-    /// kinds of request that were made last. For the idle loop: until it returns 0, which it does once each of them is
-    /// prepared, unless others free faster.
+    /// Goes through up to `frames` frames that became idle, drops their lines and zeroes those that are not zeroed yet, and
+    /// returns how many it went through. Where fewer are idle than the reserve is to be, it recalls discardable loans and
+    /// does the same with those. Last it finds places for the kinds of request that were made lately. For the idle loop:
+    /// until it returns 0, which it does once all is prepared, and also while another core is at it, recalls, or waits for
+    /// frames.
     ///
     /// The lock is held for at most 31 frames' bookkeeping at a time, or one search of the index. An allocation that finds
     /// no room without the frames another core has in hand here waits for those.
     pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
         let mut done = 0;
         while done < frames {
-            let _masked = Masked::new();
+            let masked = Masked::new();
             let mut guard = self.state.lock();
             let state = &mut *guard;
             // Another core is at it, or recalls.
@@ -405,7 +407,13 @@ impl<M: Machine> Dma<M> {
             let Some(run) = taken else {
                 state.lanes.give_back(WORK);
                 drop(guard);
-                while self.state.lock().areas.get_mut(area.0).is_some_and(Area::foresee) {}
+                drop(masked);
+                // Not for as long as there is one: others may change the index all the time.
+                for _ in 0..KINDS {
+                    if !self.state.lock().areas.get_mut(area.0).is_some_and(Area::foresee) {
+                        break;
+                    }
+                }
                 return done;
             };
             if state.ledger.residue(run) != Residue::Zeroed {
@@ -423,11 +431,12 @@ impl<M: Machine> Dma<M> {
         done
     }
 
-    /// The lock, once no core has frames of the area in hand in [`idle_work`](Self::idle_work): after one batch of it.
-    pub(super) fn lock_after_idle_work(&self, area: AreaId) -> Guard<'_, State> {
+    /// The lock, once no core has frames of the area in hand: after a batch of [`idle_work`](Self::idle_work), or of moves
+    /// of a recall, which another may follow.
+    pub(super) fn lock_once_settled(&self, area: AreaId) -> Guard<'_, State> {
         loop {
             let mut guard = self.state.lock();
-            if !guard.areas.get_mut(area.0).is_some_and(Area::waits_for_zeroing) {
+            if !guard.areas.get_mut(area.0).is_some_and(Area::awaits) {
                 return guard;
             }
             drop(guard);

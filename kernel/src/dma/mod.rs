@@ -8,8 +8,9 @@
 //!
 //! Any core may call anything here at any time, and so may interrupt handlers: the lock masks interrupts
 //! ([`sync`](crate::sync)). What takes long takes long there too: making a buffer zeroes it, a hand-over maintains its
-//! lines. Only [`Dma::new`] is not for handlers, for it allocates from the heap; nor are the audit, which walks all
-//! tables with interrupts masked, and what prints.
+//! lines. Not for handlers are [`Dma::new`], making and ending contracts and pools and making borrowers, which use the
+//! heap; [loans](loan), which may have to wait; the audit, which walks all tables with interrupts masked; and what
+//! prints.
 
 pub mod buffer;
 pub mod contract;
@@ -364,9 +365,9 @@ impl<M: Machine> Dma<M> {
             let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
             let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea) };
             match memory.alloc(bytes, align, |run| master.places(run)) {
-                Err(_) if memory.is_zeroing() => {
+                Err(error) if error.is_of_room() && memory.has_in_hand() => {
                     drop(guard);
-                    guard = self.lock_after_idle_work(area);
+                    guard = self.lock_once_settled(area);
                 }
                 done => break (slot, done?),
             }

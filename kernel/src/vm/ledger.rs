@@ -1,8 +1,9 @@
-//! The attribute of each carved frame, a byte a frame, kept outside the carved memory.
+//! The attribute of each carved frame, seven bits a frame, kept outside the carved memory.
 //!
 //! Guarantees I1 for carved frames: a frame is claimed by at most one mapping at a time, so a second mapping, with
-//! whatever attribute, is refused before a descriptor is written; so is one through a physical alias. Also remembers what caches may still hold of a
-//! frame after its mapping ended, so that the next owner does the least that suffices (I3).
+//! whatever attribute, is refused before a descriptor is written; so is one through a physical alias. Also remembers
+//! what caches may still hold of a frame after its mapping ended, so that the next owner does the least that suffices
+//! (I3), in which image of the window its buffer is mapped, and whether it is known to be zeroed (I5).
 
 use crate::addr::{Frame, FrameRange};
 use crate::vm::alias::{Alias, Aliases};

@@ -78,7 +78,7 @@ const COMMUTE: [(Transition, Op, &str); 11] = [
     ),
     (Transition::OpenPage, Op::Mark(Residue::Dirty), "as above"),
     (Transition::FillReserve, Op::DeviceBarrier, "a barrier needs no mapping"),
-    (Transition::FillReserve, Op::Unmap, "nobody gets the frame before it is in the reserve"),
+    (Transition::FillReserve, Op::Unmap, "nobody gets the frame before it is idle again"),
 ];
 
 const DOCUMENT: &str = include_str!("../../../docs/protocol.md");

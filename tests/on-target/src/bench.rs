@@ -35,7 +35,7 @@ const SAMPLES: usize = 33;
 const KIB: u32 = 1 << 10;
 const MIB: u32 = 1 << 20;
 const LARGEST: u32 = 8 * MIB;
-/// Bytes kept zeroed where the reserve is said to be full.
+/// Bytes kept unlent where the reserve is said to be full: all idle frames are zeroed then.
 const RESERVE: u32 = 12 * MIB;
 
 fn main(handover: BootHandover) -> ! {
@@ -262,7 +262,7 @@ impl Bench<'_> {
         frames
     }
 
-    /// Allocations that the reserve serves, full again before each, and what filling it costs a frame.
+    /// Allocations that idle time prepared, all idle frames zeroed before each, and what zeroing costs a frame.
     fn reserve(&self) {
         let mut refill = Series::new(String::from("reserve-refill"));
         for bytes in [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 2 * MIB, 4 * MIB, LARGEST] {
@@ -417,7 +417,7 @@ impl Bench<'_> {
 
     /// The mixed-size trace of the peers' figures: 64 MiB whose first 64 frames are taken, alignment to the size's next
     /// power of two, 64 KiB at most.
-    /// With a reserve, which an idle loop fills before each allocation.
+    /// With a reserve, for which an idle loop prepares before each allocation.
     fn trace(&self, slots: u32, reserve: u32) {
         const SIZES: [u32; 16] = [1, 1, 2, 3, 4, 5, 8, 12, 16, 25, 32, 64, 100, 128, 256, 375];
         let kernel = self.kernel;

@@ -167,9 +167,9 @@ pub fn isb() {
 }
 
 // SAFETY: publish cleans to the point of unification where walks do not look in the data cache, and ends in a DSB; with
-// what follows it in `invalidate_tlb` that is the sequence of ARM ARM B3.10.1: DSB, invalidate, DSB, ISB, in the inner shareable form where the core has it (no
-// branch prediction depends on it: what is unmapped is execute-never, or the head's page, never fetched again);
-// pointers are virtual addresses, given after an ISB.
+// what follows it in `invalidate_tlb` that is the sequence of ARM ARM B3.10.1: DSB, invalidate, DSB, ISB, in the inner
+// shareable form where the core has it (no branch prediction depends on it: what is unmapped is execute-never, or the
+// head's page, never fetched again); pointers are virtual addresses, given after an ISB.
 unsafe impl Mmu for Armv7a {
     fn publish(&self, _at: PhysAddr, words: &[u32]) {
         if !self.coherent_walk {
