@@ -170,13 +170,23 @@ planted() {
 # cargo_runner NAME: what a developer types, for one of the on-target tests; .cargo/config.toml names the runner.
 cargo_runner() { target_cargo test --quiet --release --package on-target --test "$1"; }
 
-# main_job: what README tells people to type first.
+# main_job: what README tells people to type first, and the table that it says comes of it.
 main_job() {
-    "$ROOT/qemu-run.sh" | tee "$work/serial"
-    [[ $(tail -n 1 -- "$work/serial") == $'demo: ok\r' ]] || {
+    local row rows
+    "$ROOT/qemu-run.sh" | tee "$work/output"
+    sed -i 's/\r$//' "$work/output"
+    [[ $(tail -n 1 -- "$work/output") == 'demo: ok' ]] || {
         echo "the last line is not: demo: ok"
         return 1
     }
+    mapfile -t rows < <(sed -nE 's/^    ((virtio-blk|codec|scaler|PL111|camera) +[^ ].* [0-9]+)$/\1/p' "$ROOT/README.md")
+    ((${#rows[@]} == 5))
+    for row in "${rows[@]}"; do
+        grep -qxF -- "$row" "$work/output" || {
+            echo "not as README has it: $row"
+            return 1
+        }
+    done
 }
 
 # incoherent OPTION...: programs on the machine with modelled caches; the summary's last line goes on the check's.
