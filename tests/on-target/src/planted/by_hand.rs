@@ -98,7 +98,10 @@ impl Hand {
         for salt in 0..TRANSFERS {
             fill(self.machine, source.all(), salt);
             if !self.machine.has(Bug::NoDsb) {
+                // The disk may look as soon as its index arrives, which the DMB before that does not keep behind what is
+                // in the outer controller's buffers.
                 self.machine.clean(source.all());
+                self.machine.device_barrier();
             }
             disk.prepare(Transfer::Out, from, BYTES);
             if self.machine.has(Bug::NoDsb) {
@@ -139,6 +142,7 @@ impl Hand {
         let data = [0, end].map(|offset| pointer(self.machine, mapped.all(), offset));
         for salt in 0..TRANSFERS {
             self.machine.clean(buffer);
+            self.machine.device_barrier();
             disk.prepare(Transfer::In, self.bus(buffer.pa()), SECTOR);
             disk.go();
             for place in data {
