@@ -125,11 +125,13 @@ pub unsafe trait Cache {
     fn discard(&self, part: Part<'_>) -> Lines;
 
     /// The barrier between memory and a device's registers, to be passed before a device is told to go: Linux's
-    /// `wmb()`, a DSB and the outer cache's sync.
+    /// `wmb()`, a DSB and the outer cache's sync. It comes before a word that the device polls too, where that tells of
+    /// what was cleaned.
     fn device_barrier(&self);
 
     /// The barrier between two writes to coherent memory that a device polls, such as a descriptor and the word that
-    /// makes it valid: Linux's `dma_wmb()`, a DMB (ARM ARM A3.8.3).
+    /// makes it valid: Linux's `dma_wmb()`, a DMB (ARM ARM A3.8.3). What was cleaned may be in the outer cache's buffers
+    /// still.
     fn dma_wmb(&self);
 
     /// The barrier between two reads of coherent memory that a device writes, such as a completion word and what it
