@@ -22,6 +22,7 @@ Installs what is missing. With ELF, boots that program instead and builds nothin
   --smp N               number of cores (default: 1)
   --count               let an instruction take a nanosecond of the board's clock, whatever the host does; with
                         --append demo=loans, which says what recalls cost, this is so anyway
+  --no-install          install nothing: what is missing is named, and the command ends
   --timeout S           give up after S seconds, 0 for never (default: 120; never with --window)
   --help                this text
 
@@ -51,6 +52,7 @@ while (($#)); do
         ;;
     --window) window=1 && shift ;;
     --count) count=1 && shift ;;
+    --no-install) export CARVEOUT_NO_INSTALL=1 && shift ;;
     --help) usage && exit 0 ;;
     -*) die "unknown option $1; see --help" ;;
     *)
@@ -81,7 +83,13 @@ banks=$(grep -c 'device_type = "memory"' "$ROOT/boards/$board/$board.dts" || tru
 [[ -z $memory || -n $dtb ]] || ((banks < 2)) ||
     die "--memory sizes the first bank alone, and $board has $banks: give a --dtb that says what there is"
 
-need_emulator
+if [[ -z $elf ]]; then
+    [[ -d $TARGET_DIR/$TARGET ]] ||
+        say 'first run: what is missing is installed, then the kernel is built; about three minutes on two cores'
+    require "${EMULATOR[@]}" "${TOOLCHAIN[@]}"
+else
+    require "${EMULATOR[@]}"
+fi
 
 display=none
 if [[ -n $window ]]; then
@@ -194,7 +202,7 @@ if ((status == 124 || status == 137)); then
     exit 124
 fi
 if [[ -f $work/screen.raw ]]; then
-    [[ -n ${HOST_PATH:-} ]] || choose_toolchain
+    choose_toolchain
     build_picture
     "$PICTURE" frame "$work/screen.raw" "$work/screen.png"
 fi

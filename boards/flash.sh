@@ -99,7 +99,7 @@ kernel_package() {
     armhf apt-cache depends linux-image-armmp | sed -n 's/^ *Depends: \(linux-image-.*-armmp\)$/\1/p'
 }
 
-need mformat=mtools sfdisk=fdisk objcopy=binutils dpkg-deb=dpkg
+require objcopy "${CARDS[@]}"
 fetch "$package" "./usr/lib/u-boot/$folder/*"
 kernel=$(kernel_package)
 [[ -n $kernel ]] || absent "linux-image-armmp names no kernel"

@@ -9,7 +9,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
-need_emulator
+require "${EMULATOR[@]}"
 choose_toolchain
 target_cargo build --quiet --release --package on-target --bin bench_cores || die "the bench program did not build"
 flatten "$TARGET_DIR/$TARGET/release/bench_cores" "$work/kernel.bin"

@@ -33,13 +33,13 @@ mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
-need_emulator
+require "${EMULATOR[@]}"
 choose_toolchain
 target_cargo build --quiet --release --package on-target --bin bench || die "the bench program did not build"
 
 # bench_cargo COMMAND ARGS...: cargo in tests/bench, a workspace of its own.
 bench_cargo() {
-    (cd "$ROOT/tests/bench" && PATH=$HOST_PATH:$out/tools/bin CARGO_TARGET_DIR=$out/build cargo "$@")
+    (cd "$ROOT/tests/bench" && PATH=$RUST_BIN:$PATH:$out/tools/bin CARGO_TARGET_DIR=$out/build cargo "$@")
 }
 
 bench_cargo build --quiet --release || die "tests/bench did not build"
@@ -68,7 +68,7 @@ status=0
 "$report" "$ROOT/tests/bench" "$out" "a9=$out/a9.log" "a9-pl310=$out/a9-pl310.log" | tee "$out/table.md" || status=1
 
 if [[ -n $host ]]; then
-    need valgrind=valgrind
+    require valgrind
     runner=$(sed -n 's/^gungraun = "=\(.*\)"/\1/p' "$ROOT/tests/bench/Cargo.toml")
     bench_cargo install --quiet --root "$out/tools" --version "$runner" gungraun-runner
     bench_cargo bench --quiet --bench instructions | tee "$out/instructions.txt"
@@ -83,7 +83,7 @@ if [[ -n $record ]]; then
     {
         cat -- "$work/BENCH.md"
         echo '<!-- table -->'
-        echo "Commit $commit${changed:+ with changes}, $(env "${TARGET_ENV[@]}" rustc --version | cut -d' ' -f1,2)."
+        echo "Commit $commit${changed:+ with changes}, $("$RUST_BIN/rustc" --version | cut -d' ' -f1,2)."
         echo
         cat -- "$out/table.md"
     } >"$ROOT/BENCH.md"

@@ -31,7 +31,7 @@ cards() {
     check "$of_beaglebone" card beaglebone-black 8192 \
         u-boot-omap/usr/lib/u-boot/am335x_boneblack/MLO@128 u-boot-omap/usr/lib/u-boot/am335x_boneblack/u-boot.img@384
     check "$drivers" \
-        env CARVEOUT_TREES="$(distribution_trees)" PATH="$HOST_PATH" cargo test --quiet \
+        env CARVEOUT_TREES="$(distribution_trees)" PATH="$RUST_BIN:$PATH" cargo test --quiet \
         --manifest-path "$ROOT/Cargo.toml" --package carveout-boards --test distribution -- --ignored
     # The area is the tree's default-pool, and both it and U-Boot's copy of the tree are where they would be on a board.
     check "$uboot" outcome 0 \

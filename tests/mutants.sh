@@ -28,7 +28,7 @@ mkdir -p -- "$work"
 found=0 missed=0
 
 tests() {
-    (cd -- "$work" && CARGO_INCREMENTAL=0 PATH=$HOST_PATH timeout 900 cargo test --target-dir "$TARGET_DIR" --package carveout \
+    (cd -- "$work" && CARGO_INCREMENTAL=0 rust timeout 900 cargo test --target-dir "$TARGET_DIR" --package carveout \
         "$@") >"$work/log" 2>&1
 }
 both() { tests --lib -- cma:: && tests --test loans; }

@@ -1,12 +1,21 @@
 # shellcheck shell=bash
-# Sourced by qemu-run.sh and tests/run.sh: finds, or installs with apt, what the project needs, and holds what the two
-# share. What it installs it says first. It installs no Rust toolchain with rustup, except what rust-toolchain.toml
-# asks for, and not even that where RUSTUP_AUTO_INSTALL=0 is set: there Debian's packages stand in.
+# Sourced by every command of the project: finds the tools they need, or installs them with apt. Guarantees:
+#
+# - A tool is asked, not assumed: it must run, and be of the version, with the parts, that the project needs. It is asked
+#   again after an installation. What then does not suffice is an error of one line: what was found, what is needed.
+# - What is installed is announced first. Nothing that is installed already is removed for it.
+# - cargo, rustc, clippy and rustfmt come from one folder, chosen once. Commands that start others pass the choice on.
+# - rustup installs only what rust-toolchain.toml names, and not even that where RUSTUP_AUTO_INSTALL=0 is set.
+#
+# It also holds what the commands share: builds, boards, the emulator's arguments.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 TARGET=armv7a-none-eabi
 TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}
 MIN_RUST_MINOR=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$ROOT/Cargo.toml")
+# Where Debian's packages put programs and libraries; tests/setup-test.sh puts its own folders here.
+SYSTEM_BIN=/usr/bin
+SYSTEM_LIB=/usr/lib
 
 # die MESSAGE...: one line, exit code 2, as for every mistake of the caller or the machine.
 die() {
@@ -16,141 +25,447 @@ die() {
 
 say() { echo "$*" >&2; }
 
-# --- packages -------------------------------------------------------------------------------------------------------
+# --- people wait knowingly ------------------------------------------------------------------------------------------
 
-# apt_install PACKAGE...: quiet unless it fails.
-apt_install() {
-    local as_root=() log
-    command -v apt-get >/dev/null || die "missing, and no apt-get here to install it: $*"
-    if ((EUID != 0)); then
-        command -v sudo >/dev/null || die "missing: run as root: apt-get install $*"
-        as_root=(sudo)
+last_tick=0
+# tick TEXT: says how far something is: in place on a terminal, elsewhere in a line at most every ten seconds.
+tick() {
+    if [[ -t 2 ]]; then
+        printf '\r\e[K%.*s' "$((${COLUMNS:-80} - 1))" "$1" >&2
+    elif ((SECONDS - last_tick >= 10)); then
+        say "$1"
+        last_tick=$SECONDS
     fi
-    say "installing: $*"
-    log=$(mktemp)
-    local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300)
-    if ! "${apt[@]}" install --no-install-recommends "$@" >"$log" 2>&1; then
-        # The usual cause is a package list that is old or was never fetched.
-        "${apt[@]}" update >>"$log" 2>&1 || true
-        if ! "${apt[@]}" install --no-install-recommends "$@" >>"$log" 2>&1; then
-            cat "$log" >&2
-            rm -f "$log"
-            die "could not install: $*"
+}
+
+tick_done() { [[ ! -t 2 ]] || printf '\r\e[K' >&2; }
+
+# build WHAT COMMAND...: runs cargo, and says what it builds and how far it is: on a terminal cargo's own way.
+build() {
+    local what=$1
+    shift
+    say "building: $what"
+    if [[ -t 2 ]]; then
+        "$@"
+        return
+    fi
+    # Standard output passes by the filter; the pipe's status is cargo's (pipefail).
+    {
+        CARGO_TERM_COLOR=never CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=120 "$@" 2>&1 >&3 |
+            tr '\r' '\n' | crates_built "$what" >&2
+    } 3>&1
+}
+
+CARGO_STATUS='Compiling|Checking|Download(ing|ed)|Finished|Running|Blocking|Locking|Updating|Adding|Building|Executable'
+# crates_built WHAT: turns cargo's progress bar into lines, and passes on what is no progress: warnings and errors.
+crates_built() {
+    local line
+    last_tick=$SECONDS
+    while IFS= read -r line; do
+        line=${line//$'\e[K'/}
+        if [[ $line =~ ^\ *Building\ \[[^]]*\]\ ([0-9]+)/([0-9]+) ]]; then
+            tick "building: $1: ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]} crates"
+        elif [[ $line =~ ^\ *Downloading ]]; then
+            tick "building: $1: fetching crates"
+        elif [[ ! $line =~ ^\ +($CARGO_STATUS)\  && -n ${line// /} ]]; then
+            say "$line"
         fi
-    fi
-    rm -f "$log"
-}
-
-# need COMMAND=PACKAGE...: installs the packages whose command is absent.
-need() {
-    local pair missing=()
-    for pair; do
-        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
-    ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
 }
 
-need_emulator() {
-    need qemu-system-arm=qemu-system-arm dtc=device-tree-compiler objcopy=binutils
+# --- what is needed -------------------------------------------------------------------------------------------------
+
+# Needs by purpose, as the commands ask for them.
+EMULATOR=(qemu-system-arm dtc fdtget fdtput objcopy)
+TOOLCHAIN=(cc certificates rust)
+INCOHERENT=(c++ cmake make pkg-config libclang)
+CARDS=(mformat sfdisk dpkg-deb)
+
+# The programs that the folder of Rust's toolchain must have; a command that checks adds CHECKERS.
+RUST_TOOLS=(rustc cargo rustdoc)
+CHECKERS=(cargo-clippy clippy-driver cargo-fmt rustfmt)
+
+# packages NEED: Debian's packages that bring it.
+packages() {
+    case $1 in
+    dtc | fdtget | fdtput) echo device-tree-compiler ;;
+    objcopy) echo binutils ;;
+    cc) echo gcc libc6-dev ;;
+    c++) echo g++ ;;
+    certificates) echo ca-certificates ;;
+    rust)
+        echo rustc-web cargo-web rust-web-src lld
+        [[ ${RUST_TOOLS[*]} != *clippy* ]] || echo rust-web-clippy rustfmt-web
+        ;;
+    libclang) echo libclang-dev ;;
+    mformat) echo mtools ;;
+    sfdisk) echo fdisk ;;
+    dpkg-deb) echo dpkg ;;
+    llvm-symbolizer | llvm-nm) echo llvm ;;
+    # It calls mount, which its package does not ask for in containers.
+    debootstrap) echo debootstrap mount ;;
+    *) echo "$1" ;;
+    esac
+}
+
+# called NEED: its name for people who install it by other means.
+called() {
+    case $1 in
+    cc) echo 'a C compiler (cc) with the C library' ;;
+    c++) echo 'a C++ compiler (c++) with its library' ;;
+    certificates) echo 'the CA certificates in /etc/ssl/certs' ;;
+    rust)
+        echo -n "Rust 1.$MIN_RUST_MINOR or later with the target $TARGET"
+        [[ ${RUST_TOOLS[*]} != *clippy* ]] || echo -n ', clippy and rustfmt'
+        echo " (rustup target add $TARGET)"
+        ;;
+    libclang) echo "libclang with clang's headers" ;;
+    dtc | fdtget | fdtput) echo "the device tree compiler ($1)" ;;
+    qemu-system-arm) echo 'QEMU for ARM (qemu-system-arm)' ;;
+    *) echo "$1" ;;
+    esac
+}
+
+# look NEED: asks whether it is here and suffices. Sets FOUND to what is here, LACKS to what is wrong, empty if nothing is.
+look() {
+    FOUND='' LACKS=''
+    case $1 in
+    rust) look_rust ;;
+    cc) look_compiler cc c '#include <stdio.h>
+int main(void) { return puts("") < 0; }' ;;
+    c++) look_compiler c++ c++ '#include <vector>
+int main() { return (int)std::vector<int>(1).at(0); }' ;;
+    libclang) look_libclang ;;
+    certificates) look_certificates ;;
+    qemu-system-arm) look_emulator ;;
+    objcopy)
+        look_command objcopy
+        [[ -n $LACKS || $(objcopy --info 2>/dev/null) == *elf32-little* ]] || LACKS='does not know 32-bit ELF'
+        ;;
+    *) look_command "$1" ;;
+    esac
+    [[ -z $LACKS ]]
+}
+
+# look_command NAME: whether the PATH has it and it runs.
+look_command() {
+    local path version
+    if ! path=$(type -P "$1"); then
+        LACKS='not in the PATH'
+    elif ! version=$("$path" --version 2>/dev/null </dev/null); then
+        FOUND=$path LACKS='does not run'
+    else
+        FOUND="$path, ${version%%$'\n'*}"
+    fi
+}
+
+# look_compiler COMMAND LANGUAGE PROGRAM: whether it makes a program that runs.
+look_compiler() {
+    local dir
+    look_command "$1"
+    [[ -z $LACKS ]] || return 0
+    dir=$(mktemp -d)
+    "$1" -x "$2" -o "$dir/program" - <<<"$3" >/dev/null 2>&1 && "$dir/program" >/dev/null ||
+        LACKS='makes no program that runs; are its headers and libraries there?'
+    rm -rf -- "$dir"
+}
+
+look_certificates() {
+    local file
+    for file in "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+        [[ -z $file || ! -s $file ]] || FOUND=$file
+        [[ -z $FOUND ]] || return 0
+    done
+    LACKS='none found'
+}
+
+look_emulator() {
+    local board machines
+    look_command qemu-system-arm
+    [[ -z $LACKS ]] || return 0
+    machines=$(qemu-system-arm -machine help 2>/dev/null)
+    for board in vexpress-a9 realview-pb-a8 cubieboard; do
+        grep -q "^$board " <<<"$machines" || LACKS="has no machine $board"
+    done
+}
+
+# look_libclang: as bindgen looks for it, and more: libclang-cpp is another library, and the headers of clang's own stand
+# beside the library. The folder found is the one that bindgen is told.
+look_libclang() {
+    local folder file headers
+    for folder in ${LIBCLANG_PATH:+"$LIBCLANG_PATH"} "$(llvm-config --libdir 2>/dev/null)" \
+        "$SYSTEM_LIB"/llvm-*/lib "$SYSTEM_LIB"64/llvm*/lib* "$SYSTEM_LIB" "$SYSTEM_LIB"64 "$SYSTEM_LIB"/*-linux-gnu*; do
+        for file in "$folder"/libclang.so "$folder"/libclang-*.so "$folder"/libclang.so.* "$folder"/libclang-*.so.*; do
+            [[ -f $file ]] || continue
+            if [[ $file == */libclang-cpp* ]]; then
+                [[ -n $FOUND ]] || FOUND=$file LACKS='is the C++ half only; bindgen loads libclang.so'
+                continue
+            fi
+            FOUND=$file LACKS="clang's own headers (stddef.h) are absent beside it"
+            for headers in "$(dirname -- "$(realpath -- "$file")")"/clang/*/include "$SYSTEM_LIB"/llvm-*/lib/clang/*/include \
+                "$SYSTEM_LIB"/clang/*/include; do
+                if [[ -f $headers/stddef.h ]]; then
+                    LACKS=''
+                    export LIBCLANG_PATH=$folder
+                    return
+                fi
+            done
+        done
+    done
+    [[ -n $FOUND ]] || LACKS='no libclang.so found'
 }
 
 # --- Rust -----------------------------------------------------------------------------------------------------------
 #
-# Two worlds. Where the active toolchain has the target, cargo needs no help. Elsewhere Debian's rustc-web builds core
-# and alloc from rust-web-src; that takes RUSTC_BOOTSTRAP=1, because build-std is not stable, and a linker.
+# Two candidates, in this order. A toolchain that has the target needs no help. Debian's rustc-web builds core and alloc
+# from rust-web-src; that takes RUSTC_BOOTSTRAP=1, because build-std is not stable, and a linker.
 
-# rust_in PATH: whether the rustc found along PATH works here and is recent enough. If rustup has to install what
-# rust-toolchain.toml names, it says so itself.
-rust_in() {
-    local minor
-    PATH=$1 command -v rustc >/dev/null && PATH=$1 command -v cargo >/dev/null || return 1
-    minor=$(cd "$ROOT" && PATH=$1 rustc --version | sed -n 's/^rustc 1\.\([0-9]*\)\..*/\1/p')
-    [[ -n $minor ]] && ((minor >= MIN_RUST_MINOR))
+# look_rust: chooses the toolchain, once. Sets RUST_BIN to its folder and RUST_CORE to `built` or `source`.
+look_rust() {
+    local user='' found lacks
+    if [[ -n ${CARVEOUT_RUST:-} ]]; then
+        RUST_BIN=${CARVEOUT_RUST%:*} RUST_CORE=${CARVEOUT_RUST##*:}
+    elif [[ -n $(type -P rustc) ]] && may_ask_rustup; then
+        user=$(cd "$ROOT" && rustc --print sysroot 2>/dev/null) || user=''
+        RUST_BIN=${user:+$user/bin} RUST_CORE=built
+    else
+        RUST_BIN=''
+    fi
+    [[ -z $RUST_BIN ]] || look_toolchain
+    if [[ -n $RUST_BIN && -z $LACKS ]]; then return; fi
+    found=$FOUND lacks=$LACKS FOUND='' LACKS=''
+    RUST_BIN=$SYSTEM_BIN RUST_CORE=source
+    look_toolchain
+    [[ -n $LACKS ]] || return 0
+    # The name of what was found first is the one that its owner knows.
+    if [[ $found != "$FOUND" && -n $found ]]; then
+        FOUND="$found ($lacks)${FOUND:+; $FOUND}"
+    fi
 }
 
-rust_sysroot() { (cd "$ROOT" && PATH=$1 rustc --print sysroot); }
-
-has_target() { [[ -d $(rust_sysroot "$1")/lib/rustlib/$TARGET/lib ]]; }
-
-# Whether to ask the rustc on the user's PATH at all: rustup's proxy may answer by installing a toolchain, which
-# rustup before 1.28 does whatever RUSTUP_AUTO_INSTALL says.
+# Whether to ask the rustc on the user's PATH at all: rustup's proxy may answer by installing a toolchain, which rustup
+# before 1.28 does whatever RUSTUP_AUTO_INSTALL says.
 may_ask_rustup() {
-    [[ ${RUSTUP_AUTO_INSTALL:-1} != 0 ]] || ! command -v rustup >/dev/null ||
+    [[ ${RUSTUP_AUTO_INSTALL:-1} != 0 ]] || [[ -z $(type -P rustup) ]] ||
         [[ $(rustup toolchain list 2>/dev/null) == *stable-* ]]
 }
 
-# choose_toolchain: sets HOST_PATH, and for the target TARGET_ENV and TARGET_FLAGS.
-choose_toolchain() {
-    need cc=gcc ld=binutils
-    [[ -e /usr/include/stdio.h ]] || apt_install libc6-dev
-    [[ -e /etc/ssl/certs/ca-certificates.crt || ! -e /etc/debian_version ]] || apt_install ca-certificates
-    HOST_PATH='' TARGET_ENV=() TARGET_FLAGS=(--target "$TARGET")
-    if may_ask_rustup && rust_in "$PATH"; then
-        HOST_PATH=$PATH
-        if ! has_target "$PATH" && command -v rustup >/dev/null && [[ ${RUSTUP_AUTO_INSTALL:-1} != 0 ]]; then
-            say "installing: Rust's target $TARGET (rustup)"
-            (cd "$ROOT" && rustup --quiet target add "$TARGET") || true
+# look_toolchain: judges the folder RUST_BIN, of which the programs come and no others.
+look_toolchain() {
+    local tool version minor='' sysroot missing=()
+    for tool in "${RUST_TOOLS[@]}"; do
+        if ! version=$("$RUST_BIN/$tool" --version 2>/dev/null </dev/null); then
+            missing+=("$tool")
+        elif [[ $tool == rustc ]]; then
+            FOUND="$version in $RUST_BIN"
+            minor=$(sed -n 's/^rustc 1\.\([0-9]*\)\..*/\1/p' <<<"$version")
+        elif [[ $version =~ ^(cargo|rustdoc|clippy)\ (0\.)?1\.([0-9]+) && ${BASH_REMATCH[3]} != "$minor" ]]; then
+            LACKS="$tool there is of another version, $version"
         fi
-        if has_target "$PATH"; then
-            TARGET_ENV=(PATH="$PATH")
+    done
+    if [[ -z $minor ]]; then
+        LACKS='no rustc that runs'
+    elif ((minor < MIN_RUST_MINOR)); then
+        LACKS="1.$MIN_RUST_MINOR or later is needed"
+    elif ((${#missing[@]})); then
+        LACKS="${missing[*]} missing there"
+    elif [[ -z $LACKS ]]; then
+        sysroot=$("$RUST_BIN/rustc" --print sysroot)/lib/rustlib
+        if [[ $RUST_CORE == built ]]; then
+            [[ -d $sysroot/$TARGET/lib ]] || LACKS="no target $TARGET"
+        elif [[ ! -f $sysroot/src/rust/library/core/src/lib.rs ]]; then
+            LACKS="no target $TARGET, and no source of core to build it from"
+        elif [[ $(readlink -f -- "$sysroot/src/rust") =~ rustc-1\.([0-9]+) && ${BASH_REMATCH[1]} != "$minor" ]]; then
+            LACKS="the source of core there is of another version, 1.${BASH_REMATCH[1]}"
+        elif ! "$SYSTEM_BIN/ld.lld" --version >/dev/null 2>&1; then
+            LACKS="no linker $SYSTEM_BIN/ld.lld"
+        fi
+    fi
+}
+
+# ask_rustup: has rustup add to the user's toolchain what it lacks, where it may.
+ask_rustup() {
+    [[ ${RUSTUP_AUTO_INSTALL:-1} != 0 && -n $(type -P rustup) ]] || return 0
+    say "installing: Rust's target $TARGET, clippy and rustfmt (rustup)"
+    (cd "$ROOT" && rustup --quiet target add "$TARGET" && rustup --quiet component add clippy rustfmt) || true
+}
+
+# --- getting it -----------------------------------------------------------------------------------------------------
+
+# require NEED...: returns once all are here and suffice; installs what is not; else ends the command with a line for each.
+require() {
+    local need missing=() round
+    for round in found installed refreshed; do
+        missing=()
+        for need; do
+            # A command that started this one found it already.
+            [[ " ${CARVEOUT_FOUND:-} " != *" $need "* ]] || continue
+            if look "$need"; then
+                CARVEOUT_FOUND+=" $need"
+            elif [[ $need == rust && $round == found && -z ${CARVEOUT_NO_INSTALL:-} ]]; then
+                ask_rustup
+                look rust || missing+=(rust)
+            else
+                missing+=("$need")
+            fi
+        done
+        if ((${#missing[@]} == 0)); then
+            export CARVEOUT_FOUND
             return
         fi
-    fi
-    debian_toolchain
+        [[ -z ${CARVEOUT_NO_INSTALL:-} && -n $(type -P apt-get) && $round != refreshed ]] || break
+        # Lists that are older than the archive give an older package, and no complaint.
+        if [[ $round == installed ]]; then
+            ((refreshed == 0)) || break
+            say "not enough yet: ${missing[*]}; trying with fresh package lists"
+            refresh
+        fi
+        install_packages "${missing[@]}"
+    done
+    for need in "${missing[@]}"; do
+        look "$need" || say "error: $need: found ${FOUND:-nothing}${LACKS:+: $LACKS}; needed: $(called "$need")$(remedy "$need")"
+    done
+    exit 2
 }
 
-debian_toolchain() {
-    local path=/usr/bin:$PATH bin
-    if ! rust_in "$path" || [[ ! -d $(rust_sysroot "$path")/lib/rustlib/src/rust/library/core ]]; then
-        (apt_install rustc-web cargo-web rust-web-src) || true
-        rust_in "$path" || die "Rust 1.$MIN_RUST_MINOR or later with the target $TARGET is needed: install rustup, then" \
-            "\`rustup target add $TARGET\`"
+# remedy NEED: the command that brings it.
+remedy() {
+    if [[ -n $(type -P apt-get) ]]; then
+        echo "; to get it: apt-get update && apt-get install $(packages "$1" | tr '\n' ' ')" | sed 's/ *$//'
+    elif [[ -z ${CARVEOUT_NO_INSTALL:-} ]]; then
+        echo '; this is no Debian: install it by its means, then --no-install says that nothing is to be installed'
     fi
-    [[ -n $HOST_PATH ]] || HOST_PATH=$path
-    # rustup's toolchains carry rust-lld among their own programs; it goes last, so that nothing else changes.
-    if [[ $HOST_PATH != "$path" ]]; then
-        bin=$(rust_sysroot "$HOST_PATH")/lib/rustlib/$(uname -m)-unknown-linux-gnu/bin
-    fi
-    TARGET_ENV=(RUSTC_BOOTSTRAP=1)
-    if [[ -n ${bin:-} && -x $bin/rust-lld ]]; then
-        path=$path:$bin
-    else
-        need ld.lld=lld
-        TARGET_ENV+=(CARGO_TARGET_ARMV7A_NONE_EABI_LINKER=ld.lld)
-    fi
-    TARGET_ENV+=(PATH="$path")
-    # Tests otherwise ignore the profile's panic = "abort", and core would be built twice, in two incompatible ways.
-    TARGET_FLAGS+=('-Zbuild-std=core,alloc' -Zpanic-abort-tests)
 }
 
-# choose_checkers: makes clippy and rustfmt available to host_cargo.
-choose_checkers() {
-    host_cargo clippy --version >/dev/null 2>&1 && host_cargo fmt --version >/dev/null 2>&1 && return
-    need cargo-clippy=rust-web-clippy cargo-fmt=rustfmt-web
-    HOST_PATH=/usr/bin:$PATH
+# Whether the package lists were fetched by this command.
+refreshed=0
+APT_LOG=/dev/null
+refresh() {
+    say 'refreshing: the package lists'
+    run_apt update || say "warn: the package lists could not all be fetched: $(apt_reason)"
+    refreshed=1
 }
+
+# install_packages NEED...: their packages, in one go. Refreshes lists that are absent or name packages that are gone.
+install_packages() {
+    local need names mib
+    names=$(for need; do packages "$need"; done | tr ' ' '\n' | sort -u | tr '\n' ' ')
+    read -ra names <<<"$names"
+    if ((EUID != 0)) && [[ -z $(type -P sudo) ]]; then
+        die "missing: $*; run as root: apt-get update && apt-get install ${names[*]}"
+    fi
+    APT_LOG=$(mktemp)
+    if ! mib=$(download_mib "${names[@]}"); then
+        ((refreshed)) || refresh
+        mib=$(download_mib "${names[@]}") || give_up "${names[@]}"
+    fi
+    # Measured: a MiB that is fetched, unpacked and configured takes a third of a second.
+    say "installing: ${names[*]} and what they depend on: $mib MiB to fetch, about $((mib / 180 + 1)) min"
+    if ! run_apt install "${names[@]}"; then
+        ((refreshed == 0)) || give_up "${names[@]}"
+        refresh
+        run_apt install "${names[@]}" || give_up "${names[@]}"
+    fi
+    rm -f -- "$APT_LOG"
+}
+
+apt_options=(-qq -y --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300)
+
+# download_mib PACKAGE...: how much apt would fetch for them.
+download_mib() {
+    LC_ALL=C apt-get "${apt_options[@]}" --print-uris install "$@" 2>"$APT_LOG" |
+        awk -v sum=0 '{ sum += $3 } END { print int(sum / 1048576) + 1 }'
+}
+
+# run_apt COMMAND ARGUMENT...: apt-get as root, its progress shown; its output goes to APT_LOG.
+run_apt() {
+    local line as_root=() doing status=0
+    ((EUID == 0)) || as_root=(sudo)
+    last_tick=$SECONDS
+    "${as_root[@]}" env LC_ALL=C DEBIAN_FRONTEND=noninteractive \
+        apt-get "${apt_options[@]}" -o APT::Status-Fd=1 "$@" 2>&1 </dev/null |
+        while IFS= read -r line; do
+            if [[ $line =~ ^(dlstatus|pmstatus):[^:]*:([0-9]+)[0-9.]*:(.*) ]]; then
+                [[ ${BASH_REMATCH[1]} == dlstatus ]] && doing=fetching || doing=installing
+                tick "$doing: ${BASH_REMATCH[2]} %: ${BASH_REMATCH[3]}"
+            else
+                printf '%s\n' "$line" >>"$APT_LOG"
+            fi
+        done || status=$?
+    tick_done
+    return "$status"
+}
+
+# apt_reason: what apt said was wrong, on a line.
+apt_reason() { grep -m 1 '^E:' "$APT_LOG" || tail -n 1 "$APT_LOG"; }
+
+give_up() { die "could not install $*: $(apt_reason); to see more: apt-get update && apt-get install $*"; }
+
+# --- what was chosen ------------------------------------------------------------------------------------------------
+
+# doctor: lists every need, where it was found and whether it suffices; installs nothing. Fails if one does not.
+doctor() {
+    local need status=0 tool version
+    RUST_TOOLS+=("${CHECKERS[@]}")
+    for need in "${EMULATOR[@]}" "${TOOLCHAIN[@]}" "${INCOHERENT[@]}" "${CARDS[@]}"; do
+        if look "$need"; then
+            printf '%-16s ok       %s\n' "$need" "$FOUND"
+        else
+            status=1
+            printf '%-16s LACKING  %s: %s; packages: %s\n' "$need" "${FOUND:-nothing}" "$LACKS" "$(packages "$need" | tr '\n' ' ')"
+        fi
+        [[ $need == rust && -z $LACKS ]] || continue
+        for tool in "${RUST_TOOLS[@]}"; do
+            version=$("$RUST_BIN/$tool" --version 2>/dev/null </dev/null)
+            printf '  %-14s ok       %s, %s\n' "$tool" "$RUST_BIN/$tool" "$version"
+        done
+        if [[ $RUST_CORE == built ]]; then
+            printf '  %-14s ok       %s\n' core "built, for $TARGET" linker "rust-lld, the toolchain's own"
+        else
+            printf '  %-14s ok       %s\n' core 'from source, with RUSTC_BOOTSTRAP=1' linker \
+                "$SYSTEM_BIN/ld.lld, $("$SYSTEM_BIN/ld.lld" --version)"
+        fi
+    done
+    return "$status"
+}
+
+# choose_toolchain: sets, once rust was required, what host_cargo and target_cargo need.
+choose_toolchain() {
+    require "${TOOLCHAIN[@]}"
+    if [[ -n ${CARVEOUT_RUST:-} ]]; then RUST_BIN=${CARVEOUT_RUST%:*} RUST_CORE=${CARVEOUT_RUST##*:}; fi
+    export CARVEOUT_RUST=$RUST_BIN:$RUST_CORE
+    TARGET_ENV=() TARGET_FLAGS=(--target "$TARGET")
+    if [[ $RUST_CORE == source ]]; then
+        TARGET_ENV=(RUSTC_BOOTSTRAP=1 CARGO_TARGET_ARMV7A_NONE_EABI_LINKER="$SYSTEM_BIN/ld.lld")
+        # Tests otherwise ignore the profile's panic = "abort", and core would be built twice, in two incompatible ways.
+        TARGET_FLAGS+=('-Zbuild-std=core,alloc' -Zpanic-abort-tests)
+    fi
+}
+
+# rust COMMAND...: runs it with the chosen toolchain first in the PATH, in this folder.
+rust() { PATH=$RUST_BIN:$PATH "$@"; }
 
 # host_cargo COMMAND ARGS...: cargo for this machine, in the workspace.
-host_cargo() { (cd "$ROOT" && PATH=$HOST_PATH cargo "$@"); }
+host_cargo() { (cd "$ROOT" && rust cargo "$@"); }
 
 # target_cargo COMMAND ARGS...: the same for the boards.
 target_cargo() {
     local command=$1
     shift
-    (cd "$ROOT" && env "${TARGET_ENV[@]}" cargo "$command" "${TARGET_FLAGS[@]}" "$@")
+    (cd "$ROOT" && rust env "${TARGET_ENV[@]}" cargo "$command" "${TARGET_FLAGS[@]}" "$@")
 }
 
 # build_demo: the kernel with the demo, as an ELF whose path it sets in DEMO_ELF.
 build_demo() {
-    say "building: the kernel for $TARGET"
-    target_cargo build --quiet --release --package carveout-boards --bin demo || die "the kernel did not build"
+    build "the kernel for $TARGET" target_cargo build --release --package carveout-boards --bin demo ||
+        die "the kernel did not build"
     # shellcheck disable=SC2034 # read by the scripts that source this file
     DEMO_ELF=$TARGET_DIR/$TARGET/release/demo
 }
 
 # build_picture: the host's tool for pictures, whose path it sets in PICTURE.
 build_picture() {
-    host_cargo build --quiet --release --package picture || die "tests/picture did not build"
+    build 'the tool for pictures' host_cargo build --release --package picture || die "tests/picture did not build"
     # shellcheck disable=SC2034
     PICTURE=$TARGET_DIR/release/picture
 }

@@ -5,8 +5,8 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../setup.sh"
 
 (($# == 1)) || die "usage: tests/bench/profile.sh KEY, a key of target/bench/results.csv such as alloc-only/4K"
-need_emulator
-need cc=gcc llvm-symbolizer=llvm llvm-nm=llvm
+require "${EMULATOR[@]}"
+require llvm-symbolizer llvm-nm
 choose_toolchain
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT

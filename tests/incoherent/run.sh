@@ -54,12 +54,11 @@ TESTS=(direct_map driver interrupts ledger ownership stress)
 # What loans takes: the least area that its contracts fit in, and as few steps as recall pages of every kind.
 LENT='cma=6M steps=100 loglevel=6 semihosting'
 
-need dtc=device-tree-compiler cmake=cmake c++=g++ make=make
-compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || apt_install libclang-dev
+require dtc "${INCOHERENT[@]}"
 choose_toolchain
-say "building: the incoherent machine"
 machine_dir=$ROOT/tests/incoherent
-(cd "$machine_dir" && PATH=$HOST_PATH cargo build --quiet --release) || die "the incoherent machine did not build"
+machine_cargo() { (cd "$machine_dir" && rust cargo "$@"); }
+build 'the incoherent machine' machine_cargo build --release || die "the incoherent machine did not build"
 machine=${CARGO_TARGET_DIR:-$machine_dir/target}/release/incoherent
 
 work=$(mktemp -d)
@@ -69,8 +68,7 @@ build_picture
 "$PICTURE" generate "$work/disk.jpg" --size 160x120
 
 build_planted() {
-    say "building: the programs that plant a bug"
-    target_cargo build --quiet --release --package on-target --bin planted || die "they did not build"
+    build 'the programs that plant a bug' target_cargo build --release --package on-target --bin planted || die "they did not build"
     elfs+=("$TARGET_DIR/$TARGET/release/planted")
 }
 
