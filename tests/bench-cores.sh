@@ -11,7 +11,7 @@ work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 require "${EMULATOR[@]}"
 choose_toolchain
-target_cargo build --quiet --release --package on-target --bin bench_cores || die "the bench program did not build"
+build 'the bench program' target_cargo build --release --package on-target --bin bench_cores || die "the bench program did not build"
 flatten "$TARGET_DIR/$TARGET/release/bench_cores" "$work/kernel.bin"
 dtc -q -I dts -O dtb -o "$work/board.dtb" "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
 board_args vexpress-a9

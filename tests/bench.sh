@@ -35,14 +35,14 @@ trap 'rm -rf -- "$work"' EXIT
 
 require "${EMULATOR[@]}"
 choose_toolchain
-target_cargo build --quiet --release --package on-target --bin bench || die "the bench program did not build"
+build 'the bench program' target_cargo build --release --package on-target --bin bench || die "the bench program did not build"
 
 # bench_cargo COMMAND ARGS...: cargo in tests/bench, a workspace of its own.
 bench_cargo() {
     (cd "$ROOT/tests/bench" && PATH=$RUST_BIN:$PATH:$out/tools/bin CARGO_TARGET_DIR=$out/build cargo "$@")
 }
 
-bench_cargo build --quiet --release || die "tests/bench did not build"
+build 'the tables and plots' bench_cargo build --release || die "tests/bench did not build"
 report=$out/build/release/bench-report
 
 flatten "$TARGET_DIR/$TARGET/release/bench" "$work/kernel.bin"
@@ -60,6 +60,7 @@ count() {
         die "the bench program failed on $1: $(tail -n 1 "$log")"
 }
 
+say "counting: some minutes"
 count a9 &
 count a9-pl310
 wait $! || exit 2

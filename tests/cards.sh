@@ -4,29 +4,39 @@
 
 : "${work=}" "${scratch=}" "${logs=}"
 
+of_cubieboard='card: cubieboard' of_beaglebone='card: beaglebone-black'
+drivers="card: drivers for the distribution's device trees"
+uboot='U-Boot: cubieboard, from its card to the demo'
+direct="U-Boot: cubieboard, the distribution's tree without it"
+CARD_CHECKS=("$of_cubieboard" "$of_beaglebone" "$drivers" "$uboot" "$direct")
+
+# build_cards: the cards that the checks look at; sets cards_absent to the reason where Debian's packages cannot be had.
+build_cards() {
+    local board name wanted='' status=0
+    cards_absent=''
+    for name in "${CARD_CHECKS[@]}"; do
+        ! selected "$name" || wanted=1
+    done
+    [[ -n $wanted ]] || return 0
+    for board in cubieboard beaglebone-black; do
+        say "building: the card for $board"
+        "$ROOT/boards/flash.sh" --board "$board" --out "$logs/$board.img" >"$logs/card_$board.log" 2>&1 || status=$?
+        ((status != 3)) || cards_absent=$(tail -n 1 "$logs/card_$board.log")
+    done
+}
+
 cards() {
-    local board name status=0
+    local name
     check 'card: an unknown board' outcome 2 "error: no card for board 'toaster'; there are: *" -- \
         "$ROOT/boards/flash.sh" --board toaster --out "$scratch/toaster.img"
     check 'card: no such folder' outcome 2 'error: no such folder: /nowhere' -- \
         "$ROOT/boards/flash.sh" --board cubieboard --out /nowhere/card.img
     check 'card: not over a device' outcome 2 'error: not a file: /dev/null; *' -- \
         "$ROOT/boards/flash.sh" --board cubieboard --out /dev/null
-    local of_cubieboard='card: cubieboard' of_beaglebone='card: beaglebone-black' wanted=''
-    local drivers="card: drivers for the distribution's device trees"
-    local uboot='U-Boot: cubieboard, from its card to the demo'
-    local direct="U-Boot: cubieboard, the distribution's tree without it"
-    for name in "$of_cubieboard" "$of_beaglebone" "$drivers" "$uboot" "$direct"; do
-        ! selected "$name" || wanted=1
-    done
-    [[ -n $wanted ]] || return 0
-    for board in cubieboard beaglebone-black; do
-        "$ROOT/boards/flash.sh" --board "$board" --out "$logs/$board.img" >"$logs/card_$board.log" 2>&1 || status=$?
-        if ((status == 3)); then
-            echo "skipped $of_cubieboard, $of_beaglebone, $uboot: $(tail -n 1 "$logs/card_$board.log")"
-            return 0
-        fi
-    done
+    if [[ -n $cards_absent ]]; then
+        for name in "${CARD_CHECKS[@]}"; do skip "$name" "$cards_absent"; done
+        return
+    fi
     check "$of_cubieboard" card cubieboard 2048 u-boot-sunxi/usr/lib/u-boot/Cubieboard/u-boot-sunxi-with-spl.bin@8
     check "$of_beaglebone" card beaglebone-black 8192 \
         u-boot-omap/usr/lib/u-boot/am335x_boneblack/MLO@128 u-boot-omap/usr/lib/u-boot/am335x_boneblack/u-boot.img@384

@@ -65,10 +65,11 @@ for left in "$base"/carveout-fresh.*; do
 done
 scratch=$(mktemp -d "$base/carveout-fresh.$$.XXXXXX")
 root=$scratch/root inside=''
+# shellcheck disable=SC2317 # the trap calls it
 clean_up() {
     # The namespace's first process dies with unshare, and with it all others in there; their mounts were theirs alone.
     [[ -z $inside ]] || kill -KILL "$inside" 2>/dev/null || true
-    wait
+    [[ -z $inside ]] || wait "$inside" 2>/dev/null || true
     rm -rf --one-file-system -- "$scratch" || { sleep 1 && rm -rf --one-file-system -- "$scratch"; }
 }
 trap clean_up EXIT
@@ -101,6 +102,7 @@ in_root() {
 
 # The mirrors that this machine's own apt uses, where it is a Debian that says so; else debootstrap's.
 mirror_of() {
+    # shellcheck disable=SC2016 # apt expands it
     apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
         sed -n "s/^$1 //p" | head -n 1
 }
@@ -172,9 +174,8 @@ try() {
     local begin=$SECONDS status=0 last took
     say "running: $*"
     # shellcheck disable=SC2016
-    in_root bash -c 'cd /root/carveout && exec "$@"' - "$@" > >(tee "$scratch/output") || status=$?
-    wait
-    last=$(tail -n 1 "$scratch/output" | tr -d '\r') took=$((SECONDS - begin))
+    in_root bash -c 'cd /root/carveout && "$@" | tee /root/output; exit "${PIPESTATUS[0]}"' - "$@" || status=$?
+    last=$(tail -n 1 "$root/root/output" | tr -d '\r') took=$((SECONDS - begin))
     outcomes+=("$(printf 'fresh: %s, %s: %s: %s (exit code %d, %d:%02d)' \
         "$suite" "$state" "$*" "${last:-no output}" "$status" $((took / 60)) $((took % 60)))")
     ((status == 0)) || failed=1

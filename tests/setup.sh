@@ -52,24 +52,28 @@ build() {
     # Standard output passes by the filter; the pipe's status is cargo's (pipefail).
     {
         CARGO_TERM_COLOR=never CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=120 "$@" 2>&1 >&3 |
-            tr '\r' '\n' | crates_built "$what" >&2
+            crates_built "$what" >&2
     } 3>&1
 }
 
 CARGO_STATUS='Compiling|Checking|Download(ing|ed)|Finished|Running|Blocking|Locking|Updating|Adding|Building|Executable'
 # crates_built WHAT: turns cargo's progress bar into lines, and passes on what is no progress: warnings and errors.
 crates_built() {
-    local line
+    local chunk line end=''
     last_tick=$SECONDS
-    while IFS= read -r line; do
-        line=${line//$'\e[K'/}
-        if [[ $line =~ ^\ *Building\ \[[^]]*\]\ ([0-9]+)/([0-9]+) ]]; then
-            tick "building: $1: ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]} crates"
-        elif [[ $line =~ ^\ *Downloading ]]; then
-            tick "building: $1: fetching crates"
-        elif [[ ! $line =~ ^\ +($CARGO_STATUS)\  && -n ${line// /} ]]; then
-            say "$line"
-        fi
+    # The bar ends with CR, all else with LF; between two bars may be several lines.
+    while [[ -z $end ]]; do
+        IFS= read -r -d $'\r' chunk || end=1
+        while IFS= read -r line; do
+            line=${line//$'\e[K'/}
+            if [[ $line =~ ^\ *Building\ \[[^]]*\]\ ([0-9]+)/([0-9]+) ]]; then
+                tick "building: $1: ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]} crates"
+            elif [[ $line =~ ^\ *Downloading ]]; then
+                tick "building: $1: fetching crates"
+            elif [[ ! $line =~ ^\ +($CARGO_STATUS)\  && -n ${line// /} ]]; then
+                say "$line"
+            fi
+        done <<<"$chunk"
     done
 }
 
@@ -102,8 +106,8 @@ packages() {
     sfdisk) echo fdisk ;;
     dpkg-deb) echo dpkg ;;
     llvm-symbolizer | llvm-nm) echo llvm ;;
-    # It calls mount, which its package does not ask for in containers.
-    debootstrap) echo debootstrap mount ;;
+    # The keys that Debian signs with, on another distribution; and mount, which a container may lack.
+    debootstrap) echo debootstrap debian-archive-keyring mount ;;
     *) echo "$1" ;;
     esac
 }
@@ -237,9 +241,11 @@ look_rust() {
     RUST_BIN=$SYSTEM_BIN RUST_CORE=source
     look_toolchain
     [[ -n $LACKS ]] || return 0
-    # The name of what was found first is the one that its owner knows.
-    if [[ $found != "$FOUND" && -n $found ]]; then
-        FOUND="$found ($lacks)${FOUND:+; $FOUND}"
+    # What was found first is what its owner knows.
+    if [[ -z $FOUND && -n $found ]]; then
+        FOUND=$found LACKS=$lacks
+    elif [[ -n $found && $found != "$FOUND" ]]; then
+        FOUND="$found ($lacks); $FOUND"
     fi
 }
 
@@ -381,6 +387,7 @@ download_mib() {
 run_apt() {
     local line as_root=() doing status=0
     ((EUID == 0)) || as_root=(sudo)
+    : >"$APT_LOG"
     last_tick=$SECONDS
     "${as_root[@]}" env LC_ALL=C DEBIAN_FRONTEND=noninteractive \
         apt-get "${apt_options[@]}" -o APT::Status-Fd=1 "$@" 2>&1 </dev/null |
@@ -454,6 +461,9 @@ target_cargo() {
     shift
     (cd "$ROOT" && rust env "${TARGET_ENV[@]}" cargo "$command" "${TARGET_FLAGS[@]}" "$@")
 }
+
+# machine_cargo COMMAND ARGS...: cargo for the incoherent machine, a workspace apart.
+machine_cargo() { (cd "$ROOT/tests/incoherent" && rust cargo "$@"); }
 
 # build_demo: the kernel with the demo, as an ELF whose path it sets in DEMO_ELF.
 build_demo() {

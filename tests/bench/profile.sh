@@ -11,7 +11,7 @@ choose_toolchain
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
-target_cargo build --quiet --release --package on-target --bin bench || die "the bench program did not build"
+build 'the bench program' target_cargo build --release --package on-target --bin bench || die "the bench program did not build"
 elf=$TARGET_DIR/$TARGET/release/bench
 cc -O2 -shared -fPIC -o "$work/profile.so" "$ROOT/tests/bench/profile.c"
 flatten "$elf" "$work/kernel.bin"

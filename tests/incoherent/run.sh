@@ -57,7 +57,6 @@ LENT='cma=6M steps=100 loglevel=6 semihosting'
 require dtc "${INCOHERENT[@]}"
 choose_toolchain
 machine_dir=$ROOT/tests/incoherent
-machine_cargo() { (cd "$machine_dir" && rust cargo "$@"); }
 build 'the incoherent machine' machine_cargo build --release || die "the incoherent machine did not build"
 machine=${CARGO_TARGET_DIR:-$machine_dir/target}/release/incoherent
 
