@@ -288,6 +288,56 @@ mod tests {
         assert_eq!(plan.va_of(run(0x70000, 1)), None);
     }
 
+    /// 1 GiB from 0x60000 on, of which the last `mib` MiB but one are carved out.
+    fn gib_with(mib: u32) -> DirectMap {
+        let bank = run(0x60000, 0x40000);
+        let area = run(0x9ff00 - mib * 256, mib * 256);
+        let mapped = [run(0x60000, area.start() - 0x60000), run(0x9ff00, 0x100)];
+        DirectMap::beside([area].into_iter(), || [bank].into_iter(), || mapped.into_iter(), NO_IMAGE)
+    }
+
+    #[test]
+    fn the_upper_half_is_shared_as_the_machine_needs_it() {
+        for mib in [32, 171, 254, 255, 256, 382, 383, 512, 768, 1000] {
+            let (plan, one) = (gib_with(mib), mib + 1);
+            assert!(plan.left_out().is_empty(), "{mib} MiB: all RAM that is not carved has its place");
+            assert_eq!(plan.runs().map(|run| run.frames.count()).sum::<u32>(), (1024 - mib) * 256);
+            let holes_stay = 1024 + 1 + 3 * one <= SHARED.sections();
+            assert_eq!(plan.range().sections(), if holes_stay { 1024 } else { 1024 - mib }, "{mib} MiB");
+            let (direct, window) = (plan.range(), plan.window());
+            assert_eq!(window.start().raw(), direct.start().raw() + ((direct.sections() + 1) << 20), "a gap between");
+            assert_eq!(direct.sections() + 1 + window.sections(), SHARED.sections());
+            // A GiB in all leaves every area two images but for a few sections.
+            assert!(window.sections() + 6 >= 2 * one || mib > 768, "{mib} MiB: {} for {one}", window.sections());
+            assert!(window.sections() >= one);
+            let hole = VirtAddr::new(plan.va_of(run(0x60000, 1)).unwrap().raw() + ((1024 - 2 - mib) << 20));
+            assert_eq!(plan.frame_at(hole).map(|(_, held)| held), Some(true), "below the area");
+            // Above it: where it would be in one bank, or right behind.
+            let above = plan.va_of(run(0x9ff00, 1)).unwrap().raw() - direct.start().raw();
+            assert_eq!(above >> 20, if holes_stay { 1023 } else { 1023 - mib });
+        }
+    }
+
+    #[test]
+    fn an_area_has_an_image_before_the_last_of_much_ram_is_mapped() {
+        let bank = run(0x40000, 0x80000);
+        let area = run(0xb0000, 0x10000);
+        let mapped = [run(0x40000, 0x70000)];
+        let plan = DirectMap::beside([area].into_iter(), || [bank].into_iter(), || mapped.into_iter(), NO_IMAGE);
+        assert_eq!(plan.window().sections(), 257);
+        assert_eq!(plan.range().sections(), SHARED.sections() - 258);
+        let lost: u64 = plan.left_out().iter().map(|frames| frames.bytes()).sum();
+        assert_eq!(lost >> 20, u64::from(0x700 - plan.range().sections()));
+    }
+
+    #[test]
+    fn parts_of_banks_keep_small_holes() {
+        let banks = [run(0x20000, 0x1000), run(0x21000, 0x1000)];
+        let mapped = [run(0x20000, 0x100), run(0x20110, 0x100), run(0x20500, 0xb00), run(0x21000, 0x1000)];
+        let parts: std::vec::Vec<_> = without_holes(|| banks.into_iter(), || mapped.into_iter()).collect();
+        assert_eq!(parts, [run(0x20000, 0x210), run(0x20500, 0xb00), run(0x21000, 0x1000)]);
+    }
+
     proptest! {
         /// Random banks, carve-outs and image against a map of single frames.
         #[test]
