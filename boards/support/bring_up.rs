@@ -146,11 +146,12 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
         unsafe { Armv7a::new(image, offset) }
     });
     let ram = info.banks().iter().copied().chain(info.aliases().iter().map(|alias| alias.frames));
-    let mut space = AddressSpace::adopt(machine, handover, ram);
+    let mut space = AddressSpace::adopt(machine, handover, &plan, ram);
     let mut unmapped = ArrayVec::<_, 8>::new();
     for lost in space.map_direct(&plan) {
         let _ = unmapped.try_push(lost);
     }
+    let window = plan.window();
     // SAFETY: just mapped; there are tables for every run of a plan, so none is in `unmapped`.
     unsafe { machine.set_direct_map(plan) };
 
@@ -166,14 +167,18 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     }
 
     let heap = start_heap(&space, &mut layout);
-    let sections = Dma::<Armv7a>::window_sections(carved.iter());
+    let needed = Dma::<Armv7a>::window_sections(carved.iter());
+    let sections = needed.min(window.sections());
     let tables = space.take_ram(layout.memblock_mut(), sections.div_ceil(4).max(1), 1);
     let window = tables.and_then(|tables| space.take_window(sections, tables));
     let window = window.unwrap_or_else(|| die(format_args!("no RAM left for the tables of the CMA window")));
     let tables = space.take_ram(layout.memblock_mut(), 1, 1);
     let loans = tables.and_then(|tables| space.take_loan_window(tables));
     let loans = loans.unwrap_or_else(|| die(format_args!("no RAM left for the table of the loan window")));
-    let dma = DMA.call_once(|| Dma::new(machine, carved.into_iter(), info.aliases().clone(), window, loans));
+    let take_over = if sections < needed { Dma::sparing_guards } else { Dma::new };
+    let dma = take_over(machine, carved.into_iter(), info.aliases().clone(), window, loans);
+    let dma = dma.unwrap_or_else(|error| die(format_args!("{error}")));
+    let dma = DMA.call_once(|| dma);
     let default_area = layout.areas().iter().find(|area| area.default).and_then(|area| dma.area(area.name));
 
     start_interrupts(&info, &mut space);

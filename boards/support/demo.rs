@@ -553,6 +553,9 @@ pub(super) fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {
         ByLevel(stats.invalidated),
         Bytes(stats.quarantined)
     );
+    if !dma.is_guarded() {
+        println!("guards given up: {} buffers got addresses right beside another's", stats.unguarded);
+    }
 }
 
 /// Lines of the inner and of the outer cache.

@@ -8,7 +8,7 @@ use carveout::arch::armv7a::exceptions::Exception;
 use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::ImageMap;
-use carveout::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, FIXMAP, IMAGE, LOAN_WINDOW};
+use carveout::vm::layout::{DEVICES, FIXMAP, IMAGE, LOAN_WINDOW, SHARED};
 use core::fmt;
 
 /// The exit code after an exception.
@@ -67,6 +67,10 @@ pub fn boot(kernel: &Kernel) {
             println!("direct map: no room for {frames}");
         }
     }
+    let window = kernel.dma.window();
+    let guards =
+        if kernel.dma.is_guarded() { "a guard page on either side of each" } else { "guard pages where room is" };
+    println!("window: {} from {} for buffers, {guards}", Bytes(window.bytes()), window.start());
     let image = ImageMap::get();
     for (range, access) in [(&image.text, "r-x"), (&image.rodata, "r--"), (&image.data, "rw-")] {
         println!("image: {}-{}, write-back, {access}", range.start, range.end);
@@ -92,13 +96,13 @@ impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(va) = *self;
         let Some(kernel) = kernel() else { return write!(f, "not known yet: the kernel is booting") };
-        if CMA_WINDOW.contains(va) {
+        if kernel.dma.window().contains(va) {
             return write!(f, "CMA window: {}", kernel.dma.place_of(va));
         }
         if LOAN_WINDOW.contains(va) {
             return f.write_str("loan window: no page is open there");
         }
-        if DIRECT_MAP.contains(va) {
+        if SHARED.contains(va) {
             let Some((frame, held)) = kernel.machine.direct_map().and_then(|map| map.frame_at(va)) else {
                 return write!(f, "direct map: no RAM there");
             };
@@ -128,7 +132,7 @@ impl fmt::Display for At {
         f.write_str(match va {
             _ if DEVICES.contains(va) => "devices' registers",
             _ if FIXMAP.contains(va) => "the device tree",
-            _ if va.raw() < DIRECT_MAP.start().raw() => "lower half: no process is mapped",
+            _ if va.raw() < SHARED.start().raw() => "lower half: no process is mapped",
             _ => "an unused part of the kernel's half",
         })
     }

@@ -6,6 +6,7 @@ use carveout::vm::alias::{Alias, Aliases};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::audit::{Expect, Finding, Report, audit};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc};
+use carveout::vm::layout::VirtRange;
 use carveout::vm::ledger::{Carved, Cell, Ledger};
 use std::collections::HashMap;
 
@@ -96,6 +97,8 @@ const RAM: FrameRange = FrameRange::within(0x6000_0000, 16 << 20);
 const TEXT: FrameRange = FrameRange::within(0x6001_0000, 128 << 10);
 const AREA: FrameRange = FrameRange::within(0x6040_0000, 4 << 20);
 const FIRMWARE: FrameRange = FrameRange::within(0x6080_0000, 64 << 10);
+/// Where carved frames may be mapped: buffers, and lent frames.
+const WINDOWS: [VirtRange; 2] = [VirtRange::new(0xc000_0000, 512), VirtRange::new(0xe000_0000, 1)];
 /// A page in each region that the clean setup leaves unmapped.
 const DIRECT_PAGE: u32 = 0x8000_5000;
 const WINDOW_PAGE: u32 = 0xc000_5000;
@@ -154,7 +157,7 @@ impl Bench {
 
     fn audit(&mut self) -> Result<Report, Finding> {
         let expect = Expect { ram: &[RAM], firmware: &[FIRMWARE], text: TEXT, share: Shareable };
-        audit(&self.tables, &expect, &mut self.ledger)
+        audit(&self.tables, &expect, &WINDOWS, &mut self.ledger)
     }
 }
 
@@ -400,5 +403,5 @@ fn i1_normal_memory_with_the_wrong_s_bit() {
     let (mut b, single) = (Bench::clean(), NonShareable);
     let expect = Expect { ram: &[RAM], firmware: &[FIRMWARE], text: TEXT, share: single };
     let first = Finding::WrongShareability { va: VirtAddr::new(0x8003_0000), frame: frame(0x6003_0000) };
-    assert_eq!(audit(&b.tables, &expect, &mut b.ledger), Err(first));
+    assert_eq!(audit(&b.tables, &expect, &WINDOWS, &mut b.ledger), Err(first));
 }

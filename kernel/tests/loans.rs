@@ -334,7 +334,7 @@ impl World {
                         assert!(room(None), "frames of another buffer");
                         self.held.push(Held::new(&self.setup, buffer, kind));
                     }
-                    Err(AllocError::Open { frame }) => {
+                    Err(AllocError::Open { frame, .. }) => {
                         assert!(inside.is_some() && room(None) && !room(Some(frame)), "{frame} is not in the way");
                     }
                     Err(error) => assert!(!room(None), "I6: refused although buffers leave room: {error}"),
@@ -566,8 +566,9 @@ fn i1_a_page_cannot_be_opened_twice_nor_recalled_while_it_is_open() {
         setup.dma.alloc(&device, 8 * FRAME_SIZE, 1).unwrap_err()
     });
     let frame = PhysAddr::new(carveout::arch::fake::setup::CARVED.raw() + 3 * FRAME_SIZE);
-    assert_eq!(refused, Ok(AllocError::Open { frame }));
-    assert_eq!(AllocError::Open { frame }.to_string(), "the lent frame 0x60203000 is open just now");
+    let open = AllocError::Open { wanted: u64::from(8 * FRAME_SIZE), frame };
+    assert_eq!(refused, Ok(open));
+    assert_eq!(open.to_string(), "no run of 32 KiB until the lent frame 0x60203000 is closed, which is open just now");
     assert!(setup.dma.alloc(&device, 8 * FRAME_SIZE, 1).is_ok(), "closed, it can be recalled");
 }
 
@@ -743,24 +744,41 @@ fn a_contract_is_refused_with_the_reason_and_nobody_loses_anything() {
     );
     assert_eq!(
         refused(&[set(2, 4096, 1), set(3, 2 << 20, 1)]),
-        "contract refused: 3 x 2 MiB: no room for 2 MiB: 0 B free in the area"
+        "contract refused: 3 x 2 MiB: with 2 of its buffers placed, no room for 2 MiB: 0 B free in the area"
     );
     assert_eq!(
         refused(&[set(1, 3 << 20, 2 << 20), set(1, 1 << 20, 2 << 20)]),
-        "contract refused: 1 x 1 MiB: no run of 1 MiB: 1 MiB free in the area, the largest run 1 MiB"
+        "contract refused: 1 x 1 MiB: with 1 of its buffers placed, no run of 1 MiB aligned to 2 MiB: 1 MiB free in the \
+         area, the largest run at that alignment 0 B, the largest of any kind 1 MiB"
     );
-    assert_eq!(refused(&[set(1025, 4096, 1)]), "contract refused: 1025 x 4 KiB: all 1024 buffer records are in use");
+    assert_eq!(
+        refused(&[set(1025, 4096, 1)]),
+        "contract refused: it declares 1025 buffers, and of the 1024 records for buffers 1024 are free"
+    );
+    let held = setup.dma.alloc(&device, 4096, 1).unwrap();
+    assert_eq!(
+        refused(&[set(1024, 1, 1)]),
+        "contract refused: it declares 1024 buffers, and of the 1024 records for buffers 1023 are free"
+    );
+    drop(held);
+    assert_eq!(cache.left(loan), Ok(1023), "the one frame that was allocated");
+    cache.give_back(loan).unwrap();
+    let loan = cache.borrow(1024).unwrap();
     let near = device.clone().with_mask(carveout::addr::BusAddr::new(0x602f_ffff));
     let far = setup.dma.contract(&near, &[set(1, 2 << 20, 1)]).map(drop).unwrap_err();
-    let error = AllocError::OutOfReach { wanted: 2 << 20, largest: 1 << 20 };
-    assert_eq!(far, ContractError::Set { set: set(1, 2 << 20, 1), error });
+    assert!(matches!(far, ContractError::Set { error: AllocError::OutOfReach(_), placed: 0, .. }));
+    assert_eq!(
+        far.to_string(),
+        "contract refused: 1 x 2 MiB: no run of 2 MiB at bus addresses up to 0x602fffff: 4 MiB free in the area, the largest \
+         such run 1 MiB, the largest of any kind 4 MiB"
+    );
     assert_eq!(cache.left(loan), Ok(1024), "refusals recall nothing");
 
     let contract = setup.dma.contract(&device, &[set(2, 1 << 20, 1), set(1, 8192, 1)]).unwrap();
     assert_eq!(cache.left(loan), Ok(1024 - 514));
     assert_eq!(contract.alloc(0).unwrap_err(), AllocError::ZeroSize);
     let error = contract.alloc((1 << 20) + 1).unwrap_err();
-    assert_eq!(error.to_string(), "the contract declares no buffer of 1028 KiB or more");
+    assert_eq!(error.to_string(), "no buffer of 1028 KiB is declared: the contract's largest are of 1 MiB");
     let one = contract.alloc(1).unwrap();
     assert_eq!(one.len(), 1);
     let error = contract.alloc(4096).unwrap_err();

@@ -9,7 +9,7 @@ use carveout::arch::{Cache, Mmu, Root};
 use carveout::vm::alias::Aliases;
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
-use carveout::vm::layout::CMA_WINDOW;
+use carveout::vm::layout::VirtRange;
 use carveout::vm::ledger::{Cell, Ledger, LedgerError};
 use carveout::vm::space::{Mapped, Region};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,6 +23,7 @@ const RAM_BYTES: u32 = 8 << 20;
 const L1: PhysAddr = PhysAddr::new(0x6000_4000);
 const L2: PhysAddr = PhysAddr::new(0x6001_0000);
 const SECTIONS: u32 = 4;
+const WINDOW: VirtRange = VirtRange::new(0xc000_0000, SECTIONS);
 const SEEDS: u64 = 20;
 
 /// What the careless code does where a TLB invalidate belongs.
@@ -79,11 +80,10 @@ struct Bench {
 impl Bench {
     fn new(seed: u64) -> Self {
         let machine = Careless { fake: Fake::new(RAM, RAM_BYTES, L1, seed), tlb: Tlb::Right };
-        let range = CMA_WINDOW.first(SECTIONS);
         let l1 = vec![L1Desc::FAULT; SECTIONS as usize].leak();
         let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; SECTIONS as usize].leak();
         // SAFETY: the fake judges I1; nothing else uses these tables.
-        let window = unsafe { Region::one_each(&machine, range, Shareable, l1, l1_entry(0), l2, L2) };
+        let window = unsafe { Region::one_each(&machine, WINDOW, Shareable, l1, l1_entry(0), l2, L2) };
         Self { machine, window }
     }
 
@@ -113,13 +113,13 @@ impl Bench {
 
 /// Address of the first-level entry of the window's section `n`.
 fn l1_entry(n: u32) -> PhysAddr {
-    assert!(n < SECTIONS && (CMA_WINDOW.start().raw() >> 20) + n < L1_ENTRIES as u32);
-    PhysAddr::new(L1.raw() + 4 * ((CMA_WINDOW.start().raw() >> 20) + n))
+    assert!(n < SECTIONS && (WINDOW.start().raw() >> 20) + n < L1_ENTRIES as u32);
+    PhysAddr::new(L1.raw() + 4 * ((WINDOW.start().raw() >> 20) + n))
 }
 
 /// Page `n` of the window.
 fn page(n: u32) -> VirtAddr {
-    VirtAddr::new(CMA_WINDOW.start().raw() + n * 4096)
+    VirtAddr::new(WINDOW.start().raw() + n * 4096)
 }
 
 /// `count` frames from the fourth MiB of RAM, where no table stands.

@@ -6,7 +6,7 @@ use carveout::arch::Mmu;
 use carveout::arch::fake::{Fake, Op};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2Desc, L2Entry, L2Table, Leaf};
-use carveout::vm::layout::{CMA_WINDOW, DEVICES, VirtRange};
+use carveout::vm::layout::{DEVICES, VirtRange};
 use carveout::vm::space::{MapError, Mapped, Region};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +42,7 @@ fn storage(sections: u32, tables: u32) -> (&'static mut [L1Desc], &'static mut [
 
 impl Bench {
     fn one_each(seed: u64) -> Self {
-        let (fake, range) = (Fake::new(RAM, RAM_BYTES, L1, seed), CMA_WINDOW.first(SECTIONS));
+        let (fake, range) = (Fake::new(RAM, RAM_BYTES, L1, seed), VirtRange::new(0xc000_0000, SECTIONS));
         let (l1, l2) = storage(SECTIONS, SECTIONS);
         // SAFETY: the fake judges I1; nothing else uses these tables.
         let region = unsafe { Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, L2) };

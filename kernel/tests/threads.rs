@@ -16,7 +16,7 @@ use carveout::boot::bootinfo::{
 use carveout::boot::directmap::{CarveOut, DirectMap, Run};
 use carveout::boot::layout::{AreaPlan, Claim, ClaimKind, Layout, LayoutError};
 use carveout::boot::memblock::{Direction, List, Memblock, MemblockError};
-use carveout::cma::area::{AllocError, Area};
+use carveout::cma::area::{AllocError, Area, NoRun, Reach};
 use carveout::cma::contract::{ContractError, Set};
 use carveout::cma::index::{Index, IndexError, Node};
 use carveout::cma::loan::{Kind, LendError, LoanStats};
@@ -29,7 +29,7 @@ use carveout::dma::master::{AreaId, BusWindow, Master, MasterError};
 use carveout::dma::pool::{Block, Exhausted, Pool, PoolError, Shape, StillOut};
 use carveout::dma::port::{Opened, Port, PortError};
 use carveout::dma::scatter::{ScatterError, Segment, Table};
-use carveout::dma::{Dma, Holder, Holders, Place, Record, Stats};
+use carveout::dma::{Dma, DmaError, Holder, Holders, Place, Record, Stats};
 use carveout::protocol::{Knowledge, LineStep, MapStep, Span, Transition, When};
 use carveout::sync::{Guard, Lock, Rank};
 use carveout::vm::alias::{Alias, AliasError, Aliases};
@@ -185,6 +185,7 @@ shared![
     AreaId,
     BusWindow,
     MasterError,
+    DmaError,
     Master,
     Yes,
     No,
@@ -203,6 +204,8 @@ shared![
     Node,
     IndexError,
     AllocError,
+    NoRun,
+    Reach,
     Op,
     Kind,
     LendError,

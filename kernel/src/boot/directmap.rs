@@ -4,17 +4,24 @@
 //! leaves out of the plan; nothing else is ever mapped as direct map. Pure: no table is touched.
 //!
 //! RAM banks may lie far apart, so each has an offset of its own: banks follow one another in the direct map, each
-//! congruent to its physical address modulo 1 MiB, so that sections map it.
+//! congruent to its physical address modulo 1 MiB, so that sections map it. A carve-out leaves a hole.
+//!
+//! The window of the areas has what the direct map leaves of [`SHARED`]. Where banks with their holes would leave it too
+//! little for three images of what is carved ([`window`](crate::vm::window)), the holes go: whatever lies between two of
+//! them is a bank of its own. Where that is not enough, RAM in the direct map comes before guards between buffers, and one
+//! image before RAM in the direct map: without an image an area could not be used at all.
 
 use crate::addr::{FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::boot::layout::{AreaPlan, Layout, MAX_AREAS};
-use crate::vm::layout::DIRECT_MAP;
+use crate::vm::layout::{SHARED, VirtRange};
+use crate::vm::window::{IMAGES, image_sections};
 use arrayvec::{ArrayString, ArrayVec};
 
-/// Banks a plan holds; what is beyond is left unmapped and listed by [`DirectMap::left_out`].
-pub const MAX_BANKS: usize = 8;
 /// Runs of mapped frames a plan holds.
 pub const MAX_RUNS: usize = 64;
+/// Banks a plan holds, each of a run of mapped frames at least; what is beyond is left unmapped and listed by
+/// [`DirectMap::left_out`].
+pub const MAX_BANKS: usize = MAX_RUNS;
 
 /// A run of RAM and where the direct map has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +42,8 @@ pub struct DirectMap {
     banks: ArrayVec<Bank, MAX_BANKS>,
     runs: ArrayVec<FrameRange, MAX_RUNS>,
     left_out: ArrayVec<FrameRange, MAX_BANKS>,
+    /// Sections of [`SHARED`], from its start on.
+    sections: u32,
 }
 
 /// A direct-map run to be mapped: read, write, execute-never, write-back.
@@ -47,17 +56,37 @@ pub struct Run {
 }
 
 impl DirectMap {
-    /// A plan for `banks` of RAM that maps `mapped` of it, less the kernel's image, which has a window of its own.
+    /// A plan for `banks` of RAM that maps `mapped` of it, less the kernel's image, which has a window of its own, beside a
+    /// window for these areas.
     ///
     /// Both give disjoint runs in ascending order, as memblock's do.
+    fn beside<B: Iterator<Item = FrameRange>, I: Iterator<Item = FrameRange>>(
+        areas: impl Iterator<Item = FrameRange>,
+        banks: impl Fn() -> B,
+        mapped: impl Fn() -> I,
+        image: FrameRange,
+    ) -> Self {
+        let one = image_sections(areas);
+        // A section between direct map and window is nobody's.
+        let room = |images: u32| SHARED.sections().saturating_sub(one.saturating_mul(images).saturating_add(1));
+        let with_holes = Self::new(banks(), &mapped, image, room(IMAGES));
+        if with_holes.left_out.is_empty() {
+            return with_holes;
+        }
+        Self::new(without_holes(banks, &mapped), &mapped, image, room(1))
+    }
+
+    /// The same in the first `room` sections.
     fn new<I: Iterator<Item = FrameRange>>(
         banks: impl Iterator<Item = FrameRange>,
         mapped: impl Fn() -> I,
         image: FrameRange,
+        room: u32,
     ) -> Self {
         let mut plan = Self::default();
-        let limit = u64::from(DIRECT_MAP.start().raw()) + DIRECT_MAP.bytes();
-        let mut next = u64::from(DIRECT_MAP.start().raw());
+        let start = u64::from(SHARED.start().raw());
+        let limit = start + SHARED.first(room).bytes();
+        let mut next = start;
         for frames in banks {
             let va = next + u64::from(frames.base().raw() % SECTION_SIZE);
             let fit = (limit.saturating_sub(va) >> FRAME_SHIFT).min(u64::from(frames.count())) as u32;
@@ -72,6 +101,7 @@ impl DirectMap {
                 next = (va + held.bytes()).next_multiple_of(u64::from(SECTION_SIZE));
             }
         }
+        plan.sections = ((next - start) / u64::from(SECTION_SIZE)) as u32;
         for bank in &plan.banks {
             for frames in mapped().map(|frames| frames.intersection(bank.frames)) {
                 let below = FrameRange::between(frames.start(), frames.end().min(image.start()));
@@ -92,7 +122,17 @@ impl DirectMap {
         self.runs.iter().filter_map(|&frames| Some(Run { va: self.place(frames)?, frames }))
     }
 
-    /// RAM there was no room for: beyond 1 GiB in all.
+    /// Where the direct map is.
+    pub const fn range(&self) -> VirtRange {
+        SHARED.first(self.sections)
+    }
+
+    /// What it leaves for the window of the areas.
+    pub const fn window(&self) -> VirtRange {
+        SHARED.after(self.sections + 1)
+    }
+
+    /// RAM there was no room for.
     pub fn left_out(&self) -> &[FrameRange] {
         &self.left_out
     }
@@ -118,6 +158,25 @@ impl DirectMap {
         let bank = self.banks.iter().find(|bank| bank.frames.covers(frames) && !frames.is_empty())?;
         Some(bank.va_of(frames.start()))
     }
+}
+
+/// Banks in parts, each at least a section apart from the next: what is not mapped between them takes no addresses.
+fn without_holes<B: Iterator<Item = FrameRange>, I: Iterator<Item = FrameRange>>(
+    banks: impl Fn() -> B,
+    mapped: impl Fn() -> I,
+) -> impl Iterator<Item = FrameRange> {
+    let mut runs = mapped().peekable();
+    core::iter::from_fn(move || {
+        let mut part = runs.next()?;
+        let bank = banks().find(|bank| bank.covers(part)).unwrap_or(part);
+        let near = |part: FrameRange, next: FrameRange| {
+            bank.covers(next) && next.start() - part.end() < SECTION_SIZE >> FRAME_SHIFT
+        };
+        while let Some(next) = runs.next_if(|&next| near(part, next)) {
+            part = FrameRange::between(part.start(), next.end()).unwrap_or(part);
+        }
+        Some(part)
+    })
 }
 
 /// The proof that its frames are absent from the direct map, for ever (I2). Not `Clone`: only one
@@ -180,7 +239,8 @@ impl CarveOut {
 /// Plans the direct map and makes the carve-outs it leaves out, in the layout's order of areas.
 pub fn plan(layout: &Layout<'_>, image: FrameRange) -> (DirectMap, ArrayVec<CarveOut, MAX_AREAS>) {
     let memblock = layout.memblock();
-    let map = DirectMap::new(memblock.memory(), || memblock.mapped_ranges(), image);
+    let areas = layout.areas().iter().flat_map(|area| area.ranges.iter().copied());
+    let map = DirectMap::beside(areas, || memblock.memory(), || memblock.mapped_ranges(), image);
     let carve = |area: &AreaPlan<'_>| CarveOut::new(area.name, &area.ranges, area.lendable);
     (map, layout.areas().iter().map(carve).collect())
 }
@@ -200,7 +260,7 @@ mod tests {
     #[test]
     fn each_bank_has_an_offset_of_its_own() {
         let banks = [run(0x20000, 0x20000), run(0x70000, 0x10000)];
-        let plan = DirectMap::new(banks.into_iter(), || banks.into_iter(), run(0x70010, 0x40));
+        let plan = DirectMap::new(banks.into_iter(), || banks.into_iter(), run(0x70010, 0x40), 1024);
         assert_eq!(plan.va_of(run(0x20000, 1)), Some(VirtAddr::new(0x8000_0000)));
         assert_eq!(plan.va_of(run(0x70000, 1)), Some(VirtAddr::new(0xa000_0000)));
         assert_eq!(plan.va_of(run(0x70010, 1)), None, "the image is mapped in its own window");
@@ -213,7 +273,7 @@ mod tests {
     fn i2_a_carve_out_is_a_hole() {
         let bank = run(0x60000, 0x10000);
         let mapped = [run(0x60000, 0x4000), run(0x68000, 0x8000)];
-        let plan = DirectMap::new([bank].into_iter(), || mapped.into_iter(), NO_IMAGE);
+        let plan = DirectMap::new([bank].into_iter(), || mapped.into_iter(), NO_IMAGE, 1024);
         let hole = VirtAddr::new(0x8400_0000);
         assert_eq!(plan.frame_at(hole), Some((Frame::from_number(0x64000).unwrap(), false)));
         assert_eq!(plan.va_of(run(0x63fff, 2)), None);
@@ -222,10 +282,60 @@ mod tests {
     #[test]
     fn ram_beyond_the_region_is_left_out_and_listed() {
         let banks = [run(0x20000, 0x30000), run(0x60000, 0x20000)];
-        let plan = DirectMap::new(banks.into_iter(), || banks.into_iter(), NO_IMAGE);
+        let plan = DirectMap::new(banks.into_iter(), || banks.into_iter(), NO_IMAGE, 1024);
         assert_eq!(plan.left_out(), &[run(0x70000, 0x10000)]);
         assert_eq!(plan.va_of(run(0x6ffff, 1)), Some(VirtAddr::new(0xbfff_f000)));
         assert_eq!(plan.va_of(run(0x70000, 1)), None);
+    }
+
+    /// 1 GiB from 0x60000 on, of which the last `mib` MiB but one are carved out.
+    fn gib_with(mib: u32) -> DirectMap {
+        let bank = run(0x60000, 0x40000);
+        let area = run(0x9ff00 - mib * 256, mib * 256);
+        let mapped = [run(0x60000, area.start() - 0x60000), run(0x9ff00, 0x100)];
+        DirectMap::beside([area].into_iter(), || [bank].into_iter(), || mapped.into_iter(), NO_IMAGE)
+    }
+
+    #[test]
+    fn the_upper_half_is_shared_as_the_machine_needs_it() {
+        for mib in [32, 171, 254, 255, 256, 382, 383, 512, 768, 1000] {
+            let (plan, one) = (gib_with(mib), mib + 1);
+            assert!(plan.left_out().is_empty(), "{mib} MiB: all RAM that is not carved has its place");
+            assert_eq!(plan.runs().map(|run| run.frames.count()).sum::<u32>(), (1024 - mib) * 256);
+            let holes_stay = 1024 + 1 + 3 * one <= SHARED.sections();
+            assert_eq!(plan.range().sections(), if holes_stay { 1024 } else { 1024 - mib }, "{mib} MiB");
+            let (direct, window) = (plan.range(), plan.window());
+            assert_eq!(window.start().raw(), direct.start().raw() + ((direct.sections() + 1) << 20), "a gap between");
+            assert_eq!(direct.sections() + 1 + window.sections(), SHARED.sections());
+            // A GiB in all leaves every area two images but for a few sections.
+            assert!(window.sections() + 6 >= 2 * one || mib > 768, "{mib} MiB: {} for {one}", window.sections());
+            assert!(window.sections() >= one);
+            let hole = VirtAddr::new(plan.va_of(run(0x60000, 1)).unwrap().raw() + ((1024 - 2 - mib) << 20));
+            assert_eq!(plan.frame_at(hole).map(|(_, held)| held), Some(true), "below the area");
+            // Above it: where it would be in one bank, or right behind.
+            let above = plan.va_of(run(0x9ff00, 1)).unwrap().raw() - direct.start().raw();
+            assert_eq!(above >> 20, if holes_stay { 1023 } else { 1023 - mib });
+        }
+    }
+
+    #[test]
+    fn an_area_has_an_image_before_the_last_of_much_ram_is_mapped() {
+        let bank = run(0x40000, 0x80000);
+        let area = run(0xb0000, 0x10000);
+        let mapped = [run(0x40000, 0x70000)];
+        let plan = DirectMap::beside([area].into_iter(), || [bank].into_iter(), || mapped.into_iter(), NO_IMAGE);
+        assert_eq!(plan.window().sections(), 257);
+        assert_eq!(plan.range().sections(), SHARED.sections() - 258);
+        let lost: u64 = plan.left_out().iter().map(|frames| frames.bytes()).sum();
+        assert_eq!(lost >> 20, u64::from(0x700 - plan.range().sections()));
+    }
+
+    #[test]
+    fn parts_of_banks_keep_small_holes() {
+        let banks = [run(0x20000, 0x1000), run(0x21000, 0x1000)];
+        let mapped = [run(0x20000, 0x100), run(0x20110, 0x100), run(0x20500, 0xb00), run(0x21000, 0x1000)];
+        let parts: std::vec::Vec<_> = without_holes(|| banks.into_iter(), || mapped.into_iter()).collect();
+        assert_eq!(parts, [run(0x20000, 0x210), run(0x20500, 0xb00), run(0x21000, 0x1000)]);
     }
 
     proptest! {
@@ -259,13 +369,13 @@ mod tests {
                 runs
             };
             let image = run(image.0, image.1);
-            let plan = DirectMap::new(runs(&ram).into_iter(), || runs(&mapped).into_iter(), image);
+            let plan = DirectMap::new(runs(&ram).into_iter(), || runs(&mapped).into_iter(), image, 1024);
             prop_assert!(plan.left_out().is_empty());
             let mut held = std::collections::HashMap::new();
             for Run { va, frames } in plan.runs() {
                 for (n, frame) in frames.iter().enumerate() {
                     let va = VirtAddr::new(va.raw() + ((n as u32) << FRAME_SHIFT));
-                    prop_assert!(DIRECT_MAP.contains(va));
+                    prop_assert!(plan.range().contains(va));
                     prop_assert!(held.insert(va, frame).is_none(), "two frames at one address");
                     prop_assert_eq!(plan.frame_at(va), Some((frame, true)));
                     prop_assert_eq!(va.raw() % SECTION_SIZE, frame.base().raw() % SECTION_SIZE);

@@ -8,7 +8,7 @@
 //! [lent](super::loan); or a contract slot's, and then held, idle or lent for that slot alone. An allocation takes from what is idle, else it recalls the cheapest window of what is idle and
 //! lent. Idle time prepares the next ones: see [`reserve`](super::reserve).
 
-use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr};
+use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr};
 use crate::boot::directmap::CarveOut;
 use crate::cma::index::{Index, MAX_ALIGN_ORDER, Node};
 use crate::cma::loan::{Batch, Kind, LendError, Lending, Loan, LoanError, Priority};
@@ -41,39 +41,31 @@ pub enum AllocError {
         /// Bytes free.
         free: u64,
     },
-    /// Enough is free, but no run of it is long enough at that alignment.
-    Fragmented {
-        /// Bytes asked for, in whole frames.
-        wanted: u64,
-        /// Bytes free.
-        free: u64,
-        /// The largest free run, in bytes.
-        largest: u64,
-    },
+    /// Enough is free, but no run of it is long enough at that alignment, wherever in the area.
+    Fragmented(NoRun),
     /// There would be a run, but not one that the device reaches to its last byte, or not without crossing its
     /// boundary.
-    OutOfReach {
-        /// Bytes asked for, in whole frames.
-        wanted: u64,
-        /// The largest free run that it does reach, in bytes.
-        largest: u64,
-    },
+    OutOfReach(NoRun),
     /// There would be a run but for a frame that is open now: to a closure, or to another core's copy.
     Open {
+        /// Bytes asked for, in whole frames.
+        wanted: u64,
         /// Address of the frame.
         frame: PhysAddr,
     },
-    /// All that the contract declares for buffers of this size are allocated, or it declares none.
+    /// All that the contract declares for buffers of this size are allocated.
     ContractExceeded {
         /// Bytes asked for, in whole frames.
         wanted: u64,
         /// Buffers declared for them.
         declared: u32,
     },
-    /// No addresses are left in the window for its mapping.
-    NoWindow {
+    /// The contract declares no buffer as large as this.
+    NotDeclared {
         /// Bytes asked for, in whole frames.
         wanted: u64,
+        /// Bytes of the largest that it declares.
+        largest: u64,
     },
     /// As many buffers exist as there are records for.
     TooManyBuffers {
@@ -85,7 +77,84 @@ pub enum AllocError {
 impl AllocError {
     /// Whether more free frames could have changed it.
     pub(crate) const fn is_of_room(&self) -> bool {
-        matches!(self, Self::NoCapacity { .. } | Self::Fragmented { .. } | Self::OutOfReach { .. } | Self::Open { .. })
+        matches!(self, Self::NoCapacity { .. } | Self::Fragmented(_) | Self::OutOfReach(_) | Self::Open { .. })
+    }
+
+    /// The same of a request by a device with these limits.
+    #[cold]
+    pub(crate) const fn within(self, reach: Reach) -> Self {
+        match self {
+            Self::Fragmented(no_run) => Self::Fragmented(NoRun { reach, ..no_run }),
+            Self::OutOfReach(no_run) => Self::OutOfReach(NoRun { reach, ..no_run }),
+            other => other,
+        }
+    }
+}
+
+/// What limits where a device's buffers may lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reach {
+    /// The last bus address that it drives: its mask.
+    pub last: BusAddr,
+    /// Its bus has `dma-ranges`.
+    pub ranges: bool,
+    /// No buffer crosses a multiple of this, in bytes.
+    pub boundary: Option<u32>,
+}
+
+impl Reach {
+    /// No limits.
+    pub const ALL: Self = Self { last: BusAddr::new(u32::MAX), ranges: false, boundary: None };
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.last != Self::ALL.last {
+            write!(f, " at bus addresses up to {}", self.last)?;
+        }
+        if self.ranges {
+            write!(f, " within its dma-ranges")?;
+        }
+        match self.boundary {
+            Some(boundary) => write!(f, " without crossing a multiple of {}", Bytes(boundary.into())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What was asked for and what there is, of a request that no free run fits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoRun {
+    /// Bytes asked for, in whole frames.
+    pub wanted: u64,
+    /// The alignment asked for, in bytes, at least a frame.
+    pub align: u32,
+    /// What the device reaches.
+    pub reach: Reach,
+    /// Bytes free.
+    pub free: u64,
+    /// The largest free run at that alignment that the device reaches, in bytes: the most that would be given.
+    pub largest: u64,
+    /// The largest free run at any address, in bytes.
+    pub any: u64,
+}
+
+impl fmt::Display for NoRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Self { wanted, align, reach, free, largest, any } = self;
+        write!(f, "no run of {}", Bytes(wanted))?;
+        let aligned = align > FRAME_SIZE;
+        if aligned {
+            write!(f, " aligned to {}", Bytes(align.into()))?;
+        }
+        write!(f, "{reach}: {} free in the area, the largest ", Bytes(free))?;
+        match (reach == Reach::ALL, aligned) {
+            (true, false) => return write!(f, "run {}", Bytes(largest)),
+            (true, true) => write!(f, "run at that alignment")?,
+            (false, false) => write!(f, "such run")?,
+            (false, true) => write!(f, "such run at that alignment")?,
+        }
+        write!(f, " {}, the largest of any kind {}", Bytes(largest), Bytes(any))
     }
 }
 
@@ -101,27 +170,21 @@ impl fmt::Display for AllocError {
             Self::NoCapacity { wanted, free } => {
                 write!(f, "no room for {}: {} free in the area", Bytes(wanted), Bytes(free))
             }
-            Self::Fragmented { wanted, free, largest } => write!(
-                f,
-                "no run of {}: {} free in the area, the largest run {}",
-                Bytes(wanted),
-                Bytes(free),
-                Bytes(largest)
-            ),
-            Self::OutOfReach { wanted, largest } => write!(
-                f,
-                "no run of {} within the device's mask, windows and boundary; the largest there is {}",
-                Bytes(wanted),
-                Bytes(largest)
-            ),
-            Self::Open { frame } => write!(f, "the lent frame {frame} is open just now"),
-            Self::ContractExceeded { wanted, declared: 0 } => {
-                write!(f, "the contract declares no buffer of {} or more", Bytes(wanted))
+            Self::Fragmented(no_run) | Self::OutOfReach(no_run) => write!(f, "{no_run}"),
+            Self::Open { wanted, frame } => {
+                write!(f, "no run of {} until the lent frame {frame} is closed, which is open just now", Bytes(wanted))
+            }
+            Self::NotDeclared { wanted, largest } => {
+                write!(
+                    f,
+                    "no buffer of {} is declared: the contract's largest are of {}",
+                    Bytes(wanted),
+                    Bytes(largest)
+                )
             }
             Self::ContractExceeded { wanted, declared } => {
                 write!(f, "no room for {}: all {declared} that the contract declares are allocated", Bytes(wanted))
             }
-            Self::NoWindow { wanted } => write!(f, "no addresses left in the window for {}", Bytes(wanted)),
             Self::TooManyBuffers { limit } => write!(f, "all {limit} buffer records are in use"),
         }
     }
@@ -232,20 +295,19 @@ impl Area {
 
     /// Bytes of the largest run of them.
     pub fn largest_run(&mut self) -> u64 {
-        self.largest_of(core::iter::once)
+        self.largest_of(0, core::iter::once)
     }
 
-    /// The same within places in a run of the area.
-    fn largest_of<P: Iterator<Item = FrameRange>>(&mut self, places: impl Fn(FrameRange) -> P) -> u64 {
+    /// The same from multiples of 2^`order` frames on, within places in a run of the area.
+    fn largest_of<P: Iterator<Item = FrameRange>>(&mut self, order: u8, places: impl Fn(FrameRange) -> P) -> u64 {
         let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0);
         let mut largest = 0;
         for run in &mut self.runs {
             for place in places(run.frames) {
-                let frames = match lending {
-                    Some(lending) => lending.largest_available(place),
-                    None => run.idle.largest_run_in(place.start()..place.end()),
+                largest = match lending {
+                    Some(lending) => lending.largest_available(place, order.into()).max(largest),
+                    None => largest_in(&mut run.idle, place, order, largest),
                 };
-                largest = frames.max(largest);
             }
         }
         u64::from(largest) << FRAME_SHIFT
@@ -382,17 +444,15 @@ impl Area {
         let elsewhere = if let Some(lending) = lending {
             let barred = |place| lending.barred_by_open(place, count, order.into());
             if let Some(frame) = self.runs.iter().find_map(|run| places(run.frames).find_map(barred)) {
-                return AllocError::Open { frame: frame.base() };
+                return AllocError::Open { wanted, frame: frame.base() };
             }
             self.runs.iter().any(|run| lending.search(run.frames, count, order.into(), false).is_some())
         } else {
             self.runs.iter_mut().any(|run| run.idle.has(count, order))
         };
-        if elsewhere {
-            AllocError::OutOfReach { wanted, largest: self.largest_of(places) }
-        } else {
-            AllocError::Fragmented { wanted, free: self.free_bytes(), largest: self.largest_run() }
-        }
+        let (free, largest, any) = (self.free_bytes(), self.largest_of(order, places), self.largest_run());
+        let no_run = NoRun { wanted, align: FRAME_SIZE << order, reach: Reach::ALL, free, largest, any };
+        if elsewhere { AllocError::OutOfReach(no_run) } else { AllocError::Fragmented(no_run) }
     }
 
     /// Gives a run back.
@@ -441,23 +501,19 @@ impl Area {
             let Some(start) = found else {
                 let wanted = u64::from(count) << FRAME_SHIFT;
                 let free = scratch.iter().map(|(_, index)| u64::from(index.free_units())).sum::<u64>() << FRAME_SHIFT;
-                let largest = scratch.iter_mut().map(|(_, index)| u64::from(index.largest_run())).max().unwrap_or(0);
-                let largest = largest << FRAME_SHIFT;
-                let reached = scratch.iter_mut().map(|(run, index)| {
-                    let free = |place: FrameRange| index.largest_run_in(place.start()..place.end());
-                    places(*run).map(free).max().unwrap_or(0)
-                });
-                let reached = u64::from(reached.max().unwrap_or(0)) << FRAME_SHIFT;
-                return Err((
-                    n,
-                    if free < wanted {
-                        AllocError::NoCapacity { wanted, free }
-                    } else if reached < largest && largest >= wanted {
-                        AllocError::OutOfReach { wanted, largest: reached }
-                    } else {
-                        AllocError::Fragmented { wanted, free, largest }
-                    },
-                ));
+                if free < wanted {
+                    return Err((n, AllocError::NoCapacity { wanted, free }));
+                }
+                let elsewhere = scratch.iter_mut().any(|(_, index)| index.has(count, order));
+                let any = scratch.iter_mut().map(|(_, index)| u64::from(index.largest_run())).max().unwrap_or(0);
+                let mut largest = 0;
+                for (run, index) in &mut scratch {
+                    largest = places(*run).fold(largest, |largest, place| largest_in(index, place, order, largest));
+                }
+                let (largest, any) = (u64::from(largest) << FRAME_SHIFT, any << FRAME_SHIFT);
+                let no_run = NoRun { wanted, align: FRAME_SIZE << order, reach: Reach::ALL, free, largest, any };
+                let error = if elsewhere { AllocError::OutOfReach(no_run) } else { AllocError::Fragmented(no_run) };
+                return Err((n, error));
             };
             planned.push(FrameRange::new(start, count).expect("inside the area"));
         }
@@ -719,6 +775,19 @@ impl Area {
     }
 }
 
+/// Units of the longest free run in `place` from a multiple of 2^`order` on, if that is more than `known`.
+fn largest_in(index: &mut Index<'_>, place: FrameRange, order: u8, known: u32) -> u32 {
+    let range = place.start()..place.end();
+    // At least `least`, at most `most`. What has a run of so many has one of fewer.
+    let (mut least, mut most) = (known, index.largest_run_in(range.clone()));
+    while least < most {
+        // The first look is whether there are more than are known at all.
+        let count = if least == known { known + 1 } else { least + (most - least).div_ceil(2) };
+        if index.find(count, order, range.clone()).is_some() { least = count } else { most = count - 1 }
+    }
+    least
+}
+
 fn run_mut(runs: &mut [Run], frames: FrameRange) -> &mut Run {
     runs.iter_mut().find(|run| run.frames.covers(frames)).expect("frames of this area")
 }
@@ -907,17 +976,28 @@ mod tests {
             !self.open.iter().any(|frame| window.contains(frame))
         }
 
-        fn largest(&self, reach: usize) -> u64 {
+        fn largest(&self, reach: usize, order: u32) -> u64 {
             let longest = |place: FrameRange| {
                 let (mut longest, mut length) = (0, 0);
                 for frame in place.start()..place.end() {
-                    length = if self.is_held(frame) || self.open.contains(&frame) { 0 } else { length + 1 };
+                    let free = !self.is_held(frame) && !self.open.contains(&frame);
+                    let begins = free && frame % (1 << order) == 0;
+                    length = if free && (length > 0 || begins) { length + 1 } else { 0 };
                     longest = longest.max(length);
                 }
                 longest
             };
             let runs = RUNS.into_iter().map(|(start, count)| FrameRange::new(start, count).unwrap());
             runs.flat_map(|run| places(reach, run)).map(longest).max().unwrap_or(0) * u64::from(FRAME_SIZE)
+        }
+
+        fn is_true(&self, no_run: NoRun, (count, order, reach): (u32, u32, usize)) -> bool {
+            let (wanted, free) = (u64::from(count * FRAME_SIZE), self.free());
+            let (largest, any) = (self.largest(reach, order), self.largest(0, 0));
+            let align = FRAME_SIZE << order;
+            no_run == NoRun { wanted, align, reach: Reach::ALL, free, largest, any }
+                && free >= wanted
+                && largest < wanted
         }
 
         /// Whether the area's answer is the one to be given.
@@ -936,18 +1016,18 @@ mod tests {
                 Err(AllocError::NoCapacity { wanted: asked, free: left }) => {
                     (asked, left) == (wanted, free) && free < wanted
                 }
-                Err(AllocError::Open { frame }) => {
+                Err(AllocError::Open { wanted: asked, frame }) => {
                     let frame = frame.raw() >> FRAME_SHIFT;
-                    barred && self.open.contains(&frame) && within.iter().any(|window| window.contains(&frame))
+                    asked == wanted
+                        && barred
+                        && self.open.contains(&frame)
+                        && within.iter().any(|window| window.contains(&frame))
                 }
-                Err(AllocError::OutOfReach { wanted: asked, largest }) => {
-                    (asked, largest) == (wanted, self.largest(reach)) && within.is_empty() && anywhere()
+                Err(AllocError::OutOfReach(no_run)) => {
+                    self.is_true(no_run, (count, order, reach)) && within.is_empty() && anywhere()
                 }
-                Err(AllocError::Fragmented { wanted: asked, free: left, largest }) => {
-                    (asked, left, largest) == (wanted, free, self.largest(0))
-                        && free >= wanted
-                        && within.is_empty()
-                        && !anywhere()
+                Err(AllocError::Fragmented(no_run)) => {
+                    self.is_true(no_run, (count, order, reach)) && within.is_empty() && !anywhere()
                 }
                 Err(_) => false,
             }

@@ -1,7 +1,8 @@
 //! Contracts: sets of buffers declared up front, which can be allocated for ever after (I7). Pure bookkeeping.
 //!
 //! A contract *pre-assigns places*: when it is declared, each buffer of each set gets a *slot*, which is a run of frames
-//! that nobody else's allocation can have until the contract ends, a run of the window's addresses, and a buffer record.
+//! that nobody else's allocation can have until the contract ends, and a buffer record. Addresses it needs none: a run of
+//! frames always has some ([`window`](crate::vm::window)).
 //! A slot is held by one buffer, or idle, and while it is idle its frames may be lent.
 //!
 //! Guarantees: an allocation of a size takes an idle slot of the smallest class declared for at least that size, never
@@ -39,8 +40,19 @@ pub enum ContractError {
     Set {
         /// The set.
         set: Set,
-        /// Why one of them has none, after the larger sets got theirs.
+        /// Buffers of the contract that had got a place, the largest first.
+        placed: u32,
+        /// Why the next has none beside them.
         error: AllocError,
+    },
+    /// It declares more buffers than there are records for.
+    Records {
+        /// Buffers declared.
+        wanted: u64,
+        /// Records that no buffer and no contract has.
+        free: u32,
+        /// Records in all.
+        limit: u32,
     },
 }
 
@@ -48,7 +60,14 @@ impl fmt::Display for ContractError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoBuffers => write!(f, "contract refused: it declares no buffers"),
-            Self::Set { set, error } => write!(f, "contract refused: {set}: {error}"),
+            Self::Set { set, placed: 0, error } => write!(f, "contract refused: {set}: {error}"),
+            Self::Set { set, placed, error } => {
+                write!(f, "contract refused: {set}: with {placed} of its buffers placed, {error}")
+            }
+            Self::Records { wanted, free, limit } => write!(
+                f,
+                "contract refused: it declares {wanted} buffers, and of the {limit} records for buffers {free} are free"
+            ),
         }
     }
 }
@@ -61,7 +80,7 @@ pub(crate) struct SlotId {
     slot: usize,
 }
 
-/// What a slot has for good: `S` is the buffer record and the window's addresses.
+/// What a slot has for good: `S` is the buffer record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot<S> {
     pub(crate) frames: FrameRange,
@@ -116,7 +135,10 @@ impl<S: Copy> Book<S> {
         let frames = bytes.div_ceil(FRAME_SIZE);
         let wanted = u64::from(frames) * u64::from(FRAME_SIZE);
         let found = self.classes.iter_mut().enumerate().find(|(_, class)| class.frames >= frames);
-        let Some((number, class)) = found else { return Err(AllocError::ContractExceeded { wanted, declared: 0 }) };
+        let Some((number, class)) = found else {
+            let largest = self.classes.last().map_or(0, |class| u64::from(class.frames) * u64::from(FRAME_SIZE));
+            return Err(AllocError::NotDeclared { wanted, largest });
+        };
         if class.idle.is_empty() {
             return Err(AllocError::ContractExceeded { wanted, declared: class.slots.len() as u32 });
         }

@@ -641,8 +641,15 @@ impl Lending {
         }
     }
 
-    /// Frames of the longest run in `place` that an allocation can have; O(blocks).
-    pub(crate) fn largest_available(&self, place: FrameRange) -> u32 {
+    /// Frames of the longest run in `place`, from a multiple of 2^`order` on, that an allocation can have; O(blocks).
+    pub(crate) fn largest_available(&self, place: FrameRange, order: u32) -> u32 {
+        if order > 0 {
+            let range = self.positions(place);
+            let runs = self.runs_of(range.clone(), Block::available);
+            let first = |at: u32| (place.start() + (at - range.start)).next_multiple_of(1 << order);
+            let end = |at: u32| place.start() + (at - range.start);
+            return runs.map(|run| end(run.end).saturating_sub(first(run.start))).max().unwrap_or(0);
+        }
         let (mut longest, mut before) = (0, 0);
         for (block, mask) in Self::masks(self.positions(place)) {
             let mut bits = self.blocks[block].available() & mask;

@@ -66,7 +66,7 @@ use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
 use crate::dma::scatter::{ScatterError, Segment, segments_of};
-use crate::dma::{Dma, Slot};
+use crate::dma::{Dma, Slot, Stay};
 use crate::protocol::{Due, Knowledge, Op, Span, Transition, When};
 use crate::vm::ledger::Residue;
 use crate::vm::space::{Mapped, Part};
@@ -182,7 +182,8 @@ struct Raw<M: Machine + 'static> {
 pub(super) struct Body {
     cleaned: Cell<Lines>,
     frames: FrameRange,
-    va: VirtAddr,
+    /// Where it is mapped, or was last.
+    va: Cell<VirtAddr>,
     bytes: u32,
     invalidated: Cell<Lines>,
     bus: BusAddr,
@@ -192,6 +193,8 @@ pub(super) struct Body {
     in_ledger: Cell<bool>,
     /// A device was told the address and not yet made to forget it.
     exposed: Cell<bool>,
+    /// It has addresses: those of `va`, whenever it is mapped.
+    placed: Cell<bool>,
     transitions: Cell<u32>,
     map_changes: Cell<u32>,
 }
@@ -203,13 +206,14 @@ impl Body {
     pub(super) const fn vacant() -> Self {
         Self {
             frames: FrameRange::EMPTY,
-            va: VirtAddr::new(0),
+            va: Cell::new(VirtAddr::new(0)),
             bytes: 0,
             bus: BusAddr::new(0),
             mapped: Cell::new(None),
             knows: Cell::new(Knowledge::new(Residue::Nothing)),
             in_ledger: Cell::new(true),
             exposed: Cell::new(false),
+            placed: Cell::new(false),
             cleaned: Cell::new(NO_LINES),
             invalidated: Cell::new(NO_LINES),
             transitions: Cell::new(0),
@@ -218,12 +222,17 @@ impl Body {
     }
 
     /// Of a new buffer from now on.
-    pub(super) const fn place(&mut self, frames: FrameRange, va: VirtAddr, bytes: u32) {
-        (self.frames, self.va, self.bytes) = (frames, va, bytes);
+    pub(super) const fn place(&mut self, frames: FrameRange, bytes: u32) {
+        (self.frames, self.bytes) = (frames, bytes);
     }
 
     pub(super) const fn frames(&self) -> FrameRange {
         self.frames
+    }
+
+    /// Where it is mapped whenever it is.
+    pub(super) fn address(&self) -> Option<VirtAddr> {
+        self.placed.get().then(|| self.va.get())
     }
 }
 
@@ -251,32 +260,41 @@ impl<M: Machine> Raw<M> {
     fn run(&self, transition: Transition) {
         const { assert!(Transition::LONGEST == 6) };
         let row = transition.row();
-        self.step(row.first());
-        self.step(row.get(1));
-        self.step(row.get(2));
-        self.step(row.get(3));
-        self.step(row.get(4));
-        self.step(row.get(5));
+        let stay = match transition {
+            Transition::IntoStream | Transition::IntoDevice => Stay::InPassing,
+            _ => Stay::ToLast,
+        };
+        self.step(row.first(), stay);
+        self.step(row.get(1), stay);
+        self.step(row.get(2), stay);
+        self.step(row.get(3), stay);
+        self.step(row.get(4), stay);
+        self.step(row.get(5), stay);
     }
 
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "as in `run`")]
-    fn step(&self, due: Option<&Due>) {
+    fn step(&self, due: Option<&Due>, stay: Stay) {
         if let Some(&(when, op)) = due
             && self.knows.get().due(when)
         {
-            self.execute(op);
+            self.execute(op, stay);
             self.knows.set(self.knows.get().after(op));
         }
     }
 
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "as in `run`")]
-    fn execute(&self, op: Op) {
+    fn execute(&self, op: Op, stay: Stay) {
         let knows = self.knows.get();
         match op {
             Op::Map(memory) => {
-                self.mapped.set(Some(self.dma.map(self.va, self.frames, memory)));
+                let mapped = self.dma.map(self.slot, self, memory, stay);
+                self.va.set(mapped.va());
+                if stay == Stay::ToLast {
+                    self.placed.set(true);
+                }
+                self.mapped.set(Some(mapped));
                 self.map_changes.set(self.map_changes.get() + 1);
             }
             Op::Unmap => {
@@ -357,7 +375,7 @@ impl<M: Machine> Raw<M> {
     }
 
     fn pointer(&self) -> *mut u8 {
-        self.dma.machine.reach(self.va)
+        self.dma.machine.reach(self.va.get())
     }
 
     /// Makes the CPU's look possible.
@@ -453,6 +471,7 @@ impl<M: Machine> Contiguous<M> {
         body.knows.set(Knowledge::new(residue));
         body.in_ledger.set(true);
         body.exposed.set(false);
+        body.placed.set(false);
         body.cleaned.set(NO_LINES);
         body.invalidated.set(NO_LINES);
         body.transitions.set(0);
@@ -475,6 +494,9 @@ impl<M: Machine> Contiguous<M> {
     /// Gives it to devices for good; zeroed, never mapped for the CPU.
     pub fn into_device(self) -> DeviceOnly<M> {
         self.raw.run(Transition::IntoDevice);
+        if self.raw.placed.replace(false) {
+            self.raw.dma.give_up_addresses(self.raw.slot);
+        }
         DeviceOnly { raw: self.raw }
     }
 }

@@ -21,7 +21,6 @@
 //! # drop((hogs, frames));
 //! ```
 
-use crate::addr::VirtAddr;
 use crate::arch::Machine;
 use crate::cma::area::{AllocError, shape};
 use crate::cma::contract::{self, ContractError, Set};
@@ -32,8 +31,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::hint::spin_loop;
 
-/// A slot has its buffer's record and addresses for good.
-pub(super) type Book = contract::Book<(Slot, VirtAddr)>;
+/// A slot has its buffer's record for good.
+pub(super) type Book = contract::Book<Slot>;
 
 /// The promise that a set of buffers can be allocated. Dropping it ends the promise; buffers of it live on.
 pub struct Contract<M: Machine + 'static> {
@@ -56,46 +55,34 @@ impl<M: Machine> Dma<M> {
         if sets.is_empty() || sets.iter().any(|set| set.count == 0) {
             return Err(ContractError::NoBuffers);
         }
-        let refuse = |set: Set| move |error| ContractError::Set { set, error };
+        let refuse = |set: Set, placed: u32| move |error| ContractError::Set { set, placed, error };
+        let declared: u64 = sets.iter().map(|set| u64::from(set.count)).sum();
+        let limit = MAX_BUFFERS as u32;
+        let no_records = |free: u32| ContractError::Records { wanted: declared, free, limit };
         let mut wanted: Vec<(u32, u8, Set)> = Vec::new();
         for &set in sets {
-            let (frames, order) = shape(set.bytes, set.align).map_err(refuse(set))?;
-            if set.count as usize > MAX_BUFFERS - wanted.len() {
-                return Err(refuse(set)(AllocError::TooManyBuffers { limit: MAX_BUFFERS }));
+            let (frames, order) = shape(set.bytes, set.align).map_err(refuse(set, 0))?;
+            if declared > limit.into() {
+                return Err(no_records(self.state.lock().free_records()));
             }
             wanted.extend((0..set.count).map(|_| (frames, order, set)));
         }
         wanted.sort_by_key(|&(frames, order, _)| core::cmp::Reverse((frames, order)));
         let shapes: Vec<(u32, u8)> = wanted.iter().map(|&(frames, order, _)| (frames, order)).collect();
         let first = wanted[0].2;
-        let area = master.area().ok_or(refuse(first)(AllocError::NoArea))?;
+        let area = master.area().ok_or(refuse(first, 0)(AllocError::NoArea))?;
 
         let mut guard = self.lock_once_settled(area);
         let state = &mut *guard;
-        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first)(AllocError::NoArea)) };
-        let planned =
-            memory.plan(&shapes, |run| master.places(run)).map_err(|(n, error)| refuse(wanted[n].2)(error))?;
-        let mut places = Vec::new();
-        for (&frames, &(.., set)) in planned.iter().zip(&wanted) {
-            let record = state.take_entry();
-            let place = record.and_then(|record| Some((record, state.take_addresses(frames)?)));
-            let Some(place) = place else {
-                let error = if record.is_none() {
-                    AllocError::TooManyBuffers { limit: MAX_BUFFERS }
-                } else {
-                    AllocError::NoWindow { wanted: frames.bytes() }
-                };
-                if let Some(record) = record {
-                    state.free_entry(record);
-                }
-                for ((record, _), &frames) in places.into_iter().zip(&planned) {
-                    state.free_entry(record);
-                    state.ledger.give_image(frames);
-                }
-                return Err(refuse(set)(error));
-            };
-            places.push(place);
+        let free = state.free_records();
+        if declared > free.into() {
+            return Err(no_records(free));
         }
+        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first, 0)(AllocError::NoArea)) };
+        let planned = memory
+            .plan(&shapes, |run| master.places(run))
+            .map_err(|(n, error)| refuse(wanted[n].2, n as u32)(error.within(master.limits())))?;
+        let records: Vec<Slot> = wanted.iter().filter_map(|_| state.take_entry()).collect();
         let moves = state.areas[area.0].take_planned(&planned);
         drop(guard);
         if moves {
@@ -108,7 +95,7 @@ impl<M: Machine> Dma<M> {
         for &frames in &planned {
             state.areas[area.0].give_slot_back(frames);
         }
-        let slots = planned.into_iter().zip(places).map(|(frames, place)| contract::Slot { frames, place });
+        let slots = planned.into_iter().zip(records).map(|(frames, place)| contract::Slot { frames, place });
         let book = Book::new(slots);
         let number = state.contracts.iter().position(Book::is_over).unwrap_or(state.contracts.len());
         match state.contracts.get_mut(number) {
@@ -120,6 +107,11 @@ impl<M: Machine> Dma<M> {
 }
 
 impl State {
+    /// Records that no buffer and no contract has.
+    fn free_records(&self) -> u32 {
+        self.entries.iter().filter(|entry| matches!(entry, Entry::Free { .. })).count() as u32
+    }
+
     /// A record for a contract's slot.
     fn take_entry(&mut self) -> Option<Slot> {
         let slot = self.free?;
@@ -143,7 +135,7 @@ impl<M: Machine> Contract<M> {
             let state = &mut *guard;
             let memory = &mut state.areas[self.area.0];
             let found = state.contracts[self.number].take(self.number, bytes, |frames| memory.slot_cost(frames))?;
-            let Some((id, contract::Slot { frames, place: (slot, va) })) = found else {
+            let Some((id, contract::Slot { frames, place: slot })) = found else {
                 // Another core copies to or from a lent page in each idle slot: it will not be long.
                 drop(guard);
                 spin_loop();
@@ -152,7 +144,7 @@ impl<M: Machine> Contract<M> {
             let moves = memory.take_slot(frames);
             let residue = state.ledger.residue(frames);
             let (owner, born, area) = (self.master.name(), state.allocations, self.area);
-            let kept = Kept { frames, va, owner, bytes, born, area, slot: Some(id), ported: false };
+            let kept = Kept { frames, va: None, owner, bytes, born, area, slot: Some(id), ported: false };
             let body = state.occupy(slot, kept);
             dma.standings[slot.0].set(Holder::Nobody, residue);
             drop(guard);
@@ -174,10 +166,9 @@ impl<M: Machine> Drop for Contract<M> {
                 continue;
             }
             let slots: Vec<_> = book.end().collect();
-            for contract::Slot { frames, place: (slot, _) } in slots {
+            for contract::Slot { frames, place: slot } in slots {
                 state.areas[self.area.0].end_slot(frames);
                 state.free_entry(slot);
-                state.ledger.give_image(frames);
             }
             return;
         }

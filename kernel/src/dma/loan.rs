@@ -41,7 +41,7 @@
 //! }
 //! ```
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, VirtAddr};
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::arch::{Machine, copy_page};
 use crate::cma::area::Area;
 use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
@@ -51,6 +51,7 @@ use crate::dma::master::AreaId;
 use crate::dma::{Dma, State};
 use crate::sync::{Guard, Masked};
 use crate::vm::attr::{Access, MemoryType};
+use crate::vm::layout::VirtRange;
 use crate::vm::ledger::Residue;
 use crate::vm::space::{Mapped, Region};
 use core::fmt;
@@ -100,10 +101,18 @@ const LANE_PAGES: u32 = 32;
 const WORK: u32 = 0;
 
 impl Lanes {
+    /// Sections of window that all lanes take: no more pages are open at a time, whatever the areas hold.
+    pub(super) const SECTIONS: u32 = ((SPARES + 1) * LANE_PAGES * FRAME_SIZE).div_ceil(SECTION_SIZE);
+
+    /// The lanes of a window that has [`SECTIONS`](Self::SECTIONS).
     pub(super) fn new(window: Region<'static>) -> Self {
-        assert!(window.range().bytes() >= u64::from((SPARES + 1) * LANE_PAGES * FRAME_SIZE), "a section at least");
         const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
         Self { window, free: (1 << (SPARES + 1)) - 1 }
+    }
+
+    /// The window.
+    pub(super) const fn range(&self) -> VirtRange {
+        self.window.range()
     }
 
     fn take(&mut self, lanes: u32) -> Option<u32> {

@@ -7,6 +7,7 @@
 //! `dma-ranges`, `memory-region`.
 
 use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
+use crate::cma::area::Reach;
 use arrayvec::ArrayVec;
 use core::fmt;
 use core::slice;
@@ -151,6 +152,12 @@ impl Master {
     /// What it is called in tables and reports.
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// What limits where its buffers may lie, for refusals.
+    pub(super) fn limits(&self) -> Reach {
+        let ranges = self.windows.as_slice() != [BusWindow::IDENTITY];
+        Reach { last: self.mask, ranges, boundary: self.boundary }
     }
 
     pub(super) const fn area(&self) -> Option<AreaId> {

@@ -20,7 +20,7 @@ pub mod pool;
 pub mod port;
 pub mod scatter;
 
-use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
+use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::boot::directmap::CarveOut;
 use crate::cma::area::{AllocError, Area, Taken};
@@ -29,12 +29,12 @@ use crate::sync::{Lock, Rank};
 use crate::vm::alias::Aliases;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::audit::{Expect, Finding, Report, audit};
-use crate::vm::layout::{CMA_WINDOW, VirtRange};
-use crate::vm::ledger::{Carved, Cell, IMAGES, Ledger, MAX_RANGES, Residue};
+use crate::vm::layout::VirtRange;
+use crate::vm::ledger::{Carved, Cell, Ledger, Residue};
 use crate::vm::space::{Mapped, Region};
+use crate::vm::window::{IMAGES, Images, image_sections};
 use alloc::vec;
 use alloc::vec::Vec;
-use arrayvec::ArrayVec;
 use buffer::{Body, Contiguous};
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -80,8 +80,8 @@ impl fmt::Display for Holder {
 pub struct Record {
     /// Its frames.
     pub frames: FrameRange,
-    /// Where it is mapped whenever it is; the page after its last is a guard.
-    pub va: VirtAddr,
+    /// Where it is mapped whenever it is; `None` before it is for the first time, and of a buffer for devices alone.
+    pub va: Option<VirtAddr>,
     /// The device it was allocated for.
     pub owner: &'static str,
     /// Who may touch it.
@@ -102,7 +102,7 @@ impl fmt::Display for Record {
 #[derive(Debug)]
 struct Kept {
     frames: FrameRange,
-    va: VirtAddr,
+    va: Option<VirtAddr>,
     owner: &'static str,
     bytes: u32,
     born: u64,
@@ -138,6 +138,15 @@ impl Standing {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Slot(usize);
 
+/// How long a mapping stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stay {
+    /// The call that makes it ends it.
+    InPassing,
+    /// It outlasts the call.
+    ToLast,
+}
+
 #[derive(Debug)]
 enum Entry {
     Free {
@@ -162,6 +171,47 @@ struct State {
     lanes: Lanes,
     map_changes: u64,
     allocations: u64,
+    unguarded: u64,
+}
+
+/// Why areas are not taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DmaError {
+    /// The window has no room for the images of the carve-outs that it must hold.
+    Window {
+        /// Sections of 1 MiB that it has.
+        given: u32,
+        /// Sections that it must have.
+        needed: u32,
+        /// Sections that it must have where guards may be given up: [`Dma::sparing_guards`].
+        least: u32,
+    },
+    /// The window for lent frames has no section.
+    LoanWindow {
+        /// Sections that it has.
+        given: u32,
+        /// Sections that it must have.
+        needed: u32,
+    },
+}
+
+impl fmt::Display for DmaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window { given, needed, least } if needed == least => write!(
+                f,
+                "the window of the areas has {given} sections of 1 MiB; it needs {needed} to have each carved frame once"
+            ),
+            Self::Window { given, needed, least } => write!(
+                f,
+                "the window of the areas has {given} sections of 1 MiB; it needs {needed} for a guard on either side of \
+                 every buffer, or {least} where guards may be given up"
+            ),
+            Self::LoanWindow { given, needed } => {
+                write!(f, "the window of lent frames has {given} sections of 1 MiB; it needs {needed}")
+            }
+        }
+    }
 }
 
 /// Counters since boot.
@@ -179,6 +229,9 @@ pub struct Stats {
     pub allocations: u64,
     /// Bytes zeroed before a new owner or a device got them (I5).
     pub zeroed: u64,
+    /// Buffers that got addresses right beside another buffer's, without a page between: the window has too few images of
+    /// the carve-outs. None where it has [`Dma::window_sections`].
+    pub unguarded: u64,
 }
 
 /// Lines, counted from anywhere.
@@ -243,62 +296,19 @@ impl fmt::Display for Place {
 pub struct Dma<M: 'static> {
     machine: &'static M,
     state: Lock<State>,
+    window: VirtRange,
+    guarded: bool,
     /// By [`Slot`].
     standings: Vec<Standing>,
     counters: Counters,
 }
 
-/// Where the window has the carved memory: several times over, each image in the same order and at addresses that agree
-/// with the physical ones modulo 1 MiB. A buffer is mapped in an image in which neither of its neighbours is, so that the
-/// pages around it are guards, and its address is found without a search. As each has two neighbours at most, three
-/// images always suffice; where the window has room for fewer, some buffers are refused.
-#[derive(Debug)]
-struct Images {
-    /// Each carved run and the address of its first frame in the first image.
-    runs: ArrayVec<(FrameRange, VirtAddr), MAX_RANGES>,
-    /// Bytes from an image to the next.
-    stride: u32,
-    count: u32,
-}
-
-impl Images {
-    /// Sections that a run takes: those it touches and, if it ends with one, another as its guard.
-    const fn sections(run: FrameRange) -> u32 {
-        let frames = SECTION_SIZE >> FRAME_SHIFT;
-        run.end() / frames + 1 - run.start() / frames
-    }
-
-    fn new(carved: impl Iterator<Item = FrameRange>, window: VirtRange) -> Self {
-        let (mut runs, mut used) = (ArrayVec::new(), 0);
-        for run in carved {
-            if used + Self::sections(run) > window.sections() {
-                break;
-            }
-            let offset = used * SECTION_SIZE + run.base().raw() % SECTION_SIZE;
-            runs.push((run, VirtAddr::new(window.start().raw() + offset)));
-            used += Self::sections(run);
-        }
-        let count = window.sections().checked_div(used).unwrap_or(0).min(IMAGES as u32);
-        Self { runs, stride: used * SECTION_SIZE, count }
-    }
-
-    /// Where an image has the frames.
-    fn place(&self, frames: FrameRange, image: u32) -> Option<VirtAddr> {
-        let (run, first) = self.runs.iter().find(|(run, _)| run.covers(frames))?;
-        let offset = (frames.start() - run.start()) << FRAME_SHIFT;
-        Some(VirtAddr::new(first.raw() + offset + image * self.stride))
-    }
-
-    /// An image that is none of `not`, a bit each.
-    fn other_than(&self, not: u32) -> Option<u32> {
-        let image = (!not).trailing_zeros();
-        (image < self.count).then_some(image)
-    }
-}
-
 impl<M: Machine> Dma<M> {
     /// Takes over the carve-outs, the window they will be mapped in, and the one lent frames will be: of that a section
     /// is enough. `aliases` are the board's. Metadata comes from the heap once, here.
+    ///
+    /// The window must have [`window_sections`](Self::window_sections): then each buffer has a guard on either side, for
+    /// ever.
     ///
     /// # Panics
     ///
@@ -310,13 +320,52 @@ impl<M: Machine> Dma<M> {
         aliases: Aliases,
         window: Region<'static>,
         loans: Region<'static>,
-    ) -> Self {
-        let carved: Vec<CarveOut> = carved.collect();
+    ) -> Result<Self, DmaError> {
+        Self::with_images(machine, carved.collect(), aliases, window, loans, IMAGES)
+    }
+
+    /// Does the same with a window that may be too small for every guard: it must have each carved frame once. No
+    /// allocation is refused for that: where a buffer's neighbours leave it no place with guards, it lies right beside
+    /// one of them, and is counted in [`Stats::unguarded`].
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    pub fn sparing_guards(
+        machine: &'static M,
+        carved: impl Iterator<Item = CarveOut>,
+        aliases: Aliases,
+        window: Region<'static>,
+        loans: Region<'static>,
+    ) -> Result<Self, DmaError> {
+        Self::with_images(machine, carved.collect(), aliases, window, loans, 1)
+    }
+
+    /// The same with a window that has so many images at least.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: each becomes one area")]
+    fn with_images(
+        machine: &'static M,
+        carved: Vec<CarveOut>,
+        aliases: Aliases,
+        window: Region<'static>,
+        loans: Region<'static>,
+        least: u32,
+    ) -> Result<Self, DmaError> {
         let ranges = || carved.iter().flat_map(|carved| carved.ranges().iter().copied());
+        let (given, one) = (window.range().sections(), image_sections(ranges()));
+        let needed = one.saturating_mul(least);
+        let guarded = given >= one.saturating_mul(IMAGES);
+        if given < needed {
+            return Err(DmaError::Window { given, needed, least: one });
+        }
+        let (given, needed) = (loans.range().sections(), Lanes::SECTIONS);
+        if given < needed {
+            return Err(DmaError::LoanWindow { given, needed });
+        }
         let cells = vec![Cell::default(); Ledger::cells_needed(ranges())].leak();
         let ledger = Ledger::new(ranges(), aliases, cells);
         let ledger = ledger.expect("disjoint carve-outs by their first names, no more than the ledger holds");
-        let images = Images::new(ranges(), window.range());
+        let (images, range) = (Images::new(ranges(), window.range()), window.range());
         let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(Slot(n + 1)) };
         let bodies: Vec<Body> = (0..MAX_BUFFERS).map(|_| Body::vacant()).collect();
         let state = State {
@@ -331,16 +380,27 @@ impl<M: Machine> Dma<M> {
             lanes: Lanes::new(loans),
             map_changes: 0,
             allocations: 0,
+            unguarded: 0,
         };
         let standings = (0..MAX_BUFFERS).map(|_| Standing::new()).collect();
-        Self { machine, state: Lock::new(Rank::DMA, state), standings, counters: Counters::default() }
+        let state = Lock::new(Rank::DMA, state);
+        Ok(Self { machine, state, window: range, guarded, standings, counters: Counters::default() })
     }
 
-    /// Sections of window that serve these carve-outs: three images of them.
+    /// Returns the sections of window that these carve-outs need for a guard on either side of every buffer: three images
+    /// of them ([`window`](crate::vm::window)).
     pub fn window_sections<'c>(carved: impl Iterator<Item = &'c CarveOut>) -> u32 {
-        let runs = carved.flat_map(CarveOut::ranges);
-        let image: u32 = runs.map(|&run| Images::sections(run)).sum();
-        (IMAGES as u32).saturating_mul(image).min(CMA_WINDOW.sections())
+        image_sections(carved.flat_map(CarveOut::ranges).copied()).saturating_mul(IMAGES)
+    }
+
+    /// Returns the window that the areas' buffers are mapped in.
+    pub const fn window(&self) -> VirtRange {
+        self.window
+    }
+
+    /// Returns whether the window has room for a guard on either side of every buffer.
+    pub const fn is_guarded(&self) -> bool {
+        self.guarded
     }
 
     /// The area of that name.
@@ -369,24 +429,17 @@ impl<M: Machine> Dma<M> {
                     drop(guard);
                     guard = self.lock_once_settled(area);
                 }
-                done => break (slot, done?),
+                Err(error) => return Err(error.within(master.limits())),
+                Ok(taken) => break (slot, taken),
             }
         };
         let state = &mut *guard;
         let Taken { frames, moves, .. } = taken;
-        let Some(va) = state.take_addresses(frames) else {
-            drop(guard);
-            if moves {
-                self.move_out(area, frames);
-            }
-            self.state.lock().areas[area.0].give_back(frames);
-            return Err(AllocError::NoWindow { wanted: frames.bytes() });
-        };
         let residue = if taken.zeroed { Residue::Zeroed } else { state.ledger.residue(frames) };
         let Entry::Free { next } = state.entries[slot.0] else { unreachable!("the free list holds free entries") };
         state.free = next;
         let owner = master.name();
-        let kept = Kept { frames, va, owner, bytes, born: state.allocations, area, slot: None, ported: false };
+        let kept = Kept { frames, va: None, owner, bytes, born: state.allocations, area, slot: None, ported: false };
         let body = state.occupy(slot, kept);
         self.standings[slot.0].set(Holder::Nobody, residue);
         drop(guard);
@@ -413,15 +466,17 @@ impl<M: Machine> Dma<M> {
 
     /// Walks the live tables and compares them with the ledger (I1, I2, W^X).
     pub fn audit(&self, expect: &Expect<'_>) -> Result<Report, Finding> {
-        audit(self.machine, expect, &mut self.state.lock().ledger)
+        let mut state = self.state.lock();
+        let windows = [self.window, state.lanes.range()];
+        audit(self.machine, expect, &windows, &mut state.ledger)
     }
 
     /// Counters since boot.
     pub fn stats(&self) -> Stats {
         let counters = &self.counters;
-        let (map_changes, allocations) = {
+        let (map_changes, allocations, unguarded) = {
             let state = self.state.lock();
-            (state.map_changes, state.allocations)
+            (state.map_changes, state.allocations, state.unguarded)
         };
         Stats {
             cleaned: counters.cleaned.get(),
@@ -430,6 +485,7 @@ impl<M: Machine> Dma<M> {
             quarantined: counters.quarantined.load(Ordering::Relaxed),
             allocations,
             zeroed: counters.zeroed.load(Ordering::Relaxed),
+            unguarded,
         }
     }
 
@@ -449,17 +505,20 @@ impl<M: Machine> Dma<M> {
     pub fn place_of(&self, va: VirtAddr) -> Place {
         let Some(state) = self.state.try_lock() else { return Place::Busy };
         let page = va.raw() >> FRAME_SHIFT;
+        let mut place = Place::UnusedWindow;
         for (slot, kept) in state.buffers() {
-            let first = kept.va.raw() >> FRAME_SHIFT;
+            let Some(va) = kept.va else { continue };
+            let first = va.raw() >> FRAME_SHIFT;
             let end = first + kept.frames.count();
             if (first..end).contains(&page) {
                 return Place::Buffer(self.record(slot, kept));
             }
+            // Another buffer's, where a guard was given up.
             if page == end {
-                return Place::Guard(self.record(slot, kept));
+                place = Place::Guard(self.record(slot, kept));
             }
         }
-        Place::UnusedWindow
+        place
     }
 
     /// What lies at a frame; `None` if it is not carved. Never waits.
@@ -478,16 +537,28 @@ impl<M: Machine> Dma<M> {
         self.state.lock().ledger.state(frame)
     }
 
-    /// Claims and maps a buffer at its own address.
-    fn map(&self, va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Mapped {
+    /// Claims and maps a buffer: at the addresses it has, else at ones that it has from now on or, of a mapping that the
+    /// same call ends, in passing.
+    fn map(&self, slot: Slot, body: &Body, memory: MemoryType, stay: Stay) -> Mapped {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        let frames = body.frames();
         state.ledger.claim(frames, memory).unwrap_or_else(|error| panic!("frames this buffer owns: {error}"));
         state.map_changes += 1;
-        // The addresses are the buffer's alone and the window has all its tables, so nothing is in the way.
+        let va = match (body.address(), stay) {
+            (Some(va), _) => va,
+            (None, Stay::InPassing) => state.images.homes(frames).address(0),
+            (None, Stay::ToLast) => state.take_addresses(slot, frames),
+        };
+        // No other frames have these addresses and the window has all its tables, so nothing is in the way.
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
         let mapped = unsafe { state.window.map(self.machine, va, frames, memory, Access::ReadWrite) };
         mapped.expect("the buffer's own addresses are unmapped")
+    }
+
+    /// Ends that a buffer, which is unmapped, has addresses.
+    fn give_up_addresses(&self, slot: Slot) {
+        self.state.lock().give_addresses(slot);
     }
 
     /// Unmaps, then releases the claim: in this order, or another mapping could precede the TLB invalidate (I3).
@@ -508,6 +579,7 @@ impl<M: Machine> Dma<M> {
         if let Some(residue) = residue {
             state.ledger.set_residue(frames, residue);
         }
+        state.give_addresses(slot);
         if let Some(id) = promised
             && state.contracts[id.contract].give_back(id)
         {
@@ -516,7 +588,6 @@ impl<M: Machine> Dma<M> {
             return;
         }
         state.free_entry(slot);
-        state.ledger.give_image(frames);
         state.areas[area.0].give_back(frames);
     }
 
@@ -566,7 +637,7 @@ impl State {
     fn occupy(&mut self, slot: Slot, kept: Kept) -> &'static mut Body {
         self.allocations += 1;
         let body = self.bodies.pop().expect("as many as records to be had");
-        body.place(kept.frames, kept.va, kept.bytes);
+        body.place(kept.frames, kept.bytes);
         self.entries[slot.0] = Entry::Used(kept);
         body
     }
@@ -576,11 +647,22 @@ impl State {
         self.free = Some(slot);
     }
 
-    /// Addresses of the window for these frames, and a guard on either side; `None` if there are none left.
-    fn take_addresses(&mut self, frames: FrameRange) -> Option<VirtAddr> {
-        let first = self.images.place(frames, 0)?;
-        let image = self.ledger.take_image(frames, self.images.count)?;
-        Some(VirtAddr::new(first.raw() + image * self.images.stride))
+    /// Addresses for a buffer, until it is freed or the devices' for good: with a guard on either side if there are such.
+    fn take_addresses(&mut self, slot: Slot, frames: FrameRange) -> VirtAddr {
+        let homes = self.images.homes(frames);
+        let (image, guarded) = self.ledger.take_image(frames, homes.images);
+        self.unguarded += u64::from(!guarded);
+        let va = homes.address(image);
+        self.kept_mut(slot).va = Some(va);
+        va
+    }
+
+    fn give_addresses(&mut self, slot: Slot) {
+        let kept = self.kept_mut(slot);
+        let frames = kept.frames;
+        if kept.va.take().is_some() {
+            self.ledger.give_image(frames);
+        }
     }
 }
 

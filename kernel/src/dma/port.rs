@@ -45,11 +45,6 @@ pub enum PortError {
     },
     /// The ledger refused a second mapping (I1).
     Mapped(LedgerError),
-    /// No addresses are left in the window.
-    NoWindow {
-        /// The buffer.
-        frames: FrameRange,
-    },
 }
 
 impl fmt::Display for PortError {
@@ -60,7 +55,6 @@ impl fmt::Display for PortError {
             Self::NotGranted { frames, holder } => write!(f, "bus access to {frames}, which is {holder}"),
             Self::InUse { frames } => write!(f, "bus access to {frames}, which the port has open"),
             Self::Mapped(error) => write!(f, "bus access: {error}"),
-            Self::NoWindow { frames } => write!(f, "bus access to {frames}: no addresses left in the window"),
         }
     }
 }
@@ -113,7 +107,7 @@ impl<M: Machine> Port<M> {
         };
         state.kept_mut(slot).ported = true;
         drop(guard);
-        let va = own.as_ref().map_or(va, Mapped::va);
+        let va = own.as_ref().map(Mapped::va).or(va).expect("a coherent buffer is mapped");
         if let Some(mapped) = &own
             && residue > Residue::Nothing
         {
@@ -123,9 +117,9 @@ impl<M: Machine> Port<M> {
         Ok(Opened { dma: self.dma, slot, own, va, offset, len: len as usize })
     }
 
-    /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still;
-    /// with guards around it if an image is left for that. The ledger is asked first: it alone decides whether a mapping
-    /// may be (I1).
+    /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still, if
+    /// the window has another image of it; with guards around it if one is left for that. The ledger is asked first: it
+    /// alone decides whether a mapping may be (I1).
     fn map(&self, state: &mut State, frames: FrameRange, holder: Holder) -> Result<Mapped, PortError> {
         state.ledger.claim(frames, MemoryType::NonCacheable).map_err(PortError::Mapped)?;
         if holder != Holder::Device {
@@ -133,12 +127,10 @@ impl<M: Machine> Port<M> {
             return Err(PortError::NotGranted { frames, holder });
         }
         let own = state.ledger.image_of(frames);
-        let guarded = state.images.other_than(own | state.ledger.images_near(frames));
-        let image = guarded.or_else(|| state.images.other_than(own));
-        let Some(va) = image.and_then(|image| state.images.place(frames, image)) else {
-            state.ledger.release(frames);
-            return Err(PortError::NoWindow { frames });
-        };
+        let homes = state.images.homes(frames);
+        let best = [homes.images & !own & !state.ledger.images_near(frames), homes.images & !own, homes.images];
+        let images = best.into_iter().find(|&images| images != 0).expect("each frame has a home");
+        let va = homes.address(images.trailing_zeros());
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
         let mapped =
             unsafe { state.window.map(self.dma.machine, va, frames, MemoryType::NonCacheable, Access::ReadWrite) };

@@ -9,7 +9,7 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_
 use crate::arch::Mmu;
 use crate::vm::attr::{Access, MemoryType, Shareability};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2Desc, L2Entry, Leaf};
-use crate::vm::layout::{CMA_WINDOW, LOAN_WINDOW};
+use crate::vm::layout::VirtRange;
 use crate::vm::ledger::{Carved, Ledger};
 use core::fmt;
 
@@ -191,11 +191,17 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Walks the tables in use and compares each translation. Stops at the first finding.
+/// Walks the tables in use and compares each translation. Stops at the first finding. `windows` are where carved frames
+/// may be mapped.
 ///
 /// Two translations of one carved frame cannot both pass: each found in a window must be the ledger's, the ledger
 /// counts a frame once, and each frame it counts is found. The ledger is changed only in its marks of what was found.
-pub fn audit<M: Mmu>(mmu: &M, expect: &Expect<'_>, ledger: &mut Ledger<'_>) -> Result<Report, Finding> {
+pub fn audit<M: Mmu>(
+    mmu: &M,
+    expect: &Expect<'_>,
+    windows: &[VirtRange],
+    ledger: &mut Ledger<'_>,
+) -> Result<Report, Finding> {
     let root = mmu.root();
     if root.n != 1 {
         return Err(Finding::Split { n: root.n });
@@ -211,7 +217,7 @@ pub fn audit<M: Mmu>(mmu: &M, expect: &Expect<'_>, ledger: &mut Ledger<'_>) -> R
             L1Entry::Section(leaf) => {
                 report.sections += 1;
                 for page in 0..SECTION_SIZE / FRAME_SIZE {
-                    check(&mut report, expect, ledger, va, page, leaf)?;
+                    check(&mut report, expect, windows, ledger, va, page, leaf)?;
                 }
             }
             L1Entry::Table(at) => {
@@ -226,7 +232,7 @@ pub fn audit<M: Mmu>(mmu: &M, expect: &Expect<'_>, ledger: &mut Ledger<'_>) -> R
                                 report.large_pages += 1;
                             }
                             let base = VirtAddr::new(va.raw() + (page - within) * FRAME_SIZE);
-                            check(&mut report, expect, ledger, base, within, leaf)?;
+                            check(&mut report, expect, windows, ledger, base, within, leaf)?;
                         }
                         L2Entry::Foreign(word) => {
                             return Err(Finding::Foreign { va: VirtAddr::new(va.raw() + page * FRAME_SIZE), word });
@@ -251,6 +257,7 @@ pub fn audit<M: Mmu>(mmu: &M, expect: &Expect<'_>, ledger: &mut Ledger<'_>) -> R
 fn check(
     report: &mut Report,
     expect: &Expect<'_>,
+    windows: &[VirtRange],
     ledger: &mut Ledger<'_>,
     base: VirtAddr,
     page: u32,
@@ -275,7 +282,7 @@ fn check(
         return Err(Finding::WrongShareability { va, frame });
     }
     if let Some(state) = ledger.state(frame) {
-        if !CMA_WINDOW.contains(va) && !LOAN_WINDOW.contains(va) {
+        if !windows.iter().any(|window| window.contains(va)) {
             return Err(Finding::CarvedOutside { va, frame });
         }
         if state != Carved::Mapped(has) {

@@ -2,6 +2,10 @@
 //!
 //! Guarantees: the regions do not overlap, start and end on sections, and all lie in the half that TTBR1 translates
 //! when TTBCR.N = 1 (ARM ARM B3.5.4), so that the lower 2 GiB belong to the embedding kernel's processes.
+//!
+//! The direct map and the window of the areas share [`SHARED`]: the direct map begins it, the window ends it, and the
+//! plan of the direct map says where the one stops and the other starts
+//! ([`DirectMap::window`](crate::boot::directmap::DirectMap::window)).
 
 use crate::addr::{SECTION_SIZE, VirtAddr};
 
@@ -48,14 +52,21 @@ impl VirtRange {
     pub const fn first(self, sections: u32) -> Self {
         Self { start: self.start, sections: if sections < self.sections { sections } else { self.sections } }
     }
+
+    /// The run without its first `sections`: nothing if it has no more.
+    #[must_use]
+    pub const fn after(self, sections: u32) -> Self {
+        let taken = if sections < self.sections { sections } else { self.sections };
+        Self { start: self.start.wrapping_add(taken * SECTION_SIZE), sections: self.sections - taken }
+    }
 }
 
-/// RAM that was not carved: write-back, never executable.
-pub const DIRECT_MAP: VirtRange = VirtRange::new(0x8000_0000, 1024);
-/// Buffers of the areas: mapped and unmapped at run time, with a guard page between any two.
-pub const CMA_WINDOW: VirtRange = VirtRange::new(0xc000_0000, 512);
-/// Lent frames, mapped for the duration of a closure.
-pub const LOAN_WINDOW: VirtRange = VirtRange::new(0xe000_0000, 256);
+/// From its start on, RAM that was not carved: write-back, never executable. Up to its end, buffers of the areas: mapped
+/// and unmapped at run time.
+pub const SHARED: VirtRange = VirtRange::new(0x8000_0000, 0x6fe);
+/// Lent frames, mapped for the duration of a copy or a closure. A section is enough, whatever is carved: see
+/// [`dma::loan`](crate::dma::loan).
+pub const LOAN_WINDOW: VirtRange = VirtRange::new(0xefe0_0000, 1);
 /// Device registers.
 pub const DEVICES: VirtRange = VirtRange::new(0xf000_0000, 128);
 /// The device tree, read-only, from the head on.

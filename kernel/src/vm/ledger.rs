@@ -3,11 +3,12 @@
 //! Guarantees I1 for carved frames: a frame is claimed by at most one mapping at a time, so a second mapping, with
 //! whatever attribute, is refused before a descriptor is written; so is one through a physical alias. Also remembers
 //! what caches may still hold of a frame after its mapping ended, so that the next owner does the least that suffices
-//! (I3), in which image of the window its buffer is mapped, and whether it is known to be zeroed (I5).
+//! (I3), in which image of the [window](super::window) its buffer has its addresses, and whether it is known to be zeroed (I5).
 
 use crate::addr::{Frame, FrameRange};
 use crate::vm::alias::{Alias, Aliases};
 use crate::vm::attr::MemoryType;
+use crate::vm::window::IMAGES;
 use arrayvec::ArrayVec;
 use core::fmt;
 
@@ -94,8 +95,8 @@ pub struct Cell {
     /// The residue, by its two bits: [`CODES`].
     residue: [u32; 2],
     seen: u32,
-    /// Of first and last frames of buffers, the image they are mapped in, counted from 1, by its two bits: see
-    /// [`Ledger::images_near`].
+    /// Of first and last frames of buffers that have addresses, the image those are in, counted from 1, by its two bits:
+    /// see [`Ledger::take_image`].
     image: [u32; 2],
 }
 
@@ -128,9 +129,6 @@ impl Cell {
         self.residue[1] = self.residue[1] & !bits | plane(residue, 1) & bits;
     }
 }
-
-/// Images of the carved memory in the window that the ledger can tell apart.
-pub const IMAGES: usize = 3;
 
 /// The book of carved frames.
 #[derive(Debug)]
@@ -287,8 +285,8 @@ impl<'m> Ledger<'m> {
         });
     }
 
-    /// The images, a bit each, that the buffers right before and after these frames are mapped in: two at most. A run's
-    /// neighbours do not count: each run has its own sections.
+    /// The images, a bit each, that the buffers right before and after these frames have their addresses in: two at
+    /// most. A run's neighbours do not count: in an image, each run has its own sections.
     pub fn images_near(&self, frames: FrameRange) -> u32 {
         self.run_of(frames).map_or(0, |(run, first)| self.images_beside(run, first, frames))
     }
@@ -300,23 +298,28 @@ impl<'m> Ledger<'m> {
         before | if end < run.count() { self.image_at(first, end) } else { 0 }
     }
 
-    /// The image, as a bit, that the buffer of these frames is mapped in, whenever it is.
+    /// The image, as a bit, that the buffer of these frames has its addresses in; 0 if it has none.
     pub fn image_of(&self, frames: FrameRange) -> u32 {
         self.run_of(frames).map_or(0, |(run, first)| self.image_at(first, frames.start() - run.start()))
     }
 
-    /// Finds an image, one of the first `count`, in which no neighbour of these frames is, and notes that a buffer of
-    /// them is mapped in it, whenever it is.
-    pub fn take_image(&mut self, frames: FrameRange, count: u32) -> Option<u32> {
-        let (run, first) = self.run_of(frames)?;
-        let image = (!self.images_beside(run, first, frames)).trailing_zeros();
-        (image < count).then(|| {
-            self.set_image(run, first, frames, image + 1);
-            image
-        })
+    /// Chooses one of these images, a bit each, for the addresses of a buffer of these frames, and notes it: one in which
+    /// no neighbour is, if there is one. Returns the image, and whether there was.
+    ///
+    /// # Panics
+    ///
+    /// If the frames are not carved, in one run, or there is no image to choose from.
+    #[inline]
+    pub fn take_image(&mut self, frames: FrameRange, images: u32) -> (u32, bool) {
+        let (run, first) = self.run_of(frames).expect("carved frames, in one run");
+        let guarded = images & !self.images_beside(run, first, frames);
+        let image = if guarded != 0 { guarded } else { images }.trailing_zeros();
+        assert!(image < IMAGES, "an image to choose from");
+        self.set_image(run, first, frames, image + 1);
+        (image, guarded != 0)
     }
 
-    /// Forgets the image of a buffer of these frames.
+    /// Notes that a buffer of these frames has no addresses any more.
     pub fn give_image(&mut self, frames: FrameRange) {
         if let Some((run, first)) = self.run_of(frames) {
             self.set_image(run, first, frames, 0);

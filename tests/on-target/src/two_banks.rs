@@ -12,14 +12,14 @@ use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::armv7a::address_space::DeviceError;
 use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::cma::area::AllocError;
+use carveout::cma::area::{AllocError, NoRun, Reach};
 use carveout::dma::buffer::{Contiguous, Cpu, Direction, FromDevice, Stream, ToDevice};
 use carveout::dma::master::Master;
 use carveout::dma::scatter::{ScatterError, Table};
 use carveout::vm::alias::Alias;
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::audit::Finding;
-use carveout::vm::layout::{CMA_WINDOW, LOAN_WINDOW};
+use carveout::vm::layout::LOAN_WINDOW;
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::copier::{Copier, CopyError};
 use carveout_boards::support::pl081::ListError;
@@ -60,7 +60,9 @@ fn one_area_spans_both_banks(kernel: &'static Kernel) -> Verdict {
     ensure_eq!(kernel.dma.free_bytes(area), (u64::from(16 * MIB), u64::from(8 * MIB)), "bytes free, and in one run");
     let refused = kernel.dma.alloc(&master, 9 * MIB, 1).map(drop);
     let wanted = u64::from(9 * MIB);
-    let fragmented = AllocError::Fragmented { wanted, free: 16 << 20, largest: 8 << 20 };
+    let (align, reach, bank) = (FRAME_SIZE, Reach::ALL, 8 << 20);
+    let no_run = NoRun { wanted, align, reach, free: 16 << 20, largest: bank, any: bank };
+    let fragmented = AllocError::Fragmented(no_run);
     ensure_eq!(refused, Err(fragmented), "more than a bank holds, in one run");
     let mut buffers = Vec::new();
     for n in 0..16u8 {
@@ -90,8 +92,8 @@ fn a_device_that_reaches_one_bank_gets_that_one(kernel: &'static Kernel) -> Verd
     }
     ensure!(buffers.iter().all(|buffer| low.covers(buffer.frames())), "a buffer out of the device's reach");
     let refused = kernel.dma.alloc(&short, FRAME_SIZE, 1).map(drop);
-    let wanted = FRAME_SIZE.into();
-    ensure_eq!(refused, Err(AllocError::OutOfReach { wanted, largest: 0 }), "the bank it reaches is full");
+    let full = matches!(refused, Err(AllocError::OutOfReach(NoRun { largest: 0, .. })));
+    ensure!(full, "the bank it reaches is full: {refused:?}");
     let far = kernel.dma.alloc(&kernel.master("camera"), FRAME_SIZE, 1).map_err(text)?;
     ensure!(high.covers(far.frames()), "{} is not in the other bank", far.frames());
     Ok(())
@@ -270,7 +272,10 @@ fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -
         // Where a buffer's own mapping would be: the word of its section, through the other name.
         if of == held {
             let va = VirtAddr::new(buffer.as_ptr().addr().get() as u32);
-            ensure!(CMA_WINDOW.contains(va) && va.is_aligned(SECTION_SIZE), "{va} is no section of the window");
+            ensure!(
+                kernel.dma.window().contains(va) && va.is_aligned(SECTION_SIZE),
+                "{va} is no section of the window"
+            );
             let has = MemoryType::NonCacheable;
             let expected = Finding::SecondName { va, frame: Frame::containing(at), of: Frame::containing(of), has };
             // SAFETY: nothing uses the buffer meanwhile.

@@ -9,7 +9,7 @@ use carveout::arch::Mmu;
 use carveout::arch::armv7a::start::{ImageMap, translate_image};
 use carveout::boot::layout::AreaPlan;
 use carveout::vm::desc::L1Desc;
-use carveout::vm::layout::DIRECT_MAP;
+use carveout::vm::layout::SHARED;
 use carveout_boards::support::bring_up::Kernel;
 use on_target::tables::Place;
 use on_target::{Verdict, after, checks, direct_map_place, ensure, ensure_eq, is_unmapped, read};
@@ -66,7 +66,7 @@ fn the_image_is_not_in_the_direct_map_too(kernel: &'static Kernel) -> Verdict {
     for va in [image.text.start, image.rodata.start, after(image.data.end, 0u32.wrapping_sub(FRAME_SIZE))] {
         let at = translate_image(va).ok_or("not part of the image")?;
         let place = direct_map_place(kernel, Frame::containing(at)).ok_or("the image is in no bank")?;
-        ensure!(DIRECT_MAP.contains(place), "{place} is not in the direct map");
+        ensure!(SHARED.contains(place) && !kernel.dma.window().contains(place), "{place} is not in the direct map");
         is_unmapped(place)?;
     }
     Ok(())

@@ -442,7 +442,7 @@ fn allocate(shared: &Shared, random: &mut Random) -> Result<Option<Item>, String
             ensure!(frames.bytes() == u64::from(bytes.div_ceil(FRAME_SIZE)) << FRAME_SHIFT, "{frames} for {bytes:#x}");
             Ok(Some(Item { buffer: Buffer::Raw(buffer), frames, hash: 0 }))
         }
-        Err(AllocError::NoCapacity { .. } | AllocError::Fragmented { .. }) => Ok(None),
+        Err(AllocError::NoCapacity { .. } | AllocError::Fragmented(_)) => Ok(None),
         Err(error) => Err(format!("{error}")),
     }
 }

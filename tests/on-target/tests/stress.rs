@@ -12,7 +12,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, SECTION_SIZE};
 use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::cma::area::AllocError;
+use carveout::cma::area::{AllocError, NoRun};
 use carveout::dma::Place;
 use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Stream};
 use carveout::dma::master::AreaId;
@@ -176,7 +176,7 @@ fn allocate(kernel: &'static Kernel, items: &mut Vec<Item>, free: u64, random: &
     let buffer = match kernel.dma.alloc(&master(kernel), bytes, align) {
         Ok(buffer) => buffer,
         Err(AllocError::NoCapacity { .. }) if wanted > free => return Ok(false),
-        Err(AllocError::Fragmented { largest, .. }) if largest < wanted + u64::from(align) => return Ok(false),
+        Err(AllocError::Fragmented(NoRun { largest, .. })) if largest < wanted => return Ok(false),
         Err(error) => return Err(format!("{bytes:#x} bytes aligned to {align:#x}, {free:#x} free: {error}")),
     };
     let frames = buffer.frames();

@@ -15,7 +15,7 @@ use carveout::arch::armv7a::start::{ImageMap, translate_image};
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::audit::Finding;
 use carveout::vm::desc::{L1Desc, L2Desc};
-use carveout::vm::layout::{DIRECT_MAP, IMAGE, LOAN_WINDOW};
+use carveout::vm::layout::{IMAGE, LOAN_WINDOW, SHARED};
 use carveout::vm::ledger::Carved;
 use carveout_boards::support::bring_up::{Kernel, Unsound};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -141,7 +141,7 @@ fn the_audit_finds_a_carved_frame_in_the_direct_map(kernel: &'static Kernel) -> 
     let at = carved(kernel).ok_or("no area")?;
     let frame = Frame::containing(at);
     let va = direct_map_place(kernel, frame).ok_or("no place for the frame")?;
-    ensure!(DIRECT_MAP.contains(va), "{va} is not in the direct map");
+    ensure!(SHARED.contains(va) && !kernel.dma.window().contains(va), "{va} is not in the direct map");
     let word = section(at, MemoryType::WriteBack, Access::ReadWrite);
     // SAFETY: the direct map never changes, and nothing uses this hole in it.
     unsafe { finds(kernel, Place::first_level(kernel, va), word, Finding::CarvedOutside { va, frame }) }

@@ -12,7 +12,7 @@ use crate::boot::memblock::{Direction, Memblock};
 use crate::vm::alias::MAX_ALIASES;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
-use crate::vm::layout::{CMA_WINDOW, DEVICES, DIRECT_MAP, LOAN_WINDOW, VirtRange};
+use crate::vm::layout::{DEVICES, LOAN_WINDOW, VirtRange};
 use crate::vm::space::{MapError, Region};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
@@ -90,32 +90,46 @@ pub struct AddressSpace {
     devices: Region<'static>,
     next_device: VirtAddr,
     ram: ArrayVec<FrameRange, { MAX_BANKS + MAX_ALIASES }>,
-    window: Window,
-    loans: Window,
+    window: Option<Window>,
+    loans: Option<Window>,
 }
 
-/// The first-level entries of a window that was not taken yet, and where they are.
-type Window = Option<(&'static mut [L1Desc], PhysAddr)>;
+/// A window that was not taken yet: its first-level entries, and where they are.
+#[derive(Debug)]
+struct Window {
+    range: VirtRange,
+    entries: &'static mut [L1Desc],
+    at: PhysAddr,
+}
 
 impl AddressSpace {
-    /// Takes over the head's tables. `ram` are the board's banks, and its
-    /// aliases of them.
+    /// Takes over the head's tables, for the direct map of this plan and the window beside it. `ram` are the board's banks,
+    /// and its aliases of them.
     ///
     /// The handover is consumed: it is the proof that this runs once.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]
-    pub fn adopt(machine: &'static Armv7a, handover: BootHandover, ram: impl Iterator<Item = FrameRange>) -> Self {
+    pub fn adopt(
+        machine: &'static Armv7a,
+        handover: BootHandover,
+        plan: &DirectMap,
+        ram: impl Iterator<Item = FrameRange>,
+    ) -> Self {
         let BootTables { l1, .. } = handover.tables;
         // SAFETY: the head made the table, 16 KiB in the image's .bss, and handed it over once, by this value; the
         // walker reads it too, which `Mmu::publish` accounts for.
         let table = unsafe { &mut *(l1.virt.raw() as *mut [L1Desc; L1_ENTRIES]) };
         let at = |slot: usize| PhysAddr::new(l1.phys.raw() + 4 * slot as u32);
 
-        let slots = |range: VirtRange| (range.start().raw() / SECTION_SIZE) as usize;
-        let (_, rest) = table.split_at_mut(slots(DIRECT_MAP));
-        let (direct, rest) = rest.split_at_mut(DIRECT_MAP.sections() as usize);
-        let (window, rest) = rest.split_at_mut(CMA_WINDOW.sections() as usize);
-        let (loans, rest) = rest.split_at_mut(LOAN_WINDOW.sections() as usize);
-        let (devices, _) = rest.split_at_mut(DEVICES.sections() as usize);
+        let (mut rest, mut first) = (table.as_mut_slice(), 0);
+        // From the lowest.
+        let mut take = |range: VirtRange| {
+            let slot = (range.start().raw() / SECTION_SIZE) as usize;
+            let (_, above) = core::mem::take(&mut rest).split_at_mut(slot - first);
+            let (entries, above) = above.split_at_mut(range.sections() as usize);
+            (rest, first) = (above, slot + entries.len());
+            Window { range, entries, at: at(slot) }
+        };
+        let [direct, window, loans, devices] = [plan.range(), plan.window(), LOAN_WINDOW, DEVICES].map(&mut take);
 
         // SAFETY: this function runs once, and nothing else touches the reserve.
         let direct_tables = unsafe { &mut *RESERVE.direct.get() };
@@ -130,16 +144,16 @@ impl AddressSpace {
             machine,
             // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
             direct: unsafe {
-                Region::on_demand(DIRECT_MAP, share, direct, at(slots(DIRECT_MAP)), direct_tables, direct_at)
+                Region::on_demand(direct.range, share, direct.entries, direct.at, direct_tables, direct_at)
             },
             // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
             devices: unsafe {
-                Region::on_demand(DEVICES, share, devices, at(slots(DEVICES)), device_tables, devices_at)
+                Region::on_demand(devices.range, share, devices.entries, devices.at, device_tables, devices_at)
             },
             next_device: DEVICES.start(),
             ram: ram.collect(),
-            window: Some((window, at(slots(CMA_WINDOW)))),
-            loans: Some((loans, at(slots(LOAN_WINDOW)))),
+            window: Some(window),
+            loans: Some(loans),
         }
     }
 
@@ -180,25 +194,26 @@ impl AddressSpace {
         Some(BootRam { bytes, frames })
     }
 
-    /// The CMA window, `sections` of it, with a second-level table each in `tables`: as many KiB as sections.
-    /// `None` if it was taken before or the tables are too few.
+    /// The window of the areas, the first `sections` of it, with a second-level table each in `tables`: as many KiB as
+    /// sections. `None` if it was taken before or the tables are too few.
     pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Region<'static>> {
-        self::window(self.machine, CMA_WINDOW.first(sections), &mut self.window, tables)
+        self::window(self.machine, sections, &mut self.window, tables)
     }
 
-    /// The same of the loan window: a section of it.
+    /// The same of the loan window: all of it.
     pub fn take_loan_window(&mut self, tables: BootRam) -> Option<Region<'static>> {
-        self::window(self.machine, LOAN_WINDOW.first(1), &mut self.loans, tables)
+        self::window(self.machine, LOAN_WINDOW.sections(), &mut self.loans, tables)
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "consumed: the frames are tables from here on")]
-fn window(machine: &Armv7a, range: VirtRange, window: &mut Window, tables: BootRam) -> Option<Region<'static>> {
+fn window(machine: &Armv7a, sections: u32, window: &mut Option<Window>, tables: BootRam) -> Option<Region<'static>> {
+    let range = window.as_ref()?.range.first(sections);
     let count = range.sections() as usize;
     if tables.bytes.len() < count * L2_TABLE_SIZE as usize {
         return None;
     }
-    let (entries, at) = window.take()?;
+    let Window { entries, at, .. } = window.take()?;
     #[expect(clippy::cast_ptr_alignment, reason = "whole frames")]
     let first = tables.bytes.as_mut_ptr().cast::<L2Table>();
     debug_assert!(first.addr().is_multiple_of(L2_TABLE_SIZE as usize));

@@ -1,7 +1,7 @@
 //! A fake machine with one area, as tests and examples begin with.
 
 use super::Fake;
-use crate::addr::{FrameRange, PhysAddr, SECTION_SIZE};
+use crate::addr::{FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::arch::Cache;
 use crate::boot::directmap::CarveOut;
 use crate::dma::Dma;
@@ -10,7 +10,7 @@ use crate::vm::alias::Aliases;
 use crate::vm::attr::Shareability;
 use crate::vm::audit::{Expect, Finding, Report};
 use crate::vm::desc::{L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
-use crate::vm::layout::{CMA_WINDOW, LOAN_WINDOW, VirtRange};
+use crate::vm::layout::{LOAN_WINDOW, VirtRange};
 use crate::vm::space::Region;
 use std::boxed::Box;
 use std::vec;
@@ -27,6 +27,9 @@ pub const CARVED_BYTES: u32 = 4 << 20;
 pub const L1: PhysAddr = PhysAddr::new(0x6000_4000);
 /// Where the window's second-level tables begin.
 pub const L2: PhysAddr = PhysAddr::new(0x6001_0000);
+
+/// Where the areas' window begins.
+pub const WINDOW: VirtAddr = VirtAddr::new(0xc000_0000);
 
 /// A window whose second-level tables begin at `tables`.
 fn region(fake: &Fake, range: VirtRange, tables: PhysAddr) -> Region<'static> {
@@ -59,10 +62,10 @@ impl Setup {
         // SAFETY: the fake maps nothing but what this window maps.
         let carved = unsafe { CarveOut::assume("test", &[frames], true) };
         let sections = Dma::<Fake>::window_sections([&carved].into_iter());
-        let window = region(fake, CMA_WINDOW.first(sections), L2);
-        let loans = region(fake, LOAN_WINDOW.first(1), PhysAddr::new(L2.raw() + sections * L2_TABLE_SIZE));
-        let dma: &'static Dma<Fake> =
-            Box::leak(Box::new(Dma::new(fake, [carved].into_iter(), Aliases::default(), window, loans)));
+        let window = region(fake, VirtRange::new(WINDOW.raw(), sections), L2);
+        let loans = region(fake, LOAN_WINDOW, PhysAddr::new(L2.raw() + sections * L2_TABLE_SIZE));
+        let dma = Dma::new(fake, [carved].into_iter(), Aliases::default(), window, loans);
+        let dma: &'static Dma<Fake> = Box::leak(Box::new(dma.expect("windows as large as asked for")));
         fake.device_barrier();
         Self { fake, dma }
     }

@@ -103,8 +103,8 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     }
     // SAFETY: the kernel carved them out of the direct map and gave them to this program alone (I2).
     let carved = unsafe { CarveOut::assume("planted", &[area], false) };
-    let dma: &Dma<Careless> =
-        Box::leak(Box::new(Dma::new(machine, core::iter::once(carved), Aliases::default(), window, loans)));
+    let dma = Dma::new(machine, core::iter::once(carved), Aliases::default(), window, loans);
+    let dma: &Dma<Careless> = Box::leak(Box::new(dma.map_err(|error| error.to_string())?));
     let master = Master::new("virtio-blk", dma.area("planted"));
     let page = dma.alloc(&master, FRAME_SIZE, 1).map_err(|error| error.to_string())?;
     let mut disk = Disk::open(kernel, page.into_coherent())?;
