@@ -169,11 +169,11 @@ bad_inputs() {
     # Pictures: INPUT is a command that writes the JPEG to the file it is given, and options. What had been allocated
     # goes back: a line would say if it did not.
     picture 'truncated' 1 truncated_at_4000 '' \
-        'error: demo: codec: the JPEG file is truncated: it ends before the picture does'
+        'error: demo: codec: the JPEG file is cut short at byte *: it ends before the picture does'
     picture 'truncated in its header' 1 truncated_at_200 '' \
-        'error: demo: codec: the JPEG file is truncated: it ends before the picture does'
+        'error: demo: codec: the JPEG file is cut short at byte *: it ends before the picture does'
     picture 'progressive and truncated' 1 truncated_progressive '' \
-        'error: demo: codec: the JPEG file is truncated: it ends before the picture does'
+        'error: demo: codec: the JPEG file is cut short at byte *: it ends before the picture does'
     picture 'corrupt' 1 corrupt '' 'error: demo: codec: the JPEG file is corrupt in the part that starts at byte *'
     picture 'not one' 1 text '' 'error: demo: codec: not a JPEG file'
     picture 'nothing but zeros' 1 zeros '' 'error: demo: codec: not a JPEG file'

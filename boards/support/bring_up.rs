@@ -35,7 +35,7 @@ use carveout::boot::layout::{Layout, MAX_CLAIMS};
 use carveout::dma::Dma;
 use carveout::dma::master::{AreaId, Master};
 use carveout::sync::Lock;
-use carveout::vm::audit::{Expect, Finding, Report};
+use carveout::vm::audit::{Expect, Findings, Report};
 use core::alloc::GlobalAlloc;
 use core::fmt;
 use core::ptr::NonNull;
@@ -98,7 +98,7 @@ pub enum Unsound {
         /// Which core walked.
         core: CoreId,
         /// What it found.
-        finding: Finding,
+        findings: Findings,
     },
     /// A core translates otherwise than the one that booted.
     Registers {
@@ -114,8 +114,8 @@ pub enum Unsound {
 impl fmt::Display for Unsound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Found { core, finding } if core.index() == 0 => write!(f, "{finding}"),
-            Self::Found { core, finding } => write!(f, "on {core}: {finding}"),
+            Self::Found { core, findings } if core.index() == 0 => write!(f, "{findings}"),
+            Self::Found { core, findings } => write!(f, "on {core}: {findings}"),
             Self::Registers { core, has, boot } => write!(f, "{core} has {has}; the first core {boot}"),
         }
     }
@@ -377,13 +377,13 @@ impl Kernel {
     /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those of the core that booted.
     pub fn audit(&self) -> Result<Report, Unsound> {
         let (core, has, boot) = (CoreId::current(), Translation::current(), self.translation);
-        if has != boot {
-            return Err(Unsound::Registers { core, has, boot });
-        }
         let ram: ArrayVec<FrameRange, MAX_BANKS> = self.info.banks().iter().copied().collect();
         let firmware: ArrayVec<FrameRange, MAX_CLAIMS> = self.layout.firmware().map(|claim| claim.range).collect();
-        let expect = Expect { ram: &ram, firmware: &firmware, text: self.text, share: Armv7a::shareability() };
-        self.dma.audit(&expect).map_err(|finding| Unsound::Found { core, finding })
+        let share = Armv7a::shareability();
+        let expect = Expect { ram: &ram, firmware: &firmware, text: self.text, share, roots: &[] };
+        let report = self.dma.audit(&expect, |_| {}).map_err(|findings| Unsound::Found { core, findings })?;
+        // Tables that are in order, but not by the registers that the kernel was booted with.
+        if has == boot { Ok(report) } else { Err(Unsound::Registers { core, has, boot }) }
     }
 }
 

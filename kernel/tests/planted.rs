@@ -5,7 +5,7 @@
 
 use carveout::addr::{FrameRange, PhysAddr, VirtAddr};
 use carveout::arch::fake::{Fake, POISON};
-use carveout::arch::{Cache, Mmu, Root};
+use carveout::arch::{Cache, Mmu, Registers};
 use carveout::vm::alias::Aliases;
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
@@ -63,8 +63,8 @@ unsafe impl Mmu for Careless {
         self.fake.reach_to_overwrite(va, bytes)
     }
 
-    fn root(&self) -> Root {
-        self.fake.root()
+    fn registers(&self) -> Registers {
+        self.fake.registers()
     }
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {

@@ -7,7 +7,7 @@ use carveout::addr::{BusAddr, Bytes, Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::arch::fake::setup::Setup;
 use carveout::arch::fake::{Fake, Op};
 use carveout::arch::ids::Geometry;
-use carveout::arch::{Cache, Lines, Mmu, Root};
+use carveout::arch::{Cache, Lines, Mmu, Registers};
 use carveout::boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaRequest, Place as CmaPlace};
 use carveout::boot::bootinfo::{
     Binding, BootError, BootInfo, ByteRange, DevicePath, Holder as Claimant, Reason, Refusal, Refusals,
@@ -34,11 +34,12 @@ use carveout::protocol::{Knowledge, LineStep, MapStep, Span, Transition, When};
 use carveout::sync::{Guard, Lock, Rank};
 use carveout::vm::alias::{Alias, AliasError, Aliases};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
-use carveout::vm::audit::{Expect, Finding, Report};
+use carveout::vm::audit::{Expect, Finding, Findings, Report};
 use carveout::vm::desc::{L1Desc, L1Entry, L2Desc, L2Entry, Leaf};
 use carveout::vm::layout::VirtRange;
 use carveout::vm::ledger::{Carved, Cell, Ledger, LedgerError, Residue};
 use carveout::vm::space::{MapError, Mapped, Part, Region};
+use carveout::vm::walk::{Attributes, Caching, Domain, First, Memory, Pointer, Rights, Sharing, Ttbr};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use std::fs;
 use std::path::Path;
@@ -60,7 +61,7 @@ unsafe impl Mmu for Machine {
     fn reach_to_overwrite(&self, _: VirtAddr, _: u32) -> *mut u8 {
         match *self {}
     }
-    fn root(&self) -> Root {
+    fn registers(&self) -> Registers {
         match *self {}
     }
     fn table_word(&self, _: PhysAddr) -> Option<u32> {
@@ -115,7 +116,7 @@ shared![
     Frame,
     FrameRange,
     Bytes,
-    Root,
+    Registers,
     Lines,
     Geometry,
     BootArgs<'static>,
@@ -161,6 +162,17 @@ shared![
     Expect<'static>,
     Report,
     Finding,
+    Findings,
+    Caching,
+    Memory,
+    Sharing,
+    Attributes,
+    Rights,
+    Domain,
+    First,
+    Pointer,
+    Ttbr,
+    carveout::vm::walk::Leaf,
     VirtRange,
     Leaf,
     L1Entry,

@@ -2,7 +2,7 @@
 //! given up only where there is no other way. On a machine whose memory is all one, for nothing here looks at a byte.
 
 use carveout::addr::{FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::arch::{Cache, Lines, Mmu, Root};
+use carveout::arch::{Cache, Lines, Mmu, Registers};
 use carveout::boot::directmap::CarveOut;
 use carveout::cma::area::{AllocError, NoRun};
 use carveout::cma::contract::Set;
@@ -43,8 +43,8 @@ unsafe impl Mmu for Nothing {
 
     unsafe fn zero(&self, _: *mut u8, _: usize) {}
 
-    fn root(&self) -> Root {
-        Root { ttbr0: PhysAddr::new(0), ttbr1: PhysAddr::new(0), n: 1 }
+    fn registers(&self) -> Registers {
+        Registers::plain(PhysAddr::new(0))
     }
 
     fn table_word(&self, _: PhysAddr) -> Option<u32> {

@@ -12,7 +12,7 @@
 //! Output: pixels of three bytes, red first, without padding: what the scaler takes. A driver runs
 //! [`Driver::parse_header`] first to learn how large a destination [`Driver::decode`] needs.
 
-use alloc::boxed::Box;
+use alloc::{boxed::Box, vec::Vec};
 use core::fmt;
 
 use carveout::addr::BusAddr;
@@ -59,8 +59,8 @@ pub struct Picture {
 pub enum Error {
     /// The source does not start as a JPEG file does.
     NotJpeg,
-    /// The file ends, or nothing but zeros follows, before its end-of-image marker.
-    Truncated,
+    /// The file ends, or nothing but zeros follows, at this byte of the source, before the picture is complete.
+    Truncated(u32),
     /// The file breaks its format in the segment or scan at this byte of the source.
     Corrupt(u32),
     /// The file is of a kind that the decoder does not have.
@@ -85,11 +85,17 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJpeg => f.write_str("not a JPEG file"),
-            Self::Truncated => f.write_str("the JPEG file is truncated: it ends before the picture does"),
+            Self::Truncated(at) => {
+                write!(f, "the JPEG file is cut short at byte {at}: it ends before the picture does")
+            }
             Self::Corrupt(at) => write!(f, "the JPEG file is corrupt in the part that starts at byte {at}"),
             Self::Unsupported(feature) => {
                 let feature = match feature {
                     Feature::Process => "neither baseline nor progressive",
+                    Feature::Arithmetic => "arithmetic coding",
+                    Feature::Lossless => "lossless",
+                    Feature::Hierarchical => "hierarchical",
+                    Feature::Height => "with another height after its first scan (DNL) than before it",
                     Feature::Precision => "not of 8 bits a sample",
                     Feature::Components => "neither grey nor YCbCr",
                     Feature::Sampling => "not sampled 4:4:4, 4:2:2, 4:4:0 or 4:2:0",
@@ -122,7 +128,7 @@ impl Error {
     fn code(self) -> (u8, u32) {
         match self {
             Self::NotJpeg => (Self::NOT_JPEG, 0),
-            Self::Truncated => (Self::TRUNCATED, 0),
+            Self::Truncated(at) => (Self::TRUNCATED, at),
             Self::Corrupt(at) => (Self::CORRUPT, at),
             Self::Unsupported(feature) => (Self::UNSUPPORTED, feature as u32),
             // A frame header's sides have 16 bits.
@@ -136,7 +142,7 @@ impl Error {
     fn from_code(code: u8, detail: u32) -> Self {
         match code {
             Self::NOT_JPEG => Self::NotJpeg,
-            Self::TRUNCATED => Self::Truncated,
+            Self::TRUNCATED => Self::Truncated(detail),
             Self::CORRUPT => Self::Corrupt(detail),
             Self::UNSUPPORTED => Self::Unsupported(match detail {
                 1 => Feature::Process,
@@ -144,6 +150,10 @@ impl Error {
                 3 => Feature::Components,
                 4 => Feature::Sampling,
                 5 => Feature::Tables,
+                7 => Feature::Arithmetic,
+                8 => Feature::Lossless,
+                9 => Feature::Hierarchical,
+                10 => Feature::Height,
                 _ => Feature::Scans,
             }),
             Self::TOO_LARGE => Self::TooLarge(Size { width: detail >> 16, height: detail & 0xffff }),
@@ -154,11 +164,15 @@ impl Error {
     }
 }
 
-impl From<Fault> for Error {
-    fn from(fault: Fault) -> Self {
+impl Error {
+    /// What the front end found in `file`.
+    fn of(fault: Fault, file: &[u8]) -> Self {
         match fault {
             Fault::NotJpeg => Self::NotJpeg,
-            Fault::Truncated => Self::Truncated,
+            // The rest of the last disk sector is zeros.
+            Fault::Truncated => {
+                Self::Truncated(file.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u32 + 1))
+            }
             Fault::Corrupt(at) => Self::Corrupt(at as u32),
             Fault::Unsupported(feature) => Self::Unsupported(feature),
             Fault::TooLarge(size) => Self::TooLarge(size),
@@ -284,8 +298,8 @@ impl<'r> Hardware<'r> {
     fn decode(&self, port: &mut impl BusMaster) -> Result<Picture, Error> {
         let (source, destination) = (self.registers.job.source(), self.registers.job.destination());
         port.read_write(source, destination, |file, out| {
-            let header = Header::parse(file)?;
-            let stream = header.stream(file)?;
+            let header = Header::parse(file).map_err(|fault| Error::of(fault, file))?;
+            let stream = header.stream(file).map_err(|fault| Error::of(fault, file))?;
             let picture = describe(&header);
             if picture.memory > self.memory {
                 return Err(Error::Memory { needed: picture.memory });
@@ -303,7 +317,7 @@ impl<'r> Hardware<'r> {
 }
 
 fn parse_header(file: &[u8]) -> Result<Picture, Error> {
-    Ok(describe(&Header::parse(file)?))
+    Ok(describe(&Header::parse(file).map_err(|fault| Error::of(fault, file))?))
 }
 
 fn describe(header: &Header) -> Picture {
@@ -342,35 +356,50 @@ const STOP: [u8; 34] = {
 
 /// The bytes that the decoder sees: header, data, end.
 struct Feed<'s> {
-    head: &'s [u8],
-    body: &'s [u8],
-    tail: &'s [u8],
+    parts: Vec<&'s [u8]>,
+    /// The part that is read, and what comes before it in all.
+    part: usize,
+    before: usize,
+    /// Where in the part.
     at: usize,
 }
 
 impl<'s> Feed<'s> {
     fn new(stream: &'s Stream<'_>) -> Self {
         let tail = if stream.progressive { &STOP[32..] } else { &STOP[..] };
-        Self { head: &stream.head, body: stream.body, tail, at: 0 }
+        let mut parts = Vec::with_capacity(stream.body.len() + 2);
+        parts.push(&stream.head[..]);
+        parts.extend(&stream.body);
+        parts.push(tail);
+        Self { parts, part: 0, before: 0, at: 0 }
     }
 
     fn len(&self) -> usize {
-        self.head.len() + self.body.len() + self.tail.len()
+        self.parts.iter().map(|part| part.len()).sum()
+    }
+
+    fn position(&self) -> usize {
+        self.before + self.at
     }
 
     /// The next bytes that lie together; none at the end.
     #[inline]
-    fn next(&self) -> &'s [u8] {
-        let mut at = self.at;
-        // The data first: nearly all reads are there.
-        if let Some(body_at) = at.checked_sub(self.head.len()) {
-            if body_at < self.body.len() {
-                return &self.body[body_at..];
-            }
-            at = body_at - self.body.len();
-            return self.tail.get(at..).unwrap_or(&[]);
+    fn next(&mut self) -> &'s [u8] {
+        // No part is empty, so that one step does; the last is never left.
+        if self.at == self.parts[self.part].len() && self.part + 1 < self.parts.len() {
+            self.before += self.at;
+            (self.part, self.at) = (self.part + 1, 0);
         }
-        &self.head[at..]
+        &self.parts[self.part][self.at..]
+    }
+
+    fn seek(&mut self, to: usize) {
+        (self.part, self.before, self.at) = (0, 0, 0);
+        while to - self.before > self.parts[self.part].len() {
+            self.before += self.parts[self.part].len();
+            self.part += 1;
+        }
+        self.at = to - self.before;
     }
 }
 
@@ -393,36 +422,36 @@ impl ZByteReaderTrait for Feed<'_> {
             self.at += buf.len();
             return Ok(());
         }
-        let start = self.at;
+        let start = self.position();
         let read = self.read_bytes(buf)?;
         if read < buf.len() {
-            self.at = start;
+            self.seek(start);
             return Err(ZByteIoError::NotEnoughBytes(read, buf.len()));
         }
         Ok(())
     }
 
     fn read_bytes(&mut self, buf: &mut [u8]) -> Result<usize, ZByteIoError> {
-        let start = self.at;
+        let start = self.position();
         for byte in &mut *buf {
             let [next, ..] = self.next() else { break };
             *byte = *next;
             self.at += 1;
         }
-        Ok(self.at - start)
+        Ok(self.position() - start)
     }
 
     fn peek_bytes(&mut self, buf: &mut [u8]) -> Result<usize, ZByteIoError> {
-        let start = self.at;
+        let start = self.position();
         let read = self.read_bytes(buf);
-        self.at = start;
+        self.seek(start);
         read
     }
 
     fn peek_exact_bytes(&mut self, buf: &mut [u8]) -> Result<(), ZByteIoError> {
-        let start = self.at;
+        let start = self.position();
         let read = self.read_exact_bytes(buf);
-        self.at = start;
+        self.seek(start);
         read
     }
 
@@ -430,11 +459,11 @@ impl ZByteReaderTrait for Feed<'_> {
         let to = match from {
             ZSeekFrom::Start(offset) => Some(offset),
             ZSeekFrom::End(offset) => (self.len() as u64).checked_add_signed(offset),
-            ZSeekFrom::Current(offset) => (self.at as u64).checked_add_signed(offset),
+            ZSeekFrom::Current(offset) => (self.position() as u64).checked_add_signed(offset),
         };
         match to {
             Some(to) if to <= self.len() as u64 => {
-                self.at = to as usize;
+                self.seek(to as usize);
                 Ok(to)
             }
             _ => Err(ZByteIoError::SeekError("outside the stream")),
@@ -442,20 +471,20 @@ impl ZByteReaderTrait for Feed<'_> {
     }
 
     fn is_eof(&mut self) -> Result<bool, ZByteIoError> {
-        Ok(self.at >= self.len())
+        Ok(self.next().is_empty())
     }
 
     fn z_position(&mut self) -> Result<u64, ZByteIoError> {
-        Ok(self.at as u64)
+        Ok(self.position() as u64)
     }
 
     fn read_remaining(&mut self, sink: &mut alloc::vec::Vec<u8>) -> Result<usize, ZByteIoError> {
-        let start = self.at;
+        let start = self.position();
         while let bytes @ [_, ..] = self.next() {
             sink.extend(bytes);
             self.at += bytes.len();
         }
-        Ok(self.at - start)
+        Ok(self.position() - start)
     }
 }
 
@@ -465,12 +494,12 @@ mod tests {
         alloc::{GlobalAlloc, Layout, System},
         cell::Cell,
         format, vec,
-        vec::Vec,
     };
 
     use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
     use proptest::prelude::*;
 
+    use super::super::encoder::{self, Shape, Tables};
     use super::{
         super::testing::{Bus, Grant},
         *,
@@ -669,11 +698,11 @@ mod tests {
             for end in 2..file.len() {
                 let cut = &file[..end];
                 let error = run(cut, &Operation::Decode(20000), MEMORY).0.unwrap_err();
-                assert_eq!(error, Error::Truncated, "{kind:?} cut at {end} of {}", file.len());
+                assert!(matches!(error, Error::Truncated(at) if at as usize <= end), "{kind:?} cut at {end}: {error}");
                 let mut padded = cut.to_vec();
                 padded.resize(end.next_multiple_of(512) + 512, 0);
                 let error = run(&padded, &Operation::Decode(20000), MEMORY).0.unwrap_err();
-                assert_eq!(error, Error::Truncated, "{kind:?} cut at {end} of {}, padded", file.len());
+                assert!(matches!(error, Error::Truncated(at) if at as usize <= end), "{kind:?} cut at {end}: {error}");
             }
         }
     }
@@ -717,9 +746,19 @@ mod tests {
 
     #[test]
     fn the_decoder_takes_no_more_memory_than_it_says() {
-        for kind in kinds() {
-            for (width, height) in [(1, 1), (333, 250), (1500, 40), (5, 2000)] {
-                let file = encode(Size { width, height }, kind);
+        let mut files = Vec::new();
+        for (width, height) in [(1, 1), (333, 250), (1500, 40), (5, 2000)] {
+            let size = Size { width, height };
+            files.extend(kinds().map(|kind| (format!("{kind:?} {size}"), encode(size, kind))));
+            for factors in [[(2, 1); 3], [(1, 2); 3], [(4, 1), (2, 1), (2, 1)], [(2, 2), (2, 1), (2, 1)]] {
+                for progressive in [false, true] {
+                    let shape = Shape { progressive, between: true, ..shape(&factors) };
+                    files.push((format!("{shape:?} {size}"), unusual(&shape, size)));
+                }
+            }
+        }
+        for (name, file) in files {
+            {
                 let (picture, mut output) = decode(&file).unwrap();
                 let header = Header::parse(&file).unwrap();
                 let before = IN_USE.get();
@@ -728,7 +767,7 @@ mod tests {
                 let mut decoder = Box::new(JpegDecoder::new_with_options(Feed::new(&stream), options()));
                 decoder.decode_into(&mut output).unwrap();
                 let taken = PEAK.get() - before;
-                assert!(taken <= picture.memory as usize, "{kind:?}: {width} x {height}: {taken} > {}", picture.memory);
+                assert!(taken <= picture.memory as usize, "{name}: {taken} > {}", picture.memory);
             }
         }
     }
@@ -749,12 +788,12 @@ mod tests {
         assert_eq!(shown(b"\xff"), "not a JPEG file");
         assert_eq!(shown(&[0; 512]), "not a JPEG file");
         assert_eq!(shown(b"\x89PNG\r\n"), "not a JPEG file");
-        assert_eq!(shown(&file[..600]), "the JPEG file is truncated: it ends before the picture does");
+        assert_eq!(shown(&file[..600]), "the JPEG file is cut short at byte 600: it ends before the picture does");
         assert_eq!(shown(&patched(&file, 0xc4, 0, &[0])), {
             let at = file.windows(2).position(|w| w == [0xff, 0xc4]).unwrap();
             format!("the JPEG file is corrupt in the part that starts at byte {at}")
         });
-        assert_eq!(shown(&patched(&file, 0xc0, 1, &[0xc9])), unsupported("neither baseline nor progressive"));
+        assert_eq!(shown(&patched(&file, 0xc0, 1, &[0xc9])), unsupported("arithmetic coding"));
         assert_eq!(shown(&patched(&file, 0xc0, 4, &[12])), unsupported("not of 8 bits a sample"));
         assert_eq!(shown(&patched(&file, 0xc0, 11, &[0x41])), unsupported("not sampled 4:4:4, 4:2:2, 4:4:0 or 4:2:0"));
         let mut cmyk = Vec::new();
@@ -819,7 +858,154 @@ mod tests {
         let stuffed = [&file[..2], &segment.repeat(40), &file[2..]].concat();
         assert_eq!(decode(&stuffed), decode(&file));
         let cut = &stuffed[..stuffed.len() - 2];
-        assert_eq!(decode(cut), Err(Error::Truncated));
+        assert!(matches!(decode(cut), Err(Error::Truncated(_))));
+    }
+
+    /// What cameras and other encoders write, beside what is plain.
+    fn unusual(shape: &Shape, size: Size) -> Vec<u8> {
+        let tables = Tables::of(&encode(SMALL, Kind { grey: true, ..PLAIN })).unwrap();
+        let grey = shape.factors.len() == 1;
+        let original = picture(size, Kind { grey, ..PLAIN });
+        let side = (size.width as usize, size.height as usize);
+        encoder::encode(side, shape, &tables, |component, x, y| {
+            let at = y * side.0 + x;
+            if grey {
+                return f64::from(original[at]);
+            }
+            // JFIF's conversion.
+            let [r, g, b] = [0, 1, 2].map(|n| f64::from(original[at * 3 + n]));
+            match component {
+                0 => 0.299 * r + 0.587 * g + 0.114 * b,
+                1 => 128.0 - 0.168_736 * r - 0.331_264 * g + 0.5 * b,
+                _ => 128.0 + 0.5 * r - 0.418_688 * g - 0.081_312 * b,
+            }
+        })
+    }
+
+    const USUAL: [(usize, usize); 3] = [(2, 2), (1, 1), (1, 1)];
+
+    fn shape(factors: &[(usize, usize)]) -> Shape {
+        let ids = vec![1, 2, 3][..factors.len()].to_vec();
+        Shape {
+            factors: factors.to_vec(),
+            ids,
+            dht: true,
+            dnl: false,
+            restart: 0,
+            wide: false,
+            fill: false,
+            progressive: false,
+            between: false,
+        }
+    }
+
+    #[track_caller]
+    fn check_unusual(shape: &Shape, size: Size) {
+        let mut file = unusual(shape, size);
+        // As it comes from a disk, with what was there before.
+        file.resize(file.len().next_multiple_of(512), 0xff);
+        let (decoded, output) = decode(&file).unwrap_or_else(|e| panic!("{shape:?} {size}: {e}"));
+        assert_eq!(decoded.size, size);
+        let grey = shape.factors.len() == 1;
+        let original = picture(size, Kind { grey, ..PLAIN });
+        for (i, &got) in output.iter().enumerate() {
+            let want = original[if grey { i / 3 } else { i }];
+            assert!(got.abs_diff(want) <= 24, "{shape:?} {size}: byte {i} is {got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn what_is_legal_and_unusual_is_decoded() {
+        for (width, height) in [(1, 1), (70, 50), (33, 17)] {
+            let size = Size { width, height };
+            for factors in [&USUAL[..], &[(1, 1)]] {
+                let plain = shape(factors);
+                check_unusual(&plain, size);
+                check_unusual(&Shape { dht: false, ..plain.clone() }, size);
+                check_unusual(&Shape { wide: true, ..plain.clone() }, size);
+                check_unusual(&Shape { restart: 2, fill: true, ..plain.clone() }, size);
+                check_unusual(&Shape { dnl: true, ..plain.clone() }, size);
+                check_unusual(&Shape { dnl: true, restart: 3, dht: false, fill: true, ..plain.clone() }, size);
+            }
+            check_unusual(&Shape { ids: vec![0, 1, 2], ..shape(&USUAL) }, size);
+            check_unusual(&Shape { ids: vec![7, 200, 3], ..shape(&USUAL) }, size);
+        }
+    }
+
+    #[test]
+    fn sampling_is_judged_by_ratios() {
+        for size in [Size { width: 70, height: 50 }, Size { width: 1, height: 1 }, Size { width: 17, height: 33 }] {
+            let mut decoded = 0;
+            let factors = |most| (1..=most).flat_map(move |h| (1..=most).map(move |v| (h, v)));
+            for (luma, chroma) in factors(4).flat_map(|luma| factors(4).map(move |chroma| (luma, chroma))) {
+                let ratios = (luma.0 / chroma.0.max(1), luma.1 / chroma.1.max(1));
+                let whole = luma.0 % chroma.0 == 0 && luma.1 % chroma.1 == 0;
+                if !whole || luma.0 * luma.1 + 2 * chroma.0 * chroma.1 > 10 {
+                    continue;
+                }
+                let shape = shape(&[luma, chroma, chroma]);
+                if ratios.0 <= 2 && ratios.1 <= 2 && luma.0 != 3 && luma.1 <= 2 {
+                    check_unusual(&shape, size);
+                    check_unusual(&Shape { progressive: true, between: true, restart: 3, ..shape.clone() }, size);
+                    decoded += 1;
+                } else {
+                    let refused = decode(&unusual(&shape, size)).unwrap_err();
+                    assert_eq!(refused, Error::Unsupported(Feature::Sampling), "{shape:?}");
+                }
+            }
+            assert_eq!(decoded, 9, "1x1, 2x1 and 1x2 each in two ways, 2x2 in three, 4x1 over 2x1");
+        }
+    }
+
+    #[test]
+    fn what_stands_between_scans_is_skipped() {
+        let plain = shape(&USUAL);
+        for progressive in
+            [Shape { progressive: true, ..plain.clone() }, Shape { progressive: true, dnl: true, ..plain }]
+        {
+            let between = Shape { between: true, fill: true, ..progressive.clone() };
+            check_unusual(&between, SMALL);
+            assert_eq!(decode(&unusual(&between, SMALL)).unwrap(), decode(&unusual(&progressive, SMALL)).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_is_legal_and_not_supported_is_named() {
+        let shown = |file: &[u8]| format!("{}", decode(file).unwrap_err());
+        let unsupported = |why| format!("the JPEG file is of an unsupported kind: {why}");
+        let file = encode(SMALL, PLAIN);
+        for (frame, why) in [
+            (0xc3, "lossless"),
+            (0xc5, "hierarchical"),
+            (0xc6, "hierarchical"),
+            (0xc7, "hierarchical"),
+            (0xc9, "arithmetic coding"),
+            (0xca, "arithmetic coding"),
+            (0xcb, "lossless"),
+            (0xcd, "hierarchical"),
+            (0xcf, "hierarchical"),
+            (0xde, "hierarchical"),
+            // JPEG-LS.
+            (0xf7, "neither baseline nor progressive"),
+        ] {
+            assert_eq!(shown(&patched(&file, 0xc0, 1, &[frame])), unsupported(why), "{frame:#x}");
+        }
+        let named_rgb = Shape { ids: b"RGB".to_vec(), ..shape(&[(1, 1); 3]) };
+        assert_eq!(shown(&unusual(&named_rgb, SMALL)), unsupported("neither grey nor YCbCr"));
+        // A height behind the first scan: another one, one in another place, and none at all.
+        let dnl = unusual(&Shape { dnl: true, ..shape(&USUAL) }, SMALL);
+        let both = patched(&dnl, 0xc0, 5, &48u16.to_be_bytes());
+        assert_eq!(shown(&both), unsupported("with another height after its first scan (DNL) than before it"));
+        assert!(decode(&patched(&dnl, 0xc0, 5, &50u16.to_be_bytes())).is_ok());
+        let none = patched(&unusual(&shape(&USUAL), SMALL), 0xc0, 5, &[0, 0]);
+        assert!(matches!(decode(&none), Err(Error::Corrupt(_) | Error::Truncated(_))));
+        assert!(matches!(decode(&dnl[..dnl.len() - 5]), Err(Error::Truncated(_))));
+        // More rows than the scan has.
+        let tall = patched(&dnl, 0xdc, 4, &500u16.to_be_bytes());
+        assert!(matches!(decode(&tall), Err(Error::Corrupt(_))));
+        let huge = patched(&dnl, 0xdc, 4, &[0xff, 0xff]);
+        let wide = patched(&huge, 0xc0, 7, &[0xff, 0xff]);
+        assert!(matches!(decode(&wide), Err(Error::TooLarge(Size { width: 65535, height: 65535 }))));
     }
 
     fn mutation() -> impl Strategy<Value = (prop::sample::Index, u8, u8)> {

@@ -1,9 +1,10 @@
 //! The structure of a JPEG file (ITU-T T.81, annex B): the codec's front end.
 //!
 //! Guarantees: the entropy decoder behind it sees only files whose every marker is where annex B puts it, of the
-//! processes and samplings that it is known to decode, free of metadata, with all their scans and restart intervals,
-//! up to the end-of-image marker. What lies behind that marker is ignored: files come in whole disk sectors. A file
-//! that was cut short is told from a corrupt one, also when zeros stand where the rest was.
+//! processes and samplings that it is known to decode, free of metadata, with their height in the frame header, with
+//! all their scans and restart intervals, up to the end-of-image marker. What lies behind that marker is ignored: files
+//! come in whole disk sectors. A file that was cut short is told from a corrupt one, also when zeros stand where the rest
+//! was; and what annex B allows but the decoder does not have is named, and never called corrupt.
 
 use alloc::vec::Vec;
 
@@ -11,6 +12,8 @@ use super::scaler::Size;
 
 /// Pixels of the largest picture: 12 Mi, which 4096 x 3072 reaches.
 pub(super) const MAX_PIXELS: u32 = 12 << 20;
+/// Parts between metadata that a file is cut into at most.
+const MAX_PARTS: usize = 1024;
 /// Bytes of the largest header without its metadata; the tables of a usual one have under 2 KiB.
 const MAX_HEAD: usize = 16 << 10;
 
@@ -28,6 +31,10 @@ mod marker {
     pub(super) const SOS: u8 = 0xda;
     pub(super) const DQT: u8 = 0xdb;
     pub(super) const DNL: u8 = 0xdc;
+    pub(super) const DHP: u8 = 0xde;
+    pub(super) const EXP: u8 = 0xdf;
+    pub(super) const JPG0: u8 = 0xf0;
+    pub(super) const JPG13: u8 = 0xfd;
     pub(super) const DRI: u8 = 0xdd;
     pub(super) const APP0: u8 = 0xe0;
     pub(super) const APP14: u8 = 0xee;
@@ -38,7 +45,7 @@ mod marker {
 /// What a file asks for that the decoder does not have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Feature {
-    /// Another process than baseline or progressive DCT with Huffman coding.
+    /// Another process than baseline or progressive DCT, of another standard's: JPEG-LS, for one.
     Process = 1,
     /// Samples of another depth than 8 bits.
     Precision = 2,
@@ -50,6 +57,14 @@ pub enum Feature {
     Tables = 5,
     /// A baseline file of several components with a scan for each.
     Scans = 6,
+    /// Arithmetic coding.
+    Arithmetic = 7,
+    /// The lossless process.
+    Lossless = 8,
+    /// The hierarchical process.
+    Hierarchical = 9,
+    /// A DNL segment that gives another height than the frame header does.
+    Height = 10,
 }
 
 /// Why a file is refused. Positions count bytes from the file's start.
@@ -79,8 +94,12 @@ pub(super) struct Header {
     count: usize,
     /// MCUs between restart markers, or 0.
     restart_interval: u32,
+    /// Huffman tables were defined before the first scan.
+    tables: bool,
     /// The file up to and with the first scan header, without metadata.
     head: Vec<u8>,
+    /// Where the frame header starts in it.
+    frame: usize,
     /// Where the first scan's header starts.
     scan: usize,
 }
@@ -98,10 +117,12 @@ impl Header {
             components: [Component { id: 0, h: 1, v: 1 }; 3],
             count: 0,
             restart_interval: 0,
+            tables: false,
             head: Vec::from([0xff, marker::SOI]),
+            frame: 0,
             scan: 0,
         };
-        let mut adobe_transform = None;
+        let (mut jfif, mut adobe_transform) = (false, None);
         loop {
             let segment = segments.next_segment()?;
             let corrupt = || segments.unless_cut(Fault::Corrupt(segment.start));
@@ -112,20 +133,33 @@ impl Header {
                     if !header.progressive && scan.components().count() < header.count {
                         return Err(Fault::Unsupported(Feature::Scans));
                     }
+                    if header.size.height == 0 {
+                        header.height_from_dnl(&mut segments)?;
+                    }
+                    if !header.tables && !header.progressive {
+                        header.head.extend(STANDARD_TABLES);
+                    }
                     header.keep(&segment)?;
                     break;
                 }
-                marker::DHT | marker::DQT => header.keep(&segment)?,
+                marker::DHT => {
+                    header.tables = true;
+                    header.keep(&segment)?;
+                }
+                marker::DQT => header.keep(&segment)?,
                 marker::DRI => {
                     header.restart_interval = interval(&segment).ok_or_else(corrupt)?;
                     header.keep(&segment)?;
                 }
-                marker::DAC | marker::JPG => return Err(Fault::Unsupported(Feature::Process)),
+                marker::DAC => return Err(Fault::Unsupported(Feature::Arithmetic)),
+                marker::DHP | marker::EXP => return Err(Fault::Unsupported(Feature::Hierarchical)),
+                marker::JPG | marker::JPG0..=marker::JPG13 => return Err(Fault::Unsupported(Feature::Process)),
                 marker::SOF0..=marker::SOF15 if header.count == 0 => {
                     header
                         .frame(&segment)
                         .map_err(|fault| segments.unless_cut(fault.unwrap_or(Fault::Corrupt(segment.start))))?;
                 }
+                marker::APP0 if segment.body.starts_with(b"JFIF\0") => jfif = true,
                 marker::APP14 => {
                     if let [b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..] = segment.body {
                         adobe_transform = Some(*transform);
@@ -135,22 +169,48 @@ impl Header {
                 _ => return Err(corrupt()),
             }
         }
-        if header.count == 3 && adobe_transform.is_some_and(|transform| transform != 1) {
+        // Adobe's segment says what three components are; without it and JFIF's, such names do, as for other decoders.
+        let named_rgb = header.components.map(|component| component.id) == *b"RGB";
+        let rgb = adobe_transform.map_or(!jfif && named_rgb, |transform| transform != 1);
+        if header.count == 3 && rgb {
             return Err(Fault::Unsupported(Feature::Components));
         }
         Ok(header)
     }
 
+    /// Finds the height behind the first scan's data, where a frame header that has none must be followed by it (B.2.5).
+    fn height_from_dnl(&mut self, segments: &mut Segments<'_>) -> Result<(), Fault> {
+        segments.skip_entropy_coded(None)?;
+        let segment = segments.next_segment()?;
+        let height = lines(&segment).filter(|&height| height > 0);
+        let height = height.ok_or_else(|| segments.unless_cut(Fault::Corrupt(segment.start)))?;
+        self.set_height(height)
+    }
+
+    fn set_height(&mut self, height: u16) -> Result<(), Fault> {
+        self.size.height = height.into();
+        if self.size.width * self.size.height > MAX_PIXELS {
+            return Err(Fault::TooLarge(self.size));
+        }
+        // Behind marker, length and precision.
+        let at = self.frame + 5;
+        self.head[at..at + 2].copy_from_slice(&height.to_be_bytes());
+        Ok(())
+    }
+
     /// The frame header (B.2.2). `None` for a corrupt one.
     fn frame(&mut self, segment: &Segment<'_>) -> Result<(), Option<Fault>> {
         let unsupported = |feature| Err(Some(Fault::Unsupported(feature)));
-        // SOF1 with 8-bit samples differs from SOF0 only by allowing four tables of each kind.
-        if segment.marker > marker::SOF2 {
-            return unsupported(Feature::Process);
+        // SOF1 with 8-bit samples differs from SOF0 only by allowing four tables of each kind. Others by table B.1.
+        match segment.marker {
+            0xc3 | 0xcb => return unsupported(Feature::Lossless),
+            0xc5..=0xc7 | 0xcd..=0xcf => return unsupported(Feature::Hierarchical),
+            0xc9 | 0xca => return unsupported(Feature::Arithmetic),
+            _ => {}
         }
         let &[precision, h1, h0, w1, w0, count, ref components @ ..] = segment.body else { return Err(None) };
         let size = Size { width: u16::from_be_bytes([w1, w0]).into(), height: u16::from_be_bytes([h1, h0]).into() };
-        if components.len() != 3 * usize::from(count) || size.width == 0 || size.height == 0 {
+        if components.len() != 3 * usize::from(count) || size.width == 0 {
             return Err(None);
         }
         if precision != 8 {
@@ -176,6 +236,7 @@ impl Header {
             self.components[i] = Component { id: bytes[0], h, v };
         }
         let start = self.head.len();
+        self.frame = start;
         self.keep(segment).map_err(Some)?;
         if self.count == 1 {
             // The only component's factors mean nothing (A.2.2); 1 x 1 is what every decoder has been tried with.
@@ -184,8 +245,14 @@ impl Header {
             self.head[start + 11] = 0x11;
             return Ok(());
         }
+        // Only ratios count (A.1.1): how many samples of luma stand beside one of chroma, across and down.
         let [luma, blue, red] = self.components;
-        if luma.h > 2 || luma.v > 2 || [blue, red].iter().any(|c| (c.h, c.v) != (1, 1)) {
+        let ratios = (luma.h / blue.h, luma.v / blue.v);
+        let whole = luma.h % blue.h == 0 && luma.v % blue.v == 0 && (red.h, red.v) == (blue.h, blue.v);
+        // The decoder has been tried with these factors; an MCU of more than ten blocks is for scans apart (B.2.3).
+        let tried = matches!(luma.h, 1 | 2 | 4) && luma.v <= 2;
+        let blocks = luma.h * luma.v + 2 * blue.h * blue.v;
+        if !whole || ratios.0 > 2 || ratios.1 > 2 || !tried || blocks > 10 {
             return unsupported(Feature::Sampling);
         }
         Ok(())
@@ -231,11 +298,12 @@ impl Header {
     pub(super) fn stream<'f>(&self, file: &'f [u8]) -> Result<Stream<'f>, Fault> {
         let mut segments = Segments { file, at: self.scan };
         let mut segment = segments.next_segment()?;
-        let start = segments.at;
         let mut restart_interval = self.restart_interval;
         // Components whose first (in baseline: only) scan has been seen, by bit.
         let mut seen = 0u8;
-        let mut end = start;
+        let mut scans = 0u32;
+        // What the decoder gets, and where the part of it begins that no metadata has interrupted.
+        let (mut body, mut start) = (Vec::new(), segments.at);
         loop {
             let corrupt = || Fault::Corrupt(segment.start);
             match segment.marker {
@@ -251,13 +319,27 @@ impl Header {
                     }
                     let mcus = self.mcus(scan);
                     let restarts = (mcus - 1).checked_div(restart_interval).unwrap_or(0);
-                    segments.skip_entropy_coded(restarts)?;
-                    end = segments.at;
+                    segments.skip_entropy_coded(Some(restarts))?;
+                    scans += 1;
                 }
                 marker::DRI => {
                     restart_interval = interval(&segment).ok_or_else(|| segments.unless_cut(corrupt()))?;
                 }
-                marker::DHT | marker::DQT | marker::COM => {}
+                marker::DHT | marker::DQT => {}
+                marker::DAC => return Err(Fault::Unsupported(Feature::Arithmetic)),
+                marker::DNL | marker::APP0..=marker::APP15 | marker::COM => {
+                    if segment.marker == marker::DNL {
+                        // It stands behind the first scan's data and nowhere else.
+                        let height = lines(&segment).filter(|_| scans == 1);
+                        let height = height.ok_or_else(|| segments.unless_cut(corrupt()))?;
+                        if u32::from(height) != self.size.height {
+                            return Err(Fault::Unsupported(Feature::Height));
+                        }
+                    }
+                    // Not for the decoder.
+                    push(&mut body, &file[start..segment.start])?;
+                    start = segments.at;
+                }
                 _ => return Err(segments.unless_cut(corrupt())),
             }
             if segments.peek_marker()? == marker::EOI {
@@ -265,10 +347,11 @@ impl Header {
             }
             segment = segments.next_segment()?;
         }
+        push(&mut body, &file[start..segments.at])?;
         if seen != (1 << self.count) - 1 {
             return Err(Fault::Truncated);
         }
-        Ok(Stream { head: self.head.clone(), body: &file[start..end], progressive: self.progressive })
+        Ok(Stream { head: self.head.clone(), body, progressive: self.progressive })
     }
 
     /// MCUs of a scan (A.2): single blocks of a component on its own, else what the frame's sampling makes them.
@@ -281,6 +364,27 @@ impl Header {
         let Component { h, v, .. } = self.components[scan.components().next().unwrap_or(0)];
         (width * h).div_ceil(8 * h_max) * (height * v).div_ceil(8 * v_max)
     }
+}
+
+/// What has the decoder take the tables of annex K for those that are missing: an application segment of AVI's, whose
+/// frames leave them out, as do UVC cameras'.
+const STANDARD_TABLES: [u8; 9] = *b"\xff\xe0\0\x07AVI1\0";
+
+/// Adds a part of what the decoder gets, if there is one.
+fn push<'f>(body: &mut Vec<&'f [u8]>, part: &'f [u8]) -> Result<(), Fault> {
+    if body.len() == MAX_PARTS {
+        return Err(Fault::Unsupported(Feature::Tables));
+    }
+    if !part.is_empty() {
+        body.push(part);
+    }
+    Ok(())
+}
+
+/// DNL (B.2.5).
+fn lines(segment: &Segment<'_>) -> Option<u16> {
+    let &[high, low] = segment.body else { return None };
+    (segment.marker == marker::DNL).then(|| u16::from_be_bytes([high, low]))
 }
 
 /// DRI (B.2.4.4).
@@ -388,8 +492,9 @@ impl<'f> Segments<'f> {
         Ok(Segment { marker, start, body })
     }
 
-    /// Skips a scan's data: up to the marker behind it, past just so many restart markers, numbered in turn (B.2.1).
-    fn skip_entropy_coded(&mut self, restarts: u32) -> Result<(), Fault> {
+    /// Skips a scan's data: up to the marker behind it, past just so many restart markers, or any number if that is not
+    /// known, numbered in turn (B.2.1).
+    fn skip_entropy_coded(&mut self, restarts: Option<u32>) -> Result<(), Fault> {
         let mut seen = 0;
         loop {
             let rest = self.file.get(self.at..).unwrap_or(&[]);
@@ -399,14 +504,13 @@ impl<'f> Segments<'f> {
                 // A stuffed 0xff of the data.
                 0 => self.at += 2,
                 code @ marker::RST0..=marker::RST7 => {
-                    if seen == restarts || u32::from(code & 7) != seen % 8 {
+                    if Some(seen) == restarts || u32::from(code & 7) != seen % 8 {
                         return Err(Fault::Corrupt(self.at));
                     }
                     seen += 1;
                     self.at += 2;
                 }
-                marker::DNL => return Err(Fault::Unsupported(Feature::Process)),
-                _ if seen < restarts => return Err(Fault::Corrupt(self.at)),
+                _ if restarts.is_some_and(|restarts| seen < restarts) => return Err(Fault::Corrupt(self.at)),
                 _ => return Ok(()),
             }
         }
@@ -417,8 +521,8 @@ impl<'f> Segments<'f> {
 pub(super) struct Stream<'f> {
     /// Up to and with the first scan header.
     pub(super) head: Vec<u8>,
-    /// From the first scan's data to the end of the last one's.
-    pub(super) body: &'f [u8],
+    /// From the first scan's data to the end of the last one's, but for metadata.
+    pub(super) body: Vec<&'f [u8]>,
     /// Whether a picture needs several scans to be complete.
     pub(super) progressive: bool,
 }

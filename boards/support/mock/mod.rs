@@ -11,6 +11,9 @@
 
 pub mod camera;
 pub mod codec;
+#[cfg(test)]
+#[path = "../../../tests/picture/src/encoder.rs"]
+mod encoder;
 mod jpeg;
 pub mod scaler;
 

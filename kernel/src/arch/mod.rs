@@ -15,15 +15,47 @@ pub mod fake;
 pub mod ids;
 pub mod levels;
 
-/// The translation registers as they stand (ARM ARM B4.1.153 to B4.1.155).
+/// The registers that decide what a core's tables mean, as they stand (ARM ARM B4.1). [`crate::vm::walk`] decodes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Root {
-    /// The table that translates the lower 2 GiB.
-    pub ttbr0: PhysAddr,
-    /// The table that translates the upper 2 GiB.
-    pub ttbr1: PhysAddr,
-    /// TTBCR.N: 1 in the layout of [`crate::vm::layout`].
-    pub n: u32,
+pub struct Registers {
+    /// MMU, byte order of walks, TEX remap, access flag, writable memory that does not execute.
+    pub sctlr: u32,
+    /// The table of the lower addresses, and how walks of it go through the caches.
+    pub ttbr0: u32,
+    /// The same for the upper addresses.
+    pub ttbr1: u32,
+    /// Where the two meet, which of them is walked, and the format of their tables.
+    pub ttbcr: u32,
+    /// What each domain is checked for.
+    pub dacr: u32,
+    /// The memory types of the remapped regions, and their shareability. 0 where SCTLR.TRE is clear: it means nothing.
+    pub prrr: u32,
+    /// The cacheability of the remapped regions. 0 where SCTLR.TRE is clear.
+    pub nmrr: u32,
+    /// The core has the Multiprocessing Extensions (MPIDR bit 31).
+    pub multiprocessing: bool,
+    /// The core knows the PXN bit (`ID_MMFR0[3:0]` is 4 or more).
+    pub pxn: bool,
+}
+
+impl Registers {
+    /// Those of an `MPCore` with one table for both halves, as [`crate::vm::layout`] wants them: N = 1, walks write-back
+    /// and Shareable, domain 0 a client's, no remap and no access flag.
+    pub const fn plain(table: PhysAddr) -> Self {
+        let ttbr = table.raw() | 0x6a;
+        Self {
+            // M, C, Z and I.
+            sctlr: 0x1805,
+            ttbr0: ttbr,
+            ttbr1: ttbr,
+            ttbcr: 1,
+            dacr: 1,
+            prrr: 0,
+            nmrr: 0,
+            multiprocessing: true,
+            pxn: false,
+        }
+    }
 }
 
 /// A memory management unit and the tables it walks.
@@ -62,8 +94,8 @@ pub unsafe trait Mmu {
         unsafe { at.write_bytes(0, bytes) };
     }
 
-    /// The tables in use.
-    fn root(&self) -> Root;
+    /// The registers of the core that this runs on.
+    fn registers(&self) -> Registers;
 
     /// A word of a table, as the walker would read it; `None` where no known memory stands.
     fn table_word(&self, at: PhysAddr) -> Option<u32>;

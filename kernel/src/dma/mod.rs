@@ -28,7 +28,7 @@ use crate::cma::contract::SlotId;
 use crate::sync::{Lock, Rank};
 use crate::vm::alias::Aliases;
 use crate::vm::attr::{Access, MemoryType};
-use crate::vm::audit::{Expect, Finding, Report, audit};
+use crate::vm::audit::{Expect, Finding, Findings, Report, audit};
 use crate::vm::layout::VirtRange;
 use crate::vm::ledger::{Carved, Cell, Ledger, Residue};
 use crate::vm::space::{Mapped, Region};
@@ -464,11 +464,15 @@ impl<M: Machine> Dma<M> {
         Contiguous::new(self, slot, master, body, residue)
     }
 
-    /// Walks the live tables and compares them with the ledger (I1, I2, W^X).
-    pub fn audit(&self, expect: &Expect<'_>) -> Result<Report, Finding> {
+    /// Walks the live tables and compares them with the ledger (I1, I2, W^X). Shows `each` every finding.
+    ///
+    /// # Errors
+    ///
+    /// The first finding, and how many there are of each kind.
+    pub fn audit(&self, expect: &Expect<'_>, each: impl FnMut(Finding)) -> Result<Report, Findings> {
         let mut state = self.state.lock();
         let windows = [self.window, state.lanes.range()];
-        audit(self.machine, expect, &windows, &mut state.ledger)
+        audit(self.machine, expect, &windows, &mut state.ledger, each)
     }
 
     /// Counters since boot.

@@ -2,15 +2,21 @@
 //!
 //! Guarantees, when [`audit`] returns a [`Report`]: every carved frame is mapped exactly as the ledger says and
 //! nowhere else (I1), none of them outside the windows made for them (I2); all other RAM is mapped write-back only,
-//! no register as memory, no RAM by its second name; nothing is writable and executable, and only the kernel's text executes (W^X). It reads
-//! descriptors from the registers' own pointers down and trusts no bookkeeping of [`super::space`].
+//! no register as memory, no RAM by its second name; nothing of the kernel's is writable and executable, and only the
+//! kernel's text executes (W^X); users reach neither a carved frame nor a table; and the registers give this crate's own
+//! descriptors the meaning that this crate relies on. What users may do otherwise is their kernel's business.
+//!
+//! It reads registers and descriptors from the machine, decodes every word ([`super::walk`]), and trusts no bookkeeping
+//! of [`super::space`]. It goes on after a finding: each one is shown to the caller, and counted by kind. A finding of a
+//! register or a descriptor counts once, one of memory counts once a frame.
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use crate::arch::Mmu;
-use crate::vm::attr::{Access, MemoryType, Shareability};
-use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2Desc, L2Entry, Leaf};
+use crate::arch::{Mmu, Registers};
+use crate::vm::attr::{MemoryType, Shareability};
+use crate::vm::desc::{L1_ENTRIES, L2_ENTRIES, L2_TABLE_SIZE};
 use crate::vm::layout::VirtRange;
 use crate::vm::ledger::{Carved, Ledger};
+use crate::vm::walk::{self, Attributes, Caching, Domain, First, Leaf, Memory, Pointer, Sharing, Ttbr};
 use core::fmt;
 
 /// What the audit compares with.
@@ -24,12 +30,15 @@ pub struct Expect<'a> {
     pub text: FrameRange,
     /// What Normal memory must carry.
     pub share: Shareability,
+    /// First-level tables that TTBR0 does not hold now: those of the processes that do not run. Each is walked as if it
+    /// stood there. What it has word for word at the same address as TTBR0's own table is looked at once.
+    pub roots: &'a [PhysAddr],
 }
 
 /// What was found right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
-    /// Sections of 1 MiB.
+    /// Sections of 1 MiB; a supersection counts as 16.
     pub sections: u32,
     /// Large pages of 64 KiB.
     pub large_pages: u32,
@@ -56,21 +65,57 @@ impl fmt::Display for Report {
     }
 }
 
-/// What was found wrong: the first of it.
+/// One thing found wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Finding {
-    /// TTBCR.N is not that of the layout, so the tables mean something else.
-    Split {
-        /// What it is.
-        n: u32,
+    /// TTBCR.EAE is set: the tables have the long format. Nothing else was looked at.
+    LongFormat,
+    /// SCTLR.EE is set: walks read words in the other byte order. Nothing else was looked at.
+    BigEndian,
+    /// SCTLR.M is clear: no table is in force.
+    Off,
+    /// TEX remap changes what this crate's descriptors mean (I1).
+    Remap {
+        /// What this crate writes the descriptor for.
+        memory: MemoryType,
+        /// What the hardware takes it for.
+        means: Attributes,
     },
-    /// A table stands where no known memory is.
+    /// Walks read the tables with other attributes than RAM is mapped with (I1).
+    WalkAttributes {
+        /// Whose walks.
+        ttbr: Ttbr,
+        /// The attributes found.
+        has: Attributes,
+    },
+    /// A domain in use whose permissions the hardware does not check (W^X).
+    Unchecked {
+        /// The first address found in it.
+        va: VirtAddr,
+        /// The domain.
+        domain: Domain,
+    },
+    /// A table stands where no known memory is, or in a carve-out: nobody can say what it holds.
     UnknownTable {
         /// The address in the register or descriptor.
         at: PhysAddr,
     },
-    /// A descriptor no constructor of this crate makes.
-    Foreign {
+    /// The 16 descriptors of a large page or of a supersection are not alike: each may translate all of it (I1).
+    Torn {
+        /// The first address of the 16.
+        va: VirtAddr,
+        /// Bytes that one of them may translate.
+        size: u32,
+    },
+    /// A supersection above 4 GiB.
+    Beyond {
+        /// What it translates.
+        va: VirtAddr,
+        /// The word.
+        word: u32,
+    },
+    /// A descriptor whose AP bits are reserved (W^X).
+    ReservedRights {
         /// What it translates.
         va: VirtAddr,
         /// The word.
@@ -97,25 +142,39 @@ pub enum Finding {
         /// The frame.
         frame: Frame,
     },
-    /// A second translation of a carved frame, or one the ledger does not know (I1).
+    /// A translation of a carved frame that the ledger does not know (I1).
     Alias {
         /// Where.
         va: VirtAddr,
         /// The frame.
         frame: Frame,
         /// The type found.
-        has: MemoryType,
+        has: Memory,
         /// What the ledger says.
         ledger: Carved,
     },
-    /// The ledger counts each mapped frame once, and the tables hold more translations of them, or fewer (I1).
-    Count {
-        /// Frames the ledger has as mapped.
-        ledger: u32,
-        /// Frames found mapped.
-        found: u32,
+    /// A second translation of a carved frame, of the right type (I1).
+    Twice {
+        /// Where.
+        va: VirtAddr,
+        /// The frame.
+        frame: Frame,
     },
-    /// A frame the ledger has as mapped, that no translation reaches.
+    /// A carved frame in a window, for users, or for one address space alone (I4).
+    Exposed {
+        /// Where.
+        va: VirtAddr,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Users can reach a table (I1 to I5 rest on it).
+    TableExposed {
+        /// Where.
+        va: VirtAddr,
+        /// The frame in which the table is.
+        frame: Frame,
+    },
+    /// A frame the ledger has as mapped, that no translation maps so (I1).
     Unreached {
         /// The frame.
         frame: Frame,
@@ -130,7 +189,15 @@ pub enum Finding {
         /// The first.
         of: Frame,
         /// The type found.
-        has: MemoryType,
+        has: Memory,
+    },
+    /// RAM through a descriptor with NS set: in the Secure state its lines are not those of the same address without
+    /// (I1).
+    NonSecure {
+        /// Where.
+        va: VirtAddr,
+        /// The frame.
+        frame: Frame,
     },
     /// RAM mapped otherwise than write-back, or registers as Normal memory (I1).
     WrongType {
@@ -139,7 +206,7 @@ pub enum Finding {
         /// The frame.
         frame: Frame,
         /// The type found.
-        has: MemoryType,
+        has: Memory,
     },
     /// Normal memory with the wrong S bit: shareability is part of I1.
     WrongShareability {
@@ -147,21 +214,122 @@ pub enum Finding {
         va: VirtAddr,
         /// The frame.
         frame: Frame,
+        /// What was found.
+        has: Sharing,
     },
+}
+
+/// The kinds of finding, in the order of [`Finding`].
+const KINDS: [&str; 21] = [
+    "long-format tables",
+    "byte order of walks",
+    "MMU off",
+    "TEX remap (I1)",
+    "attributes of walks (I1)",
+    "unchecked domains (W^X)",
+    "tables out of reach (I1)",
+    "torn large pages and supersections (I1)",
+    "supersections above 4 GiB",
+    "reserved rights (W^X)",
+    "executable frames (W^X)",
+    "writable frames of text (W^X)",
+    "carved frames outside the windows (I2)",
+    "aliases (I1)",
+    "second mappings (I1)",
+    "carved frames for users (I4)",
+    "tables for users (I1)",
+    "carved frames not mapped as the ledger has them (I1)",
+    "second names (I1)",
+    "NS mappings (I1)",
+    "types and shareability (I1)",
+];
+
+impl Finding {
+    /// Its place in [`KINDS`]; shareability shares the one of types.
+    const fn kind(&self) -> usize {
+        match self {
+            Self::LongFormat => 0,
+            Self::BigEndian => 1,
+            Self::Off => 2,
+            Self::Remap { .. } => 3,
+            Self::WalkAttributes { .. } => 4,
+            Self::Unchecked { .. } => 5,
+            Self::UnknownTable { .. } => 6,
+            Self::Torn { .. } => 7,
+            Self::Beyond { .. } => 8,
+            Self::ReservedRights { .. } => 9,
+            Self::Executable { .. } => 10,
+            Self::WritableText { .. } => 11,
+            Self::CarvedOutside { .. } => 12,
+            Self::Alias { .. } => 13,
+            Self::Twice { .. } => 14,
+            Self::Exposed { .. } => 15,
+            Self::TableExposed { .. } => 16,
+            Self::Unreached { .. } => 17,
+            Self::SecondName { .. } => 18,
+            Self::NonSecure { .. } => 19,
+            Self::WrongType { .. } | Self::WrongShareability { .. } => 20,
+        }
+    }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Split { n } => write!(f, "TTBCR.N is {n}, not 1"),
-            Self::UnknownTable { at } => write!(f, "a table at {at}, where no known memory is"),
-            Self::Foreign { va, word } => write!(f, "{va}: descriptor {word:#010x} is none of ours"),
-            Self::Executable { va, frame } => {
-                write!(f, "W^X: {va} executes frame {}, which is not the kernel's text", frame.base())
+            Self::LongFormat => {
+                write!(
+                    f,
+                    "TTBCR.EAE is 1: the tables have the long format, which is not decoded; use short descriptors"
+                )
             }
-            Self::WritableText { va, frame } => write!(f, "W^X: {va} can write the kernel's text at {}", frame.base()),
+            Self::BigEndian => {
+                write!(
+                    f,
+                    "SCTLR.EE is 1: walks read big-endian words, and this crate writes little-endian ones; clear EE"
+                )
+            }
+            Self::Off => write!(f, "SCTLR.M is 0: the MMU is off, so that no table holds I1, I2 or W^X; set M"),
+            Self::Remap { memory, means } => write!(
+                f,
+                "I1: SCTLR.TRE is 1, and by PRRR and NMRR what this crate maps {memory} is {means}; clear TRE, or make region \
+                 {} {memory}",
+                region(*memory)
+            ),
+            Self::WalkAttributes { ttbr, has } => write!(
+                f,
+                "I1: {ttbr} has tables walked {has}, and RAM is mapped otherwise; set its IRGN, RGN and S to write-back, \
+                 and to Shareable on an MPCore"
+            ),
+            Self::Unchecked { va, domain: Domain { number, access } } => write!(
+                f,
+                "W^X: {va} is in domain {number}, and DACR has {access:#04b} for it: no permission is checked; make it a \
+                 client's, 0b01"
+            ),
+            Self::UnknownTable { at } => write!(
+                f,
+                "a table at {at}, where no known memory is: what it translates is unknown (I1); keep tables in RAM that is \
+                 not carved out"
+            ),
+            Self::Torn { va, size } => write!(
+                f,
+                "I1: {va}: the 16 descriptors of {} KiB are not alike, and each may translate all of it; write one word \
+                 16 times",
+                size >> 10
+            ),
+            Self::Beyond { va, word } => {
+                write!(f, "I1: {va}: supersection {word:#010x} is above 4 GiB, where no memory is known; unmap it")
+            }
+            Self::ReservedRights { va, word } => {
+                write!(f, "W^X: {va}: descriptor {word:#010x} has AP 0b100, which is reserved; choose another")
+            }
+            Self::Executable { va, frame } => {
+                write!(f, "W^X: {va} executes frame {}, which is not the kernel's text; set XN", frame.base())
+            }
+            Self::WritableText { va, frame } => {
+                write!(f, "W^X: {va} can write the kernel's text at {}; map it read-only", frame.base())
+            }
             Self::CarvedOutside { va, frame } => {
-                write!(f, "I2: carved frame {} is mapped at {va}, outside the windows", frame.base())
+                write!(f, "I2: carved frame {} is mapped at {va}, outside the windows; unmap it", frame.base())
             }
             Self::Alias { va, frame, has, ledger } => {
                 write!(f, "I1: {va} maps carved frame {} {has}, but the ledger has it ", frame.base())?;
@@ -170,135 +338,460 @@ impl fmt::Display for Finding {
                     Carved::Mapped(memory) => write!(f, "{memory}"),
                 }
             }
-            Self::Count { ledger, found } => {
-                write!(
-                    f,
-                    "I1: the ledger has {ledger} frames mapped once each, the tables hold {found} translations of them"
-                )
+            Self::Twice { va, frame } => {
+                write!(f, "I1: {va} maps carved frame {}, which is mapped elsewhere too; unmap it", frame.base())
+            }
+            Self::Exposed { va, frame } => write!(
+                f,
+                "I4: {va} maps carved frame {} for users or for one address space alone; unmap it",
+                frame.base()
+            ),
+            Self::TableExposed { va, frame } => {
+                write!(f, "I1: users reach a table, in frame {}, at {va}; unmap it", frame.base())
             }
             Self::Unreached { frame } => {
-                write!(f, "I1: the ledger has frame {} mapped, and no translation reaches it", frame.base())
+                write!(f, "I1: the ledger has frame {} mapped, and no translation maps it so", frame.base())
             }
             Self::SecondName { va, frame, of, has } => {
                 let (frame, of) = (frame.base(), of.base());
-                write!(f, "I1: {va} maps frame {frame} {has}, which is frame {of} by another name")
+                write!(f, "I1: {va} maps frame {frame} {has}, which is frame {of} by another name; map that one")
             }
-            Self::WrongType { va, frame, has } => write!(f, "I1: {va} maps frame {} {has}", frame.base()),
-            Self::WrongShareability { va, frame } => {
-                write!(f, "I1: {va} maps frame {} with the wrong S bit", frame.base())
+            Self::NonSecure { va, frame } => {
+                write!(f, "I1: {va} maps frame {} with NS set, a second name of its lines; clear NS", frame.base())
+            }
+            Self::WrongType { va, frame, has } => {
+                write!(
+                    f,
+                    "I1: {va} maps frame {} {has}; RAM is write-back, and registers are device memory",
+                    frame.base()
+                )
+            }
+            Self::WrongShareability { va, frame, has } => {
+                write!(f, "I1: {va} maps frame {} {has}, with the wrong S bit or remap", frame.base())
             }
         }
     }
 }
 
-/// Walks the tables in use and compares each translation. Stops at the first finding. `windows` are where carved frames
-/// may be mapped.
+/// The region of PRRR and NMRR that this crate's descriptors of a type select: TEX\[0\], C, B.
+const fn region(memory: MemoryType) -> u32 {
+    match memory {
+        MemoryType::WriteBack => 7,
+        MemoryType::NonCacheable => 4,
+        MemoryType::Device => 1,
+        MemoryType::StronglyOrdered => 0,
+    }
+}
+
+/// All that was found wrong: the first of it, and how much by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Findings {
+    /// The first one.
+    pub first: Finding,
+    counts: [u32; KINDS.len()],
+}
+
+impl Findings {
+    /// How many.
+    pub fn total(&self) -> u32 {
+        self.counts.iter().sum()
+    }
+
+    /// Those of the kind of `finding`.
+    pub const fn like(&self, finding: &Finding) -> u32 {
+        self.counts[finding.kind()]
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.first)?;
+        let total = self.total();
+        if total > 1 {
+            write!(f, "; findings: {total}")?;
+            let mut mark = ": ";
+            for (kind, count) in KINDS.iter().zip(self.counts).filter(|&(_, count)| count > 0) {
+                write!(f, "{mark}{count} {kind}")?;
+                mark = ", ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Walks the tables in use, and those of [`Expect::roots`], and compares each translation. Shows `each` every finding.
+/// `windows` are where carved frames may be mapped.
 ///
-/// Two translations of one carved frame cannot both pass: each found in a window must be the ledger's, the ledger
-/// counts a frame once, and each frame it counts is found. The ledger is changed only in its marks of what was found.
+/// Two translations of one carved frame cannot both pass: each found in a window must be the ledger's, and the second
+/// one is a finding. The ledger is changed only in its marks of what was found.
+///
+/// # Errors
+///
+/// The first finding, and how many there are of each kind.
 pub fn audit<M: Mmu>(
     mmu: &M,
     expect: &Expect<'_>,
     windows: &[VirtRange],
     ledger: &mut Ledger<'_>,
-) -> Result<Report, Finding> {
-    let root = mmu.root();
-    if root.n != 1 {
-        return Err(Finding::Split { n: root.n });
-    }
-    let mut report = Report { carved_frames: ledger.ranges().map(FrameRange::count).sum(), ..Report::default() };
+    each: impl FnMut(Finding),
+) -> Result<Report, Findings> {
+    let registers = mmu.registers();
+    let report = Report { carved_frames: ledger.ranges().map(FrameRange::count).sum(), ..Report::default() };
     ledger.unsee();
-    let read = |at: PhysAddr| mmu.table_word(at).ok_or(Finding::UnknownTable { at });
-    for section in 0..L1_ENTRIES as u32 {
-        let table = if section < L1_ENTRIES as u32 / 2 { root.ttbr0 } else { root.ttbr1 };
-        let va = VirtAddr::new(section * SECTION_SIZE);
-        match L1Desc::from_raw(read(PhysAddr::new(table.raw() + 4 * section))?).decode() {
-            L1Entry::Fault => {}
-            L1Entry::Section(leaf) => {
-                report.sections += 1;
-                for page in 0..SECTION_SIZE / FRAME_SIZE {
-                    check(&mut report, expect, windows, ledger, va, page, leaf)?;
-                }
-            }
-            L1Entry::Table(at) => {
-                for page in 0..L2_ENTRIES as u32 {
-                    match L2Desc::from_raw(read(PhysAddr::new(at.raw() + 4 * page))?).decode() {
-                        L2Entry::Fault => {}
-                        L2Entry::Page(leaf) => {
-                            let within = page % (leaf.size / FRAME_SIZE);
-                            if leaf.size == FRAME_SIZE {
-                                report.small_pages += 1;
-                            } else if within == 0 {
-                                report.large_pages += 1;
-                            }
-                            let base = VirtAddr::new(va.raw() + (page - within) * FRAME_SIZE);
-                            check(&mut report, expect, windows, ledger, base, within, leaf)?;
-                        }
-                        L2Entry::Foreign(word) => {
-                            return Err(Finding::Foreign { va: VirtAddr::new(va.raw() + page * FRAME_SIZE), word });
-                        }
-                    }
-                }
-            }
-            L1Entry::Foreign(word) => return Err(Finding::Foreign { va, word }),
-        }
-    }
-    let claimed = ledger.mapped().count() as u32;
-    if claimed != report.window_frames {
-        return Err(Finding::Count { ledger: claimed, found: report.window_frames });
-    }
-    match ledger.mapped().find(|&(_, seen)| !seen) {
-        Some((frame, _)) => Err(Finding::Unreached { frame }),
-        None => Ok(report),
+    let mut audit = Audit {
+        mmu,
+        expect,
+        windows,
+        ledger,
+        write_back: walk::meaning(MemoryType::WriteBack, expect.share, &registers).sharing,
+        non_cacheable: walk::meaning(MemoryType::NonCacheable, expect.share, &registers).sharing,
+        registers,
+        unchecked: 0,
+        tables: None,
+        report,
+        found: Found { each, findings: None },
+    };
+    audit.walk();
+    match audit.found.findings {
+        Some(findings) => Err(findings),
+        None => Ok(audit.report),
     }
 }
 
-/// Checks page number `page` of a leaf that starts at `base`.
-fn check(
-    report: &mut Report,
-    expect: &Expect<'_>,
-    windows: &[VirtRange],
-    ledger: &mut Ledger<'_>,
-    base: VirtAddr,
-    page: u32,
-    leaf: Leaf,
-) -> Result<(), Finding> {
-    let va = VirtAddr::new(base.raw() + (page << FRAME_SHIFT));
-    let frame = Frame::containing(PhysAddr::new(leaf.base.raw() + (page << FRAME_SHIFT)));
-    let has = leaf.memory;
-    if let Some(of) = ledger.aliases().first_name(frame) {
-        return Err(Finding::SecondName { va, frame, of, has });
-    }
-    let in_text = expect.text.contains(frame);
-    match leaf.access {
-        Access::ReadExecute if !in_text => return Err(Finding::Executable { va, frame }),
-        Access::ReadExecute => report.text_frames += 1,
-        Access::ReadWrite if in_text => return Err(Finding::WritableText { va, frame }),
-        Access::Read | Access::ReadWrite => {}
-    }
-    let holds = |runs: &[FrameRange]| runs.iter().any(|run| run.contains(frame));
-    let normal = matches!(has, MemoryType::WriteBack | MemoryType::NonCacheable);
-    if normal && leaf.shareability != expect.share {
-        return Err(Finding::WrongShareability { va, frame });
-    }
-    if let Some(state) = ledger.state(frame) {
-        if !windows.iter().any(|window| window.contains(va)) {
-            return Err(Finding::CarvedOutside { va, frame });
-        }
-        if state != Carved::Mapped(has) {
-            return Err(Finding::Alias { va, frame, has, ledger: state });
-        }
-        ledger.see(frame);
-        report.window_frames += 1;
-    } else if holds(expect.firmware) {
-        return Err(Finding::CarvedOutside { va, frame });
-    } else if holds(expect.ram) {
-        if has != MemoryType::WriteBack {
-            return Err(Finding::WrongType { va, frame, has });
-        }
-        report.direct_frames += 1;
-    } else if normal {
-        return Err(Finding::WrongType { va, frame, has });
-    }
-    Ok(())
+/// Where findings go.
+struct Found<F> {
+    each: F,
+    findings: Option<Findings>,
 }
+
+impl<F: FnMut(Finding)> Found<F> {
+    fn add(&mut self, finding: Finding) {
+        let findings = self.findings.get_or_insert(Findings { first: finding, counts: [0; KINDS.len()] });
+        let count = &mut findings.counts[finding.kind()];
+        *count = count.saturating_add(1);
+        (self.each)(finding);
+    }
+}
+
+/// One audit under way.
+struct Audit<'a, 'l, M, F> {
+    mmu: &'a M,
+    expect: &'a Expect<'a>,
+    windows: &'a [VirtRange],
+    ledger: &'a mut Ledger<'l>,
+    registers: Registers,
+    /// How this crate's mappings are shared under these registers, by type.
+    write_back: Sharing,
+    non_cacheable: Sharing,
+    /// Domains found unchecked, by bit.
+    unchecked: u16,
+    /// Where tables are, once somebody has asked.
+    tables: Option<TablePlaces>,
+    report: Report,
+    found: Found<F>,
+}
+
+impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
+    fn walk(&mut self) {
+        let registers = self.registers;
+        if registers.ttbcr >> 31 == 1 {
+            return self.found.add(Finding::LongFormat);
+        }
+        if registers.sctlr >> 25 & 1 == 1 {
+            return self.found.add(Finding::BigEndian);
+        }
+        self.meanings();
+        for ttbr in [Ttbr::Ttbr0, Ttbr::Ttbr1].into_iter().filter(|&ttbr| registers.walks(ttbr)) {
+            let has = registers.walk_attributes(ttbr);
+            let shared = has.sharing != Sharing::NonShareable;
+            if has.memory != WRITE_BACK || shared != (self.expect.share == Shareability::Shareable) {
+                self.found.add(Finding::WalkAttributes { ttbr, has });
+            }
+        }
+        // TTBR0's table first, then TTBR1's, which is the order of addresses.
+        for ttbr in [Ttbr::Ttbr0, Ttbr::Ttbr1].into_iter().filter(|&ttbr| registers.walks(ttbr)) {
+            self.table(registers.table(ttbr), ttbr, None);
+        }
+        if registers.walks(Ttbr::Ttbr0) {
+            let own = registers.table(Ttbr::Ttbr0);
+            for &root in self.expect.roots.iter().filter(|&&root| root != own) {
+                self.table(root, Ttbr::Ttbr0, Some(own));
+            }
+        }
+        for (frame, _) in self.ledger.mapped().filter(|&(_, seen)| !seen) {
+            self.found.add(Finding::Unreached { frame });
+        }
+    }
+
+    /// What the registers do to this crate's own descriptors.
+    fn meanings(&mut self) {
+        if self.registers.sctlr & 1 == 0 {
+            self.found.add(Finding::Off);
+        }
+        let share = self.expect.share;
+        for memory in [MemoryType::NonCacheable, MemoryType::WriteBack, MemoryType::Device, MemoryType::StronglyOrdered]
+        {
+            let means = walk::meaning(memory, share, &self.registers);
+            let shared = means.sharing != Sharing::NonShareable;
+            let normal = matches!(memory, MemoryType::WriteBack | MemoryType::NonCacheable);
+            if means.memory != memory.into() || normal && shared != (share == Shareability::Shareable) {
+                self.found.add(Finding::Remap { memory, means });
+            }
+        }
+    }
+
+    /// Walks a first-level table, but for the words that it has in common with `but_for`.
+    fn table(&mut self, table: PhysAddr, ttbr: Ttbr, but_for: Option<PhysAddr>) {
+        if !self.holds_tables(table) {
+            return self.found.add(Finding::UnknownTable { at: table });
+        }
+        // Whether the 16 words around this one have been compared.
+        let mut compared = false;
+        for section in self.sections(ttbr) {
+            let va = VirtAddr::new(section * SECTION_SIZE);
+            compared &= section % 16 != 0;
+            let at = entry(table, section);
+            let Some(word) = self.mmu.table_word(at) else {
+                return self.found.add(Finding::UnknownTable { at });
+            };
+            if but_for.is_some_and(|other| self.mmu.table_word(entry(other, section)) == Some(word)) {
+                continue;
+            }
+            let first = walk::first_level(word, &self.registers);
+            let size = match first {
+                First::Fault => continue,
+                First::Table(pointer) => {
+                    self.second_level(pointer, va);
+                    continue;
+                }
+                First::Beyond => walk::SUPERSECTION_SIZE,
+                First::Leaf(leaf) => leaf.size,
+            };
+            if size != SECTION_SIZE && !compared {
+                compared = true;
+                self.compare(table, section, word, VirtAddr::new(va.raw() & !(size - 1)), size);
+            }
+            if let First::Leaf(leaf) = first {
+                self.report.sections += 1;
+                self.leaf(va, word, va.raw() % size, SECTION_SIZE, &leaf);
+            } else {
+                self.found.add(Finding::Beyond { va, word });
+            }
+        }
+    }
+
+    fn second_level(&mut self, pointer: Pointer, section: VirtAddr) {
+        if !self.holds_tables(pointer.at) {
+            return self.found.add(Finding::UnknownTable { at: pointer.at });
+        }
+        let mut compared = false;
+        for page in 0..L2_ENTRIES as u32 {
+            let at = entry(pointer.at, page);
+            let Some(word) = self.mmu.table_word(at) else {
+                return self.found.add(Finding::UnknownTable { at });
+            };
+            compared &= page % 16 != 0;
+            let Some(leaf) = walk::second_level(word, pointer, &self.registers) else { continue };
+            let va = VirtAddr::new(section.raw() + page * FRAME_SIZE);
+            if leaf.size == FRAME_SIZE {
+                self.report.small_pages += 1;
+            } else if !compared {
+                compared = true;
+                self.report.large_pages += 1;
+                self.compare(pointer.at, page, word, VirtAddr::new(va.raw() & !(leaf.size - 1)), leaf.size);
+            }
+            self.leaf(va, word, va.raw() % leaf.size, FRAME_SIZE, &leaf);
+        }
+    }
+
+    /// Compares the 16 words around entry `n` of a table, which together translate `size` bytes from `va` on.
+    fn compare(&mut self, table: PhysAddr, n: u32, word: u32, va: VirtAddr, size: u32) {
+        let first = n & !15;
+        if (first..first + 16).any(|other| self.mmu.table_word(entry(table, other)) != Some(word)) {
+            self.found.add(Finding::Torn { va, size });
+        }
+    }
+
+    /// The entries of a register's table.
+    fn sections(&self, ttbr: Ttbr) -> core::ops::Range<u32> {
+        let split = self.registers.table_bytes(Ttbr::Ttbr0) / 4;
+        match ttbr {
+            Ttbr::Ttbr0 => 0..split,
+            Ttbr::Ttbr1 => split..L1_ENTRIES as u32,
+        }
+    }
+
+    /// Whether a table at `at` can be believed: where the CPU reads it, by its first name, and in no carve-out.
+    fn holds_tables(&self, at: PhysAddr) -> bool {
+        let frame = Frame::containing(at);
+        self.ledger.state(frame).is_none()
+            && self.ledger.aliases().first_name(frame).is_none()
+            && !self.expect.firmware.iter().any(|run| run.contains(frame))
+            && self.mmu.table_word(at).is_some()
+    }
+
+    /// Checks `bytes` of a leaf from `within` it on, which stand at `va`.
+    fn leaf(&mut self, va: VirtAddr, word: u32, within: u32, bytes: u32, leaf: &Leaf) {
+        let domain = leaf.domain;
+        if !domain.is_checked() && self.unchecked >> domain.number & 1 == 0 {
+            self.unchecked |= 1 << domain.number;
+            self.found.add(Finding::Unchecked { va, domain });
+        }
+        if leaf.reserved_rights {
+            self.found.add(Finding::ReservedRights { va, word });
+        }
+        for page in 0..bytes >> FRAME_SHIFT {
+            let offset = page << FRAME_SHIFT;
+            let frame = Frame::containing(PhysAddr::new(leaf.base.raw() + within + offset));
+            self.frame(VirtAddr::new(va.raw() + offset), frame, leaf);
+        }
+    }
+
+    /// Checks one frame of a leaf.
+    fn frame(&mut self, va: VirtAddr, frame: Frame, leaf: &Leaf) {
+        let Attributes { memory: has, sharing } = leaf.attributes;
+        if let Some(of) = self.ledger.aliases().first_name(frame) {
+            return self.found.add(Finding::SecondName { va, frame, of, has });
+        }
+        self.rights(va, frame, leaf);
+        let holds = |runs: &[FrameRange]| runs.iter().any(|run| run.contains(frame));
+        let state = self.ledger.state(frame);
+        let ram = state.is_some() || holds(self.expect.ram);
+        if leaf.non_secure && ram {
+            self.found.add(Finding::NonSecure { va, frame });
+        }
+        if holds(self.expect.firmware) {
+            return self.found.add(Finding::CarvedOutside { va, frame });
+        }
+        if let Some(ledger) = state {
+            if !self.windows.iter().any(|window| window.contains(va)) {
+                return self.found.add(Finding::CarvedOutside { va, frame });
+            }
+            if leaf.users.any() || !leaf.global {
+                self.found.add(Finding::Exposed { va, frame });
+            }
+            let right = matches!(ledger, Carved::Mapped(memory) if has == memory.into());
+            if !right {
+                return self.found.add(Finding::Alias { va, frame, has, ledger });
+            }
+            if self.ledger.see(frame) {
+                self.found.add(Finding::Twice { va, frame });
+            }
+            self.report.window_frames += 1;
+        } else if ram {
+            if has != WRITE_BACK {
+                return self.found.add(Finding::WrongType { va, frame, has });
+            }
+            self.report.direct_frames += 1;
+        } else if has.may_be_normal() {
+            return self.found.add(Finding::WrongType { va, frame, has });
+        }
+        let wanted = match has {
+            WRITE_BACK => self.write_back,
+            NON_CACHEABLE => self.non_cacheable,
+            _ => return,
+        };
+        if sharing != wanted {
+            self.found.add(Finding::WrongShareability { va, frame, has: sharing });
+        }
+    }
+
+    /// W^X, and what users may reach.
+    fn rights(&mut self, va: VirtAddr, frame: Frame, leaf: &Leaf) {
+        let executes = leaf.kernel.execute || leaf.users.execute;
+        let writes = leaf.kernel.write || leaf.users.write;
+        let users = leaf.users.any();
+        if self.expect.text.contains(frame) {
+            if writes {
+                self.found.add(Finding::WritableText { va, frame });
+            } else if executes {
+                self.report.text_frames += 1;
+            }
+        } else if executes {
+            // What users execute is their kernel's business; but above the split it is in every address space, where
+            // nothing may be written and executed.
+            let theirs = users && !(writes && self.registers.ttbr_of(va) == Ttbr::Ttbr1);
+            if !theirs {
+                self.found.add(Finding::Executable { va, frame });
+            }
+        }
+        if users && self.holds_a_table(frame) {
+            self.found.add(Finding::TableExposed { va, frame });
+        }
+    }
+
+    /// Whether a table that can be walked is in the frame.
+    fn holds_a_table(&mut self, frame: Frame) -> bool {
+        let section = frame.base().raw() / SECTION_SIZE;
+        let mut places = self.tables.take().unwrap_or_else(|| {
+            let mut places = TablePlaces { sections: [0; L1_ENTRIES / 32], in_detail: None, frames: [0; 8] };
+            self.each_table(|at| places.note_section(at));
+            places
+        });
+        let mut found = false;
+        if places.sections[section as usize / 32] >> (section % 32) & 1 == 1 {
+            if places.in_detail != Some(section) {
+                (places.in_detail, places.frames) = (Some(section), [0; 8]);
+                self.each_table(|at| places.note_frame(at));
+            }
+            let page = frame.number() % 256;
+            found = places.frames[page as usize / 32] >> (page % 32) & 1 == 1;
+        }
+        self.tables = Some(places);
+        found
+    }
+
+    /// Shows where every table is: each first-level one, by frames, and all second-level ones.
+    fn each_table(&self, mut each: impl FnMut(PhysAddr)) {
+        let registers = &self.registers;
+        let roots = self.expect.roots.iter().map(|&root| (root, Ttbr::Ttbr0));
+        let own = [Ttbr::Ttbr0, Ttbr::Ttbr1].map(|ttbr| (registers.table(ttbr), ttbr));
+        // Those whose walks are off too, which a write of TTBCR turns on.
+        for (table, ttbr) in own.into_iter().chain(roots).filter(|&(_, ttbr)| !self.sections(ttbr).is_empty()) {
+            // TTBR1's table has its first entries too, though no walk reads them.
+            (0..registers.table_bytes(ttbr)).step_by(FRAME_SIZE as usize).for_each(|offset| each(at(table, offset)));
+            for section in self.sections(ttbr) {
+                let Some(word) = self.mmu.table_word(entry(table, section)) else { break };
+                if let First::Table(pointer) = walk::first_level(word, registers) {
+                    each(pointer.at);
+                }
+            }
+        }
+    }
+}
+
+const WRITE_BACK: Memory = Memory::Normal { inner: Caching::WriteBack, outer: Caching::WriteBack };
+const NON_CACHEABLE: Memory = Memory::Normal { inner: Caching::NonCacheable, outer: Caching::NonCacheable };
+
+const fn at(table: PhysAddr, offset: u32) -> PhysAddr {
+    PhysAddr::new(table.raw().wrapping_add(offset))
+}
+
+/// Where entry `n` of a table stands.
+const fn entry(table: PhysAddr, n: u32) -> PhysAddr {
+    at(table, 4 * n)
+}
+
+/// The frames that hold tables: all of them by MiB, and those of one MiB each by itself. Whatever their number, the room
+/// is the same.
+struct TablePlaces {
+    sections: [u32; L1_ENTRIES / 32],
+    in_detail: Option<u32>,
+    frames: [u32; 8],
+}
+
+impl TablePlaces {
+    const fn note_section(&mut self, at: PhysAddr) {
+        let section = at.raw() / SECTION_SIZE;
+        self.sections[section as usize / 32] |= 1 << (section % 32);
+    }
+
+    fn note_frame(&mut self, at: PhysAddr) {
+        if self.in_detail == Some(at.raw() / SECTION_SIZE) {
+            let page = at.raw() / FRAME_SIZE % 256;
+            self.frames[page as usize / 32] |= 1 << (page % 32);
+        }
+    }
+}
+
+const _: () = assert!(L2_TABLE_SIZE <= FRAME_SIZE, "a second-level table is in one frame");

@@ -1,8 +1,8 @@
 //! Short descriptors as the table walker reads them (ARM ARM B3.5.1): first and second level as distinct types.
 //!
 //! Guarantees: each constructor makes a valid descriptor of domain 0, global, privileged-only; decoding what a
-//! constructor made gives back what went in; what no constructor makes decodes to [`Foreign`](L1Entry::Foreign), so
-//! that the audit sees it. Access flag and TEX remap are off (SCTLR.AFE = TRE = 0).
+//! constructor made gives back what went in; what no constructor makes decodes to [`Foreign`](L1Entry::Foreign). TEX
+//! remap is off (SCTLR.TRE = 0), or the audit says what it changes. What other kernels write is read by [`super::walk`].
 
 use crate::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE};
 use crate::vm::attr::{Access, MemoryType, Shareability};

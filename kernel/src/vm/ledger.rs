@@ -351,11 +351,13 @@ impl<'m> Ledger<'m> {
         }
     }
 
-    /// Notes that the tables map a frame.
-    pub(super) fn see(&mut self, frame: Frame) {
-        if let Some((cell, bit)) = self.cell_of(frame.number()) {
-            self.cells[cell].seen |= bit;
-        }
+    /// Notes that the tables map a frame; says whether that was noted before.
+    pub(super) fn see(&mut self, frame: Frame) -> bool {
+        let Some((cell, bit)) = self.cell_of(frame.number()) else { return false };
+        let seen = &mut self.cells[cell].seen;
+        let before = *seen & bit != 0;
+        *seen |= bit;
+        before
     }
 
     /// The frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).

@@ -1,8 +1,8 @@
 //! Virtual memory: what may be mapped, how, and the proof that it is.
 //!
 //! Data flows one way: [`attr`] names what a mapping can be, [`desc`] encodes it as the walker reads it, [`space`]
-//! writes it to tables, [`window`] says where buffers are mapped, [`alias`] knows which physical addresses are second names, [`ledger`] each carved frame's one
-//! attribute (I1), [`audit`] walks the live tables and compares.
+//! writes it to tables, [`window`] says where buffers are mapped, [`alias`] knows which physical addresses are second
+//! names, [`ledger`] each carved frame's one attribute (I1), [`walk`] decodes any word as the hardware does, [`audit`] walks the live tables and compares.
 
 pub mod alias;
 pub mod attr;
@@ -11,4 +11,5 @@ pub mod desc;
 pub mod layout;
 pub mod ledger;
 pub mod space;
+pub mod walk;
 pub mod window;

@@ -3,15 +3,18 @@
 //! Guarantees: a [`Plant`] is in the tables, and every walk sees it, for as long as it lives; afterwards the word is
 //! what it was and no TLB holds the translation.
 
+use alloc::format;
+use alloc::string::String;
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::Mmu;
 use carveout::arch::armv7a::cores::CoreId;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{ImageMap, translate_image};
 use carveout::vm::attr::{Access, MemoryType};
-use carveout::vm::audit::Finding;
+use carveout::vm::audit::{Finding, Findings, Report};
 use carveout::vm::desc::{L1Desc, L1Entry};
 use carveout::vm::layout::DEVICES;
+use carveout::vm::walk::Ttbr;
 use carveout_boards::support::bring_up::{Kernel, Unsound};
 use core::ptr::NonNull;
 
@@ -33,7 +36,7 @@ impl Place {
     pub fn first_level(kernel: &Kernel, va: VirtAddr) -> Self {
         let section = va.raw() / SECTION_SIZE;
         // One table serves both halves.
-        let at = PhysAddr::new(kernel.machine.root().ttbr1.raw() + 4 * section);
+        let at = PhysAddr::new(kernel.machine.registers().table(Ttbr::Ttbr1).raw() + 4 * section);
         Self { va: VirtAddr::new(section * SECTION_SIZE), bytes: SECTION_SIZE, at }
     }
 
@@ -127,7 +130,7 @@ pub fn section(base: PhysAddr, memory: MemoryType, access: Access) -> u32 {
     L1Desc::section(base, memory, access, Armv7a::shareability()).raw()
 }
 
-/// Plants a word, expects the finding, takes the word away, expects none.
+/// Plants a word, expects the finding and none of another kind, takes the word away, expects none.
 ///
 /// # Safety
 ///
@@ -138,7 +141,16 @@ pub unsafe fn finds(kernel: &'static Kernel, place: Place, word: u32, expected: 
     let plant = unsafe { Plant::new(kernel, place, word) }.ok_or("the table cannot be written")?;
     let found = kernel.audit();
     drop(plant);
-    let (core, finding) = (CoreId::current(), expected);
-    ensure_eq!(found, Err(Unsound::Found { core, finding }), "the audit of {word:#010x} at {place:?}");
+    let findings = found_here(found)?;
+    ensure_eq!(findings.first, expected, "the audit of {word:#010x} at {place:?}");
+    ensure_eq!(findings.like(&expected), findings.total(), "findings of that kind, of {word:#010x} at {place:?}");
     audit(kernel)
+}
+
+/// What an audit found in this core's tables.
+pub fn found_here(verdict: Result<Report, Unsound>) -> Result<Findings, String> {
+    match verdict {
+        Err(Unsound::Found { core, findings }) if core == CoreId::current() => Ok(findings),
+        other => Err(format!("the audit: {other:?}")),
+    }
 }

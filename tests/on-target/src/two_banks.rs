@@ -263,7 +263,7 @@ fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -
         for va in [nobodys(), LOAN_WINDOW.start()] {
             for has in [MemoryType::WriteBack, MemoryType::NonCacheable, MemoryType::Device] {
                 let (frame, of) = (Frame::containing(at), Frame::containing(of));
-                let expected = Finding::SecondName { va, frame, of, has };
+                let expected = Finding::SecondName { va, frame, of, has: has.into() };
                 let word = section(at, has, Access::ReadWrite);
                 // SAFETY: nothing uses the section, nor the buffer meanwhile.
                 unsafe { finds(kernel, Place::first_level(kernel, va), word, expected) }?;
@@ -277,7 +277,8 @@ fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -
                 "{va} is no section of the window"
             );
             let has = MemoryType::NonCacheable;
-            let expected = Finding::SecondName { va, frame: Frame::containing(at), of: Frame::containing(of), has };
+            let (frame, of) = (Frame::containing(at), Frame::containing(of));
+            let expected = Finding::SecondName { va, frame, of, has: has.into() };
             // SAFETY: nothing uses the buffer meanwhile.
             unsafe { finds(kernel, Place::first_level(kernel, va), section(at, has, Access::ReadWrite), expected) }?;
         }

@@ -79,8 +79,8 @@ fn the_identity_map_is_gone(_: &'static Kernel) -> Verdict {
 }
 
 fn the_lower_half_is_empty(kernel: &'static Kernel) -> Verdict {
-    let root = kernel.machine.root();
-    ensure_eq!((root.n, root.ttbr0), (1, root.ttbr1), "TTBCR.N and the one table");
+    let registers = kernel.machine.registers();
+    ensure_eq!((registers.n(), registers.ttbr0), (1, registers.ttbr1), "TTBCR.N and the one table");
     for section in 0..2048 {
         let va = VirtAddr::new(section * SECTION_SIZE);
         let word = Place::first_level(kernel, va).word(kernel);

@@ -6,7 +6,9 @@
 use core::arch::asm;
 use core::fmt;
 
-use aarch32_cpu::register::Mpidr;
+use aarch32_cpu::register::{IdMmfr0, Mpidr};
+
+use crate::arch::Registers;
 
 /// Cores that have stacks: as many as a Cortex-A9 `MPCore` has at most (MPIDR's CPU ID is two bits wide).
 pub const MAX_CORES: usize = 4;
@@ -54,16 +56,8 @@ impl fmt::Display for CoreId {
 /// The registers that decide how a core translates and caches (ARM ARM B4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
-    /// Tables of the lower half, and how walks of them go through the caches.
-    pub ttbr0: u32,
-    /// The same for the upper half.
-    pub ttbr1: u32,
-    /// Where the halves meet.
-    pub ttbcr: u32,
-    /// Domain access.
-    pub dacr: u32,
-    /// MMU, caches, branch prediction, TEX remap, access flag, vectors.
-    pub sctlr: u32,
+    /// What its tables are and what they mean.
+    pub registers: Registers,
     /// Coherency and broadcast, among others.
     pub actlr: u32,
 }
@@ -84,17 +78,32 @@ impl Translation {
         unsafe { asm!("mrc p15, 0, {0}, c1, c0, 0", out(reg) sctlr, options(nomem, nostack, preserves_flags)) };
         // SAFETY: reads ACTLR.
         unsafe { asm!("mrc p15, 0, {0}, c1, c0, 1", out(reg) actlr, options(nomem, nostack, preserves_flags)) };
-        Self { ttbr0, ttbr1, ttbcr, dacr, sctlr, actlr }
+        let (mut prrr, mut nmrr) = (0u32, 0u32);
+        // Without TEX remap they mean nothing, and may differ from core to core.
+        if sctlr & TRE != 0 {
+            // SAFETY: reads PRRR.
+            unsafe { asm!("mrc p15, 0, {0}, c10, c2, 0", out(reg) prrr, options(nomem, nostack, preserves_flags)) };
+            // SAFETY: reads NMRR.
+            unsafe { asm!("mrc p15, 0, {0}, c10, c2, 1", out(reg) nmrr, options(nomem, nostack, preserves_flags)) };
+        }
+        let multiprocessing = Mpidr::read().0 >> 31 == 1;
+        let pxn = IdMmfr0::read().0 & 0xf >= 4;
+        let registers = Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, multiprocessing, pxn };
+        Self { registers, actlr }
     }
 }
 
+/// TEX remap, in SCTLR.
+const TRE: u32 = 1 << 28;
+
 impl fmt::Display for Translation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ttbr0, ttbr1, ttbcr, dacr, sctlr, actlr } = self;
+        let Self { registers: Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, .. }, actlr } = self;
         write!(
             f,
             "TTBR0 {ttbr0:#010x}, TTBR1 {ttbr1:#010x}, TTBCR {ttbcr:#x}, DACR {dacr:#x}, SCTLR {sctlr:#010x}, ACTLR \
              {actlr:#x}"
-        )
+        )?;
+        if sctlr & TRE != 0 { write!(f, ", PRRR {prrr:#010x}, NMRR {nmrr:#010x}") } else { Ok(()) }
     }
 }

@@ -8,7 +8,7 @@ use crate::addr::{FRAME_SIZE, FrameRange, PhysAddr, VirtAddr};
 use crate::arch::armv7a::cache::Caches;
 use crate::arch::armv7a::cores::Translation;
 use crate::arch::armv7a::l2c310::L2c310;
-use crate::arch::{Cache, Lines, Mmu, Root};
+use crate::arch::{Cache, Lines, Mmu, Registers};
 use crate::boot::directmap::DirectMap;
 use crate::vm::attr::{MemoryType, Shareability};
 use crate::vm::space::{Mapped, Part};
@@ -242,12 +242,8 @@ unsafe impl Mmu for Armv7a {
         }
     }
 
-    fn root(&self) -> Root {
-        let Translation { ttbr0, ttbr1, ttbcr, .. } = Translation::current();
-        // TTBR0's table holds 2^(12 - N) words, so is aligned to 2^(14 - N) bytes; TTBR1's always to 16 KiB.
-        let n = ttbcr & 7;
-        let table0 = ttbr0 >> (14 - n) << (14 - n);
-        Root { ttbr0: PhysAddr::new(table0), ttbr1: PhysAddr::new(ttbr1 & !0x3fff), n }
+    fn registers(&self) -> Registers {
+        Translation::current().registers
     }
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {

@@ -25,7 +25,7 @@
 pub mod setup;
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use crate::arch::{Cache, Lines, Mmu, Root};
+use crate::arch::{Cache, Lines, Mmu, Registers};
 use crate::vm::attr::{MemoryType, Shareability};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Entry, LARGE_PAGE_SIZE, Leaf};
 use crate::vm::space::Part;
@@ -756,9 +756,8 @@ unsafe impl Mmu for Fake {
         self.reach(va)
     }
 
-    fn root(&self) -> Root {
-        let l1 = self.sim.borrow().l1;
-        Root { ttbr0: l1, ttbr1: l1, n: 1 }
+    fn registers(&self) -> Registers {
+        Registers::plain(self.sim.borrow().l1)
     }
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {

@@ -8,7 +8,7 @@ use crate::dma::Dma;
 use crate::dma::master::Master;
 use crate::vm::alias::Aliases;
 use crate::vm::attr::Shareability;
-use crate::vm::audit::{Expect, Finding, Report};
+use crate::vm::audit::{Expect, Findings, Report};
 use crate::vm::desc::{L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
 use crate::vm::layout::{LOAN_WINDOW, VirtRange};
 use crate::vm::space::Region;
@@ -81,9 +81,10 @@ impl Setup {
     }
 
     /// Walks the tables and compares them with the ledger.
-    pub fn audit(&self) -> Result<Report, Finding> {
+    pub fn audit(&self) -> Result<Report, Findings> {
         let ram = [FrameRange::within(RAM.raw().into(), RAM_BYTES.into())];
         let share = Shareability::Shareable;
-        self.dma.audit(&Expect { ram: &ram, firmware: &[], text: FrameRange::EMPTY, share })
+        let expect = Expect { ram: &ram, firmware: &[], text: FrameRange::EMPTY, share, roots: &[] };
+        self.dma.audit(&expect, |_| {})
     }
 }

@@ -4,7 +4,7 @@
 
 use carveout::addr::{PhysAddr, VirtAddr};
 use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::{Cache, Lines, Mmu, Root};
+use carveout::arch::{Cache, Lines, Mmu, Registers};
 use carveout::vm::space::Part;
 use core::arch::asm;
 use core::cell::Cell;
@@ -170,8 +170,8 @@ unsafe impl Mmu for Careless {
         unsafe { self.machine.zero(at, bytes) };
     }
 
-    fn root(&self) -> Root {
-        self.machine.root()
+    fn registers(&self) -> Registers {
+        self.machine.registers()
     }
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {
