@@ -1,7 +1,7 @@
 //! The DMA API on the fake: ownership, least maintenance, and what each invariant means for a buffer.
 
 use carveout::addr::{BusAddr, Bytes, Frame, PhysAddr, VirtAddr};
-use carveout::arch::fake::setup::{CARVED, CARVED_BYTES, L2, Setup as Bench};
+use carveout::arch::fake::setup::{CARVED, CARVED_BYTES, L2, Setup as Bench, WINDOW};
 use carveout::arch::fake::{Fake, Op};
 use carveout::arch::{Lines, Mmu};
 use carveout::cma::area::{AllocError, NoRun, Reach};
@@ -12,7 +12,6 @@ use carveout::dma::{Dma, Holder, Place};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::audit::{Finding, Findings};
 use carveout::vm::desc::L2Desc;
-use carveout::vm::layout::CMA_WINDOW;
 use carveout::vm::ledger::{Carved, LedgerError};
 use proptest::prelude::*;
 
@@ -353,7 +352,7 @@ fn the_audit_finds_a_planted_alias() {
     };
     // The last page of the window's first section.
     plant(L2.raw() + 4 * 255, MemoryType::NonCacheable);
-    let second = VirtAddr::new(CMA_WINDOW.start().raw() + 255 * 4096);
+    let second = VirtAddr::new(WINDOW.raw() + 255 * 4096);
     let finding = Finding::Twice { va: second, frame: Frame::containing(base) };
     assert_eq!(s.audit().map_err(|findings| (findings.first, findings.total())), Err((finding, 1)));
 }
