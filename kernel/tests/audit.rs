@@ -101,7 +101,7 @@ const TEXT: FrameRange = FrameRange::within(0x6001_0000, 128 << 10);
 const AREA: FrameRange = FrameRange::within(0x6040_0000, 4 << 20);
 const FIRMWARE: FrameRange = FrameRange::within(0x6080_0000, 64 << 10);
 /// Where carved frames may be mapped: buffers, and lent frames.
-const WINDOWS: [VirtRange; 2] = [VirtRange::new(0xc000_0000, 512), VirtRange::new(0xe000_0000, 1)];
+const WINDOWS: [VirtRange; 2] = [VirtRange::new(0xc000_0000, 512), VirtRange::new(0xe000_0000, 256)];
 /// A page in each region that the clean setup leaves unmapped.
 const DIRECT_PAGE: u32 = 0x8000_5000;
 const WINDOW_PAGE: u32 = 0xc000_5000;
