@@ -68,11 +68,11 @@ impl<M: Machine> Dma<M> {
         wanted.sort_by_key(|&(frames, order, _)| core::cmp::Reverse((frames, order)));
         let shapes: Vec<(u32, u8)> = wanted.iter().map(|&(frames, order, _)| (frames, order)).collect();
         let first = wanted[0].2;
-        let area = master.area().ok_or(refuse(first)(AllocError::NoArea))?;
+        let area = master.area().map_err(refuse(first))?;
 
         let mut guard = self.lock_once_settled(area);
         let state = &mut *guard;
-        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first)(AllocError::NoArea)) };
+        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first)(AllocError::NoArea(None))) };
         let planned =
             memory.plan(&shapes, |run| master.places(run)).map_err(|(n, error)| refuse(wanted[n].2)(error))?;
         let mut places = Vec::new();
