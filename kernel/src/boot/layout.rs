@@ -1105,7 +1105,12 @@ mod tests {
         assert_eq!(outcome.lines, [format!("reserved-memory/pool: {message}")]);
         // Where the RAM is not said to have a second name, there is just no RAM.
         let outcome = plan(&board("").child(reserved([at(0x0100_0000)])), &[]);
-        assert_eq!(outcome.lines, ["reserved-memory/pool: 0x01000000-0x01200000 (2 MiB) is no RAM, so it cannot be reusable: no-map is what fits"]);
+        assert_eq!(
+            outcome.lines,
+            [
+                "reserved-memory/pool: 0x01000000-0x01200000 (2 MiB) is no RAM, so it cannot be reusable: no-map is what fits"
+            ]
+        );
     }
 
     #[test]
