@@ -111,13 +111,13 @@ pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl Fn
             if node.property("reg").is_none() || !blocks.is_empty() {
                 each(Found {
                     name: node.name(),
-                    path: path_of(node, buses).unwrap_or_default(),
+                    path: DevicePath::to(node, buses).unwrap_or_default(),
                     blocks,
                     irq: irq(node, buses),
                     hertz: hertz(node, info.root()),
                     reg_shift: cell(node, "reg-shift", 0),
                     reg_io_width: cell(node, "reg-io-width", 0),
-                    stdout: stdout.is_some() && path_of(node, buses) == stdout,
+                    stdout: stdout.is_some() && DevicePath::to(node, buses) == stdout,
                 });
             }
         }
@@ -129,15 +129,11 @@ pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl Fn
 pub fn bus_windows(info: &BootInfo<'_>, path: &DevicePath<'_>) -> Option<ArrayVec<BusWindow, MAX_WINDOWS>> {
     let mut windows = None;
     bus::walk(info.root(), &mut |node, buses| {
-        if path_of(node, buses).as_ref() == Some(path) {
+        if DevicePath::to(node, buses).as_ref() == Some(path) {
             windows = windows_through(buses);
         }
     });
     windows
-}
-
-fn path_of<'dtb>(node: &FdtNode<'dtb>, buses: &[FdtNode<'dtb>]) -> Option<DevicePath<'dtb>> {
-    DevicePath::of(buses.iter().skip(1).chain([node]).map(|node| node.name()))
 }
 
 fn windows_through(buses: &[FdtNode<'_>]) -> Option<ArrayVec<BusWindow, MAX_WINDOWS>> {

@@ -806,7 +806,7 @@ mod tests {
             (
                 // Two too many, beside the board's own.
                 board("")
-                    .children((0..MAX_BANKS as u32 + 1).map(|i| memory(&format!("ram@{i}"), &[i * 0x10_0000, 0x1000]))),
+                    .children((0..=MAX_BANKS as u32).map(|i| memory(&format!("ram@{i}"), &[i * 0x10_0000, 0x1000]))),
                 "ram@15: more than 16 RAM banks are not supported; 2 from here on are not used",
             ),
         ] {

@@ -342,7 +342,7 @@ impl<'dtb> Book<'dtb> {
             }
             let at = |(base, size): (u32, u32)| FrameRange::covering(base.into(), size.into());
             let names_it = || {
-                let path = DevicePath::of(buses.iter().skip(1).chain([node]).map(|node| node.name()));
+                let path = DevicePath::to(node, buses);
                 let mut bindings = self.info.bindings();
                 bindings.any(|binding| {
                     Some(&binding.device) == path.as_ref()
@@ -1248,7 +1248,7 @@ mod tests {
     #[test]
     fn too_many_disjoint_runs_end_the_boot_with_a_line() {
         let nodes =
-            (0..RUNS as u32 + 1).map(|n| Node::new(&format!("q{n}")).cells("reg", &[0x7000_0000 + n * 0x2000, 0x1000]));
+            (0..=RUNS as u32).map(|n| Node::new(&format!("q{n}")).cells("reg", &[0x7000_0000 + n * 0x2000, 0x1000]));
         let dtb = blob(&board("").child(reserved(nodes)), &[]);
         let info = BootInfo::parse(&dtb).unwrap();
         let error = Layout::plan(&info, image(), dtb_at()).unwrap_err();
@@ -1301,14 +1301,13 @@ mod tests {
     #[test]
     fn more_areas_than_there_can_be_are_kept() {
         let at = |n: u32| 0x7000_0000 + n * 0x20_0000;
-        let nodes =
-            (0..MAX_AREAS as u32 + 1).map(|n| pool(&format!("p{n}"), "no-map").cells("reg", &[at(n), 0x10_0000]));
+        let nodes = (0..=MAX_AREAS as u32).map(|n| pool(&format!("p{n}"), "no-map").cells("reg", &[at(n), 0x10_0000]));
         let seen = Seen::of(&board("").child(reserved(nodes)), &[]);
         assert_eq!(seen.lines, ["reserved-memory/p32: more than 32 areas are not supported"]);
         let last = bytes(u64::from(at(32)), MIB);
         assert_eq!((seen.areas.len(), seen.firmware.as_slice()), (MAX_AREAS, &[last][..]));
         assert!(!seen.is_free(last) && !seen.is_mapped(last));
-        let nodes = (0..MAX_PLACED as u32 + 1).map(|n| Node::new(&format!("d{n}")).cells("size", &[0x1000]));
+        let nodes = (0..=MAX_PLACED as u32).map(|n| Node::new(&format!("d{n}")).cells("size", &[0x1000]));
         let seen = Seen::of(&board("").child(reserved(nodes)), &[]);
         assert_eq!(seen.lines, ["reserved-memory/d64: more than 64 places found at boot are not supported"]);
     }
@@ -1507,6 +1506,7 @@ mod tests {
 
     /// A node of `/reserved-memory` as somebody wrote it, and what can be read of it.
     #[derive(Clone, Debug)]
+    #[expect(clippy::struct_excessive_bools, reason = "properties that are there or not")]
     struct Written {
         entries: Vec<(u32, u32)>,
         /// Bytes that its `reg` lacks.
@@ -1588,9 +1588,9 @@ mod tests {
                 2 => reserved([]).cells("#address-cells", &[0]),
                 _ => reserved([]),
             };
-            let mut line = "cma=64K".to_string();
-            if let Some(limit) = limit { line += &format!(" mem={limit}M"); }
-            if let Some((at, size)) = kept { line += &format!(" memmap={size}${at:#x}"); }
+            let limits = limit.map_or(String::new(), |limit| format!("mem={limit}M"));
+            let keeps = kept.map_or(String::new(), |(at, size)| format!("memmap={size}${at:#x}"));
+            let line = format!("cma=64K {limits} {keeps}");
             let mut chosen = Node::new("chosen").text("bootargs", &line);
             if let Some((at, size)) = initrd {
                 chosen = chosen.cells("linux,initrd-start", &[at]).cells("linux,initrd-end", &[at + size]);

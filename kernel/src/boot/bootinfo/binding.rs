@@ -6,6 +6,8 @@
 use core::fmt;
 
 use arrayvec::ArrayVec;
+use dtoolkit::Node;
+use dtoolkit::fdt::FdtNode;
 
 use super::structure::{Event, Events};
 use super::{MAX_DEPTH, RESERVED_MEMORY, Status, base_name, string};
@@ -15,19 +17,23 @@ use super::{MAX_DEPTH, RESERVED_MEMORY, Status, base_name, string};
 pub struct DevicePath<'dtb>(ArrayVec<&'dtb str, MAX_DEPTH>);
 
 impl<'dtb> DevicePath<'dtb> {
-    /// The path of these names, each with its unit address, the root's not among them. `None` if they are more than
-    /// [`MAX_DEPTH`].
-    pub fn of(names: impl Iterator<Item = &'dtb str>) -> Option<Self> {
+    /// The path of `node`, below `buses` from the root on. `None` if it has more names than [`MAX_DEPTH`].
+    pub fn to(node: &FdtNode<'dtb>, buses: &[FdtNode<'dtb>]) -> Option<Self> {
         let mut path = ArrayVec::new();
-        for name in names {
-            path.try_push(name).ok()?;
+        for node in buses.iter().skip(1).chain([node]) {
+            path.try_push(node.name()).ok()?;
         }
         Some(Self(path))
     }
 
-    /// The path that `text`, such as `/soc/codec@10010000`, writes. `None` unless it begins with a slash.
+    /// The path that `text`, such as `/soc/codec@10010000`, writes. `None` unless it begins with a slash, or if it has
+    /// more names than [`MAX_DEPTH`].
     pub fn parse(text: &'dtb str) -> Option<Self> {
-        Self::of(text.strip_prefix('/')?.split('/'))
+        let mut path = ArrayVec::new();
+        for name in text.strip_prefix('/')?.split('/') {
+            path.try_push(name).ok()?;
+        }
+        Some(Self(path))
     }
 
     /// The node's own name, with its unit address.
@@ -65,6 +71,7 @@ impl<'dtb> Binding<'dtb> {
 }
 
 /// A node that asks for something here.
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 pub(super) enum Asking<'dtb> {
     /// For memory of its own.
     Binding(Binding<'dtb>),

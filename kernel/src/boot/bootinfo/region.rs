@@ -25,7 +25,7 @@ pub(super) struct Parent {
 
 impl Parent {
     /// Reads the node `parent` of a root with the cells `root`, and what is wrong with it.
-    pub(super) fn read<'dtb>(parent: FdtNode<'dtb>, root: Cells) -> (Self, Option<Reason<'dtb>>) {
+    pub(super) fn read(parent: FdtNode<'_>, root: Cells) -> (Self, Option<Reason<'_>>) {
         let (cells, declared) = Cells::declared(parent, root);
         let fault = if !declared {
             Some(Reason::Cells)
