@@ -458,11 +458,13 @@ impl<'dtb> Layout<'dtb> {
         self.book.each_claim(each);
     }
 
-    /// Tells `each` every range that nothing may map: what is withheld, or carved out for firmware.
+    /// Tells `each` every range of RAM that nothing may map: what is withheld, or carved out for firmware. Outside RAM a
+    /// driver may find its registers there.
     pub fn each_unmapped(&self, mut each: impl FnMut(FrameRange)) {
         self.each_claim(|claim| {
             if matches!(claim.kind, ClaimKind::Firmware | ClaimKind::Withheld) {
-                each(claim.range);
+                let parts = self.book.info.banks().iter().map(|bank| bank.intersection(claim.range));
+                parts.filter(|part| !part.is_empty()).for_each(&mut each);
             }
         });
     }
@@ -1493,6 +1495,12 @@ mod tests {
         let refused = seen(vram("reusable"), bus(vec![]));
         let line = "reserved-memory/vram: 0x4c000000-0x4c800000 (8 MiB) is no RAM, so it cannot be reusable: no-map is what fits";
         assert_eq!((refused.areas, refused.lines), (vec![], vec![line.to_string()]));
+        // What was refused there keeps nobody from registers, for it is no RAM.
+        let dtb = blob(&board("").child(reserved([vram("reusable").flag("no-map")])), &[]);
+        let info = BootInfo::parse(&dtb).unwrap();
+        let layout = Layout::plan(&info, image(), dtb_at()).unwrap();
+        assert_eq!(of_kind(&layout, ClaimKind::Firmware), [bytes(0x4c00_0000, 8 * MIB)]);
+        layout.each_unmapped(|range| panic!("{range} may be mapped"));
         // Two, of which the second would have a frame of the first; and firmware's.
         let twice = Seen::of(
             &board("").child(reserved([vram("no-map"), pool("b", "no-map").cells("reg", &[0x4c00_0000, 0x1000])])),
