@@ -74,7 +74,8 @@ armhf() {
 fetch() {
     local name=$1 work log=$STORE/apt/log
     shift
-    [[ ! -d $STORE/$name ]] || return 0
+    # Another version of this script may have wanted other files.
+    [[ ! -d $STORE/$name || $(cat -- "$STORE/$name.files" 2>/dev/null) != "$*" ]] || return 0
     command -v apt-get >/dev/null || absent "no apt-get here"
     mkdir -p "$STORE/apt/lists/partial" "$STORE/apt/cache/archives/partial"
     : >"$STORE/apt/status"
@@ -89,7 +90,9 @@ fetch() {
     fi
     dpkg-deb --fsys-tarfile "$work"/*.deb | tar -x -C "$work/files" --wildcards "$@" || absent "$name has no $*"
     # All or nothing: the folder's existence says that it is whole.
+    rm -rf -- "${STORE:?}/$name"
     mv -- "$work/files" "$STORE/$name"
+    echo "$*" >"$STORE/$name.files"
     rm -rf -- "$work"
 }
 
@@ -103,7 +106,9 @@ require objcopy "${CARDS[@]}"
 fetch "$package" "./usr/lib/u-boot/$folder/*"
 kernel=$(kernel_package)
 [[ -n $kernel ]] || absent "linux-image-armmp names no kernel"
-fetch "$kernel" './usr/lib/linux-image-*/sun4i-a10-cubieboard.dtb' './usr/lib/linux-image-*/am335x-boneblack.dtb'
+# The last is for the tests: a tree with video memory.
+fetch "$kernel" './usr/lib/linux-image-*/sun4i-a10-cubieboard.dtb' './usr/lib/linux-image-*/am335x-boneblack.dtb' \
+    './usr/lib/linux-image-*/vexpress-v2p-ca9.dtb'
 
 # --- the card -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@
 
 bad_inputs() {
     local no_area='error: demo: disk: the device has no area to allocate from'
+    local default='memblock: 0x9c000000-0xa0000000 (64 MiB) carved out for cma='
 
     # Boot arguments: INPUT is appended to the defaults, and the last cma= counts. Without an area the boot goes on and
     # the demo cannot.
@@ -35,6 +36,29 @@ bad_inputs() {
     arguments 'cma= over the DTB' 1 'cma=16M@0x68000000' \
         'refused: cma=16M@0x68000000: 0x68000000-0x69000000 (16 MiB) overlaps the device tree at 0x68000000-*' \
         "$no_area"
+    arguments 'a byte that is no text' 0 $'root=/de\xff/sda' \
+        'refused: root=/de: byte 0xff follows, which is no text; the argument is ignored' "$default" 'demo: ok'
+    arguments 'mem=' 0 'mem=512M' 'memblock: 0x80000000-0xa0000000 (512 MiB) withheld by mem=512M' \
+        'memblock: 0x7c000000-0x80000000 (64 MiB) carved out for cma=' 'demo: ok'
+    arguments 'mem= of two places' 0 'mem=512M@0x60000000 mem=64M@0x90000000' \
+        'memblock: 0x80000000-0x90000000 (256 MiB) withheld by mem=512M@0x60000000' \
+        'memblock: 0x94000000-0xa0000000 (192 MiB) withheld by mem=512M@0x60000000' \
+        'memblock: 0x90000000-0x94000000 (64 MiB) carved out for cma=' 'demo: ok'
+    arguments 'mem= with more than a size' 0 'mem=512MB' 'refused: mem=512MB: unexpected "B"' \
+        'memblock: 0x80000000-0xa0000000 (512 MiB) withheld by mem=512MB' 'demo: ok'
+    arguments 'mem= malformed' 0 'mem=lots' 'refused: mem=lots: the size is missing' "$default" 'demo: ok'
+    arguments 'mem= of more than there is' 0 'mem=2G' \
+        'refused: mem=2G: 0xa0000000-0xe0000000 (1 GiB) is not RAM that the device tree names; not used' "$default" 'demo: ok'
+    arguments 'mem= without the kernel' 1 'mem=64M@0x70000000' \
+        'error: the kernel image at 0x60010000-* is in RAM that mem=64M@0x70000000 withholds'
+    arguments 'memmap=' 0 'memmap=4M$0x9e000000,4K#0x9f000000' \
+        'memblock: 0x9e000000-0x9e400000 (4 MiB) withheld by memmap=4M$0x9e000000,4K#0x9f000000' \
+        'memblock: 0x9f000000-0x9f001000 (4 KiB) withheld by memmap=4M$0x9e000000,4K#0x9f000000' \
+        'memblock: 0x9a000000-0x9e000000 (64 MiB) carved out for cma=' 'demo: ok'
+    arguments 'memmap= malformed' 0 'memmap=64M%0x60000000-1' \
+        'refused: memmap=64M%0x60000000-1: unexpected "%0x60000000-1"' "$default" 'demo: ok'
+    arguments 'memmap=exactmap' 0 'memmap=exactmap,512M@0x60000000' \
+        'memblock: 0x80000000-0xa0000000 (512 MiB) withheld by memmap=exactmap,512M@0x60000000' 'demo: ok'
     arguments 'loglevel= malformed' 0 'loglevel=loud' \
         'refused: loglevel=loud: not a level from 0 to 8' 'demo: ok'
     arguments 'cma= at a place' 0 'cma=16M@0x70000000' \
@@ -70,22 +94,103 @@ bad_inputs() {
         "$area" 'demo: ok'
     reserved 'firmware over the kernel image' 0 'firmware@60000000 { reg = <0x60000000 0x100000>; no-map; };' \
         'refused: reserved-memory/firmware@60000000: 0x60000000-0x60100000 (1 MiB) overlaps the kernel image at 0x60010000-*' \
+        'memblock: 0x60000000-0x60010000 (64 KiB) carved out for firmware: reserved-memory/firmware@60000000' \
         "$area" 'demo: ok'
     reserved 'over the DTB' 0 \
         'pool@68000000 { compatible = "shared-dma-pool"; reg = <0x68000000 0x100000>; no-map; };' \
         'refused: reserved-memory/pool@68000000: 0x68000000-0x68100000 (1 MiB) overlaps the device tree at 0x68000000-*' \
         "$area" 'demo: ok'
-    reserved 'outside RAM' 0 'pool@20000000 { compatible = "shared-dma-pool"; reg = <0x20000000 0x100000>; no-map; };' \
-        'refused: reserved-memory/pool@20000000: 0x20000000-0x20100000 (1 MiB) is not all RAM' "$area" 'demo: ok'
+    reserved 'outside RAM and reusable' 0 \
+        'pool@20000000 { compatible = "shared-dma-pool"; reg = <0x20000000 0x100000>; reusable; };' \
+        'refused: reserved-memory/pool@20000000: 0x20000000-0x20100000 (1 MiB) is no RAM, so it cannot be reusable: no-map is what fits' \
+        'memblock: 0x20000000-0x20100000 (1 MiB) reserved for reserved-memory/pool@20000000' "$area" 'demo: ok'
+    reserved 'outside RAM, over registers' 0 \
+        'pool@10009000 { compatible = "shared-dma-pool"; reg = <0x10009000 0x1000>; no-map; };' \
+        'refused: reserved-memory/pool@10009000: 0x10009000-0x1000a000 (4 KiB) is no RAM and meets the registers of serial@10009000 (I1)' \
+        "$area" 'demo: ok'
+    reserved 'partly outside RAM' 0 \
+        'pool@9ff00000 { compatible = "shared-dma-pool"; reg = <0x9ff00000 0x200000>; no-map; };' \
+        'refused: reserved-memory/pool@9ff00000: 0x9ff00000-0xa0100000 (2 MiB) is not all RAM' \
+        'memblock: 0x9ff00000-0xa0100000 (2 MiB) carved out for firmware: reserved-memory/pool@9ff00000' \
+        'memblock: 0x9bf00000-0x9ff00000 (64 MiB) carved out for cma=' "$area" 'demo: ok'
     reserved 'misaligned' 0 'pool@70000800 { compatible = "shared-dma-pool"; reg = <0x70000800 0x100000>; no-map; };' \
         'refused: reserved-memory/pool@70000800: 0x70000800-0x70100800 (1 MiB) does not start and end at a multiple of 4 KiB' \
-        "$area" 'demo: ok'
+        'memblock: 0x70000000-0x70101000 (1028 KiB) carved out for firmware: reserved-memory/pool@70000800' "$area" 'demo: ok'
     reserved 'no-map and reusable' 0 \
         'pool@70000000 { compatible = "shared-dma-pool"; reg = <0x70000000 0x400000>; no-map; reusable; };' \
-        'refused: reserved-memory/pool@70000000: no-map and reusable exclude each other' "$area" 'demo: ok'
+        'refused: reserved-memory/pool@70000000: no-map and reusable exclude each other' \
+        'memblock: 0x70000000-0x70400000 (4 MiB) carved out for firmware: reserved-memory/pool@70000000' \
+        'direct map: *-0x70000000 (* KiB) at 0x80*, write-back, rw-' "$area" 'demo: ok'
+    # The default area goes as high as it can: below what is kept.
+    local below='memblock: 0x9a000000-0x9e000000 (64 MiB) carved out for cma='
     reserved 'neither no-map nor reusable' 0 \
-        'pool@70000000 { compatible = "shared-dma-pool"; reg = <0x70000000 0x400000>; };' \
-        'refused: reserved-memory/pool@70000000: a shared-dma-pool must be no-map or reusable' "$area" 'demo: ok'
+        'video@9e000000 { compatible = "shared-dma-pool"; reg = <0x9e000000 0x400000>; };' \
+        'refused: reserved-memory/video@9e000000: a shared-dma-pool must be no-map or reusable' \
+        'memblock: 0x9e000000-0x9e400000 (4 MiB) reserved for reserved-memory/video@9e000000' "$below" "$area" 'demo: ok'
+    reserved 'reg cut off' 0 'tz@9e000000 { reg = <0x9e000000 0x400000 0x9f000000>; no-map; };' \
+        'refused: reserved-memory/tz@9e000000: reg is malformed' \
+        'memblock: 0x9e000000-0x9e400000 (4 MiB) carved out for firmware: reserved-memory/tz@9e000000' \
+        'memblock: 0x9f000000-0x9f001000 (4 KiB) carved out for firmware: reserved-memory/tz@9e000000' \
+        "$below" "$area" 'demo: ok'
+    reserved 'a status that is neither okay nor disabled' 0 \
+        'tz@9e000000 { compatible = "shared-dma-pool"; reg = <0x9e000000 0x400000>; no-map; status = "reserved"; };' \
+        'refused: reserved-memory/tz@9e000000: its status is neither "okay" nor "disabled": kept reserved, no area' \
+        'memblock: 0x9e000000-0x9e400000 (4 MiB) carved out for firmware: reserved-memory/tz@9e000000' "$below" "$area" 'demo: ok'
+    reserved 'a static default beside cma=' 0 \
+        'pool@9e000000 { compatible = "shared-dma-pool"; reg = <0x9e000000 0x400000>; reusable; linux,cma-default; };' \
+        'refused: reserved-memory/pool@9e000000: linux,cma-default gives way to cma=; kept reserved, no area' \
+        'memblock: 0x9e000000-0x9e400000 (4 MiB) reserved for reserved-memory/pool@9e000000' "$below" "$area" 'demo: ok'
+    tree 'reserved-memory: without ranges' 0 '
+        / { reserved-memory {
+            #address-cells = <1>; #size-cells = <1>;
+            tz@9e000000 { no-map; reg = <0x9e000000 0x400000>; };
+            pool@9f000000 { compatible = "shared-dma-pool"; no-map; reg = <0x9f000000 0x400000>; };
+        }; };' \
+        'refused: reserved-memory: ranges must be there and empty; its children are kept, and none is an area' \
+        'memblock: 0x9e000000-0x9e400000 (4 MiB) carved out for firmware: reserved-memory/tz@9e000000' \
+        'memblock: 0x9f000000-0x9f400000 (4 MiB) carved out for firmware: reserved-memory/pool@9f000000' \
+        "$below" "$area" 'demo: ok'
+    tree 'reserved-memory: of cells that cannot be' 0 '
+        / { reserved-memory {
+            #address-cells = <3>; #size-cells = <1>; ranges;
+            tz@9e000000 { no-map; reg = <0x9e000000 0x400000>; };
+        }; };' \
+        'refused: reserved-memory: #address-cells and #size-cells must be 1 or 2' \
+        'memblock: 0x9e000000-0x9e400000 (4 MiB) carved out for firmware: reserved-memory/tz@9e000000' \
+        "$below" "$area" 'demo: ok'
+    # As many as there are, and nothing is refused.
+    local n nodes='' ranges=''
+    for ((n = 0; n < 200; n++)); do nodes+=$(printf 'q%d { no-map; reg = <0x%x 0x1000>; };' $n $((0x70000000 + n * 0x102000))); done
+    for ((n = 0; n < 64; n++)); do ranges+=$(printf ' 0x%x 0x1000' $((0x9e000000 + n * 0x3000))); done
+    reserved 'two hundred nodes' 0 "$nodes tz@9e000000 { no-map; reg = <0x9e000000 0x400000>; };" \
+        'memblock: 0x9e000000-0x9e400000 (4 MiB) carved out for firmware: reserved-memory/tz@9e000000' \
+        'memblock: 0x7c88e000-0x7c88f000 (4 KiB) carved out for firmware: reserved-memory/q199' "$below" "$area" 'demo: ok'
+    reserved 'sixty-four ranges' 0 "tz@9e000000 { no-map; reg = <$ranges>; };" \
+        'memblock: 0x9e0bd000-0x9e0be000 (4 KiB) carved out for firmware: reserved-memory/tz@9e000000' \
+        "$below" "$area" 'demo: ok'
+    blob 'forty reservations in the header' 0 with_forty_memreserves \
+        'memblock: 0x9f04e000-0x9f04f000 (4 KiB) reserved for /memreserve/' \
+        'memblock: 0x9d000000-0x9f000000 (32 MiB) carved out for reserved-memory/pool' \
+        'carve-out: pool, 32 MiB, no-map and reusable, the default' 'demo: ok'
+    tree 'chosen: an initrd' 0 '
+        / { chosen { linux,initrd-start = <0x9e000000>; linux,initrd-end = <0x9e800000>; }; };' \
+        'memblock: 0x9e000000-0x9e800000 (8 MiB) reserved for the initrd' "$below" "$area" 'demo: ok'
+    tree 'chosen: an initrd in two cells, and an ELF header' 0 '
+        / { chosen {
+            linux,initrd-start = <0 0x9e000000>; linux,initrd-end = <0 0x9e800001>;
+            linux,elfcorehdr = <0 0x9f000000 0 0x1000>;
+        }; };' \
+        'memblock: 0x9e000000-0x9e801000 (8196 KiB) reserved for the initrd' \
+        'memblock: 0x9f000000-0x9f001000 (4 KiB) reserved for linux,elfcorehdr' "$below" "$area" 'demo: ok'
+    tree 'chosen: an initrd without an end' 0 '/ { chosen { linux,initrd-start = <0x9e000000>; }; };' \
+        'refused: chosen: linux,initrd-end is missing' "$area" 'demo: ok'
+    tree 'chosen: usable memory' 0 '/ { chosen { linux,usable-memory-range = <0x60000000 0x3e000000>; }; };' \
+        'memblock: 0x9e000000-0xa0000000 (32 MiB) withheld by linux,usable-memory-range' "$below" "$area" 'demo: ok'
+    tree 'more RAM banks than there is room for' 0 \
+        "/ { $(printf 'ram@%d { device_type = "memory"; reg = <0x60000000 0x40000000>; };' {0..17}) };" \
+        'refused: *: more than 16 RAM banks are not supported; 3 from here on are not used' "$area" 'demo: ok'
+    tree 'nodes deeper than a device can be' 0 \
+        "/ { $(printf 'n%d { ' {1..30}) $(printf '%.0s}; ' {1..30}) };" "$area" 'demo: ok'
     reserved 'size 0' 0 'pool { compatible = "shared-dma-pool"; size = <0>; reusable; };' \
         'refused: reserved-memory/pool: size is 0' "$area" 'demo: ok'
     reserved 'bigger than RAM' 0 'pool { compatible = "shared-dma-pool"; size = <0x80000000>; reusable; };' \
@@ -107,8 +212,36 @@ bad_inputs() {
         'pool { compatible = "shared-dma-pool"; size = <0x1000000>; reusable; linux,cma-default; };' \
         --append 'cma=64Q' 'refused: cma=64Q: unexpected "Q"' \
         'carve-out: pool, 16 MiB, no-map and reusable, the default' 'demo: ok'
-    tree 'memory-region names nothing' 0 '&codec { memory-region = <&l2>; };' \
-        'refused: codec: memory-region names 0x*, which is no usable region' "$area" 'demo: ok'
+    local homeless='error: demo: decoded picture: the device has no area to allocate from:'
+    tree 'memory-region names nothing' 1 '&codec { memory-region = <&l2>; };' \
+        'refused: /codec: no area: memory-region names 0x*, which is no usable region' "$area" \
+        "$homeless memory-region names 0x*, which is no usable region"
+    tree 'memory-region names what was refused' 1 '
+        / { reserved-memory {
+            #address-cells = <1>; #size-cells = <1>; ranges;
+            bank: mfc@9ff00000 { compatible = "shared-dma-pool"; no-map; reg = <0x9ff00000 0x200000>; };
+        }; };
+        &codec { memory-region = <&bank>; };' \
+        'refused: reserved-memory/mfc@9ff00000: 0x9ff00000-0xa0100000 (2 MiB) is not all RAM' \
+        'refused: /codec: no area: its reserved-memory/mfc@9ff00000 was refused: 0x9ff00000-0xa0100000 (2 MiB) is not all RAM' \
+        "$area" "$homeless its reserved-memory/mfc@9ff00000 was refused: 0x9ff00000-0xa0100000 (2 MiB) is not all RAM"
+    tree 'memory-region names memory of firmware' 1 '
+        / { reserved-memory {
+            #address-cells = <1>; #size-cells = <1>; ranges;
+            tz: tz@70000000 { no-map; reg = <0x70000000 0x200000>; };
+        }; };
+        &codec { memory-region = <&tz>; };' "$area" "$homeless its reserved-memory/tz@70000000 is no shared-dma-pool"
+    tree 'another device of the same name' 0 '
+        / {
+            reserved-memory {
+                #address-cells = <1>; #size-cells = <1>; ranges;
+                bank: mfc@9ff00000 { compatible = "shared-dma-pool"; no-map; reg = <0x9ff00000 0x200000>; };
+            };
+            bus { codec { memory-region = <&bank>; }; };
+        };' \
+        'refused: reserved-memory/mfc@9ff00000: 0x9ff00000-0xa0100000 (2 MiB) is not all RAM' \
+        'refused: /bus/codec: no area: its reserved-memory/mfc@9ff00000 was refused: 0x9ff00000-0xa0100000 (2 MiB) is not all RAM' \
+        "$area" 'demo: ok'
 
     # What is in order: nothing is refused.
     reserved 'firmware, reservations, ranges, status' 0 '
@@ -163,8 +296,8 @@ bad_inputs() {
 
     # The device tree of a Linux distribution has other shapes, and a region of video memory that is no RAM.
     check 'bad input: DTB: of the shape that distributions have' outcome 0 \
-        'refused: reserved-memory/vram@4c000000: 0x4c000000-0x4c800000 (8 MiB) is not all RAM' "$area" 'demo: ok' -- \
-        boot_distribution
+        'carve-out: vram@4c000000, 8 MiB, no-map, outside RAM' 'carve-out: vram@4c000000 serves /clcd@10020000' "$area" \
+        'demo: ok' -- boot_distribution
 
     # Pictures: INPUT is a command that writes the JPEG to the file it is given, and options. What had been allocated
     # goes back: a line would say if it did not.
@@ -322,6 +455,19 @@ blob_with_other_memory() {
 
 # QEMU takes no part, so that the one transport with the disk must be named, and an area.
 blob_with_default_area() { tree_with "$1" "$pool_and_disk"; }
+
+# A tree's reservations stand in its header, before the first node.
+blob_with_forty_memreserves() {
+    local n
+    {
+        for ((n = 0; n < 40; n++)); do printf '/memreserve/ 0x%x 0x1000; ' $((0x9f000000 + n * 0x2000)); done
+        dtc -q -I dts -O dts <(
+            cat "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
+            echo '/ { chosen { bootargs = "semihosting"; }; };'
+            echo "$pool_and_disk"
+        ) | grep -v '^/dts-v1/'
+    } | sed '1s|^|/dts-v1/; |' | dtc -q -I dts -O dtb -o "$1" -
+}
 
 blob_of_a_board() { tree_with "$1" "$pool_and_disk / { chosen { bootargs = \"loglevel=6\"; }; };"; }
 

@@ -8,7 +8,8 @@ of_cubieboard='card: cubieboard' of_beaglebone='card: beaglebone-black'
 drivers="card: drivers for the distribution's device trees"
 uboot='U-Boot: cubieboard, from its card to the demo'
 direct="U-Boot: cubieboard, the distribution's tree without it"
-CARD_CHECKS=("$of_cubieboard" "$of_beaglebone" "$drivers" "$uboot" "$direct")
+video="card: video memory in the distribution's tree"
+CARD_CHECKS=("$of_cubieboard" "$of_beaglebone" "$drivers" "$uboot" "$direct" "$video")
 
 # build_cards: the cards that the checks look at; sets cards_absent to the reason where Debian's packages cannot be had.
 build_cards() {
@@ -57,6 +58,13 @@ cards() {
         'refused: reserved-memory/default-pool: linux,cma-default gives way to cma=; left as ordinary memory' \
         'carve-out: cma, 64 MiB, no-map and reusable, the default' 'demo: ok' -- \
         boot --board cubieboard --dtb "$(distribution_trees)/sun4i-a10-cubieboard.dtb" "$DEMO_ELF"
+    # QEMU takes pictures of the other display alone; tests/distribution.dts has this memory at that one.
+    check "$video" outcome 0 \
+        'memblock: 0x4c000000-0x4c800000 (8 MiB) carved out for reserved-memory/vram@4c000000' \
+        'carve-out: vram@4c000000, 8 MiB, no-map, outside RAM' 'carve-out: vram@4c000000 serves /bus@40000000/*/clcd@1f000' \
+        'picture: colour bars at 0x4c000000-0x4c12c000 (1200 KiB), shown by /bus@40000000/*/clcd@1f000' \
+        'audit: clean: *; of 18432 carved frames 300 mapped, none in the direct map; *' 'demo: ok' -- \
+        boot --dtb "$(distribution_trees)/vexpress-v2p-ca9.dtb" "$DEMO_ELF"
 }
 
 # The folder that has both; flash.sh has put it there.

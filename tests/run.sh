@@ -391,6 +391,8 @@ checks() {
     shows 'four cores' "$colour" '--smp 4' --size 640x480 --seed 5
     shows 'cubieboard, from its SATA disk' "$colour" '--board cubieboard' --size 640x480 --seed 22
     shows 'realview-pb-a8' "$colour" '--board realview-pb-a8' --size 1024x768 --seed 22
+    dtc -q -I dts -O dtb -o "$scratch/video.dtb" "$ROOT/tests/distribution.dts"
+    shows 'from video memory outside RAM' "$colour" "--dtb $scratch/video.dtb" --size 640x480 --seed 23
     shows '128 MiB of RAM' "$colour" '--memory 128M' --size 640x480 --seed 6
     if [[ -z $quick ]]; then
         shows '256 MiB of RAM' "$colour" '--memory 256M' --size 1600x1200 --seed 7

@@ -17,6 +17,7 @@ use carveout::addr::{BusAddr, FRAME_SIZE};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
 use carveout::dma::buffer::{Coherent, Device, FromDevice, Stream};
+use carveout::dma::master::Master;
 use core::fmt;
 use core::ptr::NonNull;
 use tock_registers::{
@@ -152,7 +153,7 @@ pub struct AhciDisk {
     clock: &'static Clock,
     irq: IrqId,
     sectors: u64,
-    node: &'static str,
+    master: Master,
 }
 
 impl AhciDisk {
@@ -169,17 +170,18 @@ impl AhciDisk {
             return Ok(None);
         }
         let (Some(irq), Some(clock)) = (found.irq, kernel.clock.as_ref()) else { return Err(AhciError::NoInterrupt) };
-        let page = kernel.dma.alloc(&kernel.master(found.name), FRAME_SIZE, 1).map_err(AhciError::NoRoom)?;
+        let master = kernel.master_at(found.name, &found.path);
+        let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(AhciError::NoRoom)?;
         let page = page.into_coherent();
-        let mut disk = Self { registers, page: Some(page), clock, irq, sectors: 0, node: found.name };
+        let mut disk = Self { registers, page: Some(page), clock, irq, sectors: 0, master };
         disk.start()?;
         disk.sectors = disk.identify()?;
         Ok(Some(disk))
     }
 
-    /// The controller's node in the device tree: the bus master's name.
-    pub const fn node(&self) -> &'static str {
-        self.node
+    /// The controller as a bus master.
+    pub const fn master(&self) -> &Master {
+        &self.master
     }
 
     /// Bytes on the disk.

@@ -5,6 +5,7 @@ use super::bring_up::Kernel;
 use super::disk::{Disk, DiskError};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::dma::buffer::{Device, FromDevice, Stream};
+use carveout::dma::master::Master;
 use core::fmt;
 
 /// A disk.
@@ -51,11 +52,11 @@ impl BlockDevice {
         }
     }
 
-    /// The bus master's name, by which the device tree binds it to an area.
-    pub fn master(&self) -> &'static str {
+    /// The bus master, whose buffers the disk reads into.
+    pub fn master(&self) -> &Master {
         match self {
-            Self::Virtio(_) => "virtio-blk",
-            Self::Ahci(disk) => disk.node(),
+            Self::Virtio(_) => Disk::master(),
+            Self::Ahci(disk) => disk.master(),
         }
     }
 

@@ -21,17 +21,20 @@ use super::sp804::Sp804;
 use super::sun4i_intc::Sun4iIntc;
 use super::sun4i_timer::Sun4iTimer;
 use crate::BOARDS;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
 use arrayvec::ArrayVec;
-use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr};
+use carveout::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use carveout::arch::armv7a::address_space::AddressSpace;
 use carveout::arch::armv7a::cores::{CoreId, Translation};
 use carveout::arch::armv7a::exceptions;
 use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{BootHandover, translate_image};
-use carveout::boot::bootinfo::{BootInfo, MAX_BANKS};
+use carveout::boot::bootinfo::{BootInfo, DevicePath};
 use carveout::boot::directmap;
-use carveout::boot::layout::{Layout, MAX_CLAIMS};
+use carveout::boot::layout::Layout;
 use carveout::dma::Dma;
 use carveout::dma::master::{AreaId, Master};
 use carveout::sync::Lock;
@@ -86,6 +89,8 @@ pub struct Kernel {
     /// The kernel's half of the address space.
     pub space: Lock<AddressSpace>,
     default_area: Option<AreaId>,
+    /// What nothing may map: firmware's, and what is withheld.
+    unmapped: Vec<FrameRange>,
     text: FrameRange,
     translation: Translation,
 }
@@ -133,7 +138,7 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let info = BootInfo::parse(tree).unwrap_or_else(|error| die(format_args!("{error}")));
     let (image, offset, dtb) = (handover.image, handover.image_phys_offset, handover.dtb_frames);
     let mut layout = Layout::plan(&info, image, dtb).unwrap_or_else(|error| die(format_args!("{error}")));
-    let (plan, carved) = directmap::plan(&layout, image);
+    let (plan, carved) = directmap::plan(&mut layout, image).unwrap_or_else(|error| die(format_args!("{error}")));
     let text = {
         let text = &handover.image_map.text;
         let start = translate_image(text.start).map_or(0, PhysAddr::raw);
@@ -146,19 +151,16 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
         unsafe { Armv7a::new(image, offset) }
     });
     let ram = info.banks().iter().copied().chain(info.aliases().iter().map(|alias| alias.frames));
-    let mut space = AddressSpace::adopt(machine, handover, &plan, ram);
-    let mut unmapped = ArrayVec::<_, 8>::new();
-    for lost in space.map_direct(&plan) {
-        let _ = unmapped.try_push(lost);
+    let areas = layout.areas().iter().filter(|area| area.outside_ram).flat_map(|area| area.ranges.iter().copied());
+    let mut space = AddressSpace::adopt(machine, handover, &plan, ram, areas);
+    if let Some((frames, error)) = space.map_direct(&plan).next() {
+        die(format_args!("direct map: {frames}: {error}"));
     }
     let window = plan.window();
-    // SAFETY: just mapped; there are tables for every run of a plan, so none is in `unmapped`.
+    // SAFETY: just mapped, every run.
     unsafe { machine.set_direct_map(plan) };
 
     start_console(&info, &mut space);
-    for (frames, error) in unmapped {
-        crate::println!("refused: direct map: {frames}: {error}");
-    }
     if let Some(block) = devices::find(&info, "arm,pl310-cache").and_then(|found| found.blocks.first().copied())
         && let Some(registers) = map(&mut space, block.at, block.bytes)
     {
@@ -171,22 +173,35 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let sections = needed.min(window.sections());
     let tables = space.take_ram(layout.memblock_mut(), sections.div_ceil(4).max(1), 1);
     let window = tables.and_then(|tables| space.take_window(sections, tables));
-    let window = window.unwrap_or_else(|| die(format_args!("no RAM left for the tables of the CMA window")));
+    let window = window.unwrap_or_else(|| no_ram(&layout, "the tables of the CMA window", sections.div_ceil(4)));
     let tables = space.take_ram(layout.memblock_mut(), 1, 1);
     let loans = tables.and_then(|tables| space.take_loan_window(tables));
-    let loans = loans.unwrap_or_else(|| die(format_args!("no RAM left for the table of the loan window")));
+    let loans = loans.unwrap_or_else(|| no_ram(&layout, "the table of the loan window", 1));
     let take_over = if sections < needed { Dma::sparing_guards } else { Dma::new };
     let dma = take_over(machine, carved.into_iter(), info.aliases().clone(), window, loans);
     let dma = dma.unwrap_or_else(|error| die(format_args!("{error}")));
     let dma = DMA.call_once(|| dma);
-    let default_area = layout.areas().iter().find(|area| area.default).and_then(|area| dma.area(area.name));
+    let default_area = layout.areas().iter().position(|area| area.default).and_then(|area| dma.area_at(area));
+    let mut unmapped = Vec::new();
+    layout.each_unmapped(|range| unmapped.push(range));
 
     start_interrupts(&info, &mut space);
     let clock = start_clock(&info, &mut space);
     let space = Lock::new(rank::SPACE, space);
     let translation = Translation::current();
-    let kernel =
-        KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, clock, space, default_area, text, translation });
+    let kernel = KERNEL.call_once(|| Kernel {
+        info,
+        layout,
+        machine,
+        dma,
+        heap,
+        clock,
+        space,
+        default_area,
+        unmapped,
+        text,
+        translation,
+    });
     cores::start(kernel);
     kernel
 }
@@ -231,11 +246,19 @@ fn start_heap(space: &AddressSpace, layout: &mut Layout<'_>) -> FrameRange {
     let largest = layout.memblock().free_ranges().map(FrameRange::bytes).max().unwrap_or(0);
     let frames = (largest / HEAP_SHARE).min(HEAP_LIMIT) / u64::from(FRAME_SIZE);
     let ram = space.take_ram(layout.memblock_mut(), frames as u32, 1);
-    let ram = ram.unwrap_or_else(|| die(format_args!("no RAM left for the heap")));
+    let ram = ram.unwrap_or_else(|| no_ram(layout, "the heap", 1));
     let (frames, bytes) = (ram.frames(), ram.into_bytes());
     // SAFETY: the bytes are the direct map's, taken from memblock for this alone, and the heap starts once.
     unsafe { HEAP.0.lock().init(bytes.as_mut_ptr(), bytes.len()) };
     frames
+}
+
+/// Ends the program: no free run holds so many frames.
+fn no_ram(layout: &Layout<'_>, what: &str, frames: u32) -> ! {
+    let free = || layout.memblock().free_ranges().map(FrameRange::bytes);
+    let (wanted, largest) = (Bytes(u64::from(frames) << FRAME_SHIFT), Bytes(free().max().unwrap_or(0)));
+    let free = Bytes(free().sum());
+    die(format_args!("no RAM left for {what}: {wanted} wanted, the largest free run is {largest}, of {free} free"))
 }
 
 fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
@@ -345,14 +368,28 @@ impl Kernel {
         map(&mut self.space.lock(), at, bytes)
     }
 
-    /// A bus master by the name of its node: its area is the first that its `memory-region` names, else the default;
-    /// it sees memory through the `dma-ranges` above it. Where these are refused, in one line, it reaches nothing.
+    /// A bus master of the device tree, by its path: its area is the first that its `memory-region` names, or the default
+    /// one if it names none; it has none if one of those was refused. It sees memory through the `dma-ranges` above it.
+    /// Where these are refused, in one line, it reaches nothing.
+    ///
+    /// A `name` that is no path, but for its first slash, is that of a master the tree knows nothing of.
     pub fn master(&self, name: &'static str) -> Master {
-        let bound = self.layout.areas_of(name).next().and_then(|n| self.dma.area(self.layout.areas()[n].name));
-        let master = Master::new(name, bound.or(self.default_area));
-        let Some(windows) = devices::bus_windows(&self.info, name) else { return master };
+        match DevicePath::parse(name) {
+            Some(path) => self.master_at(path.name(), &path),
+            None => Master::new(name, self.default_area),
+        }
+    }
+
+    /// As [`master`](Self::master), by the path itself, called `name` in tables and reports.
+    pub fn master_at(&self, name: &'static str, path: &DevicePath<'static>) -> Master {
+        let master = match self.layout.area_of(path) {
+            Ok(None) => Master::new(name, self.default_area),
+            Ok(Some(area)) => Master::new(name, self.dma.area_at(area)),
+            Err(lost) => Master::without_area(name, Box::leak(format!("{lost}").into_boxed_str())),
+        };
+        let Some(windows) = devices::bus_windows(&self.info, path) else { return master };
         let windows = master.clone().with_windows(&windows).or_else(|error| {
-            crate::println!("refused: {name}: {error}");
+            crate::println!("refused: {path}: {error}");
             master.with_windows(&[])
         });
         windows.expect("no windows are well formed")
@@ -377,10 +414,9 @@ impl Kernel {
     /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those of the core that booted.
     pub fn audit(&self) -> Result<Report, Unsound> {
         let (core, has, boot) = (CoreId::current(), Translation::current(), self.translation);
-        let ram: ArrayVec<FrameRange, MAX_BANKS> = self.info.banks().iter().copied().collect();
-        let firmware: ArrayVec<FrameRange, MAX_CLAIMS> = self.layout.firmware().map(|claim| claim.range).collect();
+        let (ram, firmware) = (self.info.banks(), &self.unmapped);
         let share = Armv7a::shareability();
-        let expect = Expect { ram: &ram, firmware: &firmware, text: self.text, share, roots: &[] };
+        let expect = Expect { ram, firmware, text: self.text, share, roots: &[] };
         let report = self.dma.audit(&expect, |_| {}).map_err(|findings| Unsound::Found { core, findings })?;
         // Tables that are in order, but not by the registers that the kernel was booted with.
         if has == boot { Ok(report) } else { Err(Unsound::Registers { core, has, boot }) }

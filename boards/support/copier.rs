@@ -68,7 +68,8 @@ impl Copier {
             return Ok(None);
         };
         let Some(registers) = kernel.registers(block.at, block.bytes) else { return Ok(None) };
-        let master = kernel.master(found.name).with_max_segment(MAX_SEGMENT).expect("more than a frame");
+        let master =
+            kernel.master_at(found.name, &found.path).with_max_segment(MAX_SEGMENT).expect("more than a frame");
         let list = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(CopyError::NoRoom)?.into_coherent();
         // SAFETY: a mapping of the controller's registers that lasts and is nobody else's.
         let controller = unsafe { Pl081::new(registers) };

@@ -46,10 +46,15 @@ use carveout::dma::Dma;
 use carveout::dma::buffer::{
     Coherent, Contiguous, Cpu, Device, DeviceOnly, Direction, Effort, FromDevice, Stream, ToDevice,
 };
+use carveout::dma::master::Master;
 use core::fmt;
 
-/// The mock codec's `compatible`.
-const CODEC: &str = "carveout,mock-codec";
+/// The mock devices' `compatible`.
+pub(super) const CODEC: &str = "carveout,mock-codec";
+pub(super) const SCALER: &str = "carveout,mock-scaler";
+pub(super) const CAMERA: &str = "carveout,mock-camera";
+/// The display's.
+const DISPLAY: &str = "arm,pl111";
 
 /// Heap that the codec may not have.
 const HEAP_MARGIN: usize = 4 << 20;
@@ -147,7 +152,7 @@ impl Hop {
 
 /// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that never said
 /// that it was done. With a device tree that knows nothing of mock devices, a distribution's, only the part that needs
-/// no disk and no interrupt is run: the camera's ring.
+/// no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory of its own.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let whole = devices::find(&kernel.info, CODEC).is_some();
     // Open until the end: its own memory is neither free before nor after.
@@ -174,7 +179,7 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
 
 /// Bytes free in all areas.
 fn free_bytes(kernel: &Kernel) -> u64 {
-    let areas = kernel.layout.areas().iter().filter_map(|area| kernel.dma.area(area.name));
+    let areas = (0..kernel.layout.areas().len()).filter_map(|area| kernel.dma.area_at(area));
     areas.map(|area| kernel.dma.free_bytes(area).0).sum()
 }
 
@@ -211,9 +216,12 @@ fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failu
 fn only_film(kernel: &'static Kernel) -> Result<(), Failure> {
     println!("demo: no mock devices in the device tree: the memory part only");
     let mut hops = Vec::new();
-    film(kernel, &mut hops)?;
-    print_table(kernel.dma, &hops);
-    if report::audit(kernel) { Ok(()) } else { Err(Failure::Audit) }
+    let screen = show_bars(kernel, &mut hops)?;
+    let result = while_shown(kernel, screen.is_some(), &mut hops);
+    if let Some(screen) = screen {
+        screen.off();
+    }
+    result
 }
 
 /// What happens while the display reads the picture.
@@ -276,12 +284,22 @@ pub(super) fn show_file<D: Direction>(
     drop(unsafe { jpeg.for_cpu() });
     let frame = frame?;
 
-    let Some(found) = display(kernel) else {
+    let Some((found, _)) = display(kernel) else {
         println!("picture: no display; it is in memory at {}", frame.frames().base());
         return Ok(Screen { display: None, frame });
     };
+    scan_out(kernel, &found, frame, hops)
+}
+
+/// Has the display show a frame that whoever wrote it has finished with.
+fn scan_out(
+    kernel: &'static Kernel,
+    found: &devices::Found<'static>,
+    frame: Coherent<Armv7a>,
+    hops: &mut Vec<Hop>,
+) -> Result<Screen, Failure> {
     let Some(registers) = found.blocks.first().and_then(|block| kernel.registers(block.at, block.bytes)) else {
-        // SAFETY: the scaler has finished with the screen.
+        // SAFETY: nobody but the display would have read it.
         drop(unsafe { frame.release() });
         return Err(Failure::NoDevice("display (arm,pl111)"));
     };
@@ -292,20 +310,41 @@ pub(super) fn show_file<D: Direction>(
     Ok(Screen { display: Some(display), frame })
 }
 
+/// Colour bars, written by the CPU, on a display that the tree gives memory of its own; `None` if there is none.
+fn show_bars(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<Option<Screen>, Failure> {
+    const BARS: [u32; 8] = [0xff_ffff, 0xff_ff00, 0x00_ffff, 0x00_ff00, 0xff_00ff, 0xff_0000, 0x00_00ff, 0];
+    let Some((found, master)) = display(kernel) else { return Ok(None) };
+    if kernel.layout.area_of(&found.path) == Ok(None) {
+        return Ok(None);
+    }
+    let mut frame = alloc(kernel, &master, Mode::VGA.frame_bytes(), "screen")?.into_coherent();
+    let pixels = (0..Mode::VGA.horizontal.visible as usize)
+        .map(|x| BARS[x * BARS.len() / Mode::VGA.horizontal.visible as usize]);
+    let line: Vec<u8> = pixels.flat_map(u32::to_le_bytes).collect();
+    for row in 0..Mode::VGA.vertical.visible as usize {
+        frame.write_at(row * line.len(), &line);
+    }
+    frame.device_barrier();
+    println!("picture: colour bars at {}, shown by {}", frame.frames(), found.path);
+    hops.push(Hop::new("CPU", "Coherent", frame.len(), frame.effort(), 0));
+    scan_out(kernel, &found, frame, hops).map(Some)
+}
+
 /// From a file in memory to a screen in memory; the CPU sees neither the file nor the picture.
 fn decode(kernel: &'static Kernel, file: Window, hops: &mut Vec<Hop>) -> Result<Coherent<Armv7a>, Failure> {
     static REGISTERS: codec::Registers = codec::Registers::new();
     let budget = kernel.heap_free().saturating_sub(HEAP_MARGIN) as u32;
     let mut hardware = codec::Hardware::new(&REGISTERS, budget);
     let mut driver = codec::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("codec"))?;
+    let master = master(kernel, CODEC, "codec");
     // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
-    let mut port = unsafe { DevicePort::new(kernel.dma, kernel.master("codec")) };
+    let mut port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
     let line = Line::of(kernel, CODEC, "codec")?;
 
     driver.parse_header(file).map_err(|Busy| line.silent())?;
     let picture =
         line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?.map_err(Failure::Codec)?;
-    let rgb = alloc(kernel, "codec", picture.output_bytes, "decoded picture")?.into_device();
+    let rgb = alloc(kernel, &master, picture.output_bytes, "decoded picture")?.into_device();
     let decoded = Window { at: rgb.bus(), len: picture.output_bytes };
     driver.decode(file, decoded).map_err(|Busy| line.silent())?;
     let result = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
@@ -328,7 +367,9 @@ fn scale(
     hops: &mut Vec<Hop>,
 ) -> Result<Coherent<Armv7a>, Failure> {
     let Some(mut copier) = Copier::open(kernel).map_err(Failure::Copy)? else {
-        let frame = alloc(kernel, "scaler", scaler::SCREEN_BYTES, "screen")?.into_coherent();
+        // Where the display reads, which may be memory of its own.
+        let reader = display(kernel).map_or_else(|| master(kernel, SCALER, "scaler"), |(_, display)| display);
+        let frame = alloc(kernel, &reader, scaler::SCREEN_BYTES, "screen")?.into_coherent();
         let screen = Window { at: frame.bus(), len: scaler::SCREEN_BYTES };
         return match scale_into(kernel, picture, size, screen) {
             Ok(mock_lines) => {
@@ -355,12 +396,13 @@ fn scale_and_copy(
     copier: &mut Copier,
     hops: &mut Vec<Hop>,
 ) -> Result<Coherent<Armv7a>, Failure> {
-    let display = display(kernel).map_or("display", |found| found.name);
-    let scaled = alloc(kernel, "scaler", scaler::SCREEN_BYTES, "scaled picture")?.into_device();
+    let display = display(kernel).map_or_else(|| kernel.master("display"), |(_, display)| display);
+    let scaled =
+        alloc(kernel, &master(kernel, SCALER, "scaler"), scaler::SCREEN_BYTES, "scaled picture")?.into_device();
     let window = Window { at: scaled.bus(), len: scaler::SCREEN_BYTES };
     let result = scale_into(kernel, picture, size, window).and_then(|mock_lines| {
         hops.push(Hop::new("scaler", "DeviceOnly", scaled.len(), scaled.effort(), mock_lines));
-        let frame = alloc(kernel, display, scaler::SCREEN_BYTES, "screen")?.into_coherent();
+        let frame = alloc(kernel, &display, scaler::SCREEN_BYTES, "screen")?.into_coherent();
         copy_to_screen(copier, &scaled, frame, hops)
     });
     // SAFETY: scaler and DMA controller have finished with it, and forget what they did.
@@ -396,17 +438,24 @@ fn scale_into(kernel: &'static Kernel, picture: Window, size: scaler::Size, scre
     let mut hardware = Box::new(scaler::Hardware::new(&REGISTERS));
     let mut driver = scaler::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("scaler"))?;
     // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
-    let mut port = unsafe { DevicePort::new(kernel.dma, kernel.master("scaler")) };
-    let line = Line::of(kernel, "carveout,mock-scaler", "scaler")?;
+    let mut port = unsafe { DevicePort::new(kernel.dma, master(kernel, SCALER, "scaler")) };
+    let line = Line::of(kernel, SCALER, "scaler")?;
     driver.start(picture, size, screen).map_err(|Busy| line.silent())?;
     let shown = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
     println!("picture: {size}, shown as {}", shown.map_err(Failure::Scaler)?);
     Ok(port.lines())
 }
 
-/// The display, in the device tree.
-fn display(kernel: &'static Kernel) -> Option<devices::Found<'static>> {
-    devices::find(&kernel.info, "arm,pl111")
+/// The display, in the device tree, and as a bus master: of several, the first that names memory of its own.
+fn display(kernel: &'static Kernel) -> Option<(devices::Found<'static>, Master)> {
+    let (mut first, mut own) = (None, None);
+    devices::find_all(&kernel.info, DISPLAY, |found| {
+        let names_memory = kernel.layout.area_of(&found.path) != Ok(None);
+        (if names_memory { &mut own } else { &mut first }).get_or_insert(found);
+    });
+    let found = own.or(first)?;
+    let master = kernel.master_at(found.name, &found.path);
+    Some((found, master))
 }
 
 /// The camera fills a ring; the CPU reads each frame, compares checksums, and queues the buffer again.
@@ -414,13 +463,14 @@ fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     static REGISTERS: camera::Registers = camera::Registers::new();
     let mut hardware = camera::Hardware::new(&REGISTERS);
     let mut driver = camera::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("camera"))?;
+    let master = master(kernel, CAMERA, "camera");
     // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
-    let mut port = unsafe { DevicePort::new(kernel.dma, kernel.master("camera")) };
-    let line = Line::of(kernel, "carveout,mock-camera", "camera")?;
+    let mut port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
+    let line = Line::of(kernel, CAMERA, "camera")?;
 
     // All of them before the camera gets the first, which it would have to give back if there is no room for the next.
     let buffers: Vec<_> =
-        (0..RING).map(|_| alloc(kernel, "camera", FRAME_BYTES, "camera frame")).collect::<Result<_, _>>()?;
+        (0..RING).map(|_| alloc(kernel, &master, FRAME_BYTES, "camera frame")).collect::<Result<_, _>>()?;
     let mut ring = VecDeque::new();
     for buffer in buffers {
         let buffer = buffer.into_stream::<FromDevice>().for_device();
@@ -510,18 +560,24 @@ fn read_disk(kernel: &'static Kernel, disk: &mut BlockDevice) -> Result<Stream<A
 /// The CPU writes what the codec reads: the one hop whose lines are cleaned.
 fn read_card(kernel: &'static Kernel, card: &mut Card) -> Result<Stream<Armv7a, ToDevice, Cpu>, Failure> {
     let bytes = u32::try_from(card.bytes()).unwrap_or(u32::MAX);
-    let mut buffer = alloc(kernel, "codec", bytes, "JPEG file")?.into_stream::<ToDevice>();
+    let mut buffer = alloc(kernel, &master(kernel, CODEC, "codec"), bytes, "JPEG file")?.into_stream::<ToDevice>();
     card.read(buffer.bytes_mut()).map_err(Failure::Card)?;
     Ok(buffer)
 }
 
+/// The bus master that is `compatible`, or one called `name` that the tree knows nothing of.
+pub(super) fn master(kernel: &'static Kernel, compatible: &str, name: &'static str) -> Master {
+    let found = devices::find(&kernel.info, compatible);
+    found.map_or_else(|| kernel.master(name), |found| kernel.master_at(found.name, &found.path))
+}
+
 pub(super) fn alloc(
     kernel: &'static Kernel,
-    master: &'static str,
+    master: &Master,
     bytes: u32,
     what: &'static str,
 ) -> Result<Contiguous<Armv7a>, Failure> {
-    kernel.dma.alloc(&kernel.master(master), bytes, 1).map_err(|error| Failure::NoRoom { what, error })
+    kernel.dma.alloc(master, bytes, 1).map_err(|error| Failure::NoRoom { what, error })
 }
 
 pub(super) fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {

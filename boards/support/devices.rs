@@ -6,7 +6,7 @@
 use super::irq::IrqId;
 use arrayvec::ArrayVec;
 use carveout::addr::{BusAddr, PhysAddr};
-use carveout::boot::bootinfo::{BootInfo, MAX_DEPTH};
+use carveout::boot::bootinfo::{BootInfo, DevicePath, bus};
 use carveout::dma::master::{BusWindow, MAX_WINDOWS};
 use dtoolkit::fdt::FdtNode;
 use dtoolkit::standard::Range;
@@ -32,6 +32,8 @@ pub struct Block {
 pub struct Found<'dtb> {
     /// Its node's name, with the unit address.
     pub name: &'dtb str,
+    /// Its node's path.
+    pub path: DevicePath<'dtb>,
     /// Its register blocks, in the order of `reg`.
     pub blocks: ArrayVec<Block, MAX_BLOCKS>,
     /// The first of its `interrupts`, in as many cells as their controller takes.
@@ -102,30 +104,32 @@ pub fn find<'dtb>(info: &BootInfo<'dtb>, compatible: &str) -> Option<Found<'dtb>
 /// Every device that is `compatible`, in the tree's order.
 pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl FnMut(Found<'dtb>)) {
     let stdout = stdout_path(info.root());
-    walk(info.root(), &mut ArrayVec::new(), &mut |node, buses| {
+    bus::walk(info.root(), &mut |node, buses| {
         if node.compatible().is_some_and(|mut all| all.any(|one| one == compatible)) {
-            let blocks = blocks(node, buses);
+            let all = bus::blocks(node, buses).map(|(at, bytes)| Block { at: PhysAddr::new(at), bytes });
+            let blocks: ArrayVec<_, MAX_BLOCKS> = all.take(MAX_BLOCKS).collect();
             if node.property("reg").is_none() || !blocks.is_empty() {
                 each(Found {
                     name: node.name(),
+                    path: DevicePath::to(node, buses).unwrap_or_default(),
                     blocks,
                     irq: irq(node, buses),
                     hertz: hertz(node, info.root()),
                     reg_shift: cell(node, "reg-shift", 0),
                     reg_io_width: cell(node, "reg-io-width", 0),
-                    stdout: stdout.is_some_and(|path| is_at(path, node, buses)),
+                    stdout: stdout.is_some() && DevicePath::to(node, buses) == stdout,
                 });
             }
         }
     });
 }
 
-/// Where the device at the node of that name sees memory: the windows of all `dma-ranges` above it, as one; `None` if
-/// it sees memory where the CPU does. What a bus cannot pass on to the next is left out.
-pub fn bus_windows(info: &BootInfo<'_>, name: &str) -> Option<ArrayVec<BusWindow, MAX_WINDOWS>> {
+/// Where the device at that path sees memory: the windows of all `dma-ranges` above it, as one; `None` if it sees memory
+/// where the CPU does. What a bus cannot pass on to the next is left out.
+pub fn bus_windows(info: &BootInfo<'_>, path: &DevicePath<'_>) -> Option<ArrayVec<BusWindow, MAX_WINDOWS>> {
     let mut windows = None;
-    walk(info.root(), &mut ArrayVec::new(), &mut |node, buses| {
-        if node.name() == name {
+    bus::walk(info.root(), &mut |node, buses| {
+        if DevicePath::to(node, buses).as_ref() == Some(path) {
             windows = windows_through(buses);
         }
     });
@@ -169,53 +173,8 @@ fn window_of(range: Range<'_>) -> Option<BusWindow> {
     Some(BusWindow { bus: BusAddr::new(bus), phys: PhysAddr::new(phys), bytes })
 }
 
-/// A node, and the buses from the root down to it.
-type Visit<'v, 'dtb> = &'v mut dyn FnMut(&FdtNode<'dtb>, &[FdtNode<'dtb>]);
-
-fn walk<'dtb>(bus: FdtNode<'dtb>, buses: &mut ArrayVec<FdtNode<'dtb>, MAX_DEPTH>, visit: Visit<'_, 'dtb>) {
-    if buses.try_push(bus).is_err() {
-        return;
-    }
-    for node in bus.children() {
-        if !is_okay(&node) {
-            continue;
-        }
-        visit(&node, buses);
-        walk(node, buses, visit);
-    }
-    buses.pop();
-}
-
 fn is_okay(node: &FdtNode<'_>) -> bool {
     node.property("status").is_none_or(|status| matches!(status.value_as::<&str>(), Ok("okay" | "ok")))
-}
-
-fn blocks(node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> ArrayVec<Block, MAX_BLOCKS> {
-    let Ok(Some(reg)) = node.reg() else { return ArrayVec::new() };
-    let block = |reg: dtoolkit::standard::Reg<'_>| {
-        let (at, bytes) = (reg.address::<u64>().ok()?, reg.size::<u64>().ok()?);
-        let at = translate(at, bytes, buses)?;
-        Some(Block { at: PhysAddr::new(u32::try_from(at).ok()?), bytes: u32::try_from(bytes).ok()? })
-    };
-    reg.map_while(block).take(MAX_BLOCKS).collect()
-}
-
-/// Where the CPU sees what the innermost bus calls `at`. The root has no `ranges`: its addresses are the CPU's.
-fn translate(mut at: u64, bytes: u64, buses: &[FdtNode<'_>]) -> Option<u64> {
-    for bus in buses.iter().skip(1).rev() {
-        let ranges = bus.property("ranges")?;
-        if ranges.value().is_empty() {
-            continue;
-        }
-        at = bus.ranges().ok()??.find_map(|range| {
-            let child = range.child_bus_address::<u64>().ok()?;
-            let parent = range.parent_bus_address::<u64>().ok()?;
-            let length = range.length::<u64>().ok()?;
-            let offset = at.checked_sub(child)?;
-            (offset.checked_add(bytes)? <= length).then(|| parent.checked_add(offset))?
-        })?;
-    }
-    Some(at)
 }
 
 fn cell(node: &FdtNode<'_>, property: &str, n: usize) -> Option<u32> {
@@ -226,21 +185,14 @@ fn cell(node: &FdtNode<'_>, property: &str, n: usize) -> Option<u32> {
 
 /// The path that `/chosen/stdout-path` means: what follows a colon is the UART's settings, and what does not start with
 /// a slash is the name of an alias.
-fn stdout_path<'dtb>(root: FdtNode<'dtb>) -> Option<&'dtb str> {
+fn stdout_path<'dtb>(root: FdtNode<'dtb>) -> Option<DevicePath<'dtb>> {
     let text = |node: &str, property: &str| -> Option<&'dtb str> {
         let node = root.children().find(|child| child.name() == node)?;
         node.property(property)?.value_as::<&'dtb str>().ok()
     };
     let path = text("chosen", "stdout-path")?;
     let path = path.split(':').next()?;
-    if path.starts_with('/') { Some(path) } else { text("aliases", path) }
-}
-
-/// Whether the node below these buses, of which the root is the first, has that path.
-fn is_at(path: &str, node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> bool {
-    let Some(path) = path.strip_prefix('/') else { return false };
-    let mut parts = path.split('/');
-    buses.iter().skip(1).chain([node]).all(|node| parts.next() == Some(node.name())) && parts.next().is_none()
+    DevicePath::parse(if path.starts_with('/') { path } else { text("aliases", path)? })
 }
 
 /// Cells of the longest interrupt specifier that is read.
@@ -251,7 +203,7 @@ fn irq(node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<IrqId> {
     let named = core::iter::once(node).chain(buses.iter().rev());
     let phandle = named.into_iter().find_map(|node| cell(node, "interrupt-parent", 0))?;
     let mut width = None;
-    walk(*buses.first()?, &mut ArrayVec::new(), &mut |controller, _| {
+    bus::walk(*buses.first()?, &mut |controller, _| {
         if cell(controller, "phandle", 0) == Some(phandle) {
             width = cell(controller, "#interrupt-cells", 0);
         }
@@ -265,7 +217,7 @@ fn irq(node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<IrqId> {
 fn hertz<'dtb>(node: &FdtNode<'dtb>, root: FdtNode<'dtb>) -> Option<u32> {
     let phandle = cell(node, "clocks", 0)?;
     let mut found = None;
-    walk(root, &mut ArrayVec::new(), &mut |clock, _| {
+    bus::walk(root, &mut |clock, _| {
         if cell(clock, "phandle", 0) == Some(phandle) {
             found = cell(clock, "clock-frequency", 0);
         }
@@ -355,6 +307,7 @@ mod tests {
         let block = Block { at: PhysAddr::new(0x1080_1000), bytes: 0x100 };
         let found = Found {
             name: "device@1000",
+            path: DevicePath::parse("/soc/apb/device@1000").unwrap(),
             blocks: core::iter::once(block).collect(),
             irq: IrqId::shared(41),
             hertz: Some(24_000_000),
@@ -441,7 +394,9 @@ mod tests {
         let tree = tree();
         let info = BootInfo::parse(&tree).unwrap();
         let window = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
-        assert_eq!(bus_windows(&info, "device@1000").unwrap().as_slice(), [window], "the second is not passed on");
-        assert_eq!(bus_windows(&info, "memory@40000000"), None);
+        let windows = |path| bus_windows(&info, &DevicePath::parse(path).unwrap());
+        assert_eq!(windows("/soc/apb/device@1000").unwrap().as_slice(), [window], "the second is not passed on");
+        assert_eq!(windows("/memory@40000000"), None);
+        assert_eq!(windows("/device@1000"), None, "a name is no path");
     }
 }

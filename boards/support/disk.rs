@@ -12,6 +12,7 @@ use super::devices;
 use carveout::addr::{BusAddr, FRAME_SIZE, PhysAddr};
 use carveout::arch::Cache;
 use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::boot::bootinfo::DevicePath;
 use carveout::cma::area::AllocError;
 use carveout::dma::Dma;
 use carveout::dma::buffer::{Bidirectional, Coherent, Device, Direction, Stream};
@@ -235,12 +236,12 @@ impl fmt::Display for DiskError {
     }
 }
 
-/// The registers of the first block device on a virtio transport, if there is one: whoever calls drives it.
-pub fn transport(kernel: &Kernel) -> Option<MmioTransport<'static>> {
+/// The registers of the first block device on a virtio transport, if there is one, and its node: whoever calls drives it.
+pub fn transport(kernel: &Kernel) -> Option<(MmioTransport<'static>, DevicePath<'static>)> {
     let mut found = None;
     devices::find_all(&kernel.info, "virtio,mmio", |device| {
         let Some(block) = device.blocks.first().filter(|_| found.is_none()) else { return };
-        found = block_device(kernel, block.at, block.bytes);
+        found = block_device(kernel, block.at, block.bytes).map(|transport| (transport, device.path));
     });
     found
 }
@@ -264,8 +265,8 @@ impl Disk {
         if OPENED.swap(true, Ordering::Relaxed) {
             return Ok(None);
         }
-        let Some(transport) = transport(kernel) else { return Ok(None) };
-        let master = kernel.master("virtio-blk");
+        let Some((transport, path)) = transport(kernel) else { return Ok(None) };
+        let master = kernel.master_at("virtio-blk", &path);
         let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(DiskError::NoRoom)?;
         MEMORY.call_once(|| Memory {
             dma: kernel.dma,
@@ -280,6 +281,11 @@ impl Disk {
             refused.map_or(DiskError::Device(error), DiskError::NoRoom)
         })?;
         Ok(Some(Self { device }))
+    }
+
+    /// The one disk as a bus master.
+    pub fn master() -> &'static Master {
+        &memory().master
     }
 
     /// Bytes on the disk.

@@ -124,13 +124,12 @@ const CODEC: &[Class] = &[Class { pages: 512, count: 1, weight: 1 }, Class { pag
 const SCALER: &[Class] = &[Class { pages: 75, count: 2, weight: 1 }, Class { pages: 1, count: 8, weight: 31 }];
 
 impl Party {
-    fn new(kernel: &'static Kernel, name: &'static str, classes: &'static [Class]) -> Result<Self, String> {
+    fn new(kernel: &'static Kernel, master: Master, classes: &'static [Class]) -> Result<Self, String> {
         let sets: Vec<Set> = classes
             .iter()
             .map(|&Class { pages, count, .. }| Set { count, bytes: pages * FRAME_SIZE, align: 1 })
             .collect();
-        let master = kernel.master(name);
-        let contract = kernel.dma.contract(&master, &sets).map_err(|error| format!("{name}: {error}"))?;
+        let contract = kernel.dma.contract(&master, &sets).map_err(|error| format!("{}: {error}", master.name()))?;
         // SAFETY: the workload keeps a device's promise: a port is closed before its buffer changes hands.
         let port = unsafe { Port::new(kernel.dma, master) };
         Ok(Self { contract, classes, held: classes.iter().map(|_| Vec::new()).collect(), port })
@@ -320,8 +319,10 @@ struct Devices {
 
 impl Devices {
     fn new(kernel: &'static Kernel) -> Result<Self, String> {
-        let all = [("camera", CAMERA), ("codec", CODEC), ("scaler", SCALER)];
-        let parties = all.into_iter().map(|(name, classes)| Party::new(kernel, name, classes));
+        let all = [(demo::CAMERA, "camera", CAMERA), (demo::CODEC, "codec", CODEC), (demo::SCALER, "scaler", SCALER)];
+        let parties = all
+            .into_iter()
+            .map(|(compatible, name, classes)| Party::new(kernel, demo::master(kernel, compatible, name), classes));
         Ok(Self { kernel, parties: parties.collect::<Result<_, _>>()?, hog: Hog::new(kernel), others: Vec::new() })
     }
 
@@ -462,7 +463,8 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failu
     let block: &mut [u8; BLOCK] = block.as_mut().try_into().map_err(|_| Failure::NoDisk)?;
 
     // The file, twice: the second time from memory.
-    let mut file = demo::alloc(kernel, "codec", bytes as u32, "JPEG file")?.into_stream::<ToDevice>();
+    let mut file = demo::alloc(kernel, &demo::master(kernel, demo::CODEC, "codec"), bytes as u32, "JPEG file")?
+        .into_stream::<ToDevice>();
     for _ in 0..2 {
         for (n, part) in (0..).zip(file.bytes_mut().chunks_mut(BLOCK)) {
             cache.read(n, block).map_err(failed)?;

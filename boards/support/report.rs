@@ -35,20 +35,22 @@ pub fn boot(kernel: &Kernel) {
     for alias in kernel.info.aliases().iter() {
         println!("RAM alias: {alias}");
     }
-    for claim in kernel.layout.claims() {
-        use carveout::boot::layout::ClaimKind::{Area, Firmware, Reserved};
+    kernel.layout.each_claim(|claim| {
+        use carveout::boot::layout::ClaimKind::{Area, Firmware, Reserved, Withheld};
         let what = match claim.kind {
             Reserved => "reserved for",
             Firmware => "carved out for firmware:",
+            Withheld => "withheld by",
             Area => "carved out for",
         };
         println!("memblock: {} {what} {}", claim.range, claim.holder);
-    }
+    });
     println!("memblock: {} reserved for the heap", kernel.heap);
     for (n, area) in kernel.layout.areas().iter().enumerate() {
         let kind = if area.lendable { "no-map and reusable" } else { "no-map" };
         let default = if area.default { ", the default" } else { "" };
-        println!("carve-out: {}, {}, {kind}{default}", area.name, Bytes(area.bytes()));
+        let outside = if area.outside_ram { ", outside RAM" } else { "" };
+        println!("carve-out: {}, {}, {kind}{default}{outside}", area.name, Bytes(area.bytes()));
         for device in kernel.layout.devices(n) {
             println!("carve-out: {} serves {device}", area.name);
         }
@@ -59,12 +61,18 @@ pub fn boot(kernel: &Kernel) {
     if kernel.layout.refusals().more() > 0 {
         println!("refused: {} more", kernel.layout.refusals().more());
     }
+    for (device, lost) in kernel.layout.devices_without() {
+        println!("refused: {device}: no area: {lost}");
+    }
     if let Some(map) = kernel.machine.direct_map() {
         for run in map.runs() {
             println!("direct map: {} at {}, write-back, rw-", run.frames, run.va);
         }
         for frames in map.left_out() {
             println!("direct map: no room for {frames}");
+        }
+        if map.more_left_out() > 0 {
+            println!("direct map: no room for {} more", Bytes(map.more_left_out()));
         }
     }
     let window = kernel.dma.window();

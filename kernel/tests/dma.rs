@@ -266,7 +266,7 @@ fn refusals_say_why() {
     assert_eq!(fails(5 << 20, 1), AllocError::NoCapacity { wanted, free: CARVED_BYTES.into() });
     assert_eq!(fails(5 << 20, 1).to_string(), "no room for 5 MiB: 4 MiB free in the area");
     let homeless = Master::new("orphan", None);
-    assert_eq!(s.dma.alloc(&homeless, 1, 1).unwrap_err(), AllocError::NoArea);
+    assert_eq!(s.dma.alloc(&homeless, 1, 1).unwrap_err(), AllocError::NoArea(None));
     // The last byte counts: a mask that ends one byte short of the buffer's end refuses it.
     let reach = CARVED.raw() + 0xffff;
     let near = s.master.clone().with_mask(BusAddr::new(reach));

@@ -8,13 +8,13 @@ use carveout::arch::fake::setup::Setup;
 use carveout::arch::fake::{Fake, Op};
 use carveout::arch::ids::Geometry;
 use carveout::arch::{Cache, Lines, Mmu, Registers};
-use carveout::boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaRequest, Place as CmaPlace};
+use carveout::boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaRequest, Place as CmaPlace, Ram, RamArg};
 use carveout::boot::bootinfo::{
-    Binding, BootError, BootInfo, ByteRange, DevicePath, Holder as Claimant, Reason, Refusal, Refusals,
-    Region as TreeRegion, RegionKind, RegionPlace, Subject,
+    Binding, BootError, BootInfo, ByteRange, DevicePath, Dynamic, Holder as Claimant, Reason, Refusal, Refusals,
+    Region as TreeRegion, RegionKind, Subject,
 };
 use carveout::boot::directmap::{CarveOut, DirectMap, Run};
-use carveout::boot::layout::{AreaPlan, Claim, ClaimKind, Layout, LayoutError};
+use carveout::boot::layout::{AreaPlan, Claim, ClaimKind, Layout, LayoutError, Lost};
 use carveout::boot::memblock::{Direction, List, Memblock, MemblockError};
 use carveout::cma::area::{AllocError, Area, NoRun, Reach};
 use carveout::cma::contract::{ContractError, Set};
@@ -124,10 +124,12 @@ shared![
     Cma<'static>,
     CmaRequest<'static>,
     CmaPlace,
+    RamArg<'static>,
+    Ram,
     ArgError<'static>,
     ArgProblem<'static>,
     RegionKind,
-    RegionPlace,
+    Dynamic<'static>,
     TreeRegion<'static>,
     DevicePath<'static>,
     Binding<'static>,
@@ -143,7 +145,8 @@ shared![
     List,
     MemblockError,
     Memblock<8>,
-    LayoutError,
+    LayoutError<'static>,
+    Lost<'static>,
     ClaimKind,
     Claim<'static>,
     AreaPlan<'static>,

@@ -98,8 +98,8 @@ mod tests {
 
     #[test]
     fn what_holds_no_data_or_lies_past_coherency_is_left_out() {
-        assert_eq!(levels(0), []);
-        assert_eq!(levels(0x0100_0001), [], "instructions alone");
+        assert_eq!(levels(0), Vec::<u32>::new());
+        assert_eq!(levels(0x0100_0001), Vec::<u32>::new(), "instructions alone");
         assert_eq!(levels(0x0100_0023), [1], "the second level is coherent with bus masters");
         assert_eq!(levels(0x0700_0000 | 0o4_444_432), [1, 2, 3, 4, 5, 6, 7]);
     }

@@ -3,7 +3,8 @@
 //! Guarantees: the line is split as Linux splits it (blanks separate, double quotes hold together and are dropped
 //! around a value, `--` ends the kernel's part, `-` and `_` are one character in a name, the last of several wins),
 //! and the values read here are read strictly: where Linux ignores what follows a number, the argument is refused and
-//! its text named. Nothing here panics or allocates.
+//! its text named. What withholds RAM is held as far as it can be read, and complained about besides. An argument with
+//! bytes that are no text is dropped alone. Nothing here panics or allocates.
 
 #![forbid(unsafe_code)]
 
@@ -11,11 +12,12 @@ use core::fmt;
 
 use log::LevelFilter;
 
+use super::bootinfo::ByteRange;
 use crate::addr::Bytes;
 
 /// A command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct BootArgs<'a>(&'a str);
+pub struct BootArgs<'a>(&'a [u8]);
 
 /// One argument of the line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,20 +31,24 @@ pub struct Arg<'a> {
 }
 
 impl<'a> BootArgs<'a> {
-    /// The line `line`.
-    pub const fn new(line: &'a str) -> Self {
+    /// The line `line`, whose bytes need not be text.
+    pub const fn new(line: &'a [u8]) -> Self {
         Self(line)
     }
 
-    /// The line as given.
-    pub const fn as_str(self) -> &'a str {
-        self.0
+    /// The arguments in order, up to a lone `--`, without those that are no text.
+    pub fn iter(self) -> impl Iterator<Item = Arg<'a>> {
+        self.split().filter_map(Result::ok)
     }
 
-    /// The arguments in order, up to a lone `--`.
-    pub fn iter(self) -> impl Iterator<Item = Arg<'a>> {
+    /// The arguments that are no text (UTF-8), each by what stands before its first bad byte.
+    pub fn unreadable(self) -> impl Iterator<Item = ArgError<'a>> {
+        self.split().filter_map(Result::err)
+    }
+
+    fn split(self) -> impl Iterator<Item = Result<Arg<'a>, ArgError<'a>>> {
         let mut rest = self.0;
-        core::iter::from_fn(move || split_first(&mut rest)).take_while(|arg| arg.text != "--")
+        core::iter::from_fn(move || split_first(&mut rest)).take_while(|arg| !matches!(arg, Ok(Arg { text: "--", .. })))
     }
 
     /// The last argument called `name`.
@@ -58,6 +64,25 @@ impl<'a> BootArgs<'a> {
     /// Anything that is not wholly of this form.
     pub fn cma(self) -> Result<Option<Cma<'a>>, ArgError<'a>> {
         self.get("cma").map(parse_cma).transpose()
+    }
+
+    /// What the line says of RAM, in its order. Unlike elsewhere no argument replaces another.
+    ///
+    /// - `mem=nn[KMG]`: only the `nn` bytes from the start of the RAM that the kernel is in are used; with `@ss[KMG]`
+    ///   those from `ss` on. Several add up. This is what Linux takes on ARM.
+    /// - `memmap=`, a list with commas: `nn$ss`, `nn#ss` and `nn!ss` withhold a range; with `exactmap`, only what
+    ///   `nn@ss` names is used. Linux takes it on other architectures.
+    pub fn ram(self) -> impl Iterator<Item = RamArg<'a>> {
+        self.iter().flat_map(|arg| {
+            let is_map = arg.name == "memmap";
+            let value = (is_map || arg.name == "mem").then_some(arg.value.unwrap_or_default());
+            // `mem=` is no list, and no value holds a NUL.
+            let items = value.into_iter().flat_map(move |value| value.split(if is_map { ',' } else { '\0' }));
+            items.map(move |item| {
+                let (says, problem) = if is_map { parse_memmap(item) } else { parse_mem(item) };
+                RamArg { text: arg.text, says, problem }
+            })
+        })
     }
 
     /// `loglevel=n`, n from 0 to 8. As in Linux, what is printed are the messages below n, where an error is 3, a
@@ -117,6 +142,32 @@ pub enum Place {
     },
 }
 
+/// What one argument, or one item of its list, says of RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RamArg<'a> {
+    /// The argument's text.
+    pub text: &'a str,
+    /// What it asks for, as far as that can be read.
+    pub says: Option<Ram>,
+    /// What is wrong with it.
+    pub problem: Option<ArgProblem<'a>>,
+}
+
+/// RAM by the command line, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ram {
+    /// `mem=nn`: use this much, from the start of the RAM that the kernel is in.
+    First(u64),
+    /// `mem=nn@ss`: use this.
+    Use(ByteRange),
+    /// `memmap=nn@ss`: use this, where [`Ram::Exact`] is said too.
+    Map(ByteRange),
+    /// `memmap=exactmap`: use nothing else.
+    Exact,
+    /// `memmap=nn$ss`: leave this alone.
+    Withhold(ByteRange),
+}
+
 /// An argument that was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArgError<'a> {
@@ -151,6 +202,10 @@ pub enum ArgProblem<'a> {
     },
     /// Not a log level.
     Level,
+    /// A size of 0.
+    ZeroSize,
+    /// This byte is no text.
+    NotText(u8),
 }
 
 impl fmt::Display for ArgError<'_> {
@@ -170,6 +225,8 @@ impl fmt::Display for ArgProblem<'_> {
                 write!(f, "{} do not fit a range of {}", Bytes(size), Bytes(room))
             }
             Self::Level => f.write_str("not a level from 0 to 8"),
+            Self::ZeroSize => f.write_str("the size is 0"),
+            Self::NotText(byte) => write!(f, "byte {byte:#04x} follows, which is no text; the argument is ignored"),
         }
     }
 }
@@ -177,21 +234,28 @@ impl fmt::Display for ArgProblem<'_> {
 impl core::error::Error for ArgError<'_> {}
 
 /// Takes the first argument off `rest`.
-fn split_first<'a>(rest: &mut &'a str) -> Option<Arg<'a>> {
-    let is_blank = |c: char| c.is_ascii_whitespace() || c == '\x0b';
-    let line = rest.trim_start_matches(is_blank);
-    if line.is_empty() {
-        return None;
-    }
+fn split_first<'a>(rest: &mut &'a [u8]) -> Option<Result<Arg<'a>, ArgError<'a>>> {
+    let is_blank = |byte: u8| byte.is_ascii_whitespace() || byte == b'\x0b';
+    let start = rest.iter().position(|&byte| !is_blank(byte))?;
+    let line = rest.get(start..)?;
     let mut quoted = false;
-    let end = line.find(|c| {
-        quoted ^= c == '"';
-        is_blank(c) && !quoted
+    let end = line.iter().position(|&byte| {
+        quoted ^= byte == b'"';
+        is_blank(byte) && !quoted
     });
     let (text, after) = line.split_at(end.unwrap_or(line.len()));
     *rest = after;
+    Some(core::str::from_utf8(text).map(read_arg).map_err(|error| {
+        let (good, bad) = text.split_at(error.valid_up_to());
+        let problem = ArgProblem::NotText(bad.first().copied().unwrap_or_default());
+        ArgError { text: core::str::from_utf8(good).unwrap_or_default(), problem }
+    }))
+}
 
-    let close = |part: &'a str| part.strip_suffix('"').unwrap_or(part);
+fn read_arg(text: &str) -> Arg<'_> {
+    fn close(part: &str) -> &str {
+        part.strip_suffix('"').unwrap_or(part)
+    }
     let (body, whole) = text.strip_prefix('"').map_or((text, false), |body| (body, true));
     // A name is not empty: a leading '=' belongs to it.
     let equals = body.bytes().skip(1).position(|byte| byte == b'=').map(|at| at + 1);
@@ -204,7 +268,55 @@ fn split_first<'a>(rest: &mut &'a str) -> Option<Arg<'a>> {
         None if whole => close(value),
         None => value,
     });
-    Some(Arg { text, name, value })
+    Arg { text, name, value }
+}
+
+type RamSaid<'a> = (Option<Ram>, Option<ArgProblem<'a>>);
+
+/// Splits `nn[KMG]` off, which must be more than 0.
+fn size_of_ram(text: &str) -> Result<(u64, &str), ArgProblem<'_>> {
+    match number(text, "size")? {
+        (0, _) => Err(ArgProblem::ZeroSize),
+        sized => Ok(sized),
+    }
+}
+
+/// What is left after all was read.
+fn junk(rest: &str) -> Option<ArgProblem<'_>> {
+    (!rest.is_empty()).then_some(ArgProblem::Unexpected(rest))
+}
+
+fn parse_mem(text: &str) -> RamSaid<'_> {
+    let (size, rest) = match size_of_ram(text) {
+        Ok(sized) => sized,
+        Err(problem) => return (None, Some(problem)),
+    };
+    let Some(start) = rest.strip_prefix('@') else { return (Some(Ram::First(size)), junk(rest)) };
+    match number(start, "start address") {
+        Ok((base, rest)) => (Some(Ram::Use(ByteRange { base, size })), junk(rest)),
+        Err(problem) => (None, Some(problem)),
+    }
+}
+
+fn parse_memmap(text: &str) -> RamSaid<'_> {
+    if text == "exactmap" {
+        return (Some(Ram::Exact), None);
+    }
+    let read = || {
+        let (size, rest) = size_of_ram(text)?;
+        let kind = match rest.as_bytes().first() {
+            None => return Err(ArgProblem::Missing("start address")),
+            Some(b'@') => Ram::Map as fn(ByteRange) -> Ram,
+            Some(b'$' | b'#' | b'!') => Ram::Withhold,
+            Some(_) => return Err(ArgProblem::Unexpected(rest)),
+        };
+        let (base, rest) = number(&rest[1..], "start address")?;
+        Ok((kind(ByteRange { base, size }), rest))
+    };
+    match read() {
+        Ok((says, rest)) => (Some(says), junk(rest)),
+        Err(problem) => (None, Some(problem)),
+    }
 }
 
 fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
@@ -273,7 +385,7 @@ mod tests {
     use super::*;
 
     fn pairs(line: &str) -> Vec<(&str, Option<&str>)> {
-        BootArgs::new(line).iter().map(|arg| (arg.name, arg.value)).collect()
+        BootArgs::new(line.as_bytes()).iter().map(|arg| (arg.name, arg.value)).collect()
     }
 
     #[test]
@@ -292,14 +404,14 @@ mod tests {
 
     #[test]
     fn the_last_wins_and_dashes_are_underscores() {
-        let args = BootArgs::new("log-level=1 cma=8M log_level=2 cma=16M");
+        let args = BootArgs::new(b"log-level=1 cma=8M log_level=2 cma=16M");
         assert_eq!(args.get("log-level").unwrap().value, Some("2"));
         assert_eq!(args.get("cma").unwrap().value, Some("16M"));
         assert_eq!(args.get("cm"), None);
     }
 
     fn cma(line: &str) -> Result<Option<Cma<'_>>, String> {
-        BootArgs::new(line).cma().map_err(|error| error.to_string())
+        BootArgs::new(line.as_bytes()).cma().map_err(|error| error.to_string())
     }
 
     fn request(line: &str) -> (u64, Place) {
@@ -357,7 +469,7 @@ mod tests {
 
     #[test]
     fn loglevels() {
-        let level = |line| BootArgs::new(line).loglevel();
+        let level = |line: &'static str| BootArgs::new(line.as_bytes()).loglevel();
         assert_eq!(level("quiet"), Ok(None));
         for (line, filter) in [
             ("loglevel=0", LevelFilter::Off),
@@ -392,7 +504,7 @@ mod tests {
         #[test]
         fn no_line_panics(line in any::<String>(), tail in "[0-9xKMG@\"= -]{0,20}") {
             let line = format!("{line} cma={tail}");
-            let args = BootArgs::new(&line);
+            let args = BootArgs::new(line.as_bytes());
             let _ = (args.cma(), args.loglevel(), args.iter().count());
         }
 

@@ -1,68 +1,80 @@
 //! What the boot loader says of the machine: a device tree, read once and judged.
 //!
 //! Guarantees: no sequence of bytes makes [`BootInfo::parse`] panic, loop or recurse; what it returns has been checked
-//! node by node, and a node that asks for something that cannot be is not in it but among the
-//! [refusals](BootInfo::refusals), each a value that prints as one line. Only a tree that cannot be walked, or one
-//! without memory, stops the boot.
+//! node by node, and a node that asks for something that cannot be is among the [refusals](BootInfo::refusals), each a
+//! value that prints as one line. Only a tree that cannot be walked, or one without memory, stops the boot.
 //!
-//! Reservations are honoured as far as they go (somebody is using that memory); requests for an area are granted
-//! whole or refused.
+//! It fails safe. Whoever writes a reservation is using that memory, so that every address of it that can be read is
+//! reserved, and `no-map` is out of the direct map, whatever else is wrong with the node; what is refused is a service,
+//! an area or a place to be found. Reservations, regions and bindings are read from the tree whenever they are asked
+//! for: no list of them can be full.
 //!
 //! | `/reserved-memory` child | becomes |
 //! |---|---|
-//! | `status` other than `okay` or `ok` | nothing: as if it were not there |
-//! | `reg`, one or more entries | that place; entries of one node form one area over several ranges |
+//! | `status = "disabled"` | nothing: as if it were not there |
+//! | any other `status` than `okay` or `ok` | reserved; a pool is no area |
+//! | `reg`, one or more entries | that place; entries of one node form one area over several ranges, of which those that touch are one |
 //! | `size`, with `alignment` and `alloc-ranges` | a place found at boot; ignored beside a `reg`, as the binding says |
 //! | neither `no-map` nor `reusable`, no pool | [`RegionKind::Plain`]: reserved, stays in the direct map |
 //! | `no-map`, no pool | [`RegionKind::Firmware`]: out of the direct map, never an area |
 //! | `compatible = "shared-dma-pool"`, `no-map` | [`RegionKind::Area`], never lent |
 //! | `compatible = "shared-dma-pool"`, `reusable` | [`RegionKind::Area`], lendable, and out of the direct map all the same |
-//! | `compatible = "shared-dma-pool"`, neither | refused |
-//! | `no-map` and `reusable` | refused: the binding makes them exclusive |
+//! | `compatible = "shared-dma-pool"`, neither | refused as an area, reserved |
+//! | `no-map` and `reusable` | refused as an area, for the binding makes them exclusive; out of the direct map |
 //! | `reusable`, no pool | [`RegionKind::Plain`], and a line that says so |
+//! | a `reg` of no whole number of entries | reserved as far as it can be read; a pool is no area |
 //! | `linux,cma-default` | on an area: the default one; the first such area wins |
 //! | `memory-region` of another node | a [`Binding`] of that device to each region named |
+//!
+//! `#address-cells` and `#size-cells` of 1 and 2 are read; `/reserved-memory` needs both and an empty `ranges`, as in
+//! Linux. If it has not, that is said once, its children are reserved by the cells that it does declare, else the
+//! root's, and none of them is an area.
+//!
+//! | `/chosen` | becomes |
+//! |---|---|
+//! | `bootargs` | [`BootInfo::bootargs`] |
+//! | `stdout-path` | [`BootInfo::stdout_path`] |
+//! | `linux,initrd-start`, `linux,initrd-end`, of one or two cells | [`BootInfo::initrd`], reserved |
+//! | `linux,elfcorehdr` | [`BootInfo::elfcorehdr`], reserved |
+//! | `linux,usable-memory-range` | RAM outside of its ranges is withheld |
 //!
 //! | child of the root | becomes |
 //! |---|---|
 //! | `compatible = "carveout,ram-alias"`, `reg`, `carveout,alias-of` | an [`Alias`]: at `reg`, one entry, the board's address decoder shows the RAM at `carveout,alias-of`, an address, a second time. It is no property of the memory node because boot loaders write that one anew. Whatever names RAM by its second name is refused, reservations excepted: they are made by its first |
 //!
-//! `#address-cells` and `#size-cells` of 1 and 2 are read; `/reserved-memory` needs an empty `ranges`, as in Linux.
 //! Memory is what has `device_type = "memory"`, whatever its name. Addresses past 4 GiB are out of reach.
 
 #![forbid(unsafe_code)]
 
+mod binding;
+pub mod bus;
 mod refusal;
+mod region;
 mod structure;
 
 #[cfg(test)]
 pub(super) mod dts;
 
-use core::fmt;
-
 use arrayvec::ArrayVec;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
+use self::binding::{Asking, AskingNodes};
+pub use self::binding::{Binding, DevicePath};
 pub use self::refusal::{BootError, ByteRange, Holder, Reason, Refusal, Refusals, Subject};
+pub(in crate::boot) use self::region::AreaRuns;
+use self::region::Parent;
+pub use self::region::{Dynamic, Region};
 use super::bootargs::BootArgs;
 use crate::addr::{FRAME_SIZE, FrameRange, SECTION_SIZE};
 use crate::vm::alias::{Alias, Aliases};
 
-/// RAM banks a tree may name.
-pub const MAX_BANKS: usize = 8;
-/// Entries of the memory reservation block that are kept.
-pub const MAX_MEMRESERVES: usize = 16;
-/// Regions below `/reserved-memory`.
-pub const MAX_REGIONS: usize = 16;
-/// Ranges of one region, placed or to be placed.
-pub const MAX_RANGES: usize = 4;
-/// Devices with a `memory-region`, counted once for each region named.
-pub const MAX_BINDINGS: usize = 16;
+/// RAM banks that are used; further ones are counted and stay unused.
+pub const MAX_BANKS: usize = 16;
 /// Refusals kept; further ones are counted.
 pub const MAX_REFUSALS: usize = 24;
-/// Nodes below each other that are looked into.
-pub const MAX_DEPTH: usize = 10;
+/// Names of a device's path; no driver finds a device below more nodes.
+pub const MAX_DEPTH: usize = 24;
 /// The largest `alignment` a region may ask for: 256 MiB.
 pub const MAX_ALIGNMENT: u64 = 256 << 20;
 
@@ -80,62 +92,6 @@ pub enum RegionKind {
     },
 }
 
-/// Where a region lies or may lie.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum RegionPlace {
-    /// There; all of a region's ranges together. None if a reservation lies wholly past 4 GiB.
-    Static(ArrayVec<FrameRange, MAX_RANGES>),
-    /// To be found.
-    Dynamic {
-        /// Bytes: whole frames, not 0.
-        size: u64,
-        /// Alignment in bytes: a power of two, from a frame to [`MAX_ALIGNMENT`].
-        align: u32,
-        /// In one of these, tried in order. At least one is large enough.
-        within: ArrayVec<FrameRange, MAX_RANGES>,
-    },
-}
-
-/// A child of `/reserved-memory` whose own properties make sense.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Region<'dtb> {
-    /// The node's name, with its unit address.
-    pub name: &'dtb str,
-    /// What becomes of it.
-    pub kind: RegionKind,
-    /// Where.
-    pub place: RegionPlace,
-    /// `linux,cma-default`, on an area.
-    pub default: bool,
-    phandle: Option<u32>,
-}
-
-/// The path of a device's node.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DevicePath<'dtb>(ArrayVec<&'dtb str, MAX_DEPTH>);
-
-impl<'dtb> DevicePath<'dtb> {
-    /// The node's own name, with its unit address.
-    pub fn name(&self) -> &'dtb str {
-        self.0.last().copied().unwrap_or_default()
-    }
-}
-
-impl fmt::Display for DevicePath<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|name| write!(f, "/{name}"))
-    }
-}
-
-/// A device whose `memory-region` names a region.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Binding<'dtb> {
-    /// The device.
-    pub device: DevicePath<'dtb>,
-    /// The region, by its place in [`BootInfo::regions`].
-    pub region: usize,
-}
-
 /// What the boot loader says of the machine. See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct BootInfo<'dtb> {
@@ -144,9 +100,11 @@ pub struct BootInfo<'dtb> {
     stdout_path: Option<&'dtb str>,
     aliases: Aliases,
     banks: ArrayVec<FrameRange, MAX_BANKS>,
-    memreserves: ArrayVec<FrameRange, MAX_MEMRESERVES>,
-    regions: ArrayVec<Region<'dtb>, MAX_REGIONS>,
-    bindings: ArrayVec<Binding<'dtb>, MAX_BINDINGS>,
+    /// Of the root.
+    cells: Cells,
+    initrd: Option<ByteRange>,
+    elfcorehdr: Option<ByteRange>,
+    usable: Option<Entries<'dtb>>,
     refusals: Refusals<'dtb>,
 }
 
@@ -164,14 +122,16 @@ impl<'dtb> BootInfo<'dtb> {
             stdout_path: None,
             aliases: Aliases::default(),
             banks: ArrayVec::new(),
-            memreserves: ArrayVec::new(),
-            regions: ArrayVec::new(),
-            bindings: ArrayVec::new(),
+            cells: Cells::default(),
+            initrd: None,
+            elfcorehdr: None,
+            usable: None,
             refusals: Refusals::default(),
         };
         let root = fdt.root();
         match Cells::of(root) {
             Ok(cells) => {
+                info.cells = cells;
                 info.read_aliases(root, cells);
                 info.read_memory(root, cells);
             }
@@ -180,15 +140,17 @@ impl<'dtb> BootInfo<'dtb> {
         if info.banks.is_empty() {
             return Err(BootError::NoMemory);
         }
-        info.read_memreserves();
         for node in root.children() {
-            match node.name() {
-                "chosen" => info.read_chosen(node),
-                RESERVED_MEMORY => info.read_regions(node),
-                _ => {}
+            if base_name(node.name()) == "chosen" {
+                info.read_chosen(node);
             }
         }
-        info.read_devices(root);
+        info.judge_regions(root);
+        for asking in AskingNodes::new(info.dtb()) {
+            if let Asking::MemoryInside(name) = asking {
+                info.refusals.push(Subject::Node(name), Reason::NotAtRoot);
+            }
+        }
         Ok(info)
     }
 
@@ -234,23 +196,52 @@ impl<'dtb> BootInfo<'dtb> {
     }
 
     /// The memory reservation block, rounded outward.
-    pub fn memreserves(&self) -> &[FrameRange] {
-        &self.memreserves
+    pub fn memreserves(&self) -> impl Iterator<Item = FrameRange> + use<'dtb> {
+        let entries = self.fdt.memory_reservations();
+        entries.map(|entry| FrameRange::covering(entry.address(), entry.size())).filter(|range| !range.is_empty())
     }
 
-    /// The usable children of `/reserved-memory`, in the tree's order.
-    pub fn regions(&self) -> &[Region<'dtb>] {
-        &self.regions
+    /// The children of `/reserved-memory` that count, in the tree's order.
+    pub fn regions(&self) -> impl Iterator<Item = Region<'dtb>> + use<'dtb> {
+        let cells = self.cells;
+        reserved_memory(self.root()).flat_map(move |node| {
+            let (parent, _) = Parent::read(node, cells);
+            node.children().filter_map(move |child| Region::read(child, parent, &mut |_| ()))
+        })
     }
 
-    /// Devices and the regions they name, in the order of the tree and of each `memory-region`.
-    pub fn bindings(&self) -> &[Binding<'dtb>] {
-        &self.bindings
+    /// Devices and the regions they name, in the tree's order.
+    pub fn bindings(&self) -> impl Iterator<Item = Binding<'dtb>> + use<'dtb> {
+        AskingNodes::new(self.dtb()).filter_map(|asking| match asking {
+            Asking::Binding(binding) => Some(binding),
+            Asking::MemoryInside(_) => None,
+        })
+    }
+
+    /// The initial RAM disk that the boot loader put into memory. Its frames are reserved, and in the direct map.
+    pub const fn initrd(&self) -> Option<ByteRange> {
+        self.initrd
+    }
+
+    /// The ELF header by which a kernel that crashed left its memory. Its frames are reserved, and in the direct map.
+    pub const fn elfcorehdr(&self) -> Option<ByteRange> {
+        self.elfcorehdr
+    }
+
+    /// The only RAM that may be used, if `/chosen` says.
+    pub fn usable(&self) -> Option<impl Iterator<Item = FrameRange> + use<'dtb>> {
+        let whole = self.usable?.whole();
+        Some(whole.map(|range| FrameRange::within(range.base, range.size)))
     }
 
     /// What the tree asks for and does not get. [`super::layout::Layout::refusals`] repeats these.
     pub const fn refusals(&self) -> &Refusals<'dtb> {
         &self.refusals
+    }
+
+    /// Takes the refusals out, for whoever adds to them.
+    pub(in crate::boot) fn take_refusals(&mut self) -> Refusals<'dtb> {
+        core::mem::take(&mut self.refusals)
     }
 
     fn read_aliases(&mut self, root: FdtNode<'dtb>, cells: Cells) {
@@ -265,6 +256,7 @@ impl<'dtb> BootInfo<'dtb> {
     }
 
     fn read_memory(&mut self, root: FdtNode<'dtb>, cells: Cells) {
+        let mut spare = None;
         for node in root.children().filter(|&node| is_memory(node) && is_available(node)) {
             let subject = Subject::Node(node.name());
             let entries = match cells.entries(node, "reg") {
@@ -289,102 +281,79 @@ impl<'dtb> BootInfo<'dtb> {
                     continue;
                 }
                 if !bank.is_empty() && self.banks.try_push(bank).is_err() {
-                    self.refusals.push(subject, Reason::TooMany { what: "RAM banks", kept: MAX_BANKS });
+                    spare.get_or_insert((subject, 0)).1 += 1;
                 }
             }
         }
-    }
-
-    fn read_memreserves(&mut self) {
-        for entry in self.fdt.memory_reservations() {
-            let range = FrameRange::covering(entry.address(), entry.size());
-            if !range.is_empty() && self.memreserves.try_push(range).is_err() {
-                let reason = Reason::TooMany { what: "entries", kept: MAX_MEMRESERVES };
-                self.refusals.push(Subject::Memreserve, reason);
-                break;
-            }
+        if let Some((subject, banks)) = spare {
+            self.refusals.push(subject, Reason::SpareBanks(banks));
         }
     }
 
     fn read_chosen(&mut self, chosen: FdtNode<'dtb>) {
         self.stdout_path = value(chosen, "stdout-path").and_then(string);
         if let Some(bytes) = value(chosen, "bootargs") {
-            match string(bytes) {
-                Some(line) => self.bootargs = BootArgs::new(line),
-                None => self.refusals.push(Subject::Node(chosen.name()), Reason::Malformed("bootargs")),
+            let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+            self.bootargs = BootArgs::new(&bytes[..end]);
+            for error in self.bootargs.unreadable() {
+                self.refusals.push(Subject::Argument(error.text), Reason::Argument(error.problem));
             }
         }
-    }
-
-    fn read_regions(&mut self, parent: FdtNode<'dtb>) {
-        let cells = match Cells::of(parent) {
-            Ok(cells) if value(parent, "ranges").is_some_and(<[u8]>::is_empty) => cells,
-            Ok(_) => return self.refusals.push(Subject::Node(parent.name()), Reason::Ranges),
-            Err(reason) => return self.refusals.push(Subject::Node(parent.name()), reason),
+        let subject = Subject::Node(chosen.name());
+        match read_initrd(chosen) {
+            Ok(Some(range)) if range.past_four_gib() => {
+                self.refusals.push(subject, Reason::PastFourGib(range));
+                self.initrd = Some(range);
+            }
+            Ok(range) => self.initrd = range,
+            Err(reason) => self.refusals.push(subject, reason),
+        }
+        let mut entries = |name, several| {
+            let entries = Entries::by_length(value(chosen, name)?, self.cells, several);
+            if !entries.are_whole() {
+                self.refusals.push(subject, Reason::Malformed(name));
+            }
+            Some(entries)
         };
-        for node in parent.children().filter(|&node| is_available(node)) {
-            let subject = Subject::Region(node.name());
-            match Region::read(node, cells, &mut self.refusals) {
-                Ok(region) => {
-                    if self.regions.try_push(region).is_err() {
-                        self.refusals.push(subject, Reason::TooMany { what: "regions", kept: MAX_REGIONS });
-                    }
-                }
-                Err(reason) => self.refusals.push(subject, reason),
-            }
-        }
+        self.elfcorehdr = entries("linux,elfcorehdr", false).and_then(|entries| entries.whole().next());
+        self.usable = entries("linux,usable-memory-range", true).filter(|entries| entries.whole().next().is_some());
     }
 
-    /// Walks all nodes but `/reserved-memory`, with a stack of its own: a tree's depth is not the kernel's to trust.
-    fn read_devices(&mut self, root: FdtNode<'dtb>) {
-        let mut path = DevicePath(ArrayVec::new());
-        let mut stack = ArrayVec::<_, MAX_DEPTH>::new();
-        stack.push(root.children());
-        while let Some(level) = stack.last_mut() {
-            let Some(node) = level.next() else {
-                stack.pop();
-                path.0.pop();
-                continue;
-            };
-            let at_root = path.0.is_empty();
-            if !is_available(node) || (at_root && node.name() == RESERVED_MEMORY) {
-                continue;
+    /// Says what is wrong with the regions, for once.
+    fn judge_regions(&mut self, root: FdtNode<'dtb>) {
+        for node in reserved_memory(root) {
+            let (parent, fault) = Parent::read(node, self.cells);
+            if let Some(reason) = fault {
+                self.refusals.push(Subject::Node(node.name()), reason);
             }
-            if !at_root && is_memory(node) {
-                self.refusals.push(Subject::Node(node.name()), Reason::NotAtRoot);
+            for child in node.children() {
+                let subject = Subject::Region(child.name());
+                Region::read(child, parent, &mut |reason| self.refusals.push(subject, reason));
             }
-            path.0.push(node.name());
-            self.read_bindings(node, &path);
-            if !stack.is_full() {
-                stack.push(node.children());
-                continue;
-            }
-            if node.children().next().is_some() {
-                self.refusals.push(Subject::Node(node.name()), Reason::TooDeep);
-            }
-            path.0.pop();
         }
     }
+}
 
-    fn read_bindings(&mut self, node: FdtNode<'dtb>, path: &DevicePath<'dtb>) {
-        let Some(bytes) = value(node, "memory-region") else { return };
-        let subject = Subject::Node(node.name());
-        let (phandles, rest) = bytes.as_chunks();
-        if phandles.is_empty() || !rest.is_empty() {
-            return self.refusals.push(subject, Reason::Malformed("memory-region"));
-        }
-        for phandle in phandles.iter().copied().map(u32::from_be_bytes) {
-            match self.regions.iter().position(|region| region.phandle == Some(phandle)) {
-                None => self.refusals.push(subject, Reason::NoSuchRegion(phandle)),
-                Some(region) => {
-                    if self.bindings.try_push(Binding { device: path.clone(), region }).is_err() {
-                        let reason = Reason::TooMany { what: "uses of memory-region", kept: MAX_BINDINGS };
-                        return self.refusals.push(subject, reason);
-                    }
-                }
-            }
-        }
+/// Both ends, or neither. Ends at one address are none.
+fn read_initrd(chosen: FdtNode<'_>) -> Result<Option<ByteRange>, Reason<'_>> {
+    const ENDS: [&str; 2] = ["linux,initrd-start", "linux,initrd-end"];
+    let [start, end] = ENDS.map(|name| match value(chosen, name) {
+        None => Ok(None),
+        Some(bytes) if matches!(bytes.len(), 4 | 8) => Ok(Some(big_endian(bytes))),
+        Some(_) => Err(Reason::Malformed(name)),
+    });
+    match (start?, end?) {
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Reason::Missing(ENDS[1])),
+        (None, Some(_)) => Err(Reason::Missing(ENDS[0])),
+        (Some(start), Some(end)) if start > end => Err(Reason::InitrdOrder { start, end }),
+        (Some(base), Some(end)) => Ok((base < end).then_some(ByteRange { base, size: end - base })),
     }
+}
+
+/// The nodes of that name at the root: one, in a tree that is in order.
+fn reserved_memory(root: FdtNode<'_>) -> impl Iterator<Item = FdtNode<'_>> {
+    root.children().filter(|node| base_name(node.name()) == RESERVED_MEMORY)
 }
 
 fn read_alias(node: FdtNode<'_>, cells: Cells) -> Result<Alias, Reason<'_>> {
@@ -398,103 +367,6 @@ fn read_alias(node: FdtNode<'_>, cells: Cells) -> Result<Alias, Reason<'_>> {
     Ok(Alias { frames: at.frames()?, of: of.frames()? })
 }
 
-impl<'dtb> Region<'dtb> {
-    fn read(node: FdtNode<'dtb>, cells: Cells, refusals: &mut Refusals<'dtb>) -> Result<Self, Reason<'dtb>> {
-        let has = |name| value(node, name).is_some();
-        let subject = Subject::Region(node.name());
-        let pool = strings(value(node, "compatible").unwrap_or_default()).any(|name| name == "shared-dma-pool");
-        let kind = match (pool, has("no-map"), has("reusable")) {
-            (_, true, true) => return Err(Reason::NoMapAndReusable),
-            (true, false, false) => return Err(Reason::PoolInDirectMap),
-            (true, _, lendable) => RegionKind::Area { lendable },
-            (false, true, false) => RegionKind::Firmware,
-            (false, false, reusable) => {
-                if reusable {
-                    refusals.push(subject, Reason::ReusableWithoutPool);
-                }
-                RegionKind::Plain
-            }
-        };
-        let is_area = matches!(kind, RegionKind::Area { .. });
-        let place = match cells.entries(node, "reg") {
-            Some(entries) => RegionPlace::Static(static_ranges(entries?, is_area, subject, refusals)?),
-            None => dynamic_place(node, cells, is_area)?,
-        };
-        let default = has("linux,cma-default");
-        if default && !is_area {
-            refusals.push(subject, Reason::DefaultIsNoArea);
-        }
-        let phandle = value(node, "phandle").and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
-        Ok(Self { name: node.name(), kind, place, default: default && is_area, phandle })
-    }
-}
-
-fn static_ranges<'dtb>(
-    entries: impl Iterator<Item = ByteRange>,
-    is_area: bool,
-    subject: Subject<'dtb>,
-    refusals: &mut Refusals<'dtb>,
-) -> Result<ArrayVec<FrameRange, MAX_RANGES>, Reason<'dtb>> {
-    let mut ranges = ArrayVec::new();
-    for entry in entries {
-        let range = if is_area {
-            entry.frames()?
-        } else {
-            if entry.size == 0 {
-                return Err(Reason::ZeroSize);
-            }
-            if entry.past_four_gib() {
-                refusals.push(subject, Reason::PastFourGib(entry));
-            }
-            FrameRange::covering(entry.base, entry.size)
-        };
-        if !range.is_empty() && ranges.try_push(range).is_err() {
-            return Err(Reason::TooMany { what: "ranges in a region", kept: MAX_RANGES });
-        }
-    }
-    Ok(ranges)
-}
-
-fn dynamic_place(node: FdtNode<'_>, cells: Cells, is_area: bool) -> Result<RegionPlace, Reason<'_>> {
-    let size = cells.size(node, "size")?.ok_or(Reason::NoPlace)?;
-    if size == 0 {
-        return Err(Reason::ZeroSize);
-    }
-    if size % u64::from(FRAME_SIZE) != 0 {
-        return Err(Reason::UnalignedSize(size));
-    }
-    let mut align = if is_area { area_alignment(size) } else { FRAME_SIZE };
-    if let Some(asked) = cells.size(node, "alignment")? {
-        if !asked.is_power_of_two() {
-            return Err(Reason::AlignmentNotPowerOfTwo(asked));
-        }
-        if asked > MAX_ALIGNMENT {
-            return Err(Reason::AlignmentTooLarge(asked));
-        }
-        align = align.max(asked as u32);
-    }
-    let mut within = ArrayVec::new();
-    match cells.entries(node, "alloc-ranges") {
-        None => within.push(FrameRange::ALL),
-        Some(entries) => {
-            let mut largest = 0;
-            for entry in entries? {
-                let range = FrameRange::within(entry.base, entry.size);
-                let start = u64::from(range.start()) * u64::from(FRAME_SIZE);
-                let end = start + range.bytes();
-                largest = largest.max(end.saturating_sub(start.next_multiple_of(u64::from(align))));
-                if within.try_push(range).is_err() {
-                    return Err(Reason::TooMany { what: "alloc-ranges", kept: MAX_RANGES });
-                }
-            }
-            if largest < size {
-                return Err(Reason::AllocRangesTooSmall { size, largest });
-            }
-        }
-    }
-    Ok(RegionPlace::Dynamic { size, align, within })
-}
-
 /// The alignment in bytes an area of `size` bytes gets unasked: from a section up it is mapped by sections.
 pub(super) const fn area_alignment(size: u64) -> u32 {
     if size >= SECTION_SIZE as u64 { SECTION_SIZE } else { FRAME_SIZE }
@@ -503,21 +375,39 @@ pub(super) const fn area_alignment(size: u64) -> u32 {
 const RESERVED_MEMORY: &str = "reserved-memory";
 
 /// How many cells the children of a node take for an address and for a size: 1 or 2 each.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Cells {
     address: usize,
     size: usize,
 }
 
+impl Default for Cells {
+    /// Devicetree Specification 2.3.5.
+    fn default() -> Self {
+        Self { address: 2, size: 1 }
+    }
+}
+
 impl Cells {
-    /// Those of the children of `node`; 2 and 1 where it does not say (Devicetree Specification 2.3.5).
+    /// Those of the children of `node`; the default where it does not say.
     fn of(node: FdtNode<'_>) -> Result<Self, Reason<'_>> {
-        let read = |name, default| match value(node, name) {
-            None => Ok(default),
-            Some(&[0, 0, 0, cells @ (1 | 2)]) => Ok(usize::from(cells)),
-            Some(_) => Err(Reason::Cells),
-        };
-        Ok(Self { address: read("#address-cells", 2)?, size: read("#size-cells", 1)? })
+        let Self { address, size } = Self::default();
+        let read =
+            |name, default| value(node, name).map_or(Ok(default), |value| cell_count(value).ok_or(Reason::Cells));
+        Ok(Self { address: read("#address-cells", address)?, size: read("#size-cells", size)? })
+    }
+
+    /// Those that `node` declares for its children, each that it does not declare as `root` has it; and whether it
+    /// declares both.
+    fn declared(node: FdtNode<'_>, root: Self) -> (Self, bool) {
+        let read = |name| value(node, name).and_then(cell_count);
+        let (address, size) = (read("#address-cells"), read("#size-cells"));
+        let cells = Self { address: address.unwrap_or(root.address), size: size.unwrap_or(root.size) };
+        (cells, address.is_some() && size.is_some())
+    }
+
+    const fn entry_bytes(self) -> usize {
+        (self.address + self.size) * 4
     }
 
     /// The property `name` of `node` as pairs of address and size; at least one.
@@ -525,16 +415,9 @@ impl Cells {
         self,
         node: FdtNode<'dtb>,
         name: &'static str,
-    ) -> Option<Result<impl Iterator<Item = ByteRange> + 'dtb, Reason<'dtb>>> {
-        let bytes = value(node, name)?;
-        let entry = (self.address + self.size) * 4;
-        if bytes.is_empty() || bytes.len() % entry != 0 {
-            return Some(Err(Reason::Malformed(name)));
-        }
-        Some(Ok(bytes.chunks_exact(entry).map(move |entry| {
-            let (base, size) = entry.split_at(self.address * 4);
-            ByteRange { base: big_endian(base), size: big_endian(size) }
-        })))
+    ) -> Option<Result<impl Iterator<Item = ByteRange> + use<'dtb>, Reason<'dtb>>> {
+        let entries = Entries { bytes: value(node, name)?, cells: self };
+        Some(if entries.are_whole() { Ok(entries.whole()) } else { Err(Reason::Malformed(name)) })
     }
 
     /// The property `name` of `node` as one size.
@@ -545,6 +428,85 @@ impl Cells {
             Some(_) => Err(Reason::Malformed(name)),
         }
     }
+}
+
+fn cell_count(value: &[u8]) -> Option<usize> {
+    match value {
+        &[0, 0, 0, cells @ (1 | 2)] => Some(usize::from(cells)),
+        _ => None,
+    }
+}
+
+/// A property's value as pairs of address and size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Entries<'dtb> {
+    bytes: &'dtb [u8],
+    cells: Cells,
+}
+
+impl<'dtb> Entries<'dtb> {
+    /// `bytes` by the root's cells if that makes one entry, or `several` where there may be, else by as many cells as one
+    /// entry must have to be so long.
+    fn by_length(bytes: &'dtb [u8], root: Cells, several: bool) -> Self {
+        let both = |cells| Cells { address: cells, size: cells };
+        let guess = if bytes.len() == both(1).entry_bytes() { both(1) } else { both(2) };
+        let by_root = Self { bytes, cells: root };
+        let is_one = bytes.len() == root.entry_bytes();
+        if is_one || several { by_root.or_by(guess) } else { Self { bytes, cells: guess }.or_by(root) }
+    }
+
+    /// The same bytes by other cells, if they are whole entries by those and not by their own.
+    fn or_by(self, other: Cells) -> Self {
+        let other = Self { cells: other, ..self };
+        if !self.are_whole() && other.are_whole() { other } else { self }
+    }
+
+    /// Whether they are whole entries, at least one.
+    const fn are_whole(&self) -> bool {
+        !self.bytes.is_empty() && self.bytes.len().is_multiple_of(self.cells.entry_bytes())
+    }
+
+    /// The entries that are whole.
+    fn whole(self) -> impl Iterator<Item = ByteRange> + use<'dtb> {
+        self.bytes.chunks_exact(self.cells.entry_bytes()).map(move |entry| {
+            let (base, size) = entry.split_at(self.cells.address * 4);
+            ByteRange { base: big_endian(base), size: big_endian(size) }
+        })
+    }
+
+    /// The address of a last entry that is cut off, if it has a whole one.
+    fn cut(self) -> Option<u64> {
+        let rest = self.bytes.chunks_exact(self.cells.entry_bytes()).remainder();
+        rest.get(..self.cells.address * 4).map(big_endian)
+    }
+}
+
+/// What a node's `status` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Status {
+    /// The node counts.
+    Okay,
+    /// It is withdrawn.
+    Disabled,
+    /// Neither.
+    Other,
+}
+
+impl Status {
+    /// A node that says "reserved" is somebody else's to use (Devicetree Specification 0.4, 2.3.4), and what cannot be
+    /// read says nothing.
+    fn of(status: Option<&[u8]>) -> Self {
+        match status.map(string) {
+            None | Some(Some("okay" | "ok")) => Self::Okay,
+            Some(Some("disabled")) => Self::Disabled,
+            Some(_) => Self::Other,
+        }
+    }
+}
+
+/// A node's name without its unit address.
+fn base_name(name: &str) -> &str {
+    name.split('@').next().unwrap_or_default()
 }
 
 fn big_endian(bytes: &[u8]) -> u64 {
@@ -575,7 +537,7 @@ fn is_memory(node: FdtNode<'_>) -> bool {
 
 /// Whether a node counts, by Linux's reading of `status`.
 fn is_available(node: FdtNode<'_>) -> bool {
-    value(node, "status").is_none_or(|status| matches!(string(status), Some("okay" | "ok")))
+    Status::of(value(node, "status")) == Status::Okay
 }
 
 #[cfg(test)]
@@ -693,14 +655,14 @@ mod tests {
         assert_eq!(info.dtb().len(), length);
         assert_eq!(info.model(), Some("A board"));
         assert_eq!(info.compatible().collect::<Vec<_>>(), ["maker,board", "arm,vexpress"]);
-        assert_eq!(info.bootargs().as_str(), "loglevel=7 cma=16M");
+        assert_eq!(info.bootargs().iter().map(|arg| arg.text).collect::<Vec<_>>(), ["loglevel=7", "cma=16M"]);
         assert_eq!(info.stdout_path(), Some("serial0:38400n8"));
         let banks = [(0x6000_0000, 0x4000_0000), (0x2000_0000, 0x1000_0000), (0x3000_0000, 0x800_0000)];
         assert_eq!(info.banks(), banks.map(|(base, size)| frames(base, size)));
-        assert_eq!(info.memreserves(), [frames(0x6000_0000, 0x2000)]);
+        assert_eq!(info.memreserves().collect::<Vec<_>>(), [frames(0x6000_0000, 0x2000)]);
         assert_eq!(lines(&info), Vec::<String>::new());
 
-        let regions: Vec<_> = info.regions().iter().map(|region| (region.name, region.kind, region.default)).collect();
+        let regions: Vec<_> = info.regions().map(|region| (region.name, region.kind, region.default)).collect();
         assert_eq!(
             regions,
             [
@@ -711,30 +673,33 @@ mod tests {
                 ("default", RegionKind::Area { lendable: true }, true),
             ]
         );
-        let at = |ranges: &[FrameRange]| RegionPlace::Static(ranges.iter().copied().collect());
-        let found = |size, align, within| RegionPlace::Dynamic { size, align, within: ArrayVec::from_iter([within]) };
-        let places: Vec<_> = info.regions().iter().map(|region| region.place.clone()).collect();
+        let kept: Vec<_> = info.regions().map(|region| region.kept().collect::<Vec<_>>()).collect();
         assert_eq!(
-            places,
+            kept,
             [
-                at(&[frames(0x6010_0000, 0x2000)]),
-                at(&[frames(0x6020_0000, 0x2000)]),
-                at(&[frames(0x6800_0000, 0x200_0000), frames(0x2000_0000, 0x100_0000)]),
-                found(0x40_0000, 0x40_0000, frames(0x7000_0000, 0x1000_0000)),
-                found(0x10_1000, 0x10_0000, FrameRange::ALL),
+                vec![frames(0x6010_0000, 0x2000)],
+                vec![frames(0x6020_0000, 0x2000)],
+                vec![frames(0x6800_0000, 0x200_0000), frames(0x2000_0000, 0x100_0000)],
+                vec![],
+                vec![],
+            ]
+        );
+        let found: Vec<_> = info.regions().filter_map(|region| region.dynamic).collect();
+        let found: Vec<_> = found.iter().map(|at| (at.size, at.align, at.within().collect::<Vec<_>>())).collect();
+        assert_eq!(
+            found,
+            [
+                (0x40_0000, 0x40_0000, vec![frames(0x7000_0000, 0x1000_0000)]),
+                (0x10_1000, 0x10_0000, vec![FrameRange::ALL]),
             ]
         );
         let bindings: Vec<_> =
-            info.bindings().iter().map(|binding| (binding.device.to_string(), binding.region)).collect();
+            info.bindings().map(|own| (own.device.to_string(), own.phandles().collect::<Vec<_>>())).collect();
         assert_eq!(
             bindings,
-            [
-                ("/soc/codec@10010000".to_string(), 3),
-                ("/soc/codec@10010000".to_string(), 2),
-                ("/soc/camera@10020000".to_string(), 3),
-            ]
+            [("/soc/codec@10010000".to_string(), vec![8, 7]), ("/soc/camera@10020000".to_string(), vec![8])]
         );
-        assert_eq!(info.bindings()[0].device.name(), "codec@10010000");
+        assert_eq!(info.bindings().next().unwrap().device.name(), "codec@10010000");
     }
 
     #[test]
@@ -770,8 +735,12 @@ mod tests {
             (sized(0x1000).cells("alignment", &[0, 0x1000]), "alignment is malformed"),
             (sized(0x1000).cells("alloc-ranges", &[1, 2, 3]), "alloc-ranges is malformed"),
             (
-                node().cells("reg", &[1, 2, 3, 4, 5].map(|i| [0x6000_0000 + i * 0x1000, 0x1000]).concat()),
-                "more than 4 ranges in a region are not supported",
+                node().cells("reg", &[1, 2, 3, 4, 5, 6, 7, 8, 9].map(|i| [0x6000_0000 + i * 0x2000, 0x1000]).concat()),
+                "more than 8 ranges in an area are not supported",
+            ),
+            (
+                node().cells("reg", &[0x6800_0000, 0x1000]).text("status", "reserved"),
+                "its status is neither \"okay\" nor \"disabled\": kept reserved, no area",
             ),
             (
                 Node::new("pool@68000000").flag("reusable").cells("reg", &[0x6800_0000, 0x1000]),
@@ -805,15 +774,12 @@ mod tests {
                 "reserved-memory/b: 0x100000000-0x100002000 (8 KiB) is out of reach: past 4 GiB",
             ]
         );
-        let places: Vec<_> = info.regions().iter().map(|region| region.place.clone()).collect();
-        let at = |ranges: &[FrameRange]| RegionPlace::Static(ranges.iter().copied().collect());
-        assert_eq!(places, [at(&[frames(0xffff_f000, 0x1000)]), at(&[])]);
+        let kept: Vec<_> = info.regions().map(|region| region.kept().collect::<Vec<_>>()).collect();
+        assert_eq!(kept, [vec![frames(0xffff_f000, 0x1000)], vec![]]);
     }
 
     #[test]
     fn nodes_that_make_no_sense_are_refused_by_name() {
-        let deep =
-            (0..=MAX_DEPTH).rev().fold(Node::new("leaf"), |child, level| Node::new(&format!("n{level}")).child(child));
         for (root, message) in [
             (
                 board("").child(reserved([]).cells("#address-cells", &[3])),
@@ -825,7 +791,7 @@ mod tests {
             ),
             (
                 board("").child(reserved([]).cells("ranges", &[0, 0, 0])),
-                "reserved-memory: ranges must be there and empty; no child is read",
+                "reserved-memory: ranges must be there and empty; its children are kept, and none is an area",
             ),
             (board("").child(Node::new("ram").text("device_type", "memory")), "ram: reg is missing"),
             (board("").child(memory("ram", &[1, 2, 3])), "ram: reg is malformed"),
@@ -838,40 +804,155 @@ mod tests {
                 "sram: memory that is not a child of the root is ignored",
             ),
             (
-                board("").child(Node::new("camera@1").cells("memory-region", &[5])),
-                "camera@1: memory-region names 0x5, which is no usable region",
-            ),
-            (
-                board("").child(Node::new("camera@1").bytes("memory-region", &[0, 0, 5])),
-                "camera@1: memory-region is malformed",
-            ),
-            (board("").child(deep), "n9: nodes more than 10 deep are ignored"),
-            (
+                // Two too many, beside the board's own.
                 board("")
-                    .children((0..MAX_BANKS as u32).map(|i| memory(&format!("ram@{i}"), &[i * 0x10_0000, 0x1000]))),
-                "ram@7: more than 8 RAM banks are not supported",
+                    .children((0..=MAX_BANKS as u32).map(|i| memory(&format!("ram@{i}"), &[i * 0x10_0000, 0x1000]))),
+                "ram@15: more than 16 RAM banks are not supported; 2 from here on are not used",
             ),
         ] {
             let dtb = blob(&root, &[]);
             let info = BootInfo::parse(&dtb).unwrap();
             assert_eq!(lines(&info), [message]);
         }
-        let bad_line = board("").child(Node::new("chosen").bytes("bootargs", b"cma=1M"));
-        let dtb = blob(&bad_line, &[(0x6000_0000, 0x1000); MAX_MEMRESERVES + 1]);
-        let info = BootInfo::parse(&dtb).unwrap();
-        assert_eq!(
-            lines(&info),
-            ["/memreserve/: more than 16 entries are not supported", "chosen: bootargs is malformed"]
-        );
     }
 
     #[test]
-    fn regions_and_refusals_past_the_limit_are_counted() {
-        let region = |i: usize| pool(&format!("p{i}"), "no-map").cells("size", &[0x1000]);
-        let dtb = blob(&board("").child(reserved((0..MAX_REGIONS + MAX_REFUSALS + 3).map(region))), &[]);
+    fn depth_is_no_fault_and_loses_nothing() {
+        let nested =
+            |leaf: Node, depth: usize| (1..depth).rev().fold(leaf, |child, n| Node::new(&format!("n{n}")).child(child));
+        let asks = || Node::new("dsp").cells("memory-region", &[7]);
+        let bindings = |root: Node| {
+            let dtb = blob(&root, &[]);
+            let info = BootInfo::parse(&dtb).unwrap();
+            assert_eq!(lines(&info), Vec::<String>::new());
+            info.bindings().map(|own| (own.device.name().to_string(), own.too_deep)).collect::<Vec<_>>()
+        };
+        assert_eq!(bindings(board("").child(nested(Node::new("leaf"), MAX_DEPTH + 100))), []);
+        assert_eq!(bindings(board("").child(nested(asks(), MAX_DEPTH))), [("dsp".to_string(), false)]);
+        let root = board("").child(nested(asks(), MAX_DEPTH + 1)).child(asks());
+        let last = format!("n{MAX_DEPTH}");
+        assert_eq!(
+            bindings(root),
+            [(last, true), ("dsp".to_string(), false)],
+            "the path stops at the last that is kept"
+        );
+        let hidden = Node::new("soc").text("status", "disabled").child(asks());
+        assert_eq!(bindings(board("").child(hidden).child(asks())), [("dsp".to_string(), false)]);
+    }
+
+    #[test]
+    fn one_bad_byte_drops_one_argument() {
+        let chosen = |line: &[u8]| {
+            let dtb = blob(&board("").child(Node::new("chosen").bytes("bootargs", line)), &[]);
+            let info = BootInfo::parse(&dtb).unwrap();
+            let args = info.bootargs().iter().map(|arg| arg.text.to_string()).collect::<Vec<_>>();
+            (args, lines(&info))
+        };
+        let complaint = "root=/de: byte 0xff follows, which is no text; the argument is ignored".to_string();
+        assert_eq!(
+            chosen(b"cma=1M root=/de\xff/sda quiet\0"),
+            (vec!["cma=1M".to_string(), "quiet".to_string()], vec![complaint])
+        );
+        // Without its NUL the line is as long as the property.
+        assert_eq!(chosen(b"cma=1M"), (vec!["cma=1M".to_string()], vec![]));
+    }
+
+    #[test]
+    fn what_chosen_names_is_read_in_any_cells() {
+        let chosen = |node: Node| {
+            let dtb = blob(&board("").child(node), &[]);
+            let info = BootInfo::parse(&dtb).unwrap();
+            (info.initrd(), info.elfcorehdr(), info.usable().map(Iterator::collect::<Vec<_>>), lines(&info))
+        };
+        let node = || Node::new("chosen");
+        let at = |base, size| Some(ByteRange { base, size });
+        let initrd = |start: &[u32], end: &[u32]| {
+            chosen(node().cells("linux,initrd-start", start).cells("linux,initrd-end", end))
+        };
+        assert_eq!(initrd(&[0x6200_0000], &[0x6280_0001]), (at(0x6200_0000, 0x80_0001), None, None, vec![]));
+        assert_eq!(initrd(&[0, 0x6200_0000], &[0x6280_0000]).0, at(0x6200_0000, 0x80_0000));
+        assert_eq!(initrd(&[0], &[0]), (None, None, None, vec![]), "no initrd, as some boot loaders say it");
+        for (node, line) in [
+            (node().cells("linux,initrd-start", &[1]), "linux,initrd-end is missing"),
+            (node().cells("linux,initrd-end", &[1]), "linux,initrd-start is missing"),
+            (
+                node().cells("linux,initrd-start", &[1, 2, 3]).cells("linux,initrd-end", &[1]),
+                "linux,initrd-start is malformed",
+            ),
+            (
+                node().cells("linux,initrd-start", &[2]).cells("linux,initrd-end", &[1]),
+                "linux,initrd-end 0x1 is below linux,initrd-start 0x2",
+            ),
+            (node().cells("linux,elfcorehdr", &[1]), "linux,elfcorehdr is malformed"),
+        ] {
+            assert_eq!(chosen(node), (None, None, None, vec![format!("chosen: {line}")]));
+        }
+        for cells in [&[0x6400_0000, 0x1000][..], &[0, 0x6400_0000, 0, 0x1000]] {
+            assert_eq!(chosen(node().cells("linux,elfcorehdr", cells)).1, at(0x6400_0000, 0x1000), "{cells:x?}");
+        }
+        // By the root's cells: there may be several.
+        let usable = |cells: &[u32]| chosen(node().cells("linux,usable-memory-range", cells)).2;
+        let two = vec![frames(0x6400_0000, 0x1000), frames(0x6600_0000, 0x2000)];
+        assert_eq!(usable(&[0x6400_0000, 0x1000, 0x6600_0000, 0x2000]), Some(two));
+        assert_eq!(usable(&[0x6400_0000]), None);
+        let ends = initrd(&[0, 0xf000_0000], &[1, 0x1000]);
+        let line = "chosen: 0xf0000000-0x100001000 (262148 KiB) is out of reach: past 4 GiB";
+        assert_eq!((ends.0, ends.3), (at(0xf000_0000, 0x1000_1000), vec![line.to_string()]));
+    }
+
+    #[test]
+    fn what_can_be_read_of_a_reg_is_kept() {
+        let kept = |parent: Node, child: Node| {
+            let dtb = blob(&board("").child(parent.children([child])), &[]);
+            let info = BootInfo::parse(&dtb).unwrap();
+            let regions: Vec<_> =
+                info.regions().map(|region| (region.kind, region.kept().collect::<Vec<_>>())).collect();
+            (regions, lines(&info))
+        };
+        let node = || Node::new("tz").flag("no-map");
+        let parent = || Node::new("reserved-memory");
+        let sound = || reserved([]);
+        let is = |ranges: &[(u64, u64)]| {
+            vec![(RegionKind::Firmware, ranges.iter().map(|&(base, size)| frames(base, size)).collect::<Vec<_>>())]
+        };
+        let tz = is(&[(0x6800_0000, 0x10_0000)]);
+        let cut = |cells: &[u32]| node().cells("reg", cells);
+        let malformed = vec!["reserved-memory/tz: reg is malformed".to_string()];
+        // Cut off within a second entry: its address is there, or it is not.
+        let second = is(&[(0x6800_0000, 0x10_0000), (0x6900_0000, 1)]);
+        assert_eq!(kept(sound(), cut(&[0x6800_0000, 0x10_0000, 0x6900_0000])), (second, malformed.clone()));
+        let mut bytes = [0x68, 0, 0, 0, 0, 0x10, 0, 0].to_vec();
+        bytes.extend([0x69, 0]);
+        assert_eq!(kept(sound(), node().bytes("reg", &bytes)), (tz.clone(), malformed.clone()));
+        assert_eq!(kept(sound(), cut(&[])), (is(&[]), malformed));
+        // Written by the root's cells, whatever the parent declares, or whether it does.
+        let reg = || cut(&[0x6800_0000, 0x10_0000]);
+        let cells = || vec!["reserved-memory: #address-cells and #size-cells must be 1 or 2".to_string()];
+        assert_eq!(kept(parent().flag("ranges"), reg()), (tz.clone(), cells()));
+        let three = parent().flag("ranges").cells("#address-cells", &[3]).cells("#size-cells", &[1]);
+        assert_eq!(kept(three, reg()), (tz.clone(), cells()));
+        let wide = || parent().flag("ranges").cells("#address-cells", &[2]).cells("#size-cells", &[2]);
+        assert_eq!(kept(wide(), reg()), (tz.clone(), vec![]));
+        assert_eq!(kept(wide(), cut(&[0, 0x6800_0000, 0, 0x10_0000])), (tz.clone(), vec![]));
+        let address = parent().cells("#address-cells", &[2]).cells("#size-cells", &[2]);
+        let ranges = "reserved-memory: ranges must be there and empty; its children are kept, and none is an area";
+        assert_eq!(kept(address, cut(&[0, 0x6800_0000, 0, 0x10_0000])), (tz.clone(), vec![ranges.to_string()]));
+        // By another name of the parent, and of a status that says whose it is.
+        let unit =
+            Node::new("reserved-memory@0").flag("ranges").cells("#address-cells", &[1]).cells("#size-cells", &[1]);
+        assert_eq!(kept(unit, reg().text("status", "reserved")), (tz, vec![]));
+    }
+
+    #[test]
+    fn refusals_past_the_limit_are_counted_and_regions_have_none() {
+        let region = |i: u32| Node::new(&format!("p{i}")).cells("reg", &[0x6000_0000 + i * 0x2000, 0]).flag("no-map");
+        let sound = |i: u32| Node::new(&format!("q{i}")).cells("reg", &[0x7000_0000 + i * 0x2000, 0x1000]);
+        let nodes = (0..MAX_REFUSALS as u32 + 3).map(region).chain((0..500).map(sound));
+        let dtb = blob(&board("").child(reserved(nodes)), &[(0x6000_0000, 0x1000); 500]);
         let info = BootInfo::parse(&dtb).unwrap();
-        assert_eq!(info.regions().len(), MAX_REGIONS);
-        assert_eq!(lines(&info)[0], "reserved-memory/p16: more than 16 regions are not supported");
+        assert_eq!(info.regions().flat_map(|region| region.kept()).count(), 500);
+        assert_eq!(info.memreserves().count(), 500);
+        assert_eq!(lines(&info)[0], "reserved-memory/p0: size is 0");
         assert_eq!((info.refusals().iter().count(), info.refusals().more()), (MAX_REFUSALS, 3));
     }
 

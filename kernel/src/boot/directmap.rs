@@ -10,18 +10,26 @@
 //! little for three images of what is carved ([`window`](crate::vm::window)), the holes go: whatever lies between two of
 //! them is a bank of its own. Where that is not enough, RAM in the direct map comes before guards between buffers, and one
 //! image before RAM in the direct map: without an image an area could not be used at all.
+//!
+//! RAM for which there is no room, no entry in a list or no second-level table is left out of the map, listed as far as
+//! the list goes, and reserved, so that nobody allocates what nothing maps.
 
 use crate::addr::{FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
-use crate::boot::layout::{AreaPlan, Layout, MAX_AREAS};
+use crate::boot::bootinfo;
+use crate::boot::layout::{AreaPlan, Layout, MAX_AREAS, RUNS, lowest, parts_outside};
+use crate::boot::memblock::MemblockError;
 use crate::vm::layout::{SHARED, VirtRange};
 use crate::vm::window::{IMAGES, image_sections};
 use arrayvec::{ArrayString, ArrayVec};
 
-/// Runs of mapped frames a plan holds.
-pub const MAX_RUNS: usize = 64;
-/// Banks a plan holds, each of a run of mapped frames at least; what is beyond is left unmapped and listed by
-/// [`DirectMap::left_out`].
-pub const MAX_BANKS: usize = MAX_RUNS;
+/// Runs of mapped frames a plan holds: as many as there can be between memblock's marks and the image.
+pub const MAX_RUNS: usize = RUNS + bootinfo::MAX_BANKS + 2;
+/// Banks a plan holds, each of a run of mapped frames at least; what is beyond is left out.
+const MAX_BANKS: usize = MAX_RUNS;
+/// Parts of RAM that [`DirectMap::left_out`] lists.
+const MAX_LEFT_OUT: usize = bootinfo::MAX_BANKS;
+/// Sections of which a run maps a part, each of which takes a second-level table; what is beyond is left out.
+pub const MAX_RAGGED: usize = 256;
 
 /// A run of RAM and where the direct map has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +49,12 @@ impl Bank {
 pub struct DirectMap {
     banks: ArrayVec<Bank, MAX_BANKS>,
     runs: ArrayVec<FrameRange, MAX_RUNS>,
-    left_out: ArrayVec<FrameRange, MAX_BANKS>,
+    left_out: ArrayVec<FrameRange, MAX_LEFT_OUT>,
+    /// Bytes left out beyond those.
+    more_left_out: u64,
+    /// Sections of which a run maps a part, and the last of them.
+    ragged: usize,
+    last_ragged: Option<u32>,
     /// Sections of [`SHARED`], from its start on.
     sections: u32,
 }
@@ -91,30 +104,67 @@ impl DirectMap {
             let va = next + u64::from(frames.base().raw() % SECTION_SIZE);
             let fit = (limit.saturating_sub(va) >> FRAME_SHIFT).min(u64::from(frames.count())) as u32;
             let Some((held, rest)) = frames.split_at(fit) else { continue };
-            // A bank that finds no place in the list of banks is left out whole; both lists are of one length.
+            // A bank that finds no place in the list of banks is left out whole.
             let bank = Bank { frames: held, va: VirtAddr::new(va as u32) };
             let rest = if held.is_empty() || plan.banks.try_push(bank).is_err() { frames } else { rest };
-            if !rest.is_empty() {
-                let _ = plan.left_out.try_push(rest);
-            }
+            plan.leave_out(rest);
             if rest != frames {
                 next = (va + held.bytes()).next_multiple_of(u64::from(SECTION_SIZE));
             }
         }
         plan.sections = ((next - start) / u64::from(SECTION_SIZE)) as u32;
-        for bank in &plan.banks {
+        for n in 0..plan.banks.len() {
+            let bank = plan.banks[n];
             for frames in mapped().map(|frames| frames.intersection(bank.frames)) {
                 let below = FrameRange::between(frames.start(), frames.end().min(image.start()));
                 let above = FrameRange::between(frames.start().max(image.end()), frames.end());
                 let runs = if frames.overlaps(image) { [below, above] } else { [Some(frames), None] };
                 for run in runs.into_iter().flatten().filter(|run| !run.is_empty()) {
-                    if plan.runs.try_push(run).is_err() {
-                        let _ = plan.left_out.try_push(run);
-                    }
+                    plan.enter(bank, run);
                 }
             }
         }
         plan
+    }
+
+    /// Enters a run of `bank`, above all others of it, without the ends that would take one table too many.
+    fn enter(&mut self, bank: Bank, run: FrameRange) {
+        let pages = SECTION_SIZE >> FRAME_SHIFT;
+        let page = |frame: u32| (bank.va.raw() >> FRAME_SHIFT) + (frame - bank.frames.start());
+        let into = page(run.start()) % pages;
+        let head = if into == 0 { 0 } else { (pages - into).min(run.count()) };
+        let tail = page(run.end()) % pages;
+        let mut kept = run;
+        if head > 0 && !self.take_table(page(run.start()) / pages) {
+            let (cut, rest) = kept.split_at(head).unwrap_or((kept, FrameRange::EMPTY));
+            self.leave_out(cut);
+            kept = rest;
+        }
+        if tail > 0 && tail <= kept.count() && !self.take_table(page(run.end()) / pages) {
+            let (rest, cut) = kept.split_at(kept.count() - tail).unwrap_or((FrameRange::EMPTY, kept));
+            self.leave_out(cut);
+            kept = rest;
+        }
+        if !kept.is_empty() && self.runs.try_push(kept).is_err() {
+            self.leave_out(kept);
+        }
+    }
+
+    /// Whether there is a table for a part of this section. Sections come in ascending order.
+    fn take_table(&mut self, section: u32) -> bool {
+        if self.last_ragged != Some(section) {
+            if self.ragged == MAX_RAGGED {
+                return false;
+            }
+            (self.ragged, self.last_ragged) = (self.ragged + 1, Some(section));
+        }
+        true
+    }
+
+    fn leave_out(&mut self, frames: FrameRange) {
+        if !frames.is_empty() && self.left_out.try_push(frames).is_err() {
+            self.more_left_out += frames.bytes();
+        }
     }
 
     /// What is to be mapped.
@@ -132,9 +182,14 @@ impl DirectMap {
         SHARED.after(self.sections + 1)
     }
 
-    /// RAM there was no room for.
+    /// RAM there was no room for. Only the first of it, where there is much.
     pub fn left_out(&self) -> &[FrameRange] {
         &self.left_out
+    }
+
+    /// Bytes there was no room for beside [`DirectMap::left_out`].
+    pub const fn more_left_out(&self) -> u64 {
+        self.more_left_out
     }
 
     /// Where the direct map has these frames; `None` unless it holds all of them.
@@ -192,7 +247,7 @@ impl CarveOut {
     /// Bytes kept of a name.
     pub const NAME: usize = 31;
     /// Runs a carve-out may span: one area over two banks, say.
-    pub const RANGES: usize = 4;
+    pub const RANGES: usize = 8;
 
     /// A carve-out of another kernel's making.
     ///
@@ -236,13 +291,32 @@ impl CarveOut {
     }
 }
 
-/// Plans the direct map and makes the carve-outs it leaves out, in the layout's order of areas.
-pub fn plan(layout: &Layout<'_>, image: FrameRange) -> (DirectMap, ArrayVec<CarveOut, MAX_AREAS>) {
+/// Plans the direct map and makes the carve-outs it leaves out, in the layout's order of areas. What else is left out is
+/// reserved in the layout's memory map.
+///
+/// # Errors
+///
+/// The memory map has no room for that.
+pub fn plan(
+    layout: &mut Layout<'_>,
+    image: FrameRange,
+) -> Result<(DirectMap, ArrayVec<CarveOut, MAX_AREAS>), MemblockError> {
     let memblock = layout.memblock();
     let areas = layout.areas().iter().flat_map(|area| area.ranges.iter().copied());
     let map = DirectMap::beside(areas, || memblock.memory(), || memblock.mapped_ranges(), image);
+    let unmapped = |free| {
+        let mut first = None;
+        let mapped = |rest| lowest(rest, map.runs.iter().copied());
+        parts_outside(free, mapped, |part| first = first.or(Some(part)));
+        first
+    };
+    loop {
+        let part = layout.memblock().free_ranges().find_map(unmapped);
+        let Some(part) = part else { break };
+        layout.memblock_mut().reserve(part)?;
+    }
     let carve = |area: &AreaPlan<'_>| CarveOut::new(area.name, &area.ranges, area.lendable);
-    (map, layout.areas().iter().map(carve).collect())
+    Ok((map, layout.areas().iter().map(carve).collect()))
 }
 
 #[cfg(test)]
@@ -370,7 +444,7 @@ mod tests {
             };
             let image = run(image.0, image.1);
             let plan = DirectMap::new(runs(&ram).into_iter(), || runs(&mapped).into_iter(), image, 1024);
-            prop_assert!(plan.left_out().is_empty());
+            prop_assert!(plan.left_out().is_empty() && plan.more_left_out() == 0);
             let mut held = std::collections::HashMap::new();
             for Run { va, frames } in plan.runs() {
                 for (n, frame) in frames.iter().enumerate() {

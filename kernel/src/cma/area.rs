@@ -32,8 +32,8 @@ pub enum AllocError {
         /// What was asked for, in bytes.
         align: u32,
     },
-    /// The device's area does not exist.
-    NoArea,
+    /// The device has no area: there is no default one, or, as is said then, it names one that was refused.
+    NoArea(Option<&'static str>),
     /// Fewer bytes are free than asked for.
     NoCapacity {
         /// Bytes asked for, in whole frames.
@@ -166,7 +166,8 @@ impl fmt::Display for AllocError {
                 let most = Bytes(MAX_ALIGN.into());
                 write!(f, "alignment of {align:#x} bytes is not a power of two up to {most}")
             }
-            Self::NoArea => write!(f, "the device has no area to allocate from"),
+            Self::NoArea(None) => write!(f, "the device has no area to allocate from"),
+            Self::NoArea(Some(why)) => write!(f, "the device has no area to allocate from: {why}"),
             Self::NoCapacity { wanted, free } => {
                 write!(f, "no room for {}: {} free in the area", Bytes(wanted), Bytes(free))
             }

@@ -70,7 +70,7 @@ impl<M: Machine> Dma<M> {
         wanted.sort_by_key(|&(frames, order, _)| core::cmp::Reverse((frames, order)));
         let shapes: Vec<(u32, u8)> = wanted.iter().map(|&(frames, order, _)| (frames, order)).collect();
         let first = wanted[0].2;
-        let area = master.area().ok_or(refuse(first, 0)(AllocError::NoArea))?;
+        let area = master.area().map_err(refuse(first, 0))?;
 
         let mut guard = self.lock_once_settled(area);
         let state = &mut *guard;
@@ -78,7 +78,7 @@ impl<M: Machine> Dma<M> {
         if declared > free.into() {
             return Err(no_records(free));
         }
-        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first, 0)(AllocError::NoArea)) };
+        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first, 0)(AllocError::NoArea(None))) };
         let planned = memory
             .plan(&shapes, |run| master.places(run))
             .map_err(|(n, error)| refuse(wanted[n].2, n as u32)(error.within(master.limits())))?;

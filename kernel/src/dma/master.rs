@@ -7,7 +7,7 @@
 //! `dma-ranges`, `memory-region`.
 
 use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
-use crate::cma::area::Reach;
+use crate::cma::area::{AllocError, Reach};
 use arrayvec::ArrayVec;
 use core::fmt;
 use core::slice;
@@ -77,7 +77,8 @@ impl fmt::Display for MasterError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Master {
     name: &'static str,
-    area: Option<AreaId>,
+    /// Or why it has none, if it names one that was refused.
+    area: Result<AreaId, Option<&'static str>>,
     mask: BusAddr,
     windows: ArrayVec<BusWindow, MAX_WINDOWS>,
     /// The memory it reaches, window by window: by mask and windows.
@@ -87,9 +88,20 @@ pub struct Master {
 }
 
 impl Master {
-    /// A master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`, that of
-    /// its `memory-region` or the default one.
+    /// Describes a master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`,
+    /// that of its `memory-region` or, if it names none, the default one.
     pub fn new(name: &'static str, area: Option<AreaId>) -> Self {
+        Self::with_area(name, area.ok_or(None))
+    }
+
+    /// Describes a master that may use no area: the one that its `memory-region` names was refused, and another might be
+    /// where it does not reach. `why` names it and the reason, and is part of the [`AllocError::NoArea`] that every
+    /// allocation for it ends with.
+    pub fn without_area(name: &'static str, why: &'static str) -> Self {
+        Self::with_area(name, Err(Some(why)))
+    }
+
+    fn with_area(name: &'static str, area: Result<AreaId, Option<&'static str>>) -> Self {
         let mask = BusAddr::new(u32::MAX);
         let (windows, reach) = (ArrayVec::new(), ArrayVec::new());
         let master = Self { name, area, mask, windows, reach, boundary: None, max_segment: u32::MAX };
@@ -160,8 +172,8 @@ impl Master {
         Reach { last: self.mask, ranges, boundary: self.boundary }
     }
 
-    pub(super) const fn area(&self) -> Option<AreaId> {
-        self.area
+    pub(super) fn area(&self) -> Result<AreaId, AllocError> {
+        self.area.map_err(AllocError::NoArea)
     }
 
     /// The boundary no buffer or segment crosses, in bytes.
@@ -275,6 +287,15 @@ mod tests {
         let within = FrameRange::within(0x4000_0000, 0x7000);
         let parts: Vec<_> = master.places(within).map(|part| (part.start(), part.end())).collect();
         assert_eq!(parts, [(0x40000, 0x40001), (0x40001, 0x40005), (0x40005, 0x40007)]);
+    }
+
+    #[test]
+    fn a_master_whose_area_was_refused_has_no_other() {
+        let why = "its reserved-memory/bank was refused: size is 0";
+        assert_eq!(Master::without_area("mfc", why).area(), Err(AllocError::NoArea(Some(why))));
+        assert_eq!(Master::new("mfc", Some(AreaId(1))).area(), Ok(AreaId(1)));
+        let line = "the device has no area to allocate from: its reserved-memory/bank was refused: size is 0";
+        assert_eq!(AllocError::NoArea(Some(why)).to_string(), line);
     }
 
     #[test]

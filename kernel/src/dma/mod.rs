@@ -408,6 +408,11 @@ impl<M: Machine> Dma<M> {
         self.state.lock().areas.iter().position(|area| area.name() == name).map(AreaId)
     }
 
+    /// Returns the area of that place among the carve-outs the machine was built with. Names need not be unique.
+    pub fn area_at(&self, place: usize) -> Option<AreaId> {
+        (place < self.state.lock().areas.len()).then_some(AreaId(place))
+    }
+
     /// Bytes free in an area, and in its largest run.
     pub fn free_bytes(&self, area: AreaId) -> (u64, u64) {
         self.state.lock().areas.get_mut(area.0).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
@@ -419,11 +424,11 @@ impl<M: Machine> Dma<M> {
     /// Where too little is idle, loans are recalled: that takes a bounded time (docs/loans.md) and never fails (I6).
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         let mut guard = self.state.lock();
-        let area = master.area().ok_or(AllocError::NoArea)?;
+        let area = master.area()?;
         let (slot, taken) = loop {
             let state = &mut *guard;
             let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
-            let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea) };
+            let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea(None)) };
             match memory.alloc(bytes, align, |run| master.places(run)) {
                 Err(error) if error.is_of_room() && memory.has_in_hand() => {
                     drop(guard);

@@ -327,7 +327,7 @@ impl<M: Machine> Pool<M> {
         let largest = master.boundary().map_or(u32::MAX, |boundary| boundary.max(size));
         let mut buffers = Vec::new();
         // Before the heap is asked for a list that no memory could stand behind.
-        if let Some(area) = master.area() {
+        if let Ok(area) = master.area() {
             let wanted = shape.span(blocks).next_multiple_of(u64::from(FRAME_SIZE));
             let (free, _) = dma.free_bytes(area);
             if wanted > free {
@@ -609,7 +609,10 @@ mod tests {
         assert_eq!(check(1, 1, Some(0)), "pool: boundary of 0x0 bytes is not a power of two");
         assert_eq!(check(17, 1, Some(16)), "pool: a block of 0x11 bytes crosses every boundary of 0x10 bytes");
         assert_eq!(PoolError::NoBlocks.to_string(), "pool of no blocks");
-        assert_eq!(PoolError::Alloc(AllocError::NoArea).to_string(), "pool: the device has no area to allocate from");
+        assert_eq!(
+            PoolError::Alloc(AllocError::NoArea(None)).to_string(),
+            "pool: the device has no area to allocate from"
+        );
     }
 }
 

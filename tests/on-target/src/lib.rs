@@ -89,7 +89,7 @@ pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
 
 /// Bytes that are free or known to be lost.
 fn spendable(kernel: &Kernel) -> u64 {
-    let areas = kernel.layout.areas().iter().filter_map(|area| kernel.dma.area(area.name));
+    let areas = (0..kernel.layout.areas().len()).filter_map(|area| kernel.dma.area_at(area));
     areas.map(|area| kernel.dma.free_bytes(area).0).sum::<u64>() + kernel.dma.stats().quarantined
 }
 

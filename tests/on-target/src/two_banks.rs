@@ -55,7 +55,7 @@ fn text(error: impl ToString) -> String {
 /// `both` is 8 MiB in each bank, the low one first.
 fn one_area_spans_both_banks(kernel: &'static Kernel) -> Verdict {
     let [low, high] = banks(kernel)?;
-    let master = kernel.master("camera");
+    let master = kernel.master("/camera");
     let area = kernel.dma.area("both").ok_or("no area of that name")?;
     ensure_eq!(kernel.dma.free_bytes(area), (u64::from(16 * MIB), u64::from(8 * MIB)), "bytes free, and in one run");
     let refused = kernel.dma.alloc(&master, 9 * MIB, 1).map(drop);
@@ -85,7 +85,7 @@ fn one_area_spans_both_banks(kernel: &'static Kernel) -> Verdict {
 fn a_device_that_reaches_one_bank_gets_that_one(kernel: &'static Kernel) -> Verdict {
     let [low, high] = banks(kernel)?;
     let last = low.last_byte().ok_or("an empty bank")?;
-    let short = kernel.master("camera").with_mask(BusAddr::new(last.raw()));
+    let short = kernel.master("/camera").with_mask(BusAddr::new(last.raw()));
     let mut buffers = Vec::new();
     for _ in 0..8 {
         buffers.push(kernel.dma.alloc(&short, MIB, 1).map_err(text)?);
@@ -94,14 +94,14 @@ fn a_device_that_reaches_one_bank_gets_that_one(kernel: &'static Kernel) -> Verd
     let refused = kernel.dma.alloc(&short, FRAME_SIZE, 1).map(drop);
     let full = matches!(refused, Err(AllocError::OutOfReach(NoRun { largest: 0, .. })));
     ensure!(full, "the bank it reaches is full: {refused:?}");
-    let far = kernel.dma.alloc(&kernel.master("camera"), FRAME_SIZE, 1).map_err(text)?;
+    let far = kernel.dma.alloc(&kernel.master("/camera"), FRAME_SIZE, 1).map_err(text)?;
     ensure!(high.covers(far.frames()), "{} is not in the other bank", far.frames());
     Ok(())
 }
 
 fn two_areas_serve_two_devices(kernel: &'static Kernel) -> Verdict {
     let [low, high] = banks(kernel)?;
-    for (device, name, bank) in [("codec", "low", low), ("scaler", "high", high)] {
+    for (device, name, bank) in [("/codec", "low", low), ("/scaler", "high", high)] {
         let area = kernel.dma.area(name).ok_or("no area of that name")?;
         let all = kernel.dma.free_bytes(area).0;
         let buffer = kernel.dma.alloc(&kernel.master(device), 3 * MIB, MIB).map_err(text)?;
@@ -169,16 +169,16 @@ fn the_dma_controller_copies_from_bank_to_bank(kernel: &'static Kernel) -> Verdi
     let pieces = [20_000, FRAME_SIZE, 3 * FRAME_SIZE - 100, 130_000];
     let total: u32 = pieces.iter().sum();
     // There and back; one buffer and several; ends that fall together and that do not; less than a page.
-    copies(kernel, ("codec", &pieces), ("scaler", &[total - 8, 8]))?;
-    copies(kernel, ("scaler", &[total]), ("codec", &pieces))?;
-    copies(kernel, ("codec", &[4]), ("scaler", &[4]))?;
-    copies(kernel, ("codec", &[MIB]), ("codec", &[MIB]))
+    copies(kernel, ("/codec", &pieces), ("/scaler", &[total - 8, 8]))?;
+    copies(kernel, ("/scaler", &[total]), ("/codec", &pieces))?;
+    copies(kernel, ("/codec", &[4]), ("/scaler", &[4]))?;
+    copies(kernel, ("/codec", &[MIB]), ("/codec", &[MIB]))
 }
 
 /// A page has 256 items of at most 16380 bytes: a little less than 4 MiB.
 fn a_list_longer_than_a_page_is_copied_in_parts(kernel: &'static Kernel) -> Verdict {
     for bytes in [256 * 16380, 256 * 16380 + 4, 5 * MIB + 12] {
-        copies(kernel, ("codec", &[bytes]), ("scaler", &[bytes]))?;
+        copies(kernel, ("/codec", &[bytes]), ("/scaler", &[bytes]))?;
     }
     Ok(())
 }
@@ -186,12 +186,12 @@ fn a_list_longer_than_a_page_is_copied_in_parts(kernel: &'static Kernel) -> Verd
 fn what_is_no_copy_is_refused_and_nothing_moves(kernel: &'static Kernel) -> Verdict {
     let mut copier = copier(kernel)?;
     let master = copier.master().clone();
-    let from = kernel.dma.alloc(&kernel.master("codec"), 100, 1).map_err(text)?.into_coherent();
-    let mut to = kernel.dma.alloc(&kernel.master("scaler"), 102, 1).map_err(text)?.into_coherent();
+    let from = kernel.dma.alloc(&kernel.master("/codec"), 100, 1).map_err(text)?.into_coherent();
+    let mut to = kernel.dma.alloc(&kernel.master("/scaler"), 102, 1).map_err(text)?.into_coherent();
     to.write_at(0, &[0x77; 102]);
     let ragged = copier.copy(from.segments(&master), to.segments(&master));
     ensure!(matches!(ragged, Err(CopyError::List(ListError::Ragged(_)))), "a ragged copy: {ragged:?}");
-    let longer = kernel.dma.alloc(&kernel.master("scaler"), 104, 1).map_err(text)?.into_coherent();
+    let longer = kernel.dma.alloc(&kernel.master("/scaler"), 104, 1).map_err(text)?.into_coherent();
     let uneven = copier.copy(from.segments(&master), longer.segments(&master));
     let line = uneven.map_err(text).err().unwrap_or_default();
     ensure!(line.starts_with("4 bytes at 0x"), "an uneven copy: {line}");
@@ -255,8 +255,8 @@ fn the_alias_is_the_memory_that_the_tree_says(kernel: &'static Kernel) -> Verdic
 
 /// Of RAM that the direct map holds, of a frame of an area that is idle, and of one that is mapped: whatever the type.
 fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -> Verdict {
-    let buffer = kernel.dma.alloc(&kernel.master("scaler"), MIB, MIB).map_err(text)?.into_coherent();
-    let (held, idle) = (buffer.frames().base(), kernel.dma.alloc(&kernel.master("scaler"), MIB, MIB).map_err(text)?);
+    let buffer = kernel.dma.alloc(&kernel.master("/scaler"), MIB, MIB).map_err(text)?.into_coherent();
+    let (held, idle) = (buffer.frames().base(), kernel.dma.alloc(&kernel.master("/scaler"), MIB, MIB).map_err(text)?);
     for of in [plain(kernel)?.0, held, idle.frames().base()] {
         let at = second_name(kernel, of)?;
         ensure!(at.is_aligned(SECTION_SIZE), "{at} is not a section");
@@ -302,7 +302,7 @@ fn i1_registers_are_never_mapped_through_the_alias(kernel: &'static Kernel) -> V
 }
 
 fn the_ledger_knows_frames_by_their_first_name_only(kernel: &'static Kernel) -> Verdict {
-    let buffer = kernel.dma.alloc(&kernel.master("scaler"), FRAME_SIZE, 1).map_err(text)?;
+    let buffer = kernel.dma.alloc(&kernel.master("/scaler"), FRAME_SIZE, 1).map_err(text)?;
     let first = buffer.frames().base();
     let second = Frame::containing(second_name(kernel, first)?);
     ensure!(kernel.dma.state_of(Frame::containing(first)).is_some(), "{first} is not carved");

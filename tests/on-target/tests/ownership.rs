@@ -257,7 +257,7 @@ fn refusals_say_why(kernel: &'static Kernel) -> Verdict {
     for align in [0, 3, 2 * MAX_ALIGN] {
         ensure_eq!(refused(&test, 1, align), Some(AllocError::Alignment { align }), "alignment {align:#x}");
     }
-    ensure_eq!(refused(&Master::new("homeless", None), 1, 1), Some(AllocError::NoArea), "a master without area");
+    ensure_eq!(refused(&Master::new("homeless", None), 1, 1), Some(AllocError::NoArea(None)), "a master without area");
     let wanted = free + u64::from(FRAME_SIZE);
     ensure_eq!(refused(&test, wanted as u32, 1), Some(AllocError::NoCapacity { wanted, free }), "more than all");
     let short = test.clone().with_mask(BusAddr::new(kernel.info.banks()[0].base().raw()));

@@ -1,13 +1,14 @@
 //! The kernel's half of the address space, from the head's tables on.
 //!
-//! Guarantees: the direct map holds what the plan
-//! says and no more (I2); registers are mapped as Device and never over RAM (I1).
+//! Guarantees: the direct map holds what the plan says and no more (I2); registers are mapped as Device and never over
+//! RAM, nor over an area outside RAM (I1).
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::arch::armv7a::mmu::Armv7a;
 use crate::arch::armv7a::start::{BootHandover, BootTables, translate_image};
 use crate::boot::bootinfo::MAX_BANKS;
-use crate::boot::directmap::{DirectMap, MAX_RUNS};
+use crate::boot::directmap::{CarveOut, DirectMap, MAX_RAGGED};
+use crate::boot::layout::MAX_AREAS;
 use crate::boot::memblock::{Direction, Memblock};
 use crate::vm::alias::MAX_ALIASES;
 use crate::vm::attr::{Access, MemoryType};
@@ -18,8 +19,8 @@ use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::fmt;
 
-/// Second-level tables for ragged edges of the direct map, two a run at most.
-const DIRECT_TABLES: usize = 2 * MAX_RUNS;
+/// Second-level tables for ragged edges of the direct map: as many as a plan takes.
+const DIRECT_TABLES: usize = MAX_RAGGED;
 /// Second-level tables for devices: 16 MiB of registers.
 const DEVICE_TABLES: usize = 16;
 
@@ -48,6 +49,13 @@ pub enum DeviceError {
         /// The bank it touches, or the alias of one.
         bank: FrameRange,
     },
+    /// The range touches an area outside RAM, whose buffers are mapped as Normal memory (I1).
+    OverArea {
+        /// What was asked for.
+        registers: FrameRange,
+        /// The area's range.
+        area: FrameRange,
+    },
     /// No bytes were asked for, or the region for devices is full.
     Map(MapError),
 }
@@ -57,6 +65,9 @@ impl fmt::Display for DeviceError {
         match self {
             Self::OverRam { registers, bank } => {
                 write!(f, "registers at {registers} not mapped: they overlap RAM at {bank} (I1)")
+            }
+            Self::OverArea { registers, area } => {
+                write!(f, "registers at {registers} not mapped: they overlap the area at {area} (I1)")
             }
             Self::Map(error) => write!(f, "registers not mapped: {error}"),
         }
@@ -90,6 +101,8 @@ pub struct AddressSpace {
     devices: Region<'static>,
     next_device: VirtAddr,
     ram: ArrayVec<FrameRange, { MAX_BANKS + MAX_ALIASES }>,
+    /// Areas outside RAM.
+    areas: ArrayVec<FrameRange, { MAX_AREAS * CarveOut::RANGES }>,
     window: Option<Window>,
     loans: Option<Window>,
 }
@@ -103,8 +116,8 @@ struct Window {
 }
 
 impl AddressSpace {
-    /// Takes over the head's tables, for the direct map of this plan and the window beside it. `ram` are the board's banks,
-    /// and its aliases of them.
+    /// Takes over the head's tables, for the direct map of this plan and the window beside it. `ram` are the board's banks
+    /// and its aliases of them, `areas` the ranges of areas that are no RAM.
     ///
     /// The handover is consumed: it is the proof that this runs once.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]
@@ -113,6 +126,7 @@ impl AddressSpace {
         handover: BootHandover,
         plan: &DirectMap,
         ram: impl Iterator<Item = FrameRange>,
+        areas: impl Iterator<Item = FrameRange>,
     ) -> Self {
         let BootTables { l1, .. } = handover.tables;
         // SAFETY: the head made the table, 16 KiB in the image's .bss, and handed it over once, by this value; the
@@ -152,6 +166,7 @@ impl AddressSpace {
             },
             next_device: DEVICES.start(),
             ram: ram.collect(),
+            areas: areas.collect(),
             window: Some(window),
             loans: Some(loans),
         }
@@ -172,6 +187,9 @@ impl AddressSpace {
         let registers = FrameRange::covering(at.raw().into(), bytes.into());
         if let Some(&bank) = self.ram.iter().find(|bank| bank.overlaps(registers)) {
             return Err(DeviceError::OverRam { registers, bank });
+        }
+        if let Some(&area) = self.areas.iter().find(|area| area.overlaps(registers)) {
+            return Err(DeviceError::OverArea { registers, area });
         }
         let va = self.next_device;
         // SAFETY: the frames are no RAM, and registers are mapped as Device only (I1).

@@ -5,7 +5,7 @@ use core::fmt;
 use arrayvec::ArrayVec;
 
 use super::super::bootargs::ArgProblem;
-use super::{MAX_ALIGNMENT, MAX_DEPTH, MAX_REFUSALS};
+use super::{MAX_ALIGNMENT, MAX_BANKS, MAX_REFUSALS};
 use crate::addr::{Bytes, FRAME_SIZE, FrameRange};
 use crate::vm::alias::{Alias, AliasError};
 
@@ -56,8 +56,6 @@ pub enum Subject<'dtb> {
     Node(&'dtb str),
     /// A child of `/reserved-memory`, by its name.
     Region(&'dtb str),
-    /// The memory reservation block.
-    Memreserve,
     /// An argument of the command line, by its text.
     Argument(&'dtb str),
 }
@@ -68,7 +66,6 @@ impl fmt::Display for Subject<'_> {
             Self::Node("") => f.write_str("/"),
             Self::Node(name) | Self::Argument(name) => f.write_str(name),
             Self::Region(name) => write!(f, "reserved-memory/{name}"),
-            Self::Memreserve => f.write_str("/memreserve/"),
         }
     }
 }
@@ -120,6 +117,14 @@ pub enum Holder<'dtb> {
     Memreserve,
     /// A child of `/reserved-memory`, by its name.
     Region(&'dtb str),
+    /// The initial RAM disk.
+    Initrd,
+    /// The ELF header of a kernel that crashed.
+    Elfcorehdr,
+    /// An argument of the command line that withholds RAM, by its text.
+    Argument(&'dtb str),
+    /// `linux,usable-memory-range`, by not naming it.
+    UsableRange,
     /// The default area of the command line.
     CommandLine,
 }
@@ -131,6 +136,10 @@ impl fmt::Display for Holder<'_> {
             Self::DeviceTree => f.write_str("the device tree"),
             Self::Memreserve => f.write_str("/memreserve/"),
             Self::Region(name) => write!(f, "reserved-memory/{name}"),
+            Self::Initrd => f.write_str("the initrd"),
+            Self::Elfcorehdr => f.write_str("linux,elfcorehdr"),
+            Self::Argument(text) => f.write_str(text),
+            Self::UsableRange => f.write_str("linux,usable-memory-range"),
             Self::CommandLine => f.write_str("cma="),
         }
     }
@@ -171,8 +180,19 @@ pub enum Reason<'dtb> {
     Ranges,
     /// Memory that is not a child of the root: its address would need translation.
     NotAtRoot,
-    /// A subtree below [`MAX_DEPTH`] nodes.
-    TooDeep,
+    /// So many RAM banks more than [`MAX_BANKS`]. The one refused is the first of them.
+    SpareBanks(usize),
+    /// The end of an initrd before its start.
+    InitrdOrder {
+        /// `linux,initrd-start`.
+        start: u64,
+        /// `linux,initrd-end`.
+        end: u64,
+    },
+    /// A pool whose `status` is neither "okay" nor "disabled".
+    NotOkay,
+    /// The `/reserved-memory` that it is a child of is malformed.
+    Parent,
     /// A size of 0.
     ZeroSize,
     /// Neither `reg` nor `size`.
@@ -205,15 +225,27 @@ pub enum Reason<'dtb> {
     /// Another area is the default already.
     SecondDefault(&'dtb str),
     /// `cma=` decides on the default area.
-    DefaultFromCommandLine,
-    /// A `memory-region` phandle that is no region's.
-    NoSuchRegion(u32),
+    DefaultFromCommandLine {
+        /// Whether the region names its place, which stays reserved.
+        kept: bool,
+    },
     /// An alias that cannot be.
     Alias(AliasError),
     /// RAM by its second name (I1).
     SecondName(Alias),
     /// Not wholly RAM.
     OutsideRam(FrameRange),
+    /// An area outside RAM that asks to be lent.
+    ReusableOutsideRam(FrameRange),
+    /// An area outside RAM, where a device has its registers, or memory that is mapped as such (I1).
+    Registers {
+        /// What was asked for.
+        range: FrameRange,
+        /// The device's node.
+        node: &'dtb str,
+    },
+    /// RAM to be used that the tree does not name.
+    NotNamed(FrameRange),
     /// Somebody holds part of it.
     Overlap {
         /// What was asked for.
@@ -230,7 +262,7 @@ pub enum Reason<'dtb> {
         /// Bytes of RAM.
         ram: u64,
     },
-    /// No free run is large enough.
+    /// No free run is large enough, of those where it may lie.
     NoRun {
         /// Bytes asked for.
         size: u64,
@@ -250,9 +282,16 @@ impl fmt::Display for Reason<'_> {
             Self::Malformed(property) => write!(f, "{property} is malformed"),
             Self::Missing(property) => write!(f, "{property} is missing"),
             Self::Cells => f.write_str("#address-cells and #size-cells must be 1 or 2"),
-            Self::Ranges => f.write_str("ranges must be there and empty; no child is read"),
+            Self::Ranges => f.write_str("ranges must be there and empty; its children are kept, and none is an area"),
             Self::NotAtRoot => f.write_str("memory that is not a child of the root is ignored"),
-            Self::TooDeep => write!(f, "nodes more than {MAX_DEPTH} deep are ignored"),
+            Self::SpareBanks(more) => {
+                write!(f, "more than {MAX_BANKS} RAM banks are not supported; {more} from here on are not used")
+            }
+            Self::InitrdOrder { start, end } => {
+                write!(f, "linux,initrd-end {end:#x} is below linux,initrd-start {start:#x}")
+            }
+            Self::NotOkay => f.write_str("its status is neither \"okay\" nor \"disabled\": kept reserved, no area"),
+            Self::Parent => f.write_str("/reserved-memory is malformed"),
             Self::ZeroSize => f.write_str("size is 0"),
             Self::NoPlace => f.write_str("neither reg nor size"),
             Self::AlignmentNotPowerOfTwo(align) => write!(f, "alignment {align:#x} is not a power of two"),
@@ -278,11 +317,20 @@ impl fmt::Display for Reason<'_> {
             Self::SecondDefault(first) => {
                 write!(f, "linux,cma-default is ignored: reserved-memory/{first} is the default")
             }
-            Self::DefaultFromCommandLine => f.write_str("linux,cma-default gives way to cma=; left as ordinary memory"),
-            Self::NoSuchRegion(phandle) => write!(f, "memory-region names {phandle:#x}, which is no usable region"),
+            Self::DefaultFromCommandLine { kept: false } => {
+                f.write_str("linux,cma-default gives way to cma=; left as ordinary memory")
+            }
+            Self::DefaultFromCommandLine { kept: true } => {
+                f.write_str("linux,cma-default gives way to cma=; kept reserved, no area")
+            }
             Self::Alias(error) => error.fmt(f),
             Self::SecondName(alias) => alias.fmt(f),
             Self::OutsideRam(range) => write!(f, "{range} is not all RAM"),
+            Self::ReusableOutsideRam(range) => {
+                write!(f, "{range} is no RAM, so it cannot be reusable: no-map is what fits")
+            }
+            Self::Registers { range, node } => write!(f, "{range} is no RAM and meets the registers of {node} (I1)"),
+            Self::NotNamed(range) => write!(f, "{range} is not RAM that the device tree names; not used"),
             Self::Overlap { range, holder, held } => write!(f, "{range} overlaps {holder} at {held}"),
             Self::LargerThanRam { size, ram } => {
                 write!(f, "{} asked for, but all RAM is {}", Bytes(size), Bytes(ram))

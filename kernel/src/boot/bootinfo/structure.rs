@@ -84,6 +84,61 @@ fn check_nodes(dtb: &[u8], start: usize, strings: &[u8]) -> Result<(), BootError
     }
 }
 
+/// What the structure block holds, in its order.
+pub(super) enum Event<'dtb> {
+    /// A node begins: its name, with the unit address.
+    Begin(&'dtb str),
+    /// A property of the node that began last: its name and value.
+    Property(&'dtb str, &'dtb [u8]),
+    /// The node that began last and has not ended ends.
+    End,
+}
+
+/// Walks the structure block of a tree that [`check`] accepted, at any depth and without a stack.
+#[derive(Clone, Debug)]
+pub(super) struct Events<'dtb> {
+    dtb: &'dtb [u8],
+    strings: &'dtb [u8],
+    at: usize,
+}
+
+impl<'dtb> Events<'dtb> {
+    pub(super) fn new(dtb: &'dtb [u8]) -> Self {
+        let field = |index: usize| word(dtb, index * 4).unwrap_or_default() as usize;
+        Self { dtb, strings: dtb.get(field(3)..).unwrap_or_default(), at: field(2) }
+    }
+}
+
+impl<'dtb> Iterator for Events<'dtb> {
+    type Item = Event<'dtb>;
+
+    fn next(&mut self) -> Option<Event<'dtb>> {
+        loop {
+            let at = self.at;
+            match word(self.dtb, at)? {
+                1 => {
+                    let name = string(self.dtb.get(at + 4..)?)?;
+                    self.at = (at + 4 + name.len() + 1).next_multiple_of(4);
+                    return Some(Event::Begin(name));
+                }
+                2 => {
+                    self.at = at + 4;
+                    return Some(Event::End);
+                }
+                3 => {
+                    let length = word(self.dtb, at + 4)? as usize;
+                    let name = string(self.strings.get(word(self.dtb, at + 8)? as usize..)?)?;
+                    let value = self.dtb.get(at + 12..)?.get(..length)?;
+                    self.at = (at + 12 + length).next_multiple_of(4);
+                    return Some(Event::Property(name, value));
+                }
+                4 => self.at = at + 4,
+                _ => return None,
+            }
+        }
+    }
+}
+
 fn word(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes.get(offset..)?.first_chunk().copied().map(u32::from_be_bytes)
 }

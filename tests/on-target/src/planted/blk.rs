@@ -51,7 +51,7 @@ pub(crate) struct Disk {
 impl Disk {
     /// Resets the first block device and gives it `page` for a queue.
     pub(crate) fn open(kernel: &Kernel, mut page: Coherent<Careless>) -> Result<Self, &'static str> {
-        let mut transport = disk::transport(kernel).ok_or("there is no virtio block device")?;
+        let (mut transport, _) = disk::transport(kernel).ok_or("there is no virtio block device")?;
         transport.set_status(DeviceStatus::empty());
         let mut status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
         transport.set_status(status);

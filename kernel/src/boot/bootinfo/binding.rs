@@ -1,0 +1,173 @@
+//! Which devices name memory of their own.
+//!
+//! Guarantees: every `memory-region` of the tree is found, at whatever depth, and told by the device's whole path; none
+//! is kept in a list that could be full.
+
+use core::fmt;
+
+use arrayvec::ArrayVec;
+use dtoolkit::Node;
+use dtoolkit::fdt::FdtNode;
+
+use super::structure::{Event, Events};
+use super::{MAX_DEPTH, RESERVED_MEMORY, Status, base_name, string};
+
+/// The path of a device's node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DevicePath<'dtb>(ArrayVec<&'dtb str, MAX_DEPTH>);
+
+impl<'dtb> DevicePath<'dtb> {
+    /// The path of `node`, below `buses` from the root on. `None` if it has more names than [`MAX_DEPTH`].
+    pub fn to(node: &FdtNode<'dtb>, buses: &[FdtNode<'dtb>]) -> Option<Self> {
+        let mut path = ArrayVec::new();
+        for node in buses.iter().skip(1).chain([node]) {
+            path.try_push(node.name()).ok()?;
+        }
+        Some(Self(path))
+    }
+
+    /// The path that `text`, such as `/soc/codec@10010000`, writes. `None` unless it begins with a slash, or if it has
+    /// more names than [`MAX_DEPTH`].
+    pub fn parse(text: &'dtb str) -> Option<Self> {
+        let mut path = ArrayVec::new();
+        for name in text.strip_prefix('/')?.split('/') {
+            path.try_push(name).ok()?;
+        }
+        Some(Self(path))
+    }
+
+    /// The node's own name, with its unit address.
+    pub fn name(&self) -> &'dtb str {
+        self.0.last().copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for DevicePath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|name| write!(f, "/{name}"))
+    }
+}
+
+/// A device that names memory of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Binding<'dtb> {
+    /// The device. Of a node deeper than [`MAX_DEPTH`], the path down to there.
+    pub device: DevicePath<'dtb>,
+    /// Whether the node is deeper than [`MAX_DEPTH`]: no driver finds it.
+    pub too_deep: bool,
+    phandles: &'dtb [u8],
+}
+
+impl<'dtb> Binding<'dtb> {
+    /// The phandles in its `memory-region`.
+    pub fn phandles(&self) -> impl Iterator<Item = u32> + use<'dtb> {
+        self.phandles.as_chunks().0.iter().copied().map(u32::from_be_bytes)
+    }
+
+    /// Whether its `memory-region` is phandles and nothing else, at least one.
+    pub const fn is_well_formed(&self) -> bool {
+        !self.phandles.is_empty() && self.phandles.len().is_multiple_of(4)
+    }
+}
+
+/// A node that asks for something here.
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
+pub(super) enum Asking<'dtb> {
+    /// For memory of its own.
+    Binding(Binding<'dtb>),
+    /// To be RAM, below another node than the root.
+    MemoryInside(&'dtb str),
+}
+
+/// All nodes but those of `/reserved-memory` that ask for something. A node that is not `okay` asks for nothing, nor does
+/// anything below it.
+#[derive(Clone, Debug)]
+pub(super) struct AskingNodes<'dtb> {
+    events: Events<'dtb>,
+    path: DevicePath<'dtb>,
+    depth: usize,
+    /// The depth of the node below which nothing counts.
+    hidden: Option<usize>,
+    /// What was read of the node whose properties are under way.
+    open: Option<Read<'dtb>>,
+    /// Of the node that was just read, what is still to be told.
+    memory: Option<&'dtb str>,
+}
+
+#[derive(Clone, Debug)]
+struct Read<'dtb> {
+    name: &'dtb str,
+    status: Status,
+    memory: bool,
+    phandles: Option<&'dtb [u8]>,
+}
+
+impl<'dtb> AskingNodes<'dtb> {
+    pub(super) fn new(dtb: &'dtb [u8]) -> Self {
+        let path = DevicePath::default();
+        Self { events: Events::new(dtb), path, depth: 0, hidden: None, open: None, memory: None }
+    }
+
+    /// All properties of the node are read, for they stand before its children.
+    fn finish(&mut self) -> Option<Binding<'dtb>> {
+        let read = self.open.take()?;
+        if self.hidden.is_some() || self.depth < 2 {
+            return None;
+        }
+        if read.status != Status::Okay || (self.depth == 2 && base_name(read.name) == RESERVED_MEMORY) {
+            self.hidden = Some(self.depth);
+            return None;
+        }
+        self.memory = (read.memory && self.depth > 2).then_some(read.name);
+        let too_deep = self.depth - 1 > MAX_DEPTH;
+        Some(Binding { device: self.path.clone(), too_deep, phandles: read.phandles? })
+    }
+}
+
+impl<'dtb> Iterator for AskingNodes<'dtb> {
+    type Item = Asking<'dtb>;
+
+    fn next(&mut self) -> Option<Asking<'dtb>> {
+        loop {
+            if let Some(name) = self.memory.take() {
+                return Some(Asking::MemoryInside(name));
+            }
+            let binding = match self.events.next()? {
+                Event::Property(name, value) => {
+                    if let Some(read) = &mut self.open {
+                        match name {
+                            "status" => read.status = Status::of(Some(value)),
+                            "device_type" => read.memory = string(value) == Some("memory"),
+                            "memory-region" => read.phandles = Some(value),
+                            _ => {}
+                        }
+                    }
+                    None
+                }
+                Event::Begin(name) => {
+                    let parent = self.finish();
+                    self.depth += 1;
+                    if (2..MAX_DEPTH + 2).contains(&self.depth) {
+                        self.path.0.push(name);
+                    }
+                    self.open = Some(Read { name, status: Status::Okay, memory: false, phandles: None });
+                    parent
+                }
+                Event::End => {
+                    let node = self.finish();
+                    if self.hidden == Some(self.depth) {
+                        self.hidden = None;
+                    }
+                    if (2..MAX_DEPTH + 2).contains(&self.depth) {
+                        self.path.0.pop();
+                    }
+                    self.depth -= 1;
+                    node
+                }
+            };
+            if let Some(binding) = binding {
+                return Some(Asking::Binding(binding));
+            }
+        }
+    }
+}
