@@ -308,6 +308,11 @@ bad_inputs() {
     picture 'progressive and truncated' 1 truncated_progressive '' \
         'error: demo: codec: the JPEG file is cut short at byte *: it ends before the picture does'
     picture 'corrupt' 1 corrupt '' 'error: demo: codec: the JPEG file is corrupt in the part that starts at byte *'
+    picture 'arithmetic coding' 1 arithmetic '' \
+        'error: demo: codec: the JPEG file is of an unsupported kind: arithmetic coding'
+    picture 'lossless' 1 lossless '' 'error: demo: codec: the JPEG file is of an unsupported kind: lossless'
+    picture 'another height behind the scan' 1 with_two_heights '' \
+        'error: demo: codec: the JPEG file is of an unsupported kind: with another height after its first scan (DNL) than before it'
     picture 'not one' 1 text '' 'error: demo: codec: not a JPEG file'
     picture 'nothing but zeros' 1 zeros '' 'error: demo: codec: not a JPEG file'
     picture 'file too large for the area' 1 large 'cma=256K' \
@@ -508,6 +513,23 @@ picture_truncated_progressive() {
 picture_corrupt() {
     picture_small "$work/whole.jpg"
     "$PICTURE" corrupt "$work/whole.jpg" "$1"
+}
+
+# What the frame's marker says, not what is in it.
+picture_arithmetic() { picture_with_frame "$1" '\xc9'; }
+
+picture_lossless() { picture_with_frame "$1" '\xc3'; }
+
+picture_with_frame() {
+    picture_small "$work/whole.jpg"
+    LC_ALL=C sed "s/\xff\xc0\x00\x11/\xff$2\x00\x11/" "$work/whole.jpg" >"$1"
+}
+
+# 240 lines in the frame header, 239 behind the scan.
+picture_with_two_heights() {
+    "$PICTURE" unusual restarts "$work/other.jpg" "$work/whole.jpg" --size 320x240
+    head -c -2 "$work/whole.jpg" >"$1"
+    printf '\xff\xdc\x00\x04\x00\xef\xff\xd9' >>"$1"
 }
 
 picture_text() { echo 'This is no picture.' >"$1"; }

@@ -276,6 +276,18 @@ shown() {
     ((PIPESTATUS[0] == 0))
 }
 
+# shows_unusual KIND: the demo's screen with a file that few encoders write, compared with what the host expects of the
+# same picture in a file that all decoders take.
+shows_unusual() { check "demo: unusual JPEG: $1" shown_unusual "$1"; }
+
+shown_unusual() {
+    "$PICTURE" unusual "$1" "$work/picture.jpg" "$work/twin.jpg" --size 320x240
+    outcome 0 'demo: ok' -- boot --image "$work/picture.jpg" --screenshot "$work/screen.png" "$DEMO_ELF"
+    "$PICTURE" expect "$work/twin.jpg" "$work/expected.png"
+    "$PICTURE" compare "$work/screen.png" "$work/expected.png" --tolerance "$colour" | tee "$work/note"
+    ((PIPESTATUS[0] == 0))
+}
+
 # recall_costs: on a Cortex-A9 without an outer cache, whose lines cost alike on every board.
 recall_costs() {
     target_cargo build --quiet --release --package on-target --bin recall
@@ -391,10 +403,12 @@ checks() {
     shows 'four cores' "$colour" '--smp 4' --size 640x480 --seed 5
     shows 'cubieboard, from its SATA disk' "$colour" '--board cubieboard' --size 640x480 --seed 22
     shows 'realview-pb-a8' "$colour" '--board realview-pb-a8' --size 1024x768 --seed 22
+    for kind in no-dht dnl app-between-scans 444-as-2x1; do shows_unusual "$kind"; done
     dtc -q -I dts -O dtb -o "$scratch/video.dtb" "$ROOT/tests/distribution.dts"
     shows 'from video memory outside RAM' "$colour" "--dtb $scratch/video.dtb" --size 640x480 --seed 23
     shows '128 MiB of RAM' "$colour" '--memory 128M' --size 640x480 --seed 6
     if [[ -z $quick ]]; then
+        for kind in 440-as-2x2 restarts wide-tables; do shows_unusual "$kind"; done
         shows '256 MiB of RAM' "$colour" '--memory 256M' --size 1600x1200 --seed 7
         shows '4:4:4' "$colour" '' --size 640x480 --mode 444 --seed 8
         shows '4:2:2' "$colour" '' --size 800x600 --mode 422 --seed 9

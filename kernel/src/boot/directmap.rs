@@ -24,8 +24,8 @@ use arrayvec::{ArrayString, ArrayVec};
 
 /// Runs of mapped frames a plan holds: as many as there can be between memblock's marks and the image.
 pub const MAX_RUNS: usize = RUNS + bootinfo::MAX_BANKS + 2;
-/// Banks a plan holds, each of a run of mapped frames at least; what is beyond is left out.
-const MAX_BANKS: usize = MAX_RUNS;
+/// Banks a plan holds, and parts of banks where their holes take no addresses; what is beyond is left out.
+const MAX_BANKS: usize = 64;
 /// Parts of RAM that [`DirectMap::left_out`] lists.
 const MAX_LEFT_OUT: usize = bootinfo::MAX_BANKS;
 /// Sections of which a run maps a part, each of which takes a second-level table; what is beyond is left out.

@@ -4,6 +4,7 @@
 //! Guarantees: files of the layout asked for, legal by annex B. Slow, for it works by the formulas.
 
 use std::f64::consts::PI;
+use std::ops::RangeInclusive;
 use std::{vec, vec::Vec};
 
 /// The Huffman tables of annex K, as a segment DHT holds them.
@@ -51,6 +52,7 @@ impl Tables {
 
 /// What to write.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent properties of a file")]
 pub(crate) struct Shape {
     /// Sampling factors of each component, across and down.
     pub(crate) factors: Vec<(usize, usize)>,
@@ -116,10 +118,10 @@ fn zigzag() -> Vec<(usize, usize)> {
     order
 }
 
-const STEP: f64 = 3.0;
+/// Every quantization step.
+const STEP: u8 = 3;
 
 /// The transform of A.3.3, rows first, quantized, in zigzag order.
-#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small numbers")]
 fn block(samples: &[[f64; 8]; 8], waves: &[[f64; 8]; 8]) -> Vec<i32> {
     let mut rows = [[0.0; 8]; 8];
     for (row, samples) in rows.iter_mut().zip(samples) {
@@ -129,7 +131,7 @@ fn block(samples: &[[f64; 8]; 8], waves: &[[f64; 8]; 8]) -> Vec<i32> {
     }
     let coefficient = |(v, u): (usize, usize)| {
         let sum: f64 = rows.iter().zip(waves[v]).map(|(row, wave)| row[u] * wave).sum();
-        (sum / STEP).round() as i32
+        (sum / f64::from(STEP)).round() as i32
     };
     zigzag().into_iter().map(coefficient).collect()
 }
@@ -143,10 +145,74 @@ fn waves() -> [[f64; 8]; 8] {
     })
 }
 
+/// A picture cut into MCUs (A.2).
+struct Grid<'s> {
+    shape: &'s Shape,
+    side: (usize, usize),
+    /// The largest factors.
+    most: (usize, usize),
+    /// MCUs, across and down.
+    mcus: (usize, usize),
+}
+
+impl<'s> Grid<'s> {
+    fn new(side: (usize, usize), shape: &'s Shape) -> Self {
+        let most = |of: fn(&(usize, usize)) -> usize| shape.factors.iter().map(of).max().unwrap_or(1);
+        let most = (most(|f| f.0), most(|f| f.1));
+        Self { shape, side, most, mcus: (side.0.div_ceil(8 * most.0), side.1.div_ceil(8 * most.1)) }
+    }
+
+    /// The coefficients of a component's blocks, in rows of whole MCUs.
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    fn plane(&self, component: usize, sample: impl Fn(usize, usize) -> f64) -> Vec<Vec<i32>> {
+        let (h, v) = self.shape.factors[component];
+        let (wide, tall) = (self.most.0 / h, self.most.1 / v);
+        let across = self.mcus.0 * h;
+        let waves = waves();
+        let blocks = (0..across * self.mcus.1 * v).map(|n| {
+            let (left, top) = (n % across * 8, n / across * 8);
+            // Each sample is the mean of the pixels it stands for; the edges are repeated.
+            let mut samples = [[0.0; 8]; 8];
+            for (y, row) in samples.iter_mut().enumerate() {
+                for (x, value) in row.iter_mut().enumerate() {
+                    for n in 0..wide * tall {
+                        let x = ((left + x) * wide + n % wide).min(self.side.0 - 1);
+                        let y = ((top + y) * tall + n / wide).min(self.side.1 - 1);
+                        *value += sample(x, y) / (wide * tall) as f64;
+                    }
+                }
+            }
+            block(&samples, &waves)
+        });
+        blocks.collect()
+    }
+
+    /// The blocks of each MCU of a scan: a component, and the place in its plane.
+    fn scan(&self, components: &[usize]) -> Vec<Vec<(usize, usize)>> {
+        let (columns, rows) = self.mcus;
+        // A component on its own has no MCUs: its blocks come in rows, without those that only pad an MCU (A.2.3).
+        if let &[component] = components {
+            let (h, v) = self.shape.factors[component];
+            let side = |side: usize, of: usize, most: usize| (side * of).div_ceil(most).div_ceil(8);
+            let (across, down) = (side(self.side.0, h, self.most.0), side(self.side.1, v, self.most.1));
+            return (0..across * down).map(|n| vec![(component, n / across * columns * h + n % across)]).collect();
+        }
+        let blocks = |mcu: usize| {
+            let of = |&component: &usize| {
+                let (h, v) = self.shape.factors[component];
+                let place =
+                    move |part: usize| (mcu / columns * v + part / h) * columns * h + mcu % columns * h + part % h;
+                (0..h * v).map(move |part| (component, place(part)))
+            };
+            components.iter().flat_map(of).collect()
+        };
+        (0..columns * rows).map(blocks).collect()
+    }
+}
+
 /// Writes the picture whose components `sample(component, x, y)` gives, 0 to 255.
-#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 pub(crate) fn encode(
-    (width, height): (usize, usize),
+    side: (usize, usize),
     shape: &Shape,
     tables: &Tables,
     sample: impl Fn(usize, usize, usize) -> f64,
@@ -161,14 +227,13 @@ pub(crate) fn encode(
     let mut quantization = vec![u8::from(shape.wide) << 4];
     for _ in 0..64 {
         quantization.extend(shape.wide.then_some(0));
-        quantization.push(STEP as u8);
+        quantization.push(STEP);
     }
     segment(&mut file, 0xdb, &quantization);
     if shape.dht {
         segment(&mut file, 0xc4, &tables.0);
     }
-    let lines = (height as u16).to_be_bytes();
-    let columns = (width as u16).to_be_bytes();
+    let (columns, lines) = ((side.0 as u16).to_be_bytes(), (side.1 as u16).to_be_bytes());
     let said = if shape.dnl { [0; 2] } else { lines };
     let mut frame = vec![8, said[0], said[1], columns[0], columns[1], shape.factors.len() as u8];
     for (&(h, v), &id) in shape.factors.iter().zip(&shape.ids) {
@@ -180,101 +245,24 @@ pub(crate) fn encode(
         segment(&mut file, 0xdd, &shape.restart.to_be_bytes());
     }
 
-    let most = |of: fn(&(usize, usize)) -> usize| shape.factors.iter().map(of).max().unwrap_or(1);
-    let (across, down) = (most(|f| f.0), most(|f| f.1));
-    let (columns, rows) = (width.div_ceil(8 * across), height.div_ceil(8 * down));
-    // Each component's blocks, in rows of whole MCUs.
-    let waves = waves();
-    let mut planes = Vec::new();
-    for (component, &(h, v)) in shape.factors.iter().enumerate() {
-        let (wide, tall) = (across / h, down / v);
-        let blocks = (0..columns * h * rows * v).map(|n| {
-            let (left, top) = (n % (columns * h) * 8, n / (columns * h) * 8);
-            // Each sample is the mean of the pixels it stands for; the edges are repeated.
-            let mut samples = [[0.0; 8]; 8];
-            for (y, row) in samples.iter_mut().enumerate() {
-                for (x, value) in row.iter_mut().enumerate() {
-                    for n in 0..wide * tall {
-                        let x = ((left + x) * wide + n % wide).min(width - 1);
-                        let y = ((top + y) * tall + n / wide).min(height - 1);
-                        *value += sample(component, x, y) / (wide * tall) as f64;
-                    }
-                }
-            }
-            block(&samples, &waves)
-        });
-        planes.push(blocks.collect::<Vec<_>>());
-    }
-    let all: Vec<usize> = (0..planes.len()).collect();
+    let grid = Grid::new(side, shape);
+    let all: Vec<usize> = (0..shape.factors.len()).collect();
+    let planes: Vec<_> = all.iter().map(|&n| grid.plane(n, |x, y| sample(n, x, y))).collect();
     // The components of each scan and its coefficients.
     let mut scans = vec![(all.clone(), 0, if shape.progressive { 0 } else { 63 })];
     if shape.progressive {
         scans.extend(all.iter().map(|&component| (vec![component], 1, 63)));
     }
-    let (dc, ac) = (tables.codes(0), tables.codes(1));
     for (n, (components, first, last)) in scans.into_iter().enumerate() {
         if n > 0 && shape.between {
             segment(&mut file, 0xe2, &[1, 2, 3, 4, 5, 6]);
             segment(&mut file, 0xfe, b"between scans");
         }
         let mut scan = vec![components.len() as u8];
-        components.iter().for_each(|&component| scan.extend([shape.ids[component], 0]));
-        scan.extend([first as u8, last as u8, 0]);
+        scan.extend(components.iter().flat_map(|&component| [shape.ids[component], 0]));
+        scan.extend([first, last, 0]);
         segment(&mut file, 0xda, &scan);
-        // A component on its own has no MCUs: its blocks come in rows, without those that only pad an MCU (A.2.3).
-        let alone = components.len() == 1;
-        let mut mcus = Vec::new();
-        if alone {
-            let (h, v) = shape.factors[components[0]];
-            let side = |side: usize, of: usize, most: usize| (side * of).div_ceil(most).div_ceil(8);
-            let (across, down) = (side(width, h, across), side(height, v, down));
-            mcus.extend((0..across * down).map(|n| vec![(components[0], n / across * columns * h + n % across)]));
-        } else {
-            mcus.extend((0..columns * rows).map(|mcu| {
-                let blocks = components.iter().flat_map(|&component| {
-                    let (h, v) = shape.factors[component];
-                    let place =
-                        move |part: usize| (mcu / columns * v + part / h) * columns * h + mcu % columns * h + part % h;
-                    (0..h * v).map(move |part| (component, place(part)))
-                });
-                blocks.collect()
-            }));
-        }
-        let mut bits = Bits { bytes: Vec::new(), word: 0, count: 0 };
-        let mut predicted = vec![0; planes.len()];
-        for (mcu, blocks) in mcus.into_iter().enumerate() {
-            if shape.restart > 0 && mcu > 0 && mcu % usize::from(shape.restart) == 0 {
-                bits.flush();
-                bits.bytes.extend(shape.fill.then_some(0xff));
-                bits.bytes.extend([0xff, 0xd0 + ((mcu / usize::from(shape.restart) - 1) % 8) as u8]);
-                predicted.fill(0);
-            }
-            for (component, at) in blocks {
-                let coefficients = &planes[component][at];
-                if first == 0 {
-                    bits.value(&dc, 0, coefficients[0] - predicted[component]);
-                    predicted[component] = coefficients[0];
-                }
-                let mut run = 0;
-                for &value in coefficients.get(1..=last).unwrap_or_default() {
-                    if value == 0 {
-                        run += 1;
-                        continue;
-                    }
-                    while run > 15 {
-                        bits.put(ac[0xf0].0, ac[0xf0].1);
-                        run -= 16;
-                    }
-                    bits.value(&ac, run, value);
-                    run = 0;
-                }
-                if run > 0 {
-                    bits.put(ac[0].0, ac[0].1);
-                }
-            }
-        }
-        bits.flush();
-        file.extend(bits.bytes);
+        file.extend(entropy_coded(&grid.scan(&components), &planes, first..=last, shape, tables));
         if n == 0 && shape.dnl {
             segment(&mut file, 0xdc, &lines);
         }
@@ -282,4 +270,51 @@ pub(crate) fn encode(
     file.extend(shape.fill.then_some(0xff));
     file.extend([0xff, 0xd9]);
     file
+}
+
+/// A scan's data (F.1.2): of each block the coefficients of `band`.
+fn entropy_coded(
+    mcus: &[Vec<(usize, usize)>],
+    planes: &[Vec<Vec<i32>>],
+    band: RangeInclusive<u8>,
+    shape: &Shape,
+    tables: &Tables,
+) -> Vec<u8> {
+    let (dc, ac) = (tables.codes(0), tables.codes(1));
+    let mut bits = Bits { bytes: Vec::new(), word: 0, count: 0 };
+    let mut predicted = vec![0; planes.len()];
+    let restart = usize::from(shape.restart);
+    for (mcu, blocks) in mcus.iter().enumerate() {
+        if restart > 0 && mcu > 0 && mcu % restart == 0 {
+            bits.flush();
+            bits.bytes.extend(shape.fill.then_some(0xff));
+            bits.bytes.extend([0xff, 0xd0 + ((mcu / restart - 1) % 8) as u8]);
+            predicted.fill(0);
+        }
+        for &(component, at) in blocks {
+            let coefficients = &planes[component][at];
+            if *band.start() == 0 {
+                bits.value(&dc, 0, coefficients[0] - predicted[component]);
+                predicted[component] = coefficients[0];
+            }
+            let mut run = 0;
+            for &value in coefficients.get(1..=usize::from(*band.end())).unwrap_or_default() {
+                if value == 0 {
+                    run += 1;
+                    continue;
+                }
+                while run > 15 {
+                    bits.put(ac[0xf0].0, ac[0xf0].1);
+                    run -= 16;
+                }
+                bits.value(&ac, run, value);
+                run = 0;
+            }
+            if run > 0 {
+                bits.put(ac[0].0, ac[0].1);
+            }
+        }
+    }
+    bits.flush();
+    bits.bytes
 }

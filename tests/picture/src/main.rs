@@ -6,18 +6,22 @@
 use std::process::ExitCode;
 
 mod compare;
+mod encoder;
 mod expect;
 mod image;
 mod scene;
 
 const USAGE: &str = "\
 usage: picture generate OUT.jpg [--size WxH] [--mode grey|444|422|440|420] [--progressive] [--quality 1..100] [--seed N]
+       picture unusual KIND OUT.jpg TWIN.jpg [--size WxH] [--seed N]
        picture expect IN.jpg OUT.png
        picture compare A.png B.png --tolerance MEAN,MAX
        picture frame IN.raw OUT.png
        picture corrupt IN.jpg OUT.jpg
 
 generate  a picture for the demo; the defaults are 1600x1200, 420, quality 90, seed 0
+unusual   a legal file as few encoders write it, and the same picture, to the coefficient, as all of them do; KIND is one
+          of no-dht, dnl, app-between-scans, 444-as-2x1, 440-as-2x2, restarts, wide-tables
 expect    what the demo shows of IN: inside 640x480 with its aspect ratio, never enlarged, centred on black
 compare   exit code 1 if the mean or the largest difference of a colour channel (0..255) is beyond the tolerance
 frame     what stood in memory for a display: 640x480 words 0x00RRGGBB, little endian
@@ -39,6 +43,12 @@ fn run(args: &[&str]) -> Result<ExitCode, String> {
         ["generate", out, ref options @ ..] => {
             let (picture, encoding) = generate_options(options)?;
             write(out, &encoding.encode(&picture.paint())?)?;
+        }
+        ["unusual", kind, out, twin, ref options @ ..] => {
+            let (picture, _) = generate_options(options)?;
+            let (shape, plain) = unusual(kind).ok_or_else(|| format!("no kind '{kind}'\n{USAGE}"))?;
+            write(out, &encode(&picture.paint(), &shape)?)?;
+            write(twin, &encode(&picture.paint(), &plain)?)?;
         }
         ["expect", input, out] => {
             let shown = expect::on_screen(&image::decode_jpeg(&read(input)?).map_err(|e| format!("{input}: {e}"))?);
@@ -92,6 +102,51 @@ fn generate_options(mut options: &[&str]) -> Result<(scene::Scene, image::Encodi
     Ok((scene, encoding))
 }
 
+/// A kind of file, and its twin that any decoder takes.
+fn unusual(kind: &str) -> Option<(encoder::Shape, encoder::Shape)> {
+    let plain = |luma, chroma| encoder::Shape {
+        factors: vec![luma, chroma, chroma],
+        ids: vec![1, 2, 3],
+        dht: true,
+        dnl: false,
+        restart: 0,
+        wide: false,
+        fill: false,
+        progressive: false,
+        between: false,
+    };
+    let (full, half) = (plain((1, 1), (1, 1)), plain((2, 1), (1, 1)));
+    let shape = match kind {
+        "no-dht" => encoder::Shape { dht: false, ..half.clone() },
+        "dnl" => encoder::Shape { dnl: true, ..half.clone() },
+        "app-between-scans" => encoder::Shape { progressive: true, between: true, ..half.clone() },
+        "restarts" => encoder::Shape { restart: 5, fill: true, ..half.clone() },
+        "wide-tables" => encoder::Shape { wide: true, ..half.clone() },
+        // By ratio each is a usual sampling.
+        "444-as-2x1" => return Some((plain((2, 1), (2, 1)), full)),
+        "440-as-2x2" => return Some((plain((2, 2), (2, 1)), plain((1, 2), (1, 1)))),
+        _ => return None,
+    };
+    Some((shape, half))
+}
+
+/// A picture in such a file. The Huffman tables are those of the other encoder, which are annex K's.
+fn encode(picture: &image::Image, shape: &encoder::Shape) -> Result<Vec<u8>, String> {
+    let usual = image::Encoding { mode: image::Mode::Grey, progressive: false, quality: 90 };
+    let file = usual.encode(&image::Image::black(8, 8))?;
+    let tables = encoder::Tables::of(&file).ok_or("the other encoder writes no tables")?;
+    // JFIF's conversion.
+    let sample = |component: usize, x: usize, y: usize| {
+        let [r, g, b] = picture.pixel(x, y).map(f64::from);
+        match component {
+            0 => 0.299 * r + 0.587 * g + 0.114 * b,
+            1 => 128.0 - 0.168_736 * r - 0.331_264 * g + 0.5 * b,
+            _ => 128.0 + 0.5 * r - 0.418_688 * g - 0.081_312 * b,
+        }
+    };
+    Ok(encoder::encode((picture.width, picture.height), shape, &tables, sample))
+}
+
 /// Overwrites the code counts of the first Huffman table (ITU-T T.81, B.2.4.2): 255 codes of each length.
 fn corrupt(mut jpeg: Vec<u8>) -> Result<Vec<u8>, String> {
     const MARKER: [u8; 2] = [0xff, 0xc4];
@@ -143,6 +198,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The other crate's decoder takes the twins, and the files too where it knows their kind.
+    #[test]
+    fn unusual_files_are_the_picture_of_their_twins() {
+        let painted = generate_options(&["--size", "75x51"]).unwrap().0.paint();
+        for (kind, known) in [
+            ("no-dht", false),
+            ("dnl", false),
+            ("app-between-scans", true),
+            ("restarts", true),
+            ("wide-tables", true),
+            ("444-as-2x1", true),
+            ("440-as-2x2", true),
+        ] {
+            let (shape, plain) = unusual(kind).unwrap();
+            let twin = image::decode_jpeg(&encode(&painted, &plain).unwrap()).unwrap();
+            let difference = compare::Difference::between(&painted.to_grey(), &twin.to_grey()).unwrap();
+            assert!(difference.mean < 8.0, "{kind}: {difference}");
+            let file = image::decode_jpeg(&encode(&painted, &shape).unwrap());
+            assert_eq!(file.is_ok(), known, "{kind}: {:?}", file.as_ref().err());
+            if let Ok(file) = file {
+                assert!(file == twin, "{kind}");
+            }
+        }
+        assert!(unusual("plain").is_none());
     }
 
     /// The largest tolerance of tests/run.sh would not let these pass.
