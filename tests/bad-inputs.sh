@@ -51,6 +51,7 @@ bad_inputs() {
         'refused: mem=2G: 0xa0000000-0xe0000000 (1 GiB) is not RAM that the device tree names; not used' "$default" 'demo: ok'
     arguments 'mem= without the kernel' 1 'mem=64M@0x70000000' \
         'error: the kernel image at 0x60010000-* is in RAM that mem=64M@0x70000000 withholds'
+    # shellcheck disable=SC2016 # a dollar is Linux's sign for "reserved"
     arguments 'memmap=' 0 'memmap=4M$0x9e000000,4K#0x9f000000' \
         'memblock: 0x9e000000-0x9e400000 (4 MiB) withheld by memmap=4M$0x9e000000,4K#0x9f000000' \
         'memblock: 0x9f000000-0x9f001000 (4 KiB) withheld by memmap=4M$0x9e000000,4K#0x9f000000' \

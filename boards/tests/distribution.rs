@@ -137,10 +137,15 @@ fn all_are_read_and_what_they_reserve_is_kept() {
 fn with_memory(tree: &[u8], reg: [u32; 2]) -> Option<Vec<u8>> {
     use dtoolkit::fdt::Fdt;
     use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-    let mut tree = DeviceTree::from_fdt(&Fdt::new(tree).ok()?);
+    use dtoolkit::{Node, Property};
+    let fdt = Fdt::new(tree).ok()?;
+    let two = |name| fdt.root().property(name).is_some_and(|cells| cells.value() == [0, 0, 0, 2]);
+    let wide = [two("#address-cells"), two("#size-cells")];
+    let mut tree = DeviceTree::from_fdt(&fdt);
     let mut memory = DeviceTreeNode::new("memory@40000000").unwrap();
     memory.add_property(DeviceTreeProperty::new("device_type", b"memory\0".to_vec()).unwrap());
-    let cells: Vec<u8> = reg.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+    let cells = reg.iter().zip(wide).flat_map(|(&cell, wide)| if wide { vec![0, cell] } else { vec![cell] });
+    let cells: Vec<u8> = cells.flat_map(u32::to_be_bytes).collect();
     memory.add_property(DeviceTreeProperty::new("reg", cells).unwrap());
     tree.root.add_child(memory);
     Some(tree.to_dtb())

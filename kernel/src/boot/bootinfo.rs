@@ -59,7 +59,7 @@ use arrayvec::ArrayVec;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
-use self::binding::{Asking, AskingNodes};
+use self::binding::{AskingNodes, MemoryInside};
 pub use self::binding::{Binding, DevicePath};
 pub use self::refusal::{BootError, ByteRange, Holder, Reason, Refusal, Refusals, Subject};
 pub(in crate::boot) use self::region::AreaRuns;
@@ -146,10 +146,8 @@ impl<'dtb> BootInfo<'dtb> {
             }
         }
         info.judge_regions(root);
-        for asking in AskingNodes::new(info.dtb()) {
-            if let Asking::MemoryInside(name) = asking {
-                info.refusals.push(Subject::Node(name), Reason::NotAtRoot);
-            }
+        for MemoryInside(name) in AskingNodes::new(info.dtb()).filter_map(Result::err) {
+            info.refusals.push(Subject::Node(name), Reason::NotAtRoot);
         }
         Ok(info)
     }
@@ -212,10 +210,7 @@ impl<'dtb> BootInfo<'dtb> {
 
     /// Devices and the regions they name, in the tree's order.
     pub fn bindings(&self) -> impl Iterator<Item = Binding<'dtb>> + use<'dtb> {
-        AskingNodes::new(self.dtb()).filter_map(|asking| match asking {
-            Asking::Binding(binding) => Some(binding),
-            Asking::MemoryInside(_) => None,
-        })
+        AskingNodes::new(self.dtb()).filter_map(Result::ok)
     }
 
     /// The initial RAM disk that the boot loader put into memory. Its frames are reserved, and in the direct map.

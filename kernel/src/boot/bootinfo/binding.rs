@@ -70,14 +70,8 @@ impl<'dtb> Binding<'dtb> {
     }
 }
 
-/// A node that asks for something here.
-#[expect(clippy::large_enum_variant, reason = "one at a time")]
-pub(super) enum Asking<'dtb> {
-    /// For memory of its own.
-    Binding(Binding<'dtb>),
-    /// To be RAM, below another node than the root.
-    MemoryInside(&'dtb str),
-}
+/// A node that asks to be RAM and is no child of the root: its name.
+pub(super) struct MemoryInside<'dtb>(pub(super) &'dtb str);
 
 /// All nodes but those of `/reserved-memory` that ask for something. A node that is not `okay` asks for nothing, nor does
 /// anything below it.
@@ -125,12 +119,12 @@ impl<'dtb> AskingNodes<'dtb> {
 }
 
 impl<'dtb> Iterator for AskingNodes<'dtb> {
-    type Item = Asking<'dtb>;
+    type Item = Result<Binding<'dtb>, MemoryInside<'dtb>>;
 
-    fn next(&mut self) -> Option<Asking<'dtb>> {
+    fn next(&mut self) -> Option<Self::Item> {
         loop {
             if let Some(name) = self.memory.take() {
-                return Some(Asking::MemoryInside(name));
+                return Some(Err(MemoryInside(name)));
             }
             let binding = match self.events.next()? {
                 Event::Property(name, value) => {
@@ -166,7 +160,7 @@ impl<'dtb> Iterator for AskingNodes<'dtb> {
                 }
             };
             if let Some(binding) = binding {
-                return Some(Asking::Binding(binding));
+                return Some(Ok(binding));
             }
         }
     }
