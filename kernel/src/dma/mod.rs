@@ -584,11 +584,13 @@ impl<M: Machine> Dma<M> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.bodies.push(body);
-        let &mut Kept { frames, area, slot: promised, .. } = state.kept_mut(slot);
+        let &mut Kept { frames, va, area, slot: promised, .. } = state.kept_mut(slot);
         if let Some(residue) = residue {
             state.ledger.set_residue(frames, residue);
         }
-        state.give_addresses(slot);
+        if va.is_some() {
+            state.ledger.give_image(frames);
+        }
         if let Some(id) = promised
             && state.contracts[id.contract].give_back(id)
         {

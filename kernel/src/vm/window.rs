@@ -46,6 +46,8 @@ pub(crate) struct Images {
     stride: u32,
     /// Of the window, less the last: that is the guard of what ends there.
     pages: u32,
+    /// All images are whole.
+    whole: bool,
 }
 
 /// Where the images have some frames.
@@ -75,7 +77,8 @@ impl Images {
         }
         debug_assert!(sections <= window.sections());
         let pages = (window.sections() * SECTION_FRAMES).saturating_sub(1);
-        Self { runs, start: window.start(), stride: sections * SECTION_FRAMES, pages }
+        let whole = window.sections() >= sections * IMAGES;
+        Self { runs, start: window.start(), stride: sections * SECTION_FRAMES, pages, whole }
     }
 
     /// Where the images have the frames, which are carved, in one run.
@@ -83,13 +86,14 @@ impl Images {
     pub(crate) fn homes(&self, frames: FrameRange) -> Homes {
         let (run, place) = self.runs.iter().find(|(run, _)| run.covers(frames)).expect("carved frames, in one run");
         let first = place + (frames.start() - run.start());
-        let end = first + frames.count();
-        let mut images = 1;
-        for image in 1..IMAGES {
-            images |= u32::from(end + image * self.stride <= self.pages) << image;
-        }
+        let images = if self.whole { (1 << IMAGES) - 1 } else { self.images_up_to(first + frames.count()) };
         let address = VirtAddr::new(self.start.raw() + (first << FRAME_SHIFT));
         Homes { first: address, stride: self.stride << FRAME_SHIFT, images }
+    }
+
+    /// The images, a bit each, that the window does not cut before this page of an image.
+    fn images_up_to(&self, end: u32) -> u32 {
+        (1..IMAGES).fold(1, |images, image| images | u32::from(end + image * self.stride <= self.pages) << image)
     }
 }
 
