@@ -80,14 +80,12 @@ impl AllocError {
         matches!(self, Self::NoCapacity { .. } | Self::Fragmented(_) | Self::OutOfReach(_) | Self::Open { .. })
     }
 
-    /// The same of a request by a device with these limits.
-    #[cold]
-    pub(crate) const fn within(self, reach: Reach) -> Self {
-        match self {
-            Self::Fragmented(no_run) => Self::Fragmented(NoRun { reach, ..no_run }),
-            Self::OutOfReach(no_run) => Self::OutOfReach(NoRun { reach, ..no_run }),
-            other => other,
+    /// Notes the limits of the device that asked, where the error tells of them.
+    pub(crate) fn within(mut self, reach: impl FnOnce() -> Reach) -> Self {
+        if let Self::Fragmented(no_run) | Self::OutOfReach(no_run) = &mut self {
+            no_run.reach = reach();
         }
+        self
     }
 }
 

@@ -81,7 +81,7 @@ impl<M: Machine> Dma<M> {
         let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first, 0)(AllocError::NoArea(None))) };
         let planned = memory
             .plan(&shapes, |run| master.places(run))
-            .map_err(|(n, error)| refuse(wanted[n].2, n as u32)(error.within(master.limits())))?;
+            .map_err(|(n, error)| refuse(wanted[n].2, n as u32)(error.within(|| master.limits())))?;
         let records: Vec<Slot> = wanted.iter().filter_map(|_| state.take_entry()).collect();
         let moves = state.areas[area.0].take_planned(&planned);
         drop(guard);

@@ -434,7 +434,7 @@ impl<M: Machine> Dma<M> {
                     drop(guard);
                     guard = self.lock_once_settled(area);
                 }
-                Err(error) => return Err(error.within(master.limits())),
+                Err(error) => return Err(error.within(|| master.limits())),
                 Ok(taken) => break (slot, taken),
             }
         };
