@@ -134,7 +134,7 @@ impl Held {
         }
     }
 
-    /// The same in the state of that number; a stream is looked at.
+    /// Returns the buffer in the state of that number; the CPU looks at a stream.
     fn into_state(self, state: u32) -> Self {
         let buffer = match self {
             Self::Fresh(buffer) => buffer,

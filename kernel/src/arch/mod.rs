@@ -22,7 +22,7 @@ pub struct Registers {
     pub sctlr: u32,
     /// The table of the lower addresses, and how walks of it go through the caches.
     pub ttbr0: u32,
-    /// The same for the upper addresses.
+    /// The table of the upper addresses, and how walks of it go through the caches.
     pub ttbr1: u32,
     /// Where the two meet, which of them is walked, and the format of their tables.
     pub ttbcr: u32,

@@ -450,7 +450,7 @@ impl<'dtb> Entries<'dtb> {
         if is_one || several { by_root.or_by(guess) } else { Self { bytes, cells: guess }.or_by(root) }
     }
 
-    /// The same bytes by other cells, if they are whole entries by those and not by their own.
+    /// Returns the bytes read by other cells, if they are whole entries by those and not by their own.
     fn or_by(self, other: Cells) -> Self {
         let other = Self { cells: other, ..self };
         if !self.are_whole() && other.are_whole() { other } else { self }

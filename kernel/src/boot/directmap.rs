@@ -89,7 +89,7 @@ impl DirectMap {
         Self::new(without_holes(banks, &mapped), &mapped, image, room(1))
     }
 
-    /// The same in the first `room` sections.
+    /// Plans the map in the first `room` sections of [`SHARED`].
     fn new<I: Iterator<Item = FrameRange>>(
         banks: impl Iterator<Item = FrameRange>,
         mapped: impl Fn() -> I,

@@ -297,7 +297,7 @@ impl Area {
         self.largest_of(0, core::iter::once)
     }
 
-    /// The same from multiples of 2^`order` frames on, within places in a run of the area.
+    /// Returns the largest available run that starts at a multiple of 2^`order` frames, within places in a run of the area.
     fn largest_of<P: Iterator<Item = FrameRange>>(&mut self, order: u8, places: impl Fn(FrameRange) -> P) -> u64 {
         let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0);
         let mut largest = 0;

@@ -341,7 +341,7 @@ impl<M: Machine> Dma<M> {
         Self::with_images(machine, carved.collect(), aliases, window, loans, 1)
     }
 
-    /// The same with a window that has so many images at least.
+    /// Takes over the carve-outs with a window that holds `least` images or more.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: each becomes one area")]
     fn with_images(
         machine: &'static M,

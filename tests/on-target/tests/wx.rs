@@ -300,9 +300,12 @@ fn the_audit_finds_what_users_may_not_reach(kernel: &'static Kernel) -> Verdict 
 /// All 16 words of it, over the area's first 16 MiB.
 fn the_audit_finds_a_supersection_over_a_carved_frame(kernel: &'static Kernel) -> Verdict {
     const SIZE: u32 = 16 << 20;
-    let area = kernel.layout.areas().first().and_then(|area| area.ranges.first()).ok_or("no area")?;
-    let at = PhysAddr::new(area.base().raw().next_multiple_of(SIZE));
-    ensure!(area.covers(FrameRange::within(at.raw().into(), SIZE.into())), "no 16 MiB of the area at {at}");
+    let aligned = |range: &FrameRange| {
+        let at = PhysAddr::new(range.base().raw().next_multiple_of(SIZE));
+        range.covers(FrameRange::within(at.raw().into(), SIZE.into())).then_some(at)
+    };
+    let at = kernel.layout.areas().iter().flat_map(|area| &area.ranges).find_map(aligned);
+    let at = at.ok_or("no area has 16 MiB for a supersection")?;
     let word = section(at, MemoryType::WriteBack, Access::ReadWrite) | SUPERSECTION | USERS;
     let plant = |n| {
         let place = Place::first_level(kernel, after(PROCESS, n * SECTION_SIZE));

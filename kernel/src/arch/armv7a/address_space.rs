@@ -218,7 +218,7 @@ impl AddressSpace {
         self::window(self.machine, sections, &mut self.window, tables)
     }
 
-    /// The same of the loan window: all of it.
+    /// Takes the whole window for lent frames, with a table for each of its sections.
     pub fn take_loan_window(&mut self, tables: BootRam) -> Option<Region<'static>> {
         self::window(self.machine, LOAN_WINDOW.sections(), &mut self.loans, tables)
     }
