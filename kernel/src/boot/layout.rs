@@ -1552,7 +1552,8 @@ mod tests {
             let frames = |&(at, size): &(u32, u32)| at % 4096 == 0 && size % 4096 == 0 && size > 0;
             let okay = matches!(self.status, None | Some("okay"));
             // Eight bytes are a whole entry: the others are as good as before.
-            let whole = self.cut.is_multiple_of(8) && self.entries[..self.entries.len() - self.cut / 8].iter().all(frames);
+            let whole =
+                self.cut.is_multiple_of(8) && self.entries[..self.entries.len() - self.cut / 8].iter().all(frames);
             self.pool && self.no_map != self.reusable && okay && whole
         }
     }
