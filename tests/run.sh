@@ -124,19 +124,19 @@ check_cargo_tests() {
     selected "$name" || return 0
     shift
     if [[ -n $counting ]]; then
-        "$@" --list >"$scratch/$name" 2>/dev/null || true
+        "$@" --list >"$scratch/count.$name" 2>/dev/null || true
         # One that does not build is counted as one, and fails below.
-        count=$(($(grep -c ': test$' "$scratch/$name") - $("$@" --list --ignored 2>/dev/null | grep -c ': test$'))) || true
+        count=$(($(grep -c ': test$' "$scratch/count.$name") - $("$@" --list --ignored 2>/dev/null | grep -c ': test$'))) || true
         total=$((total + (count > 0 ? count : 1)))
-        printf '%s\n' "$count" >"$scratch/$name"
+        printf '%s\n' "$count" >"$scratch/count.$name"
         return
     fi
     say "running: $name"
     attempt "$name" ended_tests "$name" "$@"
     count=$(grep -cE '^(ok|FAILED).*'$'\t'"$name: " "$results" || true)
     bad=$(grep -cE '^FAILED.*'$'\t'"$name: " "$results" || true)
-    if ((count == 0 || count != $(cat -- "$scratch/$name") || (status != 0 && bad == 0))); then
-        ended FAILED "$took" "$name" "$count tests ended, $(cat -- "$scratch/$name") were counted, exit code $status"
+    if ((count == 0 || count != $(cat -- "$scratch/count.$name") || (status != 0 && bad == 0))); then
+        ended FAILED "$took" "$name" "$count tests ended, $(cat -- "$scratch/count.$name") were counted, exit code $status"
     else
         say "$name: $((count - bad)) of $count passed in $took s"
         ((bad == 0)) || tail -n 40 -- "$log" | sed 's/^/        /'
