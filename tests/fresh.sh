@@ -104,7 +104,7 @@ in_root() {
 mirror_of() {
     # shellcheck disable=SC2016 # apt expands it
     apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-        sed -n "s/^$1 //p" | head -n 1
+        awk -v label="$1" '$1 == label && !n++ { print $2 }'
 }
 mirror=$(mirror_of Debian) || mirror=''
 security=$(mirror_of Debian-Security) || security=''

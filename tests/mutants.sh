@@ -50,7 +50,7 @@ mutant() {
     else
         # One that hangs is found too.
         echo "found   $name: $(sed -n "s/^thread '\(.*\)' .*panicked.*/\1/p; s/^test \(.*\) has been running.*/\1/p" \
-            "$work/log" | sort -u | head -n 1)"
+            "$work/log" | sort -u | sed -n 1p)"
         found=$((found + 1))
     fi
     cp -- "$ROOT/kernel/src/$file" "$work/kernel/src/$file"

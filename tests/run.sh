@@ -455,7 +455,7 @@ wait
 
 count() { cut -f 1 -- "$results" | grep -cx "$1" || true; }
 echo 'the slowest:'
-sort -t $'\t' -k 2,2nr -- "$results" | head -n 10 | awk -F '\t' '{ printf "%6d s  %s\n", $2, $3 }'
+sort -t $'\t' -k 2,2nr -- "$results" | awk -F '\t' 'NR <= 10 { printf "%6d s  %s\n", $2, $3 }'
 failed=$(count FAILED) skipped=$(count skipped)
 ((failed == 0)) || awk -F '\t' '$1 == "FAILED" { print "FAILED: " $3 }' "$results"
 ((skipped == 0)) || awk -F '\t' '$1 == "skipped" { print "skipped: " $3 }' "$results"
