@@ -10,8 +10,8 @@ faults() {
     dies 'undefined instruction' 101 undefined \
         'exception: undefined instruction, in Supervisor mode, pc 0xff0?????'
     dies 'stray pointer to a device-owned buffer' 101 owned \
-        'exception: data abort: translation fault, second level on a read at 0xc0001000, in Supervisor mode, pc 0xff0?????' \
-        'exception: at 0xc0001000: CMA window: device-owned buffer 0x9c000000-0x9c002000 (8 KiB) of test-master'
+        'exception: data abort: translation fault, second level on a read at 0xc0101000, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xc0101000: CMA window: device-owned buffer 0x9c000000-0x9c002000 (8 KiB) of test-master'
     dies 'device-owned buffer through the direct map' 101 owned-direct \
         'exception: data abort: translation fault, first level on a read at 0xbc000000, in Supervisor mode, pc 0xff0?????' \
         'exception: at 0xbc000000: hole in the direct map, carved out: device-owned buffer 0x9c000000-0x9c002000 (8 KiB) of test-master'
@@ -19,8 +19,8 @@ faults() {
         'exception: data abort: translation fault, first level on a read at 0xbc000000, in Supervisor mode, pc 0xff0?????' \
         'exception: at 0xbc000000: hole in the direct map, carved out: free carved frame 0x9c000000'
     dies 'write past the end of a buffer' 101 guard \
-        'exception: data abort: translation fault, second level on a write at 0xc0001000, in Supervisor mode, pc 0xff0?????' \
-        'exception: at 0xc0001000: CMA window: guard page of the coherent buffer 0x9c000000-0x9c001000 (4 KiB) of test-master'
+        'exception: data abort: translation fault, second level on a write at 0xc0101000, in Supervisor mode, pc 0xff0?????' \
+        'exception: at 0xc0101000: CMA window: guard page of the coherent buffer 0x9c000000-0x9c001000 (4 KiB) of test-master'
     dies 'stack overflow' 101 stack \
         'exception: data abort: translation fault, second level on a write at 0xff??????, in Supervisor mode, pc 0xff0?????' \
         'exception: at 0xff??????: guard page of the stack of core 0'

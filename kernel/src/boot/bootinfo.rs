@@ -28,7 +28,8 @@
 //!
 //! `#address-cells` and `#size-cells` of 1 and 2 are read; `/reserved-memory` needs both and an empty `ranges`, as in
 //! Linux. If it has not, that is said once, its children are reserved by the cells that it does declare, else the
-//! root's, and none of them is an area.
+//! root's, and none of them is an area. Where its `ranges` is not empty, the addresses that it translates to are reserved
+//! too.
 //!
 //! | `/chosen` | becomes |
 //! |---|---|
@@ -932,6 +933,16 @@ mod tests {
         let address = parent().cells("#address-cells", &[2]).cells("#size-cells", &[2]);
         let ranges = "reserved-memory: ranges must be there and empty; its children are kept, and none is an area";
         assert_eq!(kept(address, cut(&[0, 0x6800_0000, 0, 0x10_0000])), (tz.clone(), vec![ranges.to_string()]));
+        // Translated by the parent, which Linux does not read: both addresses are kept, the second as far as it is mapped.
+        let through = |cells: &[u32]| reserved([]).cells("ranges", cells);
+        let low = cut(&[0x800_0000, 0x10_0000]);
+        let both = is(&[(0x800_0000, 0x10_0000), (0x6800_0000, 0x10_0000)]);
+        assert_eq!(kept(through(&[0, 0x6000_0000, 0x4000_0000]), low.clone()), (both, vec![ranges.to_string()]));
+        let two = [0x700_0000, 0x6700_0000, 0x108_0000, 0x808_0000, 0x9000_0000, 0x100_0000];
+        let halves = is(&[(0x800_0000, 0x10_0000), (0x6800_0000, 0x8_0000), (0x9000_0000, 0x8_0000)]);
+        assert_eq!(kept(through(&two), low.clone()), (halves, vec![ranges.to_string()]));
+        let none = is(&[(0x800_0000, 0x10_0000)]);
+        assert_eq!(kept(through(&[0x810_0000, 0x6000_0000, 0x10_0000]), low), (none, vec![ranges.to_string()]));
         // By another name of the parent, and of a status that says whose it is.
         let unit =
             Node::new("reserved-memory@0").flag("ranges").cells("#address-cells", &[1]).cells("#size-cells", &[1]);

@@ -1,14 +1,16 @@
 //! The children of `/reserved-memory`.
 //!
 //! Guarantees: whatever a node's faults are, [`Region::kept`] is every address that can be read of its `reg`, and
-//! `no-map` stays `no-map`; what a fault costs a node is its service, an area or a place to be found.
+//! `no-map` stays `no-map`; what a fault costs a node is its service, an area or a place to be found. Where the parent
+//! translates addresses, both readings are kept: the address as it stands, which is how Linux reads it, and the address
+//! that the parent's `ranges` makes of it.
 
 use arrayvec::ArrayVec;
 use dtoolkit::Node;
 use dtoolkit::fdt::FdtNode;
 
 use super::refusal::{ByteRange, Reason};
-use super::{Cells, Entries, MAX_ALIGNMENT, RegionKind, Status, area_alignment, strings, value};
+use super::{Cells, Entries, MAX_ALIGNMENT, RegionKind, Status, area_alignment, big_endian, strings, value};
 use crate::addr::{FRAME_SIZE, FrameRange};
 use crate::boot::directmap::CarveOut;
 
@@ -17,24 +19,52 @@ pub(in crate::boot) type AreaRuns = ArrayVec<FrameRange, { CarveOut::RANGES }>;
 
 /// What holds for all children of a `/reserved-memory`.
 #[derive(Clone, Copy)]
-pub(super) struct Parent {
+pub(super) struct Parent<'dtb> {
     cells: Cells,
     root: Cells,
+    ranges: Ranges<'dtb>,
     is_sound: bool,
 }
 
-impl Parent {
+impl<'dtb> Parent<'dtb> {
     /// Reads the node `parent` of a root with the cells `root`, and what is wrong with it.
-    pub(super) fn read(parent: FdtNode<'_>, root: Cells) -> (Self, Option<Reason<'_>>) {
+    pub(super) fn read(parent: FdtNode<'dtb>, root: Cells) -> (Self, Option<Reason<'dtb>>) {
         let (cells, declared) = Cells::declared(parent, root);
+        let ranges = value(parent, "ranges");
         let fault = if !declared {
             Some(Reason::Cells)
-        } else if value(parent, "ranges").is_none_or(|ranges| !ranges.is_empty()) {
+        } else if ranges.is_none_or(|ranges| !ranges.is_empty()) {
             Some(Reason::Ranges)
         } else {
             None
         };
-        (Self { cells, root, is_sound: fault.is_none() }, fault)
+        let ranges = Ranges { bytes: ranges.unwrap_or_default(), cells, parent_address: root.address };
+        (Self { cells, root, ranges, is_sound: fault.is_none() }, fault)
+    }
+}
+
+/// A `ranges` that is not empty: triples of the child's address, the parent's address and a size (Devicetree
+/// Specification 0.4, 2.3.8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Ranges<'dtb> {
+    bytes: &'dtb [u8],
+    cells: Cells,
+    parent_address: usize,
+}
+
+impl<'dtb> Ranges<'dtb> {
+    /// Returns where the parent sees the parts of `range` that the triples translate.
+    fn of(self, range: ByteRange) -> impl Iterator<Item = ByteRange> + use<'dtb> {
+        let (address, size) = (4 * self.cells.address, 4 * self.cells.size);
+        let triples = self.bytes.chunks_exact(address + 4 * self.parent_address + size);
+        triples.filter_map(move |triple| {
+            let (child, rest) = triple.split_at(address);
+            let (parent, bytes) = rest.split_at(rest.len() - size);
+            let (child, parent, bytes) = (big_endian(child), big_endian(parent), big_endian(bytes));
+            let start = range.base.max(child);
+            let end = range.base.saturating_add(range.size).min(child.saturating_add(bytes));
+            (start < end).then(|| ByteRange { base: parent.saturating_add(start - child), size: end - start })
+        })
     }
 }
 
@@ -54,6 +84,7 @@ pub struct Region<'dtb> {
     /// The place to be found for it.
     pub dynamic: Option<Dynamic<'dtb>>,
     reg: Entries<'dtb>,
+    ranges: Ranges<'dtb>,
     phandle: Option<u32>,
 }
 
@@ -111,7 +142,7 @@ impl<'dtb> Dynamic<'dtb> {
 
 impl<'dtb> Region<'dtb> {
     /// Reads a node; `say` is told its faults. `None` if its `status` withdraws it.
-    pub(super) fn read(node: FdtNode<'dtb>, parent: Parent, say: &mut dyn FnMut(Reason<'dtb>)) -> Option<Self> {
+    pub(super) fn read(node: FdtNode<'dtb>, parent: Parent<'dtb>, say: &mut dyn FnMut(Reason<'dtb>)) -> Option<Self> {
         let status = Status::of(value(node, "status"));
         if status == Status::Disabled {
             return None;
@@ -128,6 +159,7 @@ impl<'dtb> Region<'dtb> {
             is_pool,
             dynamic: None,
             reg: reg.unwrap_or_default(),
+            ranges: parent.ranges,
             phandle: ["phandle", "linux,phandle"]
                 .into_iter()
                 .find_map(|name| Some(u32::from_be_bytes(value(node, name)?.try_into().ok()?))),
@@ -191,7 +223,9 @@ impl<'dtb> Region<'dtb> {
     pub fn kept(&self) -> impl Iterator<Item = FrameRange> + use<'dtb> {
         let cut = self.reg.cut().map(|base| ByteRange { base, size: 1 });
         let touched = |entry: ByteRange| FrameRange::covering(entry.base, entry.size);
-        self.reg.whole().chain(cut).map(touched).filter(|range| !range.is_empty())
+        let ranges = self.ranges;
+        let readings = move |entry: ByteRange| core::iter::once(entry).chain(ranges.of(entry));
+        self.reg.whole().chain(cut).flat_map(readings).map(touched).filter(|range| !range.is_empty())
     }
 
     /// What becomes of its memory if it is not the area it asks to be.
