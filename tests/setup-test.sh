@@ -13,6 +13,7 @@ setup_decisions() {
     check 'setup: a package that does not bring its tool' decision_useless_package
     check 'setup: a mirror that does not answer' decision_offline
     check 'setup: a package that others would go for' decision_conflict
+    check 'setup: a QEMU that others would go for' decision_unpacked
     check "setup: rustup without the target, which may not install" decision_rustup_forbidden
     check 'setup: rustup without the target, which may install' decision_rustup_allowed
     check 'setup: rustup without clippy' decision_rustup_no_clippy
@@ -95,17 +96,19 @@ new_world() {
     program "$world/bin/sudo" 'exec "$@"'
     # shellcheck disable=SC2016
     program "$world/bin/apt-get" 'echo "apt-get $*" >>"$WORLD/all"
-        words=() uris=""
+        words=() uris="" keep="" only=""
         while (($#)); do
             case $1 in
             -o) shift ;;
             --print-uris) uris=1 ;;
+            --no-remove) keep=1 ;;
+            -s) only=1 ;;
             -*) ;;
             *) words+=("$1") ;;
             esac
             shift
         done
-        [[ -n $uris ]] || echo "apt-get ${words[*]}" >>"$WORLD/log"
+        [[ -n $uris$only ]] || echo "apt-get ${words[*]}" >>"$WORLD/log"
         if [[ ${words[0]} == update ]]; then
             [[ ! -e $WORLD/offline ]] || { echo "E: Failed to fetch the lists"; exit 100; }
             echo new >"$WORLD/lists"
@@ -113,11 +116,21 @@ new_world() {
         fi
         lists=none
         [[ ! -e $WORLD/lists ]] || lists=$(cat "$WORLD/lists")
+        if [[ ${words[0]} == download ]]; then
+            for package in "${words[@]:1}"; do echo "$WORLD/archive/$lists/${package%=*}" >"${package%=*}.deb"; done
+            exit
+        fi
         for package in "${words[@]:1}"; do
             [[ -d $WORLD/archive/$lists/$package ]] || { echo "E: Unable to locate package $package" >&2; exit 100; }
-            [[ ! -e $WORLD/archive/$lists/$package/conflict ]] || { echo "E: Packages need to be removed but remove is disabled." >&2; exit 100; }
+            [[ -z $only ]] || { printf "Remv qemu-utils [2]\nInst libfdt1 [1] (2 Debian:12 [amd64])\nInst $package (1:7 Debian:12 [amd64])\n"; exit; }
+            [[ -z $keep || ! -e $WORLD/archive/$lists/$package/conflict ]] || { echo "E: Packages need to be removed but remove is disabled." >&2; exit 100; }
             [[ -n $uris ]] && echo "x $package 1048576 y" || cp -r -- "$WORLD/archive/$lists/$package/." "$WORLD"
         done'
+    # A package is a file that names its folder; what is in there belongs below usr.
+    # shellcheck disable=SC2016
+    program "$world/bin/dpkg-deb" '[[ $1 == -x ]] || { echo "dpkg-deb 1.21"; exit; }
+        [[ $3 == "$WORLD"/* && $(cat "$2") == "$WORLD"/* ]] || exit 1
+        mkdir -p "$3/usr" && cp -r -- "$(cat "$2")/." "$3/usr"'
     archive old 85
     archive new 96
 }
@@ -215,6 +228,22 @@ decision_conflict() {
     in_world "$CHOSEN"
     exits 2 && says 'error: could not install *: E: Packages need to be removed but remove is disabled.; to see more: *'
     grep -q -- '--no-remove' "$world/all" || fail 'apt-get may remove what is installed'
+}
+
+# QEMU runs from a folder of its own, with its libraries; all else is installed as ever.
+decision_unpacked() {
+    new_world
+    echo new >"$world/lists"
+    touch -- "$world/archive/new/qemu-system-arm/conflict"
+    mkdir -p -- "$world/archive/new/libfdt1/lib/x86_64-linux-gnu"
+    # shellcheck disable=SC2016
+    in_world 'require qemu-system-arm cmake; type -P qemu-system-arm; cat "$(type -P qemu-system-arm)"' CARGO_TARGET_DIR="$world/target"
+    exits 0 && says "$world/target/tools/bin/qemu-system-arm" && says 'unpacking: qemu-system-arm, into *: apt would have to remove other packages *'
+    says "LD_LIBRARY_PATH=$world/target/tools/usr/lib/x86_64-linux-gnu exec $world/target/tools/usr/bin/qemu-system-arm *"
+    asked 'apt-get update' 'apt-get download libfdt1=2 qemu-system-arm=1:7' 'apt-get install cmake'
+    : >"$world/log"
+    in_world 'require qemu-system-arm' CARGO_TARGET_DIR="$world/target"
+    exits 0 && asked nothing
 }
 
 # rustup_world TOOL...: rustup's proxies come first, for a toolchain with these tools and without the target.

@@ -3,7 +3,8 @@
 #
 # - A tool is asked, not assumed: it must run, and be of the version, with the parts, that the project needs. It is asked
 #   again after an installation. What then does not suffice is an error of one line: what was found, what is needed.
-# - What is installed is announced first. Nothing that is installed already is removed for it.
+# - What is installed is announced first. Nothing that is installed already is removed for it: where apt would have to
+#   remove something for QEMU, QEMU is unpacked into target/tools.
 # - cargo, rustc, clippy and rustfmt come from one folder, chosen once. Commands that start others pass the choice on.
 # - rustup installs only what rust-toolchain.toml names, and not even that where RUSTUP_AUTO_INSTALL=0 is set.
 #
@@ -16,6 +17,9 @@ MIN_RUST_MINOR=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$ROOT/Cargo.t
 # Where Debian's packages put programs and libraries; tests/setup-test.sh puts its own folders here.
 SYSTEM_BIN=/usr/bin
 SYSTEM_LIB=/usr/lib
+
+# Where unpack_emulator puts a QEMU that cannot be installed.
+PATH=$TARGET_DIR/tools/bin:$PATH
 
 # die MESSAGE...: one line, exit code 2, as for every mistake of the caller or the machine.
 die() {
@@ -363,6 +367,12 @@ install_packages() {
     APT_LOG=$(mktemp)
     if ! mib=$(download_mib "${names[@]}"); then
         ((refreshed)) || refresh
+        if [[ " ${names[*]} " == *' qemu-system-arm '* ]] && stands_in_the_way qemu-system-arm; then
+            unpack_emulator
+            names=("${names[@]/#qemu-system-arm/}")
+            read -ra names <<<"${names[*]}"
+            ((${#names[@]})) || return 0
+        fi
         mib=$(download_mib "${names[@]}") || give_up "${names[@]}"
     fi
     # Measured: a MiB that is fetched, unpacked and configured takes a third of a second.
@@ -401,6 +411,28 @@ run_apt() {
         done || status=$?
     tick_done
     return "$status"
+}
+
+# stands_in_the_way PACKAGE: whether something would have to be removed for it, qemu-utils of another release, say.
+stands_in_the_way() { ! download_mib "$1" >/dev/null && [[ $(apt_reason) == *'need to be removed'* ]]; }
+
+# unpack_emulator: QEMU and what it depends on, into a folder of the project's own, where it finds its data and libraries.
+unpack_emulator() {
+    local dir=$TARGET_DIR/tools parts=() package library libraries=''
+    say "unpacking: qemu-system-arm, into $dir: apt would have to remove other packages to install it; half a minute"
+    rm -rf -- "$dir"
+    mkdir -p -- "$dir/packages" "$dir/bin"
+    # Of `Inst NAME [OLD] (NEW ...`, the name and the new version.
+    mapfile -t parts < <(LC_ALL=C apt-get -qq -s --no-install-recommends install qemu-system-arm 2>"$APT_LOG" |
+        sed -n 's/^Inst \([^ ]*\) [^(]*(\([^ ]*\) .*/\1=\2/p')
+    (cd -- "$dir/packages" && apt-get -qq download "${parts[@]}") >"$APT_LOG" 2>&1 || give_up qemu-system-arm
+    for package in "$dir"/packages/*.deb; do dpkg-deb -x "$package" "$dir" || give_up qemu-system-arm; done
+    rm -r -- "$dir/packages"
+    for library in "$dir"/usr/lib/*-linux-gnu* "$dir"/lib/*-linux-gnu*; do
+        [[ ! -d $library ]] || libraries+=:$library
+    done
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "${libraries#:}" "$dir/usr/bin/qemu-system-arm" >"$dir/bin/qemu-system-arm"
+    chmod +x -- "$dir/bin/qemu-system-arm"
 }
 
 # apt_reason: what apt said was wrong, on a line.
