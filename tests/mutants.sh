@@ -31,7 +31,7 @@ tests() {
     (cd -- "$work" && CARGO_INCREMENTAL=0 rust timeout 900 cargo test --target-dir "$TARGET_DIR" --package carveout \
         "$@") >"$work/log" 2>&1
 }
-both() { tests --lib -- cma:: && tests --test loans; }
+both() { tests --lib -- cma:: && tests --test loans --test promises; }
 
 # mutant NAME FILE OLD NEW: what stands once in a file of kernel/src, and what stands there instead.
 mutant() {
@@ -59,7 +59,7 @@ mutant() {
 both || { cat -- "$work/log" >&2 && die "the tests fail with no mistake planted"; }
 
 mutant 'I6: a movable budget brings no refuge' cma/loan.rs \
-    'self.refuge.grow(pages);' ''
+    'self.refuge.add(part);' ''
 mutant 'I6: a window is taken with an open page in it' cma/loan.rs \
     '!(self.held | self.open)' '!self.held'
 mutant 'I6: an open guest of the refuge is forgotten' cma/loan.rs \
@@ -90,8 +90,14 @@ mutant 'I5: a page keeps its bytes for the next loan' cma/loan.rs \
     'book.pages[n].written = false;' ''
 mutant 'I5: a first look finds what the frame held' dma/loan.rs \
     'if zero {' 'if zero && false {'
+mutant 'a handle is good with another borrower' cma/loan.rs \
+    'head.loan == loan.number' 'head.loan != 0'
+mutant 'I6: a turn is taken before those that were asked for' dma/loan.rs \
+    'while self.now.load(Ordering::Acquire) != number {' 'while false {'
+mutant 'I7: pages of a slot are opened while it is waited for' cma/loan.rs \
+    'if self.slots_awaited > 0 && self.is_held(frame) =>' 'if self.slots_awaited > 0 && self.is_held(frame) && frame == 0 =>'
 mutant 'a handle outlives its loan' cma/loan.rs \
-    'head.generation.wrapping_add(1)' 'head.generation'
+    'book.pages[loan.first as usize].loan = 0;' ''
 mutant 'a discarded page is not told to its borrower' cma/loan.rs \
     '                self.books[borrower].pages[page].place = Place::Gone;
 ' ''

@@ -1,9 +1,9 @@
 //! A cache of a disk's blocks in lent frames: what was read may be forgotten, what was written and is not on the disk yet
 //! is not.
 //!
-//! Guarantees: a read gives what was written last, whatever was recalled meanwhile; a recall waits for no disk, for
-//! blocks that are not on it yet are a movable borrower's. Clean blocks are a discardable one's: read in clusters of 64
-//! KiB, a loan each.
+//! Guarantees: a read gives what was written last, whatever was recalled meanwhile and however many pages others have
+//! open; a recall waits for no disk, for blocks that are not on it yet are a movable borrower's. Clean blocks are a
+//! discardable one's: read in clusters of 64 KiB, a loan each.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
@@ -12,9 +12,12 @@ use carveout::addr::FRAME_SIZE;
 use carveout::arch::Machine;
 use carveout::cma::loan::{LendError, Loan, LoanError};
 use carveout::dma::loan::{Borrower, Discardable, Movable};
+use core::fmt;
 
 /// Bytes of a block.
 pub const BLOCK: usize = FRAME_SIZE as usize;
+/// Bytes of a sector.
+const SECTOR: usize = 512;
 /// Blocks read at a time.
 const CLUSTER: u32 = 16;
 
@@ -24,8 +27,41 @@ pub trait Backing {
     type Error;
     /// Reads whole blocks.
     fn read(&mut self, first: u32, to: &mut [u8]) -> Result<(), Self::Error>;
-    /// Writes whole blocks.
+    /// Writes whole blocks. Those that begin past the disk's end are refused.
     fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Self::Error>;
+}
+
+/// Returns the sector at which block `first` begins, and how many of `bytes` from there on a disk of `disk` bytes has.
+pub fn on_disk(first: u64, bytes: usize, disk: u64) -> (u64, usize) {
+    let left = disk.saturating_sub(first.saturating_mul(BLOCK as u64));
+    (first.saturating_mul((BLOCK / SECTOR) as u64), left.min(bytes as u64) as usize)
+}
+
+/// Why a block was not read or written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheError<E> {
+    /// The disk failed.
+    Disk(E),
+    /// The block is in memory and not on the disk yet, and as many lent pages are open as can be: to be tried again.
+    Busy,
+}
+
+impl<E: fmt::Display> fmt::Display for CacheError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(error) => error.fmt(f),
+            Self::Busy => write!(f, "as many lent pages are open as can be"),
+        }
+    }
+}
+
+/// The outcome of a copy to or from a page of the cache's own that is not recalled.
+fn kept<E>(result: Result<(), LoanError>) -> Result<(), CacheError<E>> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(LoanError::TooManyOpen) => Err(CacheError::Busy),
+        Err(error) => unreachable!("a movable page of the cache's own loan: {error}"),
+    }
 }
 
 /// Counters since the cache was made, in blocks.
@@ -89,9 +125,9 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     }
 
     /// Reads a block.
-    pub fn read(&mut self, block: u32, to: &mut [u8; BLOCK]) -> Result<(), D::Error> {
+    pub fn read(&mut self, block: u32, to: &mut [u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
         if let Some(&loan) = self.written.get(&block) {
-            self.dirty.read(loan, 0, 0, to).expect("movable pages survive a recall");
+            kept(self.dirty.read(loan, 0, 0, to))?;
             self.hits.hits += 1;
             return Ok(());
         }
@@ -104,7 +140,8 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
                     self.hits.hits += 1;
                     return Ok(());
                 }
-                Err(LoanError::Recalled { .. }) => {}
+                // The disk has it too.
+                Err(LoanError::Recalled { .. } | LoanError::TooManyOpen) => {}
                 Err(error) => unreachable!("the cache's own loan: {error}"),
             }
         }
@@ -116,7 +153,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
             self.keep(cluster, &buffer);
         }
         self.buffer = buffer;
-        result
+        result.map_err(CacheError::Disk)
     }
 
     /// Keeps a cluster, as far as there is room.
@@ -134,8 +171,12 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
             }
         };
         for (page, bytes) in (0..loan.len()).zip(bytes.chunks_exact(BLOCK)) {
-            // Recalled already: the next read finds that.
-            let _ = self.clean.write(loan, page, 0, bytes);
+            match self.clean.write(loan, page, 0, bytes) {
+                // Of one recalled already the next read finds that.
+                Ok(()) | Err(LoanError::Recalled { .. }) => {}
+                // It would read as zeros.
+                Err(_) => return self.end(loan),
+            }
         }
         self.clusters.insert(cluster, loan);
         self.order.push_back(cluster);
@@ -144,36 +185,67 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     fn forget(&mut self, cluster: u32) {
         if let Some(loan) = self.clusters.remove(&cluster) {
             self.order.retain(|&other| other != cluster);
-            self.clean.give_back(loan).expect("the cache's own loan, which no closure has open");
+            self.end(loan);
         }
     }
 
-    /// Writes a block: to memory now, to the disk when there are too many such or [`flush`](Self::flush) is called.
-    pub fn write(&mut self, block: u32, from: &[u8; BLOCK]) -> Result<(), D::Error> {
+    fn end(&self, clean: Loan) {
+        self.clean.give_back(clean).expect("the cache's own loan, which no closure has open");
+    }
+
+    /// Writes a block: to memory now, to the disk when there are too many such or [`flush`](Self::flush) is called. Where
+    /// memory has no room, or cannot be opened, the block goes straight to the disk.
+    pub fn write(&mut self, block: u32, from: &[u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
         let mut loan = self.written.get(&block).copied().or_else(|| self.dirty.borrow(1).ok());
         if loan.is_none() {
-            self.flush()?;
+            match self.flush() {
+                // No block can be read from memory now, so none can be written to it.
+                Ok(()) | Err(CacheError::Busy) => {}
+                Err(error) => return Err(error),
+            }
             loan = self.dirty.borrow(1).ok();
         }
-        // No room at all: straight through.
-        let Some(loan) = loan else { return self.disk.write(block, from) };
-        self.dirty.write(loan, 0, 0, from).expect("movable pages survive a recall");
-        self.written.insert(block, loan);
-        Ok(())
+        let Some(loan) = loan else { return self.write_through(block, from) };
+        match kept(self.dirty.write(loan, 0, 0, from)) {
+            Ok(()) => {
+                self.written.insert(block, loan);
+                Ok(())
+            }
+            Err(CacheError::Busy) => {
+                let result = self.write_through(block, from);
+                // The old bytes stay where the disk refused the new ones.
+                if result.is_ok() || !self.written.contains_key(&block) {
+                    self.written.remove(&block);
+                    self.end_dirty(loan);
+                }
+                result
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_through(&mut self, block: u32, from: &[u8]) -> Result<(), CacheError<D::Error>> {
+        // What was read of it before is old, also where the disk took only a part.
+        self.forget(block / CLUSTER);
+        self.disk.write(block, from).map_err(CacheError::Disk)
     }
 
     /// Writes to the disk what is not on it yet.
-    pub fn flush(&mut self) -> Result<(), D::Error> {
+    pub fn flush(&mut self) -> Result<(), CacheError<D::Error>> {
         while let Some((&block, &loan)) = self.written.first_key_value() {
-            let bytes = &mut self.buffer[..BLOCK];
-            self.dirty.read(loan, 0, 0, bytes).expect("movable pages survive a recall");
-            self.disk.write(block, bytes)?;
-            // What was read of it before is old.
-            self.forget(block / CLUSTER);
+            let mut buffer = core::mem::take(&mut self.buffer);
+            let bytes = &mut buffer[..BLOCK];
+            let result = kept(self.dirty.read(loan, 0, 0, bytes)).and_then(|()| self.write_through(block, bytes));
+            self.buffer = buffer;
+            result?;
             self.written.remove(&block);
-            self.dirty.give_back(loan).expect("the cache's own loan, which no closure has open");
+            self.end_dirty(loan);
         }
         Ok(())
+    }
+
+    fn end_dirty(&self, loan: Loan) {
+        self.dirty.give_back(loan).expect("the cache's own loan, which no closure has open");
     }
 
     /// Forgets all that can be read again, and gives the frames back.
@@ -186,6 +258,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fake::with_all_open;
     use super::*;
     use carveout::arch::fake::Fake;
     use carveout::arch::fake::setup::Setup;
@@ -274,7 +347,7 @@ mod tests {
         cache.disk.broken = true;
         cache.write(5, &[5; BLOCK]).unwrap();
         cache.write(6, &[6; BLOCK]).unwrap();
-        assert_eq!(cache.write(7, &[7; BLOCK]), Err("broken"), "no room for a third");
+        assert_eq!(cache.write(7, &[7; BLOCK]), Err(CacheError::Disk("broken")), "no room for a third");
         let mut block = Box::new([0; BLOCK]);
         cache.read(5, &mut block).unwrap();
         assert_eq!(*block, [5; BLOCK]);
@@ -282,6 +355,70 @@ mod tests {
         cache.write(7, &[7; BLOCK]).unwrap();
         assert_eq!(cache.unwritten(), 1);
         assert_eq!(cache.disk.bytes[6 * BLOCK], 6);
+    }
+
+    /// Others have all lanes: what is in memory cannot be looked at, and nothing can be put there.
+    #[test]
+    fn reads_and_writes_are_right_while_no_page_can_be_opened() {
+        let setup = Setup::new(3);
+        let mut cache = cache(&setup, 64, 2);
+        let mut model = cache.disk.bytes.clone();
+        let mut write = |cache: &mut BlockCache<Fake, Plates>, block: u32, byte: u8| {
+            model[block as usize * BLOCK..][..BLOCK].fill(byte);
+            cache.write(block, &[byte; BLOCK])
+        };
+        let mut found = Box::new([0; BLOCK]);
+        cache.read(0, &mut found).unwrap();
+        write(&mut cache, 40, 1).unwrap();
+        write(&mut cache, 41, 1).unwrap();
+        with_all_open(&setup, &mut || {
+            assert_eq!(cache.read(3, &mut found), Ok(()), "a block that is in memory and on the disk");
+            assert_eq!(cache.read(20, &mut found), Ok(()), "one that is on the disk alone");
+            assert_eq!(cache.read(40, &mut found), Err(CacheError::Busy), "one that is in memory alone");
+            assert_eq!(cache.flush(), Err(CacheError::Busy));
+            // Over one read before, one written before, and one of neither, while both dirty pages are in use or free.
+            for block in [3, 50, 40, 40, 51] {
+                assert_eq!(write(&mut cache, block, 2), Ok(()));
+                assert_eq!(cache.read(block, &mut found), Ok(()), "block {block}");
+                assert_eq!(*found, [2; BLOCK], "block {block}");
+            }
+            cache.disk.broken = true;
+            assert_eq!(cache.write(41, &[3; BLOCK]), Err(CacheError::Disk("broken")));
+            assert_eq!(cache.write(60, &[3; BLOCK]), Err(CacheError::Disk("broken")));
+            cache.disk.broken = false;
+        });
+        for block in 0..BLOCKS {
+            cache.read(block, &mut found).unwrap();
+            assert!(*found == model[block as usize * BLOCK..][..BLOCK], "block {block}");
+        }
+        cache.flush().unwrap();
+        assert!(cache.disk.bytes == model);
+    }
+
+    /// What is written past the memory for it is not read from what was read before.
+    #[test]
+    fn a_write_straight_through_ends_what_was_read_before() {
+        let setup = Setup::with_area(4, 64 * 4096);
+        let mut cache = cache(&setup, 16, 1);
+        cache.dirty.borrow(1).unwrap();
+        let mut found = Box::new([0; BLOCK]);
+        cache.read(5, &mut found).unwrap();
+        cache.write(5, &[9; BLOCK]).unwrap();
+        assert_eq!(cache.unwritten(), 0);
+        cache.read(5, &mut found).unwrap();
+        assert_eq!(*found, [9; BLOCK]);
+    }
+
+    #[test]
+    fn blocks_lie_where_they_are_on_disks_of_any_size() {
+        const TIB: u64 = 1 << 40;
+        assert_eq!(on_disk(0, BLOCK, 0), (0, 0));
+        assert_eq!(on_disk(1, 3 * BLOCK, 5000), (8, 904));
+        // Their first byte has no number of 32 bits.
+        assert_eq!(on_disk(1 << 20, BLOCK, 1 << 32), (8 << 20, 0));
+        assert_eq!(on_disk(1 << 20, BLOCK, (1 << 32) + 512), (8 << 20, 512));
+        assert_eq!(on_disk((1 << 29) + 1, BLOCK, 4 * TIB), ((1 << 32) + 8, BLOCK));
+        assert_eq!(on_disk(u64::MAX, BLOCK, TIB).1, 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! `virtio-drivers` names memory by slices. A slice of a buffer that is unmapped may not exist, so it is handed a
 //! slice of a stand-in, which it does not touch, and [`Hal::share`] answers with the buffer's bus address instead.
 
-use super::block_cache::{BLOCK, Backing};
+use super::block_cache::{BLOCK, Backing, on_disk};
 use super::bring_up::Kernel;
 use super::devices;
 use carveout::addr::{BusAddr, FRAME_SIZE, PhysAddr};
@@ -358,11 +358,16 @@ impl<'d> Blocks<'d> {
         Ok(Self { disk, buffer: Some(buffer.into_stream().for_device()) })
     }
 
-    /// Sectors of `bytes` from a block on that the disk has.
-    fn on_disk(&self, first: u32, bytes: usize) -> (usize, usize) {
-        let start = first as usize * BLOCK;
-        let left = (self.disk.bytes() as usize).saturating_sub(start);
-        (start / SECTOR_SIZE, left.min(bytes))
+    /// The sector at which a block begins, and how many of `bytes` from there on the disk has. A sector is refused whose
+    /// number virtio-drivers cannot say.
+    fn on_disk(&self, first: u64, bytes: usize) -> Result<(usize, usize), Error> {
+        let (sector, there) = on_disk(first, bytes, self.disk.bytes());
+        let last = usize::try_from(sector.saturating_add((bytes / SECTOR_SIZE) as u64));
+        match last {
+            Ok(_) => Ok((sector as usize, there)),
+            Err(_) if there == 0 => Ok((0, 0)),
+            Err(_) => Err(Error::InvalidParam),
+        }
     }
 }
 
@@ -370,8 +375,8 @@ impl Backing for Blocks<'_> {
     type Error = Error;
 
     fn read(&mut self, first: u32, to: &mut [u8]) -> Result<(), Error> {
-        for (first, to) in (first..).step_by(REQUEST / BLOCK).zip(to.chunks_mut(REQUEST)) {
-            let (sector, there) = self.on_disk(first, to.len());
+        for (first, to) in (u64::from(first)..).step_by(REQUEST / BLOCK).zip(to.chunks_mut(REQUEST)) {
+            let (sector, there) = self.on_disk(first, to.len())?;
             let buffer = self.buffer.take().expect("given back by each request");
             let result = self.disk.read_at(sector, there, &buffer);
             // SAFETY: the request was answered.
@@ -388,8 +393,12 @@ impl Backing for Blocks<'_> {
     }
 
     fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Error> {
-        for (first, from) in (first..).step_by(REQUEST / BLOCK).zip(from.chunks(REQUEST)) {
-            let (sector, there) = self.on_disk(first, from.len());
+        for (first, from) in (u64::from(first)..).step_by(REQUEST / BLOCK).zip(from.chunks(REQUEST)) {
+            let (sector, there) = self.on_disk(first, from.len())?;
+            // Bytes of the last block may lie past the end; a block of them alone would be lost.
+            if there.next_multiple_of(BLOCK) < from.len() {
+                return Err(Error::InvalidParam);
+            }
             let buffer = self.buffer.take().expect("given back by each request");
             // SAFETY: the device does nothing before the next request.
             let mut buffer = unsafe { buffer.for_cpu_part(0..0) };

@@ -1,5 +1,10 @@
-//! Registers for the drivers' tests: memory on the host, written and read by offset as a manual lists them.
+//! What the tests share: registers, which are memory on the host, written and read by offset as a manual lists them; and
+//! lent pages that are all open.
 
+use carveout::arch::fake::Fake;
+use carveout::arch::fake::setup::Setup;
+use carveout::cma::loan::{Loan, Priority, SPARES};
+use carveout::dma::loan::{Borrower, Movable};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use std::boxed::Box;
@@ -41,4 +46,18 @@ impl<R> Block<R> {
         // SAFETY: as in `read`.
         unsafe { self.word(offset).write_volatile(value) }
     }
+}
+
+/// Runs with as many lent pages open as can be.
+pub(super) fn with_all_open(setup: &Setup, run: &mut dyn FnMut()) {
+    fn nest(other: &Borrower<Fake, Movable>, loan: Loan, page: u32, run: &mut dyn FnMut()) {
+        if page == SPARES {
+            run();
+        } else {
+            other.with(loan, page, |_| nest(other, loan, page + 1, run)).unwrap();
+        }
+    }
+    let area = setup.dma.area("test").unwrap();
+    let other = setup.dma.borrower(area, "other", SPARES, Priority::Low).unwrap();
+    nest(&other, other.borrow(SPARES).unwrap(), 0, run);
 }

@@ -5,14 +5,14 @@
 //! found zeroed, every value of the movable store was whole by its hash, and the audits were clean.
 
 use super::block::BlockError;
-use super::block_cache::{BLOCK, BlockCache};
+use super::block_cache::{BLOCK, BlockCache, CacheError};
 use super::bring_up::Kernel;
 use super::clock::Clock;
 use super::demo::{self, Failure, Hop};
 use super::disk::{Blocks, Disk, DiskError};
 use super::mock::camera::checksum;
 use super::random::Random;
-use super::store::{Found, Store};
+use super::store::{Found, PutError, Store};
 use crate::println;
 use alloc::format;
 use alloc::string::String;
@@ -222,7 +222,7 @@ fn fill<K: LoanKind>(store: &mut Store<Armv7a, K>, next: &mut u32, most: u32, bu
         value(*next, buffer);
         match store.put(*next, buffer) {
             Ok(()) => *next += 1,
-            Err(LendError::Spent { .. }) => {
+            Err(PutError::Room(LendError::Spent { .. })) => {
                 // Oldest first: mostly they are gone anyway.
                 let oldest = store.keys().next();
                 match oldest {
@@ -241,7 +241,7 @@ fn check_all(store: &mut Store<Armv7a, Movable>, buffer: &mut Vec<u8>) -> Result
         match store.read(key, buffer) {
             Ok(Found::Whole) => {}
             Ok(Found::Nothing) => return Err(format!("I6: movable value {key:#x} is gone")),
-            Err(corrupt) => return Err(format!("I6: {corrupt}")),
+            Err(error) => return Err(format!("I6: {error}")),
         }
     }
     Ok(())
@@ -262,10 +262,11 @@ struct Lenders {
 }
 
 impl Lenders {
-    fn new(kernel: &'static Kernel, area: AreaId, plan: Plan) -> Result<Self, LendError> {
+    fn new(kernel: &'static Kernel, area: AreaId, plan: Plan) -> Result<Self, PutError> {
         let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
-        let mut store = Store::new(kernel.dma.borrower(area, "store", plan.store, Priority::High)?);
-        let scratch = Store::new(kernel.dma.borrower(area, "scratch", 2 * pages, Priority::Low)?);
+        let store = kernel.dma.borrower(area, "store", plan.store, Priority::High).map_err(PutError::Room)?;
+        let scratch = kernel.dma.borrower(area, "scratch", 2 * pages, Priority::Low).map_err(PutError::Room)?;
+        let (mut store, scratch) = (Store::new(store), Store::new(scratch));
         let (mut kept, mut buffer) = (0, Vec::new());
         while kept * 5 < plan.store {
             value(kept, &mut buffer);
@@ -294,7 +295,7 @@ impl Lenders {
         }
         let key = self.next.saturating_sub(random.below(4096)).max(SCRATCH);
         tally.hits.1 += 1;
-        let found = self.scratch.read(key, &mut self.buffer).map_err(|corrupt| format!("{corrupt}"))?;
+        let found = self.scratch.read(key, &mut self.buffer).map_err(|error| format!("{error}"))?;
         tally.hits.0 += u64::from(found == Found::Whole);
         Ok(())
     }
@@ -458,7 +459,10 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failu
     let clean = kernel.dma.borrower(area, "disk, clean", clean, Priority::High).map_err(refused)?;
     let dirty = kernel.dma.borrower(area, "disk, unwritten", dirty, Priority::High).map_err(refused)?;
     let mut cache = BlockCache::new(Blocks::new(disk).map_err(disk_failed)?, clean, dirty);
-    let failed = |error| disk_failed(DiskError::Device(error));
+    let failed = |error| match error {
+        CacheError::Disk(error) => disk_failed(DiskError::Device(error)),
+        CacheError::Busy => Failure::Lending(format!("{error}")),
+    };
     let mut block = vec![0; BLOCK].into_boxed_slice();
     let block: &mut [u8; BLOCK] = block.as_mut().try_into().map_err(|_| Failure::NoDisk)?;
 

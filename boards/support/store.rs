@@ -1,7 +1,8 @@
 //! A store of values in lent frames, which checks them by hash: with a movable borrower a RAM store, with a discardable
 //! one a cache whose values may be gone.
 //!
-//! Guarantees: what [`Store::read`] gives is what was put, to the last byte, or it says which it is not.
+//! Guarantees: what [`Store::read`] gives is what was put, to the last byte, or it says which it is not. A value that
+//! cannot be looked at just now is not called corrupt, nor is one put that cannot be written.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -37,16 +38,42 @@ pub enum Found {
     Nothing,
 }
 
-/// A value is not what was put.
+/// Why a value was not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Corrupt {
-    /// Which.
-    pub key: u32,
+pub enum ReadError {
+    /// It is not what was put.
+    Corrupt {
+        /// Which.
+        key: u32,
+    },
+    /// As many lent pages are open as can be: to be tried again. The value is as it was.
+    Busy,
 }
 
-impl fmt::Display for Corrupt {
+impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "value {:#x} is not what was put", self.key)
+        match self {
+            Self::Corrupt { key } => write!(f, "value {key:#x} is not what was put"),
+            Self::Busy => write!(f, "as many lent pages are open as can be"),
+        }
+    }
+}
+
+/// Why a value was not put. There is none of its key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PutError {
+    /// There is no room.
+    Room(LendError),
+    /// As many lent pages are open as can be: to be tried again.
+    Busy,
+}
+
+impl fmt::Display for PutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Room(error) => error.fmt(f),
+            Self::Busy => ReadError::Busy.fmt(f),
+        }
     }
 }
 
@@ -72,8 +99,8 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
         self.values.keys().copied()
     }
 
-    /// Puts a value in place of any of that key. Refused, with the old value gone, if there is no room.
-    pub fn put(&mut self, key: u32, bytes: &[u8]) -> Result<(), LendError> {
+    /// Puts a value in place of any of that key. The old value is gone, also where the new one is refused.
+    pub fn put(&mut self, key: u32, bytes: &[u8]) -> Result<(), PutError> {
         self.remove(key);
         let mut value = Value { loans: Vec::new(), bytes: bytes.len(), hash: hash(bytes) };
         let mut left = bytes;
@@ -83,14 +110,21 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
                     value.loans.push(loan);
                     let (now, later) = left.split_at((loan.len() as usize * PAGE).min(left.len()));
                     for (page, bytes) in now.chunks(PAGE).enumerate() {
-                        // Recalled already: then it is gone, which the next read finds.
-                        let _ = self.borrower.write(loan, page as u32, 0, bytes);
+                        match self.borrower.write(loan, page as u32, 0, bytes) {
+                            // Of one recalled already the next read finds that.
+                            Ok(()) | Err(LoanError::Recalled { .. }) => {}
+                            Err(LoanError::TooManyOpen) => {
+                                self.give_back(value);
+                                return Err(PutError::Busy);
+                            }
+                            Err(error) => unreachable!("the store's own loan: {error}"),
+                        }
                     }
                     left = later;
                 }
                 Err(error) => {
                     self.give_back(value);
-                    return Err(error);
+                    return Err(PutError::Room(error));
                 }
             }
         }
@@ -99,7 +133,7 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
     }
 
     /// Reads a value into `to`, whose old bytes are lost.
-    pub fn read(&mut self, key: u32, to: &mut Vec<u8>) -> Result<Found, Corrupt> {
+    pub fn read(&mut self, key: u32, to: &mut Vec<u8>) -> Result<Found, ReadError> {
         to.clear();
         let Some(value) = self.values.get(&key) else { return Ok(Found::Nothing) };
         to.resize(value.bytes, 0);
@@ -114,11 +148,12 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
                         self.remove(key);
                         return Ok(Found::Nothing);
                     }
-                    Err(_) => return Err(Corrupt { key }),
+                    Err(LoanError::TooManyOpen) => return Err(ReadError::Busy),
+                    Err(error) => unreachable!("the store's own loan: {error}"),
                 }
             }
         }
-        if hash(to) == value.hash { Ok(Found::Whole) } else { Err(Corrupt { key }) }
+        if hash(to) == value.hash { Ok(Found::Whole) } else { Err(ReadError::Corrupt { key }) }
     }
 
     /// Forgets a value.
@@ -132,5 +167,33 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
         for loan in value.loans {
             self.borrower.give_back(loan).expect("the store's own loan, which no closure has open");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::with_all_open;
+    use super::*;
+    use carveout::arch::fake::setup::Setup;
+    use carveout::cma::loan::Priority;
+    use carveout::dma::loan::Movable;
+    use std::vec;
+
+    #[test]
+    fn a_value_that_cannot_be_opened_is_neither_corrupt_nor_put() {
+        let setup = Setup::new(1);
+        let area = setup.dma.area("test").unwrap();
+        let mut store = Store::new(setup.dma.borrower::<Movable>(area, "store", 16, Priority::Low).unwrap());
+        let bytes = vec![7; 2 * PAGE + 5];
+        store.put(1, &bytes).unwrap();
+        let mut found = Vec::new();
+        with_all_open(&setup, &mut || {
+            assert_eq!(store.read(1, &mut found), Err(ReadError::Busy));
+            assert_eq!(store.put(2, &bytes), Err(PutError::Busy));
+            assert_eq!(store.read(2, &mut found), Ok(Found::Nothing));
+        });
+        assert_eq!(store.read(1, &mut found), Ok(Found::Whole));
+        assert_eq!(found, bytes);
+        assert_eq!(store.stats().in_area, 3, "what was refused took nothing");
     }
 }

@@ -36,6 +36,7 @@ pub mod arch;
 pub mod boot;
 pub mod cma;
 pub mod dma;
+mod heap;
 pub mod protocol;
 pub mod sync;
 pub mod vm;

@@ -11,9 +11,10 @@
 use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr};
 use crate::boot::directmap::CarveOut;
 use crate::cma::index::{Index, MAX_ALIGN_ORDER, Node};
-use crate::cma::loan::{Batch, Kind, LendError, Lending, Loan, LoanError, Priority};
+use crate::cma::loan::{Batch, Candidate, LendError, Lending, Loan, LoanError, Runs};
 use crate::cma::reserve::{Request, Reserve};
-use alloc::vec;
+use crate::heap::{filled, room};
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt;
@@ -194,9 +195,26 @@ impl fmt::Display for AllocError {
 /// # Panics
 ///
 /// If there are no units, or more than an index holds: a carve-out of ARMv7-A has fewer.
-pub(crate) fn heap_index(first: u32, units: u32) -> Index<'static> {
+fn heap_index(frames: FrameRange) -> Result<Index<'static>, TryReserveError> {
+    let (first, units) = (frames.start(), frames.count());
     let nodes = Index::nodes_needed(first, units).expect("a number of units that an index holds");
-    Index::new(first, units, vec![Node::EMPTY; nodes].leak()).expect("storage as large as asked for")
+    let nodes = filled(nodes, Node::EMPTY)?.leak();
+    Ok(Index::new(first, units, nodes).expect("storage as large as asked for"))
+}
+
+/// Why a contract's slots were not planned.
+#[derive(Debug)]
+pub(crate) enum PlanError {
+    /// The heap has no room to plan them in.
+    Heap,
+    /// One has no place.
+    Slot(usize, AllocError),
+}
+
+impl From<TryReserveError> for PlanError {
+    fn from(_: TryReserveError) -> Self {
+        Self::Heap
+    }
 }
 
 /// One run of an area.
@@ -251,15 +269,19 @@ pub struct Area {
 
 impl Area {
     /// Makes a carve-out allocatable. The index is taken from the heap once, here, and never given back.
-    pub fn new(carved: &CarveOut) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// The heap has no room for the index.
+    pub fn new(carved: &CarveOut) -> Result<Self, TryReserveError> {
         let run = |&frames: &FrameRange| {
-            let idle = heap_index(frames.start(), frames.count());
-            Run { frames, unseen: idle.units(), idle, spare: None }
+            let idle = heap_index(frames)?;
+            Ok::<_, TryReserveError>(Run { frames, unseen: idle.units(), idle, spare: None })
         };
         let mut name = ArrayString::new();
         name.push_str(carved.name());
-        let runs = carved.ranges().iter().map(run).collect();
-        Self { name, runs, lendable: carved.is_lendable(), reserve: Reserve::default(), lending: None }
+        let runs = carved.ranges().iter().map(run).collect::<Result<_, _>>()?;
+        Ok(Self { name, runs, lendable: carved.is_lendable(), reserve: Reserve::default(), lending: None })
     }
 
     /// What the device tree or `cma=` calls it.
@@ -471,13 +493,13 @@ impl Area {
         &mut self,
         shapes: &[(u32, u8)],
         places: impl Fn(FrameRange) -> P,
-    ) -> Result<Vec<FrameRange>, (usize, AllocError)> {
-        let mut nodes: Vec<Vec<Node>> = Vec::new();
+    ) -> Result<Vec<FrameRange>, PlanError> {
+        let mut nodes: ArrayVec<Vec<Node>, { CarveOut::RANGES }> = ArrayVec::new();
         for run in &self.runs {
             let needed = Index::nodes_needed(run.frames.start(), run.frames.count()).expect("as its own index");
-            nodes.push(vec![Node::EMPTY; needed]);
+            nodes.push(filled(needed, Node::EMPTY)?);
         }
-        let mut scratch: Vec<(FrameRange, Index<'_>)> = Vec::new();
+        let mut scratch: ArrayVec<(FrameRange, Index<'_>), { CarveOut::RANGES }> = ArrayVec::new();
         for (run, nodes) in self.runs.iter().zip(&mut nodes) {
             let (start, count) = (run.frames.start(), run.frames.count());
             let mut index = Index::new(start, count, nodes).expect("storage as large as asked for");
@@ -488,7 +510,7 @@ impl Area {
             let (_, index) = scratch.iter_mut().find(|(run, _)| run.covers(frames)).expect("frames of this area");
             index.free(frames.start(), frames.count()).expect("each frame is available once");
         });
-        let mut planned = Vec::new();
+        let mut planned = room(shapes.len())?;
         for (n, &(count, order)) in shapes.iter().enumerate() {
             let liked = if count >= 16 { order.max(4) } else { order };
             let mut find = |order| {
@@ -501,7 +523,7 @@ impl Area {
                 let wanted = u64::from(count) << FRAME_SHIFT;
                 let free = scratch.iter().map(|(_, index)| u64::from(index.free_units())).sum::<u64>() << FRAME_SHIFT;
                 if free < wanted {
-                    return Err((n, AllocError::NoCapacity { wanted, free }));
+                    return Err(PlanError::Slot(n, AllocError::NoCapacity { wanted, free }));
                 }
                 let elsewhere = scratch.iter_mut().any(|(_, index)| index.has(count, order));
                 let any = scratch.iter_mut().map(|(_, index)| u64::from(index.largest_run())).max().unwrap_or(0);
@@ -512,23 +534,26 @@ impl Area {
                 let (largest, any) = (u64::from(largest) << FRAME_SHIFT, any << FRAME_SHIFT);
                 let no_run = NoRun { wanted, align: FRAME_SIZE << order, reach: Reach::ALL, free, largest, any };
                 let error = if elsewhere { AllocError::OutOfReach(no_run) } else { AllocError::Fragmented(no_run) };
-                return Err((n, error));
+                return Err(PlanError::Slot(n, error));
             };
             planned.push(FrameRange::new(start, count).expect("inside the area"));
         }
         Ok(planned)
     }
 
-    /// Takes planned runs for a contract's slots, for ever. Whether loans in them are to be moved.
-    pub(crate) fn take_planned(&mut self, planned: &[FrameRange]) -> bool {
-        if self.lendable {
-            for run in self.runs.iter_mut().filter(|run| run.spare.is_none()) {
-                let (start, count) = (run.frames.start(), run.frames.count());
-                let mut spare = heap_index(start, count);
-                spare.take(start, count).expect("a fresh index is free");
-                run.spare = Some(spare);
-            }
+    /// Takes from the heap what an area with contracts needs, once.
+    pub(crate) fn prepare_slots(&mut self) -> Result<(), TryReserveError> {
+        for run in self.runs.iter_mut().filter(|run| self.lendable && run.spare.is_none()) {
+            let mut spare = heap_index(run.frames)?;
+            spare.take(run.frames.start(), run.frames.count()).expect("a fresh index is free");
+            run.spare = Some(spare);
         }
+        Ok(())
+    }
+
+    /// Takes planned runs for a contract's slots, for ever. Whether loans in them are to be moved. The slots were
+    /// [prepared](Self::prepare_slots).
+    pub(crate) fn take_planned(&mut self, planned: &[FrameRange]) -> bool {
         planned.iter().fold(false, |moves, &frames| self.take_window(frames) | moves)
     }
 
@@ -548,6 +573,13 @@ impl Area {
     pub(crate) fn slot_cost(&self, frames: FrameRange) -> Option<u32> {
         let Some(lending) = &self.lending else { return Some(0) };
         if lending.open_in(frames).is_some() { None } else { Some(lending.cost(frames)) }
+    }
+
+    /// From now on somebody waits for a slot that has none open, or does not any more. Meanwhile none is opened.
+    pub(crate) fn await_slots(&mut self, waits: bool) {
+        if let Some(lending) = &mut self.lending {
+            lending.await_slots(waits);
+        }
     }
 
     /// An idle slot of a contract that ended: its frames are anybody's, and stay lent where they are.
@@ -571,27 +603,40 @@ impl Area {
 
     // --- loans ---
 
-    /// Adds a borrower.
-    pub(crate) fn register(
-        &mut self,
-        name: &'static str,
-        kind: Kind,
-        pages: u32,
-        priority: Priority,
-    ) -> Result<usize, LendError> {
-        if !self.lendable {
-            return Err(LendError::NotLendable);
+    /// Whether a borrower may be added; its runs, if it has no books yet.
+    pub(crate) fn may_lend(&self) -> Result<Option<Runs>, LendError> {
+        match &self.lending {
+            _ if !self.lendable => Err(LendError::NotLendable),
+            Some(lending) if lending.is_full() => Err(LendError::TooManyBorrowers),
+            Some(_) => Ok(None),
+            None => Ok(Some(self.ranges().collect())),
         }
+    }
+
+    /// Adds a borrower, which was made for what [`may_lend`](Self::may_lend) said.
+    pub(crate) fn admit(&mut self, candidate: &mut Candidate) -> Result<usize, LendError> {
         let runs = &mut self.runs;
         let lending = self.lending.get_or_insert_with(|| {
-            let mut lending = Lending::new(runs.iter().map(|run| run.frames));
+            let mut lending = candidate.take_lending().expect("made with the first borrower");
             let free = runs.iter_mut().flat_map(|run| run.idle.runs());
             let idle = free.filter_map(|free| FrameRange::between(free.start, free.end));
             // Those being zeroed stay held until they are.
             idle.for_each(|frames| lending.set_held(frames, false));
             lending
         });
-        lending.register(name, kind, pages, priority)
+        lending.admit(candidate)
+    }
+
+    #[cfg(test)]
+    fn register(
+        &mut self,
+        name: &'static str,
+        kind: crate::cma::loan::Kind,
+        pages: u32,
+        priority: crate::cma::loan::Priority,
+    ) -> Result<usize, LendError> {
+        let mut candidate = Candidate::new(name, kind, pages, priority, self.may_lend()?)?;
+        self.admit(&mut candidate)
     }
 
     /// The books of the loans, if there is a borrower.
@@ -702,20 +747,15 @@ impl Area {
     }
 
     /// Whether another core has frames in hand that an allocation may have soon: it zeroes them, or moves pages there.
+    /// For that long it has the work lane ([`crate::dma::loan`]): whoever has the lane finds none.
     pub(crate) fn has_in_hand(&self) -> bool {
         self.reserve.zeroing.is_some() || self.lending.as_ref().is_some_and(|lending| lending.arriving() > 0)
-    }
-
-    /// The same, and none are zeroed from now on, until somebody asks who finds that nobody has any in hand.
-    pub(crate) fn awaits(&mut self) -> bool {
-        self.reserve.awaited = self.has_in_hand();
-        self.reserve.awaited
     }
 
     /// The next up to `most` frames that may not be zeroed yet: idle ones or, where fewer are idle than are to be,
     /// discardable loans'. They are nobody's until [`end_zeroing`](Self::end_zeroing).
     pub(crate) fn begin_zeroing(&mut self, most: u32) -> Option<FrameRange> {
-        if self.reserve.stock == 0 || self.reserve.awaited {
+        if self.reserve.stock == 0 {
             return None;
         }
         let next = |run: &mut Run| {
@@ -814,7 +854,7 @@ fn free_in(runs: &mut [Run], frames: FrameRange, contracted: bool) {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::cma::loan::{NotOpen, Opening, Place, SPARES};
+    use crate::cma::loan::{Kind, NotOpen, Opening, Place, Priority, SPARES};
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -824,8 +864,9 @@ mod tests {
     fn contracted(kind: Kind) -> (Area, FrameRange, Loan, u32) {
         let frames = FrameRange::new(FIRST, 4).unwrap();
         // SAFETY: frames are numbers here; nothing is mapped.
-        let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) });
+        let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
         assert_eq!(area.register("cache", kind, 4, Priority::Low), Ok(0));
+        area.prepare_slots().unwrap();
         assert!(!area.take_planned(&[frames]));
         area.give_slot_back(frames);
         let loan = area.borrow(0, 4, |_| false).unwrap();
@@ -838,7 +879,7 @@ mod tests {
     fn i6_a_window_of_unlike_discardable_loans_is_found() {
         let frames = FrameRange::new(FIRST, 4).unwrap();
         // SAFETY: frames are numbers here; nothing is mapped.
-        let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) });
+        let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
         for (name, priority, cached) in [("stills", Priority::Low, true), ("films", Priority::High, false)] {
             let borrower = area.register(name, Kind::Discardable, 2, priority).unwrap();
             area.borrow(borrower, 2, |_| cached).unwrap();
@@ -889,12 +930,35 @@ mod tests {
         }
     }
 
+    /// Whoever waits for a slot waits for the copy that is under way, and for none that begins later.
+    #[test]
+    fn i7_no_page_of_a_slot_is_opened_or_evicted_while_somebody_waits_for_one() {
+        let (mut area, frames, loan, frame) = contracted(Kind::Discardable);
+        let one = FrameRange::new(frame, 1).unwrap();
+        let opening = area.lending_mut().unwrap().open(0, loan, 0, false).unwrap();
+        area.await_slots(true);
+        area.await_slots(true);
+        for for_closure in [false, true] {
+            let later = area.lending_mut().unwrap().open(0, loan, 2, for_closure);
+            assert!(matches!(later, Err(NotOpen::Moving)), "{later:?}");
+        }
+        assert!(area.evict(one).is_none());
+        area.await_slots(false);
+        assert!(area.lending_mut().unwrap().open(0, loan, 1, false).is_err(), "another waits still");
+        area.lending_mut().unwrap().close(opening, false);
+        assert!(area.slot_cost(frames).is_some());
+        area.await_slots(false);
+        let opening = area.lending_mut().unwrap().open(0, loan, 1, false).unwrap();
+        area.lending_mut().unwrap().close(opening, false);
+        assert!(area.evict(one).is_some());
+    }
+
     const RUNS: [(u32, u32); 2] = [(0x60005, 150), (0x70040, 70)];
 
     fn area(lendable: bool) -> Area {
         let runs = RUNS.map(|(start, count)| FrameRange::new(start, count).unwrap());
         // SAFETY: frames are numbers here; nothing is mapped.
-        Area::new(&unsafe { CarveOut::assume("test", &runs, lendable) })
+        Area::new(&unsafe { CarveOut::assume("test", &runs, lendable) }).unwrap()
     }
 
     /// What devices reach: all; a part of it; no run across a multiple of 16 frames.
@@ -1110,7 +1174,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod interleavings {
     use super::*;
-    use crate::cma::loan::{NotOpen, Place};
+    use crate::cma::loan::{Kind, NotOpen, Place, Priority};
     use crate::sync::{Lock, Rank};
     use alloc::vec::Vec;
     use core::iter;
@@ -1127,7 +1191,7 @@ mod interleavings {
         loom::model(move || {
             let frames = FrameRange::new(FIRST, FRAMES).unwrap();
             // SAFETY: frames are numbers here; nothing is mapped.
-            let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) });
+            let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
             let number = area.register("cache", Kind::Discardable, FRAMES, Priority::Low).unwrap();
             let loan = area.borrow(number, FRAMES, |_| false).unwrap();
             let area = Arc::new(Lock::new(Rank::DMA, area));
@@ -1181,14 +1245,16 @@ mod interleavings {
         });
     }
 
-    /// One core zeroes what is idle, another wants all of it for a device.
+    /// One core zeroes what is idle, another wants all of it for a device. Who zeroes has the work lane, here a lock; who
+    /// waits for it finds no frames in hand.
     fn idle_work(waits: bool) {
         loom::model(move || {
             let frames = FrameRange::new(FIRST, FRAMES).unwrap();
             // SAFETY: frames are numbers here; nothing is mapped.
-            let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], false) });
+            let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], false) }).unwrap();
             area.set_stock(FRAMES);
             let area = Arc::new(Lock::new(Rank::DMA, area));
+            let lane = Arc::new(Lock::new(Rank::DMA, ()));
             let memory: Arc<Vec<UnsafeCell<u32>>> = Arc::new((0..FRAMES).map(UnsafeCell::new).collect());
             let touch = |memory: &[UnsafeCell<u32>], frames: FrameRange| {
                 for frame in frames.iter() {
@@ -1197,30 +1263,31 @@ mod interleavings {
                 }
             };
             let idle = thread::spawn({
-                let (area, memory) = (Arc::clone(&area), Arc::clone(&memory));
+                let (area, lane, memory) = (Arc::clone(&area), Arc::clone(&lane), Arc::clone(&memory));
                 move || {
-                    while let Some(frames) = { area.lock().begin_zeroing(1) } {
+                    while let Some(_turn) = lane.try_lock() {
+                        let Some(frames) = ({ area.lock().begin_zeroing(1) }) else { break };
                         touch(&memory, frames);
                         area.lock().end_zeroing(frames);
                     }
                     while area.lock().foresee() {}
                 }
             });
+            let mut turn = None;
             let mut guard = area.lock();
             let all = loop {
                 match guard.alloc(FRAMES * FRAME_SIZE, 1, iter::once) {
-                    Err(error) if waits && error.is_of_room() && guard.has_in_hand() => loop {
+                    Err(error) if waits && error.is_of_room() && guard.has_in_hand() => {
+                        assert!(turn.is_none(), "nobody has frames in hand but who has the lane");
                         drop(guard);
-                        thread::yield_now();
+                        turn = Some(lane.lock());
                         guard = area.lock();
-                        if !guard.awaits() {
-                            break;
-                        }
-                    },
+                    }
                     done => break done.expect("no room"),
                 }
             };
             drop(guard);
+            drop(turn);
             touch(&memory, all.frames);
             area.lock().give_back(all.frames);
             idle.join().unwrap();

@@ -11,6 +11,7 @@
 
 use crate::addr::{Bytes, FRAME_SIZE, FrameRange};
 use crate::cma::area::AllocError;
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -54,6 +55,11 @@ pub enum ContractError {
         /// Records in all.
         limit: u32,
     },
+    /// The heap has no room for its books.
+    Heap {
+        /// Buffers declared.
+        wanted: u64,
+    },
 }
 
 impl fmt::Display for ContractError {
@@ -68,6 +74,7 @@ impl fmt::Display for ContractError {
                 f,
                 "contract refused: it declares {wanted} buffers, and of the {limit} records for buffers {free} are free"
             ),
+            Self::Heap { wanted } => write!(f, "contract refused: no heap left for the books of {wanted} buffers"),
         }
     }
 }
@@ -108,20 +115,24 @@ pub(crate) struct Book<S> {
 
 impl<S: Copy> Book<S> {
     /// A contract of these slots, all idle.
-    pub(crate) fn new(slots: impl Iterator<Item = Slot<S>>) -> Self {
+    pub(crate) fn new(slots: impl Iterator<Item = Slot<S>>) -> Result<Self, TryReserveError> {
         let mut classes: Vec<Class<S>> = Vec::new();
         for slot in slots {
             let frames = slot.frames.count();
-            let at = classes.iter().position(|class| class.frames == frames).unwrap_or_else(|| {
+            let known = classes.iter().position(|class| class.frames == frames);
+            if known.is_none() {
+                classes.try_reserve(1)?;
                 classes.push(Class { frames, slots: Vec::new(), idle: Vec::new() });
-                classes.len() - 1
-            });
+            }
+            let at = known.unwrap_or(classes.len() - 1);
             let class = &mut classes[at];
+            class.slots.try_reserve(1)?;
+            class.idle.try_reserve(1)?;
             class.idle.push(class.slots.len());
             class.slots.push(slot);
         }
-        classes.sort_by_key(|class| class.frames);
-        Self { classes, held: 0, ended: false }
+        classes.sort_unstable_by_key(|class| class.frames);
+        Ok(Self { classes, held: 0, ended: false })
     }
 
     /// Takes the idle slot for `bytes` whose loans cost least. `cost` is `None` of a slot that must not be taken just

@@ -1,9 +1,11 @@
 //! Loans: which idle frames are lent, to whom, and how they come back. Pure bookkeeping; [`crate::dma::loan`] maps and
 //! copies.
 //!
-//! A *loan* is a number of *pages*, named by a handle of three words. A page is somewhere: in a frame of the area, in a
-//! frame of the *refuge* (memory outside the area, which no device needs), or recalled. Handles are checked at every
-//! use, so the area may take its frames back whenever it likes. The protocol, as transitions and what each demands:
+//! A *loan* is a number of *pages*, named by a handle. A page is somewhere: in a frame of the area, in a frame of the
+//! *refuge* (memory outside the area, which no device needs), or recalled. Handles are checked at every use, so the area
+//! may take its frames back whenever it likes. No two loans have the same number, of whatever borrower, area or machine:
+//! a handle is good with the one borrower that got it, until it gives the loan back, and never again. The protocol, as
+//! transitions and what each demands:
 //!
 //! | transition | demands | afterwards |
 //! |---|---|---|
@@ -26,14 +28,16 @@
 
 use crate::addr::{FRAME_SIZE, Frame, FrameRange};
 use crate::boot::directmap::CarveOut;
-use crate::cma::area::heap_index;
-use crate::cma::index::Index;
-use alloc::vec;
+use crate::cma::index::{Index, Node};
+use crate::heap::{filled, room};
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::fmt;
 use core::iter;
+use core::mem;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Frames of refuge beyond the movable borrowers' budgets: as many as can be open at a time.
 pub const SPARES: u32 = 7;
@@ -76,6 +80,11 @@ pub enum LendError {
     },
     /// [`MAX_BORROWERS`] are registered.
     TooManyBorrowers,
+    /// The heap has no room for the books of so many pages or, of a movable borrower, for its refuge.
+    Heap {
+        /// Pages asked for.
+        pages: u32,
+    },
     /// All pages of the budget are lent.
     Spent {
         /// The budget.
@@ -92,6 +101,7 @@ impl fmt::Display for LendError {
             Self::NotLendable => write!(f, "the area is never lent: it is not reusable"),
             Self::Budget { pages } => write!(f, "a budget of {pages} pages is not possible (1 to {MAX_BUDGET})"),
             Self::TooManyBorrowers => write!(f, "all {MAX_BORROWERS} borrowers of the area are registered"),
+            Self::Heap { pages } => write!(f, "no heap left for a borrower of {pages} pages"),
             Self::Spent { pages } => write!(f, "all {pages} pages of the budget are lent"),
             Self::NothingIdle => write!(f, "no frame is idle"),
         }
@@ -129,7 +139,7 @@ pub enum LoanError {
 impl fmt::Display for LoanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stale => write!(f, "the loan was given back"),
+            Self::Stale => write!(f, "the loan was given back, or is another borrower's"),
             Self::Recalled { page } => write!(f, "page {page} of the loan was recalled"),
             Self::Range { page, offset, len } => {
                 write!(f, "{len} bytes from {offset} of page {page} are not all in the loan")
@@ -143,10 +153,14 @@ impl fmt::Display for LoanError {
 /// The name of a loan. Good until it is given back; its pages may be recalled before.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Loan {
+    /// No other loan ever has it.
+    number: u64,
     first: u32,
-    generation: u32,
     count: u32,
 }
+
+/// Loans made so far, by all areas of all machines. At one each nanosecond it would take 500 years to wrap.
+static LOANS: AtomicU64 = AtomicU64::new(0);
 
 impl Loan {
     /// Pages lent, each of 4 KiB.
@@ -203,10 +217,8 @@ pub(crate) enum Place {
 #[derive(Clone, Copy, Debug)]
 struct Page {
     place: Place,
-    /// If a loan begins here: its pages.
-    count: u32,
-    /// Of the loan that begins here, or began last.
-    generation: u32,
+    /// If a loan begins here: its number. Else 0.
+    loan: u64,
     /// It was given bytes. If not, it reads as zeros, whatever the frame holds (I5).
     written: bool,
     open: bool,
@@ -214,8 +226,7 @@ struct Page {
 }
 
 impl Page {
-    const VACANT: Self =
-        Self { place: Place::Gone, count: 0, generation: 0, written: false, open: false, moving: false };
+    const VACANT: Self = Self { place: Place::Gone, loan: 0, written: false, open: false, moving: false };
 }
 
 #[derive(Debug)]
@@ -319,71 +330,134 @@ const LEVELS: u32 = 6;
 /// The last level at which nothing is moved.
 const DISCARDS: u32 = 3;
 
-/// Frames outside the area.
+/// Frames outside the area. A frame's number is its part's in the upper eight bits, and its own in that part.
 #[derive(Debug)]
 struct Refuge {
-    tenants: Vec<Tenant>,
-    free: Vec<u32>,
-    /// Lent to discardable borrowers, in no order.
-    guests: Vec<u32>,
-    /// Of each guest, its place among them.
-    guest_at: Vec<u32>,
-    /// Where each is.
-    memory: Vec<RefugeFrame>,
+    /// [`SPARES`] frames, then those of each movable borrower.
+    parts: Vec<Part>,
+    /// Parts before this one have no frame that was never lent.
+    fresh: usize,
+    /// Frames that were lent before, from the one that was left last.
+    left: u32,
+    /// Frames lent to discardable borrowers, from the one lent first.
+    first_guest: u32,
+    last_guest: u32,
+    all: u32,
+    used: u32,
 }
 
-/// A frame of refuge: the heap's, for good.
+/// Frames of refuge that came together.
+#[derive(Debug)]
+struct Part {
+    berths: Vec<Berth>,
+    /// How many were ever lent.
+    lent: u32,
+    /// Room for a page each. They are reached by pointers, by whoever has the page open or moves it; a page that was never
+    /// written is not read.
+    memory: Vec<HeapPage>,
+}
+
+/// What is known of a frame of refuge.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RefugeFrame(*mut u8);
-
-// SAFETY: the memory is leaked, and who may access it is decided under the lock by the page that has it.
-unsafe impl Send for RefugeFrame {}
-// SAFETY: as for `Send`: the pointer alone gives no access.
-unsafe impl Sync for RefugeFrame {}
-
-impl RefugeFrame {
-    pub(crate) const fn pointer(self) -> *mut u8 {
-        self.0
-    }
+struct Berth {
+    tenant: Tenant,
+    /// Of a frame that was left, or a guest's: the next such.
+    next: u32,
+    /// Of a guest's: the one before.
+    before: u32,
 }
 
-#[derive(Clone)]
+/// The end of a list of frames of refuge.
+const END: u32 = u32::MAX;
+
 #[repr(align(4096))]
+#[expect(dead_code, reason = "a layout; its bytes are reached by pointers")]
+#[derive(Debug)]
 struct HeapPage([u8; FRAME_SIZE as usize]);
 
+impl Part {
+    fn new(frames: u32) -> Result<Self, TryReserveError> {
+        let berth = Berth { tenant: Tenant::NONE, next: END, before: END };
+        Ok(Self { berths: filled(frames as usize, berth)?, lent: 0, memory: room(frames as usize)? })
+    }
+}
+
 impl Refuge {
-    fn grow(&mut self, frames: u32) {
-        let memory = vec![HeapPage([0; FRAME_SIZE as usize]); frames as usize].leak();
-        for page in memory {
-            self.free.push(self.tenants.len() as u32);
-            self.tenants.push(Tenant::NONE);
-            self.guest_at.push(0);
-            self.memory.push(RefugeFrame(page.0.as_mut_ptr()));
-        }
-        // No push after this takes from the heap.
-        let all = self.tenants.len();
-        self.free.reserve(all - self.free.len());
-        self.guests.reserve(all - self.guests.len());
+    /// One of [`SPARES`] frames, with room in the list for another part.
+    fn new() -> Result<Self, TryReserveError> {
+        let mut parts = room(2)?;
+        parts.push(Part::new(SPARES)?);
+        Ok(Self { parts, fresh: 0, left: END, first_guest: END, last_guest: END, all: SPARES, used: 0 })
     }
 
+    /// The list has room for it.
+    fn add(&mut self, part: Part) {
+        self.all += part.berths.len() as u32;
+        self.parts.push(part);
+    }
+
+    fn berth(&mut self, frame: u32) -> &mut Berth {
+        &mut self.parts[(frame >> 24) as usize].berths[(frame & (MAX_BUDGET - 1)) as usize]
+    }
+
+    /// The first byte of a frame.
+    fn pointer(&mut self, frame: u32) -> *mut u8 {
+        let memory = self.parts[(frame >> 24) as usize].memory.as_mut_ptr();
+        memory.wrapping_add((frame & (MAX_BUDGET - 1)) as usize).cast()
+    }
+
+    /// Takes a frame that nobody has.
+    fn take(&mut self) -> Option<u32> {
+        if self.left != END {
+            let frame = self.left;
+            self.left = self.berth(frame).next;
+            self.used += 1;
+            return Some(frame);
+        }
+        while let Some(part) = self.parts.get_mut(self.fresh) {
+            if (part.lent as usize) < part.berths.len() {
+                part.lent += 1;
+                self.used += 1;
+                return Some((self.fresh as u32) << 24 | (part.lent - 1));
+            }
+            self.fresh += 1;
+        }
+        None
+    }
+
+    /// A frame that was taken is a page's.
     fn enter(&mut self, frame: u32, tenant: Tenant, kind: Kind) {
-        self.tenants[frame as usize] = tenant;
+        let last = self.last_guest;
+        let berth = self.berth(frame);
+        berth.tenant = tenant;
         if kind == Kind::Discardable {
-            self.guest_at[frame as usize] = self.guests.len() as u32;
-            self.guests.push(frame);
-        }
-    }
-
-    fn leave(&mut self, frame: u32, kind: Kind) {
-        self.tenants[frame as usize] = Tenant::NONE;
-        if kind == Kind::Discardable {
-            let at = self.guest_at[frame as usize] as usize;
-            self.guests.swap_remove(at);
-            if let Some(&moved) = self.guests.get(at) {
-                self.guest_at[moved as usize] = at as u32;
+            (berth.next, berth.before) = (END, last);
+            self.last_guest = frame;
+            match last {
+                END => self.first_guest = frame,
+                last => self.berth(last).next = frame,
             }
         }
-        self.free.push(frame);
+    }
+
+    /// A page's frame is nobody's.
+    fn leave(&mut self, frame: u32, kind: Kind) {
+        let left = self.left;
+        let berth = self.berth(frame);
+        let Berth { next, before, .. } = *berth;
+        (berth.tenant, berth.next) = (Tenant::NONE, left);
+        self.left = frame;
+        self.used -= 1;
+        if kind == Kind::Discardable {
+            match before {
+                END => self.first_guest = next,
+                before => self.berth(before).next = next,
+            }
+            match next {
+                END => self.last_guest = before,
+                next => self.berth(next).before = before,
+            }
+        }
     }
 }
 
@@ -415,7 +489,7 @@ pub(crate) struct Opening {
 /// Why a page is not open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NotOpen {
-    /// It is being moved: ask again.
+    /// It is being moved, or a contract waits for its frame: ask again.
     Moving,
     /// It is in contract memory, which a closure may not hold: to be moved first.
     Contracted(u32),
@@ -437,62 +511,107 @@ pub(crate) struct Lending {
     lent_available: u32,
     /// Frames of no contract that pages are being moved into.
     arriving: u32,
+    /// Who waits until no page of an idle contract slot is open.
+    slots_awaited: u32,
 }
 
+/// A borrower that is to be registered, and all the memory it will ever take: got without the lock.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    name: &'static str,
+    kind: Kind,
+    high: bool,
+    pages: Vec<Page>,
+    nodes: Vec<Node>,
+    refuge: Option<Part>,
+    /// The area's books, where it had none yet.
+    lending: Option<Lending>,
+}
+
+impl Candidate {
+    /// One with a budget of `pages`, for an area of these runs if it has no books yet.
+    pub(crate) fn new(
+        name: &'static str,
+        kind: Kind,
+        pages: u32,
+        priority: Priority,
+        runs: Option<Runs>,
+    ) -> Result<Self, LendError> {
+        if pages == 0 || pages > MAX_BUDGET {
+            return Err(LendError::Budget { pages });
+        }
+        let make = || {
+            Ok(Self {
+                name,
+                kind,
+                high: priority == Priority::High,
+                pages: filled(pages as usize, Page::VACANT)?,
+                nodes: filled(Index::nodes_needed(0, pages).expect("a budget's pages"), Node::EMPTY)?,
+                refuge: (kind == Kind::Movable).then(|| Part::new(pages)).transpose()?,
+                lending: runs.map(Lending::new).transpose()?,
+            })
+        };
+        make().map_err(|_: TryReserveError| LendError::Heap { pages })
+    }
+
+    /// The area's books, made with it.
+    pub(crate) const fn take_lending(&mut self) -> Option<Lending> {
+        self.lending.take()
+    }
+}
+
+/// The runs of an area.
+pub(crate) type Runs = ArrayVec<FrameRange, { CarveOut::RANGES }>;
+
 impl Lending {
-    /// Books for these runs, all held.
-    pub(crate) fn new(runs: impl Iterator<Item = FrameRange>) -> Self {
+    /// Books for these runs, all held, with room in its lists for the first borrower.
+    fn new(runs: Runs) -> Result<Self, TryReserveError> {
         let mut positions = 0;
         let runs = runs
+            .into_iter()
             .map(|frames| {
                 let at = positions;
                 positions += frames.count().next_multiple_of(32);
                 (frames, at)
             })
             .collect();
-        let mut refuge = Refuge {
-            tenants: Vec::new(),
-            free: Vec::new(),
-            guests: Vec::new(),
-            guest_at: Vec::new(),
-            memory: Vec::new(),
-        };
-        refuge.grow(SPARES);
-        Self {
+        Ok(Self {
             runs,
-            tenants: vec![Tenant::NONE; positions as usize],
-            blocks: vec![Block { held: u32::MAX, ..Block::default() }; positions as usize / 32],
-            books: Vec::new(),
-            refuge,
+            tenants: filled(positions as usize, Tenant::NONE)?,
+            blocks: filled(positions as usize / 32, Block { held: u32::MAX, ..Block::default() })?,
+            books: room(1)?,
+            refuge: Refuge::new()?,
             lent: 0,
             lent_available: 0,
             arriving: 0,
-        }
+            slots_awaited: 0,
+        })
     }
 
-    /// Adds a borrower; its number.
-    pub(crate) fn register(
-        &mut self,
-        name: &'static str,
-        kind: Kind,
-        pages: u32,
-        priority: Priority,
-    ) -> Result<usize, LendError> {
-        if pages == 0 || pages > MAX_BUDGET {
-            return Err(LendError::Budget { pages });
-        }
-        if self.books.len() == MAX_BORROWERS {
+    /// Whether it has as many borrowers as it can.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.books.len() == MAX_BORROWERS
+    }
+
+    /// Adds a borrower; its number. Only the lists of borrowers may grow here.
+    pub(crate) fn admit(&mut self, candidate: &mut Candidate) -> Result<usize, LendError> {
+        if self.is_full() {
             return Err(LendError::TooManyBorrowers);
         }
-        if kind == Kind::Movable {
-            self.refuge.grow(pages);
+        let pages = candidate.pages.len() as u32;
+        let full = |_| LendError::Heap { pages };
+        self.books.try_reserve(1).map_err(full)?;
+        self.refuge.parts.try_reserve(1).map_err(full)?;
+        if let Some(part) = candidate.refuge.take() {
+            self.refuge.add(part);
         }
+        let nodes = mem::take(&mut candidate.nodes).leak();
         self.books.push(Book {
-            name,
-            kind,
-            high: priority == Priority::High,
-            pages: vec![Page::VACANT; pages as usize],
-            vacant: heap_index(0, pages),
+            name: candidate.name,
+            kind: candidate.kind,
+            high: candidate.high,
+            pages: mem::take(&mut candidate.pages),
+            vacant: Index::new(0, pages, nodes).expect("storage as large as asked for"),
             stats: LoanStats::default(),
         });
         Ok(self.books.len() - 1)
@@ -518,12 +637,12 @@ impl Lending {
 
     /// Frames of the refuge: all, and those in use.
     pub(crate) fn refuge(&self) -> (u32, u32) {
-        let all = self.refuge.tenants.len() as u32;
-        (all, all - self.refuge.free.len() as u32)
+        (self.refuge.all, self.refuge.used)
     }
 
-    pub(crate) fn refuge_frame(&self, frame: u32) -> RefugeFrame {
-        self.refuge.memory[frame as usize]
+    /// The first byte of a frame of the refuge.
+    pub(crate) fn refuge_frame(&mut self, frame: u32) -> *mut u8 {
+        self.refuge.pointer(frame)
     }
 
     /// The positions of frames, in one run.
@@ -862,7 +981,7 @@ impl Lending {
     pub(crate) fn lend_refuge(&mut self, borrower: usize, page: u32) -> bool {
         let kind = self.books[borrower].kind;
         let frame = match kind {
-            Kind::Discardable => self.refuge.free.pop(),
+            Kind::Discardable => self.refuge.take(),
             Kind::Movable => Some(self.refuge_for_movable()),
         };
         let Some(frame) = frame else { return false };
@@ -876,23 +995,27 @@ impl Lending {
 
     /// A free frame of the refuge, or that of a guest, who is forgotten. There is one: see the module.
     fn refuge_for_movable(&mut self) -> u32 {
-        if let Some(frame) = self.refuge.free.pop() {
+        if let Some(frame) = self.refuge.take() {
             return frame;
         }
-        let closed = |frame: &&u32| {
-            let (borrower, page) = self.refuge.tenants[**frame as usize].get().expect("a guest is a tenant");
-            !self.books[borrower].pages[page].open
+        // At most `SPARES` are open, so this looks at no more than that and one. The refuge holds all movable pages and
+        // more, so there is one.
+        let mut frame = self.refuge.first_guest;
+        let (borrower, page) = loop {
+            let Berth { tenant, next, .. } = *self.refuge.berth(frame);
+            let (borrower, page) = tenant.get().expect("a guest is a tenant");
+            if !self.books[borrower].pages[page].open {
+                break (borrower, page);
+            }
+            frame = next;
         };
-        // At most `SPARES` are open, so this looks at no more than that and one.
-        let frame = *self.refuge.guests.iter().find(closed).expect("the refuge holds all movable pages and more");
-        let (borrower, page) = self.refuge.tenants[frame as usize].get().expect("a guest is a tenant");
         let book = &mut self.books[borrower];
         book.pages[page].place = Place::Gone;
         book.stats.in_refuge -= 1;
         book.stats.recalled += 1;
         book.stats.discarded += 1;
         self.refuge.leave(frame, Kind::Discardable);
-        self.refuge.free.pop().expect("just freed")
+        self.refuge.take().expect("just left")
     }
 
     /// The loan stands, with the pages that got a place: the first `got` of `pages`.
@@ -905,18 +1028,17 @@ impl Lending {
         if got == 0 {
             return Err(LendError::NothingIdle);
         }
-        let head = &mut book.pages[pages.start as usize];
-        head.count = got;
-        Ok(Loan { first: pages.start, generation: head.generation, count: got })
+        let number = LOANS.fetch_add(1, Ordering::Relaxed) + 1;
+        book.pages[pages.start as usize].loan = number;
+        Ok(Loan { number, first: pages.start, count: got })
     }
 
     /// The pages of a loan.
     fn pages_of(&self, borrower: usize, loan: Loan) -> Result<Range<usize>, LoanError> {
-        let head = self.books[borrower].pages.get(loan.first as usize).ok_or(LoanError::Stale)?;
-        if head.count == 0 || head.count != loan.count || head.generation != loan.generation {
-            return Err(LoanError::Stale);
+        match self.books[borrower].pages.get(loan.first as usize) {
+            Some(head) if head.loan == loan.number => Ok(loan.first as usize..(loan.first + loan.count) as usize),
+            _ => Err(LoanError::Stale),
         }
-        Ok(loan.first as usize..(loan.first + loan.count) as usize)
     }
 
     /// Pages of a loan that were not recalled.
@@ -945,7 +1067,7 @@ impl Lending {
         let mut run: Option<(FrameRange, bool)> = None;
         for n in pages.clone() {
             let book = &mut self.books[borrower];
-            let place = core::mem::replace(&mut book.pages[n].place, Place::Gone);
+            let place = mem::replace(&mut book.pages[n].place, Place::Gone);
             book.pages[n].written = false;
             match place {
                 Place::Gone => {}
@@ -978,9 +1100,7 @@ impl Lending {
             each(frames, held);
         }
         let book = &mut self.books[borrower];
-        let head = &mut book.pages[loan.first as usize];
-        head.count = 0;
-        head.generation = head.generation.wrapping_add(1);
+        book.pages[loan.first as usize].loan = 0;
         book.vacant.free(loan.first, loan.count).expect("the loan's own pages");
         Ok(Some(()))
     }
@@ -1004,6 +1124,8 @@ impl Lending {
             Place::Gone => return Err(refused(LoanError::Recalled { page: n })),
             _ if moving => return Err(NotOpen::Moving),
             _ if open => return Err(refused(LoanError::InUse { page: n })),
+            // Whoever waits for a slot would wait for each of these too.
+            Place::Area(frame) if self.slots_awaited > 0 && self.is_held(frame) => return Err(NotOpen::Moving),
             Place::Area(frame) if for_closure && self.is_held(frame) => return Err(NotOpen::Contracted(frame)),
             Place::Area(frame) => {
                 let one = FrameRange::new(frame, 1).expect("a frame of the area");
@@ -1048,7 +1170,7 @@ impl Lending {
             while discard != 0 {
                 let at = n * 32 + discard.trailing_zeros() as usize;
                 discard &= discard - 1;
-                let tenant = core::mem::replace(&mut self.tenants[at], Tenant::NONE);
+                let tenant = mem::replace(&mut self.tenants[at], Tenant::NONE);
                 let (borrower, page) = tenant.get().expect("a lent frame has a tenant");
                 if borrower != owner {
                     Self::tally_discards(&mut self.books[owner].stats, count);
@@ -1096,9 +1218,19 @@ impl Lending {
         FrameRange::new(window.start() + (first - range.start), same as u32)
     }
 
+    /// From now on somebody waits until no page of an idle contract slot is open, or does not any more. Meanwhile no page
+    /// of a slot is opened.
+    pub(crate) const fn await_slots(&mut self, waits: bool) {
+        if waits { self.slots_awaited += 1 } else { self.slots_awaited -= 1 }
+    }
+
     /// A page in contract memory is to be moved out of it. Until that is done its frame is open, so that its slot is left
-    /// alone. `false`, and nothing changed, if the frame is not lent any more, or open, or moving already.
+    /// alone. `false`, and nothing changed, if the frame is not lent any more, or open, or moving already, or somebody
+    /// waits for a slot.
     pub(crate) fn begin_move(&mut self, frame: FrameRange) -> bool {
+        if self.slots_awaited > 0 {
+            return false;
+        }
         let at = self.positions(frame).start;
         let Some((borrower, page)) = self.tenants[at as usize].get() else { return false };
         let page = &mut self.books[borrower].pages[page];
@@ -1156,7 +1288,7 @@ impl Lending {
         let Book { pages, stats, .. } = &mut self.books[borrower];
         let tenants = &mut self.tenants[left.start as usize..left.end as usize];
         for (n, tenant) in tenants.iter_mut().enumerate() {
-            let tenant = core::mem::replace(tenant, Tenant::NONE);
+            let tenant = mem::replace(tenant, Tenant::NONE);
             let (_, number) = tenant.get().expect("a lent frame has a tenant");
             let page = &mut pages[number];
             page.moving = false;

@@ -36,8 +36,6 @@ pub(crate) struct Reserve {
     pub(crate) stock: u32,
     /// Frames that are being zeroed, and meanwhile nobody's.
     pub(crate) zeroing: Option<FrameRange>,
-    /// An allocation waits for those.
-    pub(crate) awaited: bool,
     pub(crate) kinds: ArrayVec<Kind, KINDS>,
     requests: u32,
 }

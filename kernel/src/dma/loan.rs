@@ -9,9 +9,12 @@
 //!   its own non-cacheable mapping, once. A recall itself touches no line of a page it discards. Nor does a page's
 //!   first opening: stale lines are written over before anything is read ([`protocol`](crate::protocol)).
 //! - **I5** a page reads as zeros until its borrower wrote it, whatever the frame held.
-//! - **I6** a recall waits for nothing but another core's turn of the lane: a copy of at most [`BATCH`] pages, or 31 pages
-//!   zeroed in idle time. Interrupts are masked over each, so that a handler that allocates never waits for what it interrupted. Loans themselves are not for
-//!   handlers: a page that is to be moved is waited for.
+//! - **I6** a recall waits for nothing but other cores' turns of the *work lane*. A turn is a copy of at most [`BATCH`]
+//!   pages, or 31 pages zeroed in idle time. Turns are had in the order in which they were asked for, and idle work takes
+//!   none that anybody waits for. A core asks for one turn at a time, so of n cores one waits for n - 1 turns at most, for
+//!   each turn of its own: [`Stats::worst_wait`](crate::dma::Stats) has the most that any waited for. Interrupts are masked
+//!   from the moment a turn is asked for until it ends, so that no handler waits for a turn of what it interrupted. Loans
+//!   themselves are not for handlers: a page that is to be moved is waited for.
 //!
 //! ```
 //! use carveout::arch::fake::setup::Setup;
@@ -45,7 +48,7 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::arch::{Machine, copy_page};
 use crate::cma::area::Area;
 use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
-use crate::cma::loan::{Lending, SPARES, Target};
+use crate::cma::loan::{Candidate, Lending, SPARES, Target};
 use crate::cma::reserve::KINDS;
 use crate::dma::master::AreaId;
 use crate::dma::{Dma, State};
@@ -58,6 +61,7 @@ use core::fmt;
 use core::hint::spin_loop;
 use core::marker::PhantomData;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes of a page of a loan.
 pub const PAGE: usize = FRAME_SIZE as usize;
@@ -92,12 +96,72 @@ impl LoanKind for Movable {
 #[derive(Debug)]
 pub(super) struct Lanes {
     window: Region<'static>,
-    /// A bit a lane.
+    /// A bit a lane but the first, which goes by [`Turns`].
     free: u32,
 }
 
+/// Whose turn of the work lane it is. Each turn has a number, and they are had in that order.
+///
+/// Whoever waits does so with interrupts masked: a turn of an interrupted core would keep all later ones waiting, its own
+/// handler's among them.
+#[derive(Debug)]
+pub(super) struct Turns {
+    /// The number that the next to ask gets.
+    next: AtomicU32,
+    /// The number whose turn it is.
+    now: AtomicU32,
+    /// The most turns that passed while one was waited for.
+    worst: AtomicU32,
+}
+
+/// A turn of the work lane, until it is dropped. The lock is never held when one is waited for, nor after it.
+pub(super) struct Turn<'t> {
+    turns: &'t Turns,
+    /// Dropped last.
+    _masked: Masked,
+}
+
+impl Turns {
+    pub(super) const fn new() -> Self {
+        Self { next: AtomicU32::new(0), now: AtomicU32::new(0), worst: AtomicU32::new(0) }
+    }
+
+    /// Waits for the turn after all that were asked for before.
+    pub(super) fn wait(&self) -> Turn<'_> {
+        let masked = Masked::new();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let since = self.now.load(Ordering::Relaxed);
+        while self.now.load(Ordering::Acquire) != number {
+            spin_loop();
+        }
+        self.worst.fetch_max(number.wrapping_sub(since), Ordering::Relaxed);
+        Turn { turns: self, _masked: masked }
+    }
+
+    /// Takes a turn if nobody has one or waits for one.
+    fn try_take(&self) -> Option<Turn<'_>> {
+        let masked = Masked::new();
+        let now = self.now.load(Ordering::Acquire);
+        self.next.compare_exchange(now, now.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        Some(Turn { turns: self, _masked: masked })
+    }
+
+    /// The most turns that passed while one was waited for.
+    pub(super) fn worst_wait(&self) -> u32 {
+        self.worst.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Nobody else writes it meanwhile.
+        let now = self.turns.now.load(Ordering::Relaxed);
+        self.turns.now.store(now.wrapping_add(1), Ordering::Release);
+    }
+}
+
 const LANE_PAGES: u32 = 32;
-/// The lane of recalls and of idle work: its first half for what is copied from, its second for what is copied to.
+/// The work lane, of recalls and of idle work: its first half for what is copied from, its second for what is copied to.
 const WORK: u32 = 0;
 
 impl Lanes {
@@ -107,7 +171,7 @@ impl Lanes {
     /// The lanes of a window that has [`SECTIONS`](Self::SECTIONS).
     pub(super) fn new(window: Region<'static>) -> Self {
         const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
-        Self { window, free: (1 << (SPARES + 1)) - 1 }
+        Self { window, free: (1 << (SPARES + 1)) - (1 << (WORK + 1)) }
     }
 
     /// The window.
@@ -115,11 +179,12 @@ impl Lanes {
         self.window.range()
     }
 
-    fn take(&mut self, lanes: u32) -> Option<u32> {
-        let free = self.free & lanes;
-        (free != 0).then(|| {
-            self.free &= !(free & free.wrapping_neg());
-            free.trailing_zeros()
+    /// Takes a lane for a page.
+    fn take(&mut self) -> Option<u32> {
+        let lane = self.free.trailing_zeros();
+        (self.free != 0).then(|| {
+            self.free &= self.free - 1;
+            lane
         })
     }
 
@@ -295,7 +360,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
             let masked = (what != For::Closure).then(Masked::new);
             let mut guard = self.dma.state.lock();
             let state = &mut *guard;
-            let Some(lane) = state.lanes.take(!(1 << WORK)) else { return Err(LoanError::TooManyOpen) };
+            let Some(lane) = state.lanes.take() else { return Err(LoanError::TooManyOpen) };
             let lending = state.areas[self.area.0].lending_mut().ok_or(LoanError::Stale)?;
             let opening = match lending.open(self.number, loan, page, what == For::Closure) {
                 Ok(opening) => opening,
@@ -333,7 +398,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                     zero &= state.ledger.residue(frames) != Residue::Zeroed;
                     open.mapped = Some(state.map_lent(machine, (lane, 0), frames, MemoryType::WriteBack));
                 }
-                Place::Refuge(frame) => open.bytes = lending.refuge_frame(frame).pointer(),
+                Place::Refuge(frame) => open.bytes = lending.refuge_frame(frame),
                 Place::Gone => unreachable!("an open page is somewhere"),
             }
             drop(guard);
@@ -352,8 +417,11 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
 
 impl<M: Machine> Dma<M> {
     /// Registers a borrower of an area, with a budget in pages of 4 KiB. All its metadata is taken from the heap here,
-    /// about 24 bytes a page, and so is a movable borrower's refuge, a page for each of the budget: where its pages go
-    /// when devices want all of the area. Meanwhile discardable borrowers use what is free of the refuge.
+    /// about 28 bytes a page, and so is a movable borrower's refuge, a page and 12 bytes for each of the budget: where its
+    /// pages go when devices want all of the area. Meanwhile discardable borrowers use what is free of the refuge.
+    ///
+    /// The heap is asked without the lock, so that a large budget keeps nobody waiting. Where it has no room the borrower
+    /// is refused, and nothing has changed.
     pub fn borrower<K: LoanKind>(
         &'static self,
         area: AreaId,
@@ -361,9 +429,10 @@ impl<M: Machine> Dma<M> {
         pages: u32,
         priority: Priority,
     ) -> Result<Borrower<M, K>, LendError> {
-        let mut state = self.state.lock();
-        let memory = state.areas.get_mut(area.0).ok_or(LendError::NoArea)?;
-        let number = memory.register(name, K::KIND, pages, priority)?;
+        let runs = self.state.lock().areas.get(area.0).ok_or(LendError::NoArea)?.may_lend()?;
+        // Dropped after the guard, with what another registration made needless.
+        let mut candidate = Candidate::new(name, K::KIND, pages, priority, runs)?;
+        let number = self.state.lock().areas[area.0].admit(&mut candidate)?;
         Ok(Borrower { dma: self, area, number, kind: PhantomData })
     }
 
@@ -396,27 +465,22 @@ impl<M: Machine> Dma<M> {
     /// Goes through up to `frames` frames that became idle, drops their lines and zeroes those that are not zeroed yet, and
     /// returns how many it went through. Where fewer are idle than the reserve is to be, it recalls discardable loans and
     /// does the same with those. Last it finds places for the kinds of request that were made lately. For the idle loop:
-    /// until it returns 0, which it does once all is prepared, and also while another core is at it, recalls, or waits for
-    /// frames.
+    /// until it returns 0, which it does once all is prepared, and also while another core is at it, or recalls, or waits to
+    /// recall.
     ///
     /// The lock is held for at most 31 frames' bookkeeping at a time, or one search of the index. An allocation that finds
     /// no room without the frames another core has in hand here waits for those.
     pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
         let mut done = 0;
         while done < frames {
-            let masked = Masked::new();
+            let Some(turn) = self.turns.try_take() else { return done };
             let mut guard = self.state.lock();
             let state = &mut *guard;
-            // Another core is at it, or recalls.
-            if state.lanes.take(1 << WORK).is_none() {
-                return done;
-            }
             let most = (frames - done).min(LANE_PAGES - 1);
             let taken = state.areas.get_mut(area.0).and_then(|memory| memory.begin_zeroing(most));
             let Some(run) = taken else {
-                state.lanes.give_back(WORK);
                 drop(guard);
-                drop(masked);
+                drop(turn);
                 // Not for as long as there is one: others may change the index all the time.
                 for _ in 0..KINDS {
                     if !self.state.lock().areas.get_mut(area.0).is_some_and(Area::foresee) {
@@ -434,23 +498,9 @@ impl<M: Machine> Dma<M> {
                 guard.ledger.set_residue(run, Residue::Zeroed);
             }
             guard.areas[area.0].end_zeroing(run);
-            guard.lanes.give_back(WORK);
             done += run.count();
         }
         done
-    }
-
-    /// The lock, once no core has frames of the area in hand: after a batch of [`idle_work`](Self::idle_work), or of moves
-    /// of a recall, which another may follow.
-    pub(super) fn lock_once_settled(&self, area: AreaId) -> Guard<'_, State> {
-        loop {
-            let mut guard = self.state.lock();
-            if !guard.areas.get_mut(area.0).is_some_and(Area::awaits) {
-                return guard;
-            }
-            drop(guard);
-            spin_loop();
-        }
     }
 
     /// Drops what the caches hold of a non-cacheable mapping's frames and fills them with zeros, in memory.
@@ -476,43 +526,30 @@ impl<M: Machine> Dma<M> {
         self.machine.device_barrier();
     }
 
-    /// Copies out of a window that was just taken what must survive. It waits for nobody but another core's such copy.
+    /// Copies out of a window that was just taken what must survive, a turn of the work lane for each batch.
     pub(super) fn move_out(&self, area: AreaId, window: FrameRange) {
         let mut left = window;
         while !left.is_empty() {
-            let _masked = Masked::new();
+            let _turn = self.turns.wait();
             let mut state = self.state.lock();
-            if state.lanes.take(1 << WORK).is_none() {
-                drop(state);
-                spin_loop();
-                continue;
-            }
-            let Some(batch) = state.areas[area.0].next_batch(left) else {
-                state.lanes.give_back(WORK);
-                return;
-            };
+            let Some(batch) = state.areas[area.0].next_batch(left) else { return };
             (_, left) = left.split_at(batch.from.end() - left.start()).expect("a part of it");
-            self.carry(state, area, &batch).lanes.give_back(WORK);
+            drop(self.carry(state, area, &batch));
         }
     }
 
     /// Moves a page out of contract memory, to the refuge.
     fn evict(&self, area: AreaId, frame: u32) {
-        let _masked = Masked::new();
+        let _turn = self.turns.wait();
         let mut state = self.state.lock();
-        if state.lanes.take(1 << WORK).is_none() {
-            drop(state);
-            return spin_loop();
-        }
         let frames = FrameRange::new(frame, 1).expect("a frame of the area");
         if let Some(batch) = state.areas[area.0].evict(frames) {
             state = self.carry(state, area, &batch);
             state.areas[area.0].evicted(frames);
         }
-        state.lanes.give_back(WORK);
     }
 
-    /// Copies a batch, by the lane of recalls, which is the caller's. The lock is not held over the copy.
+    /// Copies a batch, by the work lane: it is the caller's turn. The lock is not held over the copy.
     fn carry<'d>(&'d self, mut state: Guard<'d, State>, area: AreaId, batch: &Batch) -> Guard<'d, State> {
         let Batch { from, to, written } = batch;
         if *written {
@@ -542,7 +579,7 @@ impl<M: Machine> Dma<M> {
             Target::Refuge(frames) => {
                 if let Some(lending) = state.areas[area.0].lending_mut() {
                     for (pointer, &frame) in refuge.iter_mut().zip(frames) {
-                        *pointer = lending.refuge_frame(frame).pointer();
+                        *pointer = lending.refuge_frame(frame);
                     }
                 }
                 None
@@ -567,5 +604,44 @@ impl<M: Machine> Dma<M> {
             state.unmap_lent(self.machine, target);
         }
         guard
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::thread;
+    use std::vec::Vec;
+
+    /// I6: whoever wants the lane next gets it: not idle work, which takes it again at once, and not who came later.
+    #[test]
+    fn i6_turns_of_the_work_lane_are_had_in_the_order_they_were_asked_for() {
+        const OTHERS: u32 = 3;
+        let (turns, order) = (Turns::new(), Mutex::new(Vec::new()));
+        for _ in 0..100 {
+            order.lock().unwrap().clear();
+            let first = turns.try_take().expect("nobody has it");
+            let asked = turns.next.load(Ordering::Relaxed);
+            thread::scope(|scope| {
+                for n in 0..OTHERS {
+                    let (turns, order) = (&turns, &order);
+                    scope.spawn(move || {
+                        let _turn = turns.wait();
+                        order.lock().unwrap().push(n);
+                    });
+                    while turns.next.load(Ordering::Relaxed) == asked + n {
+                        thread::yield_now();
+                    }
+                }
+                drop(first);
+                // Until all that wait have had theirs there is none for idle work.
+                while turns.try_take().is_none() {
+                    thread::yield_now();
+                }
+                assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
+            });
+        }
+        assert_eq!(turns.worst_wait(), OTHERS);
     }
 }

@@ -25,6 +25,7 @@ use crate::arch::{Lines, Machine};
 use crate::boot::directmap::CarveOut;
 use crate::cma::area::{AllocError, Area, Taken};
 use crate::cma::contract::SlotId;
+use crate::heap::{collected, filled, room};
 use crate::sync::{Lock, Rank};
 use crate::vm::alias::Aliases;
 use crate::vm::attr::{Access, MemoryType};
@@ -33,12 +34,11 @@ use crate::vm::layout::VirtRange;
 use crate::vm::ledger::{Carved, Cell, Ledger, Residue};
 use crate::vm::space::{Mapped, Region};
 use crate::vm::window::{IMAGES, Images, image_sections};
-use alloc::vec;
 use alloc::vec::Vec;
 use buffer::{Body, Contiguous};
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use loan::Lanes;
+use loan::{Lanes, Turns};
 use master::{AreaId, Master};
 
 /// Buffers that can exist at a time.
@@ -193,6 +193,8 @@ pub enum DmaError {
         /// Sections that it must have.
         needed: u32,
     },
+    /// The heap has no room for the books of the carve-outs. What was taken of it is lost.
+    Heap,
 }
 
 impl fmt::Display for DmaError {
@@ -210,6 +212,7 @@ impl fmt::Display for DmaError {
             Self::LoanWindow { given, needed } => {
                 write!(f, "the window of lent frames has {given} sections of 1 MiB; it needs {needed}")
             }
+            Self::Heap => write!(f, "no heap left for the books of the carve-outs"),
         }
     }
 }
@@ -232,6 +235,9 @@ pub struct Stats {
     /// Buffers that got addresses right beside another buffer's, without a page between: the window has too few images of
     /// the carve-outs. None where it has [`Dma::window_sections`].
     pub unguarded: u64,
+    /// The most turns of the work lane that passed while a recall waited for its own: fewer than there are cores
+    /// ([`loan`]).
+    pub worst_wait: u32,
 }
 
 /// Lines, counted from anywhere.
@@ -296,6 +302,7 @@ impl fmt::Display for Place {
 pub struct Dma<M: 'static> {
     machine: &'static M,
     state: Lock<State>,
+    turns: Turns,
     window: VirtRange,
     guarded: bool,
     /// By [`Slot`].
@@ -321,7 +328,7 @@ impl<M: Machine> Dma<M> {
         window: Region<'static>,
         loans: Region<'static>,
     ) -> Result<Self, DmaError> {
-        Self::with_images(machine, carved.collect(), aliases, window, loans, IMAGES)
+        Self::with_images(machine, carved, aliases, window, loans, IMAGES)
     }
 
     /// Does the same with a window that may be too small for every guard: it must have each carved frame once. No
@@ -338,19 +345,20 @@ impl<M: Machine> Dma<M> {
         window: Region<'static>,
         loans: Region<'static>,
     ) -> Result<Self, DmaError> {
-        Self::with_images(machine, carved.collect(), aliases, window, loans, 1)
+        Self::with_images(machine, carved, aliases, window, loans, 1)
     }
 
     /// Takes over the carve-outs with a window that holds `least` images or more.
-    #[expect(clippy::needless_pass_by_value, reason = "consumed: each becomes one area")]
     fn with_images(
         machine: &'static M,
-        carved: Vec<CarveOut>,
+        carved: impl Iterator<Item = CarveOut>,
         aliases: Aliases,
         window: Region<'static>,
         loans: Region<'static>,
         least: u32,
     ) -> Result<Self, DmaError> {
+        let full = |_| DmaError::Heap;
+        let carved = collected(carved.map(Ok)).map_err(full)?;
         let ranges = || carved.iter().flat_map(|carved| carved.ranges().iter().copied());
         let (given, one) = (window.range().sections(), image_sections(ranges()));
         let needed = one.saturating_mul(least);
@@ -362,19 +370,25 @@ impl<M: Machine> Dma<M> {
         if given < needed {
             return Err(DmaError::LoanWindow { given, needed });
         }
-        let cells = vec![Cell::default(); Ledger::cells_needed(ranges())].leak();
+        let cells = filled(Ledger::cells_needed(ranges()), Cell::default()).map_err(full)?.leak();
         let ledger = Ledger::new(ranges(), aliases, cells);
         let ledger = ledger.expect("disjoint carve-outs by their first names, no more than the ledger holds");
         let (images, range) = (Images::new(ranges(), window.range()), window.range());
         let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(Slot(n + 1)) };
-        let bodies: Vec<Body> = (0..MAX_BUFFERS).map(|_| Body::vacant()).collect();
+        let (mut bodies, mut free_bodies) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
+        let (mut entries, mut standings) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
+        let areas = collected(carved.iter().map(Area::new)).map_err(full)?;
+        bodies.extend((0..MAX_BUFFERS).map(|_| Body::vacant()));
+        free_bodies.extend(bodies.leak());
+        entries.extend((0..MAX_BUFFERS).map(entry));
+        standings.extend((0..MAX_BUFFERS).map(|_| Standing::new()));
         let state = State {
-            areas: carved.iter().map(Area::new).collect(),
+            areas,
             ledger,
             window,
             images,
-            entries: (0..MAX_BUFFERS).map(entry).collect(),
-            bodies: bodies.leak().iter_mut().collect(),
+            entries,
+            bodies: free_bodies,
             free: Some(Slot(0)),
             contracts: Vec::new(),
             lanes: Lanes::new(loans),
@@ -382,9 +396,9 @@ impl<M: Machine> Dma<M> {
             allocations: 0,
             unguarded: 0,
         };
-        let standings = (0..MAX_BUFFERS).map(|_| Standing::new()).collect();
         let state = Lock::new(Rank::DMA, state);
-        Ok(Self { machine, state, window: range, guarded, standings, counters: Counters::default() })
+        let turns = Turns::new();
+        Ok(Self { machine, state, turns, window: range, guarded, standings, counters: Counters::default() })
     }
 
     /// Returns the sections of window that these carve-outs need for a guard on either side of every buffer: three images
@@ -423,6 +437,8 @@ impl<M: Machine> Dma<M> {
     ///
     /// Where too little is idle, loans are recalled: that takes a bounded time (docs/loans.md) and never fails (I6).
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
+        // Dropped after the guard.
+        let mut turn = None;
         let mut guard = self.state.lock();
         let area = master.area()?;
         let (slot, taken) = loop {
@@ -430,9 +446,11 @@ impl<M: Machine> Dma<M> {
             let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
             let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea(None)) };
             match memory.alloc(bytes, align, |run| master.places(run)) {
+                // In this core's turn nobody has any in hand, so it is tried once more.
                 Err(error) if error.is_of_room() && memory.has_in_hand() => {
                     drop(guard);
-                    guard = self.lock_once_settled(area);
+                    turn = Some(self.turns.wait());
+                    guard = self.state.lock();
                 }
                 Err(error) => return Err(error.within(|| master.limits())),
                 Ok(taken) => break (slot, taken),
@@ -448,6 +466,7 @@ impl<M: Machine> Dma<M> {
         let body = state.occupy(slot, kept);
         self.standings[slot.0].set(Holder::Nobody, residue);
         drop(guard);
+        drop(turn);
         Ok(self.handed_out(slot, master, area, body, residue, moves))
     }
 
@@ -495,6 +514,7 @@ impl<M: Machine> Dma<M> {
             allocations,
             zeroed: counters.zeroed.load(Ordering::Relaxed),
             unguarded,
+            worst_wait: self.turns.worst_wait(),
         }
     }
 

@@ -345,6 +345,7 @@ impl<M: Machine> Pool<M> {
                 Some(boundary) if span <= boundary.into() => between(master, boundary),
                 _ => master.clone(),
             };
+            buffers.try_reserve(1).map_err(|_| PoolError::Heap { blocks })?;
             let buffer = dma.alloc(&place, bytes, align).map_err(PoolError::Alloc)?.into_coherent();
             // Not the buffer's own `bus`: nobody is told yet, and a pool refused half-way just frees.
             let bus = master.bus(buffer.frames().base()).expect("frames within the reach they were allocated in");

@@ -47,6 +47,7 @@ checks![
     buffers_move_from_core_to_core,
     handlers_may_allocate_whatever_they_interrupt,
     a_recall_goes_round_a_page_that_another_core_has_open,
+    a_recall_waits_for_a_turn_of_each_other_core,
     four_cores_at_random,
 ];
 
@@ -317,6 +318,56 @@ fn a_recall_goes_round_a_page_that_another_core_has_open(kernel: &'static Kernel
     ensure!(wrong.lock().is_none(), "{:?}", wrong.lock());
     println!("loans: 16 MiB of lent pages recalled in {} us beside an open one", micros.into_inner());
     cache.give_back(loan).map_err(|e| format!("{e}"))
+}
+
+/// I6: all cores recall pages that must be moved, and do idle work without end. Whoever waits has its turn of the work lane
+/// after one of each other core at most: counted in turns, not in time.
+fn a_recall_waits_for_a_turn_of_each_other_core(kernel: &'static Kernel) -> Verdict {
+    const PAGES: u32 = 60;
+    const ROUNDS: u32 = 100;
+    let cores = cores::online().count() as u32;
+    let area = kernel.default_area().ok_or("no default area")?;
+    let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
+    let failed = |error| format!("{error}");
+    let store =
+        kernel.dma.borrower::<Movable>(area, "moved", MAX_CORES as u32 * PAGES, Priority::High).map_err(failed)?;
+    let cache = kernel.dma.borrower::<Discardable>(area, "filler", pages, Priority::Low).map_err(failed)?;
+    kernel.dma.set_reserve(area, 1 << 20);
+    let master = master(kernel);
+    let verdicts = Mutex::new(Vec::new());
+    let (recalls, idle) = (AtomicU32::new(0), AtomicU32::new(0));
+    cores::on_all(&|core| {
+        let recall = |round: u32| {
+            let loan = store.borrow(PAGES).map_err(|error| format!("{error}"))?;
+            for page in 0..loan.len() {
+                store.write(loan, page, 0, &round.to_le_bytes()).map_err(|error| format!("{error}"))?;
+            }
+            // All else is lent, so that devices take what is this core's, too.
+            let filler = cache.borrow(u32::MAX).ok();
+            if let Ok(buffer) = kernel.dma.alloc(&master, (pages / 2) << FRAME_SHIFT, 1) {
+                recalls.fetch_add(1, Ordering::Relaxed);
+                drop(buffer);
+            }
+            idle.fetch_add(kernel.dma.idle_work(area, 1 << 10), Ordering::Relaxed);
+            for page in 0..loan.len() {
+                let mut word = [0; 4];
+                store.read(loan, page, 0, &mut word).map_err(|error| format!("{error}"))?;
+                ensure_eq!(u32::from_le_bytes(word), round, "page {page} after it was moved");
+            }
+            filler.map_or(Ok(()), |loan| cache.give_back(loan)).map_err(|error| format!("{error}"))?;
+            store.give_back(loan).map_err(|error| format!("{error}"))
+        };
+        let verdict = (0..ROUNDS).try_for_each(recall);
+        verdicts.lock().push(verdict.map_err(|why| format!("{core}: {why}")));
+    });
+    kernel.dma.set_reserve(area, 0);
+    verdicts.into_inner().into_iter().collect::<Verdict>()?;
+    let (worst, moved) = (kernel.dma.stats().worst_wait, store.stats().moved);
+    println!("loans: {moved} pages moved beside {} zeroed; the worst wait was of {worst} turns", idle.into_inner());
+    ensure!(worst < cores, "a recall waited for {worst} turns on {cores} cores");
+    ensure!(moved > 0 && recalls.into_inner() > 0, "nothing was moved");
+    ensure!(cores == 1 || worst > 0, "nobody ever waited");
+    Ok(())
 }
 
 /// Which frames some buffer holds, by the test's own account: a byte each.
