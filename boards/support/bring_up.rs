@@ -26,8 +26,9 @@ use alloc::format;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use carveout::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
+use carveout::arch::Registers;
 use carveout::arch::armv7a::address_space::AddressSpace;
-use carveout::arch::armv7a::cores::{CoreId, Translation};
+use carveout::arch::armv7a::cores::MAX_CORES;
 use carveout::arch::armv7a::exceptions;
 use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
@@ -40,7 +41,6 @@ use carveout::dma::master::{AreaId, Master};
 use carveout::sync::Lock;
 use carveout::vm::audit::{Expect, Findings, Report};
 use core::alloc::GlobalAlloc;
-use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 use linked_list_allocator::Heap;
@@ -92,38 +92,6 @@ pub struct Kernel {
     /// What nothing may map: firmware's, and what is withheld.
     unmapped: Vec<FrameRange>,
     text: FrameRange,
-    translation: Translation,
-}
-
-/// What the audit found wrong, and on which core.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unsound {
-    /// In the tables its registers name.
-    Found {
-        /// Which core walked.
-        core: CoreId,
-        /// What it found.
-        findings: Findings,
-    },
-    /// A core translates otherwise than the one that booted.
-    Registers {
-        /// Which core.
-        core: CoreId,
-        /// Its registers.
-        has: Translation,
-        /// The boot core's.
-        boot: Translation,
-    },
-}
-
-impl fmt::Display for Unsound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Found { core, findings } if core.index() == 0 => write!(f, "{findings}"),
-            Self::Found { core, findings } => write!(f, "on {core}: {findings}"),
-            Self::Registers { core, has, boot } => write!(f, "{core} has {has}; the first core {boot}"),
-        }
-    }
 }
 
 /// The kernel, once it runs.
@@ -137,6 +105,7 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let tree = handover.dtb.unwrap_or_else(|fault| die(format_args!("{fault}")));
     let info = BootInfo::parse(tree).unwrap_or_else(|error| die(format_args!("{error}")));
     let (image, offset, dtb) = (handover.image, handover.image_phys_offset, handover.dtb_frames);
+    let mapped = handover.image_below_stacks;
     let mut layout = Layout::plan(&info, image, dtb).unwrap_or_else(|error| die(format_args!("{error}")));
     let (plan, carved) = directmap::plan(&mut layout, image).unwrap_or_else(|error| die(format_args!("{error}")));
     let text = {
@@ -147,8 +116,8 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
 
     // The outer cache stays off until the direct map stands: what is cached inside only needs no outer maintenance.
     let machine = MACHINE.call_once(|| {
-        // SAFETY: both come from the handover.
-        unsafe { Armv7a::new(image, offset) }
+        // SAFETY: the head mapped the frames below the stacks, all of them, and nothing unmaps them.
+        unsafe { Armv7a::new(mapped, offset) }
     });
     let ram = info.banks().iter().copied().chain(info.aliases().iter().map(|alias| alias.frames));
     let areas = layout.areas().iter().filter(|area| area.outside_ram).flat_map(|area| area.ranges.iter().copied());
@@ -188,20 +157,8 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     start_interrupts(&info, &mut space);
     let clock = start_clock(&info, &mut space);
     let space = Lock::new(rank::SPACE, space);
-    let translation = Translation::current();
-    let kernel = KERNEL.call_once(|| Kernel {
-        info,
-        layout,
-        machine,
-        dma,
-        heap,
-        clock,
-        space,
-        default_area,
-        unmapped,
-        text,
-        translation,
-    });
+    let kernel =
+        KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, clock, space, default_area, unmapped, text });
     cores::start(kernel);
     kernel
 }
@@ -411,15 +368,19 @@ impl Kernel {
         self.clock.as_ref().map_or_else(|| ASKED.fetch_add(1, Ordering::Relaxed).into(), Clock::micros)
     }
 
-    /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those of the core that booted.
-    pub fn audit(&self) -> Result<Report, Unsound> {
-        let (core, has, boot) = (CoreId::current(), Translation::current(), self.translation);
+    /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those that each core came with. What the
+    /// others have now is seen by [`cores::audit`].
+    pub fn audit(&self) -> Result<Report, Findings> {
+        self.audit_beside(cores::came())
+    }
+
+    /// Walks the live tables by this core's registers, which must be the same as these, by the number of their core.
+    pub(super) fn audit_beside(&self, cores: impl Iterator<Item = (u32, Registers)>) -> Result<Report, Findings> {
+        let cores: ArrayVec<_, { 2 * MAX_CORES }> = cores.collect();
         let (ram, firmware) = (self.info.banks(), &self.unmapped);
         let share = Armv7a::shareability();
-        let expect = Expect { ram, firmware, text: self.text, share, roots: &[] };
-        let report = self.dma.audit(&expect, |_| {}).map_err(|findings| Unsound::Found { core, findings })?;
-        // Tables that are in order, but not by the registers that the kernel was booted with.
-        if has == boot { Ok(report) } else { Err(Unsound::Registers { core, has, boot }) }
+        let expect = Expect { ram, firmware, text: self.text, share, roots: &[], cores: &cores };
+        self.dma.audit(&expect, |_| {})
     }
 }
 

@@ -4,7 +4,7 @@
 //! comes after it was given up stays out. [`on_all`] returns when the work is done on every core, so work may borrow.
 //! A core that waits for a lock for ever ends the program, with a line a core that says what it holds and waits for.
 
-use super::bring_up::{Kernel, Unsound, kernel};
+use super::bring_up::{Kernel, kernel};
 use super::console;
 use super::devices::{self, MAX_CPUS, Pen};
 use super::irq::IrqId;
@@ -13,13 +13,15 @@ use crate::println;
 use aarch32_cpu::interrupt;
 use arrayvec::ArrayVec;
 use carveout::addr::PhysAddr;
-use carveout::arch::armv7a::cores::{CoreId, MAX_CORES};
+use carveout::arch::Registers;
+use carveout::arch::armv7a::cores::{self, CoreId, MAX_CORES};
 use carveout::arch::armv7a::mmu::wait_for_interrupt;
 use carveout::arch::armv7a::secondary;
 use carveout::sync;
-use carveout::vm::audit::Report;
+use carveout::vm::audit::{Findings, Report};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use spin::Once;
 
 /// How long the others have to come, in microseconds.
 const PATIENCE: u64 = 1_000_000;
@@ -30,6 +32,9 @@ const SENT_FOR: u32 = 1;
 const IN: u32 = 2;
 const GIVEN_UP: u32 = 3;
 static STATES: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(OUT) }; MAX_CORES];
+
+/// What each core came with, those too that were given up: they sleep, and their MMU is on.
+static CAME: [Once<Registers>; MAX_CORES] = [const { Once::new() }; MAX_CORES];
 
 /// Work of every core: shared by those who do it.
 type Work<'w> = &'w (dyn Fn(CoreId) + Sync);
@@ -61,6 +66,7 @@ impl fmt::Display for Refused<'_> {
 /// Lets the other cores in and waits until they have come.
 pub fn start(kernel: &'static Kernel) {
     let this = CoreId::current();
+    CAME[this.index()].call_once(cores::registers);
     STATES[this.index()].store(IN, Ordering::Relaxed);
     sync::on_wait(watch);
     let cpus = devices::cpus(&kernel.info);
@@ -194,6 +200,7 @@ fn tell_spin_table(kernel: &Kernel, at: PhysAddr, entry: PhysAddr) -> bool {
 
 /// What a core runs from the head on.
 fn run(this: CoreId) -> ! {
+    CAME[this.index()].call_once(cores::registers);
     let state = &STATES[this.index()];
     let welcome =
         interrupts::start_core() && state.compare_exchange(SENT_FOR, IN, Ordering::Release, Ordering::Relaxed).is_ok();
@@ -260,14 +267,22 @@ pub fn on_all(work: Work<'_>) {
     }
 }
 
-/// The audit, on every core: each walks the tables that its own registers name, and these are the same for all.
-pub fn audit(kernel: &Kernel) -> Result<Report, Unsound> {
-    let verdicts = [const { spin::Once::new() }; MAX_CORES];
+/// The registers of cores, by number.
+fn numbered(cores: &[Once<Registers>; MAX_CORES]) -> impl Iterator<Item = (u32, Registers)> {
+    (0..).zip(cores).filter_map(|(core, registers)| Some((core, *registers.get()?)))
+}
+
+/// The registers that each core came with, by the core's number.
+pub(super) fn came() -> impl Iterator<Item = (u32, Registers)> {
+    numbered(&CAME)
+}
+
+/// Runs the audit for every core: core 0 walks the tables, and the registers that each core came with and those that it
+/// has now must give them the same meaning. Only core 0 calls it, and not from within work.
+pub fn audit(kernel: &Kernel) -> Result<Report, Findings> {
+    let now = [const { Once::new() }; MAX_CORES];
     on_all(&|core| {
-        verdicts[core.index()].call_once(|| kernel.audit());
+        now[core.index()].call_once(cores::registers);
     });
-    // Core 0's first.
-    let mut verdicts = verdicts.into_iter().filter_map(spin::Once::try_into_inner);
-    let first = verdicts.next().expect("core 0 did its work");
-    verdicts.find_map(Result::err).map_or(first, Err)
+    kernel.audit_beside(came().chain(numbered(&now)))
 }

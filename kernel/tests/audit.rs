@@ -168,7 +168,15 @@ impl Bench {
     }
 
     fn audit_with(&mut self, roots: &[PhysAddr]) -> (Result<Report, Findings>, Vec<Finding>) {
-        let expect = Expect { ram: &[RAM], firmware: &[FIRMWARE], text: TEXT, share: Shareable, roots };
+        self.audit_beside(roots, &[])
+    }
+
+    fn audit_beside(
+        &mut self,
+        roots: &[PhysAddr],
+        cores: &[(u32, Registers)],
+    ) -> (Result<Report, Findings>, Vec<Finding>) {
+        let expect = Expect { ram: &[RAM], firmware: &[FIRMWARE], text: TEXT, share: Shareable, roots, cores };
         let mut all = Vec::new();
         let verdict = audit(&self.tables, &expect, &WINDOWS, &mut self.ledger, |finding| all.push(finding));
         assert_eq!(verdict.map_or_else(|findings| findings.total() as usize, |_| 0), all.len(), "each is shown once");
@@ -251,6 +259,13 @@ fn a_table_in_unknown_memory() {
     let all = findings(|b| b.tables.registers.ttbr1 = at.raw() | 0x6a);
     assert_eq!(all[0], Finding::UnknownTable { at });
     assert_eq!(all.len(), 1 + 274, "nothing that the ledger has mapped is reached");
+    // A part of a first-level table in a carve-out: the second of its frames, and the last.
+    for frames in [FrameRange::within(0x6000_6000, 0x1000), FrameRange::within(0x6000_7000, 0x1000)] {
+        let cells = vec![Cell::default(); Ledger::cells_needed([frames].into_iter())].leak();
+        let ledger = Ledger::new([frames].into_iter(), Aliases::default(), cells).unwrap();
+        let mut b = Bench { tables: Tables::new(), ledger };
+        assert_eq!(b.audit_all().1, [Finding::UnknownTable { at: PhysAddr::new(L1) }]);
+    }
     // One that nobody can read, and one that can be read but is in a carve-out, or in firmware's.
     for second in [0x7000_0400, AREA.base().raw(), FIRMWARE.base().raw() + 0x400] {
         let at = PhysAddr::new(second);
@@ -433,7 +448,7 @@ fn i1_normal_memory_with_the_wrong_s_bit() {
     }
     // One core: what was right is wrong, and the other way round.
     let mut b = Bench::clean();
-    let expect = Expect { ram: &[RAM], firmware: &[FIRMWARE], text: TEXT, share: NonShareable, roots: &[] };
+    let expect = Expect { ram: &[RAM], firmware: &[FIRMWARE], text: TEXT, share: NonShareable, roots: &[], cores: &[] };
     let mut all = Vec::new();
     audit(&b.tables, &expect, &WINDOWS, &mut b.ledger, |finding| all.push(finding)).unwrap_err();
     let page =
@@ -637,6 +652,67 @@ fn torn_large_pages_and_supersections() {
     ));
 }
 
+/// One descriptor of 16, wherever it stands, is judged over all that it may translate.
+#[test]
+fn i1_torn_descriptors_cover_what_they_may_translate() {
+    let torn = |va, size| Finding::Torn { va: VirtAddr::new(va), size };
+    let outside = |va, at| Finding::CarvedOutside { va: VirtAddr::new(va), frame: frame(at) };
+    let large = |at| L2Desc::large(PhysAddr::new(at), WriteBack, ReadWrite, Shareable).raw();
+    for n in [0, 6, 15] {
+        let all = findings(|b| b.tables.set_l2(0x9000_0000 + n * 4096, large(0x6040_0000)));
+        let covered = (0..16).map(|page| outside(0x9000_0000 + page * 4096, 0x6040_0000 + page * 4096));
+        let expected: Vec<_> = core::iter::once(torn(0x9000_0000, 64 << 10)).chain(covered).collect();
+        assert_eq!(all, expected, "entry {n}");
+    }
+    // What the one entry itself translates is no carved frame, and the 15 beside it are.
+    let carved = FrameRange::within(0x6040_1000, 0xf000);
+    let cells = vec![Cell::default(); Ledger::cells_needed([carved].into_iter())].leak();
+    let ledger = Ledger::new([carved].into_iter(), Aliases::default(), cells).unwrap();
+    let mut b = Bench { tables: Tables::new(), ledger };
+    b.tables.set_l2(0x8000_0000, large(0x6040_0000));
+    let all = b.audit_all().1;
+    assert_eq!((all[0], all[1], all.len()), (torn(0x8000_0000, 64 << 10), outside(0x8000_1000, 0x6040_1000), 16));
+    // In a window: a buffer's 15 entries reach the frame that the ledger has unmapped, through the one that is left out.
+    let all = findings(|b| {
+        b.tables.set_l2(0xc001_f000, 0);
+        b.ledger.release(FrameRange::within(0x6041_f000, 0x1000));
+    });
+    let (va, at) = (VirtAddr::new(0xc001_f000), frame(0x6041_f000));
+    let alias = Finding::Alias { va, frame: at, has: MemoryType::into(WriteBack), ledger: Carved::Unmapped };
+    assert_eq!(all, [torn(0xc001_0000, 64 << 10), alias]);
+    // Two large pages in one place: each covers it. Beside small pages of the same frames: two translations.
+    let all = findings(|b| {
+        b.tables.set_l2(0x9000_0000, large(0x6040_0000));
+        b.tables.set_l2(0x9000_1000, large(0x6041_0000));
+    });
+    assert_eq!(all.len(), 2 * 17);
+    assert!(all.contains(&outside(0x9000_1000, 0x6040_1000)) && all.contains(&outside(0x9000_0000, 0x6041_0000)));
+    let all = findings(|b| b.tables.small(0xc001_5000, 0x6041_5000, WriteBack, ReadWrite));
+    assert_eq!(all[1..], [Finding::Twice { va: VirtAddr::new(0xc001_5000), frame: frame(0x6041_5000) }]);
+    // What users reach of tables, and what executes, by one entry.
+    let exposed = Finding::TableExposed { va: VirtAddr::new(0x0010_4000), frame: frame(L1) };
+    assert!(findings(|b| b.tables.set_l2(0x0010_0000, large(0x6000_0000) | 0x30)).contains(&exposed));
+    assert_eq!(findings(|b| b.tables.set_l2(0x9000_0000, large(0x6030_0000) & !(1 << 15))).len(), 17);
+    // One word of a supersection: as much as all 16 of them, and torn.
+    let word = section_word(0x6000_0000, WriteBack, ReadWrite) | SUPERSECTION | USERS;
+    let whole = findings(|b| (0..16).for_each(|n| b.tables.set_l1(0x0100_0000 + (n << 20), word)));
+    for n in [0, 9, 15] {
+        let one = findings(|b| b.tables.set_l1(0x0100_0000 + (n << 20), word));
+        assert_eq!((one[0], &one[1..]), (torn(0x0100_0000, 16 << 20), &whole[..]), "entry {n}");
+    }
+    // A process's, that has 15 of the 16 words of the table in use in common.
+    let word = section_word(0x1000_0000, Device, ReadWrite) | SUPERSECTION | USERS;
+    let mut b = Bench::clean();
+    b.tables.registers.ttbcr = 4;
+    for n in 0..16 {
+        b.tables.set_l1(n << 20, word);
+        b.tables.words.insert(PROCESS.raw() + 4 * n, word);
+    }
+    assert!(b.audit_with(&[PROCESS]).0.is_ok());
+    b.tables.words.insert(PROCESS.raw() + 4 * 7, 0);
+    assert_eq!(b.audit_with(&[PROCESS]).1, [torn(0, 16 << 20)]);
+}
+
 #[test]
 fn types_that_this_crate_never_writes() {
     let plain = section_word(0x6030_0000, WriteBack, ReadWrite) & !(7 << 12 | 0xc);
@@ -835,18 +911,97 @@ fn i1_walks_that_read_tables_otherwise_than_they_are_written() {
     }
 }
 
+/// Walks that are off: the TLB may hold what the table says, so that it is judged.
 #[test]
-fn walks_that_are_off_translate_nothing() {
-    // PD0: what the lower half holds is not in force. PD1: nothing that the ledger has is reached.
-    let users = section_word(AREA.base().raw(), WriteBack, ReadWrite);
-    clean(|b| {
-        b.tables.set_l1(0x0010_0000, users);
+fn i1_walks_that_are_off() {
+    for (n, ttbr) in [(0, Ttbr::Ttbr0), (1, Ttbr::Ttbr1)] {
+        found(
+            |b| b.tables.registers.ttbcr |= 1 << (4 + n),
+            Finding::WalksOff { ttbr },
+            &format!(
+                "I1: TTBCR.PD{n} is 1: TTBR{n}'s table is not walked, and the TLB may hold what it said; clear PD{n}, and \
+                 empty the table instead"
+            ),
+        );
+    }
+    let (va, word) = (VirtAddr::new(0x0010_0000), section_word(AREA.base().raw(), WriteBack, ReadWrite));
+    let all = findings(|b| {
+        b.tables.set_l1(va.raw(), word);
         b.tables.registers.ttbcr |= 1 << 4;
-        b.tables.registers.ttbr0 = 0x7000_0000;
     });
-    let all = findings(|b| b.tables.registers.ttbcr |= 1 << 5);
-    assert_eq!(all.len(), 274);
-    assert!(all.iter().all(|finding| matches!(finding, Finding::Unreached { .. })));
+    let outside = Finding::CarvedOutside { va, frame: frame(AREA.base().raw()) };
+    assert_eq!((all[0], all[1], all.len()), (Finding::WalksOff { ttbr: Ttbr::Ttbr0 }, outside, 257));
+    // N = 0 gives TTBR1 no addresses: PD1 says nothing.
+    clean(|b| b.tables.registers.ttbcr = 1 << 5);
+}
+
+#[test]
+fn i1_caches_that_are_off() {
+    for (bit, fetches, line) in [
+        (2, false, "I1: SCTLR.C is 0: this core accesses past its caches what is mapped write-back; set C"),
+        (12, true, "I1: SCTLR.I is 0: this core fetches past its caches what is mapped write-back; set I"),
+    ] {
+        found(|b| b.tables.registers.sctlr &= !(1 << bit), Finding::CacheOff { fetches }, line);
+    }
+    // Branch prediction, vectors, alignment: nothing that the tables mean.
+    clean(|b| b.tables.registers.sctlr &= !(1 << 11));
+    clean(|b| b.tables.registers.sctlr |= 1 << 13 | 1 << 22 | 1 << 1);
+}
+
+/// The registers of every core that is named are this core's, as far as tables mean something by them.
+#[test]
+fn i1_registers_of_other_cores() {
+    let plain = Registers::plain(PhysAddr::new(L1));
+    let beside = |other: Registers| Bench::clean().audit_beside(&[PROCESS], &[(0, plain), (2, other)]).1;
+    assert_eq!(beside(plain), []);
+    let process = PROCESS.raw() | 0x6a;
+    for (register, has, other) in [
+        ("SCTLR", plain.sctlr & !1, Registers { sctlr: plain.sctlr & !1, ..plain }),
+        ("SCTLR", plain.sctlr & !4, Registers { sctlr: plain.sctlr & !4, ..plain }),
+        ("SCTLR", plain.sctlr & !0x1000, Registers { sctlr: plain.sctlr & !0x1000, ..plain }),
+        ("SCTLR", plain.sctlr | 1 << 19, Registers { sctlr: plain.sctlr | 1 << 19, ..plain }),
+        ("SCTLR", plain.sctlr | 1 << 20, Registers { sctlr: plain.sctlr | 1 << 20, ..plain }),
+        ("SCTLR", plain.sctlr | 1 << 25, Registers { sctlr: plain.sctlr | 1 << 25, ..plain }),
+        ("SCTLR", plain.sctlr | TRE, Registers { sctlr: plain.sctlr | TRE, ..plain }),
+        ("SCTLR", plain.sctlr | AFE, Registers { sctlr: plain.sctlr | AFE, ..plain }),
+        ("TTBCR", 2, Registers { ttbcr: 2, ..plain }),
+        ("TTBCR", 0x11, Registers { ttbcr: 0x11, ..plain }),
+        ("TTBCR", 0x21, Registers { ttbcr: 0x21, ..plain }),
+        ("TTBCR", 1 << 31 | 1, Registers { ttbcr: 1 << 31 | 1, ..plain }),
+        // Another walk of the same table, and of a process's; a table that nobody named.
+        ("TTBR0", L1, Registers { ttbr0: L1, ..plain }),
+        ("TTBR0", PROCESS.raw(), Registers { ttbr0: PROCESS.raw(), ..plain }),
+        ("TTBR0", 0x6001_006a, Registers { ttbr0: 0x6001_006a, ..plain }),
+        ("TTBR1", process, Registers { ttbr1: process, ..plain }),
+        ("TTBR1", L1 | 0x68, Registers { ttbr1: L1 | 0x68, ..plain }),
+        ("DACR", 3, Registers { dacr: 3, ..plain }),
+        ("DACR", 0x8000_0001, Registers { dacr: 0x8000_0001, ..plain }),
+        ("ACTLR", 1, Registers { actlr: 1, ..plain }),
+        ("MPIDR[31]", 0, Registers { multiprocessing: false, ..plain }),
+        ("ID_MMFR0[2]", 1, Registers { pxn: true, ..plain }),
+    ] {
+        let all = beside(other);
+        let [Finding::OtherCore { core: 2, register: found, has: holds, .. }] = all[..] else { panic!("{all:?}") };
+        assert_eq!((found, holds), (register, has));
+    }
+    assert_eq!(
+        beside(Registers { dacr: 3, ..plain })[0].to_string(),
+        "I1: core 2 has DACR 0x00000003, and this core 0x00000001: tables may mean one thing there and another here; make \
+         them the same"
+    );
+    // A process of its own, which is walked here; a domain that has no access; what nothing depends on.
+    assert_eq!(beside(Registers { ttbr0: process, ..plain }), []);
+    assert_eq!(beside(Registers { dacr: 0x5555_5554, ..plain }), []);
+    assert_eq!(beside(Registers { sctlr: plain.sctlr ^ (1 << 13 | 1 << 11), prrr: 5, ..plain }), []);
+    // Where the types are remapped, the map counts; where N is 0, TTBR1 does not.
+    let remap = Registers { sctlr: plain.sctlr | TRE, prrr: 0x0008_8204, nmrr: 0x4000_4000, ..plain };
+    let mut b = Bench::clean();
+    b.tables.registers = remap;
+    let all = b.audit_beside(&[], &[(0, remap), (1, Registers { nmrr: 0x8000_4000, ..remap })]).1;
+    assert_eq!(all, [Finding::OtherCore { core: 1, register: "NMRR", has: 0x8000_4000, here: 0x4000_4000 }]);
+    let whole = Registers { ttbcr: 0, ..plain };
+    b.tables.registers = whole;
+    assert!(b.audit_beside(&[], &[(1, Registers { ttbr1: 0, ..whole })]).0.is_ok());
 }
 
 #[test]
@@ -1111,10 +1266,65 @@ fn in_words(finding: &Finding) -> Option<String> {
     })
 }
 
+/// The entries that stand together with entry `n` in groups of 16.
+fn beside(n: u32) -> impl Iterator<Item = u32> + Clone {
+    (n & !15)..(n & !15) + 16
+}
+
+/// Every translation that the TLB may hold, a page at a time: by the words that stand in the page's own place, and by those
+/// of large pages and supersections beside it. With each: whether its 16 words are alike, and whether it stands in the
+/// page's own place.
+fn translations(registers: &Registers, read: impl Fn(u32) -> u32) -> Vec<(u32, naive::Page, bool, bool)> {
+    let mut all = Vec::new();
+    // The word itself, and once each those of the others that reach as far.
+    let candidates = |own: u32, others: Vec<u32>, reaches: &dyn Fn(u32) -> bool| {
+        let mut words: Vec<u32> = others.into_iter().filter(|&word| word != own && reaches(word)).collect();
+        words.sort_unstable();
+        words.dedup();
+        words.push(own);
+        words
+    };
+    for section in 0..4096u32 {
+        let place = L1 + 4 * section;
+        let firsts: Vec<u32> = beside(section).map(|n| read(L1 + 4 * n)).collect();
+        if firsts.iter().all(|&word| word == 0) {
+            continue;
+        }
+        let supersection = |word| {
+            let page = naive::translate(registers, |at| if at == place { word } else { read(at) }, section << 20);
+            page.is_some_and(|page| page.size == 0x100_0000)
+        };
+        for first in candidates(read(place), firsts.clone(), &supersection) {
+            for page in 0..256u32 {
+                let table = (first & 3 == 1).then_some(first & !0x3ff);
+                let word = |n| table.map_or(0, |table| read(table + 4 * n));
+                let seconds: Vec<u32> = beside(page).map(word).collect();
+                for second in candidates(word(page), seconds.clone(), &|word| word & 3 == 1) {
+                    let read = |at| match table {
+                        _ if at == place => first,
+                        Some(table) if at == table + 4 * page => second,
+                        _ => read(at),
+                    };
+                    let va = section << 20 | page << 12;
+                    let Some(found) = naive::translate(registers, read, va) else { continue };
+                    let alike = match found.size {
+                        0x1_0000 => seconds.iter().all(|&word| word == second),
+                        0x100_0000 => firsts.iter().all(|&word| word == first),
+                        _ => true,
+                    };
+                    all.push((va, found, alike, first == firsts[section as usize % 16]));
+                }
+            }
+        }
+    }
+    all
+}
+
 /// What must be said of these tables, page by page.
 #[expect(clippy::too_many_lines, reason = "the rules, one after the other")]
 fn expected(b: &Bench) -> Vec<String> {
-    let registers = b.tables.registers;
+    // Tables whose walks are off are judged too: PD0, PD1.
+    let registers = Registers { ttbcr: b.tables.registers.ttbcr & 7, ..b.tables.registers };
     let read = |at| b.tables.words.get(&at).copied().unwrap_or(0);
     let mut said = Vec::new();
     let (mut domains, mut reached) = (Vec::new(), Vec::new());
@@ -1130,103 +1340,88 @@ fn expected(b: &Bench) -> Vec<String> {
         let page = naive::translate(&plain, read, 0).unwrap();
         (page.shared, page.shared && page.inner_shareable)
     };
-    for section in (0..4096u32).filter(|n| read(L1 + 4 * n) & 3 != 0) {
-        for page in 0..256u32 {
-            let va = section << 20 | page << 12;
-            let Some(found) = naive::translate(&registers, read, va) else { continue };
-            let at = VirtAddr::new(va);
-            let first_of = |size: u32| va % size.min(1 << 20) == 0;
-            // The words that say it, at their place in the table.
-            let word = |va: u32| {
-                let first = read(L1 + (va >> 20) * 4);
-                if found.size > 0x1_0000 { first } else { read((first & !0x3ff) + ((va >> 12) & 255) * 4) }
-            };
-            if matches!(found.size, 0x1_0000 | 0x100_0000) {
-                let start = va / found.size * found.size;
-                let step = found.size / 16;
-                let alike = (0..16).all(|n| word(start + n * step) == word(va));
-                let torn = format!("{} torn", VirtAddr::new(start));
-                if !alike && !said.contains(&torn) {
-                    said.push(torn);
-                }
+    for (va, found, alike, in_place) in translations(&registers, read) {
+        let at = VirtAddr::new(va);
+        let starts = va % found.size == 0;
+        if !alike && starts {
+            said.push(format!("{at} torn"));
+        }
+        if found.pa >> 32 != 0 {
+            if in_place && va % 0x10_0000 == 0 {
+                said.push(format!("{at} beyond"));
             }
-            if found.pa >> 32 != 0 {
-                if page == 0 {
-                    said.push(format!("{at} beyond"));
-                }
-                continue;
+            continue;
+        }
+        if registers.dacr >> (2 * found.domain) & 2 != 0 && !domains.contains(&found.domain) {
+            domains.push(found.domain);
+            said.push(format!("domain {}", found.domain));
+        }
+        if found.reserved_rights && starts {
+            said.push(format!("{at} rights"));
+        }
+        let pa = u32::try_from(found.pa).unwrap();
+        if pa < 16 << 20 {
+            said.push(format!("{at} second name"));
+            continue;
+        }
+        let n = registers.ttbcr & 7;
+        let above = n != 0 && u64::from(va) >= (1u64 << 32) >> n;
+        let [kernel, users] = found.rights;
+        let any = users.contains(&true);
+        let (w, x) = (kernel[1] || users[1], kernel[2] || users[2]);
+        if TEXT.contains(frame(pa)) {
+            if w {
+                said.push(format!("{at} writes text"));
             }
-            if registers.dacr >> (2 * found.domain) & 2 != 0 && !domains.contains(&found.domain) {
-                domains.push(found.domain);
-                said.push(format!("domain {}", found.domain));
-            }
-            if found.reserved_rights && (found.size <= 0x1_0000 || first_of(found.size)) {
-                said.push(format!("{at} rights"));
-            }
-            let pa = u32::try_from(found.pa).unwrap();
-            if pa < 16 << 20 {
-                said.push(format!("{at} second name"));
-                continue;
-            }
-            let n = registers.ttbcr & 7;
-            let above = n != 0 && u64::from(va) >= (1u64 << 32) >> n;
-            let [kernel, users] = found.rights;
-            let any = users.contains(&true);
-            let (w, x) = (kernel[1] || users[1], kernel[2] || users[2]);
-            if TEXT.contains(frame(pa)) {
-                if w {
-                    said.push(format!("{at} writes text"));
-                }
-            } else if x && (!any || w && above) {
-                said.push(format!("{at} executes"));
-            }
-            if any && tables.contains(&(pa >> 12)) {
-                said.push(format!("{at} table"));
-            }
-            let ram = (0x6000_0000..0x6100_0000).contains(&pa);
-            if found.ns && ram {
-                said.push(format!("{at} ns"));
-            }
-            if (0x6080_0000..0x6081_0000).contains(&pa) {
+        } else if x && (!any || w && above) {
+            said.push(format!("{at} executes"));
+        }
+        if any && tables.contains(&(pa >> 12)) {
+            said.push(format!("{at} table"));
+        }
+        let ram = (0x6000_0000..0x6100_0000).contains(&pa);
+        if found.ns && ram {
+            said.push(format!("{at} ns"));
+        }
+        if (0x6080_0000..0x6081_0000).contains(&pa) {
+            said.push(format!("{at} carved"));
+            continue;
+        }
+        let carved = (0x6040_0000..0x6080_0000).contains(&pa);
+        let (normal, sharing) =
+            (!matches!(found.memory.0, "SO" | "DEV"), (found.shared, found.shared && found.inner_shareable));
+        if carved {
+            if !(0xc000_0000..0xf000_0000).contains(&va) {
                 said.push(format!("{at} carved"));
                 continue;
             }
-            let carved = (0x6040_0000..0x6080_0000).contains(&pa);
-            let (normal, sharing) =
-                (!matches!(found.memory.0, "SO" | "DEV"), (found.shared, found.shared && found.inner_shareable));
-            if carved {
-                if !(0xc000_0000..0xf000_0000).contains(&va) {
-                    said.push(format!("{at} carved"));
-                    continue;
-                }
-                if any || !found.global {
-                    said.push(format!("{at} exposed"));
-                }
-                let ledger = match b.ledger.state(frame(pa)) {
-                    Some(Carved::Mapped(WriteBack)) => ("WB", "WB"),
-                    Some(Carved::Mapped(NonCacheable)) => ("NC", "NC"),
-                    _ => ("", ""),
-                };
-                if found.memory != ledger {
-                    said.push(format!("{at} alias"));
-                    continue;
-                }
-                if reached.contains(&pa) {
-                    said.push(format!("{} twice", PhysAddr::new(pa)));
-                }
-                reached.push(pa);
-            } else if ram && found.memory != ("WB", "WB") || !ram && normal {
-                said.push(format!("{at} type"));
+            if any || !found.global {
+                said.push(format!("{at} exposed"));
+            }
+            let ledger = match b.ledger.state(frame(pa)) {
+                Some(Carved::Mapped(WriteBack)) => ("WB", "WB"),
+                Some(Carved::Mapped(NonCacheable)) => ("NC", "NC"),
+                _ => ("", ""),
+            };
+            if found.memory != ledger {
+                said.push(format!("{at} alias"));
                 continue;
             }
-            let wanted = match found.memory {
-                ("WB", "WB") => ours(3),
-                ("NC", "NC") => ours(0),
-                _ => continue,
-            };
-            if sharing != wanted {
-                said.push(format!("{at} sharing"));
+            if reached.contains(&pa) {
+                said.push(format!("{} twice", PhysAddr::new(pa)));
             }
+            reached.push(pa);
+        } else if ram && found.memory != ("WB", "WB") || !ram && normal {
+            said.push(format!("{at} type"));
+            continue;
+        }
+        let wanted = match found.memory {
+            ("WB", "WB") => ours(3),
+            ("NC", "NC") => ours(0),
+            _ => continue,
+        };
+        if sharing != wanted {
+            said.push(format!("{at} sharing"));
         }
     }
     for frame in AREA.iter() {

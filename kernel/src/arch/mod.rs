@@ -36,6 +36,8 @@ pub struct Registers {
     pub multiprocessing: bool,
     /// The core knows the PXN bit (`ID_MMFR0[3:0]` is 4 or more).
     pub pxn: bool,
+    /// Coherency and broadcast, among others: each core's manual says which bits. Compared between cores only.
+    pub actlr: u32,
 }
 
 impl Registers {
@@ -54,6 +56,8 @@ impl Registers {
             nmrr: 0,
             multiprocessing: true,
             pxn: false,
+            // SMP and FW, of a Cortex-A9.
+            actlr: 0x41,
         }
     }
 }

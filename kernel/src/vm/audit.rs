@@ -3,8 +3,12 @@
 //! Guarantees, when [`audit`] returns a [`Report`]: every carved frame is mapped exactly as the ledger says and
 //! nowhere else (I1), none of them outside the windows made for them (I2); all other RAM is mapped write-back only,
 //! no register as memory, no RAM by its second name; nothing of the kernel's is writable and executable, and only the
-//! kernel's text executes (W^X); users reach neither a carved frame nor a table; and the registers give this crate's own
-//! descriptors the meaning that this crate relies on. What users may do otherwise is their kernel's business.
+//! kernel's text executes (W^X); users reach neither a carved frame nor a table; and the registers of every core that
+//! [`Expect::cores`] lists give this crate's own descriptors the meaning that this crate relies on. What users may do
+//! otherwise is their kernel's business.
+//!
+//! What a descriptor may translate counts, not only what its place in the table says: one entry of a large page covers
+//! 64 KiB, one of a supersection 16 MiB. A table whose walks are off counts as walked, for the TLB may still hold it.
 //!
 //! It reads registers and descriptors from the machine, decodes every word ([`super::walk`]), and trusts no bookkeeping
 //! of [`super::space`]. It goes on after a finding: each one is shown to the caller, and counted by kind. A finding of a
@@ -16,8 +20,9 @@ use crate::vm::attr::{MemoryType, Shareability};
 use crate::vm::desc::{L1_ENTRIES, L2_ENTRIES, L2_TABLE_SIZE};
 use crate::vm::layout::VirtRange;
 use crate::vm::ledger::{Carved, Ledger};
-use crate::vm::walk::{self, Attributes, Caching, Domain, First, Leaf, Memory, Pointer, Sharing, Ttbr};
+use crate::vm::walk::{self, Attributes, Caching, Domain, First, Leaf, Memory, Pointer, Sharing, Ttbr, bit};
 use core::fmt;
+use core::ops::Range;
 
 /// What the audit compares with.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +38,10 @@ pub struct Expect<'a> {
     /// First-level tables that TTBR0 does not hold now: those of the processes that do not run. Each is walked as if it
     /// stood there. What it has word for word at the same address as TTBR0's own table is looked at once.
     pub roots: &'a [PhysAddr],
+    /// Registers of cores, by the number of the core, as each read its own: when it came up, or just now, or both. The
+    /// audit walks by those of the core that it runs on, so all must mean the same. TTBR0 alone may name another table,
+    /// one of `roots`.
+    pub cores: &'a [(u32, Registers)],
 }
 
 /// What was found right.
@@ -74,6 +83,11 @@ pub enum Finding {
     BigEndian,
     /// SCTLR.M is clear: no table is in force.
     Off,
+    /// SCTLR.C or SCTLR.I is clear: what is mapped write-back is accessed, or fetched, past the caches (I1).
+    CacheOff {
+        /// Fetches bypass the caches (I), or else data accesses and walks do (C).
+        fetches: bool,
+    },
     /// TEX remap changes what this crate's descriptors mean (I1).
     Remap {
         /// What this crate writes the descriptor for.
@@ -88,6 +102,23 @@ pub enum Finding {
         /// The attributes found.
         has: Attributes,
     },
+    /// TTBCR.PD0 or PD1 is set: a miss faults, while the TLB may hold what the table said before (I1). It is walked here
+    /// all the same.
+    WalksOff {
+        /// Whose walks.
+        ttbr: Ttbr,
+    },
+    /// A core whose registers may give the tables another meaning than those of the core that the audit runs on (I1).
+    OtherCore {
+        /// The core's number in [`Expect::cores`].
+        core: u32,
+        /// The register.
+        register: &'static str,
+        /// What it holds on that core.
+        has: u32,
+        /// What it holds on this one.
+        here: u32,
+    },
     /// A domain in use whose permissions the hardware does not check (W^X).
     Unchecked {
         /// The first address found in it.
@@ -95,12 +126,13 @@ pub enum Finding {
         /// The domain.
         domain: Domain,
     },
-    /// A table stands where no known memory is, or in a carve-out: nobody can say what it holds.
+    /// A table, or a part of it, stands where no known memory is mapped, or in a carve-out: nobody can say what it holds.
     UnknownTable {
         /// The address in the register or descriptor.
         at: PhysAddr,
     },
-    /// The 16 descriptors of a large page or of a supersection are not alike: each may translate all of it (I1).
+    /// The 16 descriptors of a large page or of a supersection are not alike: each may translate all of it, and is judged
+    /// as if it did (I1). Counts once for each unlike word.
     Torn {
         /// The first address of the 16.
         va: VirtAddr,
@@ -220,12 +252,15 @@ pub enum Finding {
 }
 
 /// The kinds of finding, in the order of [`Finding`].
-const KINDS: [&str; 21] = [
+const KINDS: [&str; 24] = [
     "long-format tables",
     "byte order of walks",
     "MMU off",
+    "caches off (I1)",
     "TEX remap (I1)",
     "attributes of walks (I1)",
+    "walks off (I1)",
+    "registers of other cores (I1)",
     "unchecked domains (W^X)",
     "tables out of reach (I1)",
     "torn large pages and supersections (I1)",
@@ -251,24 +286,27 @@ impl Finding {
             Self::LongFormat => 0,
             Self::BigEndian => 1,
             Self::Off => 2,
-            Self::Remap { .. } => 3,
-            Self::WalkAttributes { .. } => 4,
-            Self::Unchecked { .. } => 5,
-            Self::UnknownTable { .. } => 6,
-            Self::Torn { .. } => 7,
-            Self::Beyond { .. } => 8,
-            Self::ReservedRights { .. } => 9,
-            Self::Executable { .. } => 10,
-            Self::WritableText { .. } => 11,
-            Self::CarvedOutside { .. } => 12,
-            Self::Alias { .. } => 13,
-            Self::Twice { .. } => 14,
-            Self::Exposed { .. } => 15,
-            Self::TableExposed { .. } => 16,
-            Self::Unreached { .. } => 17,
-            Self::SecondName { .. } => 18,
-            Self::NonSecure { .. } => 19,
-            Self::WrongType { .. } | Self::WrongShareability { .. } => 20,
+            Self::CacheOff { .. } => 3,
+            Self::Remap { .. } => 4,
+            Self::WalkAttributes { .. } => 5,
+            Self::WalksOff { .. } => 6,
+            Self::OtherCore { .. } => 7,
+            Self::Unchecked { .. } => 8,
+            Self::UnknownTable { .. } => 9,
+            Self::Torn { .. } => 10,
+            Self::Beyond { .. } => 11,
+            Self::ReservedRights { .. } => 12,
+            Self::Executable { .. } => 13,
+            Self::WritableText { .. } => 14,
+            Self::CarvedOutside { .. } => 15,
+            Self::Alias { .. } => 16,
+            Self::Twice { .. } => 17,
+            Self::Exposed { .. } => 18,
+            Self::TableExposed { .. } => 19,
+            Self::Unreached { .. } => 20,
+            Self::SecondName { .. } => 21,
+            Self::NonSecure { .. } => 22,
+            Self::WrongType { .. } | Self::WrongShareability { .. } => 23,
         }
     }
 }
@@ -289,6 +327,12 @@ impl fmt::Display for Finding {
                 )
             }
             Self::Off => write!(f, "SCTLR.M is 0: the MMU is off, so that no table holds I1, I2 or W^X; set M"),
+            Self::CacheOff { fetches: false } => {
+                write!(f, "I1: SCTLR.C is 0: this core accesses past its caches what is mapped write-back; set C")
+            }
+            Self::CacheOff { fetches: true } => {
+                write!(f, "I1: SCTLR.I is 0: this core fetches past its caches what is mapped write-back; set I")
+            }
             Self::Remap { memory, means } => write!(
                 f,
                 "I1: SCTLR.TRE is 1, and by PRRR and NMRR what this crate maps {memory} is {means}; clear TRE, or make region \
@@ -299,6 +343,19 @@ impl fmt::Display for Finding {
                 f,
                 "I1: {ttbr} has tables walked {has}, and RAM is mapped otherwise; set its IRGN, RGN and S to write-back, \
                  and to Shareable on an MPCore"
+            ),
+            Self::WalksOff { ttbr } => {
+                let n = u32::from(*ttbr == Ttbr::Ttbr1);
+                write!(
+                    f,
+                    "I1: TTBCR.PD{n} is 1: {ttbr}'s table is not walked, and the TLB may hold what it said; clear PD{n}, and \
+                     empty the table instead"
+                )
+            }
+            Self::OtherCore { core, register, has, here } => write!(
+                f,
+                "I1: core {core} has {register} {has:#010x}, and this core {here:#010x}: tables may mean one thing there \
+                 and another here; make them the same"
             ),
             Self::Unchecked { va, domain: Domain { number, access } } => write!(
                 f,
@@ -497,36 +554,73 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         if registers.ttbcr >> 31 == 1 {
             return self.found.add(Finding::LongFormat);
         }
-        if registers.sctlr >> 25 & 1 == 1 {
+        if bit(registers.sctlr, walk::EE) == 1 {
             return self.found.add(Finding::BigEndian);
         }
         self.meanings();
-        for ttbr in [Ttbr::Ttbr0, Ttbr::Ttbr1].into_iter().filter(|&ttbr| registers.walks(ttbr)) {
+        // TTBR0's table first, then TTBR1's, which is the order of addresses.
+        let used = [Ttbr::Ttbr0, Ttbr::Ttbr1].into_iter().filter(|&ttbr| registers.translates(ttbr));
+        for ttbr in used.clone() {
+            if registers.walks_are_off(ttbr) {
+                self.found.add(Finding::WalksOff { ttbr });
+            }
             let has = registers.walk_attributes(ttbr);
             let shared = has.sharing != Sharing::NonShareable;
             if has.memory != WRITE_BACK || shared != (self.expect.share == Shareability::Shareable) {
                 self.found.add(Finding::WalkAttributes { ttbr, has });
             }
         }
-        // TTBR0's table first, then TTBR1's, which is the order of addresses.
-        for ttbr in [Ttbr::Ttbr0, Ttbr::Ttbr1].into_iter().filter(|&ttbr| registers.walks(ttbr)) {
+        for ttbr in used {
             self.table(registers.table(ttbr), ttbr, None);
         }
-        if registers.walks(Ttbr::Ttbr0) {
-            let own = registers.table(Ttbr::Ttbr0);
-            for &root in self.expect.roots.iter().filter(|&&root| root != own) {
-                self.table(root, Ttbr::Ttbr0, Some(own));
-            }
+        let own = registers.table(Ttbr::Ttbr0);
+        for &root in self.expect.roots.iter().filter(|&&root| root != own) {
+            self.table(root, Ttbr::Ttbr0, Some(own));
         }
         for (frame, _) in self.ledger.mapped().filter(|&(_, seen)| !seen) {
             self.found.add(Finding::Unreached { frame });
+        }
+        for (core, has) in self.expect.cores {
+            self.other_core(*core, has);
+        }
+    }
+
+    /// Compares what decides about the meaning of tables, on another core and on this one.
+    fn other_core(&mut self, core: u32, has: &Registers) {
+        let here = self.registers;
+        let table = has.table(Ttbr::Ttbr0);
+        let known = table == here.table(Ttbr::Ttbr0) || self.expect.roots.contains(&table);
+        let all_if = |matters| if matters { u32::MAX } else { 0 };
+        let upper = all_if(here.translates(Ttbr::Ttbr1));
+        let remap = all_if(bit(has.sctlr | here.sctlr, walk::TRE) == 1);
+        for (register, mask, has, here) in [
+            ("SCTLR", walk::SCTLR_BITS, has.sctlr, here.sctlr),
+            ("TTBCR", walk::TTBCR_BITS, has.ttbcr, here.ttbcr),
+            ("TTBR0", if known { walk::TTBR_BITS } else { u32::MAX }, has.ttbr0, here.ttbr0),
+            ("TTBR1", upper, has.ttbr1, here.ttbr1),
+            ("DACR", walk::DACR_BITS, has.dacr, here.dacr),
+            ("PRRR", remap, has.prrr, here.prrr),
+            ("NMRR", remap, has.nmrr, here.nmrr),
+            ("ACTLR", u32::MAX, has.actlr, here.actlr),
+            ("MPIDR[31]", u32::MAX, has.multiprocessing.into(), here.multiprocessing.into()),
+            ("ID_MMFR0[2]", u32::MAX, has.pxn.into(), here.pxn.into()),
+        ] {
+            if (has ^ here) & mask != 0 {
+                self.found.add(Finding::OtherCore { core, register, has, here });
+            }
         }
     }
 
     /// What the registers do to this crate's own descriptors.
     fn meanings(&mut self) {
-        if self.registers.sctlr & 1 == 0 {
+        let sctlr = self.registers.sctlr;
+        if bit(sctlr, walk::M) == 0 {
             self.found.add(Finding::Off);
+        }
+        for (n, fetches) in [(walk::C, false), (walk::I, true)] {
+            if bit(sctlr, n) == 0 {
+                self.found.add(Finding::CacheOff { fetches });
+            }
         }
         let share = self.expect.share;
         for memory in [MemoryType::NonCacheable, MemoryType::WriteBack, MemoryType::Device, MemoryType::StronglyOrdered]
@@ -540,80 +634,90 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// Walks a first-level table, but for the words that it has in common with `but_for`.
+    /// Walks a first-level table, but for what it has in common with `but_for`.
     fn table(&mut self, table: PhysAddr, ttbr: Ttbr, but_for: Option<PhysAddr>) {
-        if !self.holds_tables(table) {
+        let sections = self.sections(ttbr);
+        let (start, end) = (4 * sections.start & !(FRAME_SIZE - 1), 4 * sections.end);
+        if !(start..end).step_by(FRAME_SIZE as usize).all(|offset| self.holds_tables(at(table, offset))) {
             return self.found.add(Finding::UnknownTable { at: table });
         }
-        // Whether the 16 words around this one have been compared.
-        let mut compared = false;
-        for section in self.sections(ttbr) {
-            let va = VirtAddr::new(section * SECTION_SIZE);
-            compared &= section % 16 != 0;
-            let at = entry(table, section);
-            let Some(word) = self.mmu.table_word(at) else {
-                return self.found.add(Finding::UnknownTable { at });
+        for section in sections {
+            let Some(word) = self.mmu.table_word(entry(table, section)) else {
+                return self.found.add(Finding::UnknownTable { at: table });
             };
-            if but_for.is_some_and(|other| self.mmu.table_word(entry(other, section)) == Some(word)) {
-                continue;
-            }
             let first = walk::first_level(word, &self.registers);
             let size = match first {
                 First::Fault => continue,
-                First::Table(pointer) => {
-                    self.second_level(pointer, va);
-                    continue;
-                }
                 First::Beyond => walk::SUPERSECTION_SIZE,
                 First::Leaf(leaf) => leaf.size,
+                First::Table(_) => SECTION_SIZE,
             };
-            if size != SECTION_SIZE && !compared {
-                compared = true;
-                self.compare(table, section, word, VirtAddr::new(va.raw() & !(size - 1)), size);
+            // A word has its meaning from all that stand beside it.
+            let group = group(section, size / SECTION_SIZE);
+            if but_for.is_some_and(|other| group.clone().all(|n| self.word(other, n) == self.word(table, n))) {
+                continue;
             }
-            if let First::Leaf(leaf) = first {
-                self.report.sections += 1;
-                self.leaf(va, word, va.raw() % size, SECTION_SIZE, &leaf);
-            } else {
-                self.found.add(Finding::Beyond { va, word });
+            let va = VirtAddr::new(section * SECTION_SIZE);
+            let unit = VirtAddr::new(va.raw() & !(size - 1));
+            let new = self.is_new(table, section, group, word, unit, size);
+            match first {
+                First::Table(pointer) => self.second_level(pointer, va),
+                First::Beyond => self.found.add(Finding::Beyond { va, word }),
+                First::Leaf(leaf) if new => {
+                    self.report.sections += size / SECTION_SIZE;
+                    self.leaf(unit, word, &leaf);
+                }
+                _ => {}
             }
         }
     }
 
     fn second_level(&mut self, pointer: Pointer, section: VirtAddr) {
-        if !self.holds_tables(pointer.at) {
-            return self.found.add(Finding::UnknownTable { at: pointer.at });
+        let table = pointer.at;
+        if !self.holds_tables(table) {
+            return self.found.add(Finding::UnknownTable { at: table });
         }
-        let mut compared = false;
         for page in 0..L2_ENTRIES as u32 {
-            let at = entry(pointer.at, page);
-            let Some(word) = self.mmu.table_word(at) else {
-                return self.found.add(Finding::UnknownTable { at });
+            let Some(word) = self.mmu.table_word(entry(table, page)) else {
+                return self.found.add(Finding::UnknownTable { at: table });
             };
-            compared &= page % 16 != 0;
             let Some(leaf) = walk::second_level(word, pointer, &self.registers) else { continue };
-            let va = VirtAddr::new(section.raw() + page * FRAME_SIZE);
+            let unit = VirtAddr::new((section.raw() + page * FRAME_SIZE) & !(leaf.size - 1));
+            if !self.is_new(table, page, group(page, leaf.size / FRAME_SIZE), word, unit, leaf.size) {
+                continue;
+            }
             if leaf.size == FRAME_SIZE {
                 self.report.small_pages += 1;
-            } else if !compared {
-                compared = true;
+            } else {
                 self.report.large_pages += 1;
-                self.compare(pointer.at, page, word, VirtAddr::new(va.raw() & !(leaf.size - 1)), leaf.size);
             }
-            self.leaf(va, word, va.raw() % leaf.size, FRAME_SIZE, &leaf);
+            self.leaf(unit, word, &leaf);
         }
     }
 
-    /// Compares the 16 words around entry `n` of a table, which together translate `size` bytes from `va` on.
-    fn compare(&mut self, table: PhysAddr, n: u32, word: u32, va: VirtAddr, size: u32) {
-        let first = n & !15;
-        if (first..first + 16).any(|other| self.mmu.table_word(entry(table, other)) != Some(word)) {
+    /// Says whether entry `n` is the first of its group with this word, so that nobody has judged yet what the word may
+    /// translate: `size` bytes from `va` on. If the words of the group are not alike, that is a finding.
+    fn is_new(&mut self, table: PhysAddr, n: u32, group: Range<u32>, word: u32, va: VirtAddr, size: u32) -> bool {
+        let all = group.len();
+        if all == 1 {
+            return true;
+        }
+        let mut same = group.filter(|&other| self.word(table, other) == Some(word));
+        if same.next() != Some(n) {
+            return false;
+        }
+        if same.count() + 1 < all {
             self.found.add(Finding::Torn { va, size });
         }
+        true
+    }
+
+    fn word(&self, table: PhysAddr, n: u32) -> Option<u32> {
+        self.mmu.table_word(entry(table, n))
     }
 
     /// The entries of a register's table.
-    fn sections(&self, ttbr: Ttbr) -> core::ops::Range<u32> {
+    fn sections(&self, ttbr: Ttbr) -> Range<u32> {
         let split = self.registers.table_bytes(Ttbr::Ttbr0) / 4;
         match ttbr {
             Ttbr::Ttbr0 => 0..split,
@@ -630,8 +734,8 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
             && self.mmu.table_word(at).is_some()
     }
 
-    /// Checks `bytes` of a leaf from `within` it on, which stand at `va`.
-    fn leaf(&mut self, va: VirtAddr, word: u32, within: u32, bytes: u32, leaf: &Leaf) {
+    /// Checks a leaf, whose memory begins at `va`.
+    fn leaf(&mut self, va: VirtAddr, word: u32, leaf: &Leaf) {
         let domain = leaf.domain;
         if !domain.is_checked() && self.unchecked >> domain.number & 1 == 0 {
             self.unchecked |= 1 << domain.number;
@@ -640,9 +744,9 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         if leaf.reserved_rights {
             self.found.add(Finding::ReservedRights { va, word });
         }
-        for page in 0..bytes >> FRAME_SHIFT {
+        for page in 0..leaf.size >> FRAME_SHIFT {
             let offset = page << FRAME_SHIFT;
-            let frame = Frame::containing(PhysAddr::new(leaf.base.raw() + within + offset));
+            let frame = Frame::containing(PhysAddr::new(leaf.base.raw() + offset));
             self.frame(VirtAddr::new(va.raw() + offset), frame, leaf);
         }
     }
@@ -765,6 +869,12 @@ const NON_CACHEABLE: Memory = Memory::Normal { inner: Caching::NonCacheable, out
 
 const fn at(table: PhysAddr, offset: u32) -> PhysAddr {
     PhysAddr::new(table.raw().wrapping_add(offset))
+}
+
+/// The entries that translate together what entry `n` does, `count` of them: 16, or itself alone.
+const fn group(n: u32, count: u32) -> Range<u32> {
+    let first = n & !(count - 1);
+    first..first + count
 }
 
 /// Where entry `n` of a table stands.

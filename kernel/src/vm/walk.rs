@@ -222,15 +222,30 @@ struct Fields {
     global: bool,
 }
 
-const fn bit(word: u32, n: u32) -> u32 {
+pub(super) const fn bit(word: u32, n: u32) -> u32 {
     word >> n & 1
 }
 
-/// SCTLR bits (B4.1.130).
+/// SCTLR bits (B4.1.130): the MMU, data and unified caches, instruction caches.
+pub(super) const M: u32 = 0;
+pub(super) const C: u32 = 2;
+pub(super) const I: u32 = 12;
 const WXN: u32 = 19;
 const UWXN: u32 = 20;
-const TRE: u32 = 28;
+/// Words are big-endian.
+pub(super) const EE: u32 = 25;
+pub(super) const TRE: u32 = 28;
 const AFE: u32 = 29;
+
+/// What of a register decides about the meaning of tables. Of SCTLR it is none of the rest: V and U say where vectors are
+/// and how words are aligned, and HA has the hardware set access flags, which count as set anyway.
+pub(super) const SCTLR_BITS: u32 = 1 << M | 1 << C | 1 << I | 1 << WXN | 1 << UWXN | 1 << EE | 1 << TRE | 1 << AFE;
+/// EAE, PD1, PD0 and N (B4.1.153).
+pub(super) const TTBCR_BITS: u32 = 1 << 31 | 1 << 5 | 1 << 4 | 7;
+/// How walks go through the caches, whatever table the register names (B4.1.154).
+pub(super) const TTBR_BITS: u32 = 0x7f;
+/// Which domains nobody checks ([`Domain::is_checked`]).
+pub(super) const DACR_BITS: u32 = 0xaaaa_aaaa;
 
 /// A two-bit cacheability (tables B3-11 and B4.1.114).
 const fn caching(code: u32) -> Caching {
@@ -444,12 +459,16 @@ impl Registers {
         }
     }
 
-    /// Whether a miss in the TLB walks the register's table: PD0, PD1 (B4.1.153), and for TTBR1 whether N gives it any
-    /// addresses.
-    pub const fn walks(&self, ttbr: Ttbr) -> bool {
+    /// Says whether N gives the register any addresses (B3.5.4).
+    pub const fn translates(&self, ttbr: Ttbr) -> bool {
+        matches!(ttbr, Ttbr::Ttbr0) || self.n() != 0
+    }
+
+    /// Says whether a miss in the TLB faults and walks no table: PD0, PD1 (B4.1.153).
+    pub const fn walks_are_off(&self, ttbr: Ttbr) -> bool {
         match ttbr {
-            Ttbr::Ttbr0 => bit(self.ttbcr, 4) == 0,
-            Ttbr::Ttbr1 => bit(self.ttbcr, 5) == 0 && self.n() != 0,
+            Ttbr::Ttbr0 => bit(self.ttbcr, 4) == 1,
+            Ttbr::Ttbr1 => bit(self.ttbcr, 5) == 1,
         }
     }
 
@@ -529,7 +548,7 @@ mod tests {
         }
         let whole = Registers { ttbcr: 0, ..PLAIN };
         assert_eq!(whole.ttbr_of(VirtAddr::new(u32::MAX)), Ttbr::Ttbr0);
-        assert!(!whole.walks(Ttbr::Ttbr1));
+        assert!(!whole.translates(Ttbr::Ttbr1));
     }
 
     proptest! {

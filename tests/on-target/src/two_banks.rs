@@ -23,7 +23,7 @@ use carveout::vm::layout::LOAN_WINDOW;
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::copier::{Copier, CopyError};
 use carveout_boards::support::pl081::ListError;
-use on_target::tables::{Place, Plant, finds, found_here, nobodys, section};
+use on_target::tables::{Place, Plant, finds, must_find, nobodys, section};
 use on_target::{Verdict, after, audit, checks, direct_map_place, ensure, ensure_eq, read};
 
 checks![
@@ -284,7 +284,7 @@ fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -
             let plant = unsafe { Plant::new(kernel, Place::first_level(kernel, va), word) };
             let found = plant.as_ref().map(|_| kernel.audit());
             drop(plant);
-            let findings = found_here(found.ok_or("the table cannot be written")?)?;
+            let findings = must_find(found.ok_or("the table cannot be written")?)?;
             // The frames that the ledger has there are not reached meanwhile, which is a finding each.
             let pages = SECTION_SIZE / FRAME_SIZE;
             let counts = (findings.like(&expected), findings.total());

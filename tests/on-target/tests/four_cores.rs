@@ -10,14 +10,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::arch::Mmu;
 use carveout::arch::armv7a::address_space::{AddressSpace, BootRam, DeviceError};
 use carveout::arch::armv7a::cache::Caches;
-use carveout::arch::armv7a::cores::{CoreId, MAX_CORES, Translation};
+use carveout::arch::armv7a::cores::{CoreId, MAX_CORES};
 use carveout::arch::armv7a::exceptions::{Exception, Fault, FaultStatus, Level, Vector};
 use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{BootHandover, BootTables, DtbFault, ImageMap, TableAt};
+use carveout::arch::{Mmu, Registers};
 use carveout::cma::area::AllocError;
 use carveout::cma::loan::{Loan, LoanError, Priority};
 use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Stream};
@@ -26,6 +26,7 @@ use carveout::dma::master::Master;
 use carveout::dma::pool::{Pool, Shape};
 use carveout::sync::{self, CoreState, Lock, Rank};
 use carveout::vm::attr::{Access, MemoryType};
+use carveout::vm::audit::Finding;
 use carveout::vm::desc::L1Desc;
 use carveout::vm::layout::DEVICES;
 use carveout_boards::println;
@@ -34,12 +35,13 @@ use carveout_boards::support::irq::IrqId;
 use carveout_boards::support::random::Random;
 use carveout_boards::support::{cores, interrupts};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use on_target::tables::{Place, Plant};
+use on_target::tables::{Place, Plant, must_find, set_registers};
 use on_target::{Verdict, after, alloc, checks, ensure, ensure_eq, is_unmapped, master, read};
 use spin::Mutex;
 
 checks![
     every_core_translates_alike_and_is_sound,
+    the_audit_finds_a_core_with_other_registers,
     work_reaches_every_core_once,
     another_core_keeps_what_a_local_invalidate_leaves,
     a_mapping_that_ended_is_in_no_tlb_of_any_core,
@@ -54,7 +56,7 @@ checks![
 /// Any core may look at these, and be given them: `kernel/tests/threads.rs` says it of all the others.
 const fn shared<T: Send + Sync>() {}
 const _: () = {
-    shared::<(CoreId, Translation, CoreState, Armv7a, Caches, L2c310)>();
+    shared::<(CoreId, CoreState, Armv7a, Caches, L2c310)>();
     shared::<(BootHandover, BootTables, TableAt, ImageMap, DtbFault)>();
     shared::<(AddressSpace, BootRam, DeviceError)>();
     shared::<(Exception, Vector, Fault, FaultStatus, Level)>();
@@ -84,6 +86,35 @@ fn on_other<T: Send>(what: impl Fn() -> T + Sync) -> Option<T> {
 fn every_core_translates_alike_and_is_sound(kernel: &'static Kernel) -> Verdict {
     let report = cores::audit(kernel).map_err(|why| format!("{why}"))?;
     println!("cores: {}; audit: {report}", cores::online().count());
+    Ok(())
+}
+
+/// I1: the tables are in order by this core's registers, and mean something else by another core's.
+fn the_audit_finds_a_core_with_other_registers(kernel: &'static Kernel) -> Verdict {
+    let Some(other) = other() else { return Ok(()) };
+    let was = on_other(|| kernel.machine.registers()).ok_or("no core")?;
+    for (register, planted) in [
+        // A manager of all that is mapped; caches that QEMU does not have; walks past them; the access flag.
+        ("DACR", Registers { dacr: 3, ..was }),
+        ("SCTLR", Registers { sctlr: was.sctlr & !(1 << 2), ..was }),
+        ("SCTLR", Registers { sctlr: was.sctlr & !(1 << 12), ..was }),
+        ("SCTLR", Registers { sctlr: was.sctlr | 1 << 29, ..was }),
+        ("TTBR0", Registers { ttbr0: was.ttbr0 & !0x7f, ..was }),
+        ("TTBR1", Registers { ttbr1: was.ttbr1 & !0x7f, ..was }),
+        ("TTBCR", Registers { ttbcr: was.ttbcr | 1 << 4, ..was }),
+    ] {
+        // SAFETY: this kernel's mappings are reached as before by these values, in a machine without caches.
+        on_other(|| unsafe { set_registers(&planted) });
+        let found = cores::audit(kernel);
+        // SAFETY: what was there before.
+        on_other(|| unsafe { set_registers(&was) });
+        let findings = must_find(found)?;
+        let Finding::OtherCore { core, register: name, .. } = findings.first else {
+            return Err(format!("the audit: {findings}"));
+        };
+        ensure_eq!((core as usize, name, findings.total()), (other.index(), register, 1), "the audit");
+        cores::audit(kernel).map_err(|why| format!("after {register}: {why}"))?;
+    }
     Ok(())
 }
 

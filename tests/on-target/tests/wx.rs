@@ -9,11 +9,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::arch::Mmu;
 use carveout::arch::armv7a::address_space::DeviceError;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::probe::probe_exec;
 use carveout::arch::armv7a::start::{ImageMap, translate_image};
+use carveout::arch::{Mmu, Registers};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::audit::{Finding, Findings};
 use carveout::vm::desc::{L1Desc, L2Desc};
@@ -23,7 +23,7 @@ use carveout::vm::walk::{Domain, Memory, Sharing, Ttbr};
 use carveout_boards::support::bring_up::Kernel;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
-use on_target::tables::{Place, Plant, finds, found_here, nobodys, section};
+use on_target::tables::{Place, Plant, finds, must_find, nobodys, section, set_registers};
 use on_target::{
     RETURN, Verdict, address_of, after, alloc, audit, checks, direct_map_place, ensure, ensure_eq, is_execute_never,
     is_read_only,
@@ -49,7 +49,13 @@ checks![
     the_audit_finds_what_users_may_not_reach,
     the_audit_finds_a_supersection_over_a_carved_frame,
     the_audit_finds_one_entry_of_a_large_page,
+    the_audit_finds_one_entry_of_a_supersection,
+    the_audit_finds_a_table_in_a_guard,
     the_audit_finds_tex_remap_that_changes_our_types,
+    the_audit_finds_registers_that_a_core_did_not_come_with,
+    the_audit_finds_caches_that_are_off,
+    the_audit_finds_walks_that_are_off,
+    the_audit_finds_walks_with_other_attributes,
     the_audit_finds_a_domain_that_nobody_checks,
     registers_are_never_mapped_over_ram,
 ];
@@ -206,7 +212,7 @@ fn the_audit_finds_a_second_mapping_that_another_frame_makes_up_for(kernel: &'st
     let found = kernel.audit();
     drop((twice_mapped, unmapped));
     ensure!(planted, "the table cannot be written");
-    let findings = found_here(found)?;
+    let findings = must_find(found)?;
     let unreached = Finding::Unreached { frame: Frame::containing(lost.frames().base()) };
     ensure_eq!(findings.first, Finding::Twice { va: second, frame: Frame::containing(at) }, "the first finding");
     let counts = (findings.total(), findings.like(&findings.first), findings.like(&unreached));
@@ -292,7 +298,7 @@ fn the_audit_finds_what_users_may_not_reach(kernel: &'static Kernel) -> Verdict 
     let found = kernel.audit();
     drop(plant);
     let exposed = Finding::TableExposed { va: PROCESS, frame: Frame::containing(table) };
-    let findings = found_here(found)?;
+    let findings = must_find(found)?;
     ensure!(findings.like(&exposed) >= 4, "tables that users reach: {findings}");
     audit(kernel)
 }
@@ -300,12 +306,7 @@ fn the_audit_finds_what_users_may_not_reach(kernel: &'static Kernel) -> Verdict 
 /// All 16 words of it, over the area's first 16 MiB.
 fn the_audit_finds_a_supersection_over_a_carved_frame(kernel: &'static Kernel) -> Verdict {
     const SIZE: u32 = 16 << 20;
-    let aligned = |range: &FrameRange| {
-        let at = PhysAddr::new(range.base().raw().next_multiple_of(SIZE));
-        range.covers(FrameRange::within(at.raw().into(), SIZE.into())).then_some(at)
-    };
-    let at = kernel.layout.areas().iter().flat_map(|area| &area.ranges).find_map(aligned);
-    let at = at.ok_or("no area has 16 MiB for a supersection")?;
+    let at = sixteen_mib_of_an_area(kernel).ok_or("no area has 16 MiB for a supersection")?;
     let word = section(at, MemoryType::WriteBack, Access::ReadWrite) | SUPERSECTION | USERS;
     let plant = |n| {
         let place = Place::first_level(kernel, after(PROCESS, n * SECTION_SIZE));
@@ -315,7 +316,7 @@ fn the_audit_finds_a_supersection_over_a_carved_frame(kernel: &'static Kernel) -
     let whole: Option<Vec<Plant>> = (0..16).map(plant).collect();
     let found = whole.as_ref().map(|_| kernel.audit());
     drop(whole);
-    let findings = found_here(found.ok_or("the table cannot be written")?)?;
+    let findings = must_find(found.ok_or("the table cannot be written")?)?;
     let first = Finding::CarvedOutside { va: PROCESS, frame: Frame::containing(at) };
     ensure_eq!((findings.first, findings.total()), (first, SIZE / FRAME_SIZE), "the audit");
     // 15 of the 16, of registers: what they translate is nobody's, and any of them may translate the rest.
@@ -328,88 +329,114 @@ fn the_audit_finds_a_supersection_over_a_carved_frame(kernel: &'static Kernel) -
     let torn: Option<Vec<Plant>> = (0..15).map(plant).collect();
     let found = torn.as_ref().map(|_| kernel.audit());
     drop(torn);
-    let findings = found_here(found.ok_or("the table cannot be written")?)?;
+    let findings = must_find(found.ok_or("the table cannot be written")?)?;
     ensure_eq!((findings.first, findings.total()), (Finding::Torn { va: PROCESS, size: SIZE }, 1), "the audit");
     audit(kernel)
 }
 
 fn the_audit_finds_one_entry_of_a_large_page(kernel: &'static Kernel) -> Verdict {
+    const SIZE: u32 = 64 << 10;
     let va = after(IMAGE.start(), IMAGE.sections() * SECTION_SIZE - FRAME_SIZE);
-    let at = PhysAddr::new(ram(kernel).raw() & !0xffff);
-    let word = L2Desc::large(at, MemoryType::WriteBack, Access::ReadWrite, Armv7a::shareability()).raw();
+    let first = VirtAddr::new(va.raw() & !(SIZE - 1));
+    let large = |at| L2Desc::large(at, MemoryType::WriteBack, Access::ReadWrite, Armv7a::shareability()).raw();
     let place = Place::second_level(kernel, va).ok_or("the image's window has no table there")?;
-    let expected = Finding::Torn { va: VirtAddr::new(va.raw() & !0xffff), size: 64 << 10 };
+    let torn = Finding::Torn { va: first, size: SIZE };
+    let word = large(PhysAddr::new(ram(kernel).raw() & !(SIZE - 1)));
     // SAFETY: nothing uses the page, and the word translates RAM as the direct map does.
-    unsafe { finds(kernel, place, word, expected) }
+    unsafe { finds(kernel, place, word, torn) }?;
+    // The last of 16: the 15 before it have no descriptor, and all 16 frames are carved.
+    let at = carved(kernel).ok_or("no area")?;
+    // SAFETY: nothing uses the 64 KiB around the page.
+    let plant = unsafe { Plant::new(kernel, place, large(at)) }.ok_or("the table cannot be written")?;
+    let found = kernel.audit();
+    drop(plant);
+    let findings = must_find(found)?;
+    let covered = findings.like(&Finding::CarvedOutside { va: first, frame: Frame::containing(at) });
+    ensure_eq!((findings.first, covered, findings.total()), (torn, 16, 17), "the audit");
+    audit(kernel)
 }
 
-/// The audit while other values stand in SCTLR, PRRR, NMRR and DACR of this core.
+/// 16 MiB of an area, aligned.
+fn sixteen_mib_of_an_area(kernel: &Kernel) -> Option<PhysAddr> {
+    const SIZE: u32 = 16 << 20;
+    let aligned = |range: &FrameRange| {
+        let at = PhysAddr::new(range.base().raw().next_multiple_of(SIZE));
+        range.covers(FrameRange::within(at.raw().into(), SIZE.into())).then_some(at)
+    };
+    kernel.layout.areas().iter().flat_map(|area| &area.ranges).find_map(aligned)
+}
+
+fn the_audit_finds_one_entry_of_a_supersection(kernel: &'static Kernel) -> Verdict {
+    const SIZE: u32 = 16 << 20;
+    let at = sixteen_mib_of_an_area(kernel).ok_or("no area has 16 MiB for a supersection")?;
+    let word = section(at, MemoryType::WriteBack, Access::ReadWrite) | SUPERSECTION;
+    let place = Place::first_level(kernel, after(PROCESS, 11 * SECTION_SIZE));
+    // SAFETY: nothing uses the lower half.
+    let plant = unsafe { Plant::new(kernel, place, word) }.ok_or("the table cannot be written")?;
+    let found = kernel.audit();
+    drop(plant);
+    let findings = must_find(found)?;
+    let covered = findings.like(&Finding::CarvedOutside { va: PROCESS, frame: Frame::containing(at) });
+    let (torn, frames) = (Finding::Torn { va: PROCESS, size: SIZE }, SIZE / FRAME_SIZE);
+    ensure_eq!((findings.first, covered, findings.total()), (torn, frames, frames + 1), "the audit");
+    audit(kernel)
+}
+
+/// A table in a page that is never mapped: to read it would be a fault.
+fn the_audit_finds_a_table_in_a_guard(kernel: &'static Kernel) -> Verdict {
+    for guard in ImageMap::get().guards.iter().flatten() {
+        let at = translate_image(guard.start).ok_or("the guard is part of the image")?;
+        let (at, last) = (at.raw(), at.raw() + (guard.end.raw() - guard.start.raw()) - 0x400);
+        for at in [at, at + 0x400, last].map(PhysAddr::new) {
+            let word = L1Desc::table(at).raw();
+            // SAFETY: nothing uses the section.
+            unsafe { finds(kernel, Place::first_level(kernel, nobodys()), word, Finding::UnknownTable { at }) }?;
+        }
+    }
+    // A first-level table: of a process, which no address in use needs.
+    let [guard, _] = &ImageMap::get().guards[0];
+    let at = translate_image(guard.start).ok_or("the guard is part of the image")?.raw().next_multiple_of(0x4000);
+    let was = kernel.machine.registers();
+    let ttbr0 = at | was.ttbr0 & 0x7f;
+    // SAFETY: nothing uses the lower half.
+    let findings = unsafe { audit_under(kernel, Registers { ttbr0, ..was }) }?;
+    ensure_eq!(findings.first, Finding::UnknownTable { at: PhysAddr::new(at) }, "the audit");
+    audit(kernel)
+}
+
+/// The audit while other values stand in this core's registers.
 ///
 /// # Safety
 ///
 /// The caller's duty: under these values text, stack, data and tables can be reached as before, and nothing uses a
 /// mapping that they change: no interrupt comes, and no device is spoken to.
-unsafe fn audit_under(
-    kernel: &'static Kernel,
-    sctlr: u32,
-    prrr: u32,
-    nmrr: u32,
-    dacr: u32,
-) -> Result<Findings, String> {
-    let (was_prrr, was_nmrr, cpsr): (u32, u32, u32);
+unsafe fn audit_under(kernel: &'static Kernel, registers: Registers) -> Result<Findings, String> {
+    let (prrr, nmrr, cpsr): (u32, u32, u32);
     // SAFETY: reads PRRR.
-    unsafe { asm!("mrc p15, 0, {0}, c10, c2, 0", out(reg) was_prrr, options(nomem, nostack, preserves_flags)) };
+    unsafe { asm!("mrc p15, 0, {0}, c10, c2, 0", out(reg) prrr, options(nomem, nostack, preserves_flags)) };
     // SAFETY: reads NMRR.
-    unsafe { asm!("mrc p15, 0, {0}, c10, c2, 1", out(reg) was_nmrr, options(nomem, nostack, preserves_flags)) };
-    let was = kernel.machine.registers();
+    unsafe { asm!("mrc p15, 0, {0}, c10, c2, 1", out(reg) nmrr, options(nomem, nostack, preserves_flags)) };
+    let was = Registers { prrr, nmrr, ..kernel.machine.registers() };
     // SAFETY: reads CPSR and masks interrupts until it is written back.
     unsafe { asm!("mrs {0}, cpsr", "cpsid i", out(reg) cpsr, options(nostack, preserves_flags)) };
     // SAFETY: the caller's duty.
-    unsafe { set_registers(sctlr, prrr, nmrr, dacr) };
+    unsafe { set_registers(&registers) };
     let found = kernel.audit();
     // SAFETY: what was there before.
-    unsafe { set_registers(was.sctlr, was_prrr, was_nmrr, was.dacr) };
+    unsafe { set_registers(&was) };
     // SAFETY: what it was.
     unsafe { asm!("msr cpsr_c, {0}", in(reg) cpsr, options(nostack, preserves_flags)) };
-    found_here(found)
+    must_find(found)
 }
 
-/// Writes the registers, and has the TLB forget what it holds by the old ones.
-///
-/// # Safety
-///
-/// That of [`audit_under`].
-unsafe fn set_registers(sctlr: u32, prrr: u32, nmrr: u32, dacr: u32) {
-    // SAFETY: the caller's duty.
-    unsafe {
-        asm!(
-            "dsb",
-            "mcr p15, 0, {prrr}, c10, c2, 0",
-            "mcr p15, 0, {nmrr}, c10, c2, 1",
-            "mcr p15, 0, {dacr}, c3, c0, 0",
-            "mcr p15, 0, {sctlr}, c1, c0, 0",
-            "isb",
-            "mcr p15, 0, {zero}, c8, c7, 0",
-            "dsb",
-            "isb",
-            prrr = in(reg) prrr,
-            nmrr = in(reg) nmrr,
-            dacr = in(reg) dacr,
-            sctlr = in(reg) sctlr,
-            zero = in(reg) 0,
-            options(nostack, preserves_flags)
-        );
-    }
-}
-
-/// SCTLR.TRE with Linux's PRRR and NMRR: our non-cacheable type becomes device memory, and our device memory is Normal.
+/// Linux's PRRR and NMRR: our non-cacheable type becomes device memory, and our device memory is Normal.
 fn the_audit_finds_tex_remap_that_changes_our_types(kernel: &'static Kernel) -> Verdict {
-    const TRE: u32 = 1 << 28;
-    let registers = kernel.machine.registers();
+    let was = kernel.machine.registers();
+    let remap = |prrr, nmrr| Registers { sctlr: was.sctlr | SCTLR_TRE, prrr, nmrr, ..was };
     let buffer = alloc(kernel, FRAME_SIZE)?.into_coherent();
     audit(kernel)?;
     // SAFETY: what is mapped write-back stays so (region 7), and that is all that an audit uses; interrupts are masked.
-    let findings = unsafe { audit_under(kernel, registers.sctlr | TRE, 0xff0a_81a8, 0x40e0_40e0, registers.dacr) }?;
+    let findings = unsafe { audit_under(kernel, remap(0xff0a_81a8, 0x40e0_40e0)) }?;
     let Finding::Remap { memory, means } = findings.first else { return Err(format!("the audit: {findings}")) };
     ensure_eq!((memory, means.memory), (MemoryType::NonCacheable, Memory::Device), "the remap");
     let frame = Frame::containing(buffer.frames().base());
@@ -417,18 +444,89 @@ fn the_audit_finds_tex_remap_that_changes_our_types(kernel: &'static Kernel) -> 
     let ledger = Carved::Mapped(MemoryType::NonCacheable);
     let alias = Finding::Alias { va, frame, has: Memory::Device, ledger };
     ensure!(findings.like(&alias) >= 1, "no alias: {findings}");
-    // Values that leave our types as they are: regions 0, 1, 4 and 7.
-    // SAFETY: as above.
-    let found = unsafe { audit_under(kernel, registers.sctlr | TRE, 0xff0a_8204, 0x4000_4000, registers.dacr) };
-    let other = found.err().ok_or("values that change nothing are a finding")?;
-    ensure!(other.contains("Registers"), "the first core's registers are compared: {other}");
     audit(kernel)
 }
 
+/// Registers under which the tables mean what they did, but not those that this core, or another one, came with.
+fn the_audit_finds_registers_that_a_core_did_not_come_with(kernel: &'static Kernel) -> Verdict {
+    let was = kernel.machine.registers();
+    let remap = Registers { sctlr: was.sctlr | SCTLR_TRE, prrr: 0xff0a_8204, nmrr: 0x4000_4000, ..was };
+    let access_flag = Registers { sctlr: was.sctlr | SCTLR_AFE, ..was };
+    // A manager's domain that nothing is in.
+    let domain = Registers { dacr: was.dacr | 3 << 30, ..was };
+    for (register, registers) in [("SCTLR", remap), ("SCTLR", access_flag), ("DACR", domain)] {
+        // SAFETY: regions 0, 1, 4 and 7 are our types as they are, our descriptors have the access flag, and they are in
+        // domain 0.
+        let findings = unsafe { audit_under(kernel, registers) }?;
+        let Finding::OtherCore { core: 0, register: found, .. } = findings.first else {
+            return Err(format!("the audit: {findings}"));
+        };
+        ensure_eq!(found, register, "the register");
+        ensure_eq!(findings.like(&findings.first), findings.total(), "findings of that kind");
+    }
+    audit(kernel)
+}
+
+/// QEMU has no caches, so the bits change nothing there. On a core with caches, data accessed past them would be stale:
+/// this program runs in QEMU alone.
+fn the_audit_finds_caches_that_are_off(kernel: &'static Kernel) -> Verdict {
+    let was = kernel.machine.registers();
+    for (bit, fetches) in [(SCTLR_C, false), (SCTLR_I, true)] {
+        // SAFETY: tables and permissions stay as they are, and memory holds what is read, for there are no caches.
+        let findings = unsafe { audit_under(kernel, Registers { sctlr: was.sctlr & !bit, ..was }) }?;
+        ensure_eq!(findings.first, Finding::CacheOff { fetches }, "the audit with SCTLR {bit:#x} clear");
+    }
+    audit(kernel)
+}
+
+/// PD1 and the MMU's own bit cannot be planted: this code would not go on. The host's tests have them.
+fn the_audit_finds_walks_that_are_off(kernel: &'static Kernel) -> Verdict {
+    let (was, at) = (kernel.machine.registers(), carved(kernel).ok_or("no area")?);
+    let off = Registers { ttbcr: was.ttbcr | TTBCR_PD0, ..was };
+    // SAFETY: nothing uses the lower half.
+    let findings = unsafe { audit_under(kernel, off) }?;
+    ensure_eq!(findings.first, Finding::WalksOff { ttbr: Ttbr::Ttbr0 }, "the audit");
+    // What the table holds is found, though no walk reads it now.
+    let word = section(at, MemoryType::WriteBack, Access::ReadWrite);
+    // SAFETY: nothing uses the lower half.
+    let plant = unsafe { Plant::new(kernel, Place::first_level(kernel, PROCESS), word) };
+    // SAFETY: as above.
+    let found = plant.as_ref().map(|_| unsafe { audit_under(kernel, off) });
+    drop(plant);
+    let findings = found.ok_or("the table cannot be written")??;
+    let carved = findings.like(&Finding::CarvedOutside { va: PROCESS, frame: Frame::containing(at) });
+    ensure_eq!((findings.first, carved), (Finding::WalksOff { ttbr: Ttbr::Ttbr0 }, 256), "the audit");
+    audit(kernel)
+}
+
+fn the_audit_finds_walks_with_other_attributes(kernel: &'static Kernel) -> Verdict {
+    let was = kernel.machine.registers();
+    // IRGN, RGN, S: one after the other, and all of them. The cacheability is taken away, and S is turned round.
+    for bits in [0x41, 0x18, 0x02, 0x5b] {
+        let wrong = |ttbr: u32| ttbr & !bits | !ttbr & bits & 0x02;
+        for (ttbr, registers) in [
+            (Ttbr::Ttbr0, Registers { ttbr0: wrong(was.ttbr0), ..was }),
+            (Ttbr::Ttbr1, Registers { ttbr1: wrong(was.ttbr1), ..was }),
+        ] {
+            let has = registers.walk_attributes(ttbr);
+            // SAFETY: the same tables, walked in a machine without caches.
+            let findings = unsafe { audit_under(kernel, registers) }?;
+            ensure_eq!(findings.first, Finding::WalkAttributes { ttbr, has }, "the audit with {bits:#x} changed");
+        }
+    }
+    audit(kernel)
+}
+
+const SCTLR_C: u32 = 1 << 2;
+const SCTLR_I: u32 = 1 << 12;
+const SCTLR_TRE: u32 = 1 << 28;
+const SCTLR_AFE: u32 = 1 << 29;
+const TTBCR_PD0: u32 = 1 << 4;
+
 fn the_audit_finds_a_domain_that_nobody_checks(kernel: &'static Kernel) -> Verdict {
-    let registers = kernel.machine.registers();
+    let was = kernel.machine.registers();
     // SAFETY: what could be accessed can be.
-    let findings = unsafe { audit_under(kernel, registers.sctlr, 0, 0, 3) }?;
+    let findings = unsafe { audit_under(kernel, Registers { dacr: 3, ..was }) }?;
     let Finding::Unchecked { domain, .. } = findings.first else { return Err(format!("the audit: {findings}")) };
     ensure_eq!(domain, Domain { number: 0, access: 3 }, "the domain");
     let text = translate_image(ImageMap::get().text.start).ok_or("the text is part of the image")?;

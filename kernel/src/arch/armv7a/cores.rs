@@ -1,6 +1,6 @@
 //! Cores: by what they are told apart, and what must be the same on each of them.
 //!
-//! Guarantees: two cores whose [`Translation`] is equal translate every address alike and cache alike, whatever the
+//! Guarantees: two cores whose [`registers`] are equal translate every address alike and cache alike, whatever the
 //! tables hold: what the audit finds on one holds on the other (I1, I2).
 
 use core::arch::asm;
@@ -53,57 +53,33 @@ impl fmt::Display for CoreId {
     }
 }
 
-/// The registers that decide how a core translates and caches (ARM ARM B4.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Translation {
-    /// What its tables are and what they mean.
-    pub registers: Registers,
-    /// Coherency and broadcast, among others.
-    pub actlr: u32,
-}
-
-impl Translation {
-    /// As this core has them.
-    pub fn current() -> Self {
-        let (ttbr0, ttbr1, ttbcr, dacr, sctlr, actlr): (u32, u32, u32, u32, u32, u32);
-        // SAFETY: reads TTBR0.
-        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 0", out(reg) ttbr0, options(nomem, nostack, preserves_flags)) };
-        // SAFETY: reads TTBR1.
-        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 1", out(reg) ttbr1, options(nomem, nostack, preserves_flags)) };
-        // SAFETY: reads TTBCR.
-        unsafe { asm!("mrc p15, 0, {0}, c2, c0, 2", out(reg) ttbcr, options(nomem, nostack, preserves_flags)) };
-        // SAFETY: reads DACR.
-        unsafe { asm!("mrc p15, 0, {0}, c3, c0, 0", out(reg) dacr, options(nomem, nostack, preserves_flags)) };
-        // SAFETY: reads SCTLR.
-        unsafe { asm!("mrc p15, 0, {0}, c1, c0, 0", out(reg) sctlr, options(nomem, nostack, preserves_flags)) };
-        // SAFETY: reads ACTLR.
-        unsafe { asm!("mrc p15, 0, {0}, c1, c0, 1", out(reg) actlr, options(nomem, nostack, preserves_flags)) };
-        let (mut prrr, mut nmrr) = (0u32, 0u32);
-        // Without TEX remap they mean nothing, and may differ from core to core.
-        if sctlr & TRE != 0 {
-            // SAFETY: reads PRRR.
-            unsafe { asm!("mrc p15, 0, {0}, c10, c2, 0", out(reg) prrr, options(nomem, nostack, preserves_flags)) };
-            // SAFETY: reads NMRR.
-            unsafe { asm!("mrc p15, 0, {0}, c10, c2, 1", out(reg) nmrr, options(nomem, nostack, preserves_flags)) };
-        }
-        let multiprocessing = Mpidr::read().0 >> 31 == 1;
-        let pxn = IdMmfr0::read().0 & 0xf >= 4;
-        let registers = Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, multiprocessing, pxn };
-        Self { registers, actlr }
+/// Reads the registers that decide how this core translates and caches (ARM ARM B4.1).
+pub fn registers() -> Registers {
+    let (ttbr0, ttbr1, ttbcr, dacr, sctlr, actlr): (u32, u32, u32, u32, u32, u32);
+    // SAFETY: reads TTBR0.
+    unsafe { asm!("mrc p15, 0, {0}, c2, c0, 0", out(reg) ttbr0, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: reads TTBR1.
+    unsafe { asm!("mrc p15, 0, {0}, c2, c0, 1", out(reg) ttbr1, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: reads TTBCR.
+    unsafe { asm!("mrc p15, 0, {0}, c2, c0, 2", out(reg) ttbcr, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: reads DACR.
+    unsafe { asm!("mrc p15, 0, {0}, c3, c0, 0", out(reg) dacr, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: reads SCTLR.
+    unsafe { asm!("mrc p15, 0, {0}, c1, c0, 0", out(reg) sctlr, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: reads ACTLR.
+    unsafe { asm!("mrc p15, 0, {0}, c1, c0, 1", out(reg) actlr, options(nomem, nostack, preserves_flags)) };
+    let (mut prrr, mut nmrr) = (0u32, 0u32);
+    // Without TEX remap they mean nothing, and may differ from core to core.
+    if sctlr & TRE != 0 {
+        // SAFETY: reads PRRR.
+        unsafe { asm!("mrc p15, 0, {0}, c10, c2, 0", out(reg) prrr, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: reads NMRR.
+        unsafe { asm!("mrc p15, 0, {0}, c10, c2, 1", out(reg) nmrr, options(nomem, nostack, preserves_flags)) };
     }
+    let multiprocessing = Mpidr::read().0 >> 31 == 1;
+    let pxn = IdMmfr0::read().0 & 0xf >= 4;
+    Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, multiprocessing, pxn, actlr }
 }
 
 /// TEX remap, in SCTLR.
 const TRE: u32 = 1 << 28;
-
-impl fmt::Display for Translation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { registers: Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, .. }, actlr } = self;
-        write!(
-            f,
-            "TTBR0 {ttbr0:#010x}, TTBR1 {ttbr1:#010x}, TTBCR {ttbcr:#x}, DACR {dacr:#x}, SCTLR {sctlr:#010x}, ACTLR \
-             {actlr:#x}"
-        )?;
-        if sctlr & TRE != 0 { write!(f, ", PRRR {prrr:#010x}, NMRR {nmrr:#010x}") } else { Ok(()) }
-    }
-}

@@ -6,7 +6,7 @@
 
 use crate::addr::{FRAME_SIZE, FrameRange, PhysAddr, VirtAddr};
 use crate::arch::armv7a::cache::Caches;
-use crate::arch::armv7a::cores::Translation;
+use crate::arch::armv7a::cores;
 use crate::arch::armv7a::l2c310::L2c310;
 use crate::arch::{Cache, Lines, Mmu, Registers};
 use crate::boot::directmap::DirectMap;
@@ -30,17 +30,19 @@ pub struct Armv7a {
     coherent_walk: bool,
     /// Added to an image address, gives the physical one.
     image_offset: u32,
+    /// The part of the image that is mapped without a gap.
     image: FrameRange,
     direct: Once<DirectMap>,
 }
 
 impl Armv7a {
-    /// The machine this runs on, with what the head handed over of the image: its frames, and what to add to a linked
+    /// The machine this runs on. `image` are frames of the kernel's image, and `image_offset` is what to add to a linked
     /// address to get the physical one.
     ///
     /// # Safety
     ///
-    /// The caller's duty: both are the head's, for tables are read by them.
+    /// All of `image` is mapped for good at its linked addresses, readable and write-back: tables there are read without
+    /// another look. Guard pages are not mapped, so none is in `image`.
     pub unsafe fn new(image: FrameRange, image_offset: u32) -> Self {
         let features = IdMmfr3::read().0;
         Self {
@@ -243,7 +245,7 @@ unsafe impl Mmu for Armv7a {
     }
 
     fn registers(&self) -> Registers {
-        Translation::current().registers
+        cores::registers()
     }
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {

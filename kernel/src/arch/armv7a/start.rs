@@ -245,6 +245,8 @@ impl ImageMap {
 pub struct BootHandover {
     /// The image's frames, with `.bss`, stacks and their guards.
     pub image: FrameRange,
+    /// Those of them below the stacks: all are mapped, while the guards among the stacks are not.
+    pub image_below_stacks: FrameRange,
     /// Added, modulo 2^32, to an address in the image's window, gives the physical one: see [`translate_image`].
     pub image_phys_offset: u32,
     /// How the image is mapped.
@@ -277,6 +279,7 @@ fn handover() -> BootHandover {
     let [offset, r2, dtb_bytes, dtb_code] = CARVEOUT_BOOT.each_ref().map(|word| word.load(Ordering::Relaxed));
     let image_phys = symbol!(__image_start).raw().wrapping_add(offset);
     let image_bytes = symbol!(__image_end).raw() - symbol!(__image_start).raw();
+    let below_stacks = symbol!(__svc_guard).raw() - symbol!(__image_start).raw();
     let l2 = TableAt::new(symbol!(carveout_l2), offset);
 
     let dtb = if dtb_code == DTB_FOUND {
@@ -290,6 +293,7 @@ fn handover() -> BootHandover {
 
     BootHandover {
         image: FrameRange::covering(u64::from(image_phys), u64::from(image_bytes)),
+        image_below_stacks: FrameRange::covering(u64::from(image_phys), u64::from(below_stacks)),
         image_phys_offset: offset,
         image_map: ImageMap::get(),
         dtb,

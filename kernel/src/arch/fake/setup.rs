@@ -84,7 +84,7 @@ impl Setup {
     pub fn audit(&self) -> Result<Report, Findings> {
         let ram = [FrameRange::within(RAM.raw().into(), RAM_BYTES.into())];
         let share = Shareability::Shareable;
-        let expect = Expect { ram: &ram, firmware: &[], text: FrameRange::EMPTY, share, roots: &[] };
+        let expect = Expect { ram: &ram, firmware: &[], text: FrameRange::EMPTY, share, roots: &[], cores: &[] };
         self.dma.audit(&expect, |_| {})
     }
 }
