@@ -75,7 +75,7 @@ use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, Range};
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -614,17 +614,20 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
         self.granted()
     }
 
-    /// The same of several, with one barrier for all, if it is due for any.
+    /// Hands several over, with one barrier for all, if it is due for any: one for each run of buffers of a machine.
     pub(super) fn all_for_device(streams: Vec<Self>) -> Vec<Stream<M, D, Device>> {
         for stream in &streams {
             stream.raw.run(Transition::ForDevice);
         }
-        let mut ordered = false;
+        // The machine that passed a barrier last, since all were cleaned.
+        let mut ordered: Option<&'static M> = None;
         let grant = |stream: Self| {
-            if ordered {
+            let machine = stream.raw.dma.machine;
+            if ordered.is_some_and(|ordered| ptr::eq(ordered, machine)) {
                 stream.raw.knows.set(stream.raw.knows.get().after(Op::DeviceBarrier));
+            } else if stream.raw.knows.get().due(When::Unordered) {
+                ordered = Some(machine);
             }
-            ordered |= stream.raw.knows.get().due(When::Unordered);
             stream.granted()
         };
         streams.into_iter().map(grant).collect()
