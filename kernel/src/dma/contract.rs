@@ -13,9 +13,9 @@
 //! // Whatever anybody else takes, the camera gets its buffers.
 //! let other = setup.master("gpu");
 //! let hogs: Vec<_> = core::iter::from_fn(|| setup.dma.alloc(&other, 4096, 1).ok()).collect();
-//! let frames: Vec<_> = (0..3).map(|_| contract.alloc(640 * 480 * 2).unwrap()).collect();
+//! let frames: Vec<_> = (0..3).map(|_| contract.alloc(640 * 480 * 2, 1).unwrap()).collect();
 //! assert_eq!(
-//!     contract.alloc(640 * 480 * 2).unwrap_err().to_string(),
+//!     contract.alloc(640 * 480 * 2, 1).unwrap_err().to_string(),
 //!     "no room for 600 KiB: all 3 that the contract declares are allocated",
 //! );
 //! # drop((hogs, frames));
@@ -26,7 +26,7 @@ use crate::cma::area::{AllocError, shape};
 use crate::cma::contract::{self, ContractError, Set};
 use crate::dma::buffer::Contiguous;
 use crate::dma::master::{AreaId, Master};
-use crate::dma::{Dma, Entry, Holder, Kept, MAX_BUFFERS, Slot, State};
+use crate::dma::{Dma, Entry, Holder, Kept, MAX_BUFFERS, NOT_OURS, Slot, State};
 use alloc::vec::Vec;
 use core::fmt;
 use core::hint::spin_loop;
@@ -78,7 +78,7 @@ impl<M: Machine> Dma<M> {
         if declared > free.into() {
             return Err(no_records(free));
         }
-        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first, 0)(AllocError::NoArea(None))) };
+        let memory = state.area_mut(area).ok_or(NOT_OURS).map_err(refuse(first, 0))?;
         let planned = memory
             .plan(&shapes, |run| master.places(run))
             .map_err(|(n, error)| refuse(wanted[n].2, n as u32)(error.within(|| master.limits())))?;
@@ -96,7 +96,7 @@ impl<M: Machine> Dma<M> {
             state.areas[area.0].give_slot_back(frames);
         }
         let slots = planned.into_iter().zip(records).map(|(frames, place)| contract::Slot { frames, place });
-        let book = Book::new(slots);
+        let book = Book::new(shapes.iter().map(|shape| shape.1).zip(slots));
         let number = state.contracts.iter().position(Book::is_over).unwrap_or(state.contracts.len());
         match state.contracts.get_mut(number) {
             Some(over) => *over = book,
@@ -123,18 +123,17 @@ impl State {
 }
 
 impl<M: Machine> Contract<M> {
-    /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes`. Fails only if
-    /// all buffers of that size are allocated, or `bytes` is 0 or more than any.
-    pub fn alloc(&self, bytes: u32) -> Result<Contiguous<M>, AllocError> {
-        if bytes == 0 {
-            return Err(AllocError::ZeroSize);
-        }
+    /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes` at `align` or
+    /// more, and of the least such alignment. Fails only if all buffers of that size and alignment are allocated, if none
+    /// was declared, or as [`Dma::alloc`] does by what is asked for.
+    pub fn alloc(&self, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
+        let wanted = shape(bytes, align)?;
         let dma = self.dma;
         loop {
             let mut guard = dma.state.lock();
             let state = &mut *guard;
             let memory = &mut state.areas[self.area.0];
-            let found = state.contracts[self.number].take(self.number, bytes, |frames| memory.slot_cost(frames))?;
+            let found = state.contracts[self.number].take(self.number, wanted, |frames| memory.slot_cost(frames))?;
             let Some((id, contract::Slot { frames, place: slot })) = found else {
                 // Another core copies to or from a lent page in each idle slot: it will not be long.
                 drop(guard);

@@ -362,7 +362,7 @@ impl<M: Machine> Dma<M> {
         priority: Priority,
     ) -> Result<Borrower<M, K>, LendError> {
         let mut state = self.state.lock();
-        let memory = state.areas.get_mut(area.0).ok_or(LendError::NoArea)?;
+        let memory = state.area_mut(area).ok_or(LendError::NoArea)?;
         let number = memory.register(name, K::KIND, pages, priority)?;
         Ok(Borrower { dma: self, area, number, kind: PhantomData })
     }
@@ -370,7 +370,7 @@ impl<M: Machine> Dma<M> {
     /// What an area lends.
     pub fn lent(&self, area: AreaId) -> Lent {
         let state = self.state.lock();
-        state.areas.get(area.0).map_or(Lent::default(), |memory| Lent {
+        state.area(area).map_or(Lent::default(), |memory| Lent {
             lent: memory.lending().map_or(0, Lending::lent),
             unlent: memory.unlent(),
             reserve: memory.reserved(),
@@ -381,14 +381,14 @@ impl<M: Machine> Dma<M> {
     /// Calls `each` with every borrower of an area, holding the lock.
     pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, Kind, LoanStats))) {
         let state = self.state.lock();
-        let lending = state.areas.get(area.0).and_then(|memory| memory.lending());
+        let lending = state.area(area).and_then(|memory| memory.lending());
         lending.into_iter().flat_map(Lending::borrowers).for_each(each);
     }
 
     /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations:
     /// [`idle_work`](Self::idle_work) sees to it. With 0, the default, nothing is kept and nothing prepared.
     pub fn set_reserve(&self, area: AreaId, bytes: u64) {
-        if let Some(memory) = self.state.lock().areas.get_mut(area.0) {
+        if let Some(memory) = self.state.lock().area_mut(area) {
             memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
         }
     }
@@ -412,14 +412,14 @@ impl<M: Machine> Dma<M> {
                 return done;
             }
             let most = (frames - done).min(LANE_PAGES - 1);
-            let taken = state.areas.get_mut(area.0).and_then(|memory| memory.begin_zeroing(most));
+            let taken = state.area_mut(area).and_then(|memory| memory.begin_zeroing(most));
             let Some(run) = taken else {
                 state.lanes.give_back(WORK);
                 drop(guard);
                 drop(masked);
                 // Not for as long as there is one: others may change the index all the time.
                 for _ in 0..KINDS {
-                    if !self.state.lock().areas.get_mut(area.0).is_some_and(Area::foresee) {
+                    if !self.state.lock().area_mut(area).is_some_and(Area::foresee) {
                         break;
                     }
                 }
@@ -445,7 +445,7 @@ impl<M: Machine> Dma<M> {
     pub(super) fn lock_once_settled(&self, area: AreaId) -> Guard<'_, State> {
         loop {
             let mut guard = self.state.lock();
-            if !guard.areas.get_mut(area.0).is_some_and(Area::awaits) {
+            if !guard.area_mut(area).is_some_and(Area::awaits) {
                 return guard;
             }
             drop(guard);

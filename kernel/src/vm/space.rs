@@ -77,12 +77,12 @@ pub(crate) const fn mapped_for_tests(frames: FrameRange) -> Mapped {
 
 /// Which region made a mapping: no two regions have the same, not even one after the other, nor on two machines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct RegionId(u32);
+pub(crate) struct RegionId(u32);
 
 impl RegionId {
     /// No region's.
     #[cfg(any(test, target_arch = "arm"))]
-    const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
 
     /// One that no region has yet.
     fn next() -> Self {
@@ -284,6 +284,11 @@ impl<'m> Region<'m> {
         }
         region.publish_l1(mmu, 0, region.l1.len());
         region
+    }
+
+    /// Which region it is, of all there ever are.
+    pub(crate) const fn id(&self) -> RegionId {
+        self.id
     }
 
     /// Where the region is.
