@@ -73,7 +73,9 @@ mutant 'I7: a closure holds contract memory' cma/loan.rs \
 mutant 'I7: an idle slot is anybody'\''s' cma/area.rs \
     'free_in(&mut self.runs, frames, true);' 'free_in(&mut self.runs, frames, false);'
 mutant 'I7: a request spills into a larger class' cma/contract.rs \
-    'find(|(_, class)| class.frames >= frames)' 'find(|(_, class)| class.frames >= frames && !class.idle.is_empty())'
+    'class.shape.0 >= frames && aligned(class)' 'class.shape.0 >= frames && aligned(class) && !class.idle.is_empty()'
+mutant 'I7: a request gets a slot of another alignment' cma/contract.rs \
+    'class.shape.0 >= frames && aligned(class)' 'class.shape.0 >= frames'
 mutant 'I7: a window that was taken is still to be had' cma/area.rs \
     '        self.hold(frames);
         self.reclaim(frames, false)' '        self.reclaim(frames, false)'

@@ -252,13 +252,13 @@ impl AhciDisk {
         let table = page.bus().raw() + TABLE as u32;
         // Five words of FIS; the count of regions; bytes moved; where the table is.
         for (n, word) in [5 | (regions as u32) << 16, 0, table, 0].into_iter().enumerate() {
-            page.write_at(LIST + 4 * n, &word.to_le_bytes());
+            page.write_word(LIST + 4 * n, word.to_le());
         }
         page.write_at(TABLE, &host_to_device(command, lba, sectors as u16));
         for n in 0..regions {
             let (at, length) = (to.raw() + (n * REGION) as u32, (bytes - n * REGION).min(REGION));
             for (word, value) in [at, 0, 0, length as u32 - 1].into_iter().enumerate() {
-                page.write_at(REGIONS + 16 * n + 4 * word, &value.to_le_bytes());
+                page.write_word(REGIONS + 16 * n + 4 * word, value.to_le());
             }
         }
         // The table is in memory before the controller is told of it.

@@ -344,12 +344,15 @@ impl Kernel {
             Ok(Some(area)) => Master::new(name, self.dma.area_at(area)),
             Err(lost) => Master::without_area(name, Box::leak(format!("{lost}").into_boxed_str())),
         };
-        let Some(windows) = devices::bus_windows(&self.info, path) else { return master };
-        let windows = master.clone().with_windows(&windows).or_else(|error| {
+        let refused = |error: &dyn fmt::Display| {
             crate::println!("refused: {path}: {error}");
-            master.with_windows(&[])
-        });
-        windows.expect("no windows are well formed")
+            master.clone().with_windows(&[]).expect("no windows are well formed")
+        };
+        match devices::bus_windows(&self.info, path) {
+            Ok(None) => master,
+            Ok(Some(windows)) => master.clone().with_windows(&windows).unwrap_or_else(|error| refused(&error)),
+            Err(error) => refused(&error),
+        }
     }
 
     /// The default area.

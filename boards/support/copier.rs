@@ -96,7 +96,9 @@ impl Copier {
         let at = self.list.bus();
         for (n, transfer) in list.iter().enumerate() {
             let item = transfer.item_in(at, n, list.len()).expect("a page of bus addresses");
-            self.list.write_at(n * ITEM_BYTES, &item);
+            for (word, value) in item.into_iter().enumerate() {
+                self.list.write_word(n * ITEM_BYTES + 4 * word, value.to_le());
+            }
         }
         let Some(&first) = list.first() else { return Ok(()) };
         self.list.device_barrier();

@@ -8,8 +8,9 @@ use arrayvec::ArrayVec;
 use carveout::addr::{BusAddr, PhysAddr};
 use carveout::boot::bootinfo::{BootInfo, DevicePath, bus};
 use carveout::dma::master::{BusWindow, MAX_WINDOWS};
+use core::fmt;
 use dtoolkit::fdt::FdtNode;
-use dtoolkit::standard::Range;
+use dtoolkit::standard::{NodeStandard, Range};
 use dtoolkit::{Node, Property};
 
 /// Register blocks of a device that are kept.
@@ -124,10 +125,35 @@ pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl Fn
     });
 }
 
+/// Why it cannot be told where a device sees memory. It must be taken to see none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RangesError<'dtb> {
+    /// The bus's `dma-ranges` is not whole entries of as many cells as it says.
+    Malformed(&'dtb str),
+    /// No entry of the bus's `dma-ranges` is a window below 4 GiB on both sides, or none passes a window of the bus below
+    /// it on.
+    NoWindow(&'dtb str),
+    /// The bus's `dma-ranges` has more windows than are kept.
+    TooMany(&'dtb str),
+}
+
+impl fmt::Display for RangesError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(bus) => write!(f, "dma-ranges of {bus} is not whole entries"),
+            Self::NoWindow(bus) => write!(f, "dma-ranges of {bus} has no window below 4 GiB that goes on to memory"),
+            Self::TooMany(bus) => write!(f, "dma-ranges of {bus} has more than {MAX_WINDOWS} windows"),
+        }
+    }
+}
+
+type Windows = ArrayVec<BusWindow, MAX_WINDOWS>;
+
 /// Where the device at that path sees memory: the windows of all `dma-ranges` above it, as one; `None` if it sees memory
-/// where the CPU does. What a bus cannot pass on to the next is left out.
-pub fn bus_windows(info: &BootInfo<'_>, path: &DevicePath<'_>) -> Option<ArrayVec<BusWindow, MAX_WINDOWS>> {
-    let mut windows = None;
+/// where the CPU does, for none above it has entries. What a bus cannot pass on to the next is left out. If that is all,
+/// or an entry cannot be read, it is an error: a lost constraint is not no constraint.
+pub fn bus_windows<'dtb>(info: &BootInfo<'dtb>, path: &DevicePath<'_>) -> Result<Option<Windows>, RangesError<'dtb>> {
+    let mut windows = Ok(None);
     bus::walk(info.root(), &mut |node, buses| {
         if DevicePath::to(node, buses).as_ref() == Some(path) {
             windows = windows_through(buses);
@@ -136,33 +162,39 @@ pub fn bus_windows(info: &BootInfo<'_>, path: &DevicePath<'_>) -> Option<ArrayVe
     windows
 }
 
-fn windows_through(buses: &[FdtNode<'_>]) -> Option<ArrayVec<BusWindow, MAX_WINDOWS>> {
-    let mut through: Option<ArrayVec<BusWindow, MAX_WINDOWS>> = None;
-    for bus in buses.iter().skip(1).rev() {
-        let Ok(Some(ranges)) = bus.dma_ranges() else { continue };
-        let passed: ArrayVec<BusWindow, MAX_WINDOWS> = ranges.filter_map(window_of).take(MAX_WINDOWS).collect();
-        if passed.is_empty() {
+fn windows_through<'dtb>(buses: &[FdtNode<'dtb>]) -> Result<Option<Windows>, RangesError<'dtb>> {
+    let mut through: Option<Windows> = None;
+    for (above, bus) in buses.iter().zip(buses.iter().skip(1)).rev() {
+        if bus.property("dma-ranges").is_none_or(|property| property.value().is_empty()) {
             continue;
         }
-        let Some(windows) = &mut through else {
-            through = Some(passed);
-            continue;
-        };
-        // What comes out of the inner bus goes into this one.
-        for window in windows.iter_mut() {
-            let (at, bytes) = (u64::from(window.phys.raw()), window.bytes);
-            let onward = passed.iter().find_map(|outer| {
-                let offset = at.checked_sub(outer.bus.raw().into())?;
-                (offset.checked_add(bytes)? <= outer.bytes).then(|| outer.phys.checked_add(offset as u32))?
-            });
-            match onward {
-                Some(phys) => window.phys = phys,
-                None => window.bytes = 0,
+        let cells = bus.address_cells().is_ok() && bus.size_cells().is_ok() && above.address_cells().is_ok();
+        let ranges = bus.dma_ranges().ok().flatten().filter(|_| cells).ok_or(RangesError::Malformed(bus.name()))?;
+        let mut passed = Windows::new();
+        for window in ranges.filter_map(window_of) {
+            passed.try_push(window).map_err(|_| RangesError::TooMany(bus.name()))?;
+        }
+        let windows = match &mut through {
+            None => through.insert(passed),
+            Some(windows) => {
+                // What comes out of the inner bus goes into this one.
+                windows.retain(|window| {
+                    let (at, bytes) = (u64::from(window.phys.raw()), window.bytes);
+                    let onward = passed.iter().find_map(|outer| {
+                        let offset = at.checked_sub(outer.bus.raw().into())?;
+                        (offset.checked_add(bytes)? <= outer.bytes).then(|| outer.phys.checked_add(offset as u32))?
+                    });
+                    window.phys = onward.unwrap_or(window.phys);
+                    onward.is_some()
+                });
+                windows
             }
+        };
+        if windows.is_empty() {
+            return Err(RangesError::NoWindow(bus.name()));
         }
-        windows.retain(|window| window.bytes > 0);
     }
-    through
+    Ok(through)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "passed to filter_map")]
@@ -230,6 +262,7 @@ mod tests {
     use super::*;
     use dtoolkit::fdt::Fdt;
     use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+    use std::string::{String, ToString};
     use std::vec::Vec;
 
     fn cells(values: &[u32]) -> Vec<u8> {
@@ -394,9 +427,51 @@ mod tests {
         let tree = tree();
         let info = BootInfo::parse(&tree).unwrap();
         let window = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
-        let windows = |path| bus_windows(&info, &DevicePath::parse(path).unwrap());
+        let windows = |path| bus_windows(&info, &DevicePath::parse(path).unwrap()).unwrap();
         assert_eq!(windows("/soc/apb/device@1000").unwrap().as_slice(), [window], "the second is not passed on");
         assert_eq!(windows("/memory@40000000"), None);
         assert_eq!(windows("/device@1000"), None, "a name is no path");
+    }
+
+    /// As [`tree`], with other `dma-ranges` of its two buses, the outer first, and perhaps other cells of the inner one.
+    fn windows_of(outer: &[u32], inner: &[u32], more: &[(&'static str, Vec<u8>)]) -> Result<Option<Windows>, String> {
+        let blob = tree();
+        let mut tree = DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
+        for (path, value) in [("/soc", outer), ("/soc/apb", inner)] {
+            let bus = tree.find_node_mut(path).unwrap();
+            bus.add_property(DeviceTreeProperty::new("dma-ranges", cells(value)).unwrap());
+        }
+        for (name, value) in more {
+            let bus = tree.find_node_mut("/soc/apb").unwrap();
+            bus.add_property(DeviceTreeProperty::new(*name, value.clone()).unwrap());
+        }
+        let tree = tree.to_dtb();
+        let path = DevicePath::parse("/soc/apb/device@1000").unwrap();
+        bus_windows(&BootInfo::parse(&tree).unwrap(), &path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn dma_ranges_that_are_lost_are_not_no_dma_ranges() {
+        let two = || cells(&[2]);
+        let wide = [("#address-cells", two()), ("#size-cells", two())];
+        let refused = |outer: &[u32], inner: &[u32], more: &[_]| windows_of(outer, inner, more).unwrap_err();
+        // Above 4 GiB on the bus, or in memory's place: of 1 + 1 + 1 cells there is no such number, of 2 + 1 + 2 there is.
+        let none = "dma-ranges of apb has no window below 4 GiB that goes on to memory";
+        assert_eq!(refused(&[], &[1, 0, 0x4000_0000, 0, 0x1000], &wide), none);
+        // As a PCI bus has them: its addresses are of three cells.
+        let three = [("#address-cells", cells(&[3]))];
+        assert_eq!(refused(&[], &[0x0200_0000, 0, 0, 0x4000_0000, 0x1000], &three), none);
+        let outside = refused(&[0, 0x4000_0000, 0x1000], &[0, 0x1000, 0x1000], &[]);
+        assert_eq!(outside, "dma-ranges of soc has no window below 4 GiB that goes on to memory");
+        let malformed = "dma-ranges of apb is not whole entries";
+        assert_eq!(refused(&[], &[0, 0x4000_0000], &[]), malformed);
+        assert_eq!(refused(&[], &[0; 4], &[("#address-cells", Vec::from([1]))]), malformed, "cells that are no number");
+        let many: Vec<u32> = (0..5).flat_map(|n| [n << 16, n << 16, 0x1000]).collect();
+        assert_eq!(refused(&[], &many, &[]), "dma-ranges of apb has more than 4 windows");
+        // No entries mean that all goes on.
+        assert_eq!(windows_of(&[], &[], &[]), Ok(None));
+        let one = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4000_0000), bytes: 0x1000 };
+        let both = windows_of(&[], &[0, 0, 0x4000_0000, 0, 0x1000, 1, 0, 0x5000_0000, 0, 0x1000], &wide);
+        assert_eq!(both.unwrap().unwrap().as_slice(), [one], "what can be had of two");
     }
 }

@@ -350,7 +350,7 @@ impl Devices {
                 return Ok(None);
             }
             start = now();
-            (party.contract.alloc(pages * FRAME_SIZE), &party.port, held, &mut tally.allocated.0)
+            (party.contract.alloc(pages * FRAME_SIZE, 1), &party.port, held, &mut tally.allocated.0)
         };
         let took = now() - start;
         match got {

@@ -113,15 +113,11 @@ impl Transfer {
         [self.from.raw(), self.to.raw(), next.map_or(0, BusAddr::raw), control.value]
     }
 
-    /// As item `n` of a list of `count` at `list`, in the bytes that the controller reads there. `None` past the end of
+    /// As item `n` of a list of `count` at `list`, in the words that the controller reads there. `None` past the end of
     /// the bus's addresses.
-    pub fn item_in(self, list: BusAddr, n: usize, count: usize) -> Option<[u8; ITEM_BYTES]> {
+    pub fn item_in(self, list: BusAddr, n: usize, count: usize) -> Option<[u32; ITEM_BYTES / 4]> {
         let next = if n + 1 < count { Some(list.checked_add(((n + 1) * ITEM_BYTES) as u32)?) } else { None };
-        let mut bytes = [0; ITEM_BYTES];
-        for (to, word) in bytes.chunks_exact_mut(4).zip(self.item(next)) {
-            to.copy_from_slice(&word.to_le_bytes());
-        }
-        Some(bytes)
+        Some(self.item(next))
     }
 }
 
@@ -293,9 +289,8 @@ mod tests {
         assert_eq!(channel, [0x7000_1000, 0x2000_0004, 0x7100_0010]);
         assert_eq!((registers.control.get(), registers.channel.get()), (0x0c48_9fff, 0xc001));
         let item = list[1].item_in(BusAddr::new(0x7100_0000), 1, 2).unwrap();
-        let mut words = [0x7000_4ffc_u32, 0x2000_4000, 0, 0x8c48_9003].into_iter().flat_map(u32::to_le_bytes);
-        assert!(item.iter().all(|&byte| Some(byte) == words.next()), "{item:x?}");
-        assert_eq!(list[0].item_in(BusAddr::new(0x7100_0000), 0, 2).unwrap()[8..12], 0x7100_0010_u32.to_le_bytes());
+        assert_eq!(item, [0x7000_4ffc, 0x2000_4000, 0, 0x8c48_9003]);
+        assert_eq!(list[0].item_in(BusAddr::new(0x7100_0000), 0, 2).unwrap()[2], 0x7100_0010);
         assert_eq!(controller.finish(), None, "neither interrupt is there");
     }
 

@@ -5,8 +5,12 @@ use carveout::arch::fake::setup::{CARVED, CARVED_BYTES, L2, Setup as Bench, WIND
 use carveout::arch::fake::{Fake, Op};
 use carveout::arch::{Lines, Mmu};
 use carveout::cma::area::{AllocError, NoRun, Reach};
+use carveout::cma::contract::Set;
+use carveout::cma::loan::{LendError, Priority};
 use carveout::dma::buffer::{Bidirectional, Cpu, Device, Direction, FromDevice, Stream, ToDevice};
+use carveout::dma::loan::{Discardable, Lent};
 use carveout::dma::master::{BusWindow, Master};
+use carveout::dma::pool::{Pool, PoolError, Shape};
 use carveout::dma::port::{Port, PortError};
 use carveout::dma::{Dma, Holder, Place};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
@@ -467,6 +471,72 @@ fn a_bus_with_windows_is_told_its_own_addresses() {
     assert_eq!(s.fake.device_read(window.phys, 4), b"here");
     // SAFETY: the port is closed.
     drop(unsafe { buffer.release() });
+}
+
+#[test]
+fn an_area_of_another_machine_is_none() {
+    let (a, b) = (Bench::new(23), Bench::new(24));
+    let (theirs, free) = (a.dma.area("test").unwrap(), b.free_bytes());
+    let line = "the device has no area to allocate from: the one it has is another `Dma`'s";
+    let refused = b.dma.alloc(&a.master("camera"), 4096, 1).unwrap_err();
+    assert_eq!(refused.to_string(), line);
+    let set = Set { count: 1, bytes: 4096, align: 1 };
+    let refused = b.dma.contract(&a.master("camera"), &[set]).map(drop).unwrap_err();
+    assert_eq!(refused.to_string(), format!("contract refused: 1 x 4 KiB: {line}"));
+    let shape = Shape { size: 64, align: 64, boundary: None };
+    let refused = Pool::new(b.dma, &a.master("camera"), shape, 1).map(drop).unwrap_err();
+    assert!(matches!(refused, PoolError::Alloc(AllocError::NoCapacity { free: 0, .. } | AllocError::NoArea(_))));
+    let borrower = b.dma.borrower::<Discardable>(theirs, "cache", 4, Priority::Low);
+    assert_eq!(borrower.map(drop).unwrap_err(), LendError::NoArea);
+    b.dma.set_reserve(theirs, 4096);
+    assert_eq!(
+        (b.dma.free_bytes(theirs), b.dma.idle_work(theirs, 64), b.dma.lent(theirs)),
+        ((0, 0), 0, Lent::default())
+    );
+    assert_eq!((b.free_bytes(), b.dma.stats().zeroed), (free, 0), "nothing was taken or prepared");
+    assert_eq!((a.dma.area_at(0), b.dma.area_at(0) == Some(theirs)), (Some(theirs), false));
+}
+
+/// I7 too: a contract's slots are placed by the same search.
+#[test]
+fn alignment_is_that_of_the_address_the_device_is_told() {
+    let s = Setup::new(22);
+    // Two windows: one shifts by a page, the other by 64 KiB.
+    let window =
+        |bus, offset, bytes| BusWindow { bus: BusAddr::new(bus), phys: PhysAddr::new(CARVED.raw() + offset), bytes };
+    let windows = [window(0x1000, 0, 1 << 20), window(0x4001_0000, 1 << 20, 3 << 20)];
+    let master = s.master.clone().with_windows(&windows).unwrap();
+    let (mut told, mut frames) = (Vec::new(), 0);
+    let refused = loop {
+        match s.dma.alloc(&master, 0x10000, 0x20000) {
+            Ok(buffer) => told.push(buffer.into_coherent()),
+            Err(error) => break error,
+        }
+    };
+    for buffer in &told {
+        assert!(buffer.bus().is_aligned(0x20000), "64 KiB aligned to 128 KiB at {}", buffer.bus());
+        frames += buffer.frames().count();
+    }
+    // Of the first window 1 MiB from bus 0x1000 on, of the second 3 MiB from 0x40010000 on, each second 64 KiB.
+    assert_eq!((told.len(), frames), (7 + 24, 31 * 16));
+    let NoRun { align, largest, .. } = match refused {
+        AllocError::OutOfReach(no_run) | AllocError::Fragmented(no_run) => no_run,
+        error => panic!("{error}"),
+    };
+    // The last 128 KiB of the first window begin at bus 0xe0000 + 0x20000 and lack a page.
+    assert_eq!((align, largest), (0x20000, 0x1000));
+    for buffer in told {
+        // SAFETY: no device was told.
+        drop(unsafe { buffer.release() });
+    }
+    let sets = [Set { count: 3, bytes: 8192, align: 0x4000 }, Set { count: 1, bytes: 0x20000, align: 0x20000 }];
+    let contract = s.dma.contract(&master.clone().with_mask(BusAddr::new(0xf_ffff)), &sets).unwrap();
+    let mut held = Vec::new();
+    for (bytes, align) in [(8192, 0x4000), (8192, 0x4000), (8192, 0x4000), (0x20000, 0x20000)] {
+        let buffer = contract.alloc(bytes, align).unwrap().into_stream::<ToDevice>().for_device();
+        assert!(buffer.bus().is_aligned(align), "{bytes:#x} bytes aligned to {align:#x} at {}", buffer.bus());
+        held.push(back(buffer));
+    }
 }
 
 #[test]

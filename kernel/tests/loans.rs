@@ -437,11 +437,13 @@ fn deals() -> impl Strategy<Value = Vec<Deal>> {
     prop::collection::vec(prop::collection::vec(set, 1..4).prop_map(|sets| Deal { sets }), 1..4)
 }
 
+/// Buffers of a contract: (frames, alignment in bytes, declared, held).
+type Class = (u32, u32, u32, Vec<Held>);
+
 /// A declared contract, how many of each class are held, and the buffers.
 struct Party2 {
     contract: Contract<Fake>,
-    /// (frames, declared, held)
-    classes: Vec<(u32, u32, Vec<Held>)>,
+    classes: Vec<Class>,
 }
 
 proptest! {
@@ -465,11 +467,13 @@ proptest! {
             let free = world.setup.free_bytes();
             match world.setup.dma.contract(&world.setup.master("camera"), &sets) {
                 Ok(contract) => {
-                    let mut classes: Vec<(u32, u32, Vec<Held>)> = Vec::new();
-                    for &(count, frames, _) in &deal.sets {
-                        match classes.iter_mut().find(|class| class.0 == frames) {
-                            Some(class) => class.1 += count,
-                            None => classes.push((frames, count, Vec::new())),
+                    let mut classes: Vec<Class> = Vec::new();
+                    for &(count, frames, order) in &deal.sets {
+                        // A frame is aligned to itself.
+                        let align = FRAME_SIZE.max(1 << order);
+                        match classes.iter_mut().find(|class| (class.0, class.1) == (frames, align)) {
+                            Some(class) => class.2 += count,
+                            None => classes.push((frames, align, count, Vec::new())),
                         }
                     }
                     parties.push(Party2 { contract, classes });
@@ -490,12 +494,13 @@ proptest! {
                     let party = n % parties.len();
                     let Party2 { contract, classes } = &mut parties[party];
                     let at = class.index(classes.len());
-                    let (frames, declared, held) = &mut classes[at];
+                    let (frames, align, declared, held) = &mut classes[at];
                     let bytes = *frames * FRAME_SIZE - u32::from(*kind);
-                    let found = world.inside(inside.as_ref(), || contract.alloc(bytes));
+                    let found = world.inside(inside.as_ref(), || contract.alloc(bytes, *align));
                     if (held.len() as u32) < *declared {
                         let buffer = found.expect("I7: the contract declares it");
                         prop_assert_eq!(buffer.frames().count(), *frames);
+                        prop_assert!(buffer.frames().base().is_aligned(*align), "{buffer:?} aligned to {align:#x}");
                         held.push(Held::new(&world.setup, buffer, *kind));
                     } else {
                         let wanted = u64::from(*frames * FRAME_SIZE);
@@ -507,7 +512,7 @@ proptest! {
                 Op::Alloc { frames, align, kind, inside } => {
                     let alloc = || world.setup.dma.alloc(&hog, frames * FRAME_SIZE, *align);
                     if let Ok(buffer) = world.inside(inside.as_ref(), alloc) {
-                        for held in world.held.iter().chain(parties.iter().flat_map(|p| p.classes.iter().flat_map(|c| &c.2))) {
+                        for held in world.held.iter().chain(parties.iter().flat_map(|p| p.classes.iter().flat_map(|c| &c.3))) {
                             prop_assert!(!held.frames().overlaps(buffer.frames()));
                         }
                         world.held.push(Held::new(&world.setup, buffer, *kind));
@@ -521,9 +526,9 @@ proptest! {
         }
         // All of each, at once.
         for Party2 { contract, classes } in &mut parties {
-            for (frames, declared, held) in classes {
+            for (frames, align, declared, held) in classes {
                 while (held.len() as u32) < *declared {
-                    let buffer = contract.alloc(*frames * FRAME_SIZE).expect("I7: the contract declares it");
+                    let buffer = contract.alloc(*frames * FRAME_SIZE, *align).expect("I7: the contract declares it");
                     held.push(Held::new(&world.setup, buffer, 1));
                 }
             }
@@ -531,7 +536,7 @@ proptest! {
         world.setup.audit().unwrap();
         // The contracts end, some before their buffers.
         for (n, Party2 { contract, classes }) in parties.into_iter().enumerate() {
-            let buffers = classes.into_iter().flat_map(|class| class.2);
+            let buffers = classes.into_iter().flat_map(|class| class.3);
             if n % 2 == 0 {
                 drop(contract);
                 buffers.for_each(Held::free);
@@ -605,7 +610,7 @@ fn i7_contract_memory_cannot_be_pinned() {
     assert_eq!(setup.dma.lent(area(&setup)).lent, 8, "contract memory is lent while unused");
     cache.write(loan, 3, 0, b"open").unwrap();
     let bytes = cache.with(loan, 3, |page| {
-        let all = contract.alloc(8 * FRAME_SIZE).expect("I7: in a closure over what was contract memory");
+        let all = contract.alloc(8 * FRAME_SIZE, 1).expect("I7: in a closure over what was contract memory");
         Held::new(&setup, all, 2).free();
         page[..4].to_vec()
     });
@@ -776,17 +781,45 @@ fn a_contract_is_refused_with_the_reason_and_nobody_loses_anything() {
 
     let contract = setup.dma.contract(&device, &[set(2, 1 << 20, 1), set(1, 8192, 1)]).unwrap();
     assert_eq!(cache.left(loan), Ok(1024 - 514));
-    assert_eq!(contract.alloc(0).unwrap_err(), AllocError::ZeroSize);
-    let error = contract.alloc((1 << 20) + 1).unwrap_err();
+    assert_eq!(contract.alloc(0, 1).unwrap_err(), AllocError::ZeroSize);
+    let error = contract.alloc((1 << 20) + 1, 1).unwrap_err();
     assert_eq!(error.to_string(), "no buffer of 1028 KiB is declared: the contract's largest are of 1 MiB");
-    let one = contract.alloc(1).unwrap();
+    let one = contract.alloc(1, 1).unwrap();
     assert_eq!(one.len(), 1);
-    let error = contract.alloc(4096).unwrap_err();
+    let error = contract.alloc(4096, 1).unwrap_err();
     assert_eq!(
         error.to_string(),
         "no room for 4 KiB: all 1 that the contract declares are allocated",
         "it never spills"
     );
+}
+
+/// What is declared at an alignment is not had by who asks for less, nor the other way round.
+#[test]
+fn i7_a_contract_keeps_alignments_apart() {
+    let setup = Setup::new(21);
+    let device = setup.master("camera");
+    // So that what comes first is not aligned by chance.
+    let hog = setup.dma.alloc(&device, 4096, 1).unwrap();
+    let set = |count, bytes, align| Set { count, bytes, align };
+    let sets = [set(1, 8192, 1 << 20), set(2, 8192, 1), set(1, 8192, 1 << 14), set(1, 4096, 1 << 16)];
+    let contract = setup.dma.contract(&device, &sets).unwrap();
+    let alloc = |bytes, align| contract.alloc(bytes, align);
+    let plain: Vec<_> = (0..2).map(|_| alloc(8192, 1).unwrap()).collect();
+    let error = alloc(8192, 1).unwrap_err();
+    assert_eq!(error.to_string(), "no room for 8 KiB: all 2 that the contract declares are allocated");
+    let buffers = [alloc(8192, 1 << 20), alloc(8000, 1 << 13), alloc(1, 1 << 16)].map(Result::unwrap);
+    for (buffer, align) in buffers.iter().zip([1 << 20, 1 << 14, 1 << 16]) {
+        assert!(buffer.frames().base().is_aligned(align), "{buffer:?} aligned to {align:#x}");
+    }
+    let error = alloc(16384, 1 << 15).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no buffer of 16 KiB aligned to 32 KiB is declared: the contract's largest at that alignment are of 8 KiB"
+    );
+    assert_eq!(alloc(8192, 3).unwrap_err(), AllocError::Alignment { align: 3 });
+    drop((hog, plain, buffers));
+    assert!(alloc(8192, 1 << 20).unwrap().frames().base().is_aligned(1 << 20), "the slot came back to its class");
 }
 
 /// Idle work until there is none; the frames it went through.

@@ -91,6 +91,30 @@ fn one_barrier_ends_the_hand_over_of_all() {
 }
 
 #[test]
+fn i3_buffers_of_two_machines_get_the_barrier_of_each() {
+    let (a, b) = (Setup::new(31), Setup::new(32));
+    let filled = |s: &Setup| {
+        let mut stream = s.stream::<ToDevice>(4096);
+        stream.bytes_mut().fill(7);
+        stream
+    };
+    let table = Table::new(vec![filled(&a), filled(&a), filled(&b), filled(&b), filled(&a)]);
+    for s in [&a, &b] {
+        s.fake.take_log();
+    }
+    let owned = table.for_device();
+    for s in [&a, &b] {
+        assert_eq!(s.fake.take_log().last(), Some(&Op::Barrier));
+    }
+    for (s, stream) in [&a, &a, &b, &b, &a].into_iter().zip(owned.into_streams()) {
+        // The fake finds what was cleaned and not ordered.
+        assert_eq!(s.fake.device_read(PhysAddr::new(stream.bus().raw()), 4096), [7; 4096]);
+        // SAFETY: the fake's device accesses are over when the calls return.
+        drop(unsafe { stream.for_cpu() });
+    }
+}
+
+#[test]
 fn only_buffers_the_cpu_wrote_are_cleaned_and_only_those_it_looks_at_are_invalidated() {
     let s = Setup::new(2);
     let mut table = s.table::<Bidirectional>(&[4096, 8192, 4096]);

@@ -10,6 +10,7 @@ use carveout::vm::layout::{DEVICES, VirtRange};
 use carveout::vm::space::{MapError, Mapped, Region};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use Access::ReadWrite;
 use MemoryType::{NonCacheable, WriteBack};
@@ -370,4 +371,29 @@ fn entries_of_others_are_left_alone() {
     assert_eq!(L1Desc::from_raw(word(1)).decode(), L1Entry::Table(foreign));
     assert_eq!(L1Desc::from_raw(word(2)).decode(), L1Entry::Table(L2));
     assert!((range.start().raw() >> 20) + 2 < L1_ENTRIES as u32);
+}
+
+#[test]
+fn i3_only_the_region_that_made_a_mapping_ends_it() {
+    let (mut a, mut b) = (Bench::one_each(5), Bench::one_each(6));
+    let va = a.page(0);
+    let (theirs, mine) = (a.map(va, frames(0, 1)).unwrap(), b.map(va, frames(7, 1)).unwrap());
+    b.fake.take_log();
+    let refused = catch_unwind(AssertUnwindSafe(|| b.region.unmap(&b.fake, theirs)));
+    assert!(refused.is_err(), "a mapping of another region at the same addresses");
+    assert_eq!(b.fake.take_log(), [], "nothing is written before the refusal");
+    assert_eq!((a.walk(0).map(|at| at.1), b.walk(0).map(|at| at.1)), (Some(FIRST), Some(FIRST + 7)));
+    assert_eq!(b.region.unmap(&b.fake, mine), frames(7, 1));
+    // Nor does one beside it, on the same machine.
+    let (first, second) = (VirtRange::new(0xc000_0000, 1), VirtRange::new(0xc010_0000, 1));
+    let fake = Fake::new(RAM, RAM_BYTES, L1, 7);
+    let region = |range: VirtRange, tables: u32| {
+        let (l1, l2) = storage(1, 1);
+        // SAFETY: the fake judges I1; nothing else uses these tables.
+        unsafe { Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, PhysAddr::new(L2.raw() + tables)) }
+    };
+    let (mut low, mut high) = (region(first, 0), region(second, 0x400));
+    // SAFETY: the fake judges I1.
+    let mapped = unsafe { low.map(&fake, first.start(), frames(0, 1), WriteBack, ReadWrite) }.unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| high.unmap(&fake, mapped))).is_err(), "a mapping beside the region");
 }

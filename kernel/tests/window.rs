@@ -345,7 +345,7 @@ fn contracts_and_ports_lack_no_addresses() {
     let contract = dma.contract(&master, &[Set { count: 256, bytes: 4096, align: 1 }]).unwrap();
     let others: Vec<_> = core::iter::from_fn(|| Some(dma.alloc(&master, 16 << 12, 1).ok()?.into_coherent())).collect();
     assert_eq!(others.len(), (8 * 256 - 256) / 16);
-    let kept: Vec<_> = (0..256).map(|_| contract.alloc(4096).unwrap().into_stream::<Bidirectional>()).collect();
+    let kept: Vec<_> = (0..256).map(|_| contract.alloc(4096, 1).unwrap().into_stream::<Bidirectional>()).collect();
     for stream in &kept {
         let _ = stream.bytes().as_ptr();
     }

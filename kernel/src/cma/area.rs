@@ -45,7 +45,7 @@ pub enum AllocError {
     /// Enough is free, but no run of it is long enough at that alignment, wherever in the area.
     Fragmented(NoRun),
     /// There would be a run, but not one that the device reaches to its last byte, or not without crossing its
-    /// boundary.
+    /// boundary, or not one that is aligned where the device sees it.
     OutOfReach(NoRun),
     /// There would be a run but for a frame that is open now: to a closure, or to another core's copy.
     Open {
@@ -61,11 +61,13 @@ pub enum AllocError {
         /// Buffers declared for them.
         declared: u32,
     },
-    /// The contract declares no buffer as large as this.
+    /// The contract declares no buffer as large as this at this alignment.
     NotDeclared {
         /// Bytes asked for, in whole frames.
         wanted: u64,
-        /// Bytes of the largest that it declares.
+        /// The alignment asked for, in bytes, at least a frame.
+        align: u32,
+        /// Bytes of the largest that it declares at that alignment; 0 if there is none.
         largest: u64,
     },
     /// As many buffers exist as there are records for.
@@ -126,7 +128,7 @@ impl fmt::Display for Reach {
 pub struct NoRun {
     /// Bytes asked for, in whole frames.
     pub wanted: u64,
-    /// The alignment asked for, in bytes, at least a frame.
+    /// The alignment asked for, in bytes, at least a frame: that of the address that the device is told.
     pub align: u32,
     /// What the device reaches.
     pub reach: Reach,
@@ -174,19 +176,70 @@ impl fmt::Display for AllocError {
             Self::Open { wanted, frame } => {
                 write!(f, "no run of {} until the lent frame {frame} is closed, which is open just now", Bytes(wanted))
             }
-            Self::NotDeclared { wanted, largest } => {
-                write!(
-                    f,
-                    "no buffer of {} is declared: the contract's largest are of {}",
-                    Bytes(wanted),
-                    Bytes(largest)
-                )
-            }
+            Self::NotDeclared { wanted, align, largest } if align > FRAME_SIZE => write!(
+                f,
+                "no buffer of {} aligned to {} is declared: the contract's largest at that alignment are of {}",
+                Bytes(wanted),
+                Bytes(align.into()),
+                Bytes(largest)
+            ),
+            Self::NotDeclared { wanted, largest, .. } => write!(
+                f,
+                "no buffer of {} is declared: the contract's largest are of {}",
+                Bytes(wanted),
+                Bytes(largest)
+            ),
             Self::ContractExceeded { wanted, declared } => {
                 write!(f, "no room for {}: all {declared} that the contract declares are allocated", Bytes(wanted))
             }
             Self::TooManyBuffers { limit } => write!(f, "all {limit} buffer records are in use"),
         }
+    }
+}
+
+/// Frames where a device's buffer may lie, and where the device sees them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Reachable {
+    pub(crate) frames: FrameRange,
+    /// What is added to a frame's number to get that of the bus, modulo 2^32.
+    pub(crate) shift: u32,
+}
+
+impl Reachable {
+    /// Frames that the device sees where the CPU does.
+    pub(crate) const fn unshifted(frames: FrameRange) -> Self {
+        Self { frames, shift: 0 }
+    }
+
+    /// The first frame from `frame` on whose number on the bus is a multiple of 2^`order`.
+    pub(crate) const fn align_up(self, frame: u32, order: u8) -> u32 {
+        frame + (frame.wrapping_add(self.shift).wrapping_neg() & ((1 << order) - 1))
+    }
+
+    /// Whether what is a multiple of 2^`order` on the bus is one for the CPU too.
+    const fn keeps(self, order: u8) -> bool {
+        self.shift & ((1 << order) - 1) == 0
+    }
+
+    /// Where `count` free frames begin at such a multiple: the first by the index.
+    fn find(self, index: &mut Index<'_>, count: u32, order: u8) -> Option<u32> {
+        let within = self.frames.start()..self.frames.end();
+        if self.keeps(order) {
+            index.find(count, order, within)
+        } else {
+            index.find_by(count, within, |frame| self.align_up(frame, order))
+        }
+    }
+
+    /// Takes them. `liked` is an order, `order` or more, that frames should be aligned to for the CPU where the bus's
+    /// alignment leaves the choice.
+    fn take(self, index: &mut Index<'_>, count: u32, liked: u8, order: u8) -> Option<u32> {
+        if self.keeps(order) {
+            return index.alloc(count, liked, self.frames.start()..self.frames.end());
+        }
+        let start = self.find(index, count, order)?;
+        index.take(start, count).ok()?;
+        Some(start)
     }
 }
 
@@ -316,17 +369,18 @@ impl Area {
 
     /// Bytes of the largest run of them.
     pub fn largest_run(&mut self) -> u64 {
-        self.largest_of(0, core::iter::once)
+        self.largest_of(0, |run| core::iter::once(Reachable::unshifted(run)))
     }
 
-    /// Returns the largest available run that starts at a multiple of 2^`order` frames, within places in a run of the area.
-    fn largest_of<P: Iterator<Item = FrameRange>>(&mut self, order: u8, places: impl Fn(FrameRange) -> P) -> u64 {
+    /// Returns the largest available run that starts at a multiple of 2^`order` frames of the bus, within places in a run
+    /// of the area.
+    fn largest_of<P: Iterator<Item = Reachable>>(&mut self, order: u8, places: impl Fn(FrameRange) -> P) -> u64 {
         let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0);
         let mut largest = 0;
         for run in &mut self.runs {
             for place in places(run.frames) {
                 largest = match lending {
-                    Some(lending) => lending.largest_available(place, order.into()).max(largest),
+                    Some(lending) => lending.largest_available(place, order).max(largest),
                     None => largest_in(&mut run.idle, place, order, largest),
                 };
             }
@@ -343,11 +397,11 @@ impl Area {
         runs.filter_map(|free| FrameRange::between(free.start, free.end)).for_each(each);
     }
 
-    /// Takes a run of frames for `bytes`, more than 0, aligned to `align`, within one of the places that `places` finds
-    /// in a run of the area: what the device reaches of it, cut at its boundary. The first that has room is taken.
+    /// Takes a run of frames for `bytes`, more than 0, aligned to `align` on the bus, within one of the places that `places`
+    /// finds in a run of the area: what the device reaches of it, cut at its boundary. The first that has room is taken.
     ///
     /// Runs of 64 KiB and more are aligned to 64 KiB where that costs nothing, for large pages and sections.
-    pub(crate) fn alloc<P: Iterator<Item = FrameRange>>(
+    pub(crate) fn alloc<P: Iterator<Item = Reachable>>(
         &mut self,
         bytes: u32,
         align: u32,
@@ -355,7 +409,7 @@ impl Area {
     ) -> Result<Taken, AllocError> {
         let (count, order) = shape(bytes, align)?;
         let liked = if count >= 16 { order.max(4) } else { order };
-        if let Some(taken) = self.take_foreseen(count, liked, &places) {
+        if let Some(taken) = self.take_foreseen(count, liked, order, &places) {
             return Ok(taken);
         }
         let (wanted, free) = (u64::from(count) << FRAME_SHIFT, self.free_bytes());
@@ -373,9 +427,10 @@ impl Area {
     }
 
     /// What [`take_idle`](Self::take_idle) would take, if idle time found it out.
-    fn take_foreseen<P: Iterator<Item = FrameRange>>(
+    fn take_foreseen<P: Iterator<Item = Reachable>>(
         &mut self,
         count: u32,
+        liked: u8,
         order: u8,
         places: impl Fn(FrameRange) -> P,
     ) -> Option<Taken> {
@@ -383,10 +438,14 @@ impl Area {
             return None;
         }
         let (run, place) = self.runs.iter_mut().find_map(|run| {
-            let place = places(run.frames).find(|place| place.count() >= count)?;
+            let place = places(run.frames).find(|place| place.frames.count() >= count)?;
             Some((run, place))
         })?;
-        let start = self.reserve.place_of(Request { count, order, place }, run.idle.version())?;
+        if !place.keeps(order) {
+            return None;
+        }
+        let request = Request { count, order: liked, place: place.frames };
+        let start = self.reserve.place_of(request, run.idle.version())?;
         run.idle.take(start, count).ok()?;
         let zeroed = run.unseen.is_empty();
         let frames = FrameRange::new(start, count)?;
@@ -394,17 +453,17 @@ impl Area {
         Some(Taken { frames, zeroed, moves: false })
     }
 
-    fn take_idle<P: Iterator<Item = FrameRange>>(
+    fn take_idle<P: Iterator<Item = Reachable>>(
         &mut self,
         count: u32,
         liked: u8,
         order: u8,
         places: impl Fn(FrameRange) -> P,
     ) -> Option<FrameRange> {
-        let mut find = |order| {
+        let mut find = |liked| {
             self.runs.iter_mut().find_map(|run| {
-                let mut large = places(run.frames).filter(|place| place.count() >= count);
-                large.find_map(|place| run.idle.alloc(count, order, place.start()..place.end()))
+                let mut large = places(run.frames).filter(|place| place.frames.count() >= count);
+                large.find_map(|place| place.take(&mut run.idle, count, liked, order))
             })
         };
         let found = find(liked).or_else(|| if liked == order { None } else { find(order) });
@@ -412,7 +471,7 @@ impl Area {
     }
 
     /// The cheapest window of what is idle and lent, if anything is lent.
-    fn window<P: Iterator<Item = FrameRange>>(
+    fn window<P: Iterator<Item = Reachable>>(
         &self,
         count: u32,
         order: u8,
@@ -420,7 +479,7 @@ impl Area {
         places: impl Fn(FrameRange) -> P,
     ) -> Option<FrameRange> {
         let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0)?;
-        let search = |place| lending.search(place, count, order.into(), discards);
+        let search = |place| lending.search(place, count, order, discards);
         let found =
             self.runs.iter().filter_map(|run| places(run.frames).filter_map(search).min_by_key(|found| found.1));
         found.min_by_key(|found| found.1).map(|found| found.0)
@@ -454,7 +513,7 @@ impl Area {
     }
 
     /// Why there is no room, although enough is idle or lent.
-    fn why_not<P: Iterator<Item = FrameRange>>(
+    fn why_not<P: Iterator<Item = Reachable>>(
         &mut self,
         count: u32,
         order: u8,
@@ -463,11 +522,11 @@ impl Area {
         let wanted = u64::from(count) << FRAME_SHIFT;
         let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0);
         let elsewhere = if let Some(lending) = lending {
-            let barred = |place| lending.barred_by_open(place, count, order.into());
+            let barred = |place| lending.barred_by_open(place, count, order);
             if let Some(frame) = self.runs.iter().find_map(|run| places(run.frames).find_map(barred)) {
                 return AllocError::Open { wanted, frame: frame.base() };
             }
-            self.runs.iter().any(|run| lending.search(run.frames, count, order.into(), false).is_some())
+            self.runs.iter().any(|run| lending.search(Reachable::unshifted(run.frames), count, order, false).is_some())
         } else {
             self.runs.iter_mut().any(|run| run.idle.has(count, order))
         };
@@ -489,7 +548,7 @@ impl Area {
 
     /// Finds disjoint runs for buffers of these shapes, (frames, order), the first first: where they could be once all
     /// loans are recalled. Changes nothing; takes scratch memory from the heap. The error says which was refused.
-    pub(crate) fn plan<P: Iterator<Item = FrameRange>>(
+    pub(crate) fn plan<P: Iterator<Item = Reachable>>(
         &mut self,
         shapes: &[(u32, u8)],
         places: impl Fn(FrameRange) -> P,
@@ -513,10 +572,10 @@ impl Area {
         let mut planned = room(shapes.len())?;
         for (n, &(count, order)) in shapes.iter().enumerate() {
             let liked = if count >= 16 { order.max(4) } else { order };
-            let mut find = |order| {
-                scratch.iter_mut().find_map(|(run, index)| {
-                    places(*run).find_map(|place| index.alloc(count, order, place.start()..place.end()))
-                })
+            let mut find = |liked| {
+                scratch
+                    .iter_mut()
+                    .find_map(|(run, index)| places(*run).find_map(|place| place.take(index, count, liked, order)))
             };
             let found = find(liked).or_else(|| find(order));
             let Some(start) = found else {
@@ -814,15 +873,14 @@ impl Area {
     }
 }
 
-/// Units of the longest free run in `place` from a multiple of 2^`order` on, if that is more than `known`.
-fn largest_in(index: &mut Index<'_>, place: FrameRange, order: u8, known: u32) -> u32 {
-    let range = place.start()..place.end();
+/// Units of the longest free run in `place` from a multiple of 2^`order` of the bus on, if that is more than `known`.
+fn largest_in(index: &mut Index<'_>, place: Reachable, order: u8, known: u32) -> u32 {
     // At least `least`, at most `most`. What has a run of so many has one of fewer.
-    let (mut least, mut most) = (known, index.largest_run_in(range.clone()));
+    let (mut least, mut most) = (known, index.largest_run_in(place.frames.start()..place.frames.end()));
     while least < most {
         // The first look is whether there are more than are known at all.
         let count = if least == known { known + 1 } else { least + (most - least).div_ceil(2) };
-        if index.find(count, order, range.clone()).is_some() { least = count } else { most = count - 1 }
+        if place.find(index, count, order).is_some() { least = count } else { most = count - 1 }
     }
     least
 }
@@ -884,7 +942,7 @@ mod tests {
             let borrower = area.register(name, Kind::Discardable, 2, priority).unwrap();
             area.borrow(borrower, 2, |_| cached).unwrap();
         }
-        let taken = area.alloc(4 * FRAME_SIZE, 1, core::iter::once).unwrap();
+        let taken = area.alloc(4 * FRAME_SIZE, 1, |run| core::iter::once(Reachable::unshifted(run))).unwrap();
         assert_eq!((taken.frames, taken.moves), (frames, false));
     }
 
@@ -961,16 +1019,22 @@ mod tests {
         Area::new(&unsafe { CarveOut::assume("test", &runs, lendable) }).unwrap()
     }
 
-    /// What devices reach: all; a part of it; no run across a multiple of 16 frames.
-    fn places(reach: usize, run: FrameRange) -> std::vec::IntoIter<FrameRange> {
+    /// What devices reach: all; a part of it; no run across a multiple of 16 frames; two windows, shifted up and down by
+    /// numbers of frames that keep some alignments.
+    fn places(reach: usize, run: FrameRange) -> std::vec::IntoIter<Reachable> {
+        let part = |start, count| run.intersection(FrameRange::new(start, count).unwrap());
         let places: Vec<_> = match reach {
-            0 => std::vec![run],
-            1 => std::vec![run.intersection(FrameRange::new(0x60020, 0x10010).unwrap())],
-            _ => (run.start() / 16..run.end().div_ceil(16))
-                .map(|block| run.intersection(FrameRange::new(block * 16, 16).unwrap()))
-                .collect(),
+            0 => std::vec![(run, 0)],
+            1 => std::vec![(part(0x60020, 0x10010), 0)],
+            2 => (run.start() / 16..run.end().div_ceil(16)).map(|block| (part(block * 16, 16), 0)).collect(),
+            _ => std::vec![(part(0x60003, 90), 4), (part(0x6005d, 0x1000d), 0u32.wrapping_sub(0x60002))],
         };
-        places.into_iter().filter(|place| !place.is_empty()).collect::<Vec<_>>().into_iter()
+        let places = places.into_iter().map(|(frames, shift)| Reachable { frames, shift });
+        places.filter(|place| !place.frames.is_empty()).collect::<Vec<_>>().into_iter()
+    }
+
+    fn on_the_bus(place: Reachable, frame: u32, order: u32) -> bool {
+        frame.wrapping_add(place.shift) % (1 << order) == 0
     }
 
     #[derive(Clone, Debug)]
@@ -991,7 +1055,7 @@ mod tests {
     fn ops(lends: bool) -> impl Strategy<Value = Vec<Op>> {
         // Few kinds of request, so that they come again.
         let count = prop_oneof![4 => 1..5u32, 2 => Just(16), 1 => Just(33), 1 => 1..120u32];
-        let alloc = (count, 0..6u32, 0..3usize);
+        let alloc = (count, 0..6u32, 0..4usize);
         let op = prop_oneof![
             12 => alloc.prop_map(|(count, order, reach)| Op::Alloc { count, order, reach }),
             6 => any::<prop::sample::Index>().prop_map(Op::Free),
@@ -1029,9 +1093,10 @@ mod tests {
             Self::frames().filter(|&frame| !self.is_held(frame)).count() as u64 * u64::from(FRAME_SIZE)
         }
 
-        fn windows(&self, place: FrameRange, count: u32, order: u32) -> impl Iterator<Item = Range<u32>> + '_ {
-            let aligned = (place.start()..place.end()).filter(move |at| at % (1 << order) == 0);
-            let inside = aligned.map(move |at| at..at + count).filter(move |window| window.end <= place.end());
+        fn windows(&self, place: Reachable, count: u32, order: u32) -> impl Iterator<Item = Range<u32>> + '_ {
+            let (all, end) = (place.frames.start()..place.frames.end(), place.frames.end());
+            let aligned = all.filter(move |&at| on_the_bus(place, at, order));
+            let inside = aligned.map(move |at| at..at + count).filter(move |window| window.end <= end);
             inside.filter(|window| window.clone().all(|frame| !self.is_held(frame)))
         }
 
@@ -1040,11 +1105,11 @@ mod tests {
         }
 
         fn largest(&self, reach: usize, order: u32) -> u64 {
-            let longest = |place: FrameRange| {
+            let longest = |place: Reachable| {
                 let (mut longest, mut length) = (0, 0);
-                for frame in place.start()..place.end() {
+                for frame in place.frames.start()..place.frames.end() {
                     let free = !self.is_held(frame) && !self.open.contains(&frame);
-                    let begins = free && frame % (1 << order) == 0;
+                    let begins = free && on_the_bus(place, frame, order);
                     length = if free && (length > 0 || begins) { length + 1 } else { 0 };
                     longest = longest.max(length);
                 }
@@ -1070,8 +1135,8 @@ mod tests {
             let within: Vec<_> =
                 runs().flat_map(|run| places(reach, run)).flat_map(|place| self.windows(place, count, order)).collect();
             let barred = within.iter().all(|window| !self.has_no_open(window));
-            let anywhere =
-                || runs().flat_map(|run| self.windows(run, count, order)).any(|window| self.has_no_open(&window));
+            let all = |run| self.windows(Reachable::unshifted(run), count, order);
+            let anywhere = || runs().flat_map(all).any(|window| self.has_no_open(&window));
             match *got {
                 Ok(frames) => {
                     within.iter().any(|window| *window == (frames.start()..frames.end()) && self.has_no_open(window))
@@ -1223,7 +1288,10 @@ mod interleavings {
                 let (area, memory) = (Arc::clone(&area), Arc::clone(&memory));
                 move || {
                     // One frame is never open, so this cannot fail (I6).
-                    let taken = area.lock().alloc(FRAME_SIZE, 1, iter::once).expect("a recall never fails");
+                    let taken = area
+                        .lock()
+                        .alloc(FRAME_SIZE, 1, |run| iter::once(Reachable::unshifted(run)))
+                        .expect("a recall never fails");
                     taken.frames.iter().for_each(|frame| touch(&memory, frame.number()));
                     area.lock().give_back(taken.frames);
                 }
@@ -1276,7 +1344,7 @@ mod interleavings {
             let mut turn = None;
             let mut guard = area.lock();
             let all = loop {
-                match guard.alloc(FRAMES * FRAME_SIZE, 1, iter::once) {
+                match guard.alloc(FRAMES * FRAME_SIZE, 1, |run| iter::once(Reachable::unshifted(run))) {
                     Err(error) if waits && error.is_of_room() && guard.has_in_hand() => {
                         assert!(turn.is_none(), "nobody has frames in hand but who has the lane");
                         drop(guard);

@@ -5,11 +5,12 @@
 //! frames always has some ([`window`](crate::vm::window)).
 //! A slot is held by one buffer, or idle, and while it is idle its frames may be lent.
 //!
-//! Guarantees: an allocation of a size takes an idle slot of the smallest class declared for at least that size, never
-//! one of a larger class, so that what it finds depends on how many of its own class are held and on nothing else.
-//! docs/loans.md has the proof that it cannot fail.
+//! Guarantees: slots of one size and alignment are a class. An allocation of a size and alignment takes an idle slot of the
+//! smallest class that serves both, and of those as small of the least aligned, never one of another class. So what it
+//! finds depends on how many of its own class are held and on nothing else. docs/loans.md has the proof that it cannot
+//! fail.
 
-use crate::addr::{Bytes, FRAME_SIZE, FrameRange};
+use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::area::AllocError;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
@@ -22,7 +23,8 @@ pub struct Set {
     pub count: u32,
     /// Bytes of each, rounded up to whole frames.
     pub bytes: u32,
-    /// A power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN); 1 means a frame.
+    /// A power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN), that the device's address of each is a
+    /// multiple of; 1 means a frame.
     pub align: u32,
 }
 
@@ -96,8 +98,8 @@ pub(crate) struct Slot<S> {
 
 #[derive(Debug)]
 struct Class<S> {
-    /// Frames of each.
-    frames: u32,
+    /// Frames of each, and the order of their alignment in frames.
+    shape: (u32, u8),
     slots: Vec<Slot<S>>,
     /// Numbers of those that no buffer holds. It never holds more than all of them, so it grows no more.
     idle: Vec<usize>,
@@ -106,7 +108,7 @@ struct Class<S> {
 /// The books of one contract.
 #[derive(Debug)]
 pub(crate) struct Book<S> {
-    /// From the smallest.
+    /// From the smallest; as small ones from the least aligned.
     classes: Vec<Class<S>>,
     /// Slots that a buffer holds.
     held: u32,
@@ -114,15 +116,15 @@ pub(crate) struct Book<S> {
 }
 
 impl<S: Copy> Book<S> {
-    /// A contract of these slots, all idle.
-    pub(crate) fn new(slots: impl Iterator<Item = Slot<S>>) -> Result<Self, TryReserveError> {
+    /// A contract of these slots, all idle, each with the order of its alignment in frames.
+    pub(crate) fn new(slots: impl Iterator<Item = (u8, Slot<S>)>) -> Result<Self, TryReserveError> {
         let mut classes: Vec<Class<S>> = Vec::new();
-        for slot in slots {
-            let frames = slot.frames.count();
-            let known = classes.iter().position(|class| class.frames == frames);
+        for (order, slot) in slots {
+            let shape = (slot.frames.count(), order);
+            let known = classes.iter().position(|class| class.shape == shape);
             if known.is_none() {
                 classes.try_reserve(1)?;
-                classes.push(Class { frames, slots: Vec::new(), idle: Vec::new() });
+                classes.push(Class { shape, slots: Vec::new(), idle: Vec::new() });
             }
             let at = known.unwrap_or(classes.len() - 1);
             let class = &mut classes[at];
@@ -131,24 +133,25 @@ impl<S: Copy> Book<S> {
             class.idle.push(class.slots.len());
             class.slots.push(slot);
         }
-        classes.sort_unstable_by_key(|class| class.frames);
+        classes.sort_unstable_by_key(|class| class.shape);
         Ok(Self { classes, held: 0, ended: false })
     }
 
-    /// Takes the idle slot for `bytes` whose loans cost least. `cost` is `None` of a slot that must not be taken just
-    /// now; `Ok(None)` says that all are such.
+    /// Takes the idle slot for a buffer of this shape, (frames, order), whose loans cost least. `cost` is `None` of a slot
+    /// that must not be taken just now; `Ok(None)` says that all are such.
     pub(crate) fn take(
         &mut self,
         contract: usize,
-        bytes: u32,
+        (frames, order): (u32, u8),
         cost: impl Fn(FrameRange) -> Option<u32>,
     ) -> Result<Option<(SlotId, Slot<S>)>, AllocError> {
-        let frames = bytes.div_ceil(FRAME_SIZE);
-        let wanted = u64::from(frames) * u64::from(FRAME_SIZE);
-        let found = self.classes.iter_mut().enumerate().find(|(_, class)| class.frames >= frames);
+        let bytes = |frames: u32| u64::from(frames) << FRAME_SHIFT;
+        let wanted = bytes(frames);
+        let aligned = |class: &Class<S>| class.shape.1 >= order;
+        let found = self.classes.iter_mut().enumerate().find(|(_, class)| class.shape.0 >= frames && aligned(class));
         let Some((number, class)) = found else {
-            let largest = self.classes.last().map_or(0, |class| u64::from(class.frames) * u64::from(FRAME_SIZE));
-            return Err(AllocError::NotDeclared { wanted, largest });
+            let largest = self.classes.iter().rfind(|class| aligned(class)).map_or(0, |class| bytes(class.shape.0));
+            return Err(AllocError::NotDeclared { wanted, align: FRAME_SIZE << order, largest });
         };
         if class.idle.is_empty() {
             return Err(AllocError::ContractExceeded { wanted, declared: class.slots.len() as u32 });

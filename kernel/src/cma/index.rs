@@ -3,7 +3,8 @@
 //! A unit is a frame of an area or a page of a virtual window; the index knows it only by its number. Guarantees:
 //!
 //! - **Exact.** [`Index::alloc`] fails only if no free run in the range asked for holds the count at the alignment.
-//! - **O(log n)** in the units of the index for every call, whatever the fragmentation and whatever the count.
+//! - **O(log n)** in the units of the index for every call, whatever the fragmentation and whatever the count. A search
+//!   at another alignment than of the units' numbers, for a bus that shifts them by less, takes that for each free run.
 //! - **Refusals change nothing.** A unit is never handed out twice, nor freed twice.
 //! - It never touches what it indexes: its nodes lie in memory the caller gives, two bytes a unit.
 //!
@@ -516,6 +517,20 @@ impl<'a> Index<'a> {
             self.lowest_fit(self.height, self.root(), &request, &mut 0)?
         };
         Some(self.origin + at)
+    }
+
+    /// Where the lowest `count` free units in a row begin, all with numbers in `within` and the first one of those that `up`
+    /// gives: the next from a number on. For alignments that are not of the units' own numbers; O(log n) a free run.
+    pub(crate) fn find_by(&mut self, count: u32, within: Range<u32>, up: impl Fn(u32) -> u32) -> Option<u32> {
+        let mut from = within.start;
+        loop {
+            let run = self.first_run(from..within.end)?;
+            let at = up(run.start);
+            if at < run.end && count <= run.end - at {
+                return Some(at);
+            }
+            from = run.end;
+        }
     }
 
     /// Differs from what it was if a unit was taken or freed since.

@@ -28,6 +28,7 @@
 
 use crate::addr::{FRAME_SIZE, Frame, FrameRange};
 use crate::boot::directmap::CarveOut;
+use crate::cma::area::Reachable;
 use crate::cma::index::{Index, Node};
 use crate::heap::{filled, room};
 use alloc::collections::TryReserveError;
@@ -760,17 +761,18 @@ impl Lending {
         }
     }
 
-    /// Frames of the longest run in `place`, from a multiple of 2^`order` on, that an allocation can have; O(blocks).
-    pub(crate) fn largest_available(&self, place: FrameRange, order: u32) -> u32 {
+    /// Frames of the longest run in `place`, from a multiple of 2^`order` of the bus on, that an allocation can have;
+    /// O(blocks).
+    pub(crate) fn largest_available(&self, place: Reachable, order: u8) -> u32 {
+        let range = self.positions(place.frames);
         if order > 0 {
-            let range = self.positions(place);
             let runs = self.runs_of(range.clone(), Block::available);
-            let first = |at: u32| (place.start() + (at - range.start)).next_multiple_of(1 << order);
-            let end = |at: u32| place.start() + (at - range.start);
-            return runs.map(|run| end(run.end).saturating_sub(first(run.start))).max().unwrap_or(0);
+            let frame = |at: u32| place.frames.start() + (at - range.start);
+            let length = |run: Range<u32>| frame(run.end).saturating_sub(place.align_up(frame(run.start), order));
+            return runs.map(length).max().unwrap_or(0);
         }
         let (mut longest, mut before) = (0, 0);
-        for (block, mask) in Self::masks(self.positions(place)) {
+        for (block, mask) in Self::masks(range) {
             let mut bits = self.blocks[block].available() & mask;
             if bits == u32::MAX {
                 before += 32;
@@ -789,12 +791,12 @@ impl Lending {
     }
 
     /// An open frame without which `place` would hold such a window.
-    pub(crate) fn barred_by_open(&self, place: FrameRange, count: u32, order: u32) -> Option<Frame> {
-        let range = self.positions(place);
+    pub(crate) fn barred_by_open(&self, place: Reachable, count: u32, order: u8) -> Option<Frame> {
+        let range = self.positions(place.frames);
+        let frame = |at: u32| place.frames.start() + (at - range.start);
         self.runs_of(range.clone(), |block| !block.held).find_map(|run| {
-            let start = (place.start() + (run.start - range.start)).next_multiple_of(1 << order);
-            let window = FrameRange::new(start, count)?;
-            let fits = window.end() <= place.start() + (run.end - range.start);
+            let window = FrameRange::new(place.align_up(frame(run.start), order), count)?;
+            let fits = window.end() <= frame(run.end);
             if fits { self.open_in(window).and_then(Frame::from_number) } else { None }
         })
     }
@@ -811,25 +813,18 @@ impl Lending {
         Self::masks(self.positions(frames)).map(|(block, mask)| self.blocks[block].cost_of(mask)).sum()
     }
 
-    /// Looks in `place` for `count` frames from a multiple of 2^`order` that are idle or lent: the cheapest to recall.
-    /// Exact: there is none if this finds none. `discards` leaves movable loans alone.
+    /// Looks in `place` for `count` frames from a multiple of 2^`order` of the bus that are idle or lent: the cheapest to
+    /// recall. Exact: there is none if this finds none. `discards` leaves movable loans alone.
     ///
     /// Up to 32 frames, the first run of the cheapest kind of loan; from there on, the cheapest of windows a block
     /// apart. O(blocks) either way.
-    pub(crate) fn search(
-        &self,
-        place: FrameRange,
-        count: u32,
-        order: u32,
-        discards: bool,
-    ) -> Option<(FrameRange, u32)> {
-        if place.count() < count {
+    pub(crate) fn search(&self, place: Reachable, count: u32, order: u8, discards: bool) -> Option<(FrameRange, u32)> {
+        let Reachable { frames, .. } = place;
+        if frames.count() < count {
             return None;
         }
-        let range = self.positions(place);
-        // Alignment is of frame numbers.
-        let up =
-            |at: u32| (place.start() + (at - range.start)).next_multiple_of(1 << order) - place.start() + range.start;
+        let range = self.positions(frames);
+        let up = |at: u32| place.align_up(frames.start() + (at - range.start), order) - frames.start() + range.start;
         let levels = if discards { DISCARDS + 1 } else { LEVELS };
         let found = if count <= 32 {
             let first = self.first_window(0, range.clone(), count, up);
@@ -841,7 +836,7 @@ impl Lending {
         } else {
             self.cheapest_window(levels - 1, range.clone(), count, order, up)
         };
-        let start = place.start() + (found? - range.start);
+        let start = frames.start() + (found? - range.start);
         let window = FrameRange::new(start, count)?;
         Some((window, self.cost(window)))
     }
@@ -880,7 +875,7 @@ impl Lending {
         level: u32,
         range: Range<u32>,
         count: u32,
-        order: u32,
+        order: u8,
         up: impl Fn(u32) -> u32,
     ) -> Option<u32> {
         let spare = Spare::at(level);

@@ -66,6 +66,7 @@ use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::arch::{Lines, Machine};
 use crate::dma::master::Master;
 use crate::dma::scatter::{ScatterError, Segment, segments_of};
+use crate::dma::word::{Bytes, Word};
 use crate::dma::{Dma, Slot, Stay};
 use crate::protocol::{Due, Knowledge, Op, Span, Transition, When};
 use crate::vm::ledger::Residue;
@@ -75,7 +76,7 @@ use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, Range};
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -532,28 +533,41 @@ impl<M: Machine> Coherent<M> {
         NonNull::new(self.raw.pointer()).expect("a mapped address is not null")
     }
 
-    /// Copies bytes out, from `offset` on, as far as both reach; returns how many.
-    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
-        let count = to.len().min(self.len().saturating_sub(offset));
-        let first = self.raw.pointer().wrapping_add(offset);
-        for (n, byte) in to[..count].iter_mut().enumerate() {
-            let at = first.wrapping_add(n);
-            // SAFETY: `offset + n` is less than `len`, and the buffer is mapped while it lives.
-            *byte = unsafe { at.read_volatile() };
-        }
-        count
+    fn access(&self) -> Bytes {
+        // SAFETY: the buffer is mapped non-cacheable and writable for its whole length while it lives, and this type gives
+        // out no reference to its bytes.
+        unsafe { Bytes::new(self.raw.pointer(), self.len()) }
     }
 
-    /// Copies bytes in, from `offset` on, as far as both reach; returns how many.
+    /// Reads the word at `offset` by one access, which sees no half of what the device writes there.
+    ///
+    /// # Panics
+    ///
+    /// If the word is not inside of the buffer, or its address is not a multiple of its size.
+    pub fn read_word<W: Word>(&self, offset: usize) -> W {
+        self.access().read_word(offset)
+    }
+
+    /// Writes the word at `offset` by one access, of which the device sees no half.
+    ///
+    /// # Panics
+    ///
+    /// If the word is not inside of the buffer, or its address is not a multiple of its size.
+    pub fn write_word<W: Word>(&mut self, offset: usize, word: W) {
+        self.access().write_word(offset, word);
+    }
+
+    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
+    /// words wherever words fit. A word that the device writes while the CPU polls it is read by
+    /// [`read_word`](Self::read_word).
+    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
+        self.access().read_at(offset, to)
+    }
+
+    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
+    /// words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
-        let count = from.len().min(self.len().saturating_sub(offset));
-        let first = self.raw.pointer().wrapping_add(offset);
-        for (n, &byte) in from[..count].iter().enumerate() {
-            let at = first.wrapping_add(n);
-            // SAFETY: `offset + n` is less than `len`, and the buffer is mapped while it lives.
-            unsafe { at.write_volatile(byte) };
-        }
-        count
+        self.access().write_at(offset, from)
     }
 
     /// Between two writes that a device polls: what came before is seen before what comes after.
@@ -614,17 +628,20 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
         self.granted()
     }
 
-    /// The same of several, with one barrier for all, if it is due for any.
+    /// Hands several over, with one barrier for all, if it is due for any: one for each run of buffers of a machine.
     pub(super) fn all_for_device(streams: Vec<Self>) -> Vec<Stream<M, D, Device>> {
         for stream in &streams {
             stream.raw.run(Transition::ForDevice);
         }
-        let mut ordered = false;
+        // The machine that passed a barrier last, since all were cleaned.
+        let mut ordered: Option<&'static M> = None;
         let grant = |stream: Self| {
-            if ordered {
+            let machine = stream.raw.dma.machine;
+            if ordered.is_some_and(|ordered| ptr::eq(ordered, machine)) {
                 stream.raw.knows.set(stream.raw.knows.get().after(Op::DeviceBarrier));
+            } else if stream.raw.knows.get().due(When::Unordered) {
+                ordered = Some(machine);
             }
-            ordered |= stream.raw.knows.get().due(When::Unordered);
             stream.granted()
         };
         streams.into_iter().map(grant).collect()

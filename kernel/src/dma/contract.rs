@@ -13,9 +13,9 @@
 //! // Whatever anybody else takes, the camera gets its buffers.
 //! let other = setup.master("gpu");
 //! let hogs: Vec<_> = core::iter::from_fn(|| setup.dma.alloc(&other, 4096, 1).ok()).collect();
-//! let frames: Vec<_> = (0..3).map(|_| contract.alloc(640 * 480 * 2).unwrap()).collect();
+//! let frames: Vec<_> = (0..3).map(|_| contract.alloc(640 * 480 * 2, 1).unwrap()).collect();
 //! assert_eq!(
-//!     contract.alloc(640 * 480 * 2).unwrap_err().to_string(),
+//!     contract.alloc(640 * 480 * 2, 1).unwrap_err().to_string(),
 //!     "no room for 600 KiB: all 3 that the contract declares are allocated",
 //! );
 //! # drop((hogs, frames));
@@ -26,7 +26,7 @@ use crate::cma::area::{AllocError, PlanError, shape};
 use crate::cma::contract::{self, ContractError, Set};
 use crate::dma::buffer::{Body, Contiguous};
 use crate::dma::master::{AreaId, Master};
-use crate::dma::{Dma, Entry, Holder, Kept, MAX_BUFFERS, Slot, State};
+use crate::dma::{Dma, Entry, Holder, Kept, MAX_BUFFERS, NOT_OURS, Slot, State};
 use crate::heap::room;
 use crate::sync::Masked;
 use crate::vm::ledger::Residue;
@@ -88,7 +88,7 @@ impl<M: Machine> Dma<M> {
         if declared > free.into() {
             return Err(no_records(free));
         }
-        let Some(memory) = state.areas.get_mut(area.0) else { return Err(refuse(first, 0)(AllocError::NoArea(None))) };
+        let memory = state.area_mut(area).ok_or(NOT_OURS).map_err(refuse(first, 0))?;
         let planned = memory.plan(&shapes, |run| master.places(run)).map_err(|error| match error {
             PlanError::Heap => ContractError::Heap { wanted: declared },
             PlanError::Slot(n, error) => refuse(wanted[n].2, n as u32)(error.within(|| master.limits())),
@@ -98,7 +98,7 @@ impl<M: Machine> Dma<M> {
         let mut records = room(planned.len()).map_err(full)?;
         records.extend(planned.iter().filter_map(|_| state.take_entry()));
         let slots = planned.iter().zip(&records).map(|(&frames, &place)| contract::Slot { frames, place });
-        let book = match Book::new(slots) {
+        let book = match Book::new(shapes.iter().map(|shape| shape.1).zip(slots)) {
             Ok(book) => book,
             Err(error) => {
                 records.into_iter().rev().for_each(|slot| state.free_entry(slot));
@@ -147,26 +147,26 @@ impl State {
 type Taken = (Slot, &'static mut Body, Residue, bool);
 
 impl<M: Machine> Contract<M> {
-    /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes`. Fails only if
-    /// all buffers of that size are allocated, or `bytes` is 0 or more than any.
-    pub fn alloc(&self, bytes: u32) -> Result<Contiguous<M>, AllocError> {
-        if bytes == 0 {
-            return Err(AllocError::ZeroSize);
-        }
-        let taken = self.take(&mut self.dma.state.lock(), bytes);
+    /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes` at `align` or
+    /// more, and of the least such alignment. Fails only if all buffers of that size and alignment are allocated, if none
+    /// was declared, or as [`Dma::alloc`] does by what is asked for.
+    pub fn alloc(&self, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
+        let wanted = shape(bytes, align)?;
+        let taken = self.take(&mut self.dma.state.lock(), bytes, wanted);
         let (slot, body, residue, moves) = match taken {
-            Ok(None) => self.once_closed(|state| self.take(state, bytes).transpose())?,
+            Ok(None) => self.once_closed(|state| self.take(state, bytes, wanted).transpose())?,
             Ok(Some(taken)) => taken,
             Err(error) => return Err(error),
         };
         Ok(self.dma.handed_out(slot, &self.master, self.area, body, residue, moves))
     }
 
-    /// Takes an idle slot. `None`: other cores copy to or from a lent page in each.
+    /// Takes an idle slot for a buffer of this shape, (frames, order). `None`: other cores copy to or from a lent page in
+    /// each.
     #[inline]
-    fn take(&self, state: &mut State, bytes: u32) -> Result<Option<Taken>, AllocError> {
+    fn take(&self, state: &mut State, bytes: u32, wanted: (u32, u8)) -> Result<Option<Taken>, AllocError> {
         let memory = &mut state.areas[self.area.0];
-        let found = state.contracts[self.number].take(self.number, bytes, |frames| memory.slot_cost(frames))?;
+        let found = state.contracts[self.number].take(self.number, wanted, |frames| memory.slot_cost(frames))?;
         let Some((id, contract::Slot { frames, place: slot })) = found else { return Ok(None) };
         let moves = memory.take_slot(frames);
         let residue = state.ledger.residue(frames);

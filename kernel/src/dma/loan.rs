@@ -429,7 +429,7 @@ impl<M: Machine> Dma<M> {
         pages: u32,
         priority: Priority,
     ) -> Result<Borrower<M, K>, LendError> {
-        let runs = self.state.lock().areas.get(area.0).ok_or(LendError::NoArea)?.may_lend()?;
+        let runs = self.state.lock().area_mut(area).ok_or(LendError::NoArea)?.may_lend()?;
         // Dropped after the guard, with what another registration made needless.
         let mut candidate = Candidate::new(name, K::KIND, pages, priority, runs)?;
         let number = self.state.lock().areas[area.0].admit(&mut candidate)?;
@@ -439,7 +439,7 @@ impl<M: Machine> Dma<M> {
     /// What an area lends.
     pub fn lent(&self, area: AreaId) -> Lent {
         let state = self.state.lock();
-        state.areas.get(area.0).map_or(Lent::default(), |memory| Lent {
+        state.area(area).map_or(Lent::default(), |memory| Lent {
             lent: memory.lending().map_or(0, Lending::lent),
             unlent: memory.unlent(),
             reserve: memory.reserved(),
@@ -450,14 +450,14 @@ impl<M: Machine> Dma<M> {
     /// Calls `each` with every borrower of an area, holding the lock.
     pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, Kind, LoanStats))) {
         let state = self.state.lock();
-        let lending = state.areas.get(area.0).and_then(|memory| memory.lending());
+        let lending = state.area(area).and_then(|memory| memory.lending());
         lending.into_iter().flat_map(Lending::borrowers).for_each(each);
     }
 
     /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations:
     /// [`idle_work`](Self::idle_work) sees to it. With 0, the default, nothing is kept and nothing prepared.
     pub fn set_reserve(&self, area: AreaId, bytes: u64) {
-        if let Some(memory) = self.state.lock().areas.get_mut(area.0) {
+        if let Some(memory) = self.state.lock().area_mut(area) {
             memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
         }
     }
@@ -477,13 +477,13 @@ impl<M: Machine> Dma<M> {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let most = (frames - done).min(LANE_PAGES - 1);
-            let taken = state.areas.get_mut(area.0).and_then(|memory| memory.begin_zeroing(most));
+            let taken = state.area_mut(area).and_then(|memory| memory.begin_zeroing(most));
             let Some(run) = taken else {
                 drop(guard);
                 drop(turn);
                 // Not for as long as there is one: others may change the index all the time.
                 for _ in 0..KINDS {
-                    if !self.state.lock().areas.get_mut(area.0).is_some_and(Area::foresee) {
+                    if !self.state.lock().area_mut(area).is_some_and(Area::foresee) {
                         break;
                     }
                 }

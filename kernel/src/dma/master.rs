@@ -7,7 +7,8 @@
 //! `dma-ranges`, `memory-region`.
 
 use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
-use crate::cma::area::{AllocError, Reach};
+use crate::cma::area::{AllocError, Reach, Reachable};
+use crate::vm::space::RegionId;
 use arrayvec::ArrayVec;
 use core::fmt;
 use core::slice;
@@ -15,9 +16,10 @@ use core::slice;
 /// Windows of `dma-ranges` that a master can have.
 pub const MAX_WINDOWS: usize = 4;
 
-/// An area, by its place among those the machine was built with.
+/// An area, by its place among those of the [`Dma`](super::Dma) that told it, which is known by its window. To another
+/// `Dma` it is no area.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AreaId(pub(super) usize);
+pub struct AreaId(pub(super) usize, pub(super) RegionId);
 
 /// One entry of a bus's `dma-ranges`: the bus addresses `[bus, bus + bytes)` are the memory from `phys` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,14 +37,11 @@ impl BusWindow {
     pub const IDENTITY: Self = Self { bus: BusAddr::new(0), phys: PhysAddr::new(0), bytes: 1 << 32 };
 
     /// The memory of the window whose bus addresses end at `mask` or before, in whole frames.
-    const fn reach(&self, mask: BusAddr) -> FrameRange {
-        let bus = self.bus.raw() as u64;
-        if (mask.raw() as u64) < bus {
-            return FrameRange::EMPTY;
-        }
-        let driven = mask.raw() as u64 + 1 - bus;
-        let bytes = if driven < self.bytes { driven } else { self.bytes };
-        FrameRange::within(self.phys.raw() as u64, bytes)
+    fn reach(&self, mask: BusAddr) -> Option<Reachable> {
+        let driven = (u64::from(mask.raw()) + 1).saturating_sub(self.bus.raw().into());
+        let frames = FrameRange::within(self.phys.raw().into(), driven.min(self.bytes));
+        let shift = (self.bus.raw() >> FRAME_SHIFT).wrapping_sub(self.phys.raw() >> FRAME_SHIFT);
+        (!frames.is_empty()).then_some(Reachable { frames, shift })
     }
 }
 
@@ -82,7 +81,7 @@ pub struct Master {
     mask: BusAddr,
     windows: ArrayVec<BusWindow, MAX_WINDOWS>,
     /// The memory it reaches, window by window: by mask and windows.
-    reach: ArrayVec<FrameRange, MAX_WINDOWS>,
+    reach: ArrayVec<Reachable, MAX_WINDOWS>,
     boundary: Option<u32>,
     max_segment: u32,
 }
@@ -141,7 +140,7 @@ impl Master {
     }
 
     fn reaching(self, mask: BusAddr, windows: ArrayVec<BusWindow, MAX_WINDOWS>) -> Self {
-        let reach = windows.iter().map(|window| window.reach(mask)).filter(|frames| !frames.is_empty()).collect();
+        let reach = windows.iter().filter_map(|window| window.reach(mask)).collect();
         Self { mask, windows, reach, ..self }
     }
 
@@ -188,7 +187,12 @@ impl Master {
 
     /// The parts of `run` where a buffer may lie: within reach, and without crossing a boundary.
     pub(super) fn places(&self, run: FrameRange) -> Places<'_> {
-        Places { master: self, windows: self.reach.iter(), run, left: FrameRange::EMPTY }
+        Places {
+            boundary: self.boundary,
+            windows: self.reach.iter(),
+            run,
+            left: Reachable::unshifted(FrameRange::EMPTY),
+        }
     }
 
     /// Where the master sees physical address `at`; `None` if it does not.
@@ -221,33 +225,33 @@ impl Master {
 
 /// Of [`Master::places`].
 pub(super) struct Places<'m> {
-    master: &'m Master,
-    windows: slice::Iter<'m, FrameRange>,
+    boundary: Option<u32>,
+    windows: slice::Iter<'m, Reachable>,
     run: FrameRange,
     /// Of the window in turn, what was not yet given.
-    left: FrameRange,
+    left: Reachable,
 }
 
 impl Iterator for Places<'_> {
-    type Item = FrameRange;
+    type Item = Reachable;
 
     #[inline]
-    fn next(&mut self) -> Option<FrameRange> {
-        while self.left.is_empty() {
-            self.left = self.windows.next()?.intersection(self.run);
+    fn next(&mut self) -> Option<Reachable> {
+        while self.left.frames.is_empty() {
+            let &Reachable { frames, shift } = self.windows.next()?;
+            self.left = Reachable { frames: frames.intersection(self.run), shift };
         }
-        let left = self.left;
-        let count = match self.master.boundary {
+        let Reachable { frames, shift } = self.left;
+        let count = match self.boundary {
             Some(boundary) => {
                 let pages = boundary >> FRAME_SHIFT;
-                let bus = self.master.bus(left.base())?.raw() >> FRAME_SHIFT;
-                (pages - bus % pages).min(left.count())
+                (pages - frames.start().wrapping_add(shift) % pages).min(frames.count())
             }
-            None => left.count(),
+            None => frames.count(),
         };
-        let (place, left) = left.split_at(count)?;
-        self.left = left;
-        Some(place)
+        let (frames, left) = frames.split_at(count)?;
+        self.left.frames = left;
+        Some(Reachable { frames, shift })
     }
 }
 
@@ -272,12 +276,13 @@ mod tests {
     #[test]
     fn a_mask_cuts_windows_to_the_last_byte() {
         let master = Master::new("ve", None).with_windows(&[SOC]).unwrap().with_mask(BusAddr::new(0xc000_2fff));
-        assert_eq!(master.reach.to_vec(), [FrameRange::within(0x4000_0000, 0x3000)]);
+        let reach = |bytes| [Reachable { frames: FrameRange::within(0x4000_0000, bytes), shift: 0x80000 }];
+        assert_eq!(master.reach.to_vec(), reach(0x3000));
         let short = master.with_mask(BusAddr::new(0xc000_2ffe));
-        assert_eq!(short.reach.to_vec(), [FrameRange::within(0x4000_0000, 0x2000)]);
+        assert_eq!(short.reach.to_vec(), reach(0x2000));
         let none = short.with_mask(BusAddr::new(0xbfff_ffff));
         assert_eq!(none.reach.len(), 0);
-        assert_eq!(Master::new("all", None).reach.to_vec(), [FrameRange::ALL]);
+        assert_eq!(Master::new("all", None).reach.to_vec(), [Reachable::unshifted(FrameRange::ALL)]);
     }
 
     #[test]
@@ -285,15 +290,15 @@ mod tests {
         let odd = BusWindow { bus: BusAddr::new(0x0000_3000), phys: PhysAddr::new(0x4000_0000), bytes: 0x10_0000 };
         let master = Master::new("ac97", None).with_windows(&[odd]).unwrap().with_boundary(0x4000).unwrap();
         let within = FrameRange::within(0x4000_0000, 0x7000);
-        let parts: Vec<_> = master.places(within).map(|part| (part.start(), part.end())).collect();
+        let parts: Vec<_> = master.places(within).map(|part| (part.frames.start(), part.frames.end())).collect();
         assert_eq!(parts, [(0x40000, 0x40001), (0x40001, 0x40005), (0x40005, 0x40007)]);
     }
 
     #[test]
     fn a_master_whose_area_was_refused_has_no_other() {
-        let why = "its reserved-memory/bank was refused: size is 0";
+        let (why, area) = ("its reserved-memory/bank was refused: size is 0", AreaId(1, RegionId::NONE));
         assert_eq!(Master::without_area("mfc", why).area(), Err(AllocError::NoArea(Some(why))));
-        assert_eq!(Master::new("mfc", Some(AreaId(1))).area(), Ok(AreaId(1)));
+        assert_eq!(Master::new("mfc", Some(area)).area(), Ok(area));
         let line = "the device has no area to allocate from: its reserved-memory/bank was refused: size is 0";
         assert_eq!(AllocError::NoArea(Some(why)).to_string(), line);
     }

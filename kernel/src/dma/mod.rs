@@ -19,6 +19,7 @@ pub mod master;
 pub mod pool;
 pub mod port;
 pub mod scatter;
+pub mod word;
 
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, FrameRange, VirtAddr};
 use crate::arch::{Lines, Machine};
@@ -40,6 +41,9 @@ use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use loan::{Lanes, Turns};
 use master::{AreaId, Master};
+
+/// Of a master whose area is another `Dma`'s.
+const NOT_OURS: AllocError = AllocError::NoArea(Some("the one it has is another `Dma`'s"));
 
 /// Buffers that can exist at a time.
 pub const MAX_BUFFERS: usize = 1024;
@@ -419,21 +423,26 @@ impl<M: Machine> Dma<M> {
 
     /// The area of that name.
     pub fn area(&self, name: &str) -> Option<AreaId> {
-        self.state.lock().areas.iter().position(|area| area.name() == name).map(AreaId)
+        let state = self.state.lock();
+        let place = state.areas.iter().position(|area| area.name() == name)?;
+        Some(AreaId(place, state.window.id()))
     }
 
     /// Returns the area of that place among the carve-outs the machine was built with. Names need not be unique.
     pub fn area_at(&self, place: usize) -> Option<AreaId> {
-        (place < self.state.lock().areas.len()).then_some(AreaId(place))
+        let state = self.state.lock();
+        (place < state.areas.len()).then_some(AreaId(place, state.window.id()))
     }
 
     /// Bytes free in an area, and in its largest run.
     pub fn free_bytes(&self, area: AreaId) -> (u64, u64) {
-        self.state.lock().areas.get_mut(area.0).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
+        self.state.lock().area_mut(area).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
     }
 
     /// Allocates `bytes`, rounded up to whole frames and physically contiguous, from the device's area and within its
-    /// reach and shape. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN); 1 means a frame.
+    /// reach and shape. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN), that the
+    /// address which the device is told is a multiple of; 1 means a frame. The physical address is a multiple too, unless
+    /// the device's `dma-ranges` shift memory by part of `align`: then such places are searched run by run.
     ///
     /// Where too little is idle, loans are recalled: that takes a bounded time (docs/loans.md) and never fails (I6).
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
@@ -444,7 +453,7 @@ impl<M: Machine> Dma<M> {
         let (slot, taken) = loop {
             let state = &mut *guard;
             let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
-            let Some(memory) = state.areas.get_mut(area.0) else { return Err(AllocError::NoArea(None)) };
+            let Some(memory) = state.area_mut(area) else { return Err(NOT_OURS) };
             match memory.alloc(bytes, align, |run| master.places(run)) {
                 // In this core's turn nobody has any in hand, so it is tried once more.
                 Err(error) if error.is_of_room() && memory.has_in_hand() => {
@@ -649,6 +658,15 @@ impl<M> Dma<M> {
 }
 
 impl State {
+    /// The area, if it is of this `Dma`.
+    fn area(&self, area: AreaId) -> Option<&Area> {
+        if area.1 == self.window.id() { self.areas.get(area.0) } else { None }
+    }
+
+    fn area_mut(&mut self, area: AreaId) -> Option<&mut Area> {
+        if area.1 == self.window.id() { self.areas.get_mut(area.0) } else { None }
+    }
+
     fn buffers(&self) -> impl Iterator<Item = (Slot, &Kept)> {
         self.entries.iter().enumerate().filter_map(|(n, entry)| match entry {
             Entry::Used(kept) => Some((Slot(n), kept)),

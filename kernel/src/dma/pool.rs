@@ -46,6 +46,7 @@ use crate::cma::area::AllocError;
 use crate::dma::Dma;
 use crate::dma::buffer::Coherent;
 use crate::dma::master::Master;
+use crate::dma::word::{Bytes, Word};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -131,16 +132,6 @@ pub enum PoolError {
         /// The boundary, in bytes.
         boundary: u32,
     },
-    /// The device sees the memory at addresses where no block of that shape fits: its `dma-ranges` shift it by less
-    /// than the alignment.
-    Misplaced {
-        /// Bytes of a block.
-        size: u32,
-        /// Its alignment, in bytes.
-        align: u32,
-        /// Where the device sees the first byte of the memory.
-        bus: BusAddr,
-    },
     /// The heap has no room for the list of blocks.
     Heap {
         /// How many were asked for.
@@ -159,12 +150,6 @@ impl fmt::Display for PoolError {
             Self::Boundary { boundary } => write!(f, "pool: boundary of {boundary:#x} bytes is not a power of two"),
             Self::Crossing { size, boundary } => {
                 write!(f, "pool: a block of {size:#x} bytes crosses every boundary of {boundary:#x} bytes")
-            }
-            Self::Misplaced { size, align, bus } => {
-                write!(
-                    f,
-                    "pool: no block of {size:#x} bytes aligned to {align:#x} fits memory that the device sees at {bus}"
-                )
             }
             Self::Heap { blocks } => write!(f, "pool: no heap left to keep {blocks} blocks in"),
             Self::Alloc(error) => write!(f, "pool: {error}"),
@@ -361,10 +346,9 @@ impl<M: Machine> Pool<M> {
                 let at = NonNull::new(at).expect("a mapped address is not null");
                 places.push(Place { at, bus: BusAddr::new(start as u32), buffer: buffers.len() });
             }
+            let holds_one = places.last().is_some_and(|place| place.buffer == buffers.len());
+            assert!(holds_one, "a buffer begins at the alignment on the bus, so a block fits it");
             buffers.push(buffer);
-            if places.last().is_none_or(|place| place.buffer + 1 != buffers.len()) {
-                return Err(PoolError::Misplaced { size, align, bus });
-            }
         }
         let (lost, buffers) = (AtomicU32::new(0), Mutex::new(buffers));
         Ok(Self { store: Arc::new(Store { dma, owner: master.name(), size, places, free, lost, buffers }) })
@@ -450,26 +434,41 @@ impl<M: Machine> Block<M> {
         false
     }
 
-    /// Copies bytes out, from `offset` on, as far as both reach; returns how many.
-    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
-        let count = to.len().min(self.len().saturating_sub(offset));
-        for (n, byte) in to[..count].iter_mut().enumerate() {
-            let at = self.as_ptr().as_ptr().wrapping_add(offset + n);
-            // SAFETY: `offset + n` is less than `len`, and the block is mapped while it lives.
-            *byte = unsafe { at.read_volatile() };
-        }
-        count
+    fn access(&self) -> Bytes {
+        // SAFETY: the block's buffer is mapped non-cacheable and writable while the store lives, which the block shares.
+        // Off the free list its bytes are the block's alone, and this type gives out no reference to them.
+        unsafe { Bytes::new(self.as_ptr().as_ptr(), self.len()) }
     }
 
-    /// Copies bytes in, from `offset` on, as far as both reach; returns how many.
+    /// Reads the word at `offset` by one access, which sees no half of what the device writes there.
+    ///
+    /// # Panics
+    ///
+    /// If the word is not inside of the block, or its address is not a multiple of its size.
+    pub fn read_word<W: Word>(&self, offset: usize) -> W {
+        self.access().read_word(offset)
+    }
+
+    /// Writes the word at `offset` by one access, of which the device sees no half.
+    ///
+    /// # Panics
+    ///
+    /// If the word is not inside of the block, or its address is not a multiple of its size.
+    pub fn write_word<W: Word>(&mut self, offset: usize, word: W) {
+        self.access().write_word(offset, word);
+    }
+
+    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
+    /// words wherever words fit. A word that the device writes while the CPU polls it is read by
+    /// [`read_word`](Self::read_word).
+    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
+        self.access().read_at(offset, to)
+    }
+
+    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
+    /// words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
-        let count = from.len().min(self.len().saturating_sub(offset));
-        for (n, &byte) in from[..count].iter().enumerate() {
-            let at = self.as_ptr().as_ptr().wrapping_add(offset + n);
-            // SAFETY: `offset + n` is less than `len`, and the block is mapped while it lives.
-            unsafe { at.write_volatile(byte) };
-        }
-        count
+        self.access().write_at(offset, from)
     }
 
     /// Between two writes that the device must see in this order, such as a descriptor and the word that hands it

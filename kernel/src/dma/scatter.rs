@@ -1,10 +1,10 @@
 //! Scatter-gather: several streams handed over as one; Linux's `dma_map_sg` and `sg_table`.
 //!
 //! Guarantees: all buffers of a [`Table`] are the CPU's or all are the device's; each hand-over does the least
-//! maintenance for each buffer, as [`Stream`] does, and at most one device barrier for all. The [`Segment`]s that a device is
-//! given cover exactly the bytes asked for, in order, are all within its reach, break neither its largest segment nor
-//! its boundary, and are as few as that permits: buffers adjacent on the bus share one. While the device owns them no
-//! mapping exists (I4).
+//! maintenance for each buffer, as [`Stream`] does, and at most one device barrier for all: those of another machine get
+//! that machine's. The [`Segment`]s that a device is given cover exactly the bytes asked for, in order, are all within its
+//! reach, break neither its largest segment nor its boundary, and are as few as that permits: buffers adjacent on the bus
+//! share one. While the device owns them no mapping exists (I4).
 //!
 //! ```compile_fail,E0599
 //! use carveout::{arch::Machine, dma::buffer::{Device, FromDevice}, dma::scatter::Table};
@@ -172,7 +172,7 @@ impl<M: Machine, D: Direction> Table<M, D, Cpu> {
     }
 
     /// Hands all buffers to the device (`dma_map_sg`, `dma_sync_sg_for_device`): cleans those that the CPU may have
-    /// written, unmaps those that are mapped, then one barrier for all, if one is due for any.
+    /// written, unmaps those that are mapped, then passes one barrier for all, if one is due for any.
     pub fn for_device(self) -> Table<M, D, Device> {
         Table { streams: Stream::all_for_device(self.streams) }
     }

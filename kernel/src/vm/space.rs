@@ -14,15 +14,17 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// The proof that `frames` are mapped at `va` with this memory type and nothing unmapped them since. Not `Clone`.
 ///
-/// Only a [`Region`] makes one for memory it mapped.
+/// Only a [`Region`] makes one for memory it mapped, and only that region takes it back.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Mapped {
     va: VirtAddr,
     frames: FrameRange,
     memory: MemoryType,
+    by: RegionId,
 }
 
 impl Mapped {
@@ -33,7 +35,7 @@ impl Mapped {
     /// The caller's duty: the frames are mapped there, with that memory type, for as long as the value lives (I3).
     #[cfg(target_arch = "arm")]
     pub(crate) const unsafe fn assume(va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Self {
-        Self { va, frames, memory }
+        Self { va, frames, memory, by: RegionId::NONE }
     }
 
     /// First address, a multiple of 4 KiB.
@@ -70,7 +72,24 @@ impl Mapped {
 /// A mapping of nothing that exists, for tests that only pass it on.
 #[cfg(test)]
 pub(crate) const fn mapped_for_tests(frames: FrameRange) -> Mapped {
-    Mapped { va: VirtAddr::new(0xc000_0000), frames, memory: MemoryType::WriteBack }
+    Mapped { va: VirtAddr::new(0xc000_0000), frames, memory: MemoryType::WriteBack, by: RegionId::NONE }
+}
+
+/// Which region made a mapping: no two regions have the same, not even one after the other, nor on two machines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RegionId(u32);
+
+impl RegionId {
+    /// No region's.
+    #[cfg(any(test, target_arch = "arm"))]
+    pub(crate) const NONE: Self = Self(0);
+
+    /// One that no region has yet.
+    fn next() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| last.checked_add(1));
+        Self(last.expect("fewer than 2^32 regions since boot") + 1)
+    }
 }
 
 /// Bytes of a mapping that exists: what maintenance works on (I3). It goes by whole lines, and as a mapping is of
@@ -164,6 +183,7 @@ enum Tables {
 /// A run of virtual addresses and the descriptors that translate them.
 #[derive(Debug)]
 pub struct Region<'m> {
+    id: RegionId,
     range: VirtRange,
     share: Shareability,
     l1: &'m mut [L1Desc],
@@ -234,7 +254,8 @@ impl<'m> Region<'m> {
         l2_at: PhysAddr,
     ) -> Self {
         assert!(l1.len() == range.sections() as usize && l2_at.is_aligned(L2_TABLE_SIZE));
-        Self { range, share, l1, l1_at, l2, l2_at, tables: Tables::OnDemand { used: 0 } }
+        let tables = Tables::OnDemand { used: 0 };
+        Self { id: RegionId::next(), range, share, l1, l1_at, l2, l2_at, tables }
     }
 
     /// A region that holds a second-level table for each of its sections from the start, so that mapping at run time
@@ -254,7 +275,7 @@ impl<'m> Region<'m> {
     ) -> Self {
         assert!(l1.len() == range.sections() as usize && l2.len() == l1.len() && l2_at.is_aligned(L2_TABLE_SIZE));
         let tables = Tables::OneEach { mapped: vec![0; l1.len()] };
-        let region = Self { range, share, l1, l1_at, l2, l2_at, tables };
+        let region = Self { id: RegionId::next(), range, share, l1, l1_at, l2, l2_at, tables };
         for section in 0..region.l1.len() {
             assert!(region.l1[section] == L1Desc::FAULT, "the window's entries are unused");
             region.l2[section] = [L2Desc::FAULT; L2_ENTRIES];
@@ -263,6 +284,11 @@ impl<'m> Region<'m> {
         }
         region.publish_l1(mmu, 0, region.l1.len());
         region
+    }
+
+    /// Which region it is, of all there ever are.
+    pub(crate) const fn id(&self) -> RegionId {
+        self.id
     }
 
     /// Where the region is.
@@ -275,7 +301,8 @@ impl<'m> Region<'m> {
     ///
     /// # Safety
     ///
-    /// The caller's duty is I1: no other translation of the frames has another type, while this one lasts.
+    /// No other translation of the frames has another type while this one lasts (I1). `mmu` is the machine whose walks
+    /// read this region's tables, and the mapping is ended through it.
     pub unsafe fn map<M: Mmu>(
         &mut self,
         mmu: &M,
@@ -305,7 +332,7 @@ impl<'m> Region<'m> {
                 mapped[section] += chunk.pages as u16;
             }
         }
-        Ok(Mapped { va, frames, memory })
+        Ok(Mapped { va, frames, memory, by: self.id })
     }
 
     #[inline(never)]
@@ -324,10 +351,10 @@ impl<'m> Region<'m> {
     ///
     /// # Panics
     ///
-    /// If another region made the mapping.
+    /// If another region made the mapping, were it at the same addresses. Nothing was written then.
     pub fn unmap<M: Mmu>(&mut self, mmu: &M, mapped: Mapped) -> FrameRange {
-        assert!(self.range.contains(mapped.va), "a mapping of this region");
-        let Mapped { va, frames, .. } = mapped;
+        let Mapped { va, frames, by, .. } = mapped;
+        assert!(by == self.id, "a mapping of this region");
         for chunk in self.chunks(va, frames) {
             let section = chunk.section;
             if let Some(table) = self.table_of(section) {

@@ -479,13 +479,12 @@ impl Item {
                 self.hash = hash(buffer.bytes());
             }
             Buffer::Coherent(buffer) => {
-                let (mut word, tag) = ([0; 4], random.below(u32::MAX));
+                let tag = random.below(u32::MAX);
                 let last = buffer.len() - 4;
                 for at in [0, last] {
-                    buffer.read_at(at, &mut word);
-                    let found = u32::from_le_bytes(word);
+                    let found: u32 = buffer.read_word(at);
                     ensure!(found == self.hash, "{}: {found:#010x}, not {:#010x}", self.frames, self.hash);
-                    buffer.write_at(at, &tag.to_le_bytes());
+                    buffer.write_word(at, tag);
                 }
                 self.hash = tag;
             }

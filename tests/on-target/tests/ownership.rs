@@ -193,7 +193,7 @@ fn buffers_side_by_side_in_memory_are_apart_in_the_window(kernel: &'static Kerne
 fn buffers_are_execute_never(kernel: &'static Kernel) -> Verdict {
     for bytes in SIZES {
         let mut coherent = alloc(kernel, bytes)?.into_coherent();
-        coherent.write_at(0, &RETURN.to_le_bytes());
+        coherent.write_word(0, RETURN);
         is_execute_never(VirtAddr::new(coherent.as_ptr().addr().get() as u32))?;
         let mut stream = alloc(kernel, bytes)?.into_stream::<Bidirectional>();
         stream.bytes_mut()[..4].copy_from_slice(&RETURN.to_le_bytes());

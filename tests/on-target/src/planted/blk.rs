@@ -59,7 +59,7 @@ impl Disk {
         status |= DeviceStatus::FEATURES_OK;
         transport.set_status(status);
         // Used buffers are told by an interrupt, which this core has masked.
-        page.write_at(AVAILABLE as usize, &[0; 2]);
+        page.write_word(AVAILABLE as usize, 0u16);
         page.device_barrier();
         let at = |offset: u32| u64::from(page.bus().raw() + offset);
         transport.queue_set(0, ENTRIES.into(), at(DESCRIPTORS), at(AVAILABLE), at(USED));
@@ -78,13 +78,13 @@ impl Disk {
             self.put(DESCRIPTORS + 16 * n, words);
         }
         self.put(HEADER, [transfer as u32, 0, 0, 0]);
-        self.page.write_at(STATUS as usize, &[0xff]);
+        self.page.write_word(STATUS as usize, 0xffu8);
         let slot = u32::from(self.requests % ENTRIES);
-        self.page.write_at((AVAILABLE + 4 + 2 * slot) as usize, &[0; 2]);
+        self.page.write_word((AVAILABLE + 4 + 2 * slot) as usize, 0u16);
         self.requests = self.requests.wrapping_add(1);
         // The index says that what came before is valid.
         self.page.dma_wmb();
-        self.page.write_at((AVAILABLE + 2) as usize, &self.requests.to_le_bytes());
+        self.page.write_word((AVAILABLE + 2) as usize, self.requests.to_le());
         self.page.device_barrier();
     }
 
@@ -99,14 +99,9 @@ impl Disk {
         let done = (0..PATIENCE).any(|_| self.transport.ack_interrupt().contains(InterruptStatus::QUEUE_INTERRUPT));
         ensure!(done, "the disk does not answer");
         self.page.dma_rmb();
-        let (mut used, mut status) = ([0; 2], [0]);
-        self.page.read_at((USED + 2) as usize, &mut used);
-        self.page.read_at(STATUS as usize, &mut status);
-        ensure_eq!(
-            (u16::from_le_bytes(used), status[0]),
-            (self.requests, 0),
-            "requests done, and the last one's status"
-        );
+        let used = u16::from_le(self.page.read_word((USED + 2) as usize));
+        let status: u8 = self.page.read_word(STATUS as usize);
+        ensure_eq!((used, status), (self.requests, 0), "requests done, and the last one's status");
         Ok(())
     }
 
@@ -126,7 +121,7 @@ impl Disk {
 
     fn put(&mut self, at: u32, words: [u32; 4]) {
         for (n, word) in (0..).zip(words) {
-            self.page.write_at((at + 4 * n) as usize, &word.to_le_bytes());
+            self.page.write_word((at + 4 * n) as usize, word.to_le());
         }
     }
 }

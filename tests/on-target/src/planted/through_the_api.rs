@@ -77,28 +77,13 @@ impl Bench<'_> {
     /// Whatever its frames were before.
     pub(crate) fn coherent_memory_is_one_for_both(&mut self, round: u32) -> Verdict {
         let (first, second) = (8 * round + 4, 8 * round + 5);
-        let buffer = self.alloc()?.into_coherent();
-        let words = buffer.as_ptr().cast::<u32>();
-        let count = buffer.len() / size_of::<u32>();
-        let fill = |salt| {
-            for n in 0..count {
-                // SAFETY: inside the buffer, which lives.
-                let place = unsafe { words.add(n) };
-                // SAFETY: as above; volatile, as the device is another writer.
-                unsafe { place.write_volatile(word(n, salt)) };
-            }
-        };
-        fill(first);
+        let mut buffer = self.alloc()?.into_coherent();
+        let words = 0..buffer.len() / size_of::<u32>();
+        words.clone().for_each(|n| buffer.write_word(4 * n, word(n, first)));
         self.disk.transfer(Transfer::Out, buffer.bus(), BYTES)?;
-        fill(second);
+        words.clone().for_each(|n| buffer.write_word(4 * n, word(n, second)));
         self.disk.transfer(Transfer::In, buffer.bus(), BYTES)?;
-        let read = |n| {
-            // SAFETY: inside the buffer, which lives.
-            let place = unsafe { words.add(n) };
-            // SAFETY: as above; volatile, as the device is another writer.
-            unsafe { place.read_volatile() }
-        };
-        has_words((0..count).map(|n| (n, read(n))), first)?;
+        has_words(words.map(|n| (n, buffer.read_word(4 * n))), first)?;
         // SAFETY: the disk is done with it.
         drop(unsafe { buffer.release() });
         Ok(())
