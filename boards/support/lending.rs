@@ -130,7 +130,7 @@ impl Party {
             .map(|&Class { pages, count, .. }| Set { count, bytes: pages * FRAME_SIZE, align: 1 })
             .collect();
         let contract = kernel.dma.contract(&master, &sets).map_err(|error| format!("{}: {error}", master.name()))?;
-        // SAFETY: the workload keeps a device's promise: a port is closed before its buffer changes hands.
+        // SAFETY: `Job::new` opens a buffer by the port and closes it before it returns, and owns it meanwhile (I4).
         let port = unsafe { Port::new(kernel.dma, master) };
         Ok(Self { contract, classes, held: classes.iter().map(|_| Vec::new()).collect(), port })
     }
@@ -194,7 +194,7 @@ impl Job {
 
     fn end(self) {
         match self {
-            // SAFETY: the device is a port that is closed.
+            // SAFETY: its device is a port, which `Job::new` closed (I4).
             Self::Only(buffer) => drop(unsafe { buffer.release() }),
             // SAFETY: as above.
             Self::Film(buffer) => drop(unsafe { buffer.for_cpu() }),
@@ -458,7 +458,6 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failu
     let clean = kernel.dma.borrower(area, "disk, clean", clean, Priority::High).map_err(refused)?;
     let dirty = kernel.dma.borrower(area, "disk, unwritten", dirty, Priority::High).map_err(refused)?;
     let mut cache = BlockCache::new(Blocks::new(disk).map_err(disk_failed)?, clean, dirty);
-    let failed = |error| disk_failed(DiskError::Device(error));
     let mut block = vec![0; BLOCK].into_boxed_slice();
     let block: &mut [u8; BLOCK] = block.as_mut().try_into().map_err(|_| Failure::NoDisk)?;
 
@@ -467,7 +466,7 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failu
         .into_stream::<ToDevice>();
     for _ in 0..2 {
         for (n, part) in (0..).zip(file.bytes_mut().chunks_mut(BLOCK)) {
-            cache.read(n, block).map_err(failed)?;
+            cache.read(n, block).map_err(disk_failed)?;
             part.copy_from_slice(&block[..part.len()]);
         }
     }
@@ -485,20 +484,20 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failu
     let old: Vec<u32> = last
         .clone()
         .map(|n| {
-            cache.read(n, block).map_err(failed)?;
+            cache.read(n, block).map_err(disk_failed)?;
             let sum = checksum(&block[..]);
             invert(block);
-            cache.write(n, block).map_err(failed)?;
+            cache.write(n, block).map_err(disk_failed)?;
             Ok(sum)
         })
         .collect::<Result<_, Failure>>()?;
     let plan = Plan { steps: 4000, audit_every: 500, store: 1024, seed: 2026 };
     let tally = churn(kernel, plan).map_err(Failure::Lending)?;
     let unwritten = cache.unwritten();
-    cache.flush().map_err(failed)?;
+    cache.flush().map_err(disk_failed)?;
     cache.shrink();
     let intact = last.clone().zip(&old).map(|(n, &sum)| {
-        cache.read(n, block).map_err(failed)?;
+        cache.read(n, block).map_err(disk_failed)?;
         invert(block);
         Ok(checksum(&block[..]) == sum)
     });
