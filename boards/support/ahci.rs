@@ -192,12 +192,7 @@ impl AhciDisk<Armv7a, Interrupt> {
 
 impl<M: Machine, W: Wait> AhciDisk<M, W> {
     /// Starts port 0 with `page` for its commands, and asks the disk for its size.
-    fn start_up(
-        registers: &'static Registers,
-        page: Coherent<M>,
-        wait: W,
-        master: Master,
-    ) -> Result<Self, AhciError> {
+    fn start_up(registers: &'static Registers, page: Coherent<M>, wait: W, master: Master) -> Result<Self, AhciError> {
         let mut disk = Self { registers, page: Some(page), wait, sectors: 0, master };
         disk.start()?;
         disk.sectors = disk.identify()?;
@@ -333,11 +328,7 @@ impl<M: Machine, W: Wait> AhciDisk<M, W> {
             return Ok(());
         }
         self.stop()?;
-        Err(if failed {
-            AhciError::Refused { command, task_file, events }
-        } else {
-            AhciError::Silent { command }
-        })
+        Err(if failed { AhciError::Refused { command, task_file, events } } else { AhciError::Silent { command } })
     }
 }
 

@@ -128,7 +128,6 @@ impl Copier<Armv7a, Interrupt> {
 }
 
 impl<M: Machine, W: Wait> Copier<M, W> {
-
     /// The controller as a bus master: what segments are made for.
     pub const fn master(&self) -> &Master {
         &self.master

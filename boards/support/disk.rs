@@ -25,7 +25,6 @@ use carveout::arch::Cache;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::boot::bootinfo::DevicePath;
 use carveout::cma::area::AllocError;
-use carveout::dma::Dma;
 use carveout::dma::buffer::{Bidirectional, Coherent, Cpu, Device, Direction, Stream, Yes};
 use carveout::dma::master::Master;
 use core::cell::UnsafeCell;
