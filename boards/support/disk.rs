@@ -408,13 +408,12 @@ impl Disk {
         let stand_in = unsafe { &mut *STAND_IN.0.get() };
         let data = &mut stand_in[..length];
         let (mut header, mut status) = (BlkReq::default(), BlkResp::default());
-        // SAFETY: the device is told neither of these: `DmaHal::share` names slots and `TARGET` in their place. None is
-        // touched before the request is completed.
-        let added = unsafe {
-            match way {
-                Way::Read => device.read_blocks_nb(sector, &mut header, data, &mut status),
-                Way::Write => device.write_blocks_nb(sector, &mut header, data, &mut status),
-            }
+        let added = match way {
+            // SAFETY: the device is told of none of these: `DmaHal::share` names slots and `TARGET` in their place. Nobody
+            // touches them before the request is completed.
+            Way::Read => unsafe { device.read_blocks_nb(sector, &mut header, data, &mut status) },
+            // SAFETY: as above.
+            Way::Write => unsafe { device.write_blocks_nb(sector, &mut header, data, &mut status) },
         };
         // Refused before the device was told.
         let token = added.map_err(DiskError::Device)?;
@@ -425,12 +424,11 @@ impl Disk {
             let stopped = memory().stopped.load(Ordering::Relaxed);
             return Err(if stopped { DiskError::Silent } else { DiskError::Hung });
         }
-        // SAFETY: the same buffers as above.
-        let answer = unsafe {
-            match way {
-                Way::Read => device.complete_read_blocks(token, &header, data, &mut status),
-                Way::Write => device.complete_write_blocks(token, &header, data, &mut status),
-            }
+        let answer = match way {
+            // SAFETY: the same values as the request was made with.
+            Way::Read => unsafe { device.complete_read_blocks(token, &header, data, &mut status) },
+            // SAFETY: as above.
+            Way::Write => unsafe { device.complete_write_blocks(token, &header, data, &mut status) },
         };
         // The request is out of the ring: what is wrong is its status.
         answer.map_err(DiskError::Device)
@@ -447,7 +445,7 @@ enum Way {
 /// The disk by blocks, through a buffer of its own.
 pub struct Blocks<'d> {
     disk: &'d mut Disk,
-    /// There until the device keeps it.
+    /// There until the device keeps it: then every request is refused.
     buffer: Option<Stream<Armv7a, Bidirectional, Cpu>>,
 }
 
