@@ -446,15 +446,11 @@ mod tests {
             };
             let answer = if self.commands == 1 { Answer::Whole } else { self.answer };
             match answer {
-                Answer::Whole => {
-                    self.fill();
-                    end(REGISTER_FIS, 0x50, 0);
-                }
                 Answer::EarlyInterrupt if now - since < 500_000 => {
                     block.write(EVENTS_AT, SETUP_FIS);
                     return first;
                 }
-                Answer::EarlyInterrupt => {
+                Answer::Whole | Answer::EarlyInterrupt => {
                     self.fill();
                     end(REGISTER_FIS, 0x50, 0);
                 }
@@ -464,9 +460,8 @@ mod tests {
                 }
                 Answer::NoInterrupt => end(0, 0x50, 0),
                 Answer::Nothing => {}
-                Answer::Error => end(REGISTER_FIS | TASK_FILE_ERROR, 0x4051, 1),
                 Answer::LateError if now - since < 500_000 => block.write(EVENTS_AT, SETUP_FIS),
-                Answer::LateError => end(REGISTER_FIS | TASK_FILE_ERROR, 0x4051, 1),
+                Answer::Error | Answer::LateError => end(REGISTER_FIS | TASK_FILE_ERROR, 0x4051, 1),
                 Answer::ErrorInStatus => end(REGISTER_FIS, 0x4051, 0),
             }
             if self.block.read(ISSUED) & 1 == 0 {

@@ -383,19 +383,18 @@ mod tests {
     /// I4: the channel has stopped when the buffers come back.
     #[test]
     fn a_copy_that_fails_stops_the_channel() {
-        let bus = |line: &str| line.starts_with("bus error while copying from 0x");
-        let silent = |line: &str| line == "the copy did not end";
-        let all: [(Answer, fn(&str) -> bool); 5] = [
+        let silent = "the copy did not end";
+        let all = [
             (Answer::StaysEnabled, silent),
             (Answer::NoInterrupt, silent),
             (Answer::Nothing, silent),
-            (Answer::Error, bus),
+            (Answer::Error, "bus error while copying from 0x"),
             (Answer::ErrorStaysEnabled, silent),
         ];
         for (answer, line) in all {
             let mut copier = copier(answer, false);
             let failed = copy(&mut copier, [4096, 4096]).unwrap_err();
-            assert!(line(&failed.error.to_string()), "{answer:?}: {}", failed.error);
+            assert!(failed.error.to_string().starts_with(line), "{answer:?}: {}", failed.error);
             let device = copier.wait.device();
             assert_eq!((device.block.read(ENABLED), device.block.read(CHANNEL) & 1), (0, 0), "{answer:?}");
             drop(device);

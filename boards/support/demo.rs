@@ -552,12 +552,11 @@ fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
         }
     }
     driver.stop();
-    let mut effort = Effort::default();
+    let effort = ring.iter().fold(Effort::default(), |sum, buffer| sum + buffer.effort());
     while !ring.is_empty() {
         // The stopped camera gives every buffer back, without a frame. What it keeps goes into quarantine.
         let done = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
-        let buffer = take_back(&mut ring, done.buffer).ok_or_else(|| line.silent())?;
-        effort = effort + buffer.effort();
+        drop(take_back(&mut ring, done.buffer).ok_or_else(|| line.silent())?);
     }
     let bytes = FRAME_BYTES as usize * FRAMES as usize;
     hops.push(Hop::new("camera", "4 x Stream", bytes, effort, port.lines()));

@@ -16,6 +16,7 @@ pub mod rank {
 }
 
 pub mod a9_timer;
+#[cfg(any(test, target_arch = "arm"))]
 pub mod ahci;
 #[cfg(target_arch = "arm")]
 pub mod block;
@@ -25,6 +26,7 @@ pub mod bring_up;
 pub mod clock;
 #[cfg(target_arch = "arm")]
 pub mod console;
+#[cfg(any(test, target_arch = "arm"))]
 pub mod copier;
 #[cfg(target_arch = "arm")]
 pub mod cores;
