@@ -41,7 +41,7 @@ impl A9GlobalTimer {
     /// `base` is a device mapping of the global timer's registers that lasts for ever; nothing else writes the timer's
     /// control register meanwhile.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts, whose control nothing else writes (contract of `new`).
         let registers = unsafe { base.as_ref() };
         registers.control.modify(CONTROL::ENABLE::SET);
         Self { registers }

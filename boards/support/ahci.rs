@@ -2,23 +2,40 @@
 //! table and its list of buffers from memory, and writes the disk's data where they say.
 //!
 //! Guarantees: data goes straight between the disk and a [`Stream`] that the device owns, in state and in fact: no
-//! mapping of it exists meanwhile (I4). What the controller reads of commands is one coherent page. The end of a command
-//! is told by its interrupt. A command that fails or does not end stops the port's engines; only if these do not stop
-//! may the controller still write, and [`AhciError::may_still_write`] says so.
+//! mapping of it exists meanwhile (I4). What the controller reads of commands is one coherent page. A buffer comes back
+//! only after the controller has stopped.
+//!
+//! What "stopped" means (AHCI 1.3.1):
+//! - Of one command: its bit of `PxCI` reads 0 while `PxCMD.ST` is 1, and neither `PxIS` nor `PxTFD` has an error. The
+//!   controller clears the bit when the disk has said that the command is complete, after its data (3.3.14). The
+//!   interrupt alone is no proof: it may be an earlier one, or that of a part of the command.
+//! - Of the port, after anything else: `PxCMD.ST` is cleared and `PxCMD.CR` reads 0, so the engine for commands and data
+//!   does not run; then `PxCMD.FRE` is cleared and `PxCMD.FR` reads 0, so nothing is received (3.3.7, 10.3). Clearing
+//!   `PxCMD.ST` clears `PxCI` too, which then says nothing.
+//!
+//! A command that fails or does not end stops the port. The next command starts it again. A port that does not stop
+//! keeps the buffer, and at the end its page: both go into quarantine.
 //!
 //! Power, clocks and the link's PHY are as the boot loader left them, as U-Boot's `scsi scan` does.
 
+#[cfg(target_arch = "arm")]
 use super::bring_up::Kernel;
-use super::clock::Clock;
+#[cfg(target_arch = "arm")]
 use super::devices;
-use super::interrupts;
-use super::irq::IrqId;
-use carveout::addr::{BusAddr, FRAME_SIZE};
+#[cfg(target_arch = "arm")]
+use super::wait::Interrupt;
+use super::wait::{Failed, Wait, until};
+use carveout::addr::BusAddr;
+#[cfg(target_arch = "arm")]
+use carveout::addr::FRAME_SIZE;
+use carveout::arch::Machine;
+#[cfg(target_arch = "arm")]
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
-use carveout::dma::buffer::{Coherent, Device, FromDevice, Stream};
+use carveout::dma::buffer::{Coherent, Cpu, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
 use core::fmt;
+#[cfg(target_arch = "arm")]
 use core::ptr::NonNull;
 use tock_registers::{
     interfaces::{ReadWriteable, Readable, Writeable},
@@ -116,20 +133,13 @@ pub enum AhciError {
         /// PxIS: events of the port.
         events: u32,
     },
-    /// No interrupt came; the controller's engines were stopped.
+    /// It did not end in time, whether or not an interrupt came; the controller's engines were stopped.
     Silent {
         /// The ATA command.
         command: u8,
     },
     /// The engines do not stop.
     Hung,
-}
-
-impl AhciError {
-    /// Whether the controller may still write to the buffer of the command that failed.
-    pub const fn may_still_write(&self) -> bool {
-        matches!(self, Self::Hung)
-    }
 }
 
 impl fmt::Display for AhciError {
@@ -147,16 +157,20 @@ impl fmt::Display for AhciError {
 }
 
 /// A disk at port 0.
-pub struct AhciDisk {
+pub struct AhciDisk<M: Machine + 'static, W: Wait> {
     registers: &'static Registers,
-    page: Option<Coherent<Armv7a>>,
-    clock: &'static Clock,
-    irq: IrqId,
+    /// There until it is dropped.
+    page: Option<Coherent<M>>,
+    wait: W,
     sectors: u64,
     master: Master,
 }
 
-impl AhciDisk {
+/// What a read gives.
+type Read<M> = Result<Stream<M, FromDevice, Cpu>, Failed<AhciError, Stream<M, FromDevice, Cpu>>>;
+
+#[cfg(target_arch = "arm")]
+impl AhciDisk<Armv7a, Interrupt> {
     /// Opens the disk at the first controller that has one, if there is such a controller.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, AhciError> {
         let Some(found) = devices::find(&kernel.info, "allwinner,sun4i-a10-ahci") else { return Ok(None) };
@@ -169,14 +183,20 @@ impl AhciDisk {
         if registers.ports.get() & 1 == 0 || !registers.link.matches_all(SSTS::DETECTED::LinkUp) {
             return Ok(None);
         }
-        let (Some(irq), Some(clock)) = (found.irq, kernel.clock.as_ref()) else { return Err(AhciError::NoInterrupt) };
+        let (Some(irq), Some(_)) = (found.irq, kernel.clock.as_ref()) else { return Err(AhciError::NoInterrupt) };
         let master = kernel.master_at(found.name, &found.path);
         let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(AhciError::NoRoom)?;
-        let page = page.into_coherent();
-        let mut disk = Self { registers, page: Some(page), clock, irq, sectors: 0, master };
+        Self::start_up(registers, page.into_coherent(), Interrupt { kernel, irq }, master).map(Some)
+    }
+}
+
+impl<M: Machine, W: Wait> AhciDisk<M, W> {
+    /// Starts port 0 with `page` for its commands, and asks the disk for its size.
+    fn start_up(registers: &'static Registers, page: Coherent<M>, wait: W, master: Master) -> Result<Self, AhciError> {
+        let mut disk = Self { registers, page: Some(page), wait, sectors: 0, master };
         disk.start()?;
         disk.sectors = disk.identify()?;
-        Ok(Some(disk))
+        Ok(disk)
     }
 
     /// The controller as a bus master.
@@ -189,28 +209,53 @@ impl AhciDisk {
         self.sectors * SECTOR as u64
     }
 
-    /// Reads from the start of the disk into a buffer that the device owns, as many whole sectors as the buffer holds.
-    pub fn read(&mut self, buffer: &Stream<Armv7a, FromDevice, Device>) -> Result<(), AhciError> {
+    /// Reads from the start of the disk into a buffer, as many whole sectors as the buffer holds.
+    pub fn read(&mut self, buffer: Stream<M, FromDevice, Device>) -> Read<M> {
+        if let Err(error) = self.ready() {
+            // SAFETY: the controller was never told of this buffer (I4).
+            let buffer = unsafe { buffer.for_cpu() };
+            return Err(Failed { error, given: Some(buffer) });
+        }
         let bytes = buffer.len() / SECTOR * SECTOR;
-        for offset in (0..bytes).step_by(MAX_REGIONS * REGION) {
+        let mut parts = (0..bytes).step_by(MAX_REGIONS * REGION);
+        let result = parts.try_for_each(|offset| {
             let length = (bytes - offset).min(MAX_REGIONS * REGION);
             let at = buffer.bus().raw() + offset as u32;
-            self.command(READ_DMA_EXT, (offset / SECTOR) as u64, BusAddr::new(at), length)?;
+            self.command(READ_DMA_EXT, (offset / SECTOR) as u64, BusAddr::new(at), length)
+        });
+        if result == Err(AhciError::Hung) {
+            // Dropped as the device's: into quarantine.
+            return Err(Failed { error: AhciError::Hung, given: None });
         }
-        Ok(())
+        // SAFETY: each command ended, or `command` stopped the port: the module's documents say by which registers (I4).
+        let buffer = unsafe { buffer.for_cpu() };
+        match result {
+            Ok(()) => Ok(buffer),
+            Err(error) => Err(Failed { error, given: Some(buffer) }),
+        }
     }
 
-    fn page(&mut self) -> &mut Coherent<Armv7a> {
+    fn page(&mut self) -> &mut Coherent<M> {
         self.page.as_mut().expect("there is a page until the disk is dropped")
     }
 
-    /// Stops the port's engines (AHCI 1.3.1, 10.1.2).
+    /// Waits for a condition; `None` if it does not come true in so many microseconds.
+    fn until(&self, micros: u64, done: impl FnMut() -> bool) -> Option<()> {
+        until(|| self.wait.micros(), micros, done).then_some(())
+    }
+
+    /// Stops the port's engines: when it returns `Ok`, the controller accesses no memory for this port.
     fn stop(&self) -> Result<(), AhciError> {
         let registers = self.registers;
         registers.command.modify(CMD::START::CLEAR);
         self.until(STOP, || !registers.command.is_set(CMD::LIST_RUNNING)).ok_or(AhciError::Hung)?;
         registers.command.modify(CMD::FIS_RECEIVE::CLEAR);
         self.until(STOP, || !registers.command.is_set(CMD::FIS_RUNNING)).ok_or(AhciError::Hung)
+    }
+
+    /// Starts the port again if an error stopped it.
+    fn ready(&mut self) -> Result<(), AhciError> {
+        if self.registers.command.is_set(CMD::START) { Ok(()) } else { self.start() }
     }
 
     fn start(&mut self) -> Result<(), AhciError> {
@@ -263,49 +308,37 @@ impl AhciDisk {
         }
         // The table is in memory before the controller is told of it.
         page.device_barrier();
-        interrupts::enable_once(self.irq);
-        self.registers.issued.set(1);
-        let came = self.until(PATIENCE, || interrupts::take(self.irq));
-        let events = self.registers.port_events.extract();
-        let task_file = self.registers.task_file.extract();
+        let registers = self.registers;
+        let errors = || registers.port_events.read(EVENTS::ERRORS) != 0;
+        self.wait.listen();
+        registers.issued.set(1);
+        // An interrupt may be of an earlier event, or of a part of the command: then the end is still to come.
+        let mut told = false;
+        let ended = self.until(PATIENCE, || {
+            told |= self.wait.told();
+            told && (errors() || registers.issued.get() & 1 == 0)
+        });
+        let failed = errors() || ended.is_some() && registers.task_file.is_set(TFD::ERROR);
+        let (events, task_file) = (registers.port_events.get(), registers.task_file.get());
         // The port's events first, then the controller's, which is their sum (AHCI 1.3.1, 10.7.2.1).
-        self.registers.port_events.set(events.get());
-        self.registers.events.set(1);
-        if came.is_some() && events.read(EVENTS::ERRORS) == 0 && !task_file.is_set(TFD::ERROR) {
-            // A PIO setup FIS comes before the data it announces.
-            let ended = self.until(PATIENCE, || self.registers.issued.get() & 1 == 0);
+        registers.port_events.set(events);
+        registers.events.set(1);
+        if ended.is_some() && !failed {
             self.page().dma_rmb();
-            return ended.ok_or(AhciError::Silent { command });
+            return Ok(());
         }
         self.stop()?;
-        Err(match came {
-            Some(()) => AhciError::Refused { command, task_file: task_file.get(), events: events.get() },
-            None => AhciError::Silent { command },
-        })
-    }
-
-    /// Waits for a condition; `None` if it does not come true in so many microseconds.
-    fn until(&self, micros: u64, mut done: impl FnMut() -> bool) -> Option<()> {
-        let start = self.clock.micros();
-        loop {
-            if done() {
-                return Some(());
-            }
-            if self.clock.micros().saturating_sub(start) > micros {
-                return None;
-            }
-            core::hint::spin_loop();
-        }
+        Err(if failed { AhciError::Refused { command, task_file, events } } else { AhciError::Silent { command } })
     }
 }
 
-impl Drop for AhciDisk {
+impl<M: Machine, W: Wait> Drop for AhciDisk<M, W> {
     fn drop(&mut self) {
-        // A page of an engine that does not stop is the device's: dropped, it goes into quarantine.
+        // The page of an engine that does not stop is the device's: dropped, it goes into quarantine.
         if self.stop().is_ok()
             && let Some(page) = self.page.take()
         {
-            // SAFETY: the engines are stopped, so the controller neither reads nor writes the page.
+            // SAFETY: `stop` saw the engines stop, so the controller neither reads nor writes the page (I4).
             drop(unsafe { page.release() });
         }
     }
@@ -323,4 +356,226 @@ fn host_to_device(command: u8, lba: u64, sectors: u16) -> [u8; 20] {
     fis[8..11].copy_from_slice(&lba[3..6]);
     fis[12..14].copy_from_slice(&count);
     fis
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Block, Played, block};
+    use super::*;
+    use carveout::addr::PhysAddr;
+    use carveout::arch::fake::Fake;
+    use carveout::arch::fake::setup::Setup;
+    use std::string::ToString;
+
+    // By offset, as the manual lists them.
+    const CONTROL: usize = 0x004;
+    const PORTS: usize = 0x00c;
+    const LIST_AT: usize = 0x100;
+    const EVENTS_AT: usize = 0x110;
+    const COMMAND: usize = 0x118;
+    const TASK_FILE: usize = 0x120;
+    const LINK: usize = 0x128;
+    const ISSUED: usize = 0x138;
+    const ST: u32 = 1;
+    const FRE: u32 = 1 << 4;
+    const FR: u32 = 1 << 14;
+    const CR: u32 = 1 << 15;
+    const REGISTER_FIS: u32 = 1;
+    const SETUP_FIS: u32 = 2;
+    const TASK_FILE_ERROR: u32 = 1 << 30;
+
+    /// What the disk does with a command.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Answer {
+        /// Ends it, its data first.
+        Whole,
+        /// Interrupts, and ends it half a second later.
+        EarlyInterrupt,
+        /// Interrupts, and does not end it.
+        KeepsItsBit,
+        /// Ends it without an interrupt.
+        NoInterrupt,
+        /// Nothing at all.
+        Nothing,
+        /// Says that it failed.
+        Error,
+        /// Says so after the interrupt of a part of it.
+        LateError,
+        /// Says so in the disk's status alone, and clears the bit, as QEMU does.
+        ErrorInStatus,
+    }
+
+    /// A controller with a disk of 8 sectors: what it does with commands after the first, and which of `CR` and `FR` stays.
+    struct Controller {
+        block: Block<Registers>,
+        setup: Setup,
+        answer: Answer,
+        stuck: u32,
+        /// When the command under way was found.
+        since: Option<u64>,
+        commands: u32,
+    }
+
+    impl Controller {
+        /// Lets time pass; whether it raises its interrupt.
+        fn step(&mut self, now: u64) -> bool {
+            let block = &self.block;
+            let command = block.read(COMMAND);
+            let running = if command & ST == 0 { command & CR & self.stuck } else { CR }
+                | if command & FRE == 0 { command & FR & self.stuck } else { FR };
+            block.write(COMMAND, command & !(CR | FR) | running);
+            if command & ST == 0 {
+                // Clearing it clears the commands' bits.
+                block.write(ISSUED, 0);
+                self.since = None;
+            }
+            if block.read(ISSUED) & 1 == 0 {
+                return false;
+            }
+            let first = self.since.is_none();
+            let since = *self.since.get_or_insert(now);
+            if first {
+                self.commands += 1;
+                block.write(EVENTS_AT, 0);
+                block.write(TASK_FILE, 0x50);
+            }
+            let end = |events: u32, status: u32, issued: u32| {
+                block.write(EVENTS_AT, events);
+                block.write(TASK_FILE, status);
+                block.write(ISSUED, issued);
+            };
+            let answer = if self.commands == 1 { Answer::Whole } else { self.answer };
+            match answer {
+                Answer::EarlyInterrupt if now - since < 500_000 => {
+                    block.write(EVENTS_AT, SETUP_FIS);
+                    return first;
+                }
+                Answer::Whole | Answer::EarlyInterrupt => {
+                    self.fill();
+                    end(REGISTER_FIS, 0x50, 0);
+                }
+                Answer::KeepsItsBit => {
+                    block.write(EVENTS_AT, REGISTER_FIS);
+                    return first;
+                }
+                Answer::NoInterrupt => end(0, 0x50, 0),
+                Answer::Nothing => {}
+                Answer::LateError if now - since < 500_000 => block.write(EVENTS_AT, SETUP_FIS),
+                Answer::Error | Answer::LateError => end(REGISTER_FIS | TASK_FILE_ERROR, 0x4051, 1),
+                Answer::ErrorInStatus => end(REGISTER_FIS, 0x4051, 0),
+            }
+            if self.block.read(ISSUED) & 1 == 0 {
+                self.since = None;
+            }
+            !matches!(answer, Answer::NoInterrupt | Answer::Nothing)
+        }
+
+        /// Writes a command's data where its table says.
+        fn fill(&self) {
+            let word = |at: u32| {
+                let bytes = self.setup.fake.device_read(PhysAddr::new(at), 4);
+                u32::from_le_bytes(bytes.try_into().unwrap())
+            };
+            let table = word(self.block.read(LIST_AT) + 8);
+            let (to, bytes) = (word(table + 0x80), word(table + 0x8c) + 1);
+            let mut data = std::vec![0xd1; bytes as usize];
+            if word(table) >> 16 & 0xff == u32::from(IDENTIFY) {
+                data[200..208].copy_from_slice(&8u64.to_le_bytes());
+            }
+            self.setup.fake.device_write(PhysAddr::new(to), &data);
+        }
+    }
+
+    type Disk = AhciDisk<Fake, Played<Controller>>;
+
+    fn disk(answer: Answer, stuck: u32) -> Disk {
+        let block = block::<Registers>(0x140);
+        for (register, value) in [(CONTROL, 1 << 31), (PORTS, 1), (LINK, 0x113), (TASK_FILE, 0x50)] {
+            block.write(register, value);
+        }
+        // SAFETY: registers are cells of integers, and the block is memory that lasts for ever.
+        let registers = unsafe { block.base().as_ref() };
+        let setup = Setup::new(1);
+        let master = setup.master("sata");
+        let page = setup.dma.alloc(&master, 4096, 1).unwrap().into_coherent();
+        let controller = Controller { block, setup, answer, stuck, since: None, commands: 0 };
+        let disk = Disk::start_up(registers, page, Played::new(controller, Controller::step), master).unwrap();
+        assert_eq!(disk.bytes(), 4096);
+        disk
+    }
+
+    /// A read of the disk into a fresh buffer.
+    fn read(disk: &mut Disk) -> Read<Fake> {
+        let master = disk.master().clone();
+        let buffer = disk.wait.device().setup.dma.alloc(&master, 4096, 1).unwrap();
+        disk.read(buffer.into_stream().for_device())
+    }
+
+    fn quarantined(disk: &Disk) -> u64 {
+        disk.wait.device().setup.dma.stats().quarantined
+    }
+
+    #[test]
+    fn a_command_that_ends_gives_its_data() {
+        for answer in [Answer::Whole, Answer::EarlyInterrupt] {
+            let mut disk = disk(answer, 0);
+            let buffer = read(&mut disk).unwrap();
+            assert!(buffer.bytes().iter().all(|&byte| byte == 0xd1), "{answer:?}");
+            drop(buffer);
+            let free = disk.wait.device().setup.free_bytes();
+            let dma = disk.wait.device().setup.dma;
+            drop(disk);
+            assert_eq!((dma.stats().quarantined, free), (0, (4 << 20) - 4096));
+            assert_eq!(dma.free_bytes(dma.area("test").unwrap()).0, 4 << 20, "the page too came back");
+        }
+    }
+
+    /// I4: the port has stopped when the buffer is the CPU's again, and the next command starts it.
+    #[test]
+    fn a_command_that_fails_stops_the_port() {
+        let refused = "SATA command 0x25 failed: task file 0x4051, port events 0x40000001";
+        let silent = "SATA command 0x25 did not end";
+        let all = [
+            (Answer::KeepsItsBit, silent),
+            (Answer::NoInterrupt, silent),
+            (Answer::Nothing, silent),
+            (Answer::Error, refused),
+            (Answer::LateError, refused),
+            (Answer::ErrorInStatus, "SATA command 0x25 failed: task file 0x4051, port events 0x1"),
+        ];
+        for (answer, line) in all {
+            let mut disk = disk(answer, 0);
+            let failed = read(&mut disk).unwrap_err();
+            assert_eq!(failed.error.to_string(), line, "{answer:?}");
+            assert_eq!(disk.wait.device().block.read(COMMAND) & (ST | CR | FRE | FR), 0, "{answer:?}: engines run");
+            assert!(failed.given.is_some(), "{answer:?}: the buffer");
+            drop(failed);
+            assert_eq!(quarantined(&disk), 0, "{answer:?}");
+            disk.wait.device().answer = Answer::Whole;
+            assert!(read(&mut disk).is_ok(), "{answer:?}: the next command");
+        }
+    }
+
+    /// I4: whatever made the driver stop it, a port that does not stop keeps what it was given.
+    #[test]
+    fn a_port_that_does_not_stop_keeps_the_buffer() {
+        for answer in [Answer::KeepsItsBit, Answer::NoInterrupt, Answer::Nothing, Answer::Error, Answer::LateError] {
+            for stuck in [CR, FR, CR | FR] {
+                let mut disk = disk(answer, stuck);
+                let failed = read(&mut disk).unwrap_err();
+                assert_eq!(failed.error.to_string(), "the SATA port does not stop");
+                assert!(failed.given.is_none());
+                assert_eq!(quarantined(&disk), 4096, "{answer:?}, {stuck:#x}: the buffer");
+                // What it was not told of it does not keep, and no command is written while it runs.
+                let before = disk.wait.device().commands;
+                let failed = read(&mut disk).unwrap_err();
+                assert_eq!((failed.error, failed.given.is_some()), (AhciError::Hung, true));
+                drop(failed);
+                assert_eq!((quarantined(&disk), disk.wait.device().commands), (4096, before));
+                let dma = disk.wait.device().setup.dma;
+                drop(disk);
+                assert_eq!(dma.stats().quarantined, 8192, "{answer:?}, {stuck:#x}: the page");
+            }
+        }
+    }
 }

@@ -3,8 +3,9 @@
 use super::ahci::{AhciDisk, AhciError};
 use super::bring_up::Kernel;
 use super::disk::{Disk, DiskError};
+use super::wait::Interrupt;
 use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::dma::buffer::{Device, FromDevice, Stream};
+use carveout::dma::buffer::{Cpu, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
 use core::fmt;
 
@@ -14,7 +15,7 @@ pub enum BlockDevice {
     /// An emulator's.
     Virtio(Disk),
     /// A SATA disk.
-    Ahci(AhciDisk),
+    Ahci(AhciDisk<Armv7a, Interrupt>),
 }
 
 /// Why the disk is of no use.
@@ -68,22 +69,15 @@ impl BlockDevice {
         }
     }
 
-    /// Reads from the start of the disk into a buffer that the device owns, as much as the buffer holds, and gives the
-    /// buffer back. After an error it goes back to its area, unless the device may still write to it: then it stays
-    /// the device's, in quarantine.
+    /// Reads from the start of the disk into a buffer, as much as the buffer holds, and gives the buffer back. After an
+    /// error it goes back to its area, unless the device keeps it: then it is in quarantine.
     pub fn read(
         &mut self,
         buffer: Stream<Armv7a, FromDevice, Device>,
-    ) -> Result<Stream<Armv7a, FromDevice, Device>, BlockError> {
-        let result = match self {
-            Self::Virtio(disk) => disk.read(&buffer).map_err(|error| BlockError::Virtio(DiskError::Device(error))),
-            Self::Ahci(disk) => disk.read(&buffer).map_err(BlockError::Ahci),
-        };
-        let Err(error) = result else { return Ok(buffer) };
-        if !matches!(error, BlockError::Ahci(ahci) if ahci.may_still_write()) {
-            // SAFETY: the request was answered, with an error, or the device was stopped.
-            drop(unsafe { buffer.for_cpu() });
+    ) -> Result<Stream<Armv7a, FromDevice, Cpu>, BlockError> {
+        match self {
+            Self::Virtio(disk) => disk.read(buffer).map_err(|failed| BlockError::Virtio(failed.error)),
+            Self::Ahci(disk) => disk.read(buffer).map_err(|failed| BlockError::Ahci(failed.error)),
         }
-        Err(error)
     }
 }

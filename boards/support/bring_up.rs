@@ -59,7 +59,7 @@ unsafe impl GlobalAlloc for LockedHeap {
 
     unsafe fn dealloc(&self, at: *mut u8, layout: core::alloc::Layout) {
         let Some(at) = NonNull::new(at) else { return };
-        // SAFETY: the caller's duty: it was allocated here, with this layout.
+        // SAFETY: as `GlobalAlloc::dealloc` asks: `alloc` above gave it, with this layout.
         unsafe { self.0.lock().deallocate(at, layout) };
     }
 }

@@ -96,8 +96,8 @@ macro_rules! println {
 ///
 /// # Safety
 ///
-/// The caller's duty: the code that this core was running never runs again, and the program ends soon: another core
-/// that holds the console for longer than a line may mix its output with what is printed from here on.
+/// The code that this core was running never runs again, and the program ends soon: another core that holds the console
+/// for longer than a line may mix its output with what is printed from here on.
 pub unsafe fn seize() {
     sync::abandon();
     // At 115200 baud a line of 200 bytes takes 17 ms, in which a core of 1 GHz reads a flag some million times.
@@ -107,7 +107,8 @@ pub unsafe fn seize() {
         }
         core::hint::spin_loop();
     }
-    // SAFETY: the holder never runs again, or is given up (the caller's duty).
+    // SAFETY: if this core held it, what it was running never runs again (contract of `seize`); another core has had the
+    // time of many lines, and the contract gives it up.
     unsafe { UART.force_unlock() };
 }
 

@@ -28,10 +28,11 @@ use super::irq::IrqId;
 use super::lending;
 use super::mock::camera::Full;
 use super::mock::{Busy, Window, camera, codec, scaler};
-use super::pl111::{Mode, Pl111};
+use super::pl111::{Mode, Pl111, ScanOutError};
 use super::pl181::{Card, CardError};
 use super::port::DevicePort;
 use super::report;
+use super::wait::{Failed, Interrupt};
 use crate::println;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -81,6 +82,8 @@ pub enum Failure {
     Card(CardError),
     /// The DMA controller did not copy the picture.
     Copy(CopyError),
+    /// The display does not show the picture.
+    Display(ScanOutError),
     /// The area has no room for what is to go there.
     NoRoom {
         /// What is.
@@ -120,6 +123,7 @@ impl fmt::Display for Failure {
             Self::Disk(error) => write!(f, "disk: {error}"),
             Self::Card(error) => write!(f, "memory card: {error}"),
             Self::Copy(error) => write!(f, "DMA controller: {error}"),
+            Self::Display(error) => write!(f, "display: {error}"),
             Self::NoRoom { what, error } => write!(f, "{what}: {error}"),
             Self::Codec(error) => write!(f, "codec: {error}"),
             Self::Scaler(error) => write!(f, "scaler: {error}"),
@@ -150,8 +154,8 @@ impl Hop {
     }
 }
 
-/// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that never said
-/// that it was done. With a device tree that knows nothing of mock devices, a distribution's, only the part that needs
+/// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that was not seen
+/// to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, only the part that needs
 /// no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory of its own.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let whole = devices::find(&kernel.info, CODEC).is_some();
@@ -247,22 +251,21 @@ pub(super) struct Screen {
 }
 
 impl Screen {
+    /// Switches the display off and frees the frame. The frame of a display that stays on goes into quarantine.
     pub(super) fn off(mut self) {
-        if let Some(display) = &mut self.display {
-            display.off();
+        if self.display.as_mut().is_none_or(Pl111::off) {
+            // SAFETY: the display said that it is off, or there is none, so nothing reads the frame any more (I4).
+            drop(unsafe { self.frame.release() });
         }
-        // SAFETY: the display is off or absent, so it does not read the frame any more (I4).
-        drop(unsafe { self.frame.release() });
     }
 }
 
 fn show_picture(kernel: &'static Kernel, disk: &mut Source, hops: &mut Vec<Hop>) -> Result<Screen, Failure> {
     match disk {
         Source::Disk(disk) => {
-            let jpeg = read_disk(kernel, disk)?;
             // The CPU looks at the file first: nothing was ever cached of it, so that costs no line.
-            // SAFETY: the disk's requests are complete.
-            show_file(kernel, disk.name(), unsafe { jpeg.for_cpu() }, hops)
+            let jpeg = read_disk(kernel, disk)?;
+            show_file(kernel, disk.name(), jpeg, hops)
         }
         Source::Card(card) => show_file(kernel, "SD card", read_card(kernel, card)?, hops),
     }
@@ -276,12 +279,23 @@ pub(super) fn show_file<D: Direction>(
     hops: &mut Vec<Hop>,
 ) -> Result<Screen, Failure> {
     println!("picture: {} bytes on the disk, checksum {:08x}", file.len(), camera::checksum(file.bytes()));
+    let mut codec = Codec::open(kernel)?;
+    let mut scaler = Scaler::open(kernel)?;
     let jpeg = file.for_device();
     hops.push(Hop::new(disk, "Stream", jpeg.len(), jpeg.effort(), 0));
 
-    let frame = decode(kernel, Window { at: jpeg.bus(), len: jpeg.len() as u32 }, hops);
-    // SAFETY: the codec has finished with the file, and a mock device forgets its job.
-    drop(unsafe { jpeg.for_cpu() });
+    let picture = codec.decode(Window { at: jpeg.bus(), len: jpeg.len() as u32 }, hops);
+    // The file of a codec that has not stopped is dropped as the device's: into quarantine. So is all below.
+    if codec.driver.is_stopped() {
+        // SAFETY: the codec works on nothing (`is_stopped`), and no other device was told of the file (I4).
+        drop(unsafe { jpeg.for_cpu() });
+    }
+    let (picture, size) = picture?;
+    let frame = scaler.to_screen(Window { at: picture.bus(), len: picture.len() as u32 }, size, hops);
+    if scaler.driver.is_stopped() {
+        // SAFETY: `decode` gave it when the codec had finished; the scaler works on nothing (`is_stopped`) (I4).
+        drop(unsafe { picture.release() });
+    }
     let frame = frame?;
 
     let Some((found, _)) = display(kernel) else {
@@ -291,7 +305,7 @@ pub(super) fn show_file<D: Direction>(
     scan_out(kernel, &found, frame, hops)
 }
 
-/// Has the display show a frame that whoever wrote it has finished with.
+/// Has the display show a frame. Whoever wrote it has stopped: only then is there one (`Scaler::to_screen`, `show_bars`).
 fn scan_out(
     kernel: &'static Kernel,
     found: &devices::Found<'static>,
@@ -299,13 +313,18 @@ fn scan_out(
     hops: &mut Vec<Hop>,
 ) -> Result<Screen, Failure> {
     let Some(registers) = found.blocks.first().and_then(|block| kernel.registers(block.at, block.bytes)) else {
-        // SAFETY: nobody but the display would have read it.
+        // SAFETY: whoever wrote it has stopped, and the display was not told of it (I4).
         drop(unsafe { frame.release() });
         return Err(Failure::NoDevice("display (arm,pl111)"));
     };
     // SAFETY: a mapping of the display's registers that lasts and is nobody else's.
     let mut display = unsafe { Pl111::new(registers) };
-    display.scan_out(frame.bus(), Mode::VGA).expect("a buffer starts on a page");
+    // SAFETY: the screen owns the frame until the display is off (`Screen::off`); dropped before, it is in quarantine (I4).
+    if let Err(error) = unsafe { display.scan_out(frame.bus(), Mode::VGA) } {
+        // SAFETY: as above: after an error the display was not told of it (I4).
+        drop(unsafe { frame.release() });
+        return Err(Failure::Display(error));
+    }
     hops.push(Hop::new("PL111", "(the same)", frame.len(), Effort::default(), 0));
     Ok(Screen { display: Some(display), frame })
 }
@@ -330,120 +349,158 @@ fn show_bars(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<Option<Scre
     scan_out(kernel, &found, frame, hops).map(Some)
 }
 
-/// From a file in memory to a screen in memory; the CPU sees neither the file nor the picture.
-fn decode(kernel: &'static Kernel, file: Window, hops: &mut Vec<Hop>) -> Result<Coherent<Armv7a>, Failure> {
-    static REGISTERS: codec::Registers = codec::Registers::new();
-    let budget = kernel.heap_free().saturating_sub(HEAP_MARGIN) as u32;
-    let mut hardware = codec::Hardware::new(&REGISTERS, budget);
-    let mut driver = codec::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("codec"))?;
-    let master = master(kernel, CODEC, "codec");
-    // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
-    let mut port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
-    let line = Line::of(kernel, CODEC, "codec")?;
-
-    driver.parse_header(file).map_err(|Busy| line.silent())?;
-    let picture =
-        line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?.map_err(Failure::Codec)?;
-    let rgb = alloc(kernel, &master, picture.output_bytes, "decoded picture")?.into_device();
-    let decoded = Window { at: rgb.bus(), len: picture.output_bytes };
-    driver.decode(file, decoded).map_err(|Busy| line.silent())?;
-    let result = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
-    hops.push(Hop::new("codec", "DeviceOnly", rgb.len(), rgb.effort(), port.lines()));
-
-    let frame = match result {
-        Ok(_) => scale(kernel, decoded, picture.size, hops),
-        Err(error) => Err(Failure::Codec(error)),
-    };
-    // SAFETY: codec and scaler have finished with the picture, and a mock device forgets its job.
-    drop(unsafe { rgb.release() });
-    frame
+/// The codec: from a file in memory to a picture in memory; the CPU sees neither.
+struct Codec {
+    kernel: &'static Kernel,
+    master: Master,
+    hardware: codec::Hardware<'static>,
+    driver: codec::Driver<'static>,
+    port: DevicePort,
+    line: Line,
 }
 
-/// The screen, ready to be shown: written by the scaler where the display reads, or copied there.
-fn scale(
-    kernel: &'static Kernel,
-    picture: Window,
-    size: scaler::Size,
-    hops: &mut Vec<Hop>,
-) -> Result<Coherent<Armv7a>, Failure> {
-    let Some(mut copier) = Copier::open(kernel).map_err(Failure::Copy)? else {
-        // Where the display reads, which may be memory of its own.
-        let reader = display(kernel).map_or_else(|| master(kernel, SCALER, "scaler"), |(_, display)| display);
-        let frame = alloc(kernel, &reader, scaler::SCREEN_BYTES, "screen")?.into_coherent();
-        let screen = Window { at: frame.bus(), len: scaler::SCREEN_BYTES };
-        return match scale_into(kernel, picture, size, screen) {
-            Ok(mock_lines) => {
-                hops.push(Hop::new("scaler", "Coherent", frame.len(), frame.effort(), mock_lines));
-                Ok(frame)
-            }
+impl Codec {
+    fn open(kernel: &'static Kernel) -> Result<Self, Failure> {
+        static REGISTERS: codec::Registers = codec::Registers::new();
+        let budget = kernel.heap_free().saturating_sub(HEAP_MARGIN) as u32;
+        let hardware = codec::Hardware::new(&REGISTERS, budget);
+        let driver = codec::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("codec"))?;
+        let master = master(kernel, CODEC, "codec");
+        // SAFETY: the device works inside `Line::wait` alone, and `show_file` owns its buffers meanwhile (I4).
+        let port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
+        let line = Line::of(kernel, CODEC, "codec")?;
+        Ok(Self { kernel, master, hardware, driver, port, line })
+    }
+
+    /// Lets the codec work until its job is done.
+    fn wait(&mut self) -> Result<codec::Picture, Failure> {
+        let Self { hardware, driver, port, line, .. } = self;
+        line.wait(|mut irq| hardware.run(port, &mut irq), || driver.finish())?.map_err(Failure::Codec)
+    }
+
+    /// Decodes a file into a buffer, with which the codec has finished when it is returned.
+    fn decode(&mut self, file: Window, hops: &mut Vec<Hop>) -> Result<(DeviceOnly<Armv7a>, scaler::Size), Failure> {
+        self.driver.parse_header(file).map_err(|Busy| self.line.silent())?;
+        let picture = self.wait()?;
+        let rgb = alloc(self.kernel, &self.master, picture.output_bytes, "decoded picture")?.into_device();
+        let decoded = Window { at: rgb.bus(), len: picture.output_bytes };
+        let started = self.driver.decode(file, decoded).map_err(|Busy| self.line.silent());
+        let result = started.and_then(|()| self.wait());
+        hops.push(Hop::new("codec", "DeviceOnly", rgb.len(), rgb.effort(), self.port.lines()));
+        match result {
+            Ok(_) => Ok((rgb, picture.size)),
             Err(failure) => {
-                // SAFETY: the scaler's job has ended.
-                drop(unsafe { frame.release() });
+                if self.driver.is_stopped() {
+                    // SAFETY: the codec works on nothing (`is_stopped`), and no other device was told of it (I4).
+                    drop(unsafe { rgb.release() });
+                }
                 Err(failure)
             }
-        };
-    };
-    let frame = scale_and_copy(kernel, picture, size, &mut copier, hops);
-    copier.close();
-    frame
-}
-
-/// The scaler writes its own memory, and the DMA controller copies from there to the display's.
-fn scale_and_copy(
-    kernel: &'static Kernel,
-    picture: Window,
-    size: scaler::Size,
-    copier: &mut Copier,
-    hops: &mut Vec<Hop>,
-) -> Result<Coherent<Armv7a>, Failure> {
-    let display = display(kernel).map_or_else(|| kernel.master("display"), |(_, display)| display);
-    let scaled =
-        alloc(kernel, &master(kernel, SCALER, "scaler"), scaler::SCREEN_BYTES, "scaled picture")?.into_device();
-    let window = Window { at: scaled.bus(), len: scaler::SCREEN_BYTES };
-    let result = scale_into(kernel, picture, size, window).and_then(|mock_lines| {
-        hops.push(Hop::new("scaler", "DeviceOnly", scaled.len(), scaled.effort(), mock_lines));
-        let frame = alloc(kernel, &display, scaler::SCREEN_BYTES, "screen")?.into_coherent();
-        copy_to_screen(copier, &scaled, frame, hops)
-    });
-    // SAFETY: scaler and DMA controller have finished with it, and forget what they did.
-    drop(unsafe { scaled.release() });
-    result
-}
-
-fn copy_to_screen(
-    copier: &mut Copier,
-    scaled: &DeviceOnly<Armv7a>,
-    frame: Coherent<Armv7a>,
-    hops: &mut Vec<Hop>,
-) -> Result<Coherent<Armv7a>, Failure> {
-    let master = copier.master().clone();
-    match copier.copy(scaled.segments(&master), frame.segments(&master)) {
-        Ok(()) => {
-            println!("picture: copied from {} to {}", scaled.frames(), frame.frames());
-            hops.push(Hop::new("PL081", "Coherent", frame.len(), frame.effort(), 0));
-            Ok(frame)
-        }
-        Err(error) => {
-            // SAFETY: whatever the result, the controller has finished with it.
-            drop(unsafe { frame.release() });
-            Err(Failure::Copy(error))
         }
     }
 }
 
-/// Has the scaler fit the picture into the screen there; returns the lines the mock spent.
-fn scale_into(kernel: &'static Kernel, picture: Window, size: scaler::Size, screen: Window) -> Result<u64, Failure> {
-    static REGISTERS: scaler::Registers = scaler::Registers::new();
-    // 15 KiB of accumulators: too much for the stack.
-    let mut hardware = Box::new(scaler::Hardware::new(&REGISTERS));
-    let mut driver = scaler::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("scaler"))?;
-    // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
-    let mut port = unsafe { DevicePort::new(kernel.dma, master(kernel, SCALER, "scaler")) };
-    let line = Line::of(kernel, SCALER, "scaler")?;
-    driver.start(picture, size, screen).map_err(|Busy| line.silent())?;
-    let shown = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
-    println!("picture: {size}, shown as {}", shown.map_err(Failure::Scaler)?);
-    Ok(port.lines())
+/// The scaler: from a picture in memory to a screen in memory.
+struct Scaler {
+    kernel: &'static Kernel,
+    master: Master,
+    /// 15 KiB of accumulators: too much for the stack.
+    hardware: Box<scaler::Hardware<'static>>,
+    driver: scaler::Driver<'static>,
+    port: DevicePort,
+    line: Line,
+}
+
+impl Scaler {
+    fn open(kernel: &'static Kernel) -> Result<Self, Failure> {
+        static REGISTERS: scaler::Registers = scaler::Registers::new();
+        let hardware = Box::new(scaler::Hardware::new(&REGISTERS));
+        let driver = scaler::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("scaler"))?;
+        let master = master(kernel, SCALER, "scaler");
+        // SAFETY: the device works inside `Line::wait` alone, and `show_file` owns its buffers meanwhile (I4).
+        let port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
+        let line = Line::of(kernel, SCALER, "scaler")?;
+        Ok(Self { kernel, master, hardware, driver, port, line })
+    }
+
+    /// Fits the picture into the screen there.
+    fn fit(&mut self, picture: Window, size: scaler::Size, screen: Window) -> Result<(), Failure> {
+        let Self { hardware, driver, port, line, .. } = self;
+        driver.start(picture, size, screen).map_err(|Busy| line.silent())?;
+        let shown = line.wait(|mut irq| hardware.run(port, &mut irq), || driver.finish())?;
+        println!("picture: {size}, shown as {}", shown.map_err(Failure::Scaler)?);
+        Ok(())
+    }
+
+    /// The screen, ready to be shown: written by the scaler where the display reads, or copied there.
+    fn to_screen(
+        &mut self,
+        picture: Window,
+        size: scaler::Size,
+        hops: &mut Vec<Hop>,
+    ) -> Result<Coherent<Armv7a>, Failure> {
+        let kernel = self.kernel;
+        let display = display(kernel).map(|(_, display)| display);
+        if let Some(copier) = Copier::open(kernel).map_err(Failure::Copy)? {
+            let display = display.unwrap_or_else(|| kernel.master("display"));
+            return self.copied(picture, size, copier, &display, hops);
+        }
+        // Where the display reads, which may be memory of its own.
+        let reader = display.as_ref().unwrap_or(&self.master);
+        let frame = alloc(kernel, reader, scaler::SCREEN_BYTES, "screen")?.into_coherent();
+        let fitted = self.fit(picture, size, Window { at: frame.bus(), len: scaler::SCREEN_BYTES });
+        hops.push(Hop::new("scaler", "Coherent", frame.len(), frame.effort(), self.port.lines()));
+        match fitted {
+            Ok(()) => Ok(frame),
+            Err(failure) => {
+                if self.driver.is_stopped() {
+                    // SAFETY: the scaler works on nothing (`is_stopped`), and no other device was told of it (I4).
+                    drop(unsafe { frame.release() });
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The scaler writes its own memory, and the DMA controller copies from there to the display's.
+    fn copied(
+        &mut self,
+        picture: Window,
+        size: scaler::Size,
+        mut copier: Copier<Armv7a, Interrupt>,
+        display: &Master,
+        hops: &mut Vec<Hop>,
+    ) -> Result<Coherent<Armv7a>, Failure> {
+        let scaled = alloc(self.kernel, &self.master, scaler::SCREEN_BYTES, "scaled picture")?.into_device();
+        let frame = alloc(self.kernel, display, scaler::SCREEN_BYTES, "screen")?.into_coherent();
+        let fitted = self.fit(picture, size, Window { at: scaled.bus(), len: scaler::SCREEN_BYTES });
+        hops.push(Hop::new("scaler", "DeviceOnly", scaled.len(), scaled.effort(), self.port.lines()));
+        if let Err(failure) = fitted {
+            if self.driver.is_stopped() {
+                // SAFETY: the scaler works on nothing (`is_stopped`), and no other device was told of it (I4).
+                drop(unsafe { scaled.release() });
+            }
+            return Err(failure);
+        }
+        match copier.copy(scaled, frame) {
+            Ok((scaled, frame)) => {
+                println!("picture: copied from {} to {}", scaled.frames(), frame.frames());
+                hops.push(Hop::new("PL081", "Coherent", frame.len(), frame.effort(), 0));
+                // SAFETY: the scaler gave its result, and `copy` gave it back: both devices have stopped (I4).
+                drop(unsafe { scaled.release() });
+                Ok(frame)
+            }
+            Err(Failed { error, given }) => {
+                if let Some((scaled, frame)) = given {
+                    // SAFETY: as above.
+                    drop(unsafe { scaled.release() });
+                    // SAFETY: `copy` gave it back, and no other device was told of it (I4).
+                    drop(unsafe { frame.release() });
+                }
+                Err(Failure::Copy(error))
+            }
+        }
+    }
 }
 
 /// The display, in the device tree, and as a bus master: of several, the first that names memory of its own.
@@ -464,7 +521,7 @@ fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     let mut hardware = camera::Hardware::new(&REGISTERS);
     let mut driver = camera::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("camera"))?;
     let master = master(kernel, CAMERA, "camera");
-    // SAFETY: the device works inside `Line::wait`, while the demo does nothing else.
+    // SAFETY: the device works inside `Line::wait` alone, while the ring owns its buffers (I4).
     let mut port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
     let line = Line::of(kernel, CAMERA, "camera")?;
 
@@ -481,9 +538,7 @@ fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     let mut result = Ok(());
     for _ in 0..FRAMES {
         let done = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
-        let Some(buffer) = ring.pop_front() else { break };
-        // SAFETY: the camera said that it is done with this buffer, the oldest.
-        let buffer = unsafe { buffer.for_cpu() };
+        let buffer = take_back(&mut ring, done.buffer).ok_or_else(|| line.silent())?;
         result = match done.frame {
             Ok(frame) if camera::checksum(buffer.bytes()) == frame.checksum => Ok(()),
             Ok(frame) => Err(Failure::Checksum { frame: frame.number }),
@@ -497,17 +552,26 @@ fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
         }
     }
     driver.stop();
-    let mut effort = Effort::default();
-    for buffer in ring {
-        // The stopped camera gives every buffer back, without a frame.
-        line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
-        effort = effort + buffer.effort();
-        // SAFETY: the camera said that it is done with this buffer.
-        drop(unsafe { buffer.for_cpu() });
+    let effort = ring.iter().fold(Effort::default(), |sum, buffer| sum + buffer.effort());
+    while !ring.is_empty() {
+        // The stopped camera gives every buffer back, without a frame. What it keeps goes into quarantine.
+        let done = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
+        drop(take_back(&mut ring, done.buffer).ok_or_else(|| line.silent())?);
     }
     let bytes = FRAME_BYTES as usize * FRAMES as usize;
     hops.push(Hop::new("camera", "4 x Stream", bytes, effort, port.lines()));
     result
+}
+
+/// The buffer of the ring that the camera says it has finished with; `None` if it names another.
+fn take_back(
+    ring: &mut VecDeque<Stream<Armv7a, FromDevice, Device>>,
+    done: Window,
+) -> Option<Stream<Armv7a, FromDevice, Cpu>> {
+    let place = ring.iter().position(|buffer| buffer.bus() == done.at)?;
+    let buffer = ring.remove(place)?;
+    // SAFETY: the camera's slot of this very buffer reads `Done`, so it has finished with it (I4).
+    Some(unsafe { buffer.for_cpu() })
 }
 
 /// The interrupt line of a mock device. One that the tree does not know has none: it is asked after each step.
@@ -551,7 +615,7 @@ impl Line {
     }
 }
 
-fn read_disk(kernel: &'static Kernel, disk: &mut BlockDevice) -> Result<Stream<Armv7a, FromDevice, Device>, Failure> {
+fn read_disk(kernel: &'static Kernel, disk: &mut BlockDevice) -> Result<Stream<Armv7a, FromDevice, Cpu>, Failure> {
     let bytes = u32::try_from(disk.bytes()).unwrap_or(u32::MAX);
     let buffer = alloc(kernel, disk.master(), bytes, "JPEG file")?;
     disk.read(buffer.into_stream::<FromDevice>().for_device()).map_err(Failure::Disk)

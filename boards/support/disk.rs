@@ -1,7 +1,17 @@
 //! The disk: virtio-blk, whose every byte of memory is a buffer of the DMA API.
 //!
 //! Guarantees: data goes straight between the device and a [`Stream`] that the device owns, in state and in fact: no
-//! mapping of it exists meanwhile (I4). Rings and request headers are coherent buffers.
+//! mapping of it exists meanwhile (I4). Rings and request headers are coherent buffers. A buffer comes back only after the
+//! device has finished with it.
+//!
+//! What "stopped" means (virtio 1.1):
+//! - Of one request: the next entry of the used ring names the request's first descriptor (2.6.8). What else the device
+//!   says, and an interrupt, is no proof.
+//! - Of the device, after anything else: the driver writes 0 to the status register and reads 0 back; a device that was
+//!   reset has forgotten its queues and the requests in them (2.1, 4.2.2).
+//!
+//! A request that does not end in time resets the device, and the disk is of no use from then on. A device that does not
+//! reset keeps the buffer and the rings: they go into quarantine.
 //!
 //! `virtio-drivers` names memory by slices. A slice of a buffer that is unmapped may not exist, so it is handed a
 //! slice of a stand-in, which it does not touch, and [`Hal::share`] answers with the buffer's bus address instead.
@@ -9,20 +19,20 @@
 use super::block_cache::{BLOCK, Backing, on_disk};
 use super::bring_up::Kernel;
 use super::devices;
+use super::wait::{Failed, until};
 use carveout::addr::{BusAddr, FRAME_SIZE, PhysAddr};
 use carveout::arch::Cache;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::boot::bootinfo::DevicePath;
 use carveout::cma::area::AllocError;
-use carveout::dma::Dma;
-use carveout::dma::buffer::{Bidirectional, Coherent, Device, Direction, Stream};
+use carveout::dma::buffer::{Bidirectional, Coherent, Cpu, Device, Direction, Stream, Yes};
 use carveout::dma::master::Master;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::{Mutex, Once};
-use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
+use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{BufferDirection, Error, Hal};
@@ -30,6 +40,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Bytes of the largest request.
 const REQUEST: usize = 64 << 10;
+/// Microseconds a request may take.
+const PATIENCE: u64 = 10_000_000;
+/// Microseconds a reset may take.
+const RESET: u64 = 500_000;
 
 /// What the driver's slices are of while the device works on a buffer.
 #[repr(align(4096))]
@@ -45,10 +59,11 @@ static TARGET: Mutex<Option<BusAddr>> = Mutex::new(None);
 
 /// Memory of the driver's own.
 struct Memory {
-    dma: &'static Dma<Armv7a>,
-    machine: &'static Armv7a,
+    kernel: &'static Kernel,
     master: Master,
     rings: Mutex<alloc::vec::Vec<Coherent<Armv7a>>>,
+    /// The device was reset after it had been told of the rings, and said so.
+    stopped: AtomicBool,
     bounce: Mutex<Bounce>,
     /// Why the area gave nothing. The driver passes on no more than that there is no memory.
     refused: Mutex<Option<AllocError>>,
@@ -78,7 +93,7 @@ unsafe impl Hal for DmaHal {
     fn dma_alloc(pages: usize, _direction: BufferDirection) -> (u64, NonNull<u8>) {
         let memory = memory();
         let bytes = pages as u32 * FRAME_SIZE;
-        match memory.dma.alloc(&memory.master, bytes, 1) {
+        match memory.kernel.dma.alloc(&memory.master, bytes, 1) {
             Ok(buffer) => {
                 let buffer = buffer.into_coherent();
                 let place = (u64::from(buffer.bus().raw()), buffer.as_ptr());
@@ -94,10 +109,16 @@ unsafe impl Hal for DmaHal {
     }
 
     unsafe fn dma_dealloc(paddr: u64, _vaddr: NonNull<u8>, _pages: usize) -> i32 {
-        let mut rings = memory().rings.lock();
+        let memory = memory();
+        let mut rings = memory.rings.lock();
         let Some(place) = rings.iter().position(|ring| u64::from(ring.bus().raw()) == paddr) else { return -1 };
-        // SAFETY: the driver has reset the device, or the queue, before it gives its memory back.
-        drop(unsafe { rings.swap_remove(place).release() });
+        let ring = rings.swap_remove(place);
+        drop(rings);
+        // Dropped as the device's it goes into quarantine.
+        if memory.stopped.load(Ordering::Relaxed) {
+            // SAFETY: the device was reset, and its status read 0 (`Ordered::reset`): it forgot the ring (I4).
+            drop(unsafe { ring.release() });
+        }
         0
     }
 
@@ -118,11 +139,11 @@ unsafe impl Hal for DmaHal {
         assert!(slot < 64, "requests are made one at a time");
         bounce.used |= 1 << slot;
         if direction != BufferDirection::DeviceToDriver {
-            // SAFETY: the caller says the buffer is valid and nobody writes it during this call.
+            // SAFETY: the contract of `Hal::share`: the buffer is valid, and nobody writes it during this call.
             let bytes = unsafe { buffer.as_ref() };
             bounce.page.write_at(slot * SLOT, bytes);
         }
-        memory.machine.device_barrier();
+        memory.kernel.machine.device_barrier();
         u64::from(bounce.page.bus().raw()) + (slot * SLOT) as u64
     }
 
@@ -133,7 +154,7 @@ unsafe impl Hal for DmaHal {
         let mut bounce = memory().bounce.lock();
         let slot = (paddr - u64::from(bounce.page.bus().raw())) as usize / SLOT;
         if direction != BufferDirection::DriverToDevice {
-            // SAFETY: the caller says the buffer is valid and nobody else uses it during this call.
+            // SAFETY: the contract of `Hal::unshare`: the buffer is valid, and nobody else uses it during this call.
             let bytes = unsafe { buffer.as_mut() };
             bounce.page.read_at(slot * SLOT, bytes);
         }
@@ -151,9 +172,17 @@ fn stand_in_offset(at: usize) -> Option<usize> {
 /// barrier in it), and does not reach the buffers of an outer controller.
 struct Ordered(MmioTransport<'static>);
 
+impl Ordered {
+    /// Resets the device, and returns whether it says that it was reset.
+    fn reset(&mut self) -> bool {
+        self.0.set_status(DeviceStatus::empty());
+        until(|| memory().kernel.micros(), RESET, || self.0.get_status().is_empty())
+    }
+}
+
 impl Transport for Ordered {
     fn notify(&mut self, queue: u16) {
-        memory().machine.device_barrier();
+        memory().kernel.machine.device_barrier();
         self.0.notify(queue);
     }
 
@@ -190,11 +219,18 @@ impl Transport for Ordered {
     }
 
     fn queue_set(&mut self, queue: u16, size: u32, descriptors: u64, driver_area: u64, device_area: u64) {
+        memory().stopped.store(false, Ordering::Relaxed);
         self.0.queue_set(queue, size, descriptors, driver_area, device_area);
     }
 
+    /// The last call of a driver that gives up its one queue, before it frees the rings. A device that was not reset is
+    /// asked no more: it might never say that the queue is out of use.
     fn queue_unset(&mut self, queue: u16) {
-        self.0.queue_unset(queue);
+        let stopped = self.reset();
+        memory().stopped.store(stopped, Ordering::Relaxed);
+        if stopped {
+            self.0.queue_unset(queue);
+        }
     }
 
     fn queue_used(&mut self, queue: u16) -> bool {
@@ -225,6 +261,10 @@ pub enum DiskError {
     NoRoom(AllocError),
     /// The device or its driver failed.
     Device(Error),
+    /// A request did not end. The device was reset, and is of no use any more.
+    Silent,
+    /// A request did not end, and the device does not reset.
+    Hung,
 }
 
 impl fmt::Display for DiskError {
@@ -232,6 +272,8 @@ impl fmt::Display for DiskError {
         match self {
             Self::NoRoom(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
+            Self::Silent => f.write_str("a request did not end"),
+            Self::Hung => f.write_str("a request did not end, and the device does not reset"),
         }
     }
 }
@@ -255,8 +297,13 @@ fn block_device(kernel: &Kernel, at: PhysAddr, bytes: u32) -> Option<MmioTranspo
 
 /// A virtio block device.
 pub struct Disk {
-    device: VirtIOBlk<DmaHal, Ordered>,
+    /// There until a request does not end.
+    device: Option<VirtIOBlk<DmaHal, Ordered>>,
+    bytes: u64,
 }
+
+/// What a transfer gives.
+type Transfer<D> = Result<Stream<Armv7a, D, Cpu>, Failed<DiskError, Stream<Armv7a, D, Cpu>>>;
 
 impl Disk {
     /// Opens the first block device on a virtio transport, if there is one.
@@ -269,10 +316,11 @@ impl Disk {
         let master = kernel.master_at("virtio-blk", &path);
         let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(DiskError::NoRoom)?;
         MEMORY.call_once(|| Memory {
-            dma: kernel.dma,
-            machine: kernel.machine,
+            kernel,
             master,
             rings: Mutex::new(alloc::vec::Vec::new()),
+            // Of no ring yet.
+            stopped: AtomicBool::new(true),
             bounce: Mutex::new(Bounce { page: page.into_coherent(), used: 0 }),
             refused: Mutex::new(None),
         });
@@ -280,7 +328,8 @@ impl Disk {
             let refused = memory().refused.lock().take();
             refused.map_or(DiskError::Device(error), DiskError::NoRoom)
         })?;
-        Ok(Some(Self { device }))
+        let bytes = device.capacity() * SECTOR_SIZE as u64;
+        Ok(Some(Self { device: Some(device), bytes }))
     }
 
     /// The one disk as a bus master.
@@ -289,136 +338,179 @@ impl Disk {
     }
 
     /// Bytes on the disk.
-    pub fn bytes(&self) -> u64 {
-        self.device.capacity() * SECTOR_SIZE as u64
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    /// Reads from the start of the disk into a buffer that the device owns, as much as the buffer holds.
-    pub fn read<D: Direction>(&mut self, buffer: &Stream<Armv7a, D, Device>) -> Result<(), Error> {
+    /// Reads from the start of the disk into a buffer, as much as the buffer holds.
+    pub fn read<D: Direction>(&mut self, buffer: Stream<Armv7a, D, Device>) -> Transfer<D> {
         self.read_at(0, buffer.len(), buffer)
     }
 
-    /// Reads `bytes` from a sector on, as many whole sectors as the buffer holds of them.
+    /// Reads `bytes` from a sector on into a buffer, as many whole sectors as the buffer holds of them.
     pub fn read_at<D: Direction>(
         &mut self,
         sector: usize,
         bytes: usize,
-        buffer: &Stream<Armv7a, D, Device>,
-    ) -> Result<(), Error> {
-        self.transfer(sector, bytes.min(buffer.len()), buffer.bus(), |device, sector, part| {
-            device.read_blocks(sector, part)
-        })
+        buffer: Stream<Armv7a, D, Device>,
+    ) -> Transfer<D> {
+        const { assert!(D::DEVICE_WRITES, "the device writes what is read") };
+        let result = self.transfer(Way::Read, sector, bytes.min(buffer.len()), buffer.bus());
+        // SAFETY: called only if the device finished with the buffer (I4).
+        Self::give_back(result, buffer, |buffer| unsafe { buffer.for_cpu() })
     }
 
     /// Writes `bytes` from a sector on, as many whole sectors of them as the buffer holds.
-    pub fn write_at<D: Direction>(
+    pub fn write_at<D: Direction<CpuWrites = Yes>>(
         &mut self,
         sector: usize,
         bytes: usize,
-        buffer: &Stream<Armv7a, D, Device>,
-    ) -> Result<(), Error> {
-        self.transfer(sector, bytes.min(buffer.len()), buffer.bus(), |device, sector, part| {
-            device.write_blocks(sector, part)
-        })
+        buffer: Stream<Armv7a, D, Device>,
+    ) -> Transfer<D> {
+        let result = self.transfer(Way::Write, sector, bytes.min(buffer.len()), buffer.bus());
+        // SAFETY: called only if the device finished with the buffer (I4). It read it and wrote nothing.
+        Self::give_back(result, buffer, |buffer| unsafe { buffer.for_cpu_part(0..0) })
     }
 
-    fn transfer(
-        &mut self,
-        sector: usize,
-        bytes: usize,
-        bus: BusAddr,
-        request: impl Fn(&mut VirtIOBlk<DmaHal, Ordered>, usize, &mut [u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    /// Gives a buffer back after its transfer. `take` is called only if the device has finished with it.
+    fn give_back<D: Direction>(
+        result: Result<(), DiskError>,
+        buffer: Stream<Armv7a, D, Device>,
+        take: impl FnOnce(Stream<Armv7a, D, Device>) -> Stream<Armv7a, D, Cpu>,
+    ) -> Transfer<D> {
+        match result {
+            Ok(()) => Ok(take(buffer)),
+            // Dropped as the device's: into quarantine.
+            Err(DiskError::Hung) => Err(Failed { error: DiskError::Hung, given: None }),
+            Err(error) => Err(Failed { error, given: Some(take(buffer)) }),
+        }
+    }
+
+    /// Moves whole sectors. When it returns, the device has finished with the bytes at `bus`, but for [`DiskError::Hung`].
+    fn transfer(&mut self, way: Way, sector: usize, bytes: usize, bus: BusAddr) -> Result<(), DiskError> {
         let bytes = bytes / SECTOR_SIZE * SECTOR_SIZE;
         for offset in (0..bytes).step_by(REQUEST) {
             let length = REQUEST.min(bytes - offset);
             *TARGET.lock() = bus.checked_add(offset as u32);
-            // SAFETY: no other slice of the stand-in exists: `self` is the one disk, borrowed mutably, and the slice
-            // ends with this request.
-            let stand_in = unsafe { &mut *STAND_IN.0.get() };
-            let result = request(&mut self.device, sector + offset / SECTOR_SIZE, &mut stand_in[..length]);
+            let result = self.request(way, sector + offset / SECTOR_SIZE, length);
             *TARGET.lock() = None;
             result?;
         }
         Ok(())
     }
+
+    /// One request for the bytes at [`TARGET`], from its descriptors to its entry in the used ring.
+    fn request(&mut self, way: Way, sector: usize, length: usize) -> Result<(), DiskError> {
+        // The device was reset: it knows of no request.
+        let device = self.device.as_mut().ok_or(DiskError::Silent)?;
+        // SAFETY: no other slice of the stand-in exists: `self` is the one disk, borrowed mutably, and the slice ends with
+        // this request.
+        let stand_in = unsafe { &mut *STAND_IN.0.get() };
+        let data = &mut stand_in[..length];
+        let (mut header, mut status) = (BlkReq::default(), BlkResp::default());
+        let added = match way {
+            // SAFETY: the device is told of none of these: `DmaHal::share` names slots and `TARGET` in their place. Nobody
+            // touches them before the request is completed.
+            Way::Read => unsafe { device.read_blocks_nb(sector, &mut header, data, &mut status) },
+            // SAFETY: as above.
+            Way::Write => unsafe { device.write_blocks_nb(sector, &mut header, data, &mut status) },
+        };
+        // Refused before the device was told.
+        let token = added.map_err(DiskError::Device)?;
+        let kernel = memory().kernel;
+        if !until(|| kernel.micros(), PATIENCE, || device.peek_used() == Some(token)) {
+            // Its drop resets the device, as `queue_unset` says.
+            self.device = None;
+            let stopped = memory().stopped.load(Ordering::Relaxed);
+            return Err(if stopped { DiskError::Silent } else { DiskError::Hung });
+        }
+        let answer = match way {
+            // SAFETY: the same values as the request was made with.
+            Way::Read => unsafe { device.complete_read_blocks(token, &header, data, &mut status) },
+            // SAFETY: as above.
+            Way::Write => unsafe { device.complete_write_blocks(token, &header, data, &mut status) },
+        };
+        // The request is out of the ring: what is wrong is its status.
+        answer.map_err(DiskError::Device)
+    }
+}
+
+/// Which way a request's data goes.
+#[derive(Clone, Copy)]
+enum Way {
+    Read,
+    Write,
 }
 
 /// The disk by blocks, through a buffer of its own.
 pub struct Blocks<'d> {
     disk: &'d mut Disk,
-    buffer: Option<Stream<Armv7a, Bidirectional, Device>>,
+    /// There until the device keeps it: then every request is refused.
+    buffer: Option<Stream<Armv7a, Bidirectional, Cpu>>,
 }
 
 impl<'d> Blocks<'d> {
     /// Takes the buffer for `disk` from its area.
     pub fn new(disk: &'d mut Disk) -> Result<Self, DiskError> {
         let memory = memory();
-        let buffer = memory.dma.alloc(&memory.master, REQUEST as u32, 1).map_err(DiskError::NoRoom)?;
-        Ok(Self { disk, buffer: Some(buffer.into_stream().for_device()) })
+        let buffer = memory.kernel.dma.alloc(&memory.master, REQUEST as u32, 1).map_err(DiskError::NoRoom)?;
+        Ok(Self { disk, buffer: Some(buffer.into_stream()) })
+    }
+
+    /// Keeps what came back of a request.
+    fn keep(&mut self, result: Transfer<Bidirectional>) -> Result<&Stream<Armv7a, Bidirectional, Cpu>, DiskError> {
+        match result {
+            Ok(buffer) => Ok(self.buffer.insert(buffer)),
+            Err(Failed { error, given }) => {
+                self.buffer = given;
+                Err(error)
+            }
+        }
     }
 
     /// The sector at which a block begins, and how many of `bytes` from there on the disk has. A sector is refused whose
     /// number virtio-drivers cannot say.
-    fn on_disk(&self, first: u64, bytes: usize) -> Result<(usize, usize), Error> {
+    fn on_disk(&self, first: u64, bytes: usize) -> Result<(usize, usize), DiskError> {
         let (sector, there) = on_disk(first, bytes, self.disk.bytes());
         let last = usize::try_from(sector.saturating_add((bytes / SECTOR_SIZE) as u64));
         match last {
             Ok(_) => Ok((sector as usize, there)),
             Err(_) if there == 0 => Ok((0, 0)),
-            Err(_) => Err(Error::InvalidParam),
+            Err(_) => Err(DiskError::Device(Error::InvalidParam)),
         }
     }
 }
 
 impl Backing for Blocks<'_> {
-    type Error = Error;
+    type Error = DiskError;
 
-    fn read(&mut self, first: u32, to: &mut [u8]) -> Result<(), Error> {
+    fn read(&mut self, first: u32, to: &mut [u8]) -> Result<(), DiskError> {
         for (first, to) in (u64::from(first)..).step_by(REQUEST / BLOCK).zip(to.chunks_mut(REQUEST)) {
             let (sector, there) = self.on_disk(first, to.len())?;
-            let buffer = self.buffer.take().expect("given back by each request");
-            let result = self.disk.read_at(sector, there, &buffer);
-            // SAFETY: the request was answered.
-            let buffer = unsafe { buffer.for_cpu() };
+            let buffer = self.buffer.take().ok_or(DiskError::Hung)?;
+            let result = self.disk.read_at(sector, there, buffer.for_device());
+            let buffer = self.keep(result)?;
             let (known, beyond) = to.split_at_mut(there);
-            if result.is_ok() {
-                known.copy_from_slice(&buffer.bytes()[..there]);
-                beyond.fill(0);
-            }
-            self.buffer = Some(buffer.for_device());
-            result?;
+            known.copy_from_slice(&buffer.bytes()[..there]);
+            beyond.fill(0);
         }
         Ok(())
     }
 
-    fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Error> {
+    fn write(&mut self, first: u32, from: &[u8]) -> Result<(), DiskError> {
         for (first, from) in (u64::from(first)..).step_by(REQUEST / BLOCK).zip(from.chunks(REQUEST)) {
             let (sector, there) = self.on_disk(first, from.len())?;
             // Bytes of the last block may lie past the end; a block of them alone would be lost.
             if there.next_multiple_of(BLOCK) < from.len() {
-                return Err(Error::InvalidParam);
+                return Err(DiskError::Device(Error::InvalidParam));
             }
-            let buffer = self.buffer.take().expect("given back by each request");
-            // SAFETY: the device does nothing before the next request.
-            let mut buffer = unsafe { buffer.for_cpu_part(0..0) };
+            let mut buffer = self.buffer.take().ok_or(DiskError::Hung)?;
             if let Some(part) = buffer.part_mut(0..from.len()) {
                 part.copy_from_slice(from);
             }
-            let buffer = buffer.for_device();
-            let result = self.disk.write_at(sector, there, &buffer);
-            self.buffer = Some(buffer);
-            result?;
+            let result = self.disk.write_at(sector, there, buffer.for_device());
+            self.keep(result)?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Blocks<'_> {
-    fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            // SAFETY: every request was answered.
-            drop(unsafe { buffer.for_cpu() });
-        }
     }
 }

@@ -51,7 +51,7 @@ impl DmTimer {
     /// `base` is a device mapping of a timer's registers that lasts for ever and that this driver alone uses, and the
     /// module's clocks run: without them an access aborts.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let timer = Self { registers: unsafe { base.as_ref() } };
         let registers = timer.registers;
         registers.disable_irqs.set(0b111);

@@ -1,15 +1,17 @@
 //! What the tests share: registers, which are memory on the host, written and read by offset as a manual lists them; and
 //! lent pages that are all open.
 
+use super::wait::Wait;
 use carveout::arch::fake::Fake;
 use carveout::arch::fake::setup::Setup;
 use carveout::cma::loan::{Loan, Priority, SPARES};
 use carveout::dma::loan::{Borrower, Movable};
+use core::cell::{Cell, RefCell, RefMut};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use std::boxed::Box;
 
-/// A block of registers that nothing answers for.
+/// A block of registers. It answers as a [`Played`] device makes it answer.
 pub(super) struct Block<R> {
     words: NonNull<u32>,
     count: usize,
@@ -60,4 +62,46 @@ pub(super) fn with_all_open(setup: &Setup, run: &mut dyn FnMut()) {
     let area = setup.dma.area("test").unwrap();
     let other = setup.dma.borrower(area, "other", SPARES, Priority::Low).unwrap();
     nest(&other, other.borrow(SPARES).unwrap(), 0, run);
+}
+
+/// A device that a test plays, and the time. Each look at the clock or at the interrupt takes a millisecond, in which the
+/// device takes a step.
+pub(super) struct Played<D> {
+    device: RefCell<D>,
+    /// Takes a step at this time, and returns whether the interrupt is raised.
+    step: fn(&mut D, u64) -> bool,
+    now: Cell<u64>,
+    told: Cell<bool>,
+}
+
+impl<D> Played<D> {
+    pub(super) fn new(device: D, step: fn(&mut D, u64) -> bool) -> Self {
+        Self { device: RefCell::new(device), step, now: Cell::new(0), told: Cell::new(false) }
+    }
+
+    pub(super) fn device(&self) -> RefMut<'_, D> {
+        self.device.borrow_mut()
+    }
+
+    fn pass(&self) {
+        self.now.set(self.now.get() + 1000);
+        let raised = (self.step)(&mut self.device(), self.now.get());
+        self.told.set(self.told.get() | raised);
+    }
+}
+
+impl<D> Wait for Played<D> {
+    fn listen(&self) {
+        self.told.set(false);
+    }
+
+    fn told(&self) -> bool {
+        self.pass();
+        self.told.replace(false)
+    }
+
+    fn micros(&self) -> u64 {
+        self.pass();
+        self.now.get()
+    }
 }

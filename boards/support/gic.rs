@@ -88,9 +88,9 @@ impl Gic {
     /// Both are device mappings of one GIC's blocks, `cpu` that of the core this runs on, that last for ever and that
     /// this driver alone uses.
     pub unsafe fn new(distributor: NonNull<Distributor>, cpu: NonNull<CpuInterface>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let distributor = unsafe { distributor.as_ref() };
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let cpu = unsafe { cpu.as_ref() };
         distributor.ctlr.write(CTLR::ENABLE::CLEAR);
         let words = distributor.typer.read(TYPER::IT_LINES_NUMBER) as usize + 1;

@@ -130,7 +130,7 @@ impl Party {
             .map(|&Class { pages, count, .. }| Set { count, bytes: pages * FRAME_SIZE, align: 1 })
             .collect();
         let contract = kernel.dma.contract(&master, &sets).map_err(|error| format!("{}: {error}", master.name()))?;
-        // SAFETY: the workload keeps a device's promise: a port is closed before its buffer changes hands.
+        // SAFETY: `Job::new` opens a buffer by the port and closes it before it returns, and owns it meanwhile (I4).
         let port = unsafe { Port::new(kernel.dma, master) };
         Ok(Self { contract, classes, held: classes.iter().map(|_| Vec::new()).collect(), port })
     }
@@ -194,7 +194,7 @@ impl Job {
 
     fn end(self) {
         match self {
-            // SAFETY: the device is a port that is closed.
+            // SAFETY: its device is a port, which `Job::new` closed (I4).
             Self::Only(buffer) => drop(unsafe { buffer.release() }),
             // SAFETY: as above.
             Self::Film(buffer) => drop(unsafe { buffer.for_cpu() }),
@@ -460,7 +460,7 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut Disk) -> Result<(), Failu
     let dirty = kernel.dma.borrower(area, "disk, unwritten", dirty, Priority::High).map_err(refused)?;
     let mut cache = BlockCache::new(Blocks::new(disk).map_err(disk_failed)?, clean, dirty);
     let failed = |error| match error {
-        CacheError::Disk(error) => disk_failed(DiskError::Device(error)),
+        CacheError::Disk(error) => disk_failed(error),
         CacheError::Busy => Failure::Lending(format!("{error}")),
     };
     let mut block = vec![0; BLOCK].into_boxed_slice();

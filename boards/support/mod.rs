@@ -16,7 +16,7 @@ pub mod rank {
 }
 
 pub mod a9_timer;
-#[cfg(target_arch = "arm")]
+#[cfg(any(test, target_arch = "arm"))]
 pub mod ahci;
 #[cfg(target_arch = "arm")]
 pub mod block;
@@ -26,7 +26,7 @@ pub mod bring_up;
 pub mod clock;
 #[cfg(target_arch = "arm")]
 pub mod console;
-#[cfg(target_arch = "arm")]
+#[cfg(any(test, target_arch = "arm"))]
 pub mod copier;
 #[cfg(target_arch = "arm")]
 pub mod cores;
@@ -62,3 +62,4 @@ pub mod store;
 pub mod sun4i_intc;
 pub mod sun4i_timer;
 pub mod sysreg;
+pub mod wait;

@@ -81,7 +81,7 @@ impl Ns16550 {
     /// `base` is a device mapping of [`Wiring::bytes`] of a 16550's registers, aligned to a word, that lasts for ever
     /// and that this driver alone uses.
     pub unsafe fn new(base: NonNull<u8>, wiring: Wiring) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let mut uart = unsafe { Uart16550::new_with_backend(Mmio { base, wiring }) };
         uart.disable_interrupts(IER::all());
         Self(uart)

@@ -79,7 +79,7 @@ impl OmapIntc {
     ///
     /// `base` is a device mapping of the controller's registers that lasts for ever and that this driver alone uses.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let registers = unsafe { base.as_ref() };
         for bank in &registers.banks {
             bank.mask_more.set(u32::MAX);

@@ -45,7 +45,7 @@ impl Pl011 {
     /// # Safety
     /// `base` is a device mapping of a PL011 that lasts for ever and that this driver alone uses.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let registers = unsafe { base.as_ref() };
         registers.imsc.set(0);
         registers.cr.modify(CR::UARTEN::SET + CR::TXE::SET + CR::RXE::SET);

@@ -1,8 +1,12 @@
 //! PL081 DMA controller (Arm DDI 0218): copies by linked lists, on its first channel.
 //!
-//! Guarantees: the controller touches only the bytes that a list names, from [`Pl081::start`] to the result of
-//! [`Pl081::finish`]; every list ends, in an interrupt. It is a bus master without an IOMMU: the caller keeps buffers and
-//! list in the device's hands for that time.
+//! Guarantees: the controller touches only the bytes that a list names, from [`Pl081::start`] until it has stopped. It is a
+//! bus master without an IOMMU: the caller keeps buffers and list in the device's hands for that time.
+//!
+//! What "stopped" means (DDI 0218, 3.4): the channel's bit of `DMACEnbldChns` reads 0 and bit 17 (Active) of its
+//! `DMACCxConfiguration` reads 0. The controller clears the first at the end of a list and after a bus error; the driver
+//! clears it by the Enable bit of `DMACCxConfiguration`, and then the transfer on the bus ends first. The second says that
+//! the channel's FIFO has nothing left to write. An interrupt alone is no proof.
 //!
 //! Transfers are of words, the most a channel moves at a time: addresses and lengths are multiples of four bytes.
 
@@ -33,6 +37,7 @@ register_bitfields! [u32,
     /// DMACCxConfiguration.
     CHANNEL [
         ENABLE OFFSET(0) NUMBITS(1) [],
+        ACTIVE OFFSET(17) NUMBITS(1) [],
         FLOW OFFSET(11) NUMBITS(3) [MemoryToMemory = 0],
         ERROR_INTERRUPT OFFSET(14) NUMBITS(1) [],
         TERMINAL_COUNT_INTERRUPT OFFSET(15) NUMBITS(1) []
@@ -196,24 +201,25 @@ pub struct Pl081 {
 unsafe impl Send for Pl081 {}
 
 impl Pl081 {
-    /// Takes the controller over: little endian, its first channel idle, nothing pending.
+    /// Takes the controller over: little endian, its first channel told to stop.
     ///
     /// # Safety
     ///
     /// `base` is a device mapping of a PL081 that lasts for ever and that this driver alone uses.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let registers = unsafe { base.as_ref() };
-        let mut controller = Self { registers };
-        controller.stop();
-        registers.int_tc_clear.write(CHANNELS::FIRST::SET);
-        registers.int_error_clear.write(CHANNELS::FIRST::SET);
+        registers.channel.set(0);
         registers.configuration.write(CONFIGURATION::ENABLE::SET);
-        controller
+        Self { registers }
     }
 
     /// Starts the list at `list`, of which `first` is the first item. The end is told by the interrupt.
-    pub fn start(&mut self, list: BusAddr, first: Transfer, count: usize) {
+    ///
+    /// # Safety
+    ///
+    /// [`stop`](Self::stop) returned true, or [`finish`](Self::finish) a result, since the last list. Until it has stopped again, the list and all that it names are the device's (I4).
+    pub unsafe fn start(&mut self, list: BusAddr, first: Transfer, count: usize) {
         let registers = self.registers;
         let next = if count > 1 { list.checked_add(ITEM_BYTES as u32) } else { None };
         let [source, destination, next, control] = first.item(next);
@@ -234,27 +240,39 @@ impl Pl081 {
 
     /// The result of the list, once there is one; takes the interrupt back.
     pub fn finish(&mut self) -> Option<Result<(), BusError>> {
+        // At the last item's terminal count the channel may still be writing; at an error, too.
+        if !self.is_stopped() {
+            return None;
+        }
         let registers = self.registers;
         if registers.int_error_status.is_set(CHANNELS::FIRST) {
             let [from, to] = [&registers.source, &registers.destination].map(|register| BusAddr::new(register.get()));
-            // The channel disabled itself (DDI 0218, 3.4.4).
             registers.int_error_clear.write(CHANNELS::FIRST::SET);
             return Some(Err(BusError { from, to }));
         }
-        // Its counter's end is the last item's alone, but the channel may still be writing that.
-        if !registers.int_tc_status.is_set(CHANNELS::FIRST) || registers.enabled_channels.is_set(CHANNELS::FIRST) {
+        if !registers.int_tc_status.is_set(CHANNELS::FIRST) {
             return None;
         }
         registers.int_tc_clear.write(CHANNELS::FIRST::SET);
         Some(Ok(()))
     }
 
-    /// Ends a list early: when this returns, the controller moves nothing any more.
-    pub fn stop(&mut self) {
-        self.registers.channel.set(0);
-        while self.registers.enabled_channels.is_set(CHANNELS::FIRST) {
-            core::hint::spin_loop();
+    /// Tells the channel to stop, and returns whether it has stopped. Then nothing is pending: what is left of a list that
+    /// did not end would be taken for the end of the next one.
+    pub fn stop(&mut self) -> bool {
+        let registers = self.registers;
+        registers.channel.set(0);
+        let stopped = self.is_stopped();
+        if stopped {
+            registers.int_tc_clear.write(CHANNELS::FIRST::SET);
+            registers.int_error_clear.write(CHANNELS::FIRST::SET);
         }
+        stopped
+    }
+
+    /// Whether the channel moves nothing any more.
+    fn is_stopped(&self) -> bool {
+        !self.registers.enabled_channels.is_set(CHANNELS::FIRST) && !self.registers.channel.is_set(CHANNEL::ACTIVE)
     }
 }
 
@@ -283,7 +301,8 @@ mod tests {
         let mut controller = unsafe { Pl081::new(base) };
         assert_eq!(registers.configuration.get(), 1);
         let list = listed(&[segment(0x7000_1000, 16392)], &[segment(0x2000_0004, 16392)]).unwrap();
-        controller.start(BusAddr::new(0x7100_0000), list[0], list.len());
+        // SAFETY: memory is no controller: nothing is read or written.
+        unsafe { controller.start(BusAddr::new(0x7100_0000), list[0], list.len()) };
         let channel =
             [&registers.source, &registers.destination, &registers.next].map(tock_registers::interfaces::Readable::get);
         assert_eq!(channel, [0x7000_1000, 0x2000_0004, 0x7100_0010]);

@@ -1,14 +1,18 @@
 //! PL111 colour LCD controller (Arm DDI 0293): scan-out of one frame in memory.
 //!
-//! Guarantees: the controller reads only the frame it was given, from the return of [`Pl111::scan_out`] to that of
-//! [`Pl111::off`]. It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the device's hands
-//! and coherent for that time.
+//! Guarantees: the controller reads only the frame it was given, from [`Pl111::scan_out`] until it has stopped. It writes
+//! nothing. It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the device's hands and coherent
+//! for that time.
+//!
+//! What "stopped" means: `LCDControl.LcdEn` reads 0 after the driver cleared it (DDI 0293, 3.2). The read follows the
+//! write to the controller, so the write has arrived. No status tells of the bus master itself: a burst that was on the
+//! bus may end after that. It only reads, and nothing shows its words, so the next owner of the memory loses nothing.
 
 use core::{fmt, ptr::NonNull};
 
 use carveout::addr::BusAddr;
 use tock_registers::{
-    interfaces::{ReadWriteable, Writeable},
+    interfaces::{ReadWriteable, Readable, Writeable},
     register_bitfields, register_structs,
     registers::ReadWrite,
 };
@@ -86,16 +90,21 @@ impl Mode {
     }
 }
 
-/// The frame does not start on the 8 bytes that LCDUPBASE can name (DDI 0293, 3.2.5).
+/// Why nothing is shown. The controller was not told of the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Misaligned(
-    /// Where the frame starts.
-    pub BusAddr,
-);
+pub enum ScanOutError {
+    /// The frame that starts here does not start on the 8 bytes that LCDUPBASE can name (DDI 0293, 3.2.5).
+    Misaligned(BusAddr),
+    /// The controller shows something else and does not stop.
+    Hung,
+}
 
-impl fmt::Display for Misaligned {
+impl fmt::Display for ScanOutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the frame at {} is not aligned to 8 bytes", self.0)
+        match self {
+            Self::Misaligned(frame) => write!(f, "the frame at {frame} is not aligned to 8 bytes"),
+            Self::Hung => f.write_str("the display does not switch off"),
+        }
     }
 }
 
@@ -113,11 +122,12 @@ impl Pl111 {
     /// # Safety
     /// `base` is a device mapping of a PL111 that lasts for ever and that this driver alone uses.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let registers = unsafe { base.as_ref() };
         registers.imsc.set(0);
         let mut controller = Self { registers };
-        controller.off();
+        // Whether it is off is asked again before a frame is shown.
+        let _ = controller.off();
         controller
     }
 
@@ -125,12 +135,18 @@ impl Pl111 {
     ///
     /// Enable and power come without the pause that a bare panel asks for between them (DDI 0293, 2.6): the boards
     /// here drive a DVI transmitter.
-    pub fn scan_out(&mut self, frame: BusAddr, mode: Mode) -> Result<(), Misaligned> {
+    ///
+    /// # Safety
+    ///
+    /// The frame is the display's until [`off`](Self::off) returns true (I4).
+    pub unsafe fn scan_out(&mut self, frame: BusAddr, mode: Mode) -> Result<(), ScanOutError> {
         if !frame.is_aligned(8) {
-            return Err(Misaligned(frame));
+            return Err(ScanOutError::Misaligned(frame));
+        }
+        if !self.off() {
+            return Err(ScanOutError::Hung);
         }
         let Mode { horizontal: h, vertical: v } = mode;
-        self.off();
         let registers = self.registers;
         registers.timing0.write(
             TIMING0::PPL.val(h.visible / 16 - 1)
@@ -158,18 +174,18 @@ impl Pl111 {
         Ok(())
     }
 
-    /// Stops the scan-out.
-    pub fn off(&mut self) {
+    /// Stops the scan-out, and returns whether it stopped: if not, the frame is still the display's.
+    #[must_use]
+    pub fn off(&mut self) -> bool {
         self.registers.control.modify(CONTROL::LCD_PWR::CLEAR);
         self.registers.control.modify(CONTROL::LCD_EN::CLEAR);
+        !self.registers.control.is_set(CONTROL::LCD_EN)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{boxed::Box, format};
-
-    use tock_registers::interfaces::Readable;
 
     use super::*;
 
@@ -181,16 +197,18 @@ mod tests {
         let registers = unsafe { base.as_ref() };
         // SAFETY: the block is memory that lasts for ever.
         let mut controller = unsafe { Pl111::new(base) };
-        let misaligned = controller.scan_out(BusAddr::new(0x6000_0004), Mode::VGA).unwrap_err();
+        // SAFETY: memory is no controller: nothing is read.
+        let mut show = |at| unsafe { controller.scan_out(BusAddr::new(at), Mode::VGA) };
+        let misaligned = show(0x6000_0004).unwrap_err();
         assert_eq!(format!("{misaligned}"), "the frame at 0x60000004 is not aligned to 8 bytes");
         assert_eq!(registers.control.get(), 0);
-        controller.scan_out(BusAddr::new(0x6000_0008), Mode::VGA).unwrap();
+        show(0x6000_0008).unwrap();
         assert_eq!(registers.timing0.get(), 0x2f0f_5f9c);
         assert_eq!(registers.timing1.get(), 0x210a_05df);
         assert_eq!(registers.timing2.get(), 0x067f_1800);
         assert_eq!(registers.upbase.get(), 0x6000_0008);
         assert_eq!(registers.control.get(), 0x0000_092b);
-        controller.off();
+        assert!(controller.off());
         assert_eq!(registers.control.get() & 0x801, 0);
         assert_eq!(Mode::VGA.frame_bytes(), 640 * 480 * 4);
     }

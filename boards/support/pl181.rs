@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a card is read whole blocks at a time, or an error says what went wrong; no command is waited for longer
 //! than it takes to look at the status [`PATIENCE`] times. The controller is no bus master: the CPU takes each word out
-//! of its queue. Commands and responses: SD Physical Layer Simplified Specification, 4.7 and 4.9.
+//! of its queue, and `MCIDataCtrl` never has its DMA bit. So there is nothing to stop: no buffer is ever the device's
+//! (I4). Commands and responses: SD Physical Layer Simplified Specification, 4.7 and 4.9.
 
 use carveout::addr::Bytes;
 use core::{fmt, ptr::NonNull};
@@ -143,7 +144,7 @@ impl Card {
     ///
     /// `base` is a device mapping of a PL181 that lasts for ever and that this driver alone uses.
     pub unsafe fn open(base: NonNull<Registers>) -> Result<Option<Self>, CardError> {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `open`).
         let registers = unsafe { base.as_ref() };
         for mask in &registers.mask {
             mask.set(0);

@@ -22,7 +22,7 @@ register_structs! {
 /// # Safety
 /// `base` is a device mapping of the unit's registers.
 pub unsafe fn cores(base: NonNull<Registers>) -> usize {
-    // SAFETY: the caller's contract.
+    // SAFETY: a mapping of these registers, which are only read (contract of `cores`).
     let registers = unsafe { base.as_ref() };
     registers.config.read(CONFIG::CORES) as usize + 1
 }

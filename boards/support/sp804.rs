@@ -41,7 +41,7 @@ impl Sp804 {
     /// # Safety
     /// `base` is a device mapping of an SP804 that lasts for ever and whose first timer this driver alone uses.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let registers = unsafe { base.as_ref() };
         // SIZE must not change while the timer runs (DDI 0271, 3.3.3).
         registers.control.set(0);

@@ -52,7 +52,7 @@ impl Sun4iIntc {
     ///
     /// `base` is a device mapping of the controller's registers that lasts for ever and that this driver alone uses.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let registers = unsafe { base.as_ref() };
         for word in 0..WORDS {
             registers.enable[word].set(0);

@@ -51,7 +51,7 @@ impl Sun4iTimer {
     ///
     /// `base` is a device mapping of the timers' registers that lasts for ever and whose timer 1 this driver alone uses.
     pub unsafe fn new(base: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's contract.
+        // SAFETY: a mapping that lasts and is this driver's alone (contract of `new`).
         let registers = unsafe { base.as_ref() };
         registers.control.set(0);
         registers.interval.set(u32::MAX);

@@ -26,7 +26,7 @@ register_structs! {
 /// `base` is a device mapping of the motherboard's system registers, and nothing else uses its flags. Whatever stands
 /// at `entry` may be run.
 pub unsafe fn set_entry(base: NonNull<Registers>, entry: PhysAddr) {
-    // SAFETY: the caller's contract.
+    // SAFETY: a mapping of these registers, whose flags nothing else uses (contract of `set_entry`).
     let registers = unsafe { base.as_ref() };
     registers.flags_clear.set(u32::MAX);
     registers.flags_set.set(entry.raw());

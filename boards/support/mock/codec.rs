@@ -239,6 +239,11 @@ impl<'r> Driver<'r> {
         Ok(())
     }
 
+    /// Returns whether the device works on nothing: then it accesses no memory until the next job.
+    pub fn is_stopped(&self) -> bool {
+        self.registers.job.is_stopped()
+    }
+
     /// The result of the job, once: after the interrupt, or `None` while no job has ended. After an error a
     /// destination holds nothing of use.
     pub fn finish(&mut self) -> Option<Result<Picture, Error>> {
@@ -522,13 +527,13 @@ mod tests {
             let now = IN_USE.get().wrapping_add(layout.size());
             IN_USE.set(now);
             PEAK.set(PEAK.get().max(now));
-            // SAFETY: the caller's contract.
+            // SAFETY: `GlobalAlloc::alloc` asks the same of its caller.
             unsafe { System.alloc(layout) }
         }
 
         unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
             IN_USE.set(IN_USE.get().wrapping_sub(layout.size()));
-            // SAFETY: the caller's contract.
+            // SAFETY: as `GlobalAlloc::dealloc` asks, `System` gave it, in `alloc`, with this layout.
             unsafe { System.dealloc(at, layout) }
         }
     }

@@ -177,6 +177,11 @@ impl<'r> Driver<'r> {
         Ok(())
     }
 
+    /// Returns whether the device works on nothing: then it accesses no memory until the next job.
+    pub fn is_stopped(&self) -> bool {
+        self.registers.job.is_stopped()
+    }
+
     /// The size shown, once: after the interrupt, or `None` while no job has ended.
     pub fn finish(&mut self) -> Option<Result<Size, Error>> {
         let registers = self.registers;
@@ -359,12 +364,15 @@ mod tests {
         let mut interrupts = 0;
         hardware.run(&mut bus, &mut || interrupts += 1);
         assert_eq!((interrupts, driver.finish()), (0, None));
+        assert!(driver.is_stopped());
         driver.start(source, size, screen).unwrap();
+        assert!(!driver.is_stopped(), "the device may access its windows (I4)");
         assert_eq!(driver.start(source, size, screen), Err(Busy));
         hardware.run(&mut bus, &mut || interrupts += 1);
         hardware.run(&mut bus, &mut || interrupts += 1);
         assert_eq!(interrupts, 1);
         assert_eq!(driver.start(source, size, screen), Err(Busy), "the result has not been taken");
+        assert!(driver.is_stopped(), "whether or not its result was taken");
         let result = driver.finish().unwrap();
         assert_eq!(driver.finish(), None);
         let words = bus.bytes(screen).chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect();

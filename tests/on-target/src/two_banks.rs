@@ -23,6 +23,7 @@ use carveout::vm::layout::LOAN_WINDOW;
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::copier::{Copier, CopyError};
 use carveout_boards::support::pl081::ListError;
+use carveout_boards::support::wait::{Failed, Interrupt};
 use on_target::tables::{Place, Plant, finds, must_find, nobodys, section};
 use on_target::{Verdict, after, audit, checks, direct_map_place, ensure, ensure_eq, read};
 
@@ -114,7 +115,7 @@ fn two_areas_serve_two_devices(kernel: &'static Kernel) -> Verdict {
     Ok(())
 }
 
-fn copier(kernel: &'static Kernel) -> Result<Copier, String> {
+fn copier(kernel: &'static Kernel) -> Result<Copier<Armv7a, Interrupt>, String> {
     Copier::open(kernel).map_err(text)?.ok_or_else(|| "the board has no DMA controller".into())
 }
 
@@ -144,15 +145,11 @@ fn copies(kernel: &'static Kernel, from: (&'static str, &[u32]), to: (&'static s
     }
     let source = source.for_device();
     let target = Table::new(streams::<FromDevice>(kernel, to.0, to.1)?).for_device();
-    let mut copier = copier(kernel)?;
-    let master = copier.master().clone();
-    let copied = copier.copy(source.segments(&master), target.segments(&master));
-    copier.close();
-    // SAFETY: whatever the result, the controller has finished with it.
+    let (source, target) = copier(kernel)?.copy(source, target).map_err(|failed| text(failed.error))?;
+    // SAFETY: `copy` gave it back: the controller has stopped (I4).
     let source = unsafe { source.for_cpu() };
     // SAFETY: as above.
     let target = unsafe { target.for_cpu() };
-    copied.map_err(text)?;
     let mut n = 0;
     for view in target.views() {
         for bytes in view.chunks_exact(4) {
@@ -185,23 +182,26 @@ fn a_list_longer_than_a_page_is_copied_in_parts(kernel: &'static Kernel) -> Verd
 
 fn what_is_no_copy_is_refused_and_nothing_moves(kernel: &'static Kernel) -> Verdict {
     let mut copier = copier(kernel)?;
-    let master = copier.master().clone();
     let from = kernel.dma.alloc(&kernel.master("/codec"), 100, 1).map_err(text)?.into_coherent();
     let mut to = kernel.dma.alloc(&kernel.master("/scaler"), 102, 1).map_err(text)?.into_coherent();
     to.write_at(0, &[0x77; 102]);
-    let ragged = copier.copy(from.segments(&master), to.segments(&master));
-    ensure!(matches!(ragged, Err(CopyError::List(ListError::Ragged(_)))), "a ragged copy: {ragged:?}");
+    let Err(Failed { error, given: Some((from, to)) }) = copier.copy(from, to) else {
+        return Err("a ragged copy".into());
+    };
+    ensure!(matches!(error, CopyError::List(ListError::Ragged(_))), "a ragged copy: {error:?}");
     let longer = kernel.dma.alloc(&kernel.master("/scaler"), 104, 1).map_err(text)?.into_coherent();
-    let uneven = copier.copy(from.segments(&master), longer.segments(&master));
-    let line = uneven.map_err(text).err().unwrap_or_default();
+    let Err(Failed { error, given: Some((from, longer)) }) = copier.copy(from, longer) else {
+        return Err("an uneven copy".into());
+    };
+    let line = text(error);
     ensure!(line.starts_with("4 bytes at 0x"), "an uneven copy: {line}");
     // A controller that does not reach the second bank.
-    let short: Master = master.clone().with_mask(BusAddr::new(0x3fff_ffff));
-    let refused = copier.copy(from.segments(&master), to.segments(&short));
-    ensure!(matches!(refused, Err(CopyError::Reach(ScatterError::OutOfReach { .. }))), "out of reach: {refused:?}");
+    let short: Master = copier.master().clone().with_mask(BusAddr::new(0x3fff_ffff));
+    let refused = to.segments(&short).map(drop);
+    ensure!(matches!(refused, Err(ScatterError::OutOfReach { .. })), "out of reach: {refused:?}");
     let mut seen = [0; 102];
     to.read_at(0, &mut seen);
-    copier.close();
+    drop(copier);
     for buffer in [from, to, longer] {
         // SAFETY: the controller was told nothing of them.
         drop(unsafe { buffer.release() });
