@@ -24,31 +24,33 @@
 //!
 //! # The longest wait
 //!
-//! A lock is passed on, never just freed while a core waits: the next core in rising order has it, and after the last the
+//! A lock is offered on, never just freed while a core waits: to the next core in rising order, and after the last to the
 //! first. So a core waits for **one turn of each other core at most**, the turn under way among them: with four cores for
-//! three turns. The number of turns is proven; how long a turn is, is what the table says a lock is held over. The argument:
+//! three turns. How long a turn is, is what the table says a lock is held over. The argument:
 //!
-//! - Each turn ends with the lock at the next waiting core after its own. The lock moves in one direction round the cores
-//!   and goes past none that waits. Before it comes to a core that waits it has been at each other core once at most.
-//! - `try_lock` and a core that comes anew find the lock held while anybody waits. So nobody overtakes.
+//! - Each turn ends with an offer to the next waiting core after its own. Offers move in one direction round the cores
+//!   and go past none that waits and comes. Before one comes to a core, each other core had one turn at most.
+//! - `try_lock` and a core that comes anew find the lock held or offered while anybody waits. So nobody overtakes.
 //! - Exclusive stores must succeed in the end. The architecture promises no bound for that, for any lock.
+//! - A core that was offered the lock and does not come, though others look 256 times, is not running: an emulator or a
+//!   hypervisor took it off, or it was stopped. They go round it ([`CoreState::gone_round`] counts), or all would stand
+//!   still with it. It keeps its place and waits for one turn of each other core more.
 //!
 //! While a core waits, its interrupts are served as they were before the call. They are masked while the core has a place
-//! among those who wait, for a handler must not come then: the lock could come to the code that it interrupted, and
-//! everybody, the handler too if it wants the same lock, would wait for the handler. So the core looks at ISR: when an
-//! interrupt is pending it leaves its place, takes the interrupt and waits anew. Others are passed the lock meanwhile. If
-//! the lock came before it could leave, its turn comes first and the interrupt after that, as if the lock had been free. So:
+//! among those who wait, for a handler must not come then: the lock would be offered to the code that it interrupted, and a
+//! handler that wants the same lock would wait for what waits for it. So the core looks at ISR: when an interrupt is
+//! pending it leaves its place, takes the interrupt and waits anew. An offer that came just then goes on to the next. So:
 //!
 //! - A handler may take the lock that its core waits for: it finds its core in no place, and waits as any other would.
-//! - A core that is stopped by an interrupt, because another one panicked, has no place: the lock goes round it. One that
-//!   is stopped while it holds a lock never frees it; [`Lock::force_unlock`] does, and whoever waits takes it then.
+//! - A core that is stopped by an interrupt, because another one panicked, has no place. One that is stopped by other means
+//!   is gone round. One that is stopped while it holds a lock never frees it; [`Lock::force_unlock`] does.
 //! - The bound is for a wait without interrupts. Each interrupt that a core takes while it waits begins the wait anew,
 //!   after the handler.
 //! - What [`on_wait`] calls runs in a place, with interrupts masked. If it ends the program it calls [`abandon`] first,
 //!   which leaves the place.
 //!
-//! On the host, which has threads and no interrupts, there are no ranks, and a thread waits for 31 turns at most while no
-//! more than 31 wait.
+//! On the host, which has threads and no interrupts, there are no ranks, and a thread waits for 24 turns at most while no
+//! more than 24 wait.
 
 mod turns;
 
@@ -58,7 +60,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 #[cfg(not(loom))]
-use turns::Turns;
+use turns::{Poll, Turns};
 
 #[cfg(target_arch = "arm")]
 pub use self::by_core::{CoreState, abandon, cores, on_wait};
@@ -161,7 +163,7 @@ impl<T> Lock<T> {
     ///
     /// If the lock is held, its holder never uses its guard again.
     pub unsafe fn force_unlock(&self) {
-        self.turns.force();
+        self.turns.pass(by_core::place());
     }
 }
 
@@ -171,11 +173,15 @@ impl<T> Lock<T> {
     pub fn lock(&self) -> Guard<'_, T> {
         let mut place = 0;
         if !self.turns.take()
-            && let Some(at) = self.turns.join(place)
+            && let Some(mut wait) = self.turns.join(place)
         {
-            place = at;
-            while !self.turns.came_to(place) {
-                relax();
+            place = wait.place();
+            loop {
+                match self.turns.poll(&mut wait) {
+                    Poll::Taken => break,
+                    Poll::Waits => relax(),
+                    Poll::Ignored(other) => self.turns.go_round(other),
+                }
             }
         }
         Guard { lock: self, place, _on_this_core: PhantomData }
@@ -296,7 +302,7 @@ impl<T> fmt::Debug for Guard<'_, T> {
 /// What each core holds and waits for: written by that core alone, read by whoever reports.
 #[cfg(target_arch = "arm")]
 mod by_core {
-    use super::{Rank, Turns};
+    use super::{Poll, Rank, Turns};
     use crate::arch::armv7a::cores::{CoreId, MAX_CORES};
     use crate::arch::armv7a::mmu::{interrupt_pends, isb, mask_interrupts, unmask_interrupts};
     use core::fmt;
@@ -334,6 +340,8 @@ mod by_core {
         /// Those in whose midst it waits, at `place`; null if it does not, or left.
         queue: AtomicPtr<Turns>,
         place: AtomicU32,
+        /// How often others went round it: written by them.
+        gone_round: AtomicU32,
         /// Locks taken, those of them not at once, and rounds waited for them.
         taken: AtomicU32,
         contended: AtomicU32,
@@ -350,6 +358,7 @@ mod by_core {
             waits_for: AtomicU32::new(0),
             queue: AtomicPtr::new(core::ptr::null_mut()),
             place: AtomicU32::new(0),
+            gone_round: AtomicU32::new(0),
             taken: AtomicU32::new(0),
             contended: AtomicU32::new(0),
             rounds: AtomicU32::new(0),
@@ -375,11 +384,8 @@ mod by_core {
         let record = record();
         let queue = record.queue.swap(core::ptr::null_mut(), Ordering::Relaxed);
         // SAFETY: `wait` stored it, which borrows the lock until it stores null: this is called from within.
-        if let Some(turns) = unsafe { queue.as_ref() }
-            && turns.leave(record.place.load(Ordering::Relaxed))
-        {
-            // It came before it could leave, and nobody began with it.
-            turns.pass(place());
+        if let Some(turns) = unsafe { queue.as_ref() } {
+            turns.leave(record.place.load(Ordering::Relaxed));
         }
         record.held.store(record.held.load(Ordering::Relaxed) & ALL_MASKED, Ordering::Relaxed);
         for more in &record.more {
@@ -429,6 +435,8 @@ mod by_core {
         pub contended: u32,
         /// Rounds of the loop that waited for them, modulo 2^32.
         pub rounds: u32,
+        /// How often it was offered a lock and did not come, modulo 2^32: it was not running.
+        pub gone_round: u32,
     }
 
     impl fmt::Display for CoreState {
@@ -460,6 +468,7 @@ mod by_core {
                 taken: record.taken.load(Ordering::Relaxed),
                 contended: record.contended.load(Ordering::Relaxed),
                 rounds: record.rounds.load(Ordering::Relaxed),
+                gone_round: record.gone_round.load(Ordering::Relaxed),
             };
             (core, state)
         })
@@ -591,26 +600,34 @@ mod by_core {
         let outer = (record.waits.load(Ordering::Relaxed), record.waits_for.load(Ordering::Relaxed));
         let mut rounds = 0;
         // Each time with interrupts masked, and in no place.
-        while let Some(place) = turns.join(place()) {
-            record.place.store(place, Ordering::Relaxed);
+        while let Some(mut wait) = turns.join(place()) {
+            record.place.store(wait.place(), Ordering::Relaxed);
             record.queue.store(core::ptr::from_ref(turns).cast_mut(), Ordering::Relaxed);
             record.waits_for.store(rank.0.into(), Ordering::Relaxed);
             record.waits.store(core::ptr::from_ref(site).cast_mut(), Ordering::Release);
-            let pending = loop {
-                if turns.came_to(place) {
-                    break false;
+            let taken = loop {
+                match turns.poll(&mut wait) {
+                    Poll::Taken => break true,
+                    Poll::Waits => super::relax(),
+                    Poll::Ignored(other) => {
+                        // Before it is gone round, so that who looks never finds too few.
+                        if let Some(record) = RECORDS.get(other as usize) {
+                            record.gone_round.fetch_add(1, Ordering::Relaxed);
+                        }
+                        turns.go_round(other);
+                    }
                 }
-                super::relax();
                 rounds += 1;
                 if rounds % ROUNDS == 0 {
                     call_hook(rounds / ROUNDS);
                 }
                 if !masked && interrupt_pends() {
-                    break !turns.leave(place);
+                    turns.leave(wait.place());
+                    break false;
                 }
             };
             record.queue.store(core::ptr::null_mut(), Ordering::Relaxed);
-            if !pending {
+            if taken {
                 break;
             }
             unmask_interrupts();
