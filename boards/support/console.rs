@@ -1,10 +1,11 @@
 //! The console: one UART, for lines of the kernel and of the `log` crate.
 //!
-//! Guarantees: lines are not mixed; a fault report is printed whatever the interrupted code was printing. Once the
+//! Guarantees: lines are not mixed; who loses a buffer reads of it with the next line; a fault report is printed whatever the interrupted code was printing. Once the
 //! command line is known nothing semihosts unless it says `semihosting`: on a board without a debugger the program ends
 //! in a line and a core that waits. Before, when there is nobody else to tell, a semihosting call is tried; where
 //! nobody answers, it comes to the kernel's own vector, and the core waits as well.
 
+use super::bring_up::kernel;
 use super::ns16550::Ns16550;
 use super::pl011::Pl011;
 use super::rank;
@@ -66,14 +67,24 @@ pub fn set_semihosting(answered: bool) {
     SEMIHOSTING.store(answered, Ordering::Relaxed);
 }
 
-/// Prints without a newline. Interrupts are masked meanwhile, for as long as the UART takes.
+/// Prints a line or several, and before it one a buffer that was lost since the last: dropping it printed none, for it may
+/// have happened under any lock. Interrupts are masked meanwhile, for as long as the UART takes.
 pub fn print(args: fmt::Arguments<'_>) {
-    match UART.lock().as_mut() {
+    let mut uart = UART.lock();
+    let mut write = |args: fmt::Arguments<'_>| match uart.as_mut() {
         // A UART takes every byte.
         Some(uart) => drop(uart.write_fmt(args)),
         None if SEMIHOSTING.load(Ordering::Relaxed) => semihosting::eprint!("{args}"),
         None => {}
+    };
+    while let Some(lost) = kernel().and_then(|kernel| kernel.dma.next_quarantined()) {
+        if log::max_level() >= LevelFilter::Warn {
+            write(format_args!(
+                "warn: carveout::dma: {lost} was dropped: it is lost until reset, for the device may still use it\n"
+            ));
+        }
     }
+    write(args);
 }
 
 /// Waits for a byte.
@@ -96,8 +107,8 @@ macro_rules! println {
 ///
 /// # Safety
 ///
-/// The code that this core was running never runs again, and the program ends soon: another core that holds the console
-/// for longer than a line may mix its output with what is printed from here on.
+/// The code that this core was running never runs again, and the program ends. Another core that holds the console for
+/// longer than a line is given up: what it prints may be mixed with what is printed from here on.
 pub unsafe fn seize() {
     sync::abandon();
     // At 115200 baud a line of 200 bytes takes 17 ms, in which a core of 1 GHz reads a flag some million times.
@@ -107,8 +118,8 @@ pub unsafe fn seize() {
         }
         core::hint::spin_loop();
     }
-    // SAFETY: if this core held it, what it was running never runs again (contract of `seize`); another core has had the
-    // time of many lines, and the contract gives it up.
+    // SAFETY: the holder is this core, whose code never runs again by this function's contract, or one that is given up:
+    // what both then touch is the UART's data register, which takes each byte as it comes.
     unsafe { UART.force_unlock() };
 }
 

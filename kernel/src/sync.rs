@@ -1,9 +1,9 @@
 //! The lock of what cores and interrupt handlers share.
 //!
 //! Guarantees: while a [`Guard`] lives, its core takes no interrupt, so a handler may take any lock: none is held by the
-//! code it interrupted. A core takes locks in rising order of [`Rank`]; one taken out of order, or twice, is a panic
-//! that says where both were taken, and never a deadlock. While a core waits, interrupts are as they were before the
-//! call.
+//! code it interrupted. Guards may be dropped in any order: interrupts stay masked until the last is gone. A core takes
+//! locks in rising order of [`Rank`]; one taken out of order, or twice, is a panic that says where both were taken, and
+//! never a deadlock.
 //!
 //! # Lock order
 //!
@@ -19,11 +19,49 @@
 //! pages copied or 31 zeroed, and of n cores one waits for n - 1 of them at most, with interrupts masked.
 //! Interrupts are masked by CPSR.I: fast ones are not.
 //!
-//! On the host, which has threads and no interrupts, it is a plain lock without ranks.
+//! Nothing of this crate prints or logs, so no lock of the embedding kernel's is taken behind its back but the heap's,
+//! and that only by what says that it uses the heap ([`dma`](crate::dma)). What there is to tell waits until it is asked
+//! for: [`Dma::next_quarantined`](crate::dma::Dma::next_quarantined).
+//!
+//! # The longest wait
+//!
+//! A lock is offered on, never just freed while a core waits: to the next core in rising order, and after the last to the
+//! first. So a core waits for **one turn of each other core at most**, the turn under way among them: with four cores for
+//! three turns. How long a turn is, is what the table says a lock is held over. The argument:
+//!
+//! - Each turn ends with an offer to the next waiting core after its own. Offers move in one direction round the cores
+//!   and go past none that waits and comes. Before one comes to a core, each other core had one turn at most.
+//! - `try_lock` and a core that comes anew find the lock held or offered while anybody waits. So nobody overtakes.
+//! - Exclusive stores must succeed in the end. The architecture promises no bound for that, for any lock.
+//! - A core that was offered the lock and does not come, though others look 256 times, is not running: an emulator or a
+//!   hypervisor took it off, or it was stopped. They go round it ([`CoreState::gone_round`] counts), or all would stand
+//!   still with it. It keeps its place and waits for one turn of each other core more.
+//!
+//! While a core waits, its interrupts are served as they were before the call. They are masked while the core has a place
+//! among those who wait, for a handler must not come then: the lock would be offered to the code that it interrupted, and a
+//! handler that wants the same lock would wait for what waits for it. So the core looks at ISR: when an interrupt is
+//! pending it leaves its place, takes the interrupt and waits anew. An offer that came just then goes on to the next. So:
+//!
+//! - A handler may take the lock that its core waits for: it finds its core in no place, and waits as any other would.
+//! - A core that is stopped by an interrupt, because another one panicked, has no place. One that is stopped by other means
+//!   is gone round. One that is stopped while it holds a lock never frees it; [`Lock::force_unlock`] does.
+//! - The bound is for a wait without interrupts. Each interrupt that a core takes while it waits begins the wait anew,
+//!   after the handler.
+//! - What [`on_wait`] calls runs in a place, with interrupts masked. If it ends the program it calls [`abandon`] first,
+//!   which leaves the place.
+//!
+//! On the host, which has threads and no interrupts, there are no ranks, and a thread waits for 24 turns at most while no
+//! more than 24 wait.
 
+mod turns;
+
+#[cfg(not(loom))]
+use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
+#[cfg(not(loom))]
+use turns::{Poll, Turns};
 
 #[cfg(target_arch = "arm")]
 pub use self::by_core::{CoreState, abandon, cores, on_wait};
@@ -51,21 +89,22 @@ impl Rank {
     }
 }
 
-#[cfg(not(loom))]
-type Inner<T> = spin::Mutex<T>;
-#[cfg(not(loom))]
-type InnerGuard<'l, T> = spin::MutexGuard<'l, T>;
-#[cfg(loom)]
-type Inner<T> = loom::sync::Mutex<T>;
-#[cfg(loom)]
-type InnerGuard<'l, T> = loom::sync::MutexGuard<'l, T>;
-
 /// A value that one core at a time has, and none of its interrupt handlers meanwhile.
 pub struct Lock<T> {
     #[cfg_attr(not(target_arch = "arm"), expect(dead_code, reason = "the host has no ranks"))]
     rank: Rank,
-    inner: Inner<T>,
+    #[cfg(not(loom))]
+    turns: Turns,
+    #[cfg(not(loom))]
+    value: UnsafeCell<T>,
+    #[cfg(loom)]
+    inner: loom::sync::Mutex<T>,
 }
+
+// SAFETY: a reference to the value is a guard's, and one guard at a time lives (what `Turns` guarantees). So sharing the
+// lock gives the value from core to core, which `Send` permits.
+#[cfg(not(loom))]
+unsafe impl<T: Send> Sync for Lock<T> {}
 
 /// The value of a [`Lock`], until it is dropped. It stays on its core:
 ///
@@ -74,116 +113,120 @@ pub struct Lock<T> {
 /// sent::<carveout::sync::Guard<'static, u32>>();
 /// ```
 pub struct Guard<'l, T> {
-    /// Dropped first: interrupts stay masked until the lock is free.
-    inner: InnerGuard<'l, T>,
+    #[cfg(not(loom))]
+    lock: &'l Lock<T>,
+    #[cfg(loom)]
+    inner: loom::sync::MutexGuard<'l, T>,
+    /// Dropped after the lock is free: interrupts stay masked until then.
     #[cfg(target_arch = "arm")]
     _held: by_core::Held,
+    /// Where this thread waited.
+    #[cfg(not(any(target_arch = "arm", loom)))]
+    place: u32,
     _on_this_core: PhantomData<*mut ()>,
 }
 
+#[cfg(not(loom))]
 impl<T> Lock<T> {
     /// A free lock of that rank.
-    #[cfg(not(loom))]
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: Inner::new(value) }
+        Self { rank, turns: Turns::new(), value: UnsafeCell::new(value) }
     }
+}
 
-    /// A free lock of that rank.
-    #[cfg(loom)]
-    pub fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: Inner::new(value) }
-    }
-
+#[cfg(target_arch = "arm")]
+impl<T> Lock<T> {
     /// Waits for the lock and takes it.
     ///
     /// # Panics
     ///
     /// If this core holds a lock of the same rank or a later one.
-    #[cfg(target_arch = "arm")]
     #[track_caller]
     #[inline]
     pub fn lock(&self) -> Guard<'_, T> {
         let site = core::panic::Location::caller();
         let held = by_core::Held::new(self.rank, site);
-        match self.inner.try_lock() {
-            Some(inner) => {
-                held.count(0);
-                Guard { inner, _held: held, _on_this_core: PhantomData }
-            }
-            None => self.wait_for(held, site),
-        }
+        let held = if self.turns.take() { held } else { by_core::wait(held, self.rank, site, &self.turns) };
+        held.count();
+        Guard { lock: self, _held: held, _on_this_core: PhantomData }
     }
 
-    #[cfg(target_arch = "arm")]
-    #[cold]
-    #[inline(never)]
-    fn wait_for(&self, mut held: by_core::Held, site: &'static core::panic::Location<'static>) -> Guard<'_, T> {
-        let mut waited = 0;
-        loop {
-            drop(held);
-            waited += by_core::wait(self.rank, site, || self.inner.is_locked());
-            held = by_core::Held::new(self.rank, site);
-            if let Some(inner) = self.inner.try_lock() {
-                held.count(waited);
-                return Guard { inner, _held: held, _on_this_core: PhantomData };
-            }
-        }
-    }
-
-    /// Waits for the lock and takes it.
-    #[cfg(not(any(target_arch = "arm", loom)))]
-    pub fn lock(&self) -> Guard<'_, T> {
-        Guard { inner: self.inner.lock(), _on_this_core: PhantomData }
-    }
-
-    /// Waits for the lock and takes it.
-    #[cfg(loom)]
-    pub fn lock(&self) -> Guard<'_, T> {
-        Guard { inner: self.inner.lock().expect("no holder panicked"), _on_this_core: PhantomData }
-    }
-
-    /// Takes the lock if it is free: at any time, whatever else this core holds.
-    #[cfg(not(loom))]
+    /// Takes the lock if it is free and nobody waits for it: at any time, whatever else this core holds.
     #[track_caller]
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        #[cfg(target_arch = "arm")]
         let held = by_core::Held::tried(self.rank, core::panic::Location::caller());
-        let inner = self.inner.try_lock()?;
-        Some(Guard {
-            inner,
-            #[cfg(target_arch = "arm")]
-            _held: held,
-            _on_this_core: PhantomData,
-        })
+        self.turns.take().then(|| Guard { lock: self, _held: held, _on_this_core: PhantomData })
     }
 
     /// Frees the lock, whoever holds it.
     ///
     /// # Safety
     ///
-    /// The caller's duty: the holder never runs again.
-    #[cfg(target_arch = "arm")]
+    /// If the lock is held, its holder never uses its guard again.
     pub unsafe fn force_unlock(&self) {
-        if self.inner.is_locked() {
-            // SAFETY: the caller's duty.
-            unsafe { self.inner.force_unlock() };
+        self.turns.pass(by_core::place());
+    }
+}
+
+#[cfg(not(any(target_arch = "arm", loom)))]
+impl<T> Lock<T> {
+    /// Waits for the lock and takes it.
+    pub fn lock(&self) -> Guard<'_, T> {
+        let mut place = 0;
+        if !self.turns.take()
+            && let Some(mut wait) = self.turns.join(place)
+        {
+            place = wait.place();
+            loop {
+                match self.turns.poll(&mut wait) {
+                    Poll::Taken => break,
+                    Poll::Waits => relax(),
+                    Poll::Ignored(other) => self.turns.go_round(other),
+                }
+            }
         }
+        Guard { lock: self, place, _on_this_core: PhantomData }
+    }
+
+    /// Takes the lock if it is free and nobody waits for it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.turns.take().then(|| Guard { lock: self, place: 0, _on_this_core: PhantomData })
     }
 }
 
 #[cfg(loom)]
 impl<T> Lock<T> {
+    /// A free lock of that rank.
+    pub fn new(rank: Rank, value: T) -> Self {
+        Self { rank, inner: loom::sync::Mutex::new(value) }
+    }
+
+    /// Waits for the lock and takes it.
+    pub fn lock(&self) -> Guard<'_, T> {
+        Guard { inner: self.inner.lock().expect("no holder panicked"), _on_this_core: PhantomData }
+    }
+
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         Some(Guard { inner: self.inner.try_lock().ok()?, _on_this_core: PhantomData })
     }
 }
 
+/// Lets others go on while this core, or thread, waits.
+fn relax() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(all(not(loom), not(target_arch = "arm"), any(test, feature = "fake")))]
+    std::thread::yield_now();
+    #[cfg(all(not(loom), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
+    core::hint::spin_loop();
+}
+
 /// While it lives, its core takes no interrupt: around what other cores wait for without a lock, and what a handler on
 /// this one would wait for in vain.
 pub(crate) struct Masked {
     #[cfg(target_arch = "arm")]
-    before: bool,
+    _mask: by_core::Mask,
     _on_this_core: PhantomData<*mut ()>,
 }
 
@@ -191,21 +234,45 @@ impl Masked {
     pub(crate) fn new() -> Self {
         Self {
             #[cfg(target_arch = "arm")]
-            before: crate::arch::armv7a::mmu::mask_interrupts(),
+            _mask: by_core::Mask::new(),
             _on_this_core: PhantomData,
         }
     }
 }
 
-impl Drop for Masked {
+#[cfg(not(loom))]
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
-        #[cfg(target_arch = "arm")]
-        if !self.before {
-            crate::arch::armv7a::mmu::unmask_interrupts();
+        if !self.lock.turns.free() {
+            #[cfg(target_arch = "arm")]
+            let place = by_core::place();
+            #[cfg(not(target_arch = "arm"))]
+            let place = self.place;
+            self.lock.turns.pass(place);
         }
     }
 }
 
+#[cfg(not(loom))]
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: this guard has the lock, so no other names the value (what `Turns` guarantees).
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+#[cfg(not(loom))]
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and the guard is borrowed mutably.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+#[cfg(loom)]
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
@@ -214,6 +281,7 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
+#[cfg(loom)]
 impl<T> DerefMut for Guard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.inner
@@ -235,9 +303,9 @@ impl<T> fmt::Debug for Guard<'_, T> {
 /// What each core holds and waits for: written by that core alone, read by whoever reports.
 #[cfg(target_arch = "arm")]
 mod by_core {
-    use super::Rank;
+    use super::{Poll, Rank, Turns};
     use crate::arch::armv7a::cores::{CoreId, MAX_CORES};
-    use crate::arch::armv7a::mmu::{mask_interrupts, unmask_interrupts};
+    use crate::arch::armv7a::mmu::{interrupt_pends, isb, mask_interrupts, unmask_interrupts};
     use core::fmt;
     use core::marker::PhantomData;
     use core::mem;
@@ -246,16 +314,35 @@ mod by_core {
 
     type Site = &'static Location<'static>;
 
+    /// The lowest bit of ranks in a record's `held`. They are uppermost: a shift leaves a rank and those after it alone.
+    const RANKS: u32 = 24;
+    /// One [`Mask`] in it. There is room for more of them than a stack has.
+    const MASKED: u32 = 1 << 8;
+    /// The bits that count those.
+    const ALL_MASKED: u32 = (1 << RANKS) - MASKED;
+    /// The bits of ranks of which several locks are held.
+    const SEVERAL: u32 = MASKED - 1;
+
     /// Of one core; in lines of its own, for only that core writes it.
     #[repr(align(64))]
     struct Record {
-        /// A bit a rank.
+        /// From bit [`RANKS`] on, a bit a rank held; from bit 0 on, a bit a rank of which several locks are held; between, how
+        /// many [`Mask`]s there are. While it is other than zero, interrupts are masked.
         held: AtomicU32,
+        /// Whether interrupts were masked when `held` became other than zero.
+        masked_before: AtomicU32,
+        /// Of each rank, locks held beyond one: those were tried.
+        more: [AtomicU32; Rank::COUNT],
         /// Where each rank held was taken.
         sites: [AtomicPtr<Location<'static>>; Rank::COUNT],
         /// Where the core waits, and for which rank; null if it does not.
         waits: AtomicPtr<Location<'static>>,
         waits_for: AtomicU32,
+        /// Those in whose midst it waits, at `place`; null if it does not, or left.
+        queue: AtomicPtr<Turns>,
+        place: AtomicU32,
+        /// How often others went round it: written by them.
+        gone_round: AtomicU32,
         /// Locks taken, those of them not at once, and rounds waited for them.
         taken: AtomicU32,
         contended: AtomicU32,
@@ -265,9 +352,14 @@ mod by_core {
     static RECORDS: [Record; MAX_CORES] = [const {
         Record {
             held: AtomicU32::new(0),
+            masked_before: AtomicU32::new(0),
+            more: [const { AtomicU32::new(0) }; Rank::COUNT],
             sites: [const { AtomicPtr::new(core::ptr::null_mut()) }; Rank::COUNT],
             waits: AtomicPtr::new(core::ptr::null_mut()),
             waits_for: AtomicU32::new(0),
+            queue: AtomicPtr::new(core::ptr::null_mut()),
+            place: AtomicU32::new(0),
+            gone_round: AtomicU32::new(0),
             taken: AtomicU32::new(0),
             contended: AtomicU32::new(0),
             rounds: AtomicU32::new(0),
@@ -281,15 +373,54 @@ mod by_core {
     const ROUNDS: u32 = 1 << 12;
 
     /// Has `hook` called now and then while a core waits for a lock, with how often it was called for this wait: the
-    /// place for a watchdog. It must not take a lock that it may be waiting for.
+    /// place for a watchdog. Interrupts are masked meanwhile. It takes no lock, unless it ends the program: then it calls
+    /// [`abandon`] first.
     pub fn on_wait(hook: fn(u32)) {
         ON_WAIT.store(hook as *mut (), Ordering::Release);
     }
 
-    /// Has this core's order begin anew, whatever it holds: for a last report, after which the program ends. The locks
-    /// stay taken.
+    /// Has this core's order begin anew, whatever it holds or waits for: for a last report, after which the program ends.
+    /// The locks that it holds stay taken. It waits for none from here on, so none is passed to it.
     pub fn abandon() {
-        RECORDS[CoreId::current().index()].held.store(0, Ordering::Relaxed);
+        let record = record();
+        let queue = record.queue.swap(core::ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: `wait` stored it, which borrows the lock until it stores null: this is called from within.
+        if let Some(turns) = unsafe { queue.as_ref() } {
+            turns.leave(record.place.load(Ordering::Relaxed));
+        }
+        record.held.store(record.held.load(Ordering::Relaxed) & ALL_MASKED, Ordering::Relaxed);
+        for more in &record.more {
+            more.store(0, Ordering::Relaxed);
+        }
+    }
+
+    impl Record {
+        /// Changes `held` once interrupts are masked, which they were before or not.
+        #[inline]
+        fn begin(&self, held: u32, now: u32, masked: bool) {
+            if held == 0 {
+                self.masked_before.store(masked.into(), Ordering::Relaxed);
+            }
+            self.held.store(now, Ordering::Relaxed);
+        }
+
+        /// Changes `held`; with the last reason to mask interrupts gone, they are as they were before the first.
+        #[inline]
+        fn end(&self, left: u32) {
+            self.held.store(left, Ordering::Relaxed);
+            if left == 0 && self.masked_before.load(Ordering::Relaxed) == 0 {
+                unmask_interrupts();
+            }
+        }
+    }
+
+    fn record() -> &'static Record {
+        &RECORDS[CoreId::current().index()]
+    }
+
+    /// Returns where this core waits, whatever it waits for.
+    pub(super) fn place() -> u32 {
+        CoreId::current().index() as u32
     }
 
     /// A core's locks, at a moment that may have passed.
@@ -297,7 +428,7 @@ mod by_core {
     pub struct CoreState {
         /// The rank it waits for, and where.
         pub waits: Option<(Rank, Site)>,
-        /// Where it took those it holds, by rank.
+        /// Where it took those it holds, by rank; the last, of several.
         pub held: [Option<Site>; Rank::COUNT],
         /// Locks taken, modulo 2^32.
         pub taken: u32,
@@ -305,6 +436,8 @@ mod by_core {
         pub contended: u32,
         /// Rounds of the loop that waited for them, modulo 2^32.
         pub rounds: u32,
+        /// How often it was offered a lock and did not come, modulo 2^32: it was not running.
+        pub gone_round: u32,
     }
 
     impl fmt::Display for CoreState {
@@ -327,7 +460,7 @@ mod by_core {
         // SAFETY: only references to `Location`s of this program are stored, or null.
         let site = |at: &AtomicPtr<Location<'static>>| unsafe { at.load(Ordering::Acquire).as_ref() };
         CoreId::all().zip(&RECORDS).map(move |(core, record)| {
-            let held = record.held.load(Ordering::Acquire);
+            let held = record.held.load(Ordering::Acquire) >> RANKS;
             let taken_at = |rank: usize| if held >> rank & 1 == 1 { site(&record.sites[rank]) } else { None };
             let rank = Rank(record.waits_for.load(Ordering::Relaxed) as u8);
             let state = CoreState {
@@ -336,6 +469,7 @@ mod by_core {
                 taken: record.taken.load(Ordering::Relaxed),
                 contended: record.contended.load(Ordering::Relaxed),
                 rounds: record.rounds.load(Ordering::Relaxed),
+                gone_round: record.gone_round.load(Ordering::Relaxed),
             };
             (core, state)
         })
@@ -346,15 +480,14 @@ mod by_core {
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
     }
 
-    /// Interrupts are masked, and the rank is in this core's record. Dropping it undoes both.
+    /// A lock's rank is in this core's record, and interrupts are masked. Dropping it undoes both.
     ///
     /// The record's stores are not ordered: this core needs no order, and a report is of a core that has stood still for
     /// long. In a short window it may name a lock's last site for this one.
     pub(super) struct Held {
         record: &'static Record,
-        /// The rank's; none if the record had it before: of a lock that was only tried.
+        /// The rank's.
         bit: u32,
-        masked: bool,
         _on_this_core: PhantomData<*mut ()>,
     }
 
@@ -363,9 +496,9 @@ mod by_core {
         #[inline]
         pub(super) fn new(rank: Rank, site: Site) -> Self {
             let masked = mask_interrupts();
-            let record = &RECORDS[CoreId::current().index()];
+            let record = record();
             let held = record.held.load(Ordering::Relaxed);
-            if held >> rank.0 != 0 {
+            if held >> RANKS >> rank.0 != 0 {
                 out_of_order(record, held, rank, site);
             }
             Self::note(record, held, rank, site, masked)
@@ -374,47 +507,79 @@ mod by_core {
         /// To take a lock that nobody waits for.
         pub(super) fn tried(rank: Rank, site: Site) -> Self {
             let masked = mask_interrupts();
-            let record = &RECORDS[CoreId::current().index()];
+            let record = record();
             let held = record.held.load(Ordering::Relaxed);
-            if held >> rank.0 & 1 == 1 {
-                return Self { record, bit: 0, masked, _on_this_core: PhantomData };
+            let this = Self::note(record, held, rank, site, masked);
+            if held & this.bit != 0 {
+                count(&record.more[usize::from(rank.0)], 1);
+                record.held.store(held | 1 << rank.0, Ordering::Relaxed);
             }
-            Self::note(record, held, rank, site, masked)
+            this
         }
 
         #[inline]
         fn note(record: &'static Record, held: u32, rank: Rank, site: Site, masked: bool) -> Self {
-            let bit = 1 << rank.0;
+            let bit = 1 << RANKS << rank.0;
             record.sites[usize::from(rank.0)].store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
-            record.held.store(held | bit, Ordering::Relaxed);
-            Self { record, bit, masked, _on_this_core: PhantomData }
+            record.begin(held, held | bit, masked);
+            Self { record, bit, _on_this_core: PhantomData }
         }
 
-        /// The lock was taken, after so many rounds of waiting.
+        /// The lock was taken.
         #[inline]
-        pub(super) fn count(&self, waited: u32) {
+        pub(super) fn count(&self) {
             count(&self.record.taken, 1);
-            if waited > 0 {
-                count(&self.record.contended, 1);
-                count(&self.record.rounds, waited);
+        }
+
+        /// Returns whether the core holds another lock of the rank, which it then holds once less.
+        #[cold]
+        fn is_one_of_several(&self, held: u32) -> bool {
+            let rank = (self.bit >> RANKS).trailing_zeros();
+            if held >> rank & 1 == 0 {
+                return false;
             }
+            let more = &self.record.more[rank as usize];
+            let left = more.load(Ordering::Relaxed) - 1;
+            more.store(left, Ordering::Relaxed);
+            if left == 0 {
+                self.record.held.store(held & !(1 << rank), Ordering::Relaxed);
+            }
+            true
         }
     }
 
     impl Drop for Held {
         #[inline]
         fn drop(&mut self) {
-            let held = &self.record.held;
-            held.store(held.load(Ordering::Relaxed) & !self.bit, Ordering::Relaxed);
-            if !self.masked {
-                unmask_interrupts();
+            let held = self.record.held.load(Ordering::Relaxed);
+            if held & SEVERAL == 0 || !self.is_one_of_several(held) {
+                self.record.end(held & !self.bit);
             }
+        }
+    }
+
+    /// Interrupts are masked, and this core's record counts it. Dropping it undoes both.
+    pub(super) struct Mask(&'static Record);
+
+    impl Mask {
+        pub(super) fn new() -> Self {
+            let masked = mask_interrupts();
+            let record = record();
+            let held = record.held.load(Ordering::Relaxed);
+            record.begin(held, held + MASKED, masked);
+            Self(record)
+        }
+    }
+
+    impl Drop for Mask {
+        fn drop(&mut self) {
+            self.0.end(self.0.held.load(Ordering::Relaxed) - MASKED);
         }
     }
 
     #[cold]
     fn out_of_order(record: &Record, held: u32, wanted: Rank, site: Site) -> ! {
-        let rank = held.ilog2();
+        let rank = held.ilog2() - RANKS;
         // SAFETY: only references to `Location`s of this program are stored, or null.
         let since = unsafe { record.sites[rank as usize].load(Ordering::Relaxed).as_ref() };
         match since {
@@ -425,31 +590,66 @@ mod by_core {
         }
     }
 
-    /// Waits until the lock looks free; returns the rounds it took.
+    /// Waits for the lock, which its core does not hold meanwhile, and takes it.
     #[cold]
-    pub(super) fn wait(rank: Rank, site: Site, is_locked: impl Fn() -> bool) -> u32 {
-        let record = &RECORDS[CoreId::current().index()];
+    #[inline(never)]
+    pub(super) fn wait(held: Held, rank: Rank, site: Site, turns: &Turns) -> Held {
+        drop(held);
+        let masked = mask_interrupts();
+        let record = record();
         // A handler that waits in the middle of this leaves it as it was.
-        let outer = record.waits.load(Ordering::Relaxed);
-        let outer_rank = record.waits_for.load(Ordering::Relaxed);
-        record.waits_for.store(rank.0.into(), Ordering::Relaxed);
-        record.waits.store(core::ptr::from_ref(site).cast_mut(), Ordering::Release);
-        let mut rounds = 1;
-        while is_locked() {
-            core::hint::spin_loop();
-            rounds += 1;
-            if rounds % ROUNDS == 0 {
-                let hook = ON_WAIT.load(Ordering::Acquire);
-                if !hook.is_null() {
-                    // SAFETY: only `on_wait` stores here, a function of this type.
-                    let hook = unsafe { mem::transmute::<*mut (), fn(u32)>(hook) };
-                    hook(rounds / ROUNDS);
+        let outer = (record.waits.load(Ordering::Relaxed), record.waits_for.load(Ordering::Relaxed));
+        let mut rounds = 0;
+        // Each time with interrupts masked, and in no place.
+        while let Some(mut wait) = turns.join(place()) {
+            record.place.store(wait.place(), Ordering::Relaxed);
+            record.queue.store(core::ptr::from_ref(turns).cast_mut(), Ordering::Relaxed);
+            record.waits_for.store(rank.0.into(), Ordering::Relaxed);
+            record.waits.store(core::ptr::from_ref(site).cast_mut(), Ordering::Release);
+            let taken = loop {
+                match turns.poll(&mut wait) {
+                    Poll::Taken => break true,
+                    Poll::Waits => super::relax(),
+                    Poll::Ignored(other) => {
+                        // Before it is gone round, so that who looks never finds too few.
+                        if let Some(record) = RECORDS.get(other as usize) {
+                            record.gone_round.fetch_add(1, Ordering::Relaxed);
+                        }
+                        turns.go_round(other);
+                    }
                 }
+                rounds += 1;
+                if rounds % ROUNDS == 0 {
+                    call_hook(rounds / ROUNDS);
+                }
+                if !masked && interrupt_pends() {
+                    turns.leave(wait.place());
+                    break false;
+                }
+            };
+            record.queue.store(core::ptr::null_mut(), Ordering::Relaxed);
+            if taken {
+                break;
             }
+            unmask_interrupts();
+            // Between the two, so that the interrupt is taken there.
+            isb();
+            mask_interrupts();
         }
-        record.waits.store(outer, Ordering::Release);
-        record.waits_for.store(outer_rank, Ordering::Relaxed);
-        rounds
+        record.waits.store(outer.0, Ordering::Release);
+        record.waits_for.store(outer.1, Ordering::Relaxed);
+        count(&record.contended, 1);
+        count(&record.rounds, rounds + 1);
+        Held::note(record, record.held.load(Ordering::Relaxed), rank, site, masked)
+    }
+
+    fn call_hook(time: u32) {
+        let hook = ON_WAIT.load(Ordering::Acquire);
+        if !hook.is_null() {
+            // SAFETY: only `on_wait` stores here, a function of this type.
+            let hook = unsafe { mem::transmute::<*mut (), fn(u32)>(hook) };
+            hook(time);
+        }
     }
 }
 

@@ -207,6 +207,28 @@ fn dropping_what_a_device_owns_quarantines_it() {
     assert_eq!(s.dma.stats().quarantined, 2 * lost);
 }
 
+/// Each is told once, whoever had it, and whoever asks.
+#[test]
+fn who_asks_is_told_of_each_lost_buffer_once() {
+    let s = Setup::new(9);
+    assert_eq!(s.dma.next_quarantined(), None);
+    let stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>().for_device();
+    let coherent = s.dma.alloc(&s.master, LEN, 1).unwrap().into_coherent();
+    let device = s.dma.alloc(&s.master, LEN, 1).unwrap().into_device();
+    let kept = s.dma.alloc(&s.master, LEN, 1).unwrap().into_coherent();
+    let _ = (coherent.bus(), device.bus(), kept.bus());
+    let mut lost = [stream.frames(), coherent.frames(), device.frames()];
+    drop((stream, coherent, device));
+    let mut told: Vec<_> = core::iter::from_fn(|| s.dma.next_quarantined()).collect();
+    assert!(told.iter().all(|record| record.holder == Holder::Quarantine && record.owner == s.master.name()));
+    assert_eq!(told[0].to_string(), format!("quarantined buffer {} of {}", told[0].frames, s.master.name()));
+    told.sort_by_key(|record| record.frames.start());
+    lost.sort_by_key(|frames| frames.start());
+    assert!(told.iter().map(|record| record.frames).eq(lost));
+    drop(kept);
+    assert!(s.dma.next_quarantined().is_some() && s.dma.next_quarantined().is_none());
+}
+
 #[test]
 fn the_port_reaches_what_the_device_was_given_and_nothing_else() {
     let s = Setup::new(10);

@@ -171,7 +171,7 @@ impl<M: Machine> Contract<M> {
         let moves = memory.take_slot(frames);
         let residue = state.ledger.residue(frames);
         let (owner, born, area) = (self.master.name(), state.allocations, self.area);
-        let kept = Kept { frames, va: None, owner, bytes, born, area, slot: Some(id), ported: false };
+        let kept = Kept { frames, va: None, owner, bytes, born, area, slot: Some(id), ported: false, untold: false };
         let body = state.occupy(slot, kept);
         self.dma.standings[slot.0].set(Holder::Nobody, residue);
         Ok(Some((slot, body, residue, moves)))

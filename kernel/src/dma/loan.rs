@@ -447,11 +447,13 @@ impl<M: Machine> Dma<M> {
         })
     }
 
-    /// Calls `each` with every borrower of an area, holding the lock.
+    /// Calls `each` with every borrower of an area. The lock is not held meanwhile.
     pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, Kind, LoanStats))) {
-        let state = self.state.lock();
-        let lending = state.area(area).and_then(|memory| memory.lending());
-        lending.into_iter().flat_map(Lending::borrowers).for_each(each);
+        let borrower = |number: usize| {
+            let state = self.state.lock();
+            state.area(area).and_then(Area::lending).and_then(|lending| lending.borrowers().nth(number))
+        };
+        (0..).map_while(borrower).for_each(each);
     }
 
     /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations:

@@ -8,9 +8,12 @@
 //!
 //! Any core may call anything here at any time, and so may interrupt handlers: the lock masks interrupts
 //! ([`sync`](crate::sync)). What takes long takes long there too: making a buffer zeroes it, a hand-over maintains its
-//! lines. Not for handlers are [`Dma::new`], making and ending contracts and pools and making borrowers, which use the
-//! heap; [loans](loan), which may have to wait; the audit, which walks all tables with interrupts masked; and what
-//! prints.
+//! lines. Not for handlers are [`Dma::new`], making and ending contracts and pools, making borrowers and scatter tables,
+//! which use the heap; [loans](loan), which may have to wait; and the audit, which walks all tables with interrupts masked.
+//!
+//! Nothing here prints or logs, and nothing but what was just named uses the heap. So all of it may be called under the
+//! embedding kernel's locks of ranks 0 to 3, drops included, whatever rank its console has. A buffer that was lost is told
+//! by [`Dma::next_quarantined`], which is there to be asked.
 
 pub mod buffer;
 pub mod contract;
@@ -38,7 +41,7 @@ use crate::vm::window::{IMAGES, Images, image_sections};
 use alloc::vec::Vec;
 use buffer::{Body, Contiguous};
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use loan::{Lanes, Turns};
 use master::{AreaId, Master};
 
@@ -114,6 +117,8 @@ struct Kept {
     /// The contract's slot it is in.
     slot: Option<SlotId>,
     ported: bool,
+    /// It is in quarantine, and nobody was told.
+    untold: bool,
 }
 
 /// Who may touch a buffer's bytes, and what the caches may hold of them: written by the buffer as it changes hands,
@@ -268,6 +273,8 @@ struct Counters {
     cleaned: LineCounter,
     invalidated: LineCounter,
     quarantined: AtomicU64,
+    /// Buffers in quarantine of which nobody was told: written under the lock.
+    untold: AtomicU32,
     zeroed: AtomicU64,
 }
 
@@ -471,7 +478,8 @@ impl<M: Machine> Dma<M> {
         let Entry::Free { next } = state.entries[slot.0] else { unreachable!("the free list holds free entries") };
         state.free = next;
         let owner = master.name();
-        let kept = Kept { frames, va: None, owner, bytes, born: state.allocations, area, slot: None, ported: false };
+        let born = state.allocations;
+        let kept = Kept { frames, va: None, owner, bytes, born, area, slot: None, ported: false, untold: false };
         let body = state.occupy(slot, kept);
         self.standings[slot.0].set(Holder::Nobody, residue);
         drop(guard);
@@ -498,6 +506,9 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Walks the live tables and compares them with the ledger (I1, I2, W^X). Shows `each` every finding.
+    ///
+    /// `each` runs under the lock. So it prints nothing where the console's lock comes before the lock's rank
+    /// ([`sync`](crate::sync)), and calls nothing of this crate: it keeps what is to be printed.
     ///
     /// # Errors
     ///
@@ -537,6 +548,23 @@ impl<M: Machine> Dma<M> {
     pub fn retire(&self, master: &Master) -> Result<(), Holders<'_, M>> {
         let none = self.state.lock().buffers().all(|(_, kept)| kept.owner != master.name());
         if none { Ok(()) } else { Err(Holders { dma: self, owner: Some(master.name()) }) }
+    }
+
+    /// Returns a buffer that was dropped while a device may still use it, each once, in no particular order. It is lost until
+    /// reset. Ask in the idle loop or wherever a line is printed, until there is none.
+    ///
+    /// Never waits, so a fault report may ask too: while another context has the records there is none, and a later call
+    /// returns it. Where no buffer was lost, no lock is looked at.
+    pub fn next_quarantined(&self) -> Option<Record> {
+        if self.counters.untold.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut state = self.state.try_lock()?;
+        let slot = state.buffers().find(|(_, kept)| kept.untold).map(|(slot, _)| slot)?;
+        self.counters.untold.fetch_sub(1, Ordering::Relaxed);
+        let kept = state.kept_mut(slot);
+        kept.untold = false;
+        Some(self.record(slot, kept))
     }
 
     /// What lies at an address of the window, for a fault report. Never waits.
@@ -642,11 +670,14 @@ impl<M: Machine> Dma<M> {
         }
     }
 
+    /// Keeps the frames for ever. Telling of it is for who asks: this may run under any lock of the embedding kernel.
     fn quarantine(&self, slot: Slot, residue: Residue) {
         self.standings[slot.0].set(Holder::Quarantine, residue);
-        let record = self.record(slot, self.state.lock().kept_mut(slot));
-        self.counters.quarantined.fetch_add(record.frames.bytes(), Ordering::Relaxed);
-        log::warn!("{record} was dropped: it is lost until reset, for the device may still use it");
+        let mut state = self.state.lock();
+        let kept = state.kept_mut(slot);
+        kept.untold = true;
+        self.counters.quarantined.fetch_add(kept.frames.bytes(), Ordering::Relaxed);
+        self.counters.untold.fetch_add(1, Ordering::Relaxed);
     }
 }
 

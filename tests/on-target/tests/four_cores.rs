@@ -47,6 +47,8 @@ checks![
     a_mapping_that_ended_is_in_no_tlb_of_any_core,
     what_one_core_writes_another_reads,
     buffers_move_from_core_to_core,
+    nobody_waits_for_more_than_a_turn_of_each_other_core,
+    a_handler_may_take_the_lock_that_its_core_waits_for,
     handlers_may_allocate_whatever_they_interrupt,
     a_recall_goes_round_a_page_that_another_core_has_open,
     a_recall_waits_for_a_turn_of_each_other_core,
@@ -245,6 +247,109 @@ fn buffers_move_from_core_to_core(kernel: &'static Kernel) -> Verdict {
     let failed = failed.into_inner();
     ensure!(failed.is_none(), "{failed:?}");
     ensure!(moved.into_inner() > 0, "no buffer went through all hands");
+    Ok(())
+}
+
+/// What the lock of the next check is over.
+struct Turns {
+    turn: u32,
+    /// Of each core, the turn in which it was first seen to wait, and how often others had gone round it.
+    seen: [Option<(u32, u32)>; MAX_CORES],
+    /// How often one waited, and the most turns of one that always came.
+    waits: u32,
+    worst: u32,
+    /// Waits for more turns than can be, with how often others went round.
+    wrong: Option<(CoreId, u32, u32)>,
+}
+
+/// The bound in turns, not in time: four cores that want a lock all the time wait for three turns at most, and for three more
+/// for each time that the host had a core stand still when it was offered the lock.
+fn nobody_waits_for_more_than_a_turn_of_each_other_core(_: &'static Kernel) -> Verdict {
+    const TURNS: u32 = 4000;
+    const RANK: Rank = Rank::new(2);
+    let lock = Lock::new(RANK, Turns { turn: 0, seen: [None; MAX_CORES], waits: 0, worst: 0, wrong: None });
+    let count = cores::online().count() as u32;
+    let begun = AtomicU32::new(0);
+    let is_waiting = |state: &CoreState| state.waits.is_some_and(|(rank, _)| rank == RANK);
+    cores::on_all(&|core| {
+        // The interrupt that called for this work is over by then: it would begin a wait anew.
+        begun.fetch_add(1, Ordering::Relaxed);
+        while begun.load(Ordering::Relaxed) < count {
+            core::hint::spin_loop();
+        }
+        loop {
+            let mut turns = lock.lock();
+            // The first turn lasts until all others wait.
+            while turns.turn == 0 && sync::cores().filter(|(_, state)| is_waiting(state)).count() as u32 + 1 < count {}
+            turns.turn += 1;
+            let turn = turns.turn;
+            for (other, state) in sync::cores() {
+                if other == core {
+                    if let Some((seen, gone)) = turns.seen[core.index()].take() {
+                        let (waited, times) = (turn - seen, state.gone_round - gone);
+                        turns.waits += 1;
+                        if waited > (count - 1) * (1 + times) {
+                            turns.wrong = Some((core, waited, times));
+                        }
+                        if times == 0 {
+                            turns.worst = turns.worst.max(waited);
+                        }
+                    }
+                } else if is_waiting(&state) {
+                    turns.seen[other.index()].get_or_insert((turn, state.gone_round));
+                }
+            }
+            if turn >= TURNS {
+                break;
+            }
+        }
+    });
+    let turns = lock.lock();
+    let Turns { turn, worst, waits, wrong, .. } = *turns;
+    drop(turns);
+    println!("locks: {turn} turns on {count} cores, {waits} waits; who always came waited for {worst} turns at most");
+    ensure!(wrong.is_none() && worst < count, "{wrong:?}, core, turns waited for and times gone round; {worst}");
+    ensure!(count == 1 || waits >= TURNS / 100, "of {turn} turns {waits} were waited for: nothing to show");
+    Ok(())
+}
+
+/// What the handler of the next check locks too; and how often it came, in all and while its core waited for it.
+static SAME: Lock<u32> = Lock::new(Rank::new(2), 0);
+static CAME: AtomicU32 = AtomicU32::new(0);
+static CAME_WAITING: AtomicU32 = AtomicU32::new(0);
+
+fn take_the_same_lock() {
+    let this = CoreId::current();
+    let waits = sync::cores().any(|(core, state)| core == this && state.waits.is_some());
+    CAME_WAITING.fetch_add(waits.into(), Ordering::Relaxed);
+    CAME.fetch_add(1, Ordering::Relaxed);
+    *SAME.lock() += 1;
+}
+
+/// The lock is not passed to code that its own handler interrupted: both would wait for ever.
+fn a_handler_may_take_the_lock_that_its_core_waits_for(_: &'static Kernel) -> Verdict {
+    const ROUNDS: u32 = 500;
+    let id = IrqId::new(2).ok_or("no software interrupt 2")?;
+    if other().is_none() || !interrupts::send(id, 0) {
+        return Ok(());
+    }
+    interrupts::on_software(id, take_the_same_lock);
+    let all = cores::online().fold(0, |mask, core| mask | core.bit());
+    cores::on_all(&|core| {
+        for _ in 0..ROUNDS {
+            let mut taken = SAME.lock();
+            *taken += 1;
+            // It comes while they wait for this turn to end.
+            interrupts::send(id, all & !core.bit());
+            (0..100).for_each(|_| core::hint::spin_loop());
+        }
+    });
+    // The last may be on their way.
+    cores::on_all(&|_| (0..1000).for_each(|_| core::hint::spin_loop()));
+    let (came, waiting) = (CAME.load(Ordering::Relaxed), CAME_WAITING.load(Ordering::Relaxed));
+    println!("locks: {came} handlers took a lock, {waiting} of them while their core waited for it");
+    ensure_eq!(*SAME.lock(), ROUNDS * cores::online().count() as u32 + came, "turns");
+    ensure!(waiting >= ROUNDS / 10, "{waiting} handlers came while their core waited: nothing to show");
     Ok(())
 }
 

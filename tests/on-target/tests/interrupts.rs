@@ -5,18 +5,22 @@
 extern crate alloc;
 
 use aarch32_cpu::interrupt;
+use aarch32_cpu::register::Cpsr;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use carveout::arch::armv7a::cores::CoreId;
+use carveout::sync::{self, Lock, Rank};
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::interrupts;
 use carveout_boards::support::irq::IrqId;
-use on_target::{Verdict, checks, ensure};
+use on_target::{Verdict, checks, ensure, ensure_eq};
 
 checks![
     an_interrupt_comes_once,
     an_interrupt_that_is_not_enabled_waits,
     an_interrupt_waits_while_they_are_masked,
+    guards_mask_interrupts_until_the_last_is_gone,
     the_counter_never_goes_back,
 ];
 
@@ -71,6 +75,55 @@ fn an_interrupt_waits_while_they_are_masked(_: &'static Kernel) -> Verdict {
     unsafe { interrupt::enable() };
     ensure!(!early, "{id} came though interrupts were masked");
     ensure!(interrupts::take(id), "{id} did not come when interrupts were unmasked");
+    Ok(())
+}
+
+fn are_masked() -> bool {
+    Cpsr::read().i()
+}
+
+/// The ranks that this core holds, by its record.
+fn held() -> Vec<usize> {
+    let mine = sync::cores().find(|(core, _)| *core == CoreId::current());
+    let held = mine.map_or([None; Rank::COUNT], |(_, state)| state.held);
+    (0..Rank::COUNT).filter(|&rank| held[rank].is_some()).collect()
+}
+
+/// In whatever order they go: as many locks of different ranks as there are, then several of a rank, which were tried.
+fn guards_mask_interrupts_until_the_last_is_gone(kernel: &'static Kernel) -> Verdict {
+    let area = kernel.default_area().ok_or("no default area")?;
+    let locks = [const { Lock::new(Rank::new(2), ()) }; 3];
+    let others = [Lock::new(Rank::new(0), ()), Lock::new(Rank::new(1), ()), Lock::new(Rank::new(3), ())];
+    ensure!(!are_masked(), "interrupts are masked to begin with");
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        for several in [false, true] {
+            let mut guards: Vec<_> = match several {
+                true => locks.iter().map(Lock::try_lock).collect(),
+                false => others.iter().map(|lock| Some(lock.lock())).collect(),
+            };
+            let mut early = 0;
+            let mut forgotten = 0;
+            for (n, at) in order.into_iter().enumerate() {
+                early += u32::from(!are_masked());
+                // What masks interrupts for itself leaves them so.
+                kernel.dma.idle_work(area, 1);
+                early += u32::from(!are_masked());
+                let left = if several { 1 } else { 3 - n };
+                forgotten += u32::from(guards.iter().any(Option::is_none) != (n > 0) || held().len() != left);
+                guards[at] = None;
+            }
+            let late = are_masked();
+            ensure!(early == 0, "{order:?}, several of a rank: {several}: unmasked while a guard lives, {early} times");
+            ensure!(!late, "{order:?}, several of a rank: {several}: masked when all are gone");
+            ensure!(forgotten == 0, "{order:?}, several of a rank: {several}: a rank is not known to be held");
+            ensure_eq!(held(), [], "{order:?}, ranks held in the end");
+        }
+    }
+    // One that is held is refused, and that changes nothing.
+    let first = locks[0].lock();
+    ensure!(locks[0].try_lock().is_none() && held() == [2], "a lock was taken twice");
+    drop(first);
+    ensure!(!are_masked() && held().is_empty(), "a refused lock left something behind");
     Ok(())
 }
 

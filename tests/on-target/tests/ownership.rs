@@ -6,14 +6,21 @@
 extern crate alloc;
 
 use alloc::format;
+use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::{AllocError, MAX_ALIGN, NoRun, Reach};
+use carveout::cma::contract::Set;
+use carveout::cma::loan::Priority;
 use carveout::dma::buffer::{Bidirectional, FromDevice, ToDevice};
+use carveout::dma::loan::{Discardable, Movable};
 use carveout::dma::master::Master;
+use carveout::dma::pool::{Pool, Shape};
 use carveout::dma::port::Port;
+use carveout::dma::scatter::Table;
 use carveout::dma::{Holder, MAX_BUFFERS, Place};
+use carveout::sync::{Lock, Rank};
 use carveout::vm::attr::MemoryType;
 use carveout::vm::ledger::Carved;
 use carveout_boards::support::bring_up::Kernel;
@@ -33,6 +40,7 @@ checks![
     whoever_gets_a_frame_reads_zeros,
     refusals_say_why,
     a_dropped_device_owned_buffer_is_never_reused,
+    nothing_takes_a_lock_of_the_kernel_around_it,
 ];
 
 /// Sizes that are mapped by small pages, by large pages, and by sections.
@@ -308,5 +316,89 @@ fn a_dropped_device_owned_buffer_is_never_reused(kernel: &'static Kernel) -> Ver
         "the frame is {place:?}"
     );
     ensure!(direct_map_place(kernel, frame).is_some_and(|va| is_unmapped(va).is_ok()), "the frame can be reached");
+    Ok(())
+}
+
+/// Under an embedding kernel's lock of the last rank that allows it, and with the log wide open, the whole API is used, and
+/// buffers are lost in each way. A line printed from within would take the console's lock, which comes before that one.
+fn nothing_takes_a_lock_of_the_kernel_around_it(kernel: &'static Kernel) -> Verdict {
+    static AROUND: Lock<()> = Lock::new(Rank::new(3), ());
+    let (dma, test) = (kernel.dma, master(kernel));
+    let area = kernel.default_area().ok_or("no default area")?;
+    let pages = (dma.free_bytes(area).0 / u64::from(FRAME_SIZE)) as u32;
+    while dma.next_quarantined().is_some() {}
+    let level = log::max_level();
+    log::set_max_level(log::LevelFilter::Trace);
+    let lost = {
+        let _around = AROUND.lock();
+        let around = || -> Result<Vec<FrameRange>, alloc::string::String> {
+            let mut lost = Vec::new();
+            // Handed over, looked at, taken back, freed; refused.
+            let mut stream = alloc(kernel, 3 * FRAME_SIZE)?.into_stream::<Bidirectional>();
+            stream.bytes_mut().fill(1);
+            let stream = stream.for_device();
+            let segments = alloc(kernel, FRAME_SIZE)?.into_device();
+            for (bytes, align) in [(0, 1), (FRAME_SIZE, 3), (u32::MAX, 1), (FRAME_SIZE, MAX_ALIGN)] {
+                drop(dma.alloc(&test, bytes, align).map_err(|error| format!("{error}")));
+            }
+            drop(dma.alloc(&Master::new("nobody", None), FRAME_SIZE, 1));
+            // SAFETY: no device was told.
+            drop(unsafe { stream.for_cpu() });
+            // SAFETY: there is no such device.
+            drop(unsafe { segments.release() });
+            // Lost in each way.
+            let stream = alloc(kernel, FRAME_SIZE)?.into_stream::<FromDevice>().for_device();
+            lost.push(stream.frames());
+            drop(stream);
+            let coherent = alloc(kernel, FRAME_SIZE)?.into_coherent();
+            let _ = coherent.bus();
+            lost.push(coherent.frames());
+            drop(coherent);
+            let device = alloc(kernel, FRAME_SIZE)?.into_device();
+            let _ = device.bus();
+            lost.push(device.frames());
+            drop(device);
+            let streams = vec![alloc(kernel, FRAME_SIZE)?.into_stream(), alloc(kernel, FRAME_SIZE)?.into_stream()];
+            lost.extend(streams.iter().map(|stream| stream.frames()));
+            drop(Table::<_, ToDevice, _>::new(streams).for_device());
+            let shape = Shape { size: 64, align: 64, boundary: None };
+            let pool = Pool::new(dma, &test, shape, 8).map_err(|error| format!("{error}"))?;
+            let block = pool.alloc().map_err(|error| format!("{error}"))?;
+            lost.push(FrameRange::within(block.bus().raw().into(), FRAME_SIZE.into()));
+            drop((block, pool));
+            let contract = dma.contract(&test, &[Set { count: 2, bytes: FRAME_SIZE, align: 1 }]);
+            let contract = contract.map_err(|error| format!("{error}"))?;
+            let buffer = contract.alloc(1).map_err(|error| format!("{error}"))?.into_coherent();
+            let _ = buffer.bus();
+            lost.push(buffer.frames());
+            drop((buffer, contract));
+            // Lent, used, recalled, given back.
+            let cache = dma.borrower::<Discardable>(area, "cache", pages, Priority::Low);
+            let cache = cache.map_err(|error| format!("{error}"))?;
+            let store = dma.borrower::<Movable>(area, "store", 32, Priority::High);
+            let store = store.map_err(|error| format!("{error}"))?;
+            let kept = store.borrow(32).map_err(|error| format!("{error}"))?;
+            let cached = cache.borrow(pages).map_err(|error| format!("{error}"))?;
+            for page in 0..32 {
+                store.write(kept, page, 0, b"kept").map_err(|error| format!("{error}"))?;
+                store.with(kept, page, |bytes| bytes[4] = 1).map_err(|error| format!("{error}"))?;
+            }
+            let half = (pages / 2 * FRAME_SIZE) & !(SECTION_SIZE - 1);
+            drop((alloc(kernel, half), alloc(kernel, half)));
+            dma.idle_work(area, 64);
+            store.give_back(kept).map_err(|error| format!("{error}"))?;
+            cache.give_back(cached).map_err(|error| format!("{error}"))?;
+            // Told, and not told.
+            drop((dma.stats(), dma.lent(area), format!("{}", dma.holders()), dma.retire(&test).is_ok()));
+            Ok(lost)
+        };
+        around()
+    };
+    log::set_max_level(level);
+    let mut told: Vec<_> = core::iter::from_fn(|| dma.next_quarantined()).map(|record| record.frames).collect();
+    let mut lost = lost?;
+    told.sort_by_key(|frames| frames.start());
+    lost.sort_by_key(|frames| frames.start());
+    ensure_eq!(told, lost, "buffers of which one is told");
     Ok(())
 }
