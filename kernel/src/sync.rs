@@ -435,7 +435,7 @@ mod by_core {
         record.waits.store(core::ptr::from_ref(site).cast_mut(), Ordering::Release);
         let mut rounds = 1;
         while is_locked() {
-            core::hint::spin_loop();
+            crate::arch::relax();
             rounds += 1;
             if rounds % ROUNDS == 0 {
                 let hook = ON_WAIT.load(Ordering::Acquire);
