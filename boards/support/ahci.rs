@@ -294,7 +294,7 @@ impl AhciDisk {
             if self.clock.micros().saturating_sub(start) > micros {
                 return None;
             }
-            core::hint::spin_loop();
+            carveout::arch::relax();
         }
     }
 }

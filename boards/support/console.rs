@@ -82,7 +82,7 @@ pub fn read() -> u8 {
         if let Some(byte) = UART.lock().as_mut().and_then(Uart::try_read) {
             return byte;
         }
-        core::hint::spin_loop();
+        carveout::arch::relax();
     }
 }
 
@@ -105,7 +105,7 @@ pub unsafe fn seize() {
         if UART.try_lock().is_some() {
             return;
         }
-        core::hint::spin_loop();
+        carveout::arch::relax();
     }
     // SAFETY: the holder never runs again, or is given up (the caller's duty).
     unsafe { UART.force_unlock() };

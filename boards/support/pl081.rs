@@ -257,7 +257,7 @@ impl Pl081 {
     pub fn stop(&mut self) {
         self.registers.channel.set(0);
         while self.registers.enabled_channels.is_set(CHANNELS::FIRST) {
-            core::hint::spin_loop();
+            carveout::arch::relax();
         }
     }
 }

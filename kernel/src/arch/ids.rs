@@ -46,6 +46,7 @@ pub const CORES: [Core; 7] = [
 ];
 
 /// The table as the head reads it: MIDR, bits to set and bits to clear of each; a MIDR of 0 ends it.
+#[cfg_attr(not(any(test, target_arch = "arm")), expect(dead_code, reason = "for the head"))]
 pub(crate) const CORE_TABLE: [[u32; 3]; CORES.len() + 1] = {
     let mut table = [[0; 3]; CORES.len() + 1];
     let mut n = 0;

@@ -21,7 +21,7 @@
 //! # drop((hogs, frames));
 //! ```
 
-use crate::arch::Machine;
+use crate::arch::{Machine, relax};
 use crate::cma::area::{AllocError, shape};
 use crate::cma::contract::{self, ContractError, Set};
 use crate::dma::buffer::Contiguous;
@@ -29,7 +29,6 @@ use crate::dma::master::{AreaId, Master};
 use crate::dma::{Dma, Entry, Holder, Kept, MAX_BUFFERS, Slot, State};
 use alloc::vec::Vec;
 use core::fmt;
-use core::hint::spin_loop;
 
 /// A slot has its buffer's record for good.
 pub(super) type Book = contract::Book<Slot>;
@@ -138,7 +137,7 @@ impl<M: Machine> Contract<M> {
             let Some((id, contract::Slot { frames, place: slot })) = found else {
                 // Another core copies to or from a lent page in each idle slot: it will not be long.
                 drop(guard);
-                spin_loop();
+                relax();
                 continue;
             };
             let moves = memory.take_slot(frames);
@@ -162,7 +161,7 @@ impl<M: Machine> Drop for Contract<M> {
             if book.idle().any(|frames| memory.slot_cost(frames).is_none()) {
                 // As in `alloc`.
                 drop(guard);
-                spin_loop();
+                relax();
                 continue;
             }
             let slots: Vec<_> = book.end().collect();

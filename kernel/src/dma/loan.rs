@@ -42,7 +42,7 @@
 //! ```
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
-use crate::arch::{Machine, copy_page};
+use crate::arch::{Machine, copy_page, relax};
 use crate::cma::area::Area;
 use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
 use crate::cma::loan::{Lending, SPARES, Target};
@@ -55,7 +55,6 @@ use crate::vm::layout::VirtRange;
 use crate::vm::ledger::Residue;
 use crate::vm::space::{Mapped, Region};
 use core::fmt;
-use core::hint::spin_loop;
 use core::marker::PhantomData;
 use core::ops::Range;
 
@@ -232,7 +231,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                 return Ok(());
             }
             drop(state);
-            spin_loop();
+            relax();
         }
     }
 
@@ -312,7 +311,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                     match refusal {
                         NotOpen::Refused(error) => return Err(error),
                         NotOpen::Contracted(_) => {}
-                        NotOpen::Moving => spin_loop(),
+                        NotOpen::Moving => relax(),
                     }
                     continue;
                 }
@@ -449,7 +448,7 @@ impl<M: Machine> Dma<M> {
                 return guard;
             }
             drop(guard);
-            spin_loop();
+            relax();
         }
     }
 
@@ -484,7 +483,7 @@ impl<M: Machine> Dma<M> {
             let mut state = self.state.lock();
             if state.lanes.take(1 << WORK).is_none() {
                 drop(state);
-                spin_loop();
+                relax();
                 continue;
             }
             let Some(batch) = state.areas[area.0].next_batch(left) else {
@@ -502,7 +501,7 @@ impl<M: Machine> Dma<M> {
         let mut state = self.state.lock();
         if state.lanes.take(1 << WORK).is_none() {
             drop(state);
-            return spin_loop();
+            return relax();
         }
         let frames = FrameRange::new(frame, 1).expect("a frame of the area");
         if let Some(batch) = state.areas[area.0].evict(frames) {

@@ -260,9 +260,7 @@ core_init:
     mcr     p15, 0, r0, c7, c8, 0           @ ATS1CPR
     isb
     mrc     p15, 0, r1, c7, c4, 0           @ PAR
-    tst     r1, #1
-    bne     refuse_mapped
-    eor     r1, r1, r0
+    eor     r1, r1, r0                      @ no fault: the core fetches by this translation
     lsrs    r1, r1, #12
     bne     refuse_mapped
 1:  tst     r7, #SCTLR_C
