@@ -40,6 +40,27 @@ cores() {
         of_revision r3p0 0x413fc090 0x00600000 "$elf"
         of_revision r4p1 0x414fc091 0x00400000 "$elf"
     done
+    # Cores by other names: kernel/src/arch/ids.rs.
+    check 'cores: a Cortex-A7' outcome 0 'cores: 4 are in' 'demo: ok' -- boot_penned '' '' -smp 4 \
+        -global cortex-a9-arm-cpu.midr=0x410fc075
+    check 'cores: a Cortex-A15 of which one alone is right' outcome 0 \
+        'refused: 3 more cores: this Cortex-A15 has erratum 798181: a TLB invalidate may end too early' 'demo: ok' -- \
+        boot_penned '' '' -smp 4 -global cortex-a9-arm-cpu.midr=0x412fc0f1
+    check 'cores: one that is not known' outcome 0 \
+        'refused: 3 more cores: how a core with MIDR 0x510f06f0 joins coherency is not known' 'demo: ok' -- \
+        boot_penned '' '' -smp 4 -global cortex-a9-arm-cpu.midr=0x510f06f0
+    # QEMU's caches hold nothing.
+    check 'cores: coherency, as far as QEMU shows it' outcome 0 \
+        'coherency: core 3, invalidate: 0 of 64 lines were held, 0 after it: nothing shown, no line was held' \
+        'coherency: 0 of 8 shown, 0 failed' 'demo: ok' -- coherency
+    # How a boot loader may hand over: with the MMU and caches on, and in the non-secure world.
+    check 'cores: entered with MMU and caches on' outcome 1 'audit: *' \
+        'error: demo: no disk: none on virtio or SATA, and no memory card' -- entered_by mapped 0x60010000
+    check 'cores: entered with an MMU that translates' outcome 101 \
+        'carveout: head: entered with the MMU on, and not at its physical address' -- entered_by mapped 0x30010000
+    check 'cores: entered in the non-secure world' outcome 1 'world: non-secure: *' \
+        'refused: outer cache: off, and the non-secure world may not turn it on: the secure world*' \
+        'error: demo: no disk: none on virtio or SATA, and no memory card' -- entered_by non_secure 0x60010000
     # No -kernel, so no disk, and the tree as it is.
     check 'cores: all enter at once' outcome 1 'cores: 4 are in' \
         'error: demo: no disk: none on virtio or SATA, and no memory card' -- all_enter
@@ -98,6 +119,45 @@ all_enter() {
     emulate -smp 4 -device "loader,file=$work/kernel.bin,addr=0x60010000,force-raw=on" \
         -device "loader,file=$work/variant.dtb,addr=0x68000000,force-raw=on" \
         -device "loader,file=$work/loader,addr=0x6f000000,force-raw=on" "${entry[@]}"
+}
+
+coherency() {
+    flatten "$DEMO_ELF" "$work/kernel.bin"
+    dtc -q -I dts -O dtb -o "$work/board.dtb" "$ROOT/boards/vexpress-a9/vexpress-a9.dts"
+    emulate -smp 4 -kernel "$work/kernel.bin" -dtb "$work/board.dtb" \
+        -append 'cma=64M loglevel=6 semihosting demo=coherency'
+}
+
+# entered_by LOADER ADDRESS: one core, sent to the image by a few instructions, with the device tree in r2.
+entered_by() {
+    tree_with "$work/variant.dtb" '/ { cpus { /delete-node/ cpu@1; /delete-node/ cpu@2; /delete-node/ cpu@3; };
+        chosen { bootargs = "cma=64M loglevel=6 semihosting"; }; };' vexpress-a9
+    flatten "$DEMO_ELF" "$work/kernel.bin"
+    {
+        "$1"
+        # mov r2, #0x68000000; ldr pc, =ADDRESS
+        words e3a02468 e51ff004 "${2#0x}"
+    } >"$work/loader"
+    emulate -smp 1 -device "loader,file=$work/kernel.bin,addr=0x60010000,force-raw=on" \
+        -device "loader,file=$work/variant.dtb,addr=0x68000000,force-raw=on" \
+        -device "loader,file=$work/loader,addr=0x6f000000,force-raw=on" -device loader,addr=0x6f000000,cpu-num=0
+}
+
+# SCR.NS. mrc p15, 0, r0, c1, c1, 0; orr r0, r0, #1; mcr p15, 0, r0, c1, c1, 0; isb
+non_secure() { words ee110f11 e3800001 ee010f11 f57ff06f; }
+
+# All addresses write-back at themselves, and 0x30000000 at 0x60000000 too; the table at 0x6e000000.
+mapped() {
+    # mov r0, #0x6e000000; movw r1, #0xc0e; mov r2, #0
+    words e3a0046e e3001c0e e3a02000
+    # 1: str r1, [r0], #4; add r1, r1, #0x100000; add r2, r2, #1; cmp r2, #0x1000; bne 1b
+    words e4801004 e2811601 e2822001 e3520a01 1afffffa
+    # mov r0, #0x6e000000; mov r1, #0x60000000; orr r1, r1, #0xc00; orr r1, r1, #0xe; str r1, [r0, #0xc00]
+    words e3a0046e e3a01206 e3811b03 e381100e e5801c00
+    # TTBR0 = r0; TTBCR = 0; DACR = all ones; TLBIALL
+    words ee020f10 e3a00000 ee020f50 e3e00000 ee030f10 ee080f17
+    # SCTLR |= M | C | I; isb
+    words ee110f10 e3011005 e1800001 ee010f10 f57ff06f
 }
 
 emulate() {

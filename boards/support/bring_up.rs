@@ -28,9 +28,9 @@ use arrayvec::ArrayVec;
 use carveout::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use carveout::arch::Registers;
 use carveout::arch::armv7a::address_space::AddressSpace;
-use carveout::arch::armv7a::cores::MAX_CORES;
+use carveout::arch::armv7a::cores::{MAX_CORES, World};
 use carveout::arch::armv7a::exceptions;
-use carveout::arch::armv7a::l2c310::L2c310;
+use carveout::arch::armv7a::l2c310::{L2c310, Unusable};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{BootHandover, translate_image};
 use carveout::boot::bootinfo::{BootInfo, DevicePath};
@@ -78,6 +78,8 @@ pub struct Kernel {
     pub info: BootInfo<'static>,
     /// Who got which memory.
     pub layout: Layout<'static>,
+    /// The world that this runs in.
+    pub world: World,
     /// The core and its caches.
     pub machine: &'static Armv7a,
     /// The areas and their buffers.
@@ -105,7 +107,7 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let tree = handover.dtb.unwrap_or_else(|fault| die(format_args!("{fault}")));
     let info = BootInfo::parse(tree).unwrap_or_else(|error| die(format_args!("{error}")));
     let (image, offset, dtb) = (handover.image, handover.image_phys_offset, handover.dtb_frames);
-    let mapped = handover.image_below_stacks;
+    let (mapped, world) = (handover.image_below_stacks, handover.world);
     let mut layout = Layout::plan(&info, image, dtb).unwrap_or_else(|error| die(format_args!("{error}")));
     let (plan, carved) = directmap::plan(&mut layout, image).unwrap_or_else(|error| die(format_args!("{error}")));
     let text = {
@@ -130,11 +132,18 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     unsafe { machine.set_direct_map(plan) };
 
     start_console(&info, &mut space);
+    if world == World::NonSecure {
+        crate::println!("world: non-secure: coherency, errata and caches are as the secure world's firmware left them");
+    }
     if let Some(block) = devices::find(&info, "arm,pl310-cache").and_then(|found| found.blocks.first().copied())
         && let Some(registers) = map(&mut space, block.at, block.bytes)
     {
-        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's.
-        machine.set_outer(unsafe { L2c310::enable(registers) });
+        // SAFETY: a mapping of the controller's registers that is never unmapped, and the one made for writing to them.
+        match unsafe { L2c310::enable(registers, world) } {
+            Ok(outer) => machine.set_outer(outer),
+            Err(error @ Unusable::Off) => crate::println!("refused: outer cache: {error}"),
+            Err(error) => die(format_args!("outer cache: {error}")),
+        }
     }
 
     let heap = start_heap(&space, &mut layout);
@@ -157,8 +166,19 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     start_interrupts(&info, &mut space);
     let clock = start_clock(&info, &mut space);
     let space = Lock::new(rank::SPACE, space);
-    let kernel =
-        KERNEL.call_once(|| Kernel { info, layout, machine, dma, heap, clock, space, default_area, unmapped, text });
+    let kernel = KERNEL.call_once(|| Kernel {
+        info,
+        layout,
+        world,
+        machine,
+        dma,
+        heap,
+        clock,
+        space,
+        default_area,
+        unmapped,
+        text,
+    });
     cores::start(kernel);
     kernel
 }

@@ -13,8 +13,8 @@ use crate::println;
 use aarch32_cpu::interrupt;
 use arrayvec::ArrayVec;
 use carveout::addr::PhysAddr;
-use carveout::arch::Registers;
-use carveout::arch::armv7a::cores::{self, CoreId, MAX_CORES};
+use carveout::arch::{self, Cache, Registers};
+use carveout::arch::armv7a::cores::{self, Alone, CoreId, MAX_CORES};
 use carveout::arch::armv7a::mmu::wait_for_interrupt;
 use carveout::arch::armv7a::secondary;
 use carveout::sync;
@@ -86,6 +86,10 @@ pub fn start(kernel: &'static Kernel) {
     if others.is_empty() {
         return;
     }
+    if let Some(why) = Alone::current(kernel.world) {
+        println!("refused: {} more cores: {why}", others.len());
+        return;
+    }
     let entry = secondary::entry(run);
     for (_, core) in &others {
         STATES[core.index()].store(SENT_FOR, Ordering::Release);
@@ -108,7 +112,7 @@ pub fn start(kernel: &'static Kernel) {
     for ((cpu, core), why) in others.into_iter().zip(told) {
         let state = &STATES[core.index()];
         while state.load(Ordering::Acquire) == SENT_FOR {
-            core::hint::spin_loop();
+            arch::relax();
             // From here on it stays out, whenever it comes; what nobody could tell may still have come by the head.
             if kernel.micros() > deadline
                 && state.compare_exchange(SENT_FOR, GIVEN_UP, Ordering::Relaxed, Ordering::Acquire).is_ok()
@@ -194,7 +198,7 @@ fn tell_spin_table(kernel: &Kernel, at: PhysAddr, entry: PhysAddr) -> bool {
     let Some(word) = kernel.registers::<u32>(at, 4) else { return false };
     // SAFETY: mapped, no RAM, and the tree gives the word for this.
     unsafe { word.write_volatile(entry.raw()) };
-    secondary::wake();
+    secondary::wake(kernel.machine);
     true
 }
 
@@ -215,6 +219,10 @@ fn run(this: CoreId) -> ! {
         interrupt::disable();
         let task = work.load(Ordering::Acquire);
         if task.is_null() {
+            // Erratum 769419 of the PL310: what this core wrote to coherent memory would stay in the store buffer.
+            if let Some(kernel) = kernel() {
+                kernel.machine.device_barrier();
+            }
             // A wake that came since is pending, and ends it.
             wait_for_interrupt();
         }
@@ -251,7 +259,7 @@ pub fn on_all(work: Work<'_>) {
         let mut last = (0, 0);
         let mut rounds = 0u32;
         while !WORK[core.index()].load(Ordering::Acquire).is_null() {
-            core::hint::spin_loop();
+            arch::relax();
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(4096)
                 && let Some(kernel) = kernel()

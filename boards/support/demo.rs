@@ -15,11 +15,13 @@
 //! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
 //!
 //! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with contracts
-//! take and free memory that is full of loans: see [`lending`](super::lending).
+//! take and free memory that is full of loans: see [`lending`](super::lending). With `demo=coherency` there is no picture:
+//! the caches are tried instead, see [`coherency`](super::coherency).
 
 use super::block::{BlockDevice, BlockError};
 use super::bring_up::Kernel;
 use super::clock::Clock;
+use super::coherency;
 use super::console;
 use super::copier::{Copier, CopyError};
 use super::devices;
@@ -104,6 +106,8 @@ pub enum Failure {
     },
     /// A device never said that it was done.
     NoInterrupt(&'static str),
+    /// Maintenance did not reach a core's lines.
+    Incoherent,
     /// What lending promised was not kept.
     Lending(String),
     /// The audit found something.
@@ -130,6 +134,7 @@ impl fmt::Display for Failure {
             Self::Camera(error) => write!(f, "camera: {error}"),
             Self::Checksum { frame } => write!(f, "camera: frame {frame} has another checksum than the camera says"),
             Self::NoInterrupt(name) => write!(f, "{name}: no interrupt came"),
+            Self::Incoherent => f.write_str("maintenance through a non-cacheable mapping does not reach every cache"),
             Self::Lending(what) => f.write_str(what),
             Self::Audit => f.write_str("the audit found a violation"),
             Self::Leak { free: (before, after) } => {
@@ -158,13 +163,16 @@ impl Hop {
 /// to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, only the part that needs
 /// no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory of its own.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
+    if asked(kernel) == Some("coherency") {
+        return coherency::run(kernel);
+    }
     let whole = devices::find(&kernel.info, CODEC).is_some();
     // Open until the end: its own memory is neither free before nor after.
     let mut disk = if whole { Some(Source::open(kernel)?) } else { None };
     let before = free_bytes(kernel);
     let micros = || kernel.clock.as_ref().map_or(0, Clock::micros);
     let start = micros();
-    let result = match (&mut disk, kernel.info.bootargs().get("demo").and_then(|arg| arg.value)) {
+    let result = match (&mut disk, asked(kernel)) {
         (Some(Source::Disk(BlockDevice::Virtio(disk))), Some("loans")) => lending::demo(kernel, disk),
         (Some(disk), _) => show_and_film(kernel, disk),
         (None, _) => only_film(kernel),
@@ -179,6 +187,11 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     }
     println!("{}", kernel.dma.holders());
     Err(Failure::Leak { free: (before, after) })
+}
+
+/// The boot argument `demo=`.
+fn asked(kernel: &Kernel) -> Option<&'static str> {
+    kernel.info.bootargs().get("demo").and_then(|arg| arg.value)
 }
 
 /// Bytes free in all areas.

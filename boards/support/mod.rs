@@ -25,6 +25,8 @@ pub mod block_cache;
 pub mod bring_up;
 pub mod clock;
 #[cfg(target_arch = "arm")]
+pub mod coherency;
+#[cfg(target_arch = "arm")]
 pub mod console;
 #[cfg(any(test, target_arch = "arm"))]
 pub mod copier;

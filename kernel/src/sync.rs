@@ -219,7 +219,7 @@ fn relax() {
     #[cfg(all(not(loom), not(target_arch = "arm"), any(test, feature = "fake")))]
     std::thread::yield_now();
     #[cfg(all(not(loom), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
-    core::hint::spin_loop();
+    crate::arch::relax();
 }
 
 /// While it lives, its core takes no interrupt: around what other cores wait for without a lock, and what a handler on

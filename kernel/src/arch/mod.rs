@@ -12,6 +12,8 @@ pub mod armv7a;
 pub mod errata;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+#[cfg(test)]
+mod head;
 pub mod ids;
 pub mod levels;
 
@@ -92,9 +94,9 @@ pub unsafe trait Mmu {
     ///
     /// # Safety
     ///
-    /// The caller's duty: `at` is valid for writes of `bytes` bytes; both are multiples of 4 KiB.
+    /// `at` is valid for writes of `bytes` bytes; both are multiples of 4 KiB.
     unsafe fn zero(&self, at: *mut u8, bytes: usize) {
-        // SAFETY: the caller's duty.
+        // SAFETY: `at` is valid for writes of `bytes` bytes, as this method demands.
         unsafe { at.write_bytes(0, bytes) };
     }
 
@@ -167,12 +169,31 @@ pub unsafe trait Cache {
 
     /// The barrier between two writes to coherent memory that a device polls, such as a descriptor and the word that
     /// makes it valid: Linux's `dma_wmb()`, a DMB (ARM ARM A3.8.3). What was cleaned may be in the outer cache's buffers
-    /// still.
+    /// still, and so may both writes: erratum 769419 of the PL310 keeps them there until a
+    /// [`device_barrier`](Self::device_barrier), so that one follows where a device polls and is not told.
+    ///
+    /// It stands, or a device barrier does, between a write to a word that a device may take over and the next write to
+    /// the same aligned 8 bytes: by erratum 794074 of Cortex-A9 the first of the two may be done again after the second,
+    /// over what the device wrote meanwhile.
     fn dma_wmb(&self);
 
     /// The barrier between two reads of coherent memory that a device writes, such as a completion word and what it
     /// says is complete: Linux's `dma_rmb()`, a DMB.
     fn dma_rmb(&self);
+}
+
+/// Lets time pass in a loop that waits for another core.
+///
+/// It is a YIELD, at which an emulator goes on with another core, and a DMB, which two errata of Cortex-A9 need in such a loop and which costs nobody but who waits. 754327 (before
+/// r2p0): what this core stored before stays in its store buffer, where the other core does not see it, for as long as
+/// this one only loads. 761319 (all): of two loads of one word the second may be the older one.
+pub fn relax() {
+    #[cfg(target_arch = "arm")]
+    // SAFETY: a barrier; memory is a clobber.
+    unsafe {
+        core::arch::asm!("dmb ish", options(nostack, preserves_flags));
+    }
+    core::hint::spin_loop();
 }
 
 /// Both halves of the seam.
@@ -184,12 +205,12 @@ impl<M: Mmu + Cache> Machine for M {}
 ///
 /// # Safety
 ///
-/// The caller's duty: `from` is valid for reads and `to` for writes of 4 KiB, both aligned to 32 bytes, and they do not
-/// overlap.
+/// `from` is valid for reads and `to` for writes of 4 KiB, both aligned to 32 bytes, and they do not overlap.
 pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
     const BYTES: usize = crate::addr::FRAME_SIZE as usize;
     #[cfg(target_arch = "arm")]
-    // SAFETY: the caller's contract; the registers are named, and memory is a clobber.
+    // SAFETY: loads and stores of the 4 KiB at `from` and at `to`, which are valid for them, as this function demands; the
+    // registers are named, and memory is a clobber.
     unsafe {
         core::arch::asm!(
             "1:",
@@ -208,7 +229,7 @@ pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
         );
     }
     #[cfg(not(target_arch = "arm"))]
-    // SAFETY: the caller's contract.
+    // SAFETY: 4 KiB that are valid, aligned and do not overlap, as this function demands.
     unsafe {
         core::ptr::copy_nonoverlapping(from, to, BYTES);
     }

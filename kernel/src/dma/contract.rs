@@ -21,7 +21,7 @@
 //! # drop((hogs, frames));
 //! ```
 
-use crate::arch::Machine;
+use crate::arch::{Machine, relax};
 use crate::cma::area::{AllocError, PlanError, shape};
 use crate::cma::contract::{self, ContractError, Set};
 use crate::dma::buffer::{Body, Contiguous};
@@ -32,7 +32,6 @@ use crate::sync::Masked;
 use crate::vm::ledger::Residue;
 use alloc::vec::Vec;
 use core::fmt;
-use core::hint::spin_loop;
 
 /// A slot has its buffer's record for good.
 pub(super) type Book = contract::Book<Slot>;
@@ -190,7 +189,7 @@ impl<M: Machine> Contract<M> {
                 return result;
             }
             drop(state);
-            spin_loop();
+            relax();
         }
     }
 

@@ -45,7 +45,7 @@
 //! ```
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
-use crate::arch::{Machine, copy_page};
+use crate::arch::{Machine, copy_page, relax};
 use crate::cma::area::Area;
 use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
 use crate::cma::loan::{Candidate, Lending, SPARES, Target};
@@ -58,7 +58,6 @@ use crate::vm::layout::VirtRange;
 use crate::vm::ledger::Residue;
 use crate::vm::space::{Mapped, Region};
 use core::fmt;
-use core::hint::spin_loop;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -297,7 +296,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                 return Ok(());
             }
             drop(state);
-            spin_loop();
+            relax();
         }
     }
 
@@ -377,7 +376,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                     match refusal {
                         NotOpen::Refused(error) => return Err(error),
                         NotOpen::Contracted(_) => {}
-                        NotOpen::Moving => spin_loop(),
+                        NotOpen::Moving => relax(),
                     }
                     continue;
                 }

@@ -4,16 +4,29 @@
 
 extern crate alloc;
 
-use carveout::arch::armv7a::cores::MAX_CORES;
-use carveout::arch::errata;
+use alloc::format;
+use carveout::addr::{FrameRange, VirtAddr};
+use carveout::arch::armv7a::cores::{MAX_CORES, World};
+use carveout::arch::armv7a::l2c310::{L2c310, Unusable};
+use carveout::arch::armv7a::mmu::Armv7a;
+use carveout::arch::armv7a::secondary;
+use carveout::arch::armv7a::start::{ImageMap, translate_image};
+use carveout::arch::{Cache, errata, relax};
 use carveout_boards::println;
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::cores;
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, Ordering};
-use on_target::{Verdict, checks, ensure_eq};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use on_target::{RETURN, Verdict, checks, ensure, ensure_eq};
 
-checks![every_core_has_the_bits_of_its_revision];
+checks![
+    every_core_has_the_bits_of_its_revision,
+    a_pl310_is_turned_on_right,
+    a_pl310_that_was_left_wrong_is_refused,
+    a_core_without_caches_is_told_past_the_outer_one,
+    a_barrier_stands_where_errata_need_one,
+];
 
 fn midr() -> u32 {
     let word;
@@ -42,5 +55,138 @@ fn every_core_has_the_bits_of_its_revision(_: &'static Kernel) -> Verdict {
         ensure_eq!(found[core.index()].load(Ordering::Relaxed), want, "diagnostic control of {core}");
     }
     println!("errata: MIDR {:#010x}, diagnostic control {want:#010x} on {} cores", midr(), cores::online().count());
+    Ok(())
+}
+
+/// A PL310 in memory: what is written to its registers can be read.
+#[repr(C, align(4096))]
+struct Block([AtomicU32; 1024]);
+
+static BLOCK: Block = Block([const { AtomicU32::new(0) }; 1024]);
+
+// Offsets of registers (TRM table 3-1).
+const ID: usize = 0x000;
+const CONTROL: usize = 0x100;
+const AUXILIARY: usize = 0x104;
+const SYNC: usize = 0x730;
+const INVALIDATE_WAY: usize = 0x77c;
+const CLEAN_LINE: usize = 0x7b0;
+const PREFETCH: usize = 0xf60;
+const EXCLUSIVE: u32 = 1 << 12;
+/// What nobody writes.
+const UNTOUCHED: u32 = 0x5a5a_5a5a;
+
+fn at(offset: usize) -> &'static AtomicU32 {
+    &BLOCK.0[offset / 4]
+}
+
+fn controller(release: u32, on: bool, auxiliary: u32, prefetch: u32) {
+    at(ID).store(0x4100_00c0 | release, Ordering::Relaxed);
+    at(CONTROL).store(on.into(), Ordering::Relaxed);
+    at(AUXILIARY).store(auxiliary, Ordering::Relaxed);
+    at(SYNC).store(UNTOUCHED, Ordering::Relaxed);
+    at(PREFETCH).store(prefetch, Ordering::Relaxed);
+}
+
+fn enable(world: World) -> Result<L2c310, Unusable> {
+    let registers = NonNull::from(&BLOCK).cast();
+    // SAFETY: memory that lasts takes the place of registers, with any value in it, and the tests alone write there.
+    unsafe { L2c310::enable(registers, world) }
+}
+
+/// Errata 752271 and 765569, and the exclusive mode. Another core plays the controller, whose operation by way ends.
+fn a_pl310_is_turned_on_right(_: &'static Kernel) -> Verdict {
+    let Some(player) = cores::online().find(|core| core.index() > 0) else {
+        println!("errata: one core: nobody plays the PL310");
+        return Ok(());
+    };
+    for (release, has, needs) in [
+        (4, 0x7000_000f, 0x7000_000f),
+        (5, 0x7000_000f, 0x3000_000f),
+        (6, 0x7000_0017, 0x3000_000f),
+        (8, 0x7000_0017, 0x7000_000f),
+    ] {
+        controller(release, false, EXCLUSIVE | 0x0002_0000, has);
+        let done = AtomicBool::new(false);
+        let result = spin::Mutex::new(None);
+        cores::on_all(&|core| {
+            if core.index() == 0 {
+                *result.lock() = Some(enable(World::Secure).map(drop));
+                done.store(true, Ordering::Release);
+            } else if core == player {
+                while !done.load(Ordering::Acquire) {
+                    at(INVALIDATE_WAY).store(0, Ordering::Relaxed);
+                    relax();
+                }
+            }
+        });
+        ensure_eq!(result.into_inner(), Some(Ok(())), "release {release:#x}");
+        ensure_eq!(at(PREFETCH).load(Ordering::Relaxed), needs, "prefetch control of release {release:#x}");
+        ensure_eq!(at(AUXILIARY).load(Ordering::Relaxed), 0x0002_0000, "auxiliary control");
+        ensure_eq!(at(CONTROL).load(Ordering::Relaxed), 1, "control");
+    }
+    Ok(())
+}
+
+fn a_pl310_that_was_left_wrong_is_refused(_: &'static Kernel) -> Verdict {
+    for world in [World::Secure, World::NonSecure] {
+        controller(9, true, EXCLUSIVE, 0);
+        ensure_eq!(enable(world).map(drop), Err(Unusable::Exclusive), "exclusive, {world:?}");
+        controller(6, true, 0, 1 << 30);
+        let refused = Err(Unusable::Prefetch { has: 1 << 30, needs: 0 });
+        ensure_eq!(enable(world).map(drop), refused, "752271, {world:?}");
+        controller(9, true, 0, 23);
+        ensure_eq!(enable(world).map(drop), Err(Unusable::Prefetch { has: 23, needs: 15 }), "765569, {world:?}");
+        controller(9, true, 0, 1 << 30);
+        ensure_eq!(enable(world).map(drop), Ok(()), "nothing wrong, {world:?}");
+    }
+    controller(9, false, EXCLUSIVE, 23);
+    ensure_eq!(enable(World::NonSecure).map(drop), Err(Unusable::Off), "off");
+    let written = [CONTROL, AUXILIARY, SYNC, PREFETCH].map(|offset| at(offset).load(Ordering::Relaxed));
+    ensure_eq!(written, [0, EXCLUSIVE, UNTOUCHED, 23], "control, auxiliary, sync, prefetch");
+    Ok(())
+}
+
+/// Erratum 769419.
+fn a_core_without_caches_is_told_past_the_outer_one(_: &'static Kernel) -> Verdict {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    let map = ImageMap::get();
+    let start = translate_image(map.text.start).ok_or("no image")?;
+    let word = translate_image(VirtAddr::new(WORD.as_ptr().addr() as u32)).ok_or("not in the image")?;
+    let image = FrameRange::covering(start.raw().into(), (map.data.end.raw() - map.text.start.raw()).into());
+    // SAFETY: frames and offset of the image that runs.
+    let machine = unsafe { Armv7a::new(image, start.raw().wrapping_sub(map.text.start.raw())) };
+    controller(9, true, 0x0002_0000, 0);
+    machine.set_outer(enable(World::Secure).map_err(|error| format!("{error}"))?);
+    // SAFETY: a word of this test's, aligned to 4.
+    ensure!(unsafe { secondary::tell(&machine, word, 7) }, "the image is mapped");
+    ensure_eq!(WORD.load(Ordering::Relaxed), 7, "the word");
+    ensure_eq!(at(CLEAN_LINE).load(Ordering::Relaxed), word.raw() & !31, "the line that was cleaned");
+    ensure_eq!(at(SYNC).load(Ordering::Relaxed), 0, "a sync before the event");
+    at(SYNC).store(UNTOUCHED, Ordering::Relaxed);
+    machine.device_barrier();
+    ensure_eq!(at(SYNC).load(Ordering::Relaxed), 0, "a sync before a device is told");
+    Ok(())
+}
+
+#[inline(never)]
+extern "C" fn between_writes(machine: &Armv7a) {
+    machine.dma_wmb();
+}
+
+#[inline(never)]
+extern "C" fn while_waiting() {
+    relax();
+}
+
+/// Errata 794074, 754327 and 761319: a DMB, among the first instructions.
+fn a_barrier_stands_where_errata_need_one(_: &'static Kernel) -> Verdict {
+    let functions = [between_writes as *const () as *const u32, while_waiting as *const () as *const u32];
+    for (function, what) in functions.into_iter().zip(["between two writes", "while waiting"]) {
+        // SAFETY: the program's text can be read, and goes on behind these functions.
+        let words = unsafe { core::slice::from_raw_parts(function, 4) };
+        let body = words.split(|&word| word == RETURN).next().unwrap_or(&[]);
+        ensure!(body.iter().any(|word| word & !0xf == 0xf57f_f050), "no DMB {what}: {words:08x?}");
+    }
     Ok(())
 }

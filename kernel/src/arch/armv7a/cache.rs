@@ -94,8 +94,8 @@ impl Caches {
 /// CCSIDR of a level's data or unified cache.
 fn ccsidr(level: u32) -> u32 {
     let word: u32;
-    // SAFETY: selects a cache and reads its CCSIDR. The selection is nobody else's: who reads it makes it first, and no
-    // handler of interrupts does.
+    // SAFETY: selects a cache and reads its CCSIDR. `Caches::new` alone calls this, before interrupts are on, and no
+    // other code reads CCSIDR, so none finds another selection than its own.
     unsafe {
         asm!("mcr p15, 2, {0}, c0, c0, 0", "isb", "mrc p15, 1, {1}, c0, c0, 0",
             in(reg) (level - 1) << 1, out(reg) word, options(nomem, nostack, preserves_flags));
@@ -143,8 +143,8 @@ impl Level for ByMva {
 
     fn invalidate(&self, part: Part<'_>) -> u64 {
         self.each_line(part, |at| {
-            // SAFETY: DCIMVAC; `Part` proves that the address translates (I3); the caller said the lines are dead, and
-            // whole pages share no line with other data.
+            // SAFETY: DCIMVAC; `Part` proves that the address translates (I3). The lines are a carved buffer's or a lent
+            // frame's, whole pages that share none with other data, and `protocol` has none dropped that still matters.
             unsafe { asm!("mcr p15, 0, {0}, c7, c6, 1", in(reg) at, options(nostack, preserves_flags)) };
         })
     }

@@ -6,9 +6,10 @@
 use core::arch::asm;
 use core::fmt;
 
-use aarch32_cpu::register::{IdMmfr0, Mpidr};
+use aarch32_cpu::register::{Actlr, IdMmfr0, Midr, Mpidr};
 
-use crate::arch::Registers;
+use crate::arch::ids::{self, ACTLR_SMP};
+use crate::arch::{Registers, errata};
 
 /// Cores that have stacks: as many as a Cortex-A9 `MPCore` has at most (MPIDR's CPU ID is two bits wide).
 pub const MAX_CORES: usize = 4;
@@ -50,6 +51,53 @@ impl CoreId {
 impl fmt::Display for CoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "core {}", self.0)
+    }
+}
+
+/// A world of the Security Extensions (ARM ARM B1.5). Which one a core runs in no register says in both; the head tries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum World {
+    /// May write every register; or the core has no Security Extensions, and one world.
+    Secure,
+    /// May not write what decides over both worlds: the SCU, most of ACTLR, the PL310's control. Its firmware has.
+    NonSecure,
+}
+
+/// Why a core must run alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Alone {
+    /// The core is not in [`CORES`](ids::CORES): how it joins coherency is not known.
+    Unknown {
+        /// Its MIDR.
+        midr: u32,
+    },
+    /// The core is in the non-secure world, and ACTLR.SMP is clear there.
+    NotCoherent,
+    /// Erratum 798181 of Cortex-A15: a broadcast TLB invalidate and its DSB may end too early.
+    Erratum798181,
+}
+
+impl Alone {
+    /// Returns why this core must not be joined by others, or `None` if it may.
+    pub fn current(world: World) -> Option<Self> {
+        let midr = Midr::read().raw_value();
+        let coherent = world == World::Secure || Actlr::read().0 & ACTLR_SMP != 0;
+        match ids::core(midr) {
+            None => Some(Self::Unknown { midr }),
+            Some(_) if errata::loses_tlb_invalidates(midr) => Some(Self::Erratum798181),
+            Some(core) if core.set & ACTLR_SMP != 0 && !coherent => Some(Self::NotCoherent),
+            Some(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Alone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { midr } => write!(f, "how a core with MIDR {midr:#010x} joins coherency is not known"),
+            Self::NotCoherent => f.write_str("ACTLR.SMP is clear, and only the secure world's firmware can set it"),
+            Self::Erratum798181 => f.write_str("this Cortex-A15 has erratum 798181: a TLB invalidate may end too early"),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 @ Everything here runs at whatever physical address the image was loaded to, so it takes addresses either
 @ pc-relative (adr) or as "linked address + r10". Register use from `head` to `virtual`:
 @
-@   r7   machine's MIDR part number           r9   size of the device tree in bytes, 0 if there is none
+@   r7   1 in the non-secure world, else 0     r9   size of the device tree in bytes, 0 if there is none
 @   r8   physical address of the device tree  r10  physical address minus linked address (modulo 2^32)
 @   r11  DTB_* code, how the device tree was found
 @
@@ -17,8 +17,13 @@
     .equ ZIMAGE_MAGIC,    0x016f2818
     .equ MODE_SVC,        0x13
     .equ MODE_ABT,        0x17
-    .equ PART_CORTEX_A8,  0xc08
-    .equ PART_CORTEX_A9,  0xc09
+    .equ MODE_HYP,        0x1a
+
+    @ MIDR without the revision (ids.rs).
+    .equ CORE_MASK,       {core_mask}
+    .equ CORTEX_A5,       0x410fc050
+    .equ CORTEX_A8,       0x410fc080
+    .equ CORTEX_A9,       0x410fc090
 
     @ SCTLR (ARM ARM B4.1.130).
     .equ SCTLR_M,         1 << 0
@@ -166,6 +171,8 @@ message_\name:
     message fiq,            "carveout: head: fast interrupt while masked"
     message alignment,      "carveout: head: image not loaded at a multiple of 32 bytes"
     message no_room,        "carveout: head: no place for the image above its load address"
+    message hyp,            "carveout: head: entered in Hyp mode: Supervisor mode is needed"
+    message mapped,         "carveout: head: entered with the MMU on, and not at its physical address"
     .balign 4
 
 refuse_alignment:
@@ -174,9 +181,19 @@ refuse_alignment:
 refuse_no_room:
     adr     r1, message_no_room
     b       die
+refuse_hyp:
+    adr     r1, message_hyp
+    b       die
+refuse_mapped:
+    adr     r1, message_mapped
+    b       die
 
     @ ------------------------------------------------------------------------------------------------------------
 head:
+    mrs     r0, cpsr                        @ Hyp mode is left by an exception return alone
+    and     r0, r0, #0x1f
+    cmp     r0, #MODE_HYP
+    beq     refuse_hyp
     cpsid   aif, #MODE_SVC
     setend  le
     mov     r8, r2
@@ -197,9 +214,10 @@ pen:
     ldr     r0, =early_vectors
     sub     r10, r10, r0
     phys    r1, CARVEOUT_PEN
-1:  wfe
-    ldr     r0, [r1]
+    @ It looks before it waits: the event may have come and gone before the core was here.
+1:  ldr     r0, [r1]
     cmp     r0, #0
+    wfeeq
     beq     1b
 
     @ Where the other cores are sent (secondary.rs), MMU and caches off, once `carveout_start` runs on the first.
@@ -213,13 +231,15 @@ carveout_secondary:
     b       mmu_on
 
     @ ------------------------------------------------------------------------------------------------------------
-    @ What each core does for itself, its caches off: control registers, caches, coherency. Sets r7 and r10, keeps r8.
+    @ What each core does for itself before its caches are on: control registers, caches, coherency. Sets r7 and r10, keeps
+    @ r8; r9 holds the way back.
 core_init:
+    mov     r9, lr
     mov     r0, #0
     mcr     p15, 0, r0, c13, c0, 4          @ TPIDRPRW: no attempt under way
-    mrc     p15, 0, r0, c1, c0, 0           @ SCTLR
-    ldr     r1, =(SCTLR_A | SCTLR_Z | SCTLR_I | SCTLR_V | SCTLR_EE | SCTLR_TE)
-    bic     r0, r0, r1
+    mrc     p15, 0, r7, c1, c0, 0           @ SCTLR, as the boot loader left it
+    ldr     r1, =(SCTLR_A | SCTLR_V | SCTLR_EE | SCTLR_TE)
+    bic     r0, r7, r1
     mcr     p15, 0, r0, c1, c0, 0
     adr     r0, early_vectors
     mcr     p15, 0, r0, c12, c0, 0          @ VBAR
@@ -230,17 +250,181 @@ core_init:
     adr     r10, early_vectors
     ldr     r0, =early_vectors
     sub     r10, r10, r0
-    mrc     p15, 0, r0, c0, c0, 0           @ MIDR
-    ubfx    r7, r0, #4, #12
 
-    @ --- Caches: off as the boot loader left them, contents of no use to anyone. Invalidated before the first write,
-    @ so that no stale line can hit once they are on; a Cortex-A9's come out of reset with anything in them. Set/way is
-    @ right here and only here: this core's own caches, off, and no part in coherency yet.
-    @ CLIDR counts the levels: one on Cortex-A9, two on Cortex-A8, whose second level it holds itself.
+    @ --- MMU and caches, if the boot loader left them on. Code, device tree and what else it wrote may be in dirty lines
+    @ alone: they are cleaned while the core fetches through them, and again once no access allocates, for another core's
+    @ dirty line may have come over. The MMU goes only from where it changes no address.
+    tst     r7, #SCTLR_M
+    beq     1f
+    adr     r0, early_vectors
+    mcr     p15, 0, r0, c7, c8, 0           @ ATS1CPR
+    isb
+    mrc     p15, 0, r1, c7, c4, 0           @ PAR
+    eor     r1, r1, r0                      @ no fault: the core fetches by this translation
+    lsrs    r1, r1, #12
+    bne     refuse_mapped
+1:  tst     r7, #SCTLR_C
+    beq     1f
+    bl      each_line
+1:  mrc     p15, 0, r0, c1, c0, 0           @ SCTLR
+    ldr     r1, =(SCTLR_M | SCTLR_C | SCTLR_Z | SCTLR_I)
+    bic     r0, r0, r1
+    mcr     p15, 0, r0, c1, c0, 0
+    isb
+    @ If the caches were off their contents are of no use to anyone. They go before the first write, so that no stale line
+    @ can hit once they are on; a Cortex-A9's come out of reset with anything in them.
+    bl      each_line
+    mov     r0, #0
+    mcr     p15, 0, r0, c7, c5, 0           @ ICIALLU
+    mcr     p15, 0, r0, c7, c5, 6           @ BPIALL
+    mcr     p15, 0, r0, c8, c7, 0           @ TLBIALL
+    dsb
+    isb
+
+    @ --- The world. SCR is the secure world's to read, and undefined in the other (ARM ARM B4.1.129). A core without the
+    @ Security Extensions has one world, which may do all.
+    mov     r7, #0
+    mrc     p15, 0, r0, c0, c1, 1           @ ID_PFR1
+    tst     r0, #0xf0
+    beq     world_known
+    mov     r7, #1
+    attempt world_known, r1
+    mrc     p15, 0, r0, c1, c1, 0           @ SCR
+    mov     r7, #0
+world_known:
+
+    mrc     p15, 0, r2, c0, c0, 0           @ MIDR
+    ldr     r1, =CORE_MASK
+    and     r6, r2, r1
+    ubfx    r3, r2, #20, #4
+    bfi     r2, r3, #4, #28                 @ variant << 4 | revision
+    ldr     r0, =CORTEX_A8
+    cmp     r6, r0
+    bne     not_cortex_a8
+
+    @ Cortex-A8: the second level, if CLIDR names one, in the manual's order (DDI 0344K 8.3): its auxiliary control, then
+    @ L2EN, and SCTLR.C far below. A non-secure world may not write these; its firmware has done it. Errata by revision:
+    @ 430973, r1p*: a stale prediction after code moved: IBE makes the predictor's invalidate one.
+    @ 458693, r2p0: a deadlock of L1 allocation: L1NEON and PLDNOP.
+    @ 460075, r2p0: a write-allocate in the second level loses data: it is turned off.
+    attempt core_done, r1
+    cmp     r2, #0x20
+    bne     1f
+    mrc     p15, 1, r0, c9, c0, 2           @ second level's auxiliary control
+    tst     r0, #1 << 22
+    orreq   r0, r0, #1 << 22
+    mcreq   p15, 1, r0, c9, c0, 2
+1:
+    mrc     p15, 1, r1, c0, c0, 1           @ CLIDR
+    tst     r1, #7 << 3
+    mrc     p15, 0, r0, c1, c0, 1           @ ACTLR
+    mov     r1, r0
+    orrne   r1, r1, #1 << 1
+    cmp     r3, #1
+    orreq   r1, r1, #1 << 6
+    cmp     r2, #0x20
+    orreq   r1, r1, #1 << 5
+    orreq   r1, r1, #1 << 9
+    teq     r0, r1
+    mcrne   p15, 0, r1, c1, c0, 1
+    b       core_done
+
+not_cortex_a8:
+    @ Diagnostic control and SCU are the secure world's: in the other its firmware has done what follows.
+    cmp     r7, #0
+    bne     join
+    ldr     r0, =CORTEX_A9
+    cmp     r6, r0
+    bne     scu
+    @ Errata by revision: the bits of those it has (errata.rs).
+    phys    r3, CARVEOUT_ERRATA
+    mov     r1, #0
+1:  ldr     r0, [r3], #4                    @ bits
+    ldr     r4, [r3], #4                    @ first revision
+    ldr     r5, [r3], #4                    @ last
+    cmp     r2, r4
+    blo     2f
+    cmp     r2, r5
+    orrls   r1, r1, r0
+2:  cmp     r0, #0
+    bne     1b
+    attempt scu, r2
+    mrc     p15, 0, r0, c15, c0, 1          @ diagnostic control
+    bics    r2, r1, r0
+    orrne   r0, r0, r1
+    mcrne   p15, 0, r0, c15, c0, 1
+
+    @ The SCU of Cortex-A5 and Cortex-A9, before SMP. Later cores have none that software turns on.
+scu:
+    ldr     r0, =CORTEX_A9
+    cmp     r6, r0
+    ldrne   r0, =CORTEX_A5
+    cmpne   r6, r0
+    bne     join
+    attempt join, r1
+    mrc     p15, 0, r0, c0, c0, 5           @ MPIDR.U: a uniprocessor has no SCU
+    tst     r0, #1 << 30
+    bne     join
+    mrc     p15, 4, r0, c15, c0, 0          @ CBAR
+    ldr     r1, =CORTEX_A9
+    cmp     r6, r1
+    bne     1f
+    @ Erratum 764369: maintenance by address may miss another core's line. A boot loader may have left the SCU on.
+    ldr     r2, [r0, #0x30]
+    orr     r2, r2, #1
+    str     r2, [r0, #0x30]
+1:  ldr     r1, [r0]                        @ SCU control
+    mrc     p15, 0, r3, c0, c0, 5           @ MPIDR
+    ands    r3, r3, #3
+    bne     1f
+    tst     r1, #1
+    bne     join
+1:  lsl     r3, r3, #2
+    mov     r2, #0xf
+    lsl     r2, r2, r3
+    str     r2, [r0, #0x0c]                 @ invalidate this core's tags, all ways
+    orr     r1, r1, #1
+    str     r1, [r0]
+
+    @ The core joins coherency before any cache is on: without SMP and FW Shareable memory is not cached and maintenance
+    @ is not broadcast. Which bits a core has for it, and which a boot loader must not have left, ids.rs says; a core that
+    @ is not in its table stays as it is.
+join:
+    phys    r3, CARVEOUT_CORES
+1:  ldr     r0, [r3], #4                    @ MIDR without the revision
+    ldr     r1, [r3], #4                    @ bits to set
+    ldr     r2, [r3], #4                    @ bits to clear
+    cmp     r0, #0
+    beq     core_done
+    cmp     r0, r6
+    bne     1b
+    attempt core_done, r0
+    mrc     p15, 0, r0, c1, c0, 1           @ ACTLR
+    bic     r2, r0, r2
+    orr     r2, r2, r1
+    teq     r0, r2
+    mcrne   p15, 0, r2, c1, c0, 1
+core_done:
+    attempted r0
+    bx      r9
+
+    @ Every line of this core's caches, by set and way: invalidated if r7, an SCTLR, says that they were off, else cleaned too.
+    @ Set and way are right here and only here: no other core has a line of this memory that matters.
+    @ CLIDR counts the levels: the first core goes to the level of coherency, which is the second on Cortex-A8, Cortex-A7
+    @ and Cortex-A15. Another core stays within its own: what lies beyond, the first core uses.
+each_line:
     dmb
     mrc     p15, 1, r0, c0, c0, 1           @ CLIDR
     ubfx    r1, r0, #24, #3                 @ level of coherency
-    mov     r3, #0                          @ level << 1
+    mrc     p15, 0, r2, c0, c0, 5           @ MPIDR
+    tst     r2, #0x80000000
+    beq     1f
+    tst     r2, #0xff
+    beq     1f
+    ubfx    r1, r0, #21, #3                 @ level of unification for the inner shareable domain
+    cmp     r1, #0                          @ erratum 643719 of Cortex-A9: 0 is 1
+    moveq   r1, #1
+1:  mov     r3, #0                          @ level << 1
 level:
     cmp     r3, r1, lsl #1
     bhs     levels_done
@@ -263,7 +447,9 @@ set:
     lsl     r11, r6, r12
     orr     r11, r11, r2, lsl r5
     orr     r11, r11, r3
-    mcr     p15, 0, r11, c7, c6, 2          @ DCISW
+    tst     r7, #SCTLR_C
+    mcreq   p15, 0, r11, c7, c6, 2          @ DCISW
+    mcrne   p15, 0, r11, c7, c14, 2         @ DCCISW
     subs    r2, r2, #1
     bpl     set
     subs    r6, r6, #1
@@ -275,103 +461,6 @@ levels_done:
     mov     r0, #0
     mcr     p15, 2, r0, c0, c0, 0           @ CSSELR
     dsb
-    mcr     p15, 0, r0, c7, c5, 0           @ ICIALLU
-    mcr     p15, 0, r0, c7, c5, 6           @ BPIALL
-    mcr     p15, 0, r0, c8, c7, 0           @ TLBIALL
-    dsb
-    isb
-
-    ldr     r0, =PART_CORTEX_A9
-    cmp     r7, r0
-    beq     cortex_a9
-    ldr     r0, =PART_CORTEX_A8
-    cmp     r7, r0
-    bne     core_done
-
-    @ Cortex-A8: the second level, if CLIDR names one, in the manual's order (DDI 0344K 8.3): its auxiliary control, then
-    @ L2EN, and SCTLR.C far below. A non-secure world may not write these; its firmware has done it. Errata by revision:
-    @ 430973, r1p*: a stale prediction after code moved: IBE makes the predictor's invalidate one.
-    @ 458693, r2p0: a deadlock of L1 allocation: L1NEON and PLDNOP.
-    @ 460075, r2p0: a write-allocate in the second level loses data: it is turned off.
-    attempt core_done, r1
-    mrc     p15, 0, r2, c0, c0, 0           @ MIDR
-    ubfx    r3, r2, #20, #4
-    bfi     r2, r3, #4, #28                 @ variant << 4 | revision
-    cmp     r2, #0x20
-    bne     1f
-    mrc     p15, 1, r0, c9, c0, 2           @ second level's auxiliary control
-    tst     r0, #1 << 22
-    orreq   r0, r0, #1 << 22
-    mcreq   p15, 1, r0, c9, c0, 2
-1:
-    mrc     p15, 1, r1, c0, c0, 1           @ CLIDR
-    tst     r1, #7 << 3
-    mrc     p15, 0, r0, c1, c0, 1           @ ACTLR
-    mov     r1, r0
-    orrne   r1, r1, #1 << 1
-    cmp     r3, #1
-    orreq   r1, r1, #1 << 6
-    cmp     r2, #0x20
-    orreq   r1, r1, #1 << 5
-    orreq   r1, r1, #1 << 9
-    teq     r0, r1
-    mcrne   p15, 0, r1, c1, c0, 1
-    b       core_done
-
-    @ Cortex-A9: SCU, then SMP and FW, before any cache is on. Without them Shareable memory is not cached and
-    @ maintenance is not broadcast. What a non-secure world may not do is skipped: its firmware has done it.
-cortex_a9:
-    mrc     p15, 0, r0, c0, c0, 0           @ MIDR
-    ubfx    r1, r0, #20, #4
-    bfi     r0, r1, #4, #28                 @ variant << 4 | revision
-    @ Errata by revision: the bits of those it has (errata.rs).
-    phys    r2, CARVEOUT_ERRATA
-    mov     r1, #0
-1:  ldr     r3, [r2], #4                    @ bits
-    ldr     r4, [r2], #4                    @ first revision
-    ldr     r5, [r2], #4                    @ last
-    cmp     r0, r4
-    blo     2f
-    cmp     r0, r5
-    orrls   r1, r1, r3
-2:  cmp     r3, #0
-    bne     1b
-    attempt scu, r2
-    mrc     p15, 0, r0, c15, c0, 1          @ diagnostic control
-    bics    r2, r1, r0
-    orrne   r0, r0, r1
-    mcrne   p15, 0, r0, c15, c0, 1
-scu:
-    attempt smp, r1
-    mrc     p15, 0, r0, c0, c0, 5           @ MPIDR.U: a uniprocessor has no SCU
-    tst     r0, #1 << 30
-    bne     smp
-    mrc     p15, 4, r0, c15, c0, 0          @ CBAR
-    @ Erratum 764369: maintenance by address may miss another core's line. A boot loader may have left the SCU on.
-    ldr     r2, [r0, #0x30]
-    orr     r2, r2, #1
-    str     r2, [r0, #0x30]
-    ldr     r1, [r0]                        @ SCU control
-    mrc     p15, 0, r3, c0, c0, 5           @ MPIDR
-    ands    r3, r3, #3
-    bne     1f
-    tst     r1, #1
-    bne     smp
-1:  lsl     r3, r3, #2
-    mov     r2, #0xf
-    lsl     r2, r2, r3
-    str     r2, [r0, #0x0c]                 @ invalidate this core's tags, all ways
-    orr     r1, r1, #1
-    str     r1, [r0]
-smp:
-    attempt core_done, r1
-    mrc     p15, 0, r0, c1, c0, 1           @ ACTLR
-    mvn     r1, r0
-    tst     r1, #(1 << 6) | (1 << 0)
-    orrne   r0, r0, #(1 << 6) | (1 << 0)
-    mcrne   p15, 0, r0, c1, c0, 1
-core_done:
-    attempted r0
     bx      lr
 
     @ --- The device tree, if r2 points to one. A wild r2 may abort.
@@ -492,6 +581,7 @@ moved:
     str     r8, [r0, #4]
     str     r9, [r0, #8]
     str     r11, [r0, #12]
+    str     r7, [r0, #16]
 
     @ --- Tables: pages only, so that nothing is mapped but the image, its head a second time where it lies, and the
     @ device tree.

@@ -1,25 +1,37 @@
 //! The PL310 outer cache controller (L2C-310 TRM, DDI 0246).
 //!
-//! Guarantees: an [`L2c310`] is on; its operations are done when they return, and what they wrote is in memory after
+//! Guarantees: an [`L2c310`] is on, not exclusive of the core's own level, and free of what its release does wrong; its
+//! operations are done when they return, and what they wrote is in memory after
 //! [`wait`](Level::wait): a cache sync, which empties the controller's buffers (TRM 3.3.10). Physical addresses
 //! throughout: what it caches is known by them alone. A range as large as the cache is maintained by ways, so that no
 //! operation costs more than one pass over the cache.
 //!
 //! Errata, by the RTL release in the cache ID register:
 //! - 727915 (r2p0 to r3p0): the background clean-and-invalidate by way can corrupt data; the debug register holds back
-//!   linefills and write-backs while it runs.
+//!   linefills and write-backs while it runs. The non-secure world may not write it: there, invalidates go by line.
 //! - 753970 (r3p0): a cache sync can hang the store buffer; the write goes to a register without effect instead.
 //! - 588369 (before r2p0): clean-and-invalidate, by way too, leaves clean lines: there, invalidates go by line.
+//! - 752271 (r3p0 to r3p1) and 765569 (all): [`outer_prefetch`] gives the prefetch control register that is right.
+//! - 769419 (before r3p2): the store buffer does not drain by itself. Whatever another master shall see is followed by a
+//!   sync: [`Cache::device_barrier`](crate::arch::Cache::device_barrier).
+//!
+//! Control, auxiliary control, prefetch control and debug are the secure world's to write (TRM 3.3): a write from the
+//! other aborts. There the controller must be on already, and right.
 //!
 //! Unless bit 22 of the auxiliary control register is set, shared non-cacheable accesses look up this cache (TRM 2.3.2):
 //! that is right here because no line of such a frame is left (I3).
 
 use crate::addr::FRAME_SIZE;
+use crate::arch::armv7a::cores::World;
+use crate::arch::errata::{PL310_R2P0, PL310_R3P0, outer_prefetch};
+use crate::arch::ids::{self, ACTLR_EXCL};
 use crate::arch::levels::Level;
 use crate::sync::{Lock, Rank};
 use crate::vm::space::Part;
+use aarch32_cpu::register::{Actlr, Midr};
+use core::fmt;
 use core::ptr::NonNull;
-use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
 
@@ -34,6 +46,8 @@ register_bitfields! [u32,
         ENABLE OFFSET(0) NUMBITS(1) []
     ],
     Auxiliary [
+        /// Exclusive cache configuration.
+        EXCLUSIVE OFFSET(12) NUMBITS(1) [],
         ASSOCIATIVITY OFFSET(16) NUMBITS(1) [Ways8 = 0, Ways16 = 1],
         WAY_SIZE OFFSET(17) NUMBITS(3) []
     ],
@@ -70,13 +84,44 @@ register_structs! {
         (0x7fc => flush_way: ReadWrite<u32>),
         (0x800 => _unused6),
         (0xf40 => debug: ReadWrite<u32, Debug::Register>),
-        (0xf44 => @END),
+        (0xf44 => _unused7),
+        /// Since r2p0.
+        (0xf60 => prefetch: ReadWrite<u32>),
+        (0xf64 => @END),
     }
 }
 
-/// RTL releases in the cache ID (TRM 3.3.1).
-const R2P0: u32 = 0x4;
-const R3P0: u32 = 0x5;
+/// Why a controller cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unusable {
+    /// It is off, and the non-secure world may not turn it on. Nothing is lost but speed: it caches nothing.
+    Off,
+    /// It was left on, exclusive of the core's own level: a line that the core drops goes into it after it was invalidated.
+    Exclusive,
+    /// It was left on with a prefetch control register that errata 752271 or 765569 make wrong.
+    Prefetch {
+        /// What it holds.
+        has: u32,
+        /// What it would have to hold.
+        needs: u32,
+    },
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off, and the non-secure world may not turn it on: the secure world's firmware must"),
+            Self::Exclusive => f.write_str("left on, exclusive of the core's cache: the boot loader must turn it off"),
+            Self::Prefetch { has, needs } => write!(
+                f,
+                "left on with prefetch control {has:#010x}, where errata 752271 and 765569 need {needs:#010x}: the boot \
+                 loader must turn it off"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for Unusable {}
 
 /// The controller, on.
 #[derive(Debug)]
@@ -88,12 +133,13 @@ pub struct L2c310 {
     ways: u32,
     sync_by_dummy: bool,
     hold_while_flushing: bool,
-    flush_keeps_clean: bool,
+    invalidate_by_line: bool,
 }
 
-// SAFETY: the registers are a mapping that lasts; each write is one operation of the controller, and ranges go through the lock.
+// SAFETY: any core may use the registers: `enable` was given a mapping that lasts, and the controller is one for all.
 unsafe impl Send for L2c310 {}
-// SAFETY: as above.
+// SAFETY: each write to the registers is one operation of the controller, which queues them; what must not meet another goes
+// through `operation`.
 unsafe impl Sync for L2c310 {}
 
 impl L2c310 {
@@ -101,34 +147,58 @@ impl L2c310 {
     ///
     /// # Safety
     ///
-    /// The caller's duty: `registers` is a mapping of a PL310 as Device memory that lasts and is nobody else's.
-    pub unsafe fn enable(registers: NonNull<Registers>) -> Self {
-        // SAFETY: the caller's duty.
+    /// `registers` is a mapping of a PL310's registers as Device memory that is never unmapped, and no other code writes
+    /// to them. `world` is the one that this runs in.
+    pub unsafe fn enable(registers: NonNull<Registers>, world: World) -> Result<Self, Unusable> {
+        // SAFETY: `registers` is mapped for ever, and a register may be read and written by shared reference.
         let block = unsafe { registers.as_ref() };
         let ways = if block.auxiliary.is_set(Auxiliary::ASSOCIATIVITY) { 16 } else { 8 };
         // Way sizes go from 16 KiB, code 1, to 512 KiB, code 6; codes 0 and 7 mean the nearest (TRM 3.3.4).
         let way = (8 << 10) << block.auxiliary.read(Auxiliary::WAY_SIZE).clamp(1, 6);
         let release = block.id.read(CacheId::RTL_RELEASE);
-        if !block.control.is_set(Control::ENABLE) {
+        let has = if release < PL310_R2P0 { 0 } else { block.prefetch.get() };
+        let needs = outer_prefetch(release, has);
+        if core_is_exclusive() {
+            return Err(Unusable::Exclusive);
+        }
+        if block.control.is_set(Control::ENABLE) {
+            // Auxiliary control must not be written while the controller is on (TRM 3.3.4).
+            if block.auxiliary.is_set(Auxiliary::EXCLUSIVE) {
+                return Err(Unusable::Exclusive);
+            }
+            if needs != has {
+                return Err(Unusable::Prefetch { has, needs });
+            }
+        } else {
+            if world == World::NonSecure {
+                return Err(Unusable::Off);
+            }
+            if block.auxiliary.is_set(Auxiliary::EXCLUSIVE) {
+                block.auxiliary.modify(Auxiliary::EXCLUSIVE::CLEAR);
+            }
+            if needs != has {
+                block.prefetch.set(needs);
+            }
             let all = (1 << ways) - 1;
             block.invalidate_way.set(all);
             while block.invalidate_way.get() & all != 0 {}
-            if release == R3P0 {
+            if release == PL310_R3P0 {
                 block.dummy.set(0);
             } else {
                 block.sync.set(0);
             }
             block.control.write(Control::ENABLE::SET);
         }
-        Self {
+        let holds = (PL310_R2P0..=PL310_R3P0).contains(&release);
+        Ok(Self {
             registers,
             operation: Lock::new(Rank::OUTER_CACHE, ()),
             size: way * ways,
             ways,
-            sync_by_dummy: release == R3P0,
-            hold_while_flushing: (R2P0..=R3P0).contains(&release),
-            flush_keeps_clean: release < R2P0,
-        }
+            sync_by_dummy: release == PL310_R3P0,
+            hold_while_flushing: holds,
+            invalidate_by_line: release < PL310_R2P0 || holds && world == World::NonSecure,
+        })
     }
 
     /// Bytes in all, and ways.
@@ -137,7 +207,7 @@ impl L2c310 {
     }
 
     const fn block(&self) -> &Registers {
-        // SAFETY: `enable`'s contract: the mapping lasts.
+        // SAFETY: `enable` was given a mapping that is never unmapped.
         unsafe { self.registers.as_ref() }
     }
 
@@ -162,16 +232,16 @@ impl L2c310 {
 
     /// An operation by way runs in the background until its bits are clear; nothing else may be asked of the
     /// controller meanwhile, which the lock sees to.
-    fn all_ways(&self, register: impl Fn(&Registers) -> &ReadWrite<u32>) -> u64 {
+    fn all_ways(&self, register: impl Fn(&Registers) -> &ReadWrite<u32>, hold: bool) -> u64 {
         let _guard = self.operation.lock();
         let block = self.block();
         let all = (1 << self.ways) - 1;
-        if self.hold_while_flushing {
+        if hold {
             block.debug.write(Debug::DCL::SET + Debug::DWB::SET);
         }
         register(block).set(all);
         while register(block).get() & all != 0 {}
-        if self.hold_while_flushing {
+        if hold {
             // Erratum 727915: what the operation wrote back is out before write-backs are let go.
             self.drain(block);
             block.debug.set(0);
@@ -192,7 +262,7 @@ impl L2c310 {
 impl Level for L2c310 {
     fn clean(&self, part: Part<'_>) -> u64 {
         if part.bytes() >= self.size {
-            return self.all_ways(|block| &block.clean_way);
+            return self.all_ways(|block| &block.clean_way, false);
         }
         self.each_line(part, |block, line| block.clean_line.set(line))
     }
@@ -200,8 +270,8 @@ impl Level for L2c310 {
     /// By ways others' dirty lines must survive, so the cache is cleaned and invalidated: the caller's dirty lines are
     /// dead and may as well be written.
     fn invalidate(&self, part: Part<'_>) -> u64 {
-        if part.bytes() >= self.size && !self.flush_keeps_clean {
-            return self.all_ways(|block| &block.flush_way);
+        if part.bytes() >= self.size && !self.invalidate_by_line {
+            return self.all_ways(|block| &block.flush_way, self.hold_while_flushing);
         }
         self.each_line(part, |block, line| block.invalidate_line.set(line))
     }
@@ -211,4 +281,10 @@ impl Level for L2c310 {
         let _guard = self.operation.lock();
         self.drain(self.block());
     }
+}
+
+/// Whether the core puts what it drops into the outer cache: ACTLR.EXCL, which the head clears in the secure world.
+fn core_is_exclusive() -> bool {
+    let clear = ids::core(Midr::read().raw_value()).map_or(0, |core| core.clear);
+    Actlr::read().0 & clear & ACTLR_EXCL != 0
 }

@@ -1,9 +1,9 @@
-//! The other cores of a Cortex-A9 `MPCore`: how they come in.
+//! The other cores of an `MPCore`: how they come in.
 //!
 //! Guarantees, when the function given to [`entry`] begins on a core: Supervisor mode on stacks of its own above
 //! unmapped guard pages, interrupts masked, [`exceptions`](super::exceptions) in charge of every vector; the core takes
-//! part in coherency (its caches were invalidated first, then ACTLR.SMP and ACTLR.FW set, and only then the MMU and
-//! the caches turned on) and translates by the very tables of the first core, so that I1 and I2 hold for it as they
+//! part in coherency (its own caches were emptied first, then the bits of ACTLR set that its
+//! [`Core`](crate::arch::ids::Core) names, and only then the MMU and the caches turned on) and translates by the very tables of the first core, so that I1 and I2 hold for it as they
 //! do there. It never ran by any other but the one that has the page of the head at its physical address.
 //!
 //! A core is let in by whoever holds it: this module opens the pen of the head, where cores wait that entered along
@@ -15,9 +15,10 @@ use core::mem;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use super::cores::CoreId;
-use super::mmu::{Armv7a, dsb};
+use super::mmu::Armv7a;
 use super::start::translate_image;
 use crate::addr::{PhysAddr, VirtAddr};
+use crate::arch::Cache;
 
 unsafe extern "C" {
     /// head.s: where a core enters, at its physical address. Never called.
@@ -45,7 +46,7 @@ pub fn entry(main: fn(CoreId) -> !) -> PhysAddr {
 pub fn open_pen(machine: &Armv7a) {
     let pen = VirtAddr::new(CARVEOUT_PEN.as_ptr() as u32);
     let at = translate_image(pen).expect("the pen is part of the image");
-    // SAFETY: the word is this module's, read by nobody but the head.
+    // SAFETY: `AtomicU32` is aligned to 4; the word is this module's, and only the head reads it.
     let told = unsafe { tell(machine, at, 1) };
     assert!(told, "the image is mapped");
 }
@@ -55,17 +56,19 @@ pub fn open_pen(machine: &Armv7a) {
 ///
 /// # Safety
 ///
-/// The caller's duty: `at` is a multiple of 4, and the word there is free to be written.
+/// `at` is a multiple of 4. The word there is for this use: no Rust reference to it exists, and no other code writes it.
 pub unsafe fn tell(machine: &Armv7a, at: PhysAddr, word: u32) -> bool {
-    // SAFETY: the caller's duty.
+    // SAFETY: `at` is aligned, and the word is given to this use: as this function demands.
     let written = unsafe { machine.write_through(at, word) };
-    wake();
+    wake(machine);
     written
 }
 
-/// Wakes all cores that wait for an event, after what was written so far is visible.
-pub fn wake() {
-    dsb();
+/// Wakes all cores that wait for an event, after what was written so far is in memory.
+pub fn wake(machine: &Armv7a) {
+    // Past the outer cache too: a core whose caches are off looks in memory, and erratum 769419 of the PL310 keeps there
+    // what nobody drains.
+    machine.device_barrier();
     // SAFETY: a hint.
     unsafe { asm!("sev", options(nomem, nostack, preserves_flags)) };
 }

@@ -9,9 +9,11 @@
 //!
 //! # Contract with the boot loader
 //!
-//! That of 32-bit ARM Linux: the raw image, a zImage by its header, is entered at its first byte in a privileged mode,
-//! MMU and data caches off, an outer cache off or empty, nothing in any cache that memory still needs, r2 the physical address of
-//! the device tree or anything. U-Boot's `bootz` and QEMU's `-kernel` keep it. In addition:
+//! That of 32-bit ARM Linux: the raw image, a zImage by its header, is entered at its first byte in a privileged mode
+//! other than Hyp, an outer cache off or empty, r2 the physical address of the device tree or anything. MMU and data
+//! caches are off, and nothing is in them that memory still needs; or they are on, and the MMU changes no address of the
+//! image: then the head writes every dirty line back and turns them off. U-Boot's `bootz` and QEMU's `-kernel` keep it.
+//! In addition:
 //!
 //! - the load address is a multiple of 32 bytes;
 //! - there is RAM for the image, `.bss` included, at the first address from there up that is 0x10000 modulo 1 MiB and
@@ -20,8 +22,12 @@
 //!
 //! Only the first core boots. Others that enter with it wait where the image was loaded, MMU and caches off, for
 //! [`secondary`](super::secondary) to let them in; where the image had to move, that is memory somebody else may get,
-//! so a boot loader that releases all cores at once loads the image where it stays. The core is a Cortex-A8 or a
-//! Cortex-A9; on a Cortex-A9 the head turns on the SCU, ACTLR.SMP and ACTLR.FW, on a Cortex-A8 its second-level cache.
+//! so a boot loader that releases all cores at once loads the image where it stays.
+//!
+//! On a core of [`CORES`](crate::arch::ids::CORES) the head does what coherency needs: the SCU, ACTLR.SMP and ACTLR.FW
+//! of Cortex-A5 and Cortex-A9, ACTLR.SMP of the later ones, the second-level cache of Cortex-A8. A core that is not in
+//! that list runs as it was found, and alone. In the [non-secure world](World) the head writes nothing that only the
+//! secure one may: its firmware must have done it.
 //!
 //! An exception before `main` says its vector's name over semihosting and exits with 101. On a machine where nobody
 //! answers semihosting the core parks instead, silently: there is no console yet.
@@ -31,9 +37,10 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::cores::MAX_CORES;
+use super::cores::{MAX_CORES, World};
 use crate::addr::{FrameRange, PhysAddr, VirtAddr};
 use crate::arch::errata::TABLE;
+use crate::arch::ids::{CORE_MASK, CORE_TABLE};
 use crate::vm::attr::{Access, MemoryType, Shareability};
 use crate::vm::desc::{L1Desc, L2_TABLE_SIZE, L2Desc};
 use crate::vm::layout::{FIXMAP, IMAGE};
@@ -71,6 +78,7 @@ global_asm!(
     fixmap_tables = const FIXMAP_TABLES,
     tables = const TABLES,
     cores = const MAX_CORES,
+    core_mask = const CORE_MASK,
     dtb_found = const DTB_FOUND,
     dtb_absent = const DTB_ABSENT,
     dtb_misaligned = const DTB_MISALIGNED,
@@ -80,13 +88,17 @@ global_asm!(
 );
 
 /// What the head found out, written by it with the MMU off after `.bss` was cleared: the image's physical minus its
-/// linked address, r2, the device tree's size (0: none), and what became of it, a `DTB_*`.
+/// linked address, r2, the device tree's size (0: none), what became of it, a `DTB_*`, and the world, a `World`.
 #[unsafe(no_mangle)]
-static CARVEOUT_BOOT: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
+static CARVEOUT_BOOT: [AtomicU32; 5] = [const { AtomicU32::new(0) }; 5];
 
 /// Read by the head with the MMU off, at the place the image was loaded to.
 #[unsafe(no_mangle)]
 static CARVEOUT_ERRATA: [[u32; 3]; TABLE.len()] = TABLE;
+
+/// Read by the head with the MMU off, at the place the image was loaded to.
+#[unsafe(no_mangle)]
+static CARVEOUT_CORES: [[u32; 3]; CORE_TABLE.len()] = CORE_TABLE;
 
 unsafe extern "C" {
     static __image_start: u8;
@@ -251,6 +263,8 @@ pub struct BootHandover {
     pub image_phys_offset: u32,
     /// How the image is mapped.
     pub image_map: ImageMap,
+    /// The world that the kernel runs in: the head tried.
+    pub world: World,
     /// The device tree, as many bytes as its header says, or why there is none. Checked are its magic and its size.
     pub dtb: Result<&'static [u8], DtbFault>,
     /// The frames the device tree touches, to be reserved; empty if there is none.
@@ -276,7 +290,7 @@ extern "C" fn carveout_start() -> ! {
 }
 
 fn handover() -> BootHandover {
-    let [offset, r2, dtb_bytes, dtb_code] = CARVEOUT_BOOT.each_ref().map(|word| word.load(Ordering::Relaxed));
+    let [offset, r2, dtb_bytes, dtb_code, world] = CARVEOUT_BOOT.each_ref().map(|word| word.load(Ordering::Relaxed));
     let image_phys = symbol!(__image_start).raw().wrapping_add(offset);
     let image_bytes = symbol!(__image_end).raw() - symbol!(__image_start).raw();
     let below_stacks = symbol!(__svc_guard).raw() - symbol!(__image_start).raw();
@@ -296,6 +310,7 @@ fn handover() -> BootHandover {
         image_below_stacks: FrameRange::covering(u64::from(image_phys), u64::from(below_stacks)),
         image_phys_offset: offset,
         image_map: ImageMap::get(),
+        world: if world == 0 { World::Secure } else { World::NonSecure },
         dtb,
         dtb_frames: FrameRange::covering(u64::from(r2), u64::from(dtb_bytes)),
         tables: BootTables {
