@@ -41,6 +41,7 @@ use carveout::dma::master::{AreaId, Master};
 use carveout::sync::Lock;
 use carveout::vm::audit::{Expect, Findings, Report};
 use core::alloc::GlobalAlloc;
+use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 use linked_list_allocator::Heap;

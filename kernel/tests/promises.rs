@@ -267,7 +267,7 @@ fn i7_an_allocation_that_waits_for_its_slot_waits_for_no_later_copy() {
         while copies.load(Ordering::Relaxed) == 0 {
             thread::yield_now();
         }
-        let allocated = scope.spawn(|| contract.alloc(FRAMES * FRAME_SIZE).is_ok());
+        let allocated = scope.spawn(|| contract.alloc(FRAMES * FRAME_SIZE, 1).is_ok());
         // From some time on no copy begins.
         let mut left = 100;
         let stopped = loop {
@@ -396,7 +396,7 @@ fn a_full_heap_refuses_a_contract_and_discards_no_loan() {
     let (contract, refusals) = refuse_each(attempt, is_refusal, true);
     assert!(refusals >= 6, "{refusals}");
     assert_eq!(cache.left(loan), Ok(FRAMES - 88));
-    let held: Vec<_> = (0..3).map(|_| contract.alloc(16 * FRAME_SIZE).unwrap()).collect();
+    let held: Vec<_> = (0..3).map(|_| contract.alloc(16 * FRAME_SIZE, 1).unwrap()).collect();
     let error = ContractError::Heap { wanted: 43 };
     assert_eq!(error.to_string(), "contract refused: no heap left for the books of 43 buffers");
     // A drop takes nothing from the heap.

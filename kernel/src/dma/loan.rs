@@ -131,7 +131,7 @@ impl Turns {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let since = self.now.load(Ordering::Relaxed);
         while self.now.load(Ordering::Acquire) != number {
-            spin_loop();
+            relax();
         }
         self.worst.fetch_max(number.wrapping_sub(since), Ordering::Relaxed);
         Turn { turns: self, _masked: masked }

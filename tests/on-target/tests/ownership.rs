@@ -368,7 +368,7 @@ fn nothing_takes_a_lock_of_the_kernel_around_it(kernel: &'static Kernel) -> Verd
             drop((block, pool));
             let contract = dma.contract(&test, &[Set { count: 2, bytes: FRAME_SIZE, align: 1 }]);
             let contract = contract.map_err(|error| format!("{error}"))?;
-            let buffer = contract.alloc(1).map_err(|error| format!("{error}"))?.into_coherent();
+            let buffer = contract.alloc(1, 1).map_err(|error| format!("{error}"))?.into_coherent();
             let _ = buffer.bus();
             lost.push(buffer.frames());
             drop((buffer, contract));
