@@ -84,7 +84,10 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
                 "reached"
             };
             tried += 1;
-            println!("coherency: {core}, {operation}: {held} of {LINES} lines were held, {} after it: {verdict}", LINES - with);
+            println!(
+                "coherency: {core}, {operation}: {held} of {LINES} lines were held, {} after it: {verdict}",
+                LINES - with
+            );
         }
     }
     println!("coherency: {shown} of {tried} shown, {failed} failed");

@@ -168,9 +168,7 @@ mod tests {
         for erratum in &CORTEX_A9 {
             assert!(row(erratum.number), "{}", erratum.number);
         }
-        for number in [
-            643_719, 752_271, 753_970, 754_327, 761_319, 764_369, 765_569, 769_419, 794_074, 798_181,
-        ] {
+        for number in [643_719, 752_271, 753_970, 754_327, 761_319, 764_369, 765_569, 769_419, 794_074, 798_181] {
             assert!(row(number), "{number}");
         }
     }

@@ -8,8 +8,8 @@ use super::errata;
 use super::ids::{CORE_MASK, CORE_TABLE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
-use std::vec::Vec;
 use std::vec;
+use std::vec::Vec;
 
 /// Where the image lies, and the words that the head reads of it.
 const LOADED: u32 = 0x6001_0000;
@@ -20,7 +20,7 @@ const SCU: u32 = 0x1e00_0000;
 /// The caller of what is run.
 const BACK: u32 = 0xffff_fff0;
 
-/// A coprocessor's register: opc1, CRn, CRm, opc2.
+/// A coprocessor's register: `opc1`, `CRn`, `CRm`, `opc2`.
 type Register = [u32; 4];
 const MIDR: Register = [0, 0, 0, 0];
 const MPIDR: Register = [0, 0, 0, 5];
@@ -108,20 +108,19 @@ impl Text {
     }
 
     fn label(&self, name: &str, from: usize) -> usize {
-        let mut places = self.labels.iter().filter(|(label, _)| label == name.trim_end_matches(['f', 'b']) || label == name);
+        let mut places =
+            self.labels.iter().filter(|(label, _)| label == name.trim_end_matches(['f', 'b']) || label == name);
         if !name.starts_with(|first: char| first.is_ascii_digit()) {
             return places.find(|(label, _)| label == name).unwrap_or_else(|| panic!("where is {name}?")).1;
         }
-        let found = if name.ends_with('f') {
-            places.find(|&&(_, at)| at > from)
-        } else {
-            places.rfind(|&&(_, at)| at <= from)
-        };
+        let found =
+            if name.ends_with('f') { places.find(|&&(_, at)| at > from) } else { places.rfind(|&&(_, at)| at <= from) };
         found.unwrap_or_else(|| panic!("where is {name}?")).1
     }
 }
 
 /// A core before its first instruction of ours.
+#[expect(clippy::struct_excessive_bools, reason = "three of them are the flags")]
 struct Core {
     r: [u32; 16],
     negative: bool,
@@ -265,7 +264,8 @@ impl Core {
             "isb" | "dsb" | "dmb" | "cpsid" | "setend" => return,
             "cmp" => {
                 let (left, right) = (self.r[to], operand(1));
-                (self.zero, self.carry, self.negative) = (left == right, left >= right, left.wrapping_sub(right) >> 31 == 1);
+                (self.zero, self.carry, self.negative) =
+                    (left == right, left >= right, left.wrapping_sub(right) >> 31 == 1);
                 return;
             }
             "tst" | "teq" => {
@@ -364,7 +364,8 @@ fn split(op: &str) -> (&str, bool, &str) {
         return (op, false, "");
     }
     let (name, condition) = op.split_at(op.len().saturating_sub(2));
-    let (name, condition) = if CONDITIONS.contains(&condition) && !name.is_empty() { (name, condition) } else { (op, "") };
+    let (name, condition) =
+        if CONDITIONS.contains(&condition) && !name.is_empty() { (name, condition) } else { (op, "") };
     if SET.contains(&name) { (&name[..name.len() - 1], true, condition) } else { (name, false, condition) }
 }
 

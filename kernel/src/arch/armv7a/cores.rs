@@ -96,7 +96,9 @@ impl fmt::Display for Alone {
         match self {
             Self::Unknown { midr } => write!(f, "how a core with MIDR {midr:#010x} joins coherency is not known"),
             Self::NotCoherent => f.write_str("ACTLR.SMP is clear, and only the secure world's firmware can set it"),
-            Self::Erratum798181 => f.write_str("this Cortex-A15 has erratum 798181: a TLB invalidate may end too early"),
+            Self::Erratum798181 => {
+                f.write_str("this Cortex-A15 has erratum 798181: a TLB invalidate may end too early")
+            }
         }
     }
 }

@@ -110,7 +110,9 @@ pub enum Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Off => f.write_str("off, and the non-secure world may not turn it on: the secure world's firmware must"),
+            Self::Off => {
+                f.write_str("off, and the non-secure world may not turn it on: the secure world's firmware must")
+            }
             Self::Exclusive => f.write_str("left on, exclusive of the core's cache: the boot loader must turn it off"),
             Self::Prefetch { has, needs } => write!(
                 f,
