@@ -58,6 +58,8 @@ cores() {
         'error: demo: no disk: none on virtio or SATA, and no memory card' -- entered_by mapped 0x60010000
     check 'cores: entered with an MMU that translates' outcome 101 \
         'carveout: head: entered with the MMU on, and not at its physical address' -- entered_by mapped 0x30010000
+    check 'cores: entered in Hyp mode' outcome 101 'carveout: head: entered in Hyp mode: Supervisor mode is needed' -- \
+        in_hyp_mode
     check 'cores: entered in the non-secure world' outcome 1 'world: non-secure: *' \
         'refused: outer cache: off, and the non-secure world may not turn it on: the secure world*' \
         'error: demo: no disk: none on virtio or SATA, and no memory card' -- entered_by non_secure 0x60010000
@@ -141,6 +143,13 @@ entered_by() {
     emulate -smp 1 -device "loader,file=$work/kernel.bin,addr=0x60010000,force-raw=on" \
         -device "loader,file=$work/variant.dtb,addr=0x68000000,force-raw=on" \
         -device "loader,file=$work/loader,addr=0x6f000000,force-raw=on" -device loader,addr=0x6f000000,cpu-num=0
+}
+
+in_hyp_mode() {
+    flatten "$DEMO_ELF" "$work/kernel.bin"
+    timeout --foreground --kill-after=5 900 qemu-system-arm -machine vexpress-a15,virtualization=on,secure=off -m 512M \
+        -display none -serial stdio -monitor none -semihosting-config 'enable=on,target=native' \
+        -audiodev none,id=silent -global pl041.audiodev=silent -nic none -kernel "$work/kernel.bin"
 }
 
 # SCR.NS. mrc p15, 0, r0, c1, c1, 0; orr r0, r0, #1; mcr p15, 0, r0, c1, c1, 0; isb

@@ -20,7 +20,7 @@ const SCU: u32 = 0x1e00_0000;
 /// The caller of what is run.
 const BACK: u32 = 0xffff_fff0;
 
-/// A coprocessor's register: opc1, CRn, CRm, opc2.
+/// A coprocessor's register: `opc1`, `CRn`, `CRm`, `opc2`.
 type Register = [u32; 4];
 const MIDR: Register = [0, 0, 0, 0];
 const MPIDR: Register = [0, 0, 0, 5];
@@ -120,6 +120,7 @@ impl Text {
 }
 
 /// A core before its first instruction of ours.
+#[expect(clippy::struct_excessive_bools, reason = "three of them are the flags")]
 struct Core {
     r: [u32; 16],
     negative: bool,
