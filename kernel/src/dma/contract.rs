@@ -144,7 +144,8 @@ impl<M: Machine> Contract<M> {
             let moves = memory.take_slot(frames);
             let residue = state.ledger.residue(frames);
             let (owner, born, area) = (self.master.name(), state.allocations, self.area);
-            let kept = Kept { frames, va: None, owner, bytes, born, area, slot: Some(id), ported: false, untold: false };
+            let kept =
+                Kept { frames, va: None, owner, bytes, born, area, slot: Some(id), ported: false, untold: false };
             let body = state.occupy(slot, kept);
             dma.standings[slot.0].set(Holder::Nobody, residue);
             drop(guard);
