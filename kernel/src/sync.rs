@@ -34,7 +34,7 @@
 //! - `try_lock` and a core that comes anew find the lock held or offered while anybody waits. So nobody overtakes.
 //! - Exclusive stores must succeed in the end. The architecture promises no bound for that, for any lock.
 //! - A core that was offered the lock and does not come, though others look 256 times, is not running: an emulator or a
-//!   hypervisor took it off, or it was stopped. They go round it ([`CoreState::gone_round`] counts), or all would stand
+//!   hypervisor took it off, or it was stopped. They go round it (`CoreState::gone_round` counts), or all would stand
 //!   still with it. It keeps its place and waits for one turn of each other core more.
 //!
 //! While a core waits, its interrupts are served as they were before the call. They are masked while the core has a place
@@ -44,15 +44,16 @@
 //!
 //! - A handler may take the lock that its core waits for: it finds its core in no place, and waits as any other would.
 //! - A core that is stopped by an interrupt, because another one panicked, has no place. One that is stopped by other means
-//!   is gone round. One that is stopped while it holds a lock never frees it; [`Lock::force_unlock`] does.
+//!   is gone round. One that is stopped while it holds a lock never frees it; `Lock::force_unlock` does.
 //! - The bound is for a wait without interrupts. Each interrupt that a core takes while it waits begins the wait anew,
 //!   after the handler.
-//! - What [`on_wait`] calls runs in a place, with interrupts masked. If it ends the program it calls [`abandon`] first,
+//! - What `on_wait` calls runs in a place, with interrupts masked. If it ends the program it calls `abandon` first,
 //!   which leaves the place.
 //!
 //! On the host, which has threads and no interrupts, there are no ranks, and a thread waits for 24 turns at most while no
 //! more than 24 wait.
 
+#[cfg(any(not(loom), test))]
 mod turns;
 
 #[cfg(not(loom))]
@@ -181,7 +182,7 @@ impl<T> Lock<T> {
                 match self.turns.poll(&mut wait) {
                     Poll::Taken => break,
                     Poll::Waits => relax(),
-                    Poll::Ignored(other) => self.turns.go_round(other),
+                    Poll::Ignored(_) => self.turns.go_round(&wait),
                 }
             }
         }
@@ -213,6 +214,7 @@ impl<T> Lock<T> {
 }
 
 /// Lets others go on while this core, or thread, waits.
+#[cfg(any(not(loom), test))]
 fn relax() {
     #[cfg(loom)]
     loom::thread::yield_now();
@@ -615,7 +617,7 @@ mod by_core {
                         if let Some(record) = RECORDS.get(other as usize) {
                             record.gone_round.fetch_add(1, Ordering::Relaxed);
                         }
-                        turns.go_round(other);
+                        turns.go_round(&wait);
                     }
                 }
                 rounds += 1;
