@@ -8,7 +8,7 @@
 //!
 //! Power, clocks and the link's PHY are as the boot loader left them, as U-Boot's `scsi scan` does.
 
-use super::bring_up::Kernel;
+use super::bring_up::{DeviceRegisters, Kernel};
 use super::clock::Clock;
 use super::devices;
 use super::interrupts;
@@ -19,7 +19,6 @@ use carveout::cma::area::AllocError;
 use carveout::dma::buffer::{Coherent, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
 use core::fmt;
-use core::ptr::NonNull;
 use tock_registers::{
     interfaces::{ReadWriteable, Readable, Writeable},
     register_bitfields, register_structs,
@@ -149,6 +148,8 @@ impl fmt::Display for AhciError {
 /// A disk at port 0.
 pub struct AhciDisk {
     registers: &'static Registers,
+    /// Given back when the disk is dropped.
+    _held: DeviceRegisters<'static, Registers>,
     page: Option<Coherent<Armv7a>>,
     clock: &'static Clock,
     irq: IrqId,
@@ -157,14 +158,15 @@ pub struct AhciDisk {
 }
 
 impl AhciDisk {
-    /// Opens the disk at the first controller that has one, if there is such a controller.
+    /// Opens the disk at the first controller that has one, if there is such a controller and nobody else has it.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, AhciError> {
         let Some(found) = devices::find(&kernel.info, "allwinner,sun4i-a10-ahci") else { return Ok(None) };
         let block = found.blocks.first();
         let registers = block.and_then(|block| kernel.registers::<Registers>(block.at, block.bytes));
-        let Some(registers) = registers else { return Ok(None) };
-        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's (`registers`).
-        let registers = unsafe { NonNull::as_ref(&registers) };
+        let Some(held) = registers else { return Ok(None) };
+        // SAFETY: the tree says that these are an AHCI controller's; they are mapped for good, and nobody else's until
+        // `_held` is dropped with the disk.
+        let registers = unsafe { held.pointer().as_ref() };
         registers.control.modify(GHC::AHCI::SET);
         if registers.ports.get() & 1 == 0 || !registers.link.matches_all(SSTS::DETECTED::LinkUp) {
             return Ok(None);
@@ -173,7 +175,7 @@ impl AhciDisk {
         let master = kernel.master_at(found.name, &found.path);
         let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(AhciError::NoRoom)?;
         let page = page.into_coherent();
-        let mut disk = Self { registers, page: Some(page), clock, irq, sectors: 0, master };
+        let mut disk = Self { registers, _held: held, page: Some(page), clock, irq, sectors: 0, master };
         disk.start()?;
         disk.sectors = disk.identify()?;
         Ok(Some(disk))

@@ -3,12 +3,12 @@
 //! Guarantees: a copy is whole when [`Copier::copy`] returns `Ok`, which it learns by the controller's interrupt; when it
 //! returns at all the controller has finished with the buffers. Its list is one coherent page, in the controller's reach.
 
-use super::bring_up::Kernel;
+use super::bring_up::{DeviceRegisters, Kernel};
 use super::clock::Clock;
 use super::devices;
 use super::interrupts;
 use super::irq::IrqId;
-use super::pl081::{BusError, ITEM_BYTES, ListError, MAX_SEGMENT, Pl081, Transfer, transfers};
+use super::pl081::{BusError, ITEM_BYTES, ListError, MAX_SEGMENT, Pl081, Registers, Transfer, transfers};
 use carveout::addr::FRAME_SIZE;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
@@ -55,13 +55,15 @@ impl fmt::Display for CopyError {
 pub struct Copier {
     kernel: &'static Kernel,
     controller: Pl081,
+    /// Given back after the controller, which uses them.
+    _registers: DeviceRegisters<'static, Registers>,
     master: Master,
     irq: IrqId,
     list: Coherent<Armv7a>,
 }
 
 impl Copier {
-    /// Takes the controller over; `None` if the board has none. One at a time, or they would share it.
+    /// Takes the controller over; `None` if the board has none, or another `Copier` has it.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, CopyError> {
         let Some(found) = devices::find(&kernel.info, "arm,pl081") else { return Ok(None) };
         let (Some(block), Some(irq)) = (found.blocks.first(), found.irq) else {
@@ -71,9 +73,10 @@ impl Copier {
         let master =
             kernel.master_at(found.name, &found.path).with_max_segment(MAX_SEGMENT).expect("more than a frame");
         let list = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(CopyError::NoRoom)?.into_coherent();
-        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's.
-        let controller = unsafe { Pl081::new(registers) };
-        Ok(Some(Self { kernel, controller, master, irq, list }))
+        // SAFETY: the tree says that these are a PL081's; they are mapped for good, and nobody else's until `_registers` is
+        // dropped, after the controller.
+        let controller = unsafe { Pl081::new(registers.pointer()) };
+        Ok(Some(Self { kernel, controller, _registers: registers, master, irq, list }))
     }
 
     /// The controller as a bus master: what segments are made for.

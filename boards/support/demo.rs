@@ -18,7 +18,7 @@
 //! take and free memory that is full of loans: see [`lending`](super::lending).
 
 use super::block::{BlockDevice, BlockError};
-use super::bring_up::Kernel;
+use super::bring_up::{DeviceRegisters, Kernel};
 use super::clock::Clock;
 use super::console;
 use super::copier::{Copier, CopyError};
@@ -28,8 +28,8 @@ use super::irq::IrqId;
 use super::lending;
 use super::mock::camera::Full;
 use super::mock::{Busy, Window, camera, codec, scaler};
-use super::pl111::{Mode, Pl111};
-use super::pl181::{Card, CardError};
+use super::pl111::{self, Mode, Pl111};
+use super::pl181::{self, Card, CardError};
 use super::port::DevicePort;
 use super::report;
 use crate::println;
@@ -189,7 +189,7 @@ enum Source {
     /// A bus master.
     Disk(BlockDevice),
     /// A card whose interface is none: the CPU takes its bytes.
-    Card(Card),
+    Card { card: Card, _registers: DeviceRegisters<'static, pl181::Registers> },
 }
 
 impl Source {
@@ -199,9 +199,10 @@ impl Source {
         }
         let block = devices::find(&kernel.info, "arm,pl181").and_then(|found| found.blocks.first().copied());
         let registers = block.and_then(|block| kernel.registers(block.at, block.bytes)).ok_or(Failure::NoDisk)?;
-        // SAFETY: a mapping of the interface's registers that lasts and is nobody else's.
-        let card = unsafe { Card::open(registers) }.map_err(Failure::Card)?;
-        card.map(Self::Card).ok_or(Failure::NoDisk)
+        // SAFETY: the tree says that these are a PL181's; they are mapped for good, and nobody else's until `_registers` is
+        // dropped, after the card.
+        let card = unsafe { Card::open(registers.pointer()) }.map_err(Failure::Card)?;
+        card.map(|card| Self::Card { card, _registers: registers }).ok_or(Failure::NoDisk)
     }
 }
 
@@ -242,13 +243,13 @@ pub(super) fn end(kernel: &'static Kernel, displayed: bool) -> Result<(), Failur
 
 /// The display, showing a buffer; or, on a board without one that is known, the buffer.
 pub(super) struct Screen {
-    display: Option<Pl111>,
+    display: Option<(Pl111, DeviceRegisters<'static, pl111::Registers>)>,
     frame: Coherent<Armv7a>,
 }
 
 impl Screen {
     pub(super) fn off(mut self) {
-        if let Some(display) = &mut self.display {
+        if let Some((display, _)) = &mut self.display {
             display.off();
         }
         // SAFETY: the display is off or absent, so it does not read the frame any more (I4).
@@ -264,7 +265,7 @@ fn show_picture(kernel: &'static Kernel, disk: &mut Source, hops: &mut Vec<Hop>)
             // SAFETY: the disk's requests are complete.
             show_file(kernel, disk.name(), unsafe { jpeg.for_cpu() }, hops)
         }
-        Source::Card(card) => show_file(kernel, "SD card", read_card(kernel, card)?, hops),
+        Source::Card { card, .. } => show_file(kernel, "SD card", read_card(kernel, card)?, hops),
     }
 }
 
@@ -303,11 +304,12 @@ fn scan_out(
         drop(unsafe { frame.release() });
         return Err(Failure::NoDevice("display (arm,pl111)"));
     };
-    // SAFETY: a mapping of the display's registers that lasts and is nobody else's.
-    let mut display = unsafe { Pl111::new(registers) };
+    // SAFETY: the tree says that these are a PL111's; they are mapped for good, and nobody else's while the display, which
+    // stands before them in a `Screen`, is there.
+    let mut display = unsafe { Pl111::new(registers.pointer()) };
     display.scan_out(frame.bus(), Mode::VGA).expect("a buffer starts on a page");
     hops.push(Hop::new("PL111", "(the same)", frame.len(), Effort::default(), 0));
-    Ok(Screen { display: Some(display), frame })
+    Ok(Screen { display: Some((display, registers)), frame })
 }
 
 /// Colour bars, written by the CPU, on a display that the tree gives memory of its own; `None` if there is none.

@@ -222,7 +222,7 @@ pub(super) fn lowest(range: FrameRange, runs: impl Iterator<Item = FrameRange>) 
 }
 
 /// Who holds what, so far: what was decided here, beside what the tree says.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Book<'dtb> {
     info: BootInfo<'dtb>,
     image: FrameRange,
@@ -375,8 +375,8 @@ fn is_exact(args: BootArgs<'_>) -> bool {
     args.ram().any(|arg| arg.says == Some(Ram::Exact))
 }
 
-/// The plan.
-#[derive(Clone, Debug)]
+/// Who gets which memory. It is a plan only: [`MemoryPlan`](super::memory::MemoryPlan) consumes it, and hands the memory out.
+#[derive(Debug)]
 pub struct Layout<'dtb> {
     memblock: Memblock<RUNS>,
     book: Book<'dtb>,
@@ -447,9 +447,18 @@ impl<'dtb> Layout<'dtb> {
         &self.memblock
     }
 
-    /// The memory map, for allocations to come.
-    pub const fn memblock_mut(&mut self) -> &mut Memblock<RUNS> {
+    pub(super) const fn memblock_mut(&mut self) -> &mut Memblock<RUNS> {
         &mut self.memblock
+    }
+
+    /// What the device tree says.
+    pub const fn info(&self) -> &BootInfo<'dtb> {
+        &self.book.info
+    }
+
+    /// The kernel's image.
+    pub(super) const fn image(&self) -> FrameRange {
+        self.book.image
     }
 
     /// Tells `each` who holds what: the image, the device tree, what is withheld and reserved in the tree's order, then
@@ -783,7 +792,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::bootinfo::dts::{Node, blob, board, memory, pool, reserved};
-    use super::super::directmap::{self, DirectMap};
+    use super::super::directmap::DirectMap;
+    use super::super::memory::MemoryPlan;
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -1200,13 +1210,14 @@ mod tests {
         fn of(root: &Node, reservations: &[(u64, u64)]) -> Self {
             let dtb = blob(root, reservations);
             let info = BootInfo::parse(&dtb).unwrap();
-            let mut layout = Layout::plan(&info, image(), dtb_at()).unwrap();
+            let layout = Layout::plan(&info, image(), dtb_at()).unwrap();
             check_invariants(&layout);
-            let (map, _) = directmap::plan(&mut layout, image()).unwrap();
+            let plan = MemoryPlan::new(layout).unwrap();
+            let (layout, map) = (plan.layout(), plan.direct_map());
             Self {
                 areas: layout.areas().iter().map(|area| (area.name.to_string(), area.ranges.to_vec())).collect(),
-                firmware: of_kind(&layout, ClaimKind::Firmware),
-                withheld: of_kind(&layout, ClaimKind::Withheld),
+                firmware: of_kind(layout, ClaimKind::Firmware),
+                withheld: of_kind(layout, ClaimKind::Withheld),
                 free: layout.memblock().free_ranges().collect(),
                 mapped: map.runs().map(|run| run.frames).collect(),
                 lines: layout.refusals().iter().map(ToString::to_string).collect(),
@@ -1615,14 +1626,15 @@ mod tests {
             let dtb = blob(&root, &memreserves);
             let info = BootInfo::parse(&dtb).unwrap();
             let (image, dtb) = (bytes(0x6001_0000, 0x2_0000), bytes(0x6008_0000, 0x1000));
-            let mut layout = Layout::plan(&info, image, dtb).unwrap();
+            let layout = Layout::plan(&info, image, dtb).unwrap();
             check_invariants(&layout);
-            let (map, carved) = directmap::plan(&mut layout, image).unwrap();
+            let plan = MemoryPlan::new(layout).unwrap();
+            let (layout, map) = (plan.layout(), plan.direct_map());
             prop_assert!(map.left_out().is_empty());
             let free: Vec<_> = layout.memblock().free_ranges().collect();
             let mapped: Vec<_> = map.runs().map(|run| run.frames).collect();
             let holds = |runs: &[FrameRange], frame| runs.iter().any(|run| run.contains(frame));
-            let area_of = |frame| carved.iter().find(|carved| holds(carved.ranges(), frame)).map(|carved| carved.name().to_string());
+            let area_of = |frame| layout.areas().iter().find(|area| holds(&area.ranges, frame)).map(|area| area.name.to_string());
 
             for (index, node) in nodes.iter().enumerate() {
                 for frame in node.readable().flat_map(FrameRange::iter) {

@@ -136,6 +136,11 @@ impl L2c310 {
         (self.size, self.ways)
     }
 
+    /// Its registers, which it alone uses.
+    pub const fn registers(&self) -> NonNull<Registers> {
+        self.registers
+    }
+
     const fn block(&self) -> &Registers {
         // SAFETY: `enable`'s contract: the mapping lasts.
         unsafe { self.registers.as_ref() }

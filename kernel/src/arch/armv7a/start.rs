@@ -240,21 +240,28 @@ impl ImageMap {
     }
 }
 
-/// What the head hands to `main`, once.
+/// What the head hands to `main`, once: nobody else can make or change one.
 #[derive(Debug)]
 pub struct BootHandover {
-    /// The image's frames, with `.bss`, stacks and their guards.
-    pub image: FrameRange,
-    /// Added, modulo 2^32, to an address in the image's window, gives the physical one: see [`translate_image`].
-    pub image_phys_offset: u32,
-    /// How the image is mapped.
-    pub image_map: ImageMap,
-    /// The device tree, as many bytes as its header says, or why there is none. Checked are its magic and its size.
-    pub dtb: Result<&'static [u8], DtbFault>,
-    /// The frames the device tree touches, to be reserved; empty if there is none.
-    pub dtb_frames: FrameRange,
+    pub(super) image: FrameRange,
+    image_phys_offset: u32,
+    /// As many bytes as its header says. Checked are its magic and its size.
+    pub(super) dtb: Result<&'static [u8], DtbFault>,
+    pub(super) dtb_frames: FrameRange,
     /// The tables behind all this: whoever holds the handover may take them over.
     pub(super) tables: BootTables,
+}
+
+impl BootHandover {
+    /// The image's frames, with `.bss`, stacks and their guards.
+    pub const fn image(&self) -> FrameRange {
+        self.image
+    }
+
+    /// What to add, modulo 2^32, to an address in the image's window for the physical one: see [`translate_image`].
+    pub const fn image_phys_offset(&self) -> u32 {
+        self.image_phys_offset
+    }
 }
 
 /// The physical address of something in the image, or `None` if `addr` is outside of it.
@@ -282,7 +289,7 @@ fn handover() -> BootHandover {
     let dtb = if dtb_code == DTB_FOUND {
         let first = (FIXMAP.start().raw() + (r2 & 0xfff)) as *const u8;
         // SAFETY: the head mapped these bytes there, read-only, and found them clear of the image. They stay as they
-        // are: the handover says to reserve `dtb_frames`.
+        // are: every plan of the memory reserves `dtb_frames`.
         Ok(unsafe { core::slice::from_raw_parts(first, dtb_bytes as usize) })
     } else {
         Err(DtbFault::from_code(dtb_code, PhysAddr::new(r2)))
@@ -291,7 +298,6 @@ fn handover() -> BootHandover {
     BootHandover {
         image: FrameRange::covering(u64::from(image_phys), u64::from(image_bytes)),
         image_phys_offset: offset,
-        image_map: ImageMap::get(),
         dtb,
         dtb_frames: FrameRange::covering(u64::from(r2), u64::from(dtb_bytes)),
         tables: BootTables {
