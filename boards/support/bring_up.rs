@@ -77,7 +77,7 @@ pub struct Kernel {
     /// The device tree.
     pub info: BootInfo<'static>,
     /// Who got which memory.
-    pub layout: Layout<'static>,
+    pub layout: &'static Layout<'static>,
     /// The core and its caches.
     pub machine: &'static Armv7a,
     /// The areas and their buffers.
@@ -148,7 +148,7 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     let adopted = AddressSpace::adopt(machine, handover);
     let (mut space, mut memory) = adopted.unwrap_or_else(|fault| die(format_args!("{fault}")));
     let info = memory.layout().info().clone();
-    let window = memory.direct_map().window();
+    let window = memory.layout().direct_map().window();
 
     start_console(&info, &mut space);
     if let Some(block) = devices::find(&info, "arm,pl310-cache").and_then(|found| found.blocks.first().copied())
@@ -244,7 +244,7 @@ fn start_console(info: &BootInfo<'_>, space: &mut AddressSpace) {
     }
 }
 
-fn start_heap(memory: &mut BootMemory<'_>) -> FrameRange {
+fn start_heap(memory: &mut BootMemory<'_, '_>) -> FrameRange {
     let largest = memory.layout().memblock().free_ranges().map(FrameRange::bytes).max().unwrap_or(0);
     let frames = (largest / HEAP_SHARE).min(HEAP_LIMIT) / u64::from(FRAME_SIZE);
     let ram = memory.take_ram(frames as u32, 1);
@@ -256,7 +256,7 @@ fn start_heap(memory: &mut BootMemory<'_>) -> FrameRange {
 }
 
 /// Ends the program: no free run holds so many frames.
-fn no_ram(memory: &BootMemory<'_>, what: &str, frames: u32) -> ! {
+fn no_ram(memory: &BootMemory<'_, '_>, what: &str, frames: u32) -> ! {
     let free = || memory.layout().memblock().free_ranges().map(FrameRange::bytes);
     let (wanted, largest) = (Bytes(u64::from(frames) << FRAME_SHIFT), Bytes(free().max().unwrap_or(0)));
     let free = Bytes(free().sum());

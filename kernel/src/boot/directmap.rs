@@ -1,7 +1,7 @@
 //! The plan of the direct map, and the proof that a carve-out is not in it.
 //!
-//! Guarantees I2 by construction: a [`CarveOut`] is made only of a [`MemoryPlan`](super::memory::MemoryPlan) that is in
-//! force, whose direct map leaves its frames out; nothing else is ever mapped as direct map. Pure: no table is touched.
+//! Guarantees I2 by construction: a [`CarveOut`] is made only of a [`Layout`](super::layout::Layout) that is in force, whose
+//! direct map leaves its frames out; nothing else is ever mapped as direct map. Pure: no table is touched.
 //!
 //! RAM banks may lie far apart, so each has an offset of its own: banks follow one another in the direct map, each
 //! congruent to its physical address modulo 1 MiB, so that sections map it. A carve-out leaves a hole.
@@ -16,7 +16,7 @@
 
 use crate::addr::{FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::boot::bootinfo;
-use crate::boot::layout::RUNS;
+use crate::boot::memblock::RUNS;
 use crate::vm::layout::{SHARED, VirtRange};
 use crate::vm::window::{IMAGES, image_sections};
 use arrayvec::{ArrayString, ArrayVec};
@@ -255,7 +255,7 @@ impl CarveOut {
     /// The caller's duty is I2: no translation of any of these frames exists, in any table, through any physical
     /// alias, from the instruction that turned the MMU on; none will be made but by this crate; and no other
     /// `CarveOut` holds any of them, by whichever of their physical names, nor does a
-    /// [`MemoryPlan`](super::memory::MemoryPlan) that is in force. `ranges` are disjoint, named by the names that RAM's
+    /// [`Layout`](super::layout::Layout) that is in force. `ranges` are disjoint, named by the names that RAM's
     /// banks have, and at most [`RANGES`](Self::RANGES).
     pub unsafe fn assume(name: &str, ranges: &[FrameRange], lendable: bool) -> Self {
         Self::new(name, ranges, lendable)

@@ -18,7 +18,8 @@ use carveout::arch::armv7a::exceptions::{Exception, Fault, FaultStatus, Level, V
 use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{BootHandover, BootTables, DtbFault, ImageMap, TableAt};
-use carveout::boot::memory::{BootMemory, BootRam, MemoryPlan};
+use carveout::boot::layout::Layout;
+use carveout::boot::memory::{BootMemory, BootRam};
 use carveout::cma::area::AllocError;
 use carveout::cma::loan::{Loan, LoanError, Priority};
 use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Stream};
@@ -57,7 +58,7 @@ const _: () = {
     shared::<(CoreId, Translation, CoreState, Armv7a, Caches, L2c310)>();
     shared::<(BootHandover, BootTables, TableAt, ImageMap, DtbFault)>();
     shared::<(AddressSpace, BootFault, DeviceBlock, DeviceError)>();
-    shared::<(MemoryPlan<'static>, BootMemory<'static>, BootRam)>();
+    shared::<(Layout<'static>, BootMemory<'static, 'static>, BootRam)>();
     shared::<(Exception, Vector, Fault, FaultStatus, Level)>();
 };
 

@@ -8,9 +8,9 @@ use crate::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::arch::armv7a::mmu::Armv7a;
 use crate::arch::armv7a::start::{BootHandover, BootTables, DtbFault, translate_image};
 use crate::boot::bootinfo::{BootError, BootInfo, MAX_BANKS};
-use crate::boot::directmap::{CarveOut, MAX_RAGGED, Run};
+use crate::boot::directmap::{CarveOut, DirectMap, MAX_RAGGED, Run};
 use crate::boot::layout::{Layout, LayoutError, MAX_AREAS};
-use crate::boot::memory::{BootMemory, BootRam, MemoryPlan};
+use crate::boot::memory::{BootMemory, BootRam};
 use crate::vm::alias::MAX_ALIASES;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
@@ -19,6 +19,7 @@ use crate::vm::space::{MapError, Region};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// Second-level tables for ragged edges of the direct map: as many as a plan takes.
@@ -28,20 +29,25 @@ const DEVICE_TABLES: usize = 16;
 /// Blocks of registers that are mapped.
 const MAX_BLOCKS: usize = 64;
 
-/// Second-level tables in the image, for what is mapped before any RAM is.
+/// Room in the image: second-level tables for what is mapped before any RAM is, and the layout, which is large for a
+/// stack.
 #[repr(C, align(1024))]
 struct Reserve {
     direct: UnsafeCell<[L2Table; DIRECT_TABLES]>,
     devices: UnsafeCell<[L2Table; DEVICE_TABLES]>,
+    layout: UnsafeCell<MaybeUninit<Layout<'static>>>,
 }
 
-// SAFETY: only `AddressSpace::new` touches it, and that runs once, by the one `BootHandover`.
+// SAFETY: only `AddressSpace::adopt` touches it, and that runs once, by the one `BootHandover`.
 unsafe impl Sync for Reserve {}
 
 const NO_TABLE: L2Table = [L2Desc::FAULT; L2_ENTRIES];
 
-static RESERVE: Reserve =
-    Reserve { direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]), devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]) };
+static RESERVE: Reserve = Reserve {
+    direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]),
+    devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]),
+    layout: UnsafeCell::new(MaybeUninit::uninit()),
+};
 
 /// Why there is no address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,24 +192,28 @@ impl AddressSpace {
     /// # Errors
     ///
     /// No device tree, or one that no boot can go by.
-    pub fn adopt(machine: &'static Armv7a, handover: BootHandover) -> Result<(Self, BootMemory<'static>), BootFault> {
-        let plan = plan(&handover)?;
-        let mut space = Self::new(machine, handover, &plan);
-        space.map_direct(&plan)?;
+    pub fn adopt(
+        machine: &'static Armv7a,
+        handover: BootHandover,
+    ) -> Result<(Self, BootMemory<'static, 'static>), BootFault> {
+        // SAFETY: this function runs once, for it consumes the one handover, and nothing else touches the reserve.
+        let place = unsafe { &mut *RESERVE.layout.get() };
+        let layout = plan(&handover, place)?;
+        let mut space = Self::new(machine, handover, layout);
+        space.map_direct(layout.direct_map())?;
         // SAFETY: just mapped, every run, and no method of `space` unmaps any.
-        unsafe { machine.set_direct_map(plan.direct_map().clone()) };
-        // SAFETY: the plan is of the tree, the image and the places that the head found on this machine. Each run was just
-        // mapped. The head's tables translate to nothing else but image and tree, and of what `space` maps later
-        // `map_device` refuses RAM and areas; its windows are for buffers. The handover was consumed, so no other plan
+        unsafe { machine.set_direct_map(layout.direct_map().clone()) };
+        // SAFETY: the layout is of the tree, the image and the places that the head found on this machine. Each run was
+        // just mapped. The head's tables translate to nothing else but image and tree, and of what `space` maps later
+        // `map_device` refuses RAM and areas; its windows are for buffers. The handover was consumed, so no other layout
         // comes into force.
-        Ok((space, unsafe { plan.mapped() }))
+        Ok((space, unsafe { layout.mapped() }))
     }
 
-    /// Takes over the head's tables, for the direct map of this plan and the window beside it.
+    /// Takes over the head's tables, for the direct map of this layout and the window beside it.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]
-    fn new(machine: &'static Armv7a, handover: BootHandover, plan: &MemoryPlan<'_>) -> Self {
-        let (layout, plan) = (plan.layout(), plan.direct_map());
-        let info = layout.info();
+    fn new(machine: &'static Armv7a, handover: BootHandover, layout: &Layout<'_>) -> Self {
+        let (info, map) = (layout.info(), layout.direct_map());
         let ram = info.banks().iter().copied().chain(info.aliases().iter().map(|alias| alias.frames));
         let outside_ram = layout.areas().iter().filter(|area| area.outside_ram);
         let areas = outside_ram.flat_map(|area| area.ranges.iter().copied());
@@ -222,7 +232,7 @@ impl AddressSpace {
             (rest, first) = (above, slot + entries.len());
             Window { range, entries, at: at(slot) }
         };
-        let [direct, window, loans, devices] = [plan.range(), plan.window(), LOAN_WINDOW, DEVICES].map(&mut take);
+        let [direct, window, loans, devices] = [map.range(), map.window(), LOAN_WINDOW, DEVICES].map(&mut take);
 
         // SAFETY: this function runs once, for it consumes the one handover, and nothing else touches the reserve.
         let direct_tables = unsafe { &mut *RESERVE.direct.get() };
@@ -252,8 +262,8 @@ impl AddressSpace {
         }
     }
 
-    fn map_direct(&mut self, plan: &MemoryPlan<'_>) -> Result<(), BootFault> {
-        for Run { va, frames } in plan.direct_map().runs() {
+    fn map_direct(&mut self, map: &DirectMap) -> Result<(), BootFault> {
+        for Run { va, frames } in map.runs() {
             // SAFETY: the plan holds each frame once, no carved one and none of the image (I1, I2).
             let mapped = unsafe { self.direct.map(self.machine, va, frames, MemoryType::WriteBack, Access::ReadWrite) };
             mapped.map_err(|error| BootFault::DirectMap { frames, error })?;
@@ -317,11 +327,17 @@ impl AddressSpace {
     }
 }
 
-/// The plan of the machine that the head handed over.
-fn plan(handover: &BootHandover) -> Result<MemoryPlan<'static>, BootFault> {
+/// Plans the memory of the machine that the head handed over.
+#[inline(never)] // Copies of a layout are large for the boot's stack, and gone when this returns.
+fn plan(
+    handover: &BootHandover,
+    place: &'static mut MaybeUninit<Layout<'static>>,
+) -> Result<&'static mut Layout<'static>, BootFault> {
     let info = BootInfo::parse(handover.dtb.map_err(BootFault::NoTree)?).map_err(BootFault::Tree)?;
-    let layout = Layout::plan(&info, handover.image, handover.dtb_frames).map_err(BootFault::Layout)?;
-    MemoryPlan::new(layout).map_err(|error| BootFault::Layout(error.into()))
+    match Layout::plan(&info, handover.image, handover.dtb_frames) {
+        Ok(layout) => Ok(place.write(layout)),
+        Err(error) => Err(BootFault::Layout(error)),
+    }
 }
 
 fn window(machine: &Armv7a, sections: u32, window: &mut Option<Window>, tables: BootRam) -> Option<Region<'static>> {
