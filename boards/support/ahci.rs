@@ -35,8 +35,6 @@ use carveout::cma::area::AllocError;
 use carveout::dma::buffer::{Coherent, Cpu, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
 use core::fmt;
-#[cfg(target_arch = "arm")]
-use core::ptr::NonNull;
 use tock_registers::{
     interfaces::{ReadWriteable, Readable, Writeable},
     register_bitfields, register_structs,
@@ -170,15 +168,16 @@ pub struct AhciDisk<M: Machine + 'static, W: Wait> {
 type Read<M> = Result<Stream<M, FromDevice, Cpu>, Failed<AhciError, Stream<M, FromDevice, Cpu>>>;
 
 #[cfg(target_arch = "arm")]
-impl AhciDisk<Armv7a, Interrupt> {
-    /// Opens the disk at the first controller that has one, if there is such a controller.
+impl AhciDisk<Armv7a, Interrupt<Registers>> {
+    /// Opens the disk at the first controller that has one, if there is such a controller and nobody else has it.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, AhciError> {
         let Some(found) = devices::find(&kernel.info, "allwinner,sun4i-a10-ahci") else { return Ok(None) };
         let block = found.blocks.first();
         let registers = block.and_then(|block| kernel.registers::<Registers>(block.at, block.bytes));
-        let Some(registers) = registers else { return Ok(None) };
-        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's (`registers`).
-        let registers = unsafe { NonNull::as_ref(&registers) };
+        let Some(held) = registers else { return Ok(None) };
+        // SAFETY: the tree says that these are an AHCI controller's; they are mapped for good, and nobody else's until
+        // the disk is dropped, which has them with its interrupt.
+        let registers = unsafe { held.pointer().as_ref() };
         registers.control.modify(GHC::AHCI::SET);
         if registers.ports.get() & 1 == 0 || !registers.link.matches_all(SSTS::DETECTED::LinkUp) {
             return Ok(None);
@@ -186,7 +185,7 @@ impl AhciDisk<Armv7a, Interrupt> {
         let (Some(irq), Some(_)) = (found.irq, kernel.clock.as_ref()) else { return Err(AhciError::NoInterrupt) };
         let master = kernel.master_at(found.name, &found.path);
         let page = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(AhciError::NoRoom)?;
-        Self::start_up(registers, page.into_coherent(), Interrupt { kernel, irq }, master).map(Some)
+        Self::start_up(registers, page.into_coherent(), Interrupt::new(kernel, irq, held), master).map(Some)
     }
 }
 
@@ -340,6 +339,8 @@ impl<M: Machine, W: Wait> Drop for AhciDisk<M, W> {
         {
             // SAFETY: `stop` saw the engines stop, so the controller neither reads nor writes the page (I4).
             drop(unsafe { page.release() });
+        } else {
+            self.wait.keep_registers();
         }
     }
 }

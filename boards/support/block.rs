@@ -10,7 +10,6 @@ use carveout::dma::master::Master;
 use core::fmt;
 
 /// A disk.
-#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub enum BlockDevice {
     /// An emulator's.
     Virtio(Disk),

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: when [`start`] returns, the direct map holds no carved frame (I2), the identity map is gone, every
 //! carve-out is an area of the one [`Dma`], console, log, heap and interrupts work, and the other cores are in. Bad input was refused in one
-//! line each and listed; the boot goes on wherever it can.
+//! line each and listed; the boot goes on wherever it can. A device's registers have one holder at a time.
 
 use super::a9_timer::A9GlobalTimer;
 use super::clock::Clock;
@@ -27,15 +27,15 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use carveout::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use carveout::arch::Registers;
-use carveout::arch::armv7a::address_space::AddressSpace;
+use carveout::arch::armv7a::address_space::{AddressSpace, DeviceBlock};
 use carveout::arch::armv7a::cores::{MAX_CORES, World};
 use carveout::arch::armv7a::exceptions;
 use carveout::arch::armv7a::l2c310::{L2c310, Unusable};
 use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::armv7a::start::{BootHandover, translate_image};
+use carveout::arch::armv7a::start::{BootHandover, ImageMap, translate_image};
 use carveout::boot::bootinfo::{BootInfo, DevicePath};
-use carveout::boot::directmap;
 use carveout::boot::layout::Layout;
+use carveout::boot::memory::BootMemory;
 use carveout::dma::Dma;
 use carveout::dma::master::{AreaId, Master};
 use carveout::sync::Lock;
@@ -78,7 +78,7 @@ pub struct Kernel {
     /// The device tree.
     pub info: BootInfo<'static>,
     /// Who got which memory.
-    pub layout: Layout<'static>,
+    pub layout: &'static Layout<'static>,
     /// The world that this runs in.
     pub world: World,
     /// The core and its caches.
@@ -105,32 +105,23 @@ pub fn kernel() -> Option<&'static Kernel> {
 /// Boots. Ends the program where nothing can be done: no device tree, no RAM, no console.
 pub fn start(handover: BootHandover) -> &'static Kernel {
     exceptions::on_fault(report::exception);
-    let tree = handover.dtb.unwrap_or_else(|fault| die(format_args!("{fault}")));
-    let info = BootInfo::parse(tree).unwrap_or_else(|error| die(format_args!("{error}")));
-    let (image, offset, dtb) = (handover.image, handover.image_phys_offset, handover.dtb_frames);
-    let (mapped, world) = (handover.image_below_stacks, handover.world);
-    let mut layout = Layout::plan(&info, image, dtb).unwrap_or_else(|error| die(format_args!("{error}")));
-    let (plan, carved) = directmap::plan(&mut layout, image).unwrap_or_else(|error| die(format_args!("{error}")));
+    let world = handover.world();
     let text = {
-        let text = &handover.image_map.text;
+        let text = ImageMap::get().text;
         let start = translate_image(text.start).map_or(0, PhysAddr::raw);
         FrameRange::covering(start.into(), (text.end.raw() - text.start.raw()).into())
     };
 
     // The outer cache stays off until the direct map stands: what is cached inside only needs no outer maintenance.
     let machine = MACHINE.call_once(|| {
-        // SAFETY: the head mapped the frames below the stacks, all of them, and nothing unmaps them.
-        unsafe { Armv7a::new(mapped, offset) }
+        // SAFETY: both come from the handover, which nobody but the head can make or change: the head mapped the frames below
+        // the stacks, all of them, and nothing unmaps them.
+        unsafe { Armv7a::new(handover.image_below_stacks(), handover.image_phys_offset()) }
     });
-    let ram = info.banks().iter().copied().chain(info.aliases().iter().map(|alias| alias.frames));
-    let areas = layout.areas().iter().filter(|area| area.outside_ram).flat_map(|area| area.ranges.iter().copied());
-    let mut space = AddressSpace::adopt(machine, handover, &plan, ram, areas);
-    if let Some((frames, error)) = space.map_direct(&plan).next() {
-        die(format_args!("direct map: {frames}: {error}"));
-    }
-    let window = plan.window();
-    // SAFETY: just mapped, every run.
-    unsafe { machine.set_direct_map(plan) };
+    let adopted = AddressSpace::adopt(machine, handover);
+    let (mut space, mut memory) = adopted.unwrap_or_else(|fault| die(format_args!("{fault}")));
+    let info = memory.layout().info().clone();
+    let window = memory.layout().direct_map().window();
 
     start_console(&info, &mut space);
     if world == World::NonSecure {
@@ -139,23 +130,25 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     if let Some(block) = devices::find(&info, "arm,pl310-cache").and_then(|found| found.blocks.first().copied())
         && let Some(registers) = map(&mut space, block.at, block.bytes)
     {
-        // SAFETY: a mapping of the controller's registers that is never unmapped, and the one made for writing to them.
+        // SAFETY: the tree says that these are a PL310's; `map` gave them to nobody else, for good.
         match unsafe { L2c310::enable(registers, world) } {
-            Ok(outer) => machine.set_outer(outer),
+            // SAFETY: the one `Dma` over this machine is made below.
+            Ok(outer) => unsafe { machine.set_outer(outer) },
             Err(error @ Unusable::Off) => crate::println!("refused: outer cache: {error}"),
             Err(error) => die(format_args!("outer cache: {error}")),
         }
     }
 
-    let heap = start_heap(&space, &mut layout);
-    let needed = Dma::<Armv7a>::window_sections(carved.iter());
+    let heap = start_heap(&mut memory);
+    let needed = Dma::<Armv7a>::window_sections(memory.carved().iter());
     let sections = needed.min(window.sections());
-    let tables = space.take_ram(layout.memblock_mut(), sections.div_ceil(4).max(1), 1);
+    let tables = memory.take_ram(sections.div_ceil(4).max(1), 1);
     let window = tables.and_then(|tables| space.take_window(sections, tables));
-    let window = window.unwrap_or_else(|| no_ram(&layout, "the tables of the CMA window", sections.div_ceil(4)));
-    let tables = space.take_ram(layout.memblock_mut(), 1, 1);
+    let window = window.unwrap_or_else(|| no_ram(&memory, "the tables of the CMA window", sections.div_ceil(4)));
+    let tables = memory.take_ram(1, 1);
     let loans = tables.and_then(|tables| space.take_loan_window(tables));
-    let loans = loans.unwrap_or_else(|| no_ram(&layout, "the table of the loan window", 1));
+    let loans = loans.unwrap_or_else(|| no_ram(&memory, "the table of the loan window", 1));
+    let (layout, carved) = memory.into_parts();
     let take_over = if sections < needed { Dma::sparing_guards } else { Dma::new };
     let dma = take_over(machine, carved.into_iter(), info.aliases().clone(), window, loans);
     let dma = dma.unwrap_or_else(|error| die(format_args!("{error}")));
@@ -184,18 +177,27 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     kernel
 }
 
-fn map<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<NonNull<R>> {
-    if (bytes as usize) < size_of::<R>() {
-        log::warn!("registers at {at} are too few: {bytes} bytes");
-        return None;
-    }
+/// A device's registers and where they are mapped. `None`, and a line, if they are refused.
+fn take<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<(DeviceBlock, NonNull<R>)> {
     match space.map_device(at, bytes) {
-        Ok(va) => NonNull::new(va.raw() as *mut R),
+        Ok(block) => {
+            let Some(first) = block.pointer() else {
+                crate::println!("refused: registers at {at}: {bytes} bytes there are too few or misaligned");
+                space.give_back(block);
+                return None;
+            };
+            Some((block, first))
+        }
         Err(error) => {
             crate::println!("refused: {error}");
             None
         }
     }
+}
+
+/// A device's registers, for good: nobody gets them a second time. `None`, and a line, if they are refused.
+fn map<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<NonNull<R>> {
+    take(space, at, bytes).map(|(_, first)| first)
 }
 
 /// The UART that `/chosen/stdout-path` names, else the first one there is a driver for.
@@ -220,20 +222,20 @@ fn start_console(info: &BootInfo<'_>, space: &mut AddressSpace) {
     }
 }
 
-fn start_heap(space: &AddressSpace, layout: &mut Layout<'_>) -> FrameRange {
-    let largest = layout.memblock().free_ranges().map(FrameRange::bytes).max().unwrap_or(0);
+fn start_heap(memory: &mut BootMemory<'_, '_>) -> FrameRange {
+    let largest = memory.layout().memblock().free_ranges().map(FrameRange::bytes).max().unwrap_or(0);
     let frames = (largest / HEAP_SHARE).min(HEAP_LIMIT) / u64::from(FRAME_SIZE);
-    let ram = space.take_ram(layout.memblock_mut(), frames as u32, 1);
-    let ram = ram.unwrap_or_else(|| no_ram(layout, "the heap", 1));
+    let ram = memory.take_ram(frames as u32, 1);
+    let ram = ram.unwrap_or_else(|| no_ram(memory, "the heap", 1));
     let (frames, bytes) = (ram.frames(), ram.into_bytes());
-    // SAFETY: the bytes are the direct map's, taken from memblock for this alone, and the heap starts once.
+    // SAFETY: `BootRam` gave the bytes to this call alone, for good, and the heap starts once: there is one handover.
     unsafe { HEAP.0.lock().init(bytes.as_mut_ptr(), bytes.len()) };
     frames
 }
 
 /// Ends the program: no free run holds so many frames.
-fn no_ram(layout: &Layout<'_>, what: &str, frames: u32) -> ! {
-    let free = || layout.memblock().free_ranges().map(FrameRange::bytes);
+fn no_ram(memory: &BootMemory<'_, '_>, what: &str, frames: u32) -> ! {
+    let free = || memory.layout().memblock().free_ranges().map(FrameRange::bytes);
     let (wanted, largest) = (Bytes(u64::from(frames) << FRAME_SHIFT), Bytes(free().max().unwrap_or(0)));
     let free = Bytes(free().sum());
     die(format_args!("no RAM left for {what}: {wanted} wanted, the largest free run is {largest}, of {free} free"))
@@ -246,7 +248,8 @@ fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
         return;
     };
     match open(space, &found) {
-        Some(controller) => interrupts::start(controller),
+        // SAFETY: this is the boot, on core 0: no lock is held, and nothing has masked interrupts to be undisturbed.
+        Some(controller) => unsafe { interrupts::start(controller) },
         None => crate::println!("refused: {}: register blocks are missing", found.name),
     }
 }
@@ -266,7 +269,7 @@ type OpenUart = fn(&mut AddressSpace, &Found<'_>) -> Option<Uart>;
 const UARTS: [(&str, OpenUart); 5] = [
     ("arm,pl011", |space, found| {
         let registers = first(space, found)?;
-        // SAFETY: a mapping of the UART's registers that lasts and is nobody else's.
+        // SAFETY: the tree says that these are a PL011's; `map` gave them to nobody else, for good.
         Some(Uart::Pl011(unsafe { Pl011::new(registers) }))
     }),
     ("snps,dw-apb-uart", |space, found| open_16550(space, found, 0)),
@@ -281,8 +284,8 @@ fn open_16550(space: &mut AddressSpace, found: &Found<'_>, shift: u8) -> Option<
     let wiring = Wiring { shift, words: found.reg_io_width == Some(4) };
     let block = found.blocks.first().filter(|block| wiring.bytes().is_some_and(|bytes| bytes <= block.bytes))?;
     let registers = map(space, block.at, block.bytes)?;
-    // SAFETY: a mapping of the UART's registers that lasts and is nobody else's; it is large enough, and where the bus
-    // takes words, UARTs stand at multiples of their size.
+    // SAFETY: the tree says that these are a 16550's; `map` gave them to nobody else, for good. They are enough, as just
+    // looked up, and where the bus takes words, UARTs stand at multiples of their size.
     Some(Uart::Ns16550(unsafe { Ns16550::new(registers, wiring) }))
 }
 
@@ -294,12 +297,12 @@ const CONTROLLERS: [(&str, OpenController); 4] = [
     ("arm,pl390", open_gic),
     ("allwinner,sun4i-a10-ic", |space, found| {
         let registers = first(space, found)?;
-        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's; this is the one core.
+        // SAFETY: the tree says whose these are; `map` gave them to nobody else, for good. The SoC has one core.
         Some(Controller::Sun4i(unsafe { Sun4iIntc::new(registers) }))
     }),
     ("ti,am33xx-intc", |space, found| {
         let registers = first(space, found)?;
-        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's; this is the one core.
+        // SAFETY: the tree says whose these are; `map` gave them to nobody else, for good. The SoC has one core.
         Some(Controller::Omap(unsafe { OmapIntc::new(registers) }))
     }),
 ];
@@ -308,7 +311,8 @@ fn open_gic(space: &mut AddressSpace, found: &Found<'_>) -> Option<Controller> {
     let [distributor, cpu] = found.blocks.as_slice() else { return None };
     let distributor = map(space, distributor.at, distributor.bytes)?;
     let cpu = map(space, cpu.at, cpu.bytes)?;
-    // SAFETY: mappings of the controller's two blocks that last and are nobody else's; this is the boot core.
+    // SAFETY: the tree says that these are a GIC's two blocks; `map` gave them to nobody else, for good. The boot runs on
+    // core 0.
     Some(Controller::Gic(unsafe { Gic::new(distributor, cpu) }))
 }
 
@@ -318,32 +322,62 @@ type OpenClock = fn(&mut AddressSpace, &Found<'_>) -> Option<Clock>;
 const CLOCKS: [(&str, OpenClock); 4] = [
     ("arm,cortex-a9-global-timer", |space, found| {
         let (hertz, registers) = (found.hertz?, first(space, found)?);
-        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
+        // SAFETY: the tree says whose these are; `map` gave them to nobody else, for good.
         Some(Clock::Global { timer: unsafe { A9GlobalTimer::new(registers) }, hertz })
     }),
     ("arm,sp804", |space, found| {
         let registers = first(space, found)?;
-        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's.
+        // SAFETY: the tree says whose these are; `map` gave them to nobody else, for good.
         Some(Clock::Sp804(unsafe { Sp804::new(registers) }))
     }),
     ("allwinner,sun4i-a10-timer", |space, found| {
         let registers = first(space, found)?;
-        // SAFETY: a mapping of the timers' registers that lasts and is nobody else's.
+        // SAFETY: the tree says whose these are; `map` gave them to nobody else, for good.
         Some(Clock::Sun4i(unsafe { Sun4iTimer::new(registers) }))
     }),
     ("ti,am335x-timer", |space, found| {
         let registers = first(space, found)?;
-        // SAFETY: a mapping of the timer's registers that lasts and is nobody else's. The first that a tree names is
+        // SAFETY: the tree says whose these are; `map` gave them to nobody else, for good. The first that a tree names is
         // the one that U-Boot counts with, so its clocks run.
         Some(Clock::Dm(unsafe { DmTimer::new(registers) }))
     }),
 ];
 
+/// A device's registers, in one hand: until this is dropped, nobody else gets them.
+pub struct DeviceRegisters<'k, R> {
+    kernel: &'k Kernel,
+    /// `None` from `drop` on.
+    block: Option<DeviceBlock>,
+    first: NonNull<R>,
+}
+
+impl<R> DeviceRegisters<'_, R> {
+    /// Where they are mapped, for good.
+    pub const fn pointer(&self) -> NonNull<R> {
+        self.first
+    }
+
+    /// Where they are mapped. They are the caller's for good: nobody gets them a second time.
+    pub fn keep(mut self) -> NonNull<R> {
+        self.block = None;
+        self.first
+    }
+}
+
+impl<R> Drop for DeviceRegisters<'_, R> {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.kernel.space.lock().give_back(block);
+        }
+    }
+}
+
 impl Kernel {
-    /// Maps a device's registers for good and gives them to the caller. `None`, and a line, if they are too few for
-    /// `R` or overlap RAM (I1).
-    pub fn registers<R>(&self, at: PhysAddr, bytes: u32) -> Option<NonNull<R>> {
-        map(&mut self.space.lock(), at, bytes)
+    /// Gives a device's registers to the caller. `None`, and a line, if they are too few for `R`, overlap RAM (I1), or
+    /// somebody has some of them.
+    pub fn registers<R>(&self, at: PhysAddr, bytes: u32) -> Option<DeviceRegisters<'_, R>> {
+        let (block, first) = take(&mut self.space.lock(), at, bytes)?;
+        Some(DeviceRegisters { kernel: self, block: Some(block), first })
     }
 
     /// A bus master of the device tree, by its path: its area is the first that its `memory-region` names, or the default

@@ -10,7 +10,7 @@ use super::bring_up::Kernel;
 #[cfg(target_arch = "arm")]
 use super::devices;
 #[cfg(target_arch = "arm")]
-use super::pl081::MAX_SEGMENT;
+use super::pl081::{MAX_SEGMENT, Registers};
 use super::pl081::{BusError, ITEM_BYTES, ListError, Pl081, Transfer, transfers};
 #[cfg(target_arch = "arm")]
 use super::wait::Interrupt;
@@ -110,8 +110,8 @@ pub struct Copier<M: Machine + 'static, W: Wait> {
 }
 
 #[cfg(target_arch = "arm")]
-impl Copier<Armv7a, Interrupt> {
-    /// Takes the controller over; `None` if the board has none. One at a time, or they would share it.
+impl Copier<Armv7a, Interrupt<Registers>> {
+    /// Takes the controller over; `None` if the board has none, or another `Copier` has it.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, CopyError> {
         let Some(found) = devices::find(&kernel.info, "arm,pl081") else { return Ok(None) };
         let (Some(block), Some(irq)) = (found.blocks.first(), found.irq) else {
@@ -121,9 +121,10 @@ impl Copier<Armv7a, Interrupt> {
         let master =
             kernel.master_at(found.name, &found.path).with_max_segment(MAX_SEGMENT).expect("more than a frame");
         let list = kernel.dma.alloc(&master, FRAME_SIZE, 1).map_err(CopyError::NoRoom)?.into_coherent();
-        // SAFETY: a mapping of the controller's registers that lasts and is nobody else's.
-        let controller = unsafe { Pl081::new(registers) };
-        Ok(Some(Self { controller, master, wait: Interrupt { kernel, irq }, list: Some(list) }))
+        // SAFETY: the tree says that these are a PL081's; they are mapped for good, and nobody else's until the copier is
+        // dropped, which has them with its interrupt.
+        let controller = unsafe { Pl081::new(registers.pointer()) };
+        Ok(Some(Self { controller, master, wait: Interrupt::new(kernel, irq, registers), list: Some(list) }))
     }
 }
 
@@ -212,6 +213,8 @@ impl<M: Machine, W: Wait> Drop for Copier<M, W> {
         {
             // SAFETY: `stop` saw the controller stop, so it reads no list (I4).
             drop(unsafe { list.release() });
+        } else {
+            self.wait.keep_registers();
         }
     }
 }

@@ -176,16 +176,18 @@ fn cores_there(kernel: &Kernel) -> usize {
     else {
         return MAX_CORES;
     };
-    // SAFETY: a mapping of the unit's registers.
-    kernel.registers(block.at, block.bytes).map_or(MAX_CORES, |registers| unsafe { scu::cores(registers) })
+    let Some(registers) = kernel.registers(block.at, block.bytes) else { return MAX_CORES };
+    // SAFETY: the tree says that these are the SCU's registers; they are mapped for good.
+    unsafe { scu::cores(registers.pointer()) }
 }
 
 /// A Versatile Express: by the flags of its system registers.
 fn tell_board(kernel: &Kernel, entry: PhysAddr) -> bool {
     let found = devices::find(&kernel.info, "arm,vexpress-sysreg").and_then(|found| found.blocks.first().copied());
     let Some(registers) = found.and_then(|block| kernel.registers(block.at, block.bytes)) else { return false };
-    // SAFETY: a mapping of the board's system registers, whose flags nothing else uses; at `entry` stands code.
-    unsafe { sysreg::set_entry(registers, entry) };
+    // SAFETY: the tree says that these are the board's system registers; nobody else has them meanwhile, and nothing else
+    // here uses their flags. At `entry` stands code (`secondary::entry`).
+    unsafe { sysreg::set_entry(registers.pointer(), entry) };
     true
 }
 
@@ -196,8 +198,8 @@ fn tell_spin_table(kernel: &Kernel, at: PhysAddr, entry: PhysAddr) -> bool {
         return true;
     }
     let Some(word) = kernel.registers::<u32>(at, 4) else { return false };
-    // SAFETY: mapped, no RAM, and the tree gives the word for this.
-    unsafe { word.write_volatile(entry.raw()) };
+    // SAFETY: mapped for good, aligned, no RAM, nobody else's meanwhile; the tree gives the word for this.
+    unsafe { word.pointer().write_volatile(entry.raw()) };
     secondary::wake(kernel.machine);
     true
 }
@@ -206,8 +208,9 @@ fn tell_spin_table(kernel: &Kernel, at: PhysAddr, entry: PhysAddr) -> bool {
 fn run(this: CoreId) -> ! {
     CAME[this.index()].call_once(cores::registers);
     let state = &STATES[this.index()];
-    let welcome =
-        interrupts::start_core() && state.compare_exchange(SENT_FOR, IN, Ordering::Release, Ordering::Relaxed).is_ok();
+    // SAFETY: this core has just come from the head: it holds no lock, and nothing runs on it.
+    let served = unsafe { interrupts::start_core() };
+    let welcome = served && state.compare_exchange(SENT_FOR, IN, Ordering::Release, Ordering::Relaxed).is_ok();
     if !welcome {
         interrupt::disable();
         loop {

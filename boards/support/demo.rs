@@ -19,7 +19,7 @@
 //! the caches are tried instead, see [`coherency`](super::coherency).
 
 use super::block::{BlockDevice, BlockError};
-use super::bring_up::Kernel;
+use super::bring_up::{DeviceRegisters, Kernel};
 use super::clock::Clock;
 use super::coherency;
 use super::console;
@@ -30,8 +30,8 @@ use super::irq::IrqId;
 use super::lending;
 use super::mock::camera::Full;
 use super::mock::{Busy, Window, camera, codec, scaler};
-use super::pl111::{Mode, Pl111, ScanOutError};
-use super::pl181::{Card, CardError};
+use super::pl111::{self, Mode, Pl111, ScanOutError};
+use super::pl181::{self, Card, CardError};
 use super::port::DevicePort;
 use super::report;
 use super::wait::{Failed, Interrupt};
@@ -206,7 +206,7 @@ enum Source {
     /// A bus master.
     Disk(BlockDevice),
     /// A card whose interface is none: the CPU takes its bytes.
-    Card(Card),
+    Card { card: Card, _registers: DeviceRegisters<'static, pl181::Registers> },
 }
 
 impl Source {
@@ -216,9 +216,10 @@ impl Source {
         }
         let block = devices::find(&kernel.info, "arm,pl181").and_then(|found| found.blocks.first().copied());
         let registers = block.and_then(|block| kernel.registers(block.at, block.bytes)).ok_or(Failure::NoDisk)?;
-        // SAFETY: a mapping of the interface's registers that lasts and is nobody else's.
-        let card = unsafe { Card::open(registers) }.map_err(Failure::Card)?;
-        card.map(Self::Card).ok_or(Failure::NoDisk)
+        // SAFETY: the tree says that these are a PL181's; they are mapped for good, and nobody else's until `_registers` is
+        // dropped, after the card.
+        let card = unsafe { Card::open(registers.pointer()) }.map_err(Failure::Card)?;
+        card.map(|card| Self::Card { card, _registers: registers }).ok_or(Failure::NoDisk)
     }
 }
 
@@ -259,16 +260,19 @@ pub(super) fn end(kernel: &'static Kernel, displayed: bool) -> Result<(), Failur
 
 /// The display, showing a buffer; or, on a board without one that is known, the buffer.
 pub(super) struct Screen {
-    display: Option<Pl111>,
+    display: Option<(Pl111, DeviceRegisters<'static, pl111::Registers>)>,
     frame: Coherent<Armv7a>,
 }
 
 impl Screen {
     /// Switches the display off and frees the frame. The frame of a display that stays on goes into quarantine.
     pub(super) fn off(mut self) {
-        if self.display.as_mut().is_none_or(Pl111::off) {
+        let off = self.display.as_mut().is_none_or(|(display, _)| display.off());
+        if off {
             // SAFETY: the display said that it is off, or there is none, so nothing reads the frame any more (I4).
             drop(unsafe { self.frame.release() });
+        } else if let Some((_, registers)) = self.display {
+            registers.keep();
         }
     }
 }
@@ -280,7 +284,7 @@ fn show_picture(kernel: &'static Kernel, disk: &mut Source, hops: &mut Vec<Hop>)
             let jpeg = read_disk(kernel, disk)?;
             show_file(kernel, disk.name(), jpeg, hops)
         }
-        Source::Card(card) => show_file(kernel, "SD card", read_card(kernel, card)?, hops),
+        Source::Card { card, .. } => show_file(kernel, "SD card", read_card(kernel, card)?, hops),
     }
 }
 
@@ -330,8 +334,9 @@ fn scan_out(
         drop(unsafe { frame.release() });
         return Err(Failure::NoDevice("display (arm,pl111)"));
     };
-    // SAFETY: a mapping of the display's registers that lasts and is nobody else's.
-    let mut display = unsafe { Pl111::new(registers) };
+    // SAFETY: the tree says that these are a PL111's; they are mapped for good, and nobody else's while the display, which
+    // stands before them in a `Screen`, is there.
+    let mut display = unsafe { Pl111::new(registers.pointer()) };
     // SAFETY: the screen owns the frame until the display is off (`Screen::off`); dropped before, it is in quarantine (I4).
     if let Err(error) = unsafe { display.scan_out(frame.bus(), Mode::VGA) } {
         // SAFETY: as above: after an error the display was not told of it (I4).
@@ -339,7 +344,7 @@ fn scan_out(
         return Err(Failure::Display(error));
     }
     hops.push(Hop::new("PL111", "(the same)", frame.len(), Effort::default(), 0));
-    Ok(Screen { display: Some(display), frame })
+    Ok(Screen { display: Some((display, registers)), frame })
 }
 
 /// Colour bars, written by the CPU, on a display that the tree gives memory of its own; `None` if there is none.

@@ -290,9 +290,13 @@ pub fn transport(kernel: &Kernel) -> Option<(MmioTransport<'static>, DevicePath<
 
 fn block_device(kernel: &Kernel, at: PhysAddr, bytes: u32) -> Option<MmioTransport<'static>> {
     let registers = kernel.registers::<VirtIOHeader>(at, bytes)?;
-    // SAFETY: a mapping of the device's registers that lasts and is nobody else's (`registers`).
-    let transport = unsafe { MmioTransport::new(registers, bytes as usize) }.ok()?;
-    (transport.device_type() == DeviceType::Block).then_some(transport)
+    // SAFETY: the tree says that these are a virtio transport's; they are mapped for good, and nobody else's: a transport
+    // that is not dropped here keeps them.
+    let transport = unsafe { MmioTransport::new(registers.pointer(), bytes as usize) }.ok()?;
+    (transport.device_type() == DeviceType::Block).then(|| {
+        registers.keep();
+        transport
+    })
 }
 
 /// A virtio block device.

@@ -72,11 +72,13 @@ pub(super) struct Played<D> {
     step: fn(&mut D, u64) -> bool,
     now: Cell<u64>,
     told: Cell<bool>,
+    /// The driver keeps the registers for good.
+    pub(super) kept: bool,
 }
 
 impl<D> Played<D> {
     pub(super) fn new(device: D, step: fn(&mut D, u64) -> bool) -> Self {
-        Self { device: RefCell::new(device), step, now: Cell::new(0), told: Cell::new(false) }
+        Self { device: RefCell::new(device), step, now: Cell::new(0), told: Cell::new(false), kept: false }
     }
 
     pub(super) fn device(&self) -> RefMut<'_, D> {
@@ -103,5 +105,9 @@ impl<D> Wait for Played<D> {
     fn micros(&self) -> u64 {
         self.pass();
         self.now.get()
+    }
+
+    fn keep_registers(&mut self) {
+        self.kept = true;
     }
 }

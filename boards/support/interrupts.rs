@@ -92,20 +92,28 @@ fn note(id: IrqId) -> bool {
 }
 
 /// Installs the handler and unmasks interrupts.
-pub fn start(controller: Controller) {
+///
+/// # Safety
+///
+/// This core holds no lock, and nothing on it has masked interrupts to be undisturbed: they come from here on.
+pub unsafe fn start(controller: Controller) {
     *CONTROLLER.lock() = Some(controller);
     exceptions::on_irq(handle);
-    // SAFETY: called once, at boot, outside of any critical section.
+    // SAFETY: no critical section is under way (this function's contract).
     unsafe { interrupt::enable() };
 }
 
 /// Unmasks interrupts on another core; `false` if the board's controller serves one core.
-pub fn start_core() -> bool {
+///
+/// # Safety
+///
+/// As for [`start`].
+pub unsafe fn start_core() -> bool {
     let mut controller = CONTROLLER.lock();
     let Some(Controller::Gic(gic)) = controller.as_mut() else { return false };
     gic.start_core();
     drop(controller);
-    // SAFETY: called once on each core, before it runs anything.
+    // SAFETY: no critical section is under way (this function's contract), and the lock was just given up.
     unsafe { interrupt::enable() };
     true
 }

@@ -6,7 +6,7 @@
 //! (I4).
 
 #[cfg(target_arch = "arm")]
-use super::bring_up::Kernel;
+use super::bring_up::{DeviceRegisters, Kernel};
 #[cfg(target_arch = "arm")]
 use super::interrupts;
 #[cfg(target_arch = "arm")]
@@ -22,6 +22,9 @@ pub trait Wait {
 
     /// Returns the time in microseconds. Without a counter it returns a number that grows at each call.
     fn micros(&self) -> u64;
+
+    /// Keeps the device's registers from everybody else, for good: the device was not seen to stop.
+    fn keep_registers(&mut self);
 }
 
 /// Waits until `done` returns true, and returns whether it did within so many microseconds.
@@ -40,17 +43,25 @@ pub fn until(now: impl Fn() -> u64, micros: u64, mut done: impl FnMut() -> bool)
     }
 }
 
-/// A device's interrupt on a board.
+/// A device's interrupt on a board, and its registers, which nobody else gets until this is dropped.
 #[cfg(target_arch = "arm")]
-pub struct Interrupt {
-    /// Whose clock is used.
-    pub kernel: &'static Kernel,
-    /// Which interrupt.
-    pub irq: IrqId,
+pub struct Interrupt<R: 'static> {
+    kernel: &'static Kernel,
+    irq: IrqId,
+    /// `None` once they are kept for good.
+    registers: Option<DeviceRegisters<'static, R>>,
 }
 
 #[cfg(target_arch = "arm")]
-impl Wait for Interrupt {
+impl<R> Interrupt<R> {
+    /// The interrupt `irq` of the device with these registers.
+    pub const fn new(kernel: &'static Kernel, irq: IrqId, registers: DeviceRegisters<'static, R>) -> Self {
+        Self { kernel, irq, registers: Some(registers) }
+    }
+}
+
+#[cfg(target_arch = "arm")]
+impl<R> Wait for Interrupt<R> {
     fn listen(&self) {
         interrupts::enable_once(self.irq);
     }
@@ -61,6 +72,10 @@ impl Wait for Interrupt {
 
     fn micros(&self) -> u64 {
         self.kernel.micros()
+    }
+
+    fn keep_registers(&mut self) {
+        self.registers.take().map(DeviceRegisters::keep);
     }
 }
 

@@ -16,11 +16,13 @@
 //! Data flows one way; each step consumes what the one before it made:
 //!
 //! ```text
-//! DTB + bootargs -> boot::bootinfo -> boot::layout (memblock) -> boot::directmap (CarveOut, DirectMap)
-//!     -> vm::space -> cma::area (of a CarveOut) -> dma (Contiguous, then a buffer in a state) -> device -> back
+//! DTB + bootargs -> boot::bootinfo -> boot::layout (memblock, the direct map) -> vm::space
+//!     -> boot::memory (CarveOut, RAM) -> cma::area (of a CarveOut)
+//!     -> dma (Contiguous, then a buffer in a state) -> device -> back
 //! ```
 //!
-//! A kernel that did its own reservation begins at [`boot::directmap::CarveOut::assume`], implements
+//! A kernel that maps the direct map itself, by the plan, begins at [`boot::layout::Layout::mapped`]. One that did its
+//! own reservation begins at [`boot::directmap::CarveOut::assume`]. Either implements
 //! [`arch::Mmu`] and [`arch::Cache`] or takes [`arch`]'s `armv7a`, and gives [`dma::Dma::new`] a window of addresses
 //! that is its alone. The crate needs a global allocator for its metadata, taken at that call
 //! and when a contract, a borrower or a pool is made.

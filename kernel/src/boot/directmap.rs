@@ -1,7 +1,7 @@
 //! The plan of the direct map, and the proof that a carve-out is not in it.
 //!
-//! Guarantees I2 by construction: a [`CarveOut`] is made only here, from a layout whose carved frames the same call
-//! leaves out of the plan; nothing else is ever mapped as direct map. Pure: no table is touched.
+//! Guarantees I2 by construction: a [`CarveOut`] is made only of a [`Layout`](super::layout::Layout) that is in force, whose
+//! direct map leaves its frames out; nothing else is ever mapped as direct map. Pure: no table is touched.
 //!
 //! RAM banks may lie far apart, so each has an offset of its own: banks follow one another in the direct map, each
 //! congruent to its physical address modulo 1 MiB, so that sections map it. A carve-out leaves a hole.
@@ -16,8 +16,7 @@
 
 use crate::addr::{FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::boot::bootinfo;
-use crate::boot::layout::{AreaPlan, Layout, MAX_AREAS, RUNS, lowest, parts_outside};
-use crate::boot::memblock::MemblockError;
+use crate::boot::memblock::RUNS;
 use crate::vm::layout::{SHARED, VirtRange};
 use crate::vm::window::{IMAGES, image_sections};
 use arrayvec::{ArrayString, ArrayVec};
@@ -73,7 +72,7 @@ impl DirectMap {
     /// window for these areas.
     ///
     /// Both give disjoint runs in ascending order, as memblock's do.
-    fn beside<B: Iterator<Item = FrameRange>, I: Iterator<Item = FrameRange>>(
+    pub(super) fn beside<B: Iterator<Item = FrameRange>, I: Iterator<Item = FrameRange>>(
         areas: impl Iterator<Item = FrameRange>,
         banks: impl Fn() -> B,
         mapped: impl Fn() -> I,
@@ -255,12 +254,14 @@ impl CarveOut {
     ///
     /// The caller's duty is I2: no translation of any of these frames exists, in any table, through any physical
     /// alias, from the instruction that turned the MMU on; none will be made but by this crate; and no other
-    /// `CarveOut` holds any of them. `ranges` are disjoint and at most [`RANGES`](Self::RANGES).
+    /// `CarveOut` holds any of them, by whichever of their physical names, nor does a
+    /// [`Layout`](super::layout::Layout) that is in force. `ranges` are disjoint, named by the names that RAM's
+    /// banks have, and at most [`RANGES`](Self::RANGES).
     pub unsafe fn assume(name: &str, ranges: &[FrameRange], lendable: bool) -> Self {
         Self::new(name, ranges, lendable)
     }
 
-    fn new(name: &str, ranges: &[FrameRange], lendable: bool) -> Self {
+    pub(super) fn new(name: &str, ranges: &[FrameRange], lendable: bool) -> Self {
         let mut short = ArrayString::new();
         for letter in name.chars() {
             if short.try_push(letter).is_err() {
@@ -289,34 +290,6 @@ impl CarveOut {
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|frames| frames.bytes()).sum()
     }
-}
-
-/// Plans the direct map and makes the carve-outs it leaves out, in the layout's order of areas. What else is left out is
-/// reserved in the layout's memory map.
-///
-/// # Errors
-///
-/// The memory map has no room for that.
-pub fn plan(
-    layout: &mut Layout<'_>,
-    image: FrameRange,
-) -> Result<(DirectMap, ArrayVec<CarveOut, MAX_AREAS>), MemblockError> {
-    let memblock = layout.memblock();
-    let areas = layout.areas().iter().flat_map(|area| area.ranges.iter().copied());
-    let map = DirectMap::beside(areas, || memblock.memory(), || memblock.mapped_ranges(), image);
-    let unmapped = |free| {
-        let mut first = None;
-        let mapped = |rest| lowest(rest, map.runs.iter().copied());
-        parts_outside(free, mapped, |part| first = first.or(Some(part)));
-        first
-    };
-    loop {
-        let part = layout.memblock().free_ranges().find_map(unmapped);
-        let Some(part) = part else { break };
-        layout.memblock_mut().reserve(part)?;
-    }
-    let carve = |area: &AreaPlan<'_>| CarveOut::new(area.name, &area.ranges, area.lendable);
-    Ok((map, layout.areas().iter().map(carve).collect()))
 }
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ use super::bootinfo::{
     AreaRuns, Binding, BootInfo, ByteRange, DevicePath, Dynamic, Holder, MAX_DEPTH, Reason, Refusals, Region,
     RegionKind, Subject, area_alignment, bus,
 };
-use super::memblock::{Direction, Memblock, MemblockError};
+use super::directmap::DirectMap;
+use super::memblock::{Direction, Memblock, MemblockError, RUNS};
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::vm::alias::Alias;
 
@@ -45,9 +46,6 @@ use crate::vm::alias::Alias;
 pub const MAX_AREAS: usize = 32;
 /// Places found at boot, of regions and of `cma=`.
 pub const MAX_PLACED: usize = 64;
-
-/// Disjoint runs in each list of the plan's memory map.
-pub const RUNS: usize = 384;
 
 /// Why there is no plan at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,11 +197,7 @@ impl From<MemblockError> for Stop<'_> {
 }
 
 /// Gives `each` the parts of `range` that are in none of the holes, in order. `hole` finds the lowest one in what is left.
-pub(super) fn parts_outside(
-    range: FrameRange,
-    hole: impl Fn(FrameRange) -> FrameRange,
-    mut each: impl FnMut(FrameRange),
-) {
+fn parts_outside(range: FrameRange, hole: impl Fn(FrameRange) -> FrameRange, mut each: impl FnMut(FrameRange)) {
     let mut rest = range;
     while !rest.is_empty() {
         let hole = hole(rest);
@@ -216,13 +210,13 @@ pub(super) fn parts_outside(
 }
 
 /// The lowest part of `range` that is in one of `runs`.
-pub(super) fn lowest(range: FrameRange, runs: impl Iterator<Item = FrameRange>) -> FrameRange {
+fn lowest(range: FrameRange, runs: impl Iterator<Item = FrameRange>) -> FrameRange {
     let met = runs.map(|run| run.intersection(range)).filter(|part| !part.is_empty());
     met.min_by_key(|part| part.start()).unwrap_or(FrameRange::EMPTY)
 }
 
 /// Who holds what, so far: what was decided here, beside what the tree says.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Book<'dtb> {
     info: BootInfo<'dtb>,
     image: FrameRange,
@@ -375,12 +369,14 @@ fn is_exact(args: BootArgs<'_>) -> bool {
     args.ram().any(|arg| arg.says == Some(Ram::Exact))
 }
 
-/// The plan.
-#[derive(Clone, Debug)]
+/// The plan: who gets which memory, and the direct map. [`mapped`](Self::mapped) hands the memory out, once.
+#[derive(Debug)]
 pub struct Layout<'dtb> {
     memblock: Memblock<RUNS>,
+    map: DirectMap,
     book: Book<'dtb>,
     refusals: Refusals<'dtb>,
+    in_force: bool,
 }
 
 impl<'dtb> Layout<'dtb> {
@@ -395,7 +391,7 @@ impl<'dtb> Layout<'dtb> {
         let refusals = info.take_refusals();
         let (areas, placed) = (ArrayVec::new(), ArrayVec::new());
         let book = Book { info, image, dtb, ram: 0, areas, placed, decided: 0 };
-        let mut plan = Self { memblock: Memblock::new(), book, refusals };
+        let mut plan = Self { memblock: Memblock::new(), map: DirectMap::default(), book, refusals, in_force: false };
         for &bank in plan.book.info.banks() {
             plan.memblock.add(bank)?;
         }
@@ -439,7 +435,27 @@ impl<'dtb> Layout<'dtb> {
             let entered = plan.enter_cma(&request);
             plan.or_refuse(Subject::Argument(request.text), entered)?;
         }
+        plan.plan_direct_map()?;
         Ok(plan)
+    }
+
+    /// Plans the direct map, which leaves out what is carved out, and reserves RAM that it has no room for.
+    #[inline(never)] // Copies of a direct map are large for the boot's stack.
+    fn plan_direct_map(&mut self) -> Result<(), MemblockError> {
+        let Self { memblock, map, book, .. } = self;
+        let areas = book.areas.iter().flat_map(|area| area.ranges.iter().copied());
+        *map = DirectMap::beside(areas, || memblock.memory(), || memblock.mapped_ranges(), book.image);
+        let unmapped = |free| {
+            let mut first = None;
+            let mapped = |rest| lowest(rest, map.runs().map(|run| run.frames));
+            parts_outside(free, mapped, |part| first = first.or(Some(part)));
+            first
+        };
+        loop {
+            let part = memblock.free_ranges().find_map(unmapped);
+            let Some(part) = part else { return Ok(()) };
+            memblock.reserve(part)?;
+        }
     }
 
     /// The memory map: RAM that may be used, everything claimed, and what the direct map leaves out.
@@ -447,9 +463,23 @@ impl<'dtb> Layout<'dtb> {
         &self.memblock
     }
 
-    /// The memory map, for allocations to come.
-    pub const fn memblock_mut(&mut self) -> &mut Memblock<RUNS> {
+    /// What is to be mapped as direct map, and where.
+    pub const fn direct_map(&self) -> &DirectMap {
+        &self.map
+    }
+
+    /// Whether it was not in force; from now on it is.
+    pub(super) const fn come_into_force(&mut self) -> bool {
+        !core::mem::replace(&mut self.in_force, true)
+    }
+
+    pub(super) const fn memblock_mut(&mut self) -> &mut Memblock<RUNS> {
         &mut self.memblock
+    }
+
+    /// What the device tree says.
+    pub const fn info(&self) -> &BootInfo<'dtb> {
+        &self.book.info
     }
 
     /// Tells `each` who holds what: the image, the device tree, what is withheld and reserved in the tree's order, then
@@ -569,7 +599,7 @@ impl<'dtb> Layout<'dtb> {
 
     /// Enters all that is decided already: no area, and no place to be found.
     fn enter_reservations(&mut self) -> Result<(), LayoutError<'dtb>> {
-        let Self { memblock, book, refusals } = self;
+        let Self { memblock, book, refusals, .. } = self;
         for region in book.info.regions().filter(|region| region.kind == RegionKind::Firmware) {
             // It gets all but what the boot needs.
             let ours = [(book.image, Holder::KernelImage), (book.dtb, Holder::DeviceTree)];
@@ -783,7 +813,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::bootinfo::dts::{Node, blob, board, memory, pool, reserved};
-    use super::super::directmap::{self, DirectMap};
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -1163,8 +1192,7 @@ mod tests {
     #[test]
     fn the_plan_is_small() {
         assert!(size_of::<BootInfo<'_>>() < 3 << 10, "{}", size_of::<BootInfo<'_>>());
-        assert!(size_of::<Layout<'_>>() < 20 << 10, "{}", size_of::<Layout<'_>>());
-        assert!(size_of::<DirectMap>() < 5 << 10, "{}", size_of::<DirectMap>());
+        assert!(size_of::<Layout<'_>>() < 25 << 10, "{}", size_of::<Layout<'_>>());
     }
 
     /// A region of any kind, sensible or not, in a small world where they collide.
@@ -1200,15 +1228,14 @@ mod tests {
         fn of(root: &Node, reservations: &[(u64, u64)]) -> Self {
             let dtb = blob(root, reservations);
             let info = BootInfo::parse(&dtb).unwrap();
-            let mut layout = Layout::plan(&info, image(), dtb_at()).unwrap();
+            let layout = Layout::plan(&info, image(), dtb_at()).unwrap();
             check_invariants(&layout);
-            let (map, _) = directmap::plan(&mut layout, image()).unwrap();
             Self {
                 areas: layout.areas().iter().map(|area| (area.name.to_string(), area.ranges.to_vec())).collect(),
                 firmware: of_kind(&layout, ClaimKind::Firmware),
                 withheld: of_kind(&layout, ClaimKind::Withheld),
                 free: layout.memblock().free_ranges().collect(),
-                mapped: map.runs().map(|run| run.frames).collect(),
+                mapped: layout.direct_map().runs().map(|run| run.frames).collect(),
                 lines: layout.refusals().iter().map(ToString::to_string).collect(),
             }
         }
@@ -1615,14 +1642,14 @@ mod tests {
             let dtb = blob(&root, &memreserves);
             let info = BootInfo::parse(&dtb).unwrap();
             let (image, dtb) = (bytes(0x6001_0000, 0x2_0000), bytes(0x6008_0000, 0x1000));
-            let mut layout = Layout::plan(&info, image, dtb).unwrap();
+            let layout = Layout::plan(&info, image, dtb).unwrap();
             check_invariants(&layout);
-            let (map, carved) = directmap::plan(&mut layout, image).unwrap();
+            let map = layout.direct_map();
             prop_assert!(map.left_out().is_empty());
             let free: Vec<_> = layout.memblock().free_ranges().collect();
             let mapped: Vec<_> = map.runs().map(|run| run.frames).collect();
             let holds = |runs: &[FrameRange], frame| runs.iter().any(|run| run.contains(frame));
-            let area_of = |frame| carved.iter().find(|carved| holds(carved.ranges(), frame)).map(|carved| carved.name().to_string());
+            let area_of = |frame| layout.areas().iter().find(|area| holds(&area.ranges, frame)).map(|area| area.name.to_string());
 
             for (index, node) in nodes.iter().enumerate() {
                 for frame in node.readable().flat_map(FrameRange::iter) {

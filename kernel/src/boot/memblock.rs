@@ -15,6 +15,9 @@ use arrayvec::ArrayVec;
 
 use crate::addr::{Bytes, FRAME_SHIFT, FrameRange};
 
+/// Disjoint runs in each list of a plan's memory map.
+pub const RUNS: usize = 384;
+
 /// Which end of a window [`Memblock::phys_alloc_range`] takes frames from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {

@@ -5,3 +5,4 @@ pub mod bootinfo;
 pub mod directmap;
 pub mod layout;
 pub mod memblock;
+pub mod memory;

@@ -323,7 +323,8 @@ pub struct Dma<M: 'static> {
 
 impl<M: Machine> Dma<M> {
     /// Takes over the carve-outs, the window they will be mapped in, and the one lent frames will be: of that a section
-    /// is enough. `aliases` are the board's. Metadata comes from the heap once, here.
+    /// is enough. `aliases` are the board's: by them refusals and the audit know second names of a frame. I1 does not rest on
+    /// them, for what a [`CarveOut`] proves holds by every name. Metadata comes from the heap once, here.
     ///
     /// The window must have [`window_sections`](Self::window_sections): then each buffer has a guard on either side, for
     /// ever.

@@ -10,7 +10,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::arch::armv7a::address_space::{AddressSpace, BootRam, DeviceError};
+use carveout::arch::armv7a::address_space::{AddressSpace, BootFault, DeviceBlock, DeviceError};
 use carveout::arch::armv7a::cache::Caches;
 use carveout::arch::armv7a::cores::{CoreId, MAX_CORES};
 use carveout::arch::armv7a::exceptions::{Exception, Fault, FaultStatus, Level, Vector};
@@ -18,6 +18,8 @@ use carveout::arch::armv7a::l2c310::L2c310;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{BootHandover, BootTables, DtbFault, ImageMap, TableAt};
 use carveout::arch::{Mmu, Registers};
+use carveout::boot::layout::Layout;
+use carveout::boot::memory::{BootMemory, BootRam};
 use carveout::cma::area::AllocError;
 use carveout::cma::loan::{Loan, LoanError, Priority};
 use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Stream};
@@ -60,7 +62,8 @@ const fn shared<T: Send + Sync>() {}
 const _: () = {
     shared::<(CoreId, CoreState, Armv7a, Caches, L2c310)>();
     shared::<(BootHandover, BootTables, TableAt, ImageMap, DtbFault)>();
-    shared::<(AddressSpace, BootRam, DeviceError)>();
+    shared::<(AddressSpace, BootFault, DeviceBlock, DeviceError)>();
+    shared::<(Layout<'static>, BootMemory<'static, 'static>, BootRam)>();
     shared::<(Exception, Vector, Fault, FaultStatus, Level)>();
 };
 

@@ -21,6 +21,7 @@ use carveout::vm::layout::{IMAGE, LOAN_WINDOW, SHARED};
 use carveout::vm::ledger::Carved;
 use carveout::vm::walk::{Domain, Memory, Sharing, Ttbr};
 use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::support::devices;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 use on_target::tables::{Place, Plant, finds, must_find, nobodys, section, set_registers};
@@ -57,6 +58,7 @@ checks![
     the_audit_finds_walks_that_are_off,
     the_audit_finds_walks_with_other_attributes,
     the_audit_finds_a_domain_that_nobody_checks,
+    registers_have_one_holder,
     registers_are_never_mapped_over_ram,
 ];
 
@@ -532,6 +534,39 @@ fn the_audit_finds_a_domain_that_nobody_checks(kernel: &'static Kernel) -> Verdi
     let text = translate_image(ImageMap::get().text.start).ok_or("the text is part of the image")?;
     let written = Finding::WritableText { va: ImageMap::get().text.start, frame: Frame::containing(text) };
     ensure!(findings.like(&written) >= 1, "the text can be written: {findings}");
+    audit(kernel)
+}
+
+fn registers_have_one_holder(kernel: &'static Kernel) -> Verdict {
+    let uarts = ["arm,pl011", "snps,dw-apb-uart"];
+    let uart = uarts.iter().find_map(|name| devices::find(&kernel.info, name)).ok_or("no UART")?;
+    let block = *uart.blocks.first().ok_or("a UART without registers")?;
+    // The boot took it for good: whole, in part, or from below.
+    let (at, last) = (block.at, PhysAddr::new(block.at.raw() + block.bytes - 1));
+    let below = PhysAddr::new(at.raw() - 4);
+    for (from, bytes) in [(at, block.bytes), (at, 4), (last, 1), (below, 5), (below, block.bytes + 8)] {
+        let refused = kernel.space.lock().map_device(from, bytes);
+        let held = DeviceError::Held { at: from, held: at, bytes: block.bytes };
+        ensure_eq!(refused.map(drop), Err(held), "{bytes} bytes at {from}");
+        ensure!(kernel.registers::<u8>(from, bytes).is_none(), "the UART's registers at {from}");
+    }
+    // Beside it, byte by byte.
+    let free = kernel.registers::<[u32; 2]>(PhysAddr::new(at.raw() - 8), 8).ok_or("8 bytes below the UART")?;
+    let first = free.pointer();
+    let again = kernel.registers::<u32>(below, 4).map(|registers| registers.pointer());
+    ensure_eq!(again, None, "half of what is held");
+    // Given back, they are found where they were: a device that is opened often takes no further addresses.
+    drop(free);
+    for _ in 0..200 {
+        let again = kernel.registers::<[u32; 2]>(PhysAddr::new(at.raw() - 8), 8).ok_or("they were given back")?;
+        ensure_eq!(again.pointer(), first, "where they are mapped");
+    }
+    let kept = kernel.registers::<u32>(below, 4).ok_or("a part of what was given back")?.keep();
+    ensure!(kept.cast::<[u32; 2]>() != first, "one mapping a block");
+    ensure!(kernel.registers::<u32>(below, 4).is_none(), "what is kept is not given back");
+    ensure!(kernel.registers::<u64>(PhysAddr::new(at.raw() - 12), 8).is_none(), "misaligned for their type");
+    ensure!(kernel.registers::<u64>(PhysAddr::new(at.raw() - 16), 4).is_none(), "too few for their type");
+    ensure!(kernel.registers::<u32>(PhysAddr::new(at.raw() - 16), 4).is_some(), "a refusal holds nothing");
     audit(kernel)
 }
 

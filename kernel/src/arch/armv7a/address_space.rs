@@ -1,15 +1,16 @@
 //! The kernel's half of the address space, from the head's tables on.
 //!
-//! Guarantees: the direct map holds what the plan says and no more (I2); registers are mapped as Device and never over
-//! RAM, nor over an area outside RAM (I1).
+//! Guarantees: the direct map holds what the plan says and no more (I2), and the memory is handed out after it is mapped;
+//! registers are mapped as Device and never over RAM, nor over an area outside RAM (I1), and each byte of them has one
+//! holder at a time.
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use crate::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::arch::armv7a::mmu::Armv7a;
-use crate::arch::armv7a::start::{BootHandover, BootTables, translate_image};
-use crate::boot::bootinfo::MAX_BANKS;
-use crate::boot::directmap::{CarveOut, DirectMap, MAX_RAGGED};
-use crate::boot::layout::MAX_AREAS;
-use crate::boot::memblock::{Direction, Memblock};
+use crate::arch::armv7a::start::{BootHandover, BootTables, DtbFault, translate_image};
+use crate::boot::bootinfo::{BootError, BootInfo, MAX_BANKS};
+use crate::boot::directmap::{CarveOut, DirectMap, MAX_RAGGED, Run};
+use crate::boot::layout::{Layout, LayoutError, MAX_AREAS};
+use crate::boot::memory::{BootMemory, BootRam};
 use crate::vm::alias::MAX_ALIASES;
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
@@ -18,17 +19,23 @@ use crate::vm::space::{MapError, Region};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
 
 /// Second-level tables for ragged edges of the direct map: as many as a plan takes.
 const DIRECT_TABLES: usize = MAX_RAGGED;
 /// Second-level tables for devices: 16 MiB of registers.
 const DEVICE_TABLES: usize = 16;
+/// Blocks of registers that are mapped.
+const MAX_BLOCKS: usize = 64;
 
-/// Second-level tables in the image, for what is mapped before any RAM is.
+/// Room in the image: second-level tables for what is mapped before any RAM is, and the layout, which is large for a
+/// stack.
 #[repr(C, align(1024))]
 struct Reserve {
     direct: UnsafeCell<[L2Table; DIRECT_TABLES]>,
     devices: UnsafeCell<[L2Table; DEVICE_TABLES]>,
+    layout: UnsafeCell<MaybeUninit<Layout<'static>>>,
 }
 
 // SAFETY: only `AddressSpace::adopt` touches it, and that runs once, by the one `BootHandover`.
@@ -36,8 +43,40 @@ unsafe impl Sync for Reserve {}
 
 const NO_TABLE: L2Table = [L2Desc::FAULT; L2_ENTRIES];
 
-static RESERVE: Reserve =
-    Reserve { direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]), devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]) };
+static RESERVE: Reserve = Reserve {
+    direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]),
+    devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]),
+    layout: UnsafeCell::new(MaybeUninit::uninit()),
+};
+
+/// Why there is no address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootFault {
+    /// There is no device tree.
+    NoTree(DtbFault),
+    /// The device tree is of no use.
+    Tree(BootError),
+    /// What it says of memory cannot be held to.
+    Layout(LayoutError<'static>),
+    /// A run of the direct map was not mapped.
+    DirectMap {
+        /// The run.
+        frames: FrameRange,
+        /// Why.
+        error: MapError,
+    },
+}
+
+impl fmt::Display for BootFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTree(fault) => fault.fmt(f),
+            Self::Tree(error) => error.fmt(f),
+            Self::Layout(error) => error.fmt(f),
+            Self::DirectMap { frames, error } => write!(f, "direct map: {frames}: {error}"),
+        }
+    }
+}
 
 /// Why registers were not mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +95,17 @@ pub enum DeviceError {
         /// The area's range.
         area: FrameRange,
     },
+    /// Some of these registers are somebody's already.
+    Held {
+        /// The first byte asked for.
+        at: PhysAddr,
+        /// The first byte of the block that is held.
+        held: PhysAddr,
+        /// Its bytes.
+        bytes: u32,
+    },
+    /// There is no room for one more block.
+    TooMany,
     /// No bytes were asked for, or the region for devices is full.
     Map(MapError),
 }
@@ -69,27 +119,44 @@ impl fmt::Display for DeviceError {
             Self::OverArea { registers, area } => {
                 write!(f, "registers at {registers} not mapped: they overlap the area at {area} (I1)")
             }
+            Self::Held { at, held, bytes } => {
+                write!(f, "registers at {at} not mapped: {bytes} bytes at {held} are in use")
+            }
+            Self::TooMany => write!(f, "registers not mapped: {MAX_BLOCKS} blocks are mapped already"),
             Self::Map(error) => write!(f, "registers not mapped: {error}"),
         }
     }
 }
 
-/// RAM taken from memblock for good, and where the direct map has it.
+/// A block of registers, mapped as Device memory for good. Whoever has this value is the one holder of its bytes.
 #[derive(Debug)]
-pub struct BootRam {
-    bytes: &'static mut [u8],
-    frames: FrameRange,
+pub struct DeviceBlock {
+    at: PhysAddr,
+    va: VirtAddr,
+    bytes: u32,
 }
 
-impl BootRam {
-    /// The frames behind it.
-    pub const fn frames(&self) -> FrameRange {
-        self.frames
+impl DeviceBlock {
+    /// Where the CPU has them. `None` unless the block is as large as an `R` and aligned as one.
+    pub fn pointer<R>(&self) -> Option<NonNull<R>> {
+        let first = NonNull::new(self.va.raw() as *mut R)?;
+        (first.is_aligned() && self.bytes as usize >= size_of::<R>()).then_some(first)
     }
+}
 
-    /// The bytes, as they were.
-    pub const fn into_bytes(self) -> &'static mut [u8] {
-        self.bytes
+/// A block that was mapped, and whether a [`DeviceBlock`] of it is out.
+#[derive(Debug)]
+struct Block {
+    at: PhysAddr,
+    va: VirtAddr,
+    bytes: u32,
+    held: bool,
+}
+
+impl Block {
+    fn overlaps(&self, at: PhysAddr, bytes: u32) -> bool {
+        let end = |at: PhysAddr, bytes: u32| u64::from(at.raw()) + u64::from(bytes);
+        u64::from(at.raw()) < end(self.at, self.bytes) && u64::from(self.at.raw()) < end(at, bytes)
     }
 }
 
@@ -100,6 +167,7 @@ pub struct AddressSpace {
     direct: Region<'static>,
     devices: Region<'static>,
     next_device: VirtAddr,
+    blocks: ArrayVec<Block, MAX_BLOCKS>,
     ram: ArrayVec<FrameRange, { MAX_BANKS + MAX_ALIASES }>,
     /// Areas outside RAM.
     areas: ArrayVec<FrameRange, { MAX_AREAS * CarveOut::RANGES }>,
@@ -116,18 +184,39 @@ struct Window {
 }
 
 impl AddressSpace {
-    /// Takes over the head's tables, for the direct map of this plan and the window beside it. `ram` are the board's banks
-    /// and its aliases of them, `areas` the ranges of areas that are no RAM.
+    /// Plans the memory by the device tree that was handed over, takes over the head's tables and maps the direct map.
+    /// Only then is there memory to hand out.
     ///
-    /// The handover is consumed: it is the proof that this runs once.
-    #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]
+    /// The handover is consumed: there is one, so one plan of the machine's memory comes into force.
+    ///
+    /// # Errors
+    ///
+    /// No device tree, or one that no boot can go by.
     pub fn adopt(
         machine: &'static Armv7a,
         handover: BootHandover,
-        plan: &DirectMap,
-        ram: impl Iterator<Item = FrameRange>,
-        areas: impl Iterator<Item = FrameRange>,
-    ) -> Self {
+    ) -> Result<(Self, BootMemory<'static, 'static>), BootFault> {
+        // SAFETY: this function runs once, for it consumes the one handover, and nothing else touches the reserve.
+        let place = unsafe { &mut *RESERVE.layout.get() };
+        let layout = plan(&handover, place)?;
+        let mut space = Self::new(machine, handover, layout);
+        space.map_direct(layout.direct_map())?;
+        // SAFETY: just mapped, every run, and no method of `space` unmaps any.
+        unsafe { machine.set_direct_map(layout.direct_map().clone()) };
+        // SAFETY: the layout is of the tree, the image and the places that the head found on this machine. Each run was
+        // just mapped. The head's tables translate to nothing else but image and tree, and of what `space` maps later
+        // `map_device` refuses RAM and areas; its windows are for buffers. The handover was consumed, so no other layout
+        // comes into force.
+        Ok((space, unsafe { layout.mapped() }))
+    }
+
+    /// Takes over the head's tables, for the direct map of this layout and the window beside it.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]
+    fn new(machine: &'static Armv7a, handover: BootHandover, layout: &Layout<'_>) -> Self {
+        let (info, map) = (layout.info(), layout.direct_map());
+        let ram = info.banks().iter().copied().chain(info.aliases().iter().map(|alias| alias.frames));
+        let outside_ram = layout.areas().iter().filter(|area| area.outside_ram);
+        let areas = outside_ram.flat_map(|area| area.ranges.iter().copied());
         let BootTables { l1, .. } = handover.tables;
         // SAFETY: the head made the table, 16 KiB in the image's .bss, and handed it over once, by this value; the
         // walker reads it too, which `Mmu::publish` accounts for.
@@ -143,9 +232,9 @@ impl AddressSpace {
             (rest, first) = (above, slot + entries.len());
             Window { range, entries, at: at(slot) }
         };
-        let [direct, window, loans, devices] = [plan.range(), plan.window(), LOAN_WINDOW, DEVICES].map(&mut take);
+        let [direct, window, loans, devices] = [map.range(), map.window(), LOAN_WINDOW, DEVICES].map(&mut take);
 
-        // SAFETY: this function runs once, and nothing else touches the reserve.
+        // SAFETY: this function runs once, for it consumes the one handover, and nothing else touches the reserve.
         let direct_tables = unsafe { &mut *RESERVE.direct.get() };
         // SAFETY: as above.
         let device_tables = unsafe { &mut *RESERVE.devices.get() };
@@ -165,6 +254,7 @@ impl AddressSpace {
                 Region::on_demand(devices.range, share, devices.entries, devices.at, device_tables, devices_at)
             },
             next_device: DEVICES.start(),
+            blocks: ArrayVec::new(),
             ram: ram.collect(),
             areas: areas.collect(),
             window: Some(window),
@@ -172,18 +262,22 @@ impl AddressSpace {
         }
     }
 
-    /// Maps the direct map as planned. Runs that find no second-level table are returned, unmapped.
-    pub fn map_direct(&mut self, plan: &DirectMap) -> impl Iterator<Item = (FrameRange, MapError)> {
-        let (machine, direct) = (self.machine, &mut self.direct);
-        plan.runs().filter_map(move |run| {
+    fn map_direct(&mut self, map: &DirectMap) -> Result<(), BootFault> {
+        for Run { va, frames } in map.runs() {
             // SAFETY: the plan holds each frame once, no carved one and none of the image (I1, I2).
-            let mapped = unsafe { direct.map(machine, run.va, run.frames, MemoryType::WriteBack, Access::ReadWrite) };
-            mapped.err().map(|error| (run.frames, error))
-        })
+            let mapped = unsafe { self.direct.map(self.machine, va, frames, MemoryType::WriteBack, Access::ReadWrite) };
+            mapped.map_err(|error| BootFault::DirectMap { frames, error })?;
+        }
+        Ok(())
     }
 
-    /// Maps `bytes` of registers at `at` as Device memory, for good; returns the address of the first.
-    pub fn map_device(&mut self, at: PhysAddr, bytes: u32) -> Result<VirtAddr, DeviceError> {
+    /// Maps `bytes` of registers at `at` as Device memory and gives them to the caller. A block that was given back is
+    /// not mapped again.
+    ///
+    /// # Errors
+    ///
+    /// RAM or an area is there (I1), somebody holds some of the registers, or there is no room.
+    pub fn map_device(&mut self, at: PhysAddr, bytes: u32) -> Result<DeviceBlock, DeviceError> {
         let registers = FrameRange::covering(at.raw().into(), bytes.into());
         if let Some(&bank) = self.ram.iter().find(|bank| bank.overlaps(registers)) {
             return Err(DeviceError::OverRam { registers, bank });
@@ -191,25 +285,34 @@ impl AddressSpace {
         if let Some(&area) = self.areas.iter().find(|area| area.overlaps(registers)) {
             return Err(DeviceError::OverArea { registers, area });
         }
-        let va = self.next_device;
-        // SAFETY: the frames are no RAM, and registers are mapped as Device only (I1).
-        let mapped = unsafe { self.devices.map(self.machine, va, registers, MemoryType::Device, Access::ReadWrite) };
+        if let Some(other) = self.blocks.iter().find(|block| block.held && block.overlaps(at, bytes)) {
+            return Err(DeviceError::Held { at, held: other.at, bytes: other.bytes });
+        }
+        if let Some(known) = self.blocks.iter_mut().find(|block| (block.at, block.bytes) == (at, bytes)) {
+            known.held = true;
+            return Ok(DeviceBlock { at, va: known.va, bytes });
+        }
+        if self.blocks.is_full() {
+            return Err(DeviceError::TooMany);
+        }
+        let page = self.next_device;
+        // SAFETY: the frames are no RAM and no area's, and registers are mapped as Device only (I1).
+        let mapped = unsafe { self.devices.map(self.machine, page, registers, MemoryType::Device, Access::ReadWrite) };
         let mapped = mapped.map_err(DeviceError::Map)?;
         // A guard page between blocks.
-        self.next_device = VirtAddr::new(va.raw() + mapped.bytes() + FRAME_SIZE);
-        Ok(VirtAddr::new(va.raw() + at.raw() % FRAME_SIZE))
+        self.next_device = VirtAddr::new(page.raw() + mapped.bytes() + FRAME_SIZE);
+        let va = VirtAddr::new(page.raw() + at.raw() % FRAME_SIZE);
+        self.blocks.push(Block { at, va, bytes, held: true });
+        Ok(DeviceBlock { at, va, bytes })
     }
 
-    /// Takes `count` frames of free, mapped RAM for good, aligned to `align` frames. `None` if there is no such run.
-    pub fn take_ram<const N: usize>(&self, memblock: &mut Memblock<N>, count: u32, align: u32) -> Option<BootRam> {
-        let plan = self.machine.direct_map()?;
-        // Bottom-up, where the direct map surely reaches.
-        let frames = memblock.phys_alloc_range(count, align, FrameRange::ALL, Direction::BottomUp).ok()?;
-        let va = plan.va_of(frames)?;
-        let length = (frames.count() as usize) << FRAME_SHIFT;
-        // SAFETY: the direct map holds the frames write-back, for good; memblock gave them to this call alone.
-        let bytes = unsafe { core::slice::from_raw_parts_mut(va.raw() as *mut u8, length) };
-        Some(BootRam { bytes, frames })
+    /// Takes registers back, for another to have them. They stay mapped.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: the holder has them no more")]
+    pub fn give_back(&mut self, block: DeviceBlock) {
+        let DeviceBlock { at, bytes, .. } = block;
+        if let Some(known) = self.blocks.iter_mut().find(|known| (known.at, known.bytes) == (at, bytes)) {
+            known.held = false;
+        }
     }
 
     /// The window of the areas, the first `sections` of it, with a second-level table each in `tables`: as many KiB as
@@ -224,20 +327,33 @@ impl AddressSpace {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "consumed: the frames are tables from here on")]
+/// Plans the memory of the machine that the head handed over.
+#[inline(never)] // Copies of a layout are large for the boot's stack, and gone when this returns.
+fn plan(
+    handover: &BootHandover,
+    place: &'static mut MaybeUninit<Layout<'static>>,
+) -> Result<&'static mut Layout<'static>, BootFault> {
+    let info = BootInfo::parse(handover.dtb.map_err(BootFault::NoTree)?).map_err(BootFault::Tree)?;
+    match Layout::plan(&info, handover.image, handover.dtb_frames) {
+        Ok(layout) => Ok(place.write(layout)),
+        Err(error) => Err(BootFault::Layout(error)),
+    }
+}
+
 fn window(machine: &Armv7a, sections: u32, window: &mut Option<Window>, tables: BootRam) -> Option<Region<'static>> {
     let range = window.as_ref()?.range.first(sections);
     let count = range.sections() as usize;
-    if tables.bytes.len() < count * L2_TABLE_SIZE as usize {
+    let (frames, bytes) = (tables.frames(), tables.into_bytes());
+    if bytes.len() < count * L2_TABLE_SIZE as usize {
         return None;
     }
     let Window { entries, at, .. } = window.take()?;
     #[expect(clippy::cast_ptr_alignment, reason = "whole frames")]
-    let first = tables.bytes.as_mut_ptr().cast::<L2Table>();
+    let first = bytes.as_mut_ptr().cast::<L2Table>();
     debug_assert!(first.addr().is_multiple_of(L2_TABLE_SIZE as usize));
     // SAFETY: `BootRam` owns the bytes, they are enough, aligned to a page, and any word is a descriptor.
     let l2 = unsafe { core::slice::from_raw_parts_mut(first, count) };
     let share = Armv7a::shareability();
     // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
-    Some(unsafe { Region::one_each(machine, range, share, &mut entries[..count], at, l2, tables.frames.base()) })
+    Some(unsafe { Region::one_each(machine, range, share, &mut entries[..count], at, l2, frames.base()) })
 }

@@ -35,6 +35,7 @@ impl Caches {
     }
 
     pub(super) fn set_outer(&self, outer: L2c310) {
+        assert!(self.outer.get().is_none(), "a second outer cache");
         self.outer.call_once(|| outer);
     }
 

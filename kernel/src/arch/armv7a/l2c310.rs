@@ -208,6 +208,11 @@ impl L2c310 {
         (self.size, self.ways)
     }
 
+    /// Its registers, which it alone uses.
+    pub const fn registers(&self) -> NonNull<Registers> {
+        self.registers
+    }
+
     const fn block(&self) -> &Registers {
         // SAFETY: `enable` was given a mapping that is never unmapped.
         unsafe { self.registers.as_ref() }

@@ -69,9 +69,17 @@ impl Armv7a {
         self.direct.get()
     }
 
-    /// Adds the outer cache, which is on from now on. Before any buffer exists: what is mapped non-cacheable until
-    /// then is nothing.
-    pub fn set_outer(&self, outer: L2c310) {
+    /// Adds the outer cache, which is on from now on, to what is maintained.
+    ///
+    /// # Safety
+    ///
+    /// No [`Dma`](crate::dma::Dma) was made over this machine yet: of what a buffer or a device has seen this cache would
+    /// have lines that nothing maintained (I3).
+    ///
+    /// # Panics
+    ///
+    /// If there is one already: it would be on, and not maintained.
+    pub unsafe fn set_outer(&self, outer: L2c310) {
         self.caches.set_outer(outer);
     }
 

@@ -252,25 +252,40 @@ impl ImageMap {
     }
 }
 
-/// What the head hands to `main`, once.
+/// What the head hands to `main`, once: nobody else can make or change one.
 #[derive(Debug)]
 pub struct BootHandover {
-    /// The image's frames, with `.bss`, stacks and their guards.
-    pub image: FrameRange,
-    /// Those of them below the stacks: all are mapped, while the guards among the stacks are not.
-    pub image_below_stacks: FrameRange,
-    /// Added, modulo 2^32, to an address in the image's window, gives the physical one: see [`translate_image`].
-    pub image_phys_offset: u32,
-    /// How the image is mapped.
-    pub image_map: ImageMap,
-    /// The world that the kernel runs in: the head tried.
-    pub world: World,
-    /// The device tree, as many bytes as its header says, or why there is none. Checked are its magic and its size.
-    pub dtb: Result<&'static [u8], DtbFault>,
-    /// The frames the device tree touches, to be reserved; empty if there is none.
-    pub dtb_frames: FrameRange,
+    pub(super) image: FrameRange,
+    image_below_stacks: FrameRange,
+    image_phys_offset: u32,
+    world: World,
+    /// As many bytes as its header says. Checked are its magic and its size.
+    pub(super) dtb: Result<&'static [u8], DtbFault>,
+    pub(super) dtb_frames: FrameRange,
     /// The tables behind all this: whoever holds the handover may take them over.
     pub(super) tables: BootTables,
+}
+
+impl BootHandover {
+    /// The image's frames, with `.bss`, stacks and their guards.
+    pub const fn image(&self) -> FrameRange {
+        self.image
+    }
+
+    /// Those of them below the stacks: all are mapped, while the guards among the stacks are not.
+    pub const fn image_below_stacks(&self) -> FrameRange {
+        self.image_below_stacks
+    }
+
+    /// The world that the kernel runs in: the head tried.
+    pub const fn world(&self) -> World {
+        self.world
+    }
+
+    /// What to add, modulo 2^32, to an address in the image's window for the physical one: see [`translate_image`].
+    pub const fn image_phys_offset(&self) -> u32 {
+        self.image_phys_offset
+    }
 }
 
 /// The physical address of something in the image, or `None` if `addr` is outside of it.
@@ -299,7 +314,7 @@ fn handover() -> BootHandover {
     let dtb = if dtb_code == DTB_FOUND {
         let first = (FIXMAP.start().raw() + (r2 & 0xfff)) as *const u8;
         // SAFETY: the head mapped these bytes there, read-only, and found them clear of the image. They stay as they
-        // are: the handover says to reserve `dtb_frames`.
+        // are: every plan of the memory reserves `dtb_frames`.
         Ok(unsafe { core::slice::from_raw_parts(first, dtb_bytes as usize) })
     } else {
         Err(DtbFault::from_code(dtb_code, PhysAddr::new(r2)))
@@ -309,7 +324,6 @@ fn handover() -> BootHandover {
         image: FrameRange::covering(u64::from(image_phys), u64::from(image_bytes)),
         image_below_stacks: FrameRange::covering(u64::from(image_phys), u64::from(below_stacks)),
         image_phys_offset: offset,
-        image_map: ImageMap::get(),
         world: if world == 0 { World::Secure } else { World::NonSecure },
         dtb,
         dtb_frames: FrameRange::covering(u64::from(r2), u64::from(dtb_bytes)),

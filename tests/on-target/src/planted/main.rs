@@ -33,10 +33,9 @@ use carveout::vm::layout::VirtRange;
 use carveout::vm::space::Region;
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
-use carveout_boards::support::{console, devices};
+use carveout_boards::support::console;
 use core::cell::UnsafeCell;
 use core::ops::Range;
-use core::ptr::NonNull;
 use on_target::tables::Place;
 use on_target::{Verdict, alloc, ensure};
 use through_the_api::Bench;
@@ -76,10 +75,9 @@ fn every_bug_is_listed() -> Verdict {
 }
 
 fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
-    let controller = devices::find(&kernel.info, "arm,pl310-cache").and_then(|found| found.blocks.first().copied());
-    let outer = controller.and_then(|block| kernel.registers::<[u32; 1024]>(block.at, block.bytes));
-    // SAFETY: a mapping of the controller's registers that lasts.
-    let machine = unsafe { Careless::new(kernel.machine, bug, outer.map(NonNull::cast)) };
+    let outer = kernel.machine.caches().outer().map(|outer| outer.registers().cast());
+    // SAFETY: a mapping of the controller's registers that lasts (`L2c310::enable`).
+    let machine = unsafe { Careless::new(kernel.machine, bug, outer) };
     let machine: &Careless = Box::leak(Box::new(machine));
 
     // Frames of the kernel's own area, which it will never map again: this program keeps them to its end.
