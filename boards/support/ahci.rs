@@ -67,7 +67,7 @@ register_bitfields! [u32,
 
 register_structs! {
     /// The controller's registers and those of port 0 (AHCI 1.3.1, 3.1 and 3.3).
-    Registers {
+    pub Registers {
         (0x000 => _capabilities),
         (0x004 => control: ReadWrite<u32, GHC::Register>),
         (0x008 => events: ReadWrite<u32>),
@@ -167,8 +167,12 @@ pub struct AhciDisk<M: Machine + 'static, W: Wait> {
 /// What a read gives.
 type Read<M> = Result<Stream<M, FromDevice, Cpu>, Failed<AhciError, Stream<M, FromDevice, Cpu>>>;
 
+/// The disk on a board.
 #[cfg(target_arch = "arm")]
-impl AhciDisk<Armv7a, Interrupt<Registers>> {
+pub type BoardDisk = AhciDisk<Armv7a, Interrupt<Registers>>;
+
+#[cfg(target_arch = "arm")]
+impl BoardDisk {
     /// Opens the disk at the first controller that has one, if there is such a controller and nobody else has it.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, AhciError> {
         let Some(found) = devices::find(&kernel.info, "allwinner,sun4i-a10-ahci") else { return Ok(None) };

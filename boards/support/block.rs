@@ -1,9 +1,8 @@
 //! The disk that the picture comes from: whichever of the board's bus masters has one.
 
-use super::ahci::{AhciDisk, AhciError};
+use super::ahci::{AhciError, BoardDisk};
 use super::bring_up::Kernel;
 use super::disk::{Disk, DiskError};
-use super::wait::Interrupt;
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::dma::buffer::{Cpu, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
@@ -14,7 +13,7 @@ pub enum BlockDevice {
     /// An emulator's.
     Virtio(Disk),
     /// A SATA disk.
-    Ahci(AhciDisk<Armv7a, Interrupt>),
+    Ahci(BoardDisk),
 }
 
 /// Why the disk is of no use.
@@ -41,7 +40,7 @@ impl BlockDevice {
         if let Some(disk) = Disk::open(kernel).map_err(BlockError::Virtio)? {
             return Ok(Some(Self::Virtio(disk)));
         }
-        Ok(AhciDisk::open(kernel).map_err(BlockError::Ahci)?.map(Self::Ahci))
+        Ok(BoardDisk::open(kernel).map_err(BlockError::Ahci)?.map(Self::Ahci))
     }
 
     /// What the table of hops calls it.

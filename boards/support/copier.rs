@@ -9,9 +9,9 @@
 use super::bring_up::Kernel;
 #[cfg(target_arch = "arm")]
 use super::devices;
+use super::pl081::{BusError, ITEM_BYTES, ListError, Pl081, Transfer, transfers};
 #[cfg(target_arch = "arm")]
 use super::pl081::{MAX_SEGMENT, Registers};
-use super::pl081::{BusError, ITEM_BYTES, ListError, Pl081, Transfer, transfers};
 #[cfg(target_arch = "arm")]
 use super::wait::Interrupt;
 use super::wait::{Failed, Wait, until};
@@ -109,8 +109,12 @@ pub struct Copier<M: Machine + 'static, W: Wait> {
     list: Option<Coherent<M>>,
 }
 
+/// The controller of a board.
 #[cfg(target_arch = "arm")]
-impl Copier<Armv7a, Interrupt<Registers>> {
+pub type BoardCopier = Copier<Armv7a, Interrupt<Registers>>;
+
+#[cfg(target_arch = "arm")]
+impl BoardCopier {
     /// Takes the controller over; `None` if the board has none, or another `Copier` has it.
     pub fn open(kernel: &'static Kernel) -> Result<Option<Self>, CopyError> {
         let Some(found) = devices::find(&kernel.info, "arm,pl081") else { return Ok(None) };

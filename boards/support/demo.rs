@@ -23,7 +23,7 @@ use super::bring_up::{DeviceRegisters, Kernel};
 use super::clock::Clock;
 use super::coherency;
 use super::console;
-use super::copier::{Copier, CopyError};
+use super::copier::{BoardCopier, CopyError};
 use super::devices;
 use super::interrupts;
 use super::irq::IrqId;
@@ -34,7 +34,7 @@ use super::pl111::{self, Mode, Pl111, ScanOutError};
 use super::pl181::{self, Card, CardError};
 use super::port::DevicePort;
 use super::report;
-use super::wait::{Failed, Interrupt};
+use super::wait::Failed;
 use crate::println;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -459,7 +459,7 @@ impl Scaler {
     ) -> Result<Coherent<Armv7a>, Failure> {
         let kernel = self.kernel;
         let display = display(kernel).map(|(_, display)| display);
-        if let Some(copier) = Copier::open(kernel).map_err(Failure::Copy)? {
+        if let Some(copier) = BoardCopier::open(kernel).map_err(Failure::Copy)? {
             let display = display.unwrap_or_else(|| kernel.master("display"));
             return self.copied(picture, size, copier, &display, hops);
         }
@@ -485,7 +485,7 @@ impl Scaler {
         &mut self,
         picture: Window,
         size: scaler::Size,
-        mut copier: Copier<Armv7a, Interrupt>,
+        mut copier: BoardCopier,
         display: &Master,
         hops: &mut Vec<Hop>,
     ) -> Result<Coherent<Armv7a>, Failure> {

@@ -6,7 +6,7 @@
 use carveout::addr::{BusAddr, Bytes, Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::arch::fake::setup::Setup;
 use carveout::arch::fake::{Fake, Op};
-use carveout::arch::ids::Geometry;
+use carveout::arch::ids::{Core, Geometry};
 use carveout::arch::{Cache, Lines, Mmu, Registers};
 use carveout::boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaRequest, Place as CmaPlace, Ram, RamArg};
 use carveout::boot::bootinfo::{
@@ -119,6 +119,7 @@ shared![
     Registers,
     Lines,
     Geometry,
+    Core,
     BootArgs<'static>,
     Arg<'static>,
     Cma<'static>,

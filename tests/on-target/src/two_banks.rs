@@ -21,9 +21,9 @@ use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::audit::Finding;
 use carveout::vm::layout::LOAN_WINDOW;
 use carveout_boards::support::bring_up::Kernel;
-use carveout_boards::support::copier::{Copier, CopyError};
+use carveout_boards::support::copier::{BoardCopier, CopyError};
 use carveout_boards::support::pl081::ListError;
-use carveout_boards::support::wait::{Failed, Interrupt};
+use carveout_boards::support::wait::Failed;
 use on_target::tables::{Place, Plant, finds, must_find, nobodys, section};
 use on_target::{Verdict, after, audit, checks, direct_map_place, ensure, ensure_eq, read};
 
@@ -115,8 +115,8 @@ fn two_areas_serve_two_devices(kernel: &'static Kernel) -> Verdict {
     Ok(())
 }
 
-fn copier(kernel: &'static Kernel) -> Result<Copier<Armv7a, Interrupt>, String> {
-    Copier::open(kernel).map_err(text)?.ok_or_else(|| "the board has no DMA controller".into())
+fn copier(kernel: &'static Kernel) -> Result<BoardCopier, String> {
+    BoardCopier::open(kernel).map_err(text)?.ok_or_else(|| "the board has no DMA controller".into())
 }
 
 /// Streams of these sizes for the device, filled so that each word says where it belongs.

@@ -12,9 +12,9 @@ use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::armv7a::address_space::{AddressSpace, BootFault, DeviceBlock, DeviceError};
 use carveout::arch::armv7a::cache::Caches;
-use carveout::arch::armv7a::cores::{CoreId, MAX_CORES};
+use carveout::arch::armv7a::cores::{Alone, CoreId, MAX_CORES, World};
 use carveout::arch::armv7a::exceptions::{Exception, Fault, FaultStatus, Level, Vector};
-use carveout::arch::armv7a::l2c310::L2c310;
+use carveout::arch::armv7a::l2c310::{L2c310, Unusable};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{BootHandover, BootTables, DtbFault, ImageMap, TableAt};
 use carveout::arch::{Mmu, Registers};
@@ -60,7 +60,7 @@ checks![
 /// Any core may look at these, and be given them: `kernel/tests/threads.rs` says it of all the others.
 const fn shared<T: Send + Sync>() {}
 const _: () = {
-    shared::<(CoreId, CoreState, Armv7a, Caches, L2c310)>();
+    shared::<(CoreId, CoreState, World, Alone, Armv7a, Caches, L2c310, Unusable)>();
     shared::<(BootHandover, BootTables, TableAt, ImageMap, DtbFault)>();
     shared::<(AddressSpace, BootFault, DeviceBlock, DeviceError)>();
     shared::<(Layout<'static>, BootMemory<'static, 'static>, BootRam)>();
