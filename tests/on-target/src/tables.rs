@@ -3,7 +3,6 @@
 //! Guarantees: a [`Plant`] is in the tables, and every walk sees it, for as long as it lives; afterwards the word is
 //! what it was and no TLB holds the translation.
 
-use alloc::format;
 use alloc::string::String;
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::armv7a::mmu::Armv7a;
