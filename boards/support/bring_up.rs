@@ -429,15 +429,15 @@ impl Kernel {
     /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those that each core came with. What the
     /// others have now is seen by [`cores::audit`].
     pub fn audit(&self) -> Result<Report, Findings> {
-        self.audit_beside(cores::came())
+        let cores: ArrayVec<_, MAX_CORES> = cores::came().collect();
+        self.audit_beside(&cores)
     }
 
     /// Walks the live tables by this core's registers, which must be the same as these, by the number of their core.
-    pub(super) fn audit_beside(&self, cores: impl Iterator<Item = (u32, Registers)>) -> Result<Report, Findings> {
-        let cores: ArrayVec<_, { 2 * MAX_CORES }> = cores.collect();
+    pub(super) fn audit_beside(&self, cores: &[(u32, Registers)]) -> Result<Report, Findings> {
         let (ram, firmware) = (self.info.banks(), &self.unmapped);
         let share = Armv7a::shareability();
-        let expect = Expect { ram, firmware, text: self.text, share, roots: &[], cores: &cores };
+        let expect = Expect { ram, firmware, text: self.text, share, roots: &[], cores };
         self.dma.audit(&expect, |_| {})
     }
 }

@@ -295,5 +295,6 @@ pub fn audit(kernel: &Kernel) -> Result<Report, Findings> {
     on_all(&|core| {
         now[core.index()].call_once(cores::registers);
     });
-    kernel.audit_beside(came().chain(numbered(&now)))
+    let both: ArrayVec<_, { 2 * MAX_CORES }> = came().chain(numbered(&now)).collect();
+    kernel.audit_beside(&both)
 }

@@ -252,7 +252,7 @@ impl CarveOut {
     ///
     /// # Safety
     ///
-    /// The caller's duty is I2: no translation of any of these frames exists, in any table, through any physical
+    /// I2 holds for these frames: no translation of any of these frames exists, in any table, through any physical
     /// alias, from the instruction that turned the MMU on; none will be made but by this crate; and no other
     /// `CarveOut` holds any of them, by whichever of their physical names, nor does a
     /// [`Layout`](super::layout::Layout) that is in force. `ranges` are disjoint, named by the names that RAM's

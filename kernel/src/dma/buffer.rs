@@ -589,7 +589,7 @@ impl<M: Machine> Coherent<M> {
     ///
     /// # Safety
     ///
-    /// The caller's duty is I4: the device will not access the buffer any more, and forgot its address.
+    /// I4: the device will not access the buffer any more, and forgot its address.
     pub unsafe fn release(self) -> Contiguous<M> {
         self.raw.run(Transition::IntoContiguous);
         self.raw.exposed.set(false);
@@ -693,7 +693,7 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
     ///
     /// # Safety
     ///
-    /// The caller's duty is I4: the device has finished with the buffer, which it said in a register or in memory read
+    /// I4: the device has finished with the buffer, which it said in a register or in memory read
     /// before this call, and will not access it until it is handed over again.
     pub unsafe fn for_cpu(self) -> Stream<M, D, Cpu> {
         let all = self.raw.asked();
@@ -750,7 +750,7 @@ impl<M: Machine> DeviceOnly<M> {
     ///
     /// # Safety
     ///
-    /// The caller's duty is I4: no device will access the buffer any more.
+    /// I4: no device will access the buffer any more.
     pub unsafe fn release(self) -> Contiguous<M> {
         self.raw.run(Transition::IntoContiguous);
         self.raw.exposed.set(false);

@@ -492,7 +492,7 @@ impl<M: Machine> Block<M> {
     ///
     /// # Safety
     ///
-    /// The caller's duty is I4: the device will not access the block any more, and forgot its address.
+    /// I4: the device will not access the block any more, and forgot its address.
     pub unsafe fn free(self) {
         self.told.set(false);
     }

@@ -200,7 +200,7 @@ impl<M: Machine, D: Direction> Table<M, D, Device> {
     ///
     /// # Safety
     ///
-    /// The caller's duty is I4: the device has finished with every buffer, which it said in a register or in memory
+    /// I4: the device has finished with every buffer, which it said in a register or in memory
     /// read before this call, and will not access any until it is handed over again.
     pub unsafe fn for_cpu(self) -> Table<M, D, Cpu> {
         let back = |stream: Stream<M, D, Device>| {

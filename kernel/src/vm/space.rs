@@ -32,7 +32,7 @@ impl Mapped {
     ///
     /// # Safety
     ///
-    /// The caller's duty: the frames are mapped there, with that memory type, for as long as the value lives (I3).
+    /// The frames are mapped there, with that memory type, for as long as the value lives (I3).
     #[cfg(target_arch = "arm")]
     pub(crate) const unsafe fn assume(va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Self {
         Self { va, frames, memory, by: RegionId::NONE }
@@ -244,7 +244,7 @@ impl<'m> Region<'m> {
     ///
     /// # Safety
     ///
-    /// The caller's duty: `l1` and `l2` are the only names of those tables, and stand where it says.
+    /// `l1` and `l2` are the only names of those tables, and stand where it says.
     pub unsafe fn on_demand(
         range: VirtRange,
         share: Shareability,

@@ -146,7 +146,7 @@ impl Machine {
     ///
     /// `this` is a machine that outlives its emulator's runs; during these it is reached through `this` alone.
     unsafe fn attach(this: *mut Self) -> Result<(), uc_error> {
-        // SAFETY: the caller's duty; no run is under way.
+        // SAFETY: `this` is a live machine by this function's contract, and no run is under way, so no hook has a reference.
         let machine = unsafe { &mut *this };
         let ram = machine.caches.bytes();
         let base = machine.caches.base;
@@ -207,16 +207,16 @@ impl Machine {
     ///
     /// As for `attach`.
     unsafe fn run_at(this: *mut Self) -> Outcome {
-        // SAFETY: the caller's duty.
+        // SAFETY: `attach` asks for what this function asks for.
         if let Err(error) = unsafe { Self::attach(this) } {
             return Outcome::Stuck(format!("the emulator could not be set up: {error:?}"));
         }
-        // SAFETY: the caller's duty; no run is under way.
+        // SAFETY: `this` is a live machine by this function's contract, and no run is under way yet.
         let (mut uc, mut pc) = unsafe { ((*this).uc.clone(), u64::from((*this).loaded)) };
         loop {
             // No instruction is at an odd address.
             let result = uc.emu_start(pc, 1, 0, 0);
-            // SAFETY: the caller's duty; the run has ended, and with it the hooks' references.
+            // SAFETY: `this` is a live machine by this function's contract; the run ended, and the hooks' references with it.
             let machine = unsafe { &mut *this };
             if let Some(outcome) = machine.outcome.take() {
                 return outcome;
@@ -534,7 +534,7 @@ fn write_cp15(uc: &mut Unicorn<'_, ()>, place: (u32, u32, u32, u32), value: u64)
 ///
 /// `user_data` is what `attach` gave the emulator, and the emulator runs; no other reference to the machine is in use.
 unsafe fn machine<'a>(user_data: *mut c_void) -> &'a mut Machine {
-    // SAFETY: the caller's duty.
+    // SAFETY: `attach` gave `this`, which outlives the run; a hook has the machine's one reference while it runs.
     unsafe { &mut *user_data.cast::<Machine>() }
 }
 

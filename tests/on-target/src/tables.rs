@@ -136,7 +136,7 @@ pub fn section(base: PhysAddr, memory: MemoryType, access: Access) -> u32 {
 /// That of [`Plant::new`].
 pub unsafe fn finds(kernel: &'static Kernel, place: Place, word: u32, expected: Finding) -> Verdict {
     audit(kernel)?;
-    // SAFETY: the caller's duty.
+    // SAFETY: `Plant::new` asks for what this function asks for.
     let plant = unsafe { Plant::new(kernel, place, word) }.ok_or("the table cannot be written")?;
     let found = kernel.audit();
     drop(plant);

@@ -410,7 +410,7 @@ fn the_audit_finds_a_table_in_a_guard(kernel: &'static Kernel) -> Verdict {
 ///
 /// # Safety
 ///
-/// The caller's duty: under these values text, stack, data and tables can be reached as before, and nothing uses a
+/// Under these values text, stack, data and tables can be reached as before, and nothing uses a
 /// mapping that they change: no interrupt comes, and no device is spoken to.
 unsafe fn audit_under(kernel: &'static Kernel, registers: Registers) -> Result<Findings, String> {
     let (prrr, nmrr, cpsr): (u32, u32, u32);
@@ -421,7 +421,7 @@ unsafe fn audit_under(kernel: &'static Kernel, registers: Registers) -> Result<F
     let was = Registers { prrr, nmrr, ..kernel.machine.registers() };
     // SAFETY: reads CPSR and masks interrupts until it is written back.
     unsafe { asm!("mrs {0}, cpsr", "cpsid i", out(reg) cpsr, options(nostack, preserves_flags)) };
-    // SAFETY: the caller's duty.
+    // SAFETY: this function's contract says that all in use can be reached under them; interrupts are masked.
     unsafe { set_registers(&registers) };
     let found = kernel.audit();
     // SAFETY: what was there before.

@@ -59,7 +59,7 @@ impl Armv7a {
     ///
     /// # Safety
     ///
-    /// The caller's duty: all of it is mapped, for good.
+    /// All of it is mapped where it says, write-back, for good: tables are read there (I1).
     pub unsafe fn set_direct_map(&self, map: DirectMap) -> &DirectMap {
         self.direct.call_once(|| map)
     }
@@ -115,12 +115,12 @@ impl Armv7a {
     ///
     /// # Safety
     ///
-    /// The caller's duty: `at` is a multiple of 4, and the word there is free to be written.
+    /// `at` is a multiple of 4, and no Rust reference to the word there is alive.
     #[cfg(feature = "rt")]
     pub(super) unsafe fn write_through(&self, at: PhysAddr, word: u32) -> bool {
         let Some(va) = self.virt_of(at) else { return false };
         // SAFETY: image and direct map are mapped for good, and what a cold core is told lies in neither text nor
-        // constants; the word is free (the caller's duty).
+        // constants; no reference to it is alive, by this function's contract.
         unsafe { (va.raw() as *mut u32).write_volatile(word) };
         let offset = at.raw() % FRAME_SIZE;
         let page = VirtAddr::new(va.raw() - offset);

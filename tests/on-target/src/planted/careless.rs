@@ -166,7 +166,7 @@ unsafe impl Mmu for Careless {
     }
 
     unsafe fn zero(&self, at: *mut u8, bytes: usize) {
-        // SAFETY: the caller's duty.
+        // SAFETY: the machine's `zero` asks for what this one asks for.
         unsafe { self.machine.zero(at, bytes) };
     }
 
