@@ -187,6 +187,7 @@ pub unsafe trait Cache {
 /// It is a YIELD, at which an emulator goes on with another core, and a DMB, which two errata of Cortex-A9 need in such a loop and which costs nobody but who waits. 754327 (before
 /// r2p0): what this core stored before stays in its store buffer, where the other core does not see it, for as long as
 /// this one only loads. 761319 (all): of two loads of one word the second may be the older one.
+#[inline]
 pub fn relax() {
     #[cfg(target_arch = "arm")]
     // SAFETY: a barrier; memory is a clobber.

@@ -1034,7 +1034,7 @@ mod tests {
     }
 
     fn on_the_bus(place: Reachable, frame: u32, order: u32) -> bool {
-        frame.wrapping_add(place.shift) % (1 << order) == 0
+        frame.wrapping_add(place.shift).is_multiple_of(1 << order)
     }
 
     #[derive(Clone, Debug)]

@@ -312,6 +312,7 @@ impl Finding {
 }
 
 impl fmt::Display for Finding {
+    #[expect(clippy::too_many_lines, reason = "a sentence for each finding")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LongFormat => {
@@ -637,7 +638,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
     /// Walks a first-level table, but for what it has in common with `but_for`.
     fn table(&mut self, table: PhysAddr, ttbr: Ttbr, but_for: Option<PhysAddr>) {
         let sections = self.sections(ttbr);
-        let (start, end) = (4 * sections.start & !(FRAME_SIZE - 1), 4 * sections.end);
+        let (start, end) = ((4 * sections.start) & !(FRAME_SIZE - 1), 4 * sections.end);
         if !(start..end).step_by(FRAME_SIZE as usize).all(|offset| self.holds_tables(at(table, offset))) {
             return self.found.add(Finding::UnknownTable { at: table });
         }

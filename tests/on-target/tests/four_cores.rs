@@ -481,6 +481,9 @@ fn a_recall_goes_round_a_page_that_another_core_has_open(kernel: &'static Kernel
 fn a_recall_waits_for_a_turn_of_each_other_core(kernel: &'static Kernel) -> Verdict {
     const PAGES: u32 = 60;
     const ROUNDS: u32 = 100;
+    if other().is_none() {
+        return Ok(());
+    }
     let cores = cores::online().count() as u32;
     let area = kernel.default_area().ok_or("no default area")?;
     let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
@@ -522,7 +525,7 @@ fn a_recall_waits_for_a_turn_of_each_other_core(kernel: &'static Kernel) -> Verd
     println!("loans: {moved} pages moved beside {} zeroed; the worst wait was of {worst} turns", idle.into_inner());
     ensure!(worst < cores, "a recall waited for {worst} turns on {cores} cores");
     ensure!(moved > 0 && recalls.into_inner() > 0, "nothing was moved");
-    ensure!(cores == 1 || worst > 0, "nobody ever waited");
+    ensure!(worst > 0, "nobody ever waited");
     Ok(())
 }
 
