@@ -32,7 +32,7 @@
 //!   and go past none that waits and comes. Before one comes to a core, each other core had one turn at most.
 //! - `try_lock` and a core that comes anew find the lock held or offered while anybody waits. So nobody overtakes.
 //! - Exclusive stores must succeed in the end. The architecture promises no bound for that, for any lock.
-//! - A core that was offered the lock and does not come, though others look 256 times, is not running: an emulator or a
+//! - A core that was offered the lock and does not come, though others look 64 times, is not running: an emulator or a
 //!   hypervisor took it off, or it was stopped. They go round it (`CoreState::gone_round` counts), or all would stand
 //!   still with it. It keeps its place and waits for one turn of each other core more.
 //!

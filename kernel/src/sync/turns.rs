@@ -27,7 +27,7 @@ const HELD: u32 = 1 << 31;
 
 /// How often whoever waits looks at an offer to another place before it goes round that. A core that runs comes within a few
 /// instructions: it waits with interrupts masked.
-const PATIENCE: u32 = if cfg!(loom) { 1 } else { 256 };
+const PATIENCE: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// What somebody who waits finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

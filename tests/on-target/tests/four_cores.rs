@@ -281,43 +281,60 @@ fn nobody_waits_for_more_than_a_turn_of_each_other_core(_: &'static Kernel) -> V
     Ok(())
 }
 
-/// What the handler of the next check locks too; and how often it came, in all and while its core waited for it.
-static SAME: Lock<u32> = Lock::new(Rank::new(2), 0);
+/// What the handler of the next check locks too; and how often it came, and its core waited for it.
+static SAME: Lock<u32> = Lock::new(SAME_RANK, 0);
+const SAME_RANK: Rank = Rank::new(2);
 static CAME: AtomicU32 = AtomicU32::new(0);
 static CAME_WAITING: AtomicU32 = AtomicU32::new(0);
 
+fn waits_for_same(state: &CoreState) -> bool {
+    state.waits.is_some_and(|(rank, _)| rank == SAME_RANK)
+}
+
 fn take_the_same_lock() {
     let this = CoreId::current();
-    let waits = sync::cores().any(|(core, state)| core == this && state.waits.is_some());
+    let waits = sync::cores().any(|(core, state)| core == this && waits_for_same(&state));
     CAME_WAITING.fetch_add(waits.into(), Ordering::Relaxed);
-    CAME.fetch_add(1, Ordering::Relaxed);
+    CAME.fetch_add(1, Ordering::Release);
     *SAME.lock() += 1;
 }
 
-/// The lock is not passed to code that its own handler interrupted: both would wait for ever.
+/// An interrupt is served while its core waits, and its handler waits for the same lock: neither stays for ever.
 fn a_handler_may_take_the_lock_that_its_core_waits_for(_: &'static Kernel) -> Verdict {
-    const ROUNDS: u32 = 500;
+    const ROUNDS: u32 = 200;
     let id = IrqId::new(2).ok_or("no software interrupt 2")?;
     if other().is_none() || !interrupts::send(id, 0) {
         return Ok(());
     }
     interrupts::on_software(id, take_the_same_lock);
-    let all = cores::online().fold(0, |mask, core| mask | core.bit());
+    let others = cores::online().filter(|core| core.index() > 0).fold(0, |mask, core| mask | core.bit());
+    let begun = AtomicU32::new(0);
     cores::on_all(&|core| {
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
+            if core.index() > 0 {
+                while begun.load(Ordering::Acquire) < round {
+                    core::hint::spin_loop();
+                }
+                *SAME.lock() += 1;
+                continue;
+            }
             let mut taken = SAME.lock();
             *taken += 1;
-            // It comes while they wait for this turn to end.
-            interrupts::send(id, all & !core.bit());
-            (0..100).for_each(|_| core::hint::spin_loop());
+            begun.store(round, Ordering::Release);
+            while sync::cores().filter(|(_, state)| waits_for_same(state)).count() < others.count_ones() as usize {}
+            interrupts::send(id, others);
+            // While all of them wait. A core that serves no interrupt then keeps this check from its end.
+            while CAME.load(Ordering::Acquire) < round * others.count_ones() {
+                core::hint::spin_loop();
+            }
+            drop(taken);
+            // Until each of them, and its handler, had its turn.
+            while *SAME.lock() < round * (1 + 2 * others.count_ones()) {}
         }
     });
-    // The last may be on their way.
-    cores::on_all(&|_| (0..1000).for_each(|_| core::hint::spin_loop()));
     let (came, waiting) = (CAME.load(Ordering::Relaxed), CAME_WAITING.load(Ordering::Relaxed));
-    println!("locks: {came} handlers took a lock, {waiting} of them while their core waited for it");
-    ensure_eq!(*SAME.lock(), ROUNDS * cores::online().count() as u32 + came, "turns");
-    ensure!(waiting >= ROUNDS / 10, "{waiting} handlers came while their core waited: nothing to show");
+    ensure_eq!((came, waiting), (ROUNDS * others.count_ones(), came), "handlers, and those whose core waited");
+    ensure_eq!(*SAME.lock(), ROUNDS * (1 + others.count_ones()) + came, "turns");
     Ok(())
 }
 
