@@ -20,7 +20,7 @@ use alloc::string::{String, ToString};
 use blk::{Disk, SECTOR};
 use by_hand::Hand;
 use careless::{BUGS, Bug, Careless};
-use carveout::addr::{FRAME_SIZE, SECTION_SIZE, VirtAddr};
+use carveout::addr::{FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
 use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::arch::armv7a::start::{BootHandover, translate_image};
 use carveout::boot::directmap::CarveOut;
@@ -104,7 +104,18 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     // SAFETY: the kernel carved them out of the direct map and gave them to this program alone (I2).
     let carved = unsafe { CarveOut::assume("planted", &[area], false) };
     let dma = Dma::new(machine, core::iter::once(carved), Aliases::default(), window, loans);
-    let dma: &Dma<Careless> = Box::leak(Box::new(dma.map_err(|error| error.to_string())?));
+    let dma: &'static Dma<Careless> = Box::leak(Box::new(dma.map_err(|error| error.to_string())?));
+    let went = work(kernel, dma, hand, own);
+    // The console asks the kernel's own areas only.
+    while let Some(lost) = dma.next_quarantined() {
+        log::warn!(target: "carveout::dma", "{lost} was dropped: it is lost until reset, for the device may still use it");
+    }
+    went
+}
+
+/// By the API and by hand. What a device still has when something goes wrong is dropped.
+fn work(kernel: &'static Kernel, dma: &'static Dma<Careless>, mut hand: Hand, own: FrameRange) -> Verdict {
+    let machine = hand.machine;
     let master = Master::new("virtio-blk", dma.area("planted"));
     let page = dma.alloc(&master, FRAME_SIZE, 1).map_err(|error| error.to_string())?;
     let mut disk = Disk::open(kernel, page.into_coherent())?;
