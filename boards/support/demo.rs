@@ -308,7 +308,7 @@ pub(super) fn show_file<D: Direction>(
         drop(unsafe { jpeg.for_cpu() });
     }
     let (picture, size) = picture?;
-    let frame = scaler.to_screen(Window { at: picture.bus(), len: picture.len() as u32 }, size, hops);
+    let frame = scaler.fill_screen(Window { at: picture.bus(), len: picture.len() as u32 }, size, hops);
     if scaler.driver.is_stopped() {
         // SAFETY: `decode` gave it when the codec had finished; the scaler works on nothing (`is_stopped`) (I4).
         drop(unsafe { picture.release() });
@@ -322,7 +322,7 @@ pub(super) fn show_file<D: Direction>(
     scan_out(kernel, &found, frame, hops)
 }
 
-/// Has the display show a frame. Whoever wrote it has stopped: only then is there one (`Scaler::to_screen`, `show_bars`).
+/// Has the display show a frame. Whoever wrote it has stopped: only then is there one (`Scaler::fill_screen`, `show_bars`).
 fn scan_out(
     kernel: &'static Kernel,
     found: &devices::Found<'static>,
@@ -451,7 +451,7 @@ impl Scaler {
     }
 
     /// The screen, ready to be shown: written by the scaler where the display reads, or copied there.
-    fn to_screen(
+    fn fill_screen(
         &mut self,
         picture: Window,
         size: scaler::Size,

@@ -40,7 +40,7 @@ struct Promise {
 
 /// What docs/loans.md promises a recall from an area of so many pages costs beside its pages' rates: F.
 const fn fixed(pages: u32) -> u64 {
-    4_000 + 80 * pages.div_ceil(32) as u64
+    4_000 + 90 * pages.div_ceil(32) as u64
 }
 
 fn main(handover: BootHandover) -> ! {

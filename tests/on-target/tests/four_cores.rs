@@ -256,6 +256,8 @@ fn buffers_move_from_core_to_core(kernel: &'static Kernel) -> Verdict {
 /// What the lock of the next check is over.
 struct Turns {
     turn: u32,
+    /// Of each core, its turns.
+    taken: [u32; MAX_CORES],
     /// Of each core, the turn in which it was first seen to wait, and how often others had gone round it.
     seen: [Option<(u32, u32)>; MAX_CORES],
     /// How often one waited, and the most turns of one that always came.
@@ -268,9 +270,13 @@ struct Turns {
 /// The bound in turns, not in time: four cores that want a lock all the time wait for three turns at most, and for three more
 /// for each time that the host had a core stand still when it was offered the lock.
 fn nobody_waits_for_more_than_a_turn_of_each_other_core(_: &'static Kernel) -> Verdict {
-    const TURNS: u32 = 4000;
+    /// Of each core: the host may have some stand still for long, and others go on meanwhile.
+    const TURNS: u32 = 200;
     const RANK: Rank = Rank::new(2);
-    let lock = Lock::new(RANK, Turns { turn: 0, seen: [None; MAX_CORES], waits: 0, worst: 0, wrong: None });
+    let lock = Lock::new(
+        RANK,
+        Turns { turn: 0, taken: [0; MAX_CORES], seen: [None; MAX_CORES], waits: 0, worst: 0, wrong: None },
+    );
     let count = cores::online().count() as u32;
     let begun = AtomicU32::new(0);
     let is_waiting = |state: &CoreState| state.waits.is_some_and(|(rank, _)| rank == RANK);
@@ -302,7 +308,8 @@ fn nobody_waits_for_more_than_a_turn_of_each_other_core(_: &'static Kernel) -> V
                     turns.seen[other.index()].get_or_insert((turn, state.gone_round));
                 }
             }
-            if turn >= TURNS {
+            turns.taken[core.index()] += 1;
+            if cores::online().all(|core| turns.taken[core.index()] >= TURNS) {
                 break;
             }
         }
@@ -312,7 +319,7 @@ fn nobody_waits_for_more_than_a_turn_of_each_other_core(_: &'static Kernel) -> V
     drop(turns);
     println!("locks: {turn} turns on {count} cores, {waits} waits; who always came waited for {worst} turns at most");
     ensure!(wrong.is_none() && worst < count, "{wrong:?}, core, turns waited for and times gone round; {worst}");
-    ensure!(count == 1 || waits >= TURNS / 100, "of {turn} turns {waits} were waited for: nothing to show");
+    ensure!(waits + 1 >= count, "of {turn} turns {waits} were waited for: nothing to show");
     Ok(())
 }
 

@@ -481,10 +481,40 @@ fn the_audit_finds_caches_that_are_off(kernel: &'static Kernel) -> Verdict {
     audit(kernel)
 }
 
+/// Whether TTBCR keeps this value, with which nothing in use is translated otherwise.
+fn keeps_ttbcr(value: u32) -> bool {
+    let (was, kept, cpsr): (u32, u32, u32);
+    // SAFETY: reads CPSR and masks interrupts until it is written back.
+    unsafe { asm!("mrs {0}, cpsr", "cpsid i", out(reg) cpsr, options(nostack, preserves_flags)) };
+    // SAFETY: reads TTBCR.
+    unsafe { asm!("mrc p15, 0, {0}, c2, c0, 2", out(reg) was, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: nothing uses the lower half, whose walks alone it turns off, and the old value is back before anything may.
+    unsafe {
+        asm!(
+            "mcr p15, 0, {value}, c2, c0, 2",
+            "isb",
+            "mrc p15, 0, {kept}, c2, c0, 2",
+            "mcr p15, 0, {was}, c2, c0, 2",
+            "isb",
+            value = in(reg) value,
+            kept = out(reg) kept,
+            was = in(reg) was,
+            options(nostack, preserves_flags)
+        );
+    }
+    // SAFETY: what it was.
+    unsafe { asm!("msr cpsr_c, {0}", in(reg) cpsr, options(nostack, preserves_flags)) };
+    kept == value
+}
+
 /// PD1 and the MMU's own bit cannot be planted: this code would not go on. The host's tests have them.
 fn the_audit_finds_walks_that_are_off(kernel: &'static Kernel) -> Verdict {
     let (was, at) = (kernel.machine.registers(), carved(kernel).ok_or("no area")?);
     let off = Registers { ttbcr: was.ttbcr | TTBCR_PD0, ..was };
+    // A core without the Security Extensions has no PD0 (B4.1.153).
+    if !keeps_ttbcr(off.ttbcr) {
+        return Ok(());
+    }
     // SAFETY: nothing uses the lower half.
     let findings = unsafe { audit_under(kernel, off) }?;
     ensure_eq!(findings.first, Finding::WalksOff { ttbr: Ttbr::Ttbr0 }, "the audit");
