@@ -35,6 +35,8 @@ const NOWHERE: u64 = 2 << 32;
 const SEMIHOSTING: u32 = 0xef12_3456;
 const YIELD: u32 = 0xe320_f001;
 const WFE: u32 = 0xe320_f002;
+/// `mrc p15, 0, r0, c1, c1, 0`.
+const READ_SCR: u32 = 0xee11_0f11;
 
 /// An exception to deliver.
 #[derive(Clone, Copy, Debug)]
@@ -605,6 +607,13 @@ extern "C" fn on_invalid(_: *mut sys::uc_engine, user_data: *mut c_void) -> bool
     // The emulator reports hints that give up the core this way, with the PC past them.
     if let Some(YIELD | WFE) = machine.index(machine.caches.pc).map(|index| machine.words[index]) {
         return true;
+    }
+    // The core is in the secure world, whose SCR the emulator does not have.
+    if let Some(word) = machine.index(machine.caches.pc).map(|index| machine.words[index])
+        && word & !0xf000 == READ_SCR
+    {
+        let read = machine.uc.reg_write(RegisterARM::R0 as i32 + (word >> 12 & 0xf) as i32, 0);
+        return read.and_then(|()| machine.uc.reg_write(RegisterARM::PC, u64::from(machine.caches.pc) + 4)).is_ok();
     }
     machine.exception.get_or_insert(Exception::Undefined);
     false

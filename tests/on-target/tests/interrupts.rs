@@ -97,9 +97,10 @@ fn guards_mask_interrupts_until_the_last_is_gone(kernel: &'static Kernel) -> Ver
     ensure!(!are_masked(), "interrupts are masked to begin with");
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         for several in [false, true] {
-            let mut guards: Vec<_> = match several {
-                true => locks.iter().map(Lock::try_lock).collect(),
-                false => others.iter().map(|lock| Some(lock.lock())).collect(),
+            let mut guards: Vec<_> = if several {
+                locks.iter().map(Lock::try_lock).collect()
+            } else {
+                others.iter().map(|lock| Some(lock.lock())).collect()
             };
             let mut early = 0;
             let mut forgotten = 0;
