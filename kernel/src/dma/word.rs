@@ -173,7 +173,9 @@ mod tests {
             let mut expected = memory.0;
             let count = len.min(40usize.saturating_sub(offset));
             assert_eq!(bytes(&mut memory).write_at(offset, &from[skip..skip + len]), count);
-            expected[offset..offset + count].copy_from_slice(&from[skip..skip + count]);
+            if count > 0 {
+                expected[offset..offset + count].copy_from_slice(&from[skip..skip + count]);
+            }
             assert_eq!(memory.0, expected, "{len} bytes from {skip} to {offset}");
             let mut to = [0xdd; 48];
             assert_eq!(bytes(&mut memory).read_at(offset, &mut to[skip..skip + len]), count);
