@@ -183,7 +183,7 @@ extern "C" fn while_waiting() {
 
 /// Errata 794074, 754327 and 761319: a DMB, among the first instructions.
 fn a_barrier_stands_where_errata_need_one(_: &'static Kernel) -> Verdict {
-    let functions = [between_writes as *const () as *const u32, while_waiting as *const () as *const u32];
+    let functions = [between_writes as *const (), while_waiting as *const ()].map(<*const ()>::cast::<u32>);
     for (function, what) in functions.into_iter().zip(["between two writes", "while waiting"]) {
         // SAFETY: the program's text can be read, and goes on behind these functions.
         let words = unsafe { core::slice::from_raw_parts(function, 4) };

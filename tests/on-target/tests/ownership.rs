@@ -13,7 +13,7 @@ use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::{AllocError, MAX_ALIGN, NoRun, Reach};
 use carveout::cma::contract::Set;
 use carveout::cma::loan::Priority;
-use carveout::dma::buffer::{Bidirectional, FromDevice, ToDevice};
+use carveout::dma::buffer::{Bidirectional, FromDevice, Stream, ToDevice};
 use carveout::dma::loan::{Discardable, Movable};
 use carveout::dma::master::Master;
 use carveout::dma::pool::{Pool, Shape};
@@ -359,7 +359,7 @@ fn nothing_takes_a_lock_of_the_kernel_around_it(kernel: &'static Kernel) -> Verd
             lost.push(device.frames());
             drop(device);
             let streams = vec![alloc(kernel, FRAME_SIZE)?.into_stream(), alloc(kernel, FRAME_SIZE)?.into_stream()];
-            lost.extend(streams.iter().map(|stream| stream.frames()));
+            lost.extend(streams.iter().map(Stream::frames));
             drop(Table::<_, ToDevice, _>::new(streams).for_device());
             let shape = Shape { size: 64, align: 64, boundary: None };
             let pool = Pool::new(dma, &test, shape, 8).map_err(|error| format!("{error}"))?;
