@@ -528,8 +528,9 @@ mod tests {
             assert!(buffer.bytes().iter().all(|&byte| byte == 0xd1), "{answer:?}");
             drop(buffer);
             let free = disk.wait.device().setup.free_bytes();
-            let dma = disk.wait.device().setup.dma;
+            let (dma, kept) = (disk.wait.device().setup.dma, disk.wait.kept.clone());
             drop(disk);
+            assert!(!kept.get(), "{answer:?}: the registers are anybody's");
             assert_eq!((dma.stats().quarantined, free), (0, (4 << 20) - 4096));
             assert_eq!(dma.free_bytes(dma.area("test").unwrap()).0, 4 << 20, "the page too came back");
         }
@@ -577,8 +578,9 @@ mod tests {
                 assert_eq!((failed.error, failed.given.is_some()), (AhciError::Hung, true));
                 drop(failed);
                 assert_eq!((quarantined(&disk), disk.wait.device().commands), (4096, before));
-                let dma = disk.wait.device().setup.dma;
+                let (dma, kept) = (disk.wait.device().setup.dma, disk.wait.kept.clone());
                 drop(disk);
+                assert!(kept.get(), "{answer:?}, {stuck:#x}: nobody else gets the registers");
                 assert_eq!(dma.stats().quarantined, 8192, "{answer:?}, {stuck:#x}: the page");
             }
         }

@@ -22,7 +22,7 @@ use carveout::vm::space::{Part, Region};
 use carveout::vm::walk::Ttbr;
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Bytes of a line, at most: one word in each is written and read.
 const STRIDE: u32 = 64;
@@ -35,7 +35,7 @@ const SECTION: VirtAddr = VirtAddr::new(0x4000_0000);
 #[repr(C, align(1024))]
 struct Table(UnsafeCell<L2Table>);
 
-// SAFETY: `region` alone names it, and runs once, on core 0.
+// SAFETY: `region` alone names it, and gets past its first lines once.
 unsafe impl Sync for Table {}
 
 static TABLE: Table = Table(UnsafeCell::new([L2Desc::FAULT; L2_ENTRIES]));
@@ -99,8 +99,14 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The section, as a region of one page. Once: core 0 calls it, and the kernel runs one demo.
+/// Returns the section, as a region of one page.
+///
+/// # Panics
+///
+/// If it was called before: its tables have one name.
 fn region(kernel: &'static Kernel) -> Region<'static> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    assert!(!TAKEN.swap(true, Ordering::Relaxed), "the caches are tried once");
     let table = TABLE.0.get();
     let image = VirtAddr::new(table.addr() as u32);
     let table_at = translate_image(image).expect("part of the image");
@@ -109,7 +115,7 @@ fn region(kernel: &'static Kernel) -> Region<'static> {
     let entry = entry_at.wrapping_sub(table_at.raw()).wrapping_add(image.raw()) as *mut L1Desc;
     // SAFETY: the entry of the head's table, mapped with the image for good; the kernel's regions are all above it.
     let l1 = unsafe { core::slice::from_raw_parts_mut(entry, 1) };
-    // SAFETY: this function alone names the table, and runs once.
+    // SAFETY: this function alone names the table, and comes here once (`TAKEN`).
     let l2 = unsafe { core::slice::from_raw_parts_mut(table, 1) };
     let (range, share) = (VirtRange::new(SECTION.raw(), 1), Armv7a::shareability());
     // SAFETY: as just said, and the addresses are theirs.

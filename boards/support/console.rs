@@ -1,9 +1,10 @@
 //! The console: one UART, for lines of the kernel and of the `log` crate.
 //!
-//! Guarantees: lines are not mixed; who loses a buffer reads of it with the next line; a fault report is printed whatever the interrupted code was printing. Once the
-//! command line is known nothing semihosts unless it says `semihosting`: on a board without a debugger the program ends
-//! in a line and a core that waits. Before, when there is nobody else to tell, a semihosting call is tried; where
-//! nobody answers, it comes to the kernel's own vector, and the core waits as well.
+//! Guarantees: lines are not mixed. The next line after a buffer is lost comes with one that says so. A fault report is
+//! printed whatever the interrupted code was printing. Once the command line is known nothing semihosts unless it says
+//! `semihosting`: on a board without a debugger the program ends in a line and a core that waits. Before, when there is
+//! nobody else to tell, a semihosting call is tried; where nobody answers, it comes to the kernel's own vector, and the
+//! core waits as well.
 
 use super::bring_up::kernel;
 use super::ns16550::Ns16550;
@@ -67,8 +68,8 @@ pub fn set_semihosting(answered: bool) {
     SEMIHOSTING.store(answered, Ordering::Relaxed);
 }
 
-/// Prints a line or several, and before it one a buffer that was lost since the last: dropping it printed none, for it may
-/// have happened under any lock. Interrupts are masked meanwhile, for as long as the UART takes.
+/// Prints text. Before it, prints a line for each buffer that was lost since the last call: the drop itself prints nothing,
+/// because it may happen under any lock. Interrupts are masked meanwhile, for as long as the UART takes.
 pub fn print(args: fmt::Arguments<'_>) {
     let mut uart = UART.lock();
     let mut write = |args: fmt::Arguments<'_>| match uart.as_mut() {

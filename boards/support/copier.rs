@@ -64,7 +64,12 @@ impl fmt::Display for CopyError {
 }
 
 /// What a copy reads or writes: memory in a device's hands.
-pub trait Granted {
+///
+/// # Safety
+///
+/// The bytes that `list` gives are the value's own: a buffer's, or a table's of buffers, that the device may access while
+/// the value lives (I4).
+pub unsafe trait Granted {
     /// Lists its bytes for `master`.
     ///
     /// # Errors
@@ -76,7 +81,8 @@ pub trait Granted {
     const WRITABLE: bool;
 }
 
-impl<M: Machine> Granted for DeviceOnly<M> {
+// SAFETY: the segments are the buffer's, which no CPU code maps while this type has it.
+unsafe impl<M: Machine> Granted for DeviceOnly<M> {
     fn list(&self, master: &Master) -> Result<Vec<Segment>, ScatterError> {
         Ok(self.segments(master)?.collect())
     }
@@ -84,7 +90,8 @@ impl<M: Machine> Granted for DeviceOnly<M> {
     const WRITABLE: bool = true;
 }
 
-impl<M: Machine> Granted for Coherent<M> {
+// SAFETY: the segments are the buffer's, which CPU and device share.
+unsafe impl<M: Machine> Granted for Coherent<M> {
     fn list(&self, master: &Master) -> Result<Vec<Segment>, ScatterError> {
         Ok(self.segments(master)?.collect())
     }
@@ -92,7 +99,8 @@ impl<M: Machine> Granted for Coherent<M> {
     const WRITABLE: bool = true;
 }
 
-impl<M: Machine, D: Direction> Granted for Table<M, D, Device> {
+// SAFETY: the segments are the table's buffers', all of which the device owns.
+unsafe impl<M: Machine, D: Direction> Granted for Table<M, D, Device> {
     fn list(&self, master: &Master) -> Result<Vec<Segment>, ScatterError> {
         Ok(self.segments(master)?.collect())
     }
@@ -383,9 +391,9 @@ mod tests {
             assert!(to.views().all(|view| view.iter().all(|&byte| byte == 0x3c)), "{answer:?}");
             // SAFETY: as above.
             drop(unsafe { from.for_cpu() });
-            let dma = copier.wait.device().setup.dma;
+            let (dma, kept) = (copier.wait.device().setup.dma, copier.wait.kept.clone());
             drop(copier);
-            assert_eq!(dma.stats().quarantined, 0);
+            assert_eq!((dma.stats().quarantined, kept.get()), (0, false), "{answer:?}: the registers are anybody's");
         }
     }
 
@@ -422,9 +430,10 @@ mod tests {
             let failed = copy(&mut copier, [8192, 8192]).unwrap_err();
             assert_eq!((failed.error, failed.given.is_none()), (CopyError::Hung, true), "{answer:?}");
             assert_eq!(quarantined(&copier), 16384, "{answer:?}");
-            let dma = copier.wait.device().setup.dma;
+            let (dma, kept) = (copier.wait.device().setup.dma, copier.wait.kept.clone());
             drop(copier);
             assert_eq!(dma.stats().quarantined, 20480, "{answer:?}: the list");
+            assert!(kept.get(), "{answer:?}: nobody else gets the registers");
         }
     }
 

@@ -10,6 +10,7 @@ use core::cell::{Cell, RefCell, RefMut};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use std::boxed::Box;
+use std::rc::Rc;
 
 /// A block of registers. It answers as a [`Played`] device makes it answer.
 pub(super) struct Block<R> {
@@ -72,13 +73,13 @@ pub(super) struct Played<D> {
     step: fn(&mut D, u64) -> bool,
     now: Cell<u64>,
     told: Cell<bool>,
-    /// The driver keeps the registers for good.
-    pub(super) kept: bool,
+    /// The driver keeps the registers for good. Shared, for a driver says so when it is dropped.
+    pub(super) kept: Rc<Cell<bool>>,
 }
 
 impl<D> Played<D> {
     pub(super) fn new(device: D, step: fn(&mut D, u64) -> bool) -> Self {
-        Self { device: RefCell::new(device), step, now: Cell::new(0), told: Cell::new(false), kept: false }
+        Self { device: RefCell::new(device), step, now: Cell::new(0), told: Cell::new(false), kept: Rc::default() }
     }
 
     pub(super) fn device(&self) -> RefMut<'_, D> {
@@ -108,6 +109,6 @@ impl<D> Wait for Played<D> {
     }
 
     fn keep_registers(&mut self) {
-        self.kept = true;
+        self.kept.set(true);
     }
 }

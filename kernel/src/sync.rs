@@ -602,7 +602,7 @@ mod by_core {
         // A handler that waits in the middle of this leaves it as it was.
         let outer = (record.waits.load(Ordering::Relaxed), record.waits_for.load(Ordering::Relaxed));
         let mut rounds = 0;
-        // Each time with interrupts masked, and in no place.
+        // At each turn of this loop interrupts are masked and the core has no place.
         while let Some(mut wait) = turns.join(place()) {
             record.place.store(wait.place(), Ordering::Relaxed);
             record.queue.store(core::ptr::from_ref(turns).cast_mut(), Ordering::Relaxed);

@@ -634,7 +634,8 @@ impl Area {
         if lending.open_in(frames).is_some() { None } else { Some(lending.cost(frames)) }
     }
 
-    /// From now on somebody waits for a slot that has none open, or does not any more. Meanwhile none is opened.
+    /// Notes that one more caller waits for a slot without open pages, or (`false`) that one waits no more. While anybody
+    /// waits, no page of a slot is opened.
     pub(crate) fn await_slots(&mut self, waits: bool) {
         if let Some(lending) = &mut self.lending {
             lending.await_slots(waits);

@@ -406,13 +406,13 @@ fn the_audit_finds_a_table_in_a_guard(kernel: &'static Kernel) -> Verdict {
     audit(kernel)
 }
 
-/// The audit while other values stand in this core's registers.
+/// Looks at something while other values stand in this core's registers.
 ///
 /// # Safety
 ///
-/// Under these values text, stack, data and tables can be reached as before, and nothing uses a
-/// mapping that they change: no interrupt comes, and no device is spoken to.
-unsafe fn audit_under(kernel: &'static Kernel, registers: Registers) -> Result<Findings, String> {
+/// Under these values text, stack, data and tables can be reached as before, and nothing uses a mapping that they change:
+/// no interrupt comes, and no device is spoken to.
+unsafe fn under<T>(kernel: &'static Kernel, registers: Registers, look: impl FnOnce() -> T) -> T {
     let (prrr, nmrr, cpsr): (u32, u32, u32);
     // SAFETY: reads PRRR.
     unsafe { asm!("mrc p15, 0, {0}, c10, c2, 0", out(reg) prrr, options(nomem, nostack, preserves_flags)) };
@@ -423,12 +423,22 @@ unsafe fn audit_under(kernel: &'static Kernel, registers: Registers) -> Result<F
     unsafe { asm!("mrs {0}, cpsr", "cpsid i", out(reg) cpsr, options(nostack, preserves_flags)) };
     // SAFETY: this function's contract says that all in use can be reached under them; interrupts are masked.
     unsafe { set_registers(&registers) };
-    let found = kernel.audit();
+    let seen = look();
     // SAFETY: what was there before.
     unsafe { set_registers(&was) };
     // SAFETY: what it was.
     unsafe { asm!("msr cpsr_c, {0}", in(reg) cpsr, options(nostack, preserves_flags)) };
-    must_find(found)
+    seen
+}
+
+/// What the audit finds while other values stand in this core's registers.
+///
+/// # Safety
+///
+/// That of [`under`].
+unsafe fn audit_under(kernel: &'static Kernel, registers: Registers) -> Result<Findings, String> {
+    // SAFETY: `under` asks for what this function asks for.
+    must_find(unsafe { under(kernel, registers, || kernel.audit()) })
 }
 
 /// Linux's PRRR and NMRR: our non-cacheable type becomes device memory, and our device memory is Normal.
@@ -481,38 +491,14 @@ fn the_audit_finds_caches_that_are_off(kernel: &'static Kernel) -> Verdict {
     audit(kernel)
 }
 
-/// Whether TTBCR keeps this value, with which nothing in use is translated otherwise.
-fn keeps_ttbcr(value: u32) -> bool {
-    let (was, kept, cpsr): (u32, u32, u32);
-    // SAFETY: reads CPSR and masks interrupts until it is written back.
-    unsafe { asm!("mrs {0}, cpsr", "cpsid i", out(reg) cpsr, options(nostack, preserves_flags)) };
-    // SAFETY: reads TTBCR.
-    unsafe { asm!("mrc p15, 0, {0}, c2, c0, 2", out(reg) was, options(nomem, nostack, preserves_flags)) };
-    // SAFETY: nothing uses the lower half, whose walks alone it turns off, and the old value is back before anything may.
-    unsafe {
-        asm!(
-            "mcr p15, 0, {value}, c2, c0, 2",
-            "isb",
-            "mrc p15, 0, {kept}, c2, c0, 2",
-            "mcr p15, 0, {was}, c2, c0, 2",
-            "isb",
-            value = in(reg) value,
-            kept = out(reg) kept,
-            was = in(reg) was,
-            options(nostack, preserves_flags)
-        );
-    }
-    // SAFETY: what it was.
-    unsafe { asm!("msr cpsr_c, {0}", in(reg) cpsr, options(nostack, preserves_flags)) };
-    kept == value
-}
-
 /// PD1 and the MMU's own bit cannot be planted: this code would not go on. The host's tests have them.
 fn the_audit_finds_walks_that_are_off(kernel: &'static Kernel) -> Verdict {
     let (was, at) = (kernel.machine.registers(), carved(kernel).ok_or("no area")?);
     let off = Registers { ttbcr: was.ttbcr | TTBCR_PD0, ..was };
+    // SAFETY: nothing uses the lower half.
+    let kept = unsafe { under(kernel, off, || kernel.machine.registers().ttbcr) };
     // A core without the Security Extensions has no PD0 (B4.1.153).
-    if !keeps_ttbcr(off.ttbcr) {
+    if kept != off.ttbcr {
         return Ok(());
     }
     // SAFETY: nothing uses the lower half.

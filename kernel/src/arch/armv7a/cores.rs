@@ -54,12 +54,14 @@ impl fmt::Display for CoreId {
     }
 }
 
-/// A world of the Security Extensions (ARM ARM B1.5). Which one a core runs in no register says in both; the head tries.
+/// A world of the Security Extensions (ARM ARM B1.5). No register that both worlds may read tells them apart, so the head
+/// finds out by a read that one of them may not make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum World {
     /// May write every register; or the core has no Security Extensions, and one world.
     Secure,
-    /// May not write what decides over both worlds: the SCU, most of ACTLR, the PL310's control. Its firmware has.
+    /// May not write what decides over both worlds: the SCU, most of ACTLR, the PL310's control. The secure world's firmware
+    /// has written it.
     NonSecure,
 }
 
