@@ -3,11 +3,11 @@
 
 #[cfg(target_os = "none")]
 mod kernel {
-    use carveout::arch::armv7a::start::BootHandover;
     use carveout_boards::println;
     use carveout_boards::support::{bring_up, console, demo, report};
+    use carveout_rt::start::BootHandover;
 
-    carveout::entry!(main);
+    carveout_rt::entry!(main);
 
     fn main(handover: BootHandover) -> ! {
         let kernel = bring_up::start(handover);

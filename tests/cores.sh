@@ -30,7 +30,7 @@ cores() {
         'refused: cpu@3: no enable-method, and no board that is known to start it'
     check 'cores: two of four' outcome 0 'cores: 2 of the 4 in the device tree are not there' 'cores: 2 are in' \
         'demo: ok' -- boot_penned '' '' -smp 2
-    # The bits of its diagnostic control register, by revision: kernel/src/arch/errata.rs.
+    # The bits of its diagnostic control register, by revision: kernel/armv7a/src/errata.rs.
     local elf
     for elf in "${on_target_elfs[@]}"; do
         [[ $elf == */errata-* ]] || continue
@@ -40,7 +40,7 @@ cores() {
         of_revision r3p0 0x413fc090 0x00600000 "$elf"
         of_revision r4p1 0x414fc091 0x00400000 "$elf"
     done
-    # Cores by other names: kernel/src/arch/ids.rs.
+    # Cores by other names: kernel/armv7a/src/ids.rs.
     check 'cores: a Cortex-A7' outcome 0 'cores: 4 are in' 'demo: ok' -- boot_penned '' '' -smp 4 \
         -global cortex-a9-arm-cpu.midr=0x410fc075
     check 'cores: a Cortex-A15 of which one alone is right' outcome 0 \

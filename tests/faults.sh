@@ -33,9 +33,9 @@ faults() {
     dies 'null pointer' 101 null \
         'exception: data abort: translation fault, first level on a read at 0x00000000, in Supervisor mode, pc 0xff0?????' \
         'exception: at 0x00000000: lower half: no process is mapped'
-    dies 'lock out of order' 102 lock-order 'panic: panicked at kernel/src/sync.rs:*' \
-        'lock order: rank 4 at kernel/src/dma/mod.rs:*, while rank 7 is held since tests/on-target/src/faults.rs:*'
-    dies 'lock taken twice' 102 lock-twice 'panic: panicked at kernel/src/sync.rs:*' \
+    dies 'lock out of order' 102 lock-order 'panic: panicked at kernel/carveout/src/sync.rs:*' \
+        'lock order: rank 4 at kernel/carveout/src/dma/mod.rs:*, while rank 7 is held since tests/on-target/src/faults.rs:*'
+    dies 'lock taken twice' 102 lock-twice 'panic: panicked at kernel/carveout/src/sync.rs:*' \
         'lock order: rank 7 at tests/on-target/src/faults.rs:*, while rank 7 is held since tests/on-target/src/faults.rs:*'
     cores=4 dies 'deadlock of two cores' 103 deadlock \
         'deadlock: for more than 10 s core 2 waits for a lock' \

@@ -33,14 +33,14 @@ tests() {
 }
 both() { tests --lib -- cma:: && tests --test loans --test promises; }
 
-# mutant NAME FILE OLD NEW: what stands once in a file of kernel/src, and what stands there instead.
+# mutant NAME FILE OLD NEW: what stands once in a file of kernel/carveout/src, and what stands there instead.
 mutant() {
     local name=$1 file=$2
     [[ $name == *"$wanted"* ]] || return 0
-    cp -- "$ROOT/kernel/src/$file" "$work/kernel/src/$file"
+    cp -- "$ROOT/kernel/carveout/src/$file" "$work/kernel/carveout/src/$file"
     OLD=$3 NEW=$4 perl -0777 -i -pe \
-        '$n = s/\Q$ENV{OLD}\E/$ENV{NEW}/g; END { exit($n == 1 ? 0 : 1) }' "$work/kernel/src/$file" ||
-        die "$name: kernel/src/$file does not hold that once: $3"
+        '$n = s/\Q$ENV{OLD}\E/$ENV{NEW}/g; END { exit($n == 1 ? 0 : 1) }' "$work/kernel/carveout/src/$file" ||
+        die "$name: kernel/carveout/src/$file does not hold that once: $3"
     if both; then
         echo "MISSED  $name"
         missed=$((missed + 1))
@@ -53,7 +53,7 @@ mutant() {
             "$work/log" | sort -u | sed -n 1p)"
         found=$((found + 1))
     fi
-    cp -- "$ROOT/kernel/src/$file" "$work/kernel/src/$file"
+    cp -- "$ROOT/kernel/carveout/src/$file" "$work/kernel/carveout/src/$file"
 }
 
 both || { cat -- "$work/log" >&2 && die "the tests fail with no mistake planted"; }

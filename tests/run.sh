@@ -223,6 +223,14 @@ planted() {
         boot --image "$work/disk" --append "plant=$1" "$TARGET_DIR/$TARGET/release/planted"
 }
 
+# documents: every link in the module's documents leads somewhere. What exists for the target alone is documented there.
+documents() {
+    export RUSTDOCFLAGS='-D warnings'
+    host_cargo doc --quiet --no-deps --package carveout --features carveout/fake
+    target_cargo doc --quiet --no-deps --package carveout --package carveout-boot --package carveout-armv7a \
+        --package carveout-rt
+}
+
 # cargo_runner NAME: what a developer types, for one of the on-target tests; .cargo/config.toml names the runner.
 cargo_runner() { target_cargo test --quiet --release --package on-target --test "$1"; }
 
@@ -355,6 +363,7 @@ checks() {
     check_alone 'clippy, kernel' target_cargo clippy --quiet --release --package carveout-boards --bin demo -- -D warnings
     check_alone 'clippy, on-target tests' \
         target_cargo clippy --quiet --release --package on-target --lib --bins --tests -- -D warnings
+    check_alone 'documents' documents
     setup_decisions
     check_cargo_tests 'host tests' host_tests
     check_cargo_tests 'doc tests, error codes included' doctests

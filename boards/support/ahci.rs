@@ -28,12 +28,12 @@ use super::wait::{Failed, Wait, until};
 use carveout::addr::BusAddr;
 #[cfg(target_arch = "arm")]
 use carveout::addr::FRAME_SIZE;
-use carveout::arch::Machine;
-#[cfg(target_arch = "arm")]
-use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
 use carveout::dma::buffer::{Coherent, Cpu, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
+use carveout::machine::Machine;
+#[cfg(target_arch = "arm")]
+use carveout_armv7a::mmu::Armv7a;
 use core::fmt;
 use tock_registers::{
     interfaces::{ReadWriteable, Readable, Writeable},
@@ -368,8 +368,8 @@ mod tests {
     use super::super::fake::{Block, Played, block};
     use super::*;
     use carveout::addr::PhysAddr;
-    use carveout::arch::fake::Fake;
-    use carveout::arch::fake::setup::Setup;
+    use carveout::fake::Fake;
+    use carveout::setup::Setup;
     use std::string::ToString;
 
     // By offset, as the manual lists them.

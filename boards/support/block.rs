@@ -3,9 +3,9 @@
 use super::ahci::{AhciError, BoardDisk};
 use super::bring_up::Kernel;
 use super::disk::{Disk, DiskError};
-use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::dma::buffer::{Cpu, Device, FromDevice, Stream};
 use carveout::dma::master::Master;
+use carveout_armv7a::mmu::Armv7a;
 use core::fmt;
 
 /// A disk.

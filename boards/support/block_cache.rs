@@ -9,9 +9,9 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::FRAME_SIZE;
-use carveout::arch::Machine;
 use carveout::cma::loan::{LendError, Loan, LoanError};
 use carveout::dma::loan::{Borrower, Discardable, Movable};
+use carveout::machine::Machine;
 use core::fmt;
 
 /// Bytes of a block.
@@ -260,10 +260,10 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
 mod tests {
     use super::super::fake::with_all_open;
     use super::*;
-    use carveout::arch::fake::Fake;
-    use carveout::arch::fake::setup::Setup;
     use carveout::cma::loan::Priority;
     use carveout::dma::buffer::Contiguous;
+    use carveout::fake::Fake;
+    use carveout::setup::Setup;
     use proptest::prelude::*;
     use std::boxed::Box;
 

@@ -94,7 +94,7 @@ pub fn read() -> u8 {
         if let Some(byte) = UART.lock().as_mut().and_then(Uart::try_read) {
             return byte;
         }
-        carveout::arch::relax();
+        carveout::cpu::relax();
     }
 }
 
@@ -117,7 +117,7 @@ pub unsafe fn seize() {
         if UART.try_lock().is_some() {
             return;
         }
-        carveout::arch::relax();
+        carveout::cpu::relax();
     }
     // SAFETY: the holder is this core, whose code never runs again by this function's contract, or one that is given up:
     // what both then touch is the UART's data register, which takes each byte as it comes.

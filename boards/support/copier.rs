@@ -17,13 +17,14 @@ use super::wait::Interrupt;
 use super::wait::{Failed, Wait, until};
 use alloc::vec::Vec;
 use carveout::addr::FRAME_SIZE;
-use carveout::arch::Machine;
-#[cfg(target_arch = "arm")]
-use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
 use carveout::dma::buffer::{Coherent, Device, DeviceOnly, Direction};
 use carveout::dma::master::Master;
-use carveout::dma::scatter::{ScatterError, Segment, Table};
+use carveout::dma::scatter::Table;
+use carveout::dma::segment::{ScatterError, Segment};
+use carveout::machine::Machine;
+#[cfg(target_arch = "arm")]
+use carveout_armv7a::mmu::Armv7a;
 use core::fmt;
 
 /// Items of a list that are started at once: a page of them.
@@ -237,9 +238,9 @@ mod tests {
     use super::super::pl081::{MAX_SEGMENT, Registers};
     use super::*;
     use carveout::addr::{BusAddr, PhysAddr};
-    use carveout::arch::fake::Fake;
-    use carveout::arch::fake::setup::Setup;
     use carveout::dma::buffer::{FromDevice, ToDevice};
+    use carveout::fake::Fake;
+    use carveout::setup::Setup;
     use std::string::ToString;
 
     // By offset, as the manual lists them.

@@ -13,12 +13,13 @@ use crate::println;
 use aarch32_cpu::interrupt;
 use arrayvec::ArrayVec;
 use carveout::addr::PhysAddr;
-use carveout::arch::armv7a::cores::{self, Alone, CoreId, MAX_CORES};
-use carveout::arch::armv7a::mmu::wait_for_interrupt;
-use carveout::arch::armv7a::secondary;
-use carveout::arch::{self, Cache, Registers};
+use carveout::cpu::wait_for_interrupt;
+use carveout::cpu::{self, CoreId, MAX_CORES};
+use carveout::machine::{Cache, Registers};
 use carveout::sync;
 use carveout::vm::audit::{Findings, Report};
+use carveout_armv7a::cores::{self, Alone};
+use carveout_rt::secondary;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use spin::Once;
@@ -112,7 +113,7 @@ pub fn start(kernel: &'static Kernel) {
     for ((cpu, core), why) in others.into_iter().zip(told) {
         let state = &STATES[core.index()];
         while state.load(Ordering::Acquire) == SENT_FOR {
-            arch::relax();
+            cpu::relax();
             // From here on it stays out, whenever it comes; what nobody could tell may still have come by the head.
             if kernel.micros() > deadline
                 && state.compare_exchange(SENT_FOR, GIVEN_UP, Ordering::Relaxed, Ordering::Acquire).is_ok()
@@ -262,7 +263,7 @@ pub fn on_all(work: Work<'_>) {
         let mut last = (0, 0);
         let mut rounds = 0u32;
         while !WORK[core.index()].load(Ordering::Acquire).is_null() {
-            arch::relax();
+            cpu::relax();
             rounds = rounds.wrapping_add(1);
             if rounds.is_multiple_of(4096)
                 && let Some(kernel) = kernel()

@@ -42,14 +42,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::Bytes;
-use carveout::arch::Lines;
-use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::area::AllocError;
 use carveout::dma::Dma;
 use carveout::dma::buffer::{
     Coherent, Contiguous, Cpu, Device, DeviceOnly, Direction, Effort, FromDevice, Stream, ToDevice,
 };
 use carveout::dma::master::Master;
+use carveout::machine::Lines;
+use carveout_armv7a::mmu::Armv7a;
 use core::fmt;
 
 /// The mock devices' `compatible`.

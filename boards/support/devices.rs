@@ -6,8 +6,8 @@
 use super::irq::IrqId;
 use arrayvec::ArrayVec;
 use carveout::addr::{BusAddr, PhysAddr};
-use carveout::boot::bootinfo::{BootInfo, DevicePath, bus};
 use carveout::dma::master::{BusWindow, MAX_WINDOWS};
+use carveout_boot::bootinfo::{BootInfo, DevicePath, bus};
 use core::fmt;
 use dtoolkit::fdt::FdtNode;
 use dtoolkit::standard::{NodeStandard, Range};

@@ -2,10 +2,10 @@
 //! lent pages that are all open.
 
 use super::wait::Wait;
-use carveout::arch::fake::Fake;
-use carveout::arch::fake::setup::Setup;
 use carveout::cma::loan::{Loan, Priority, SPARES};
 use carveout::dma::loan::{Borrower, Movable};
+use carveout::fake::Fake;
+use carveout::setup::Setup;
 use core::cell::{Cell, RefCell, RefMut};
 use core::marker::PhantomData;
 use core::ptr::NonNull;

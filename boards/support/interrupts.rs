@@ -11,9 +11,9 @@ use super::rank;
 use super::sun4i_intc::Sun4iIntc;
 use aarch32_cpu::interrupt;
 use aarch32_cpu::register::Cpsr;
-use carveout::arch::armv7a::exceptions;
-use carveout::arch::armv7a::mmu::dsb;
+use carveout::cpu::dsb;
 use carveout::sync::Lock;
+use carveout_rt::exceptions;
 use core::mem;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 

@@ -19,7 +19,6 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE};
-use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::cma::contract::Set;
 use carveout::cma::loan::{LendError, LoanStats, Priority};
 use carveout::dma::buffer::{Coherent, Contiguous, Device, DeviceOnly, FromDevice, Stream, ToDevice};
@@ -27,6 +26,7 @@ use carveout::dma::contract::Contract;
 use carveout::dma::loan::{Discardable, Lent, LoanKind, Movable};
 use carveout::dma::master::{AreaId, Master};
 use carveout::dma::port::Port;
+use carveout_armv7a::mmu::Armv7a;
 use core::fmt;
 
 /// How much [`churn`] does.

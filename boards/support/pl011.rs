@@ -55,7 +55,7 @@ impl Pl011 {
     /// Sends one byte as it is; waits while the FIFO is full.
     pub fn write_byte(&mut self, byte: u8) {
         while self.registers.fr.is_set(FR::TXFF) {
-            carveout::arch::relax();
+            carveout::cpu::relax();
         }
         self.registers.dr.write(DR::DATA.val(byte.into()));
     }

@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 use carveout::addr::BusAddr;
-use carveout::dma::scatter::Segment;
+use carveout::dma::segment::Segment;
 use core::{fmt, ptr::NonNull};
 use tock_registers::{
     interfaces::{Readable, Writeable},

@@ -1,10 +1,10 @@
 //! The mock devices' way to memory: [`BusMaster`] over the DMA API's port.
 
 use super::mock::{BusError, BusFault, BusMaster, Window};
-use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::dma::Dma;
 use carveout::dma::master::Master;
 use carveout::dma::port::{Opened, Port, PortError};
+use carveout_armv7a::mmu::Armv7a;
 
 /// The port of one mock device.
 pub struct DevicePort(Port<Armv7a>);

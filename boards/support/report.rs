@@ -4,11 +4,12 @@ use super::bring_up::{Kernel, kernel};
 use super::{console, cores};
 use crate::println;
 use carveout::addr::{Bytes, VirtAddr};
-use carveout::arch::armv7a::exceptions::Exception;
-use carveout::arch::armv7a::l2c310::L2c310;
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::armv7a::start::ImageMap;
-use carveout::vm::layout::{DEVICES, FIXMAP, IMAGE, LOAN_WINDOW, SHARED};
+use carveout_armv7a::l2c310::L2c310;
+use carveout_armv7a::mmu::Armv7a;
+use carveout_boot::upper_half::{DEVICES, FIXMAP, IMAGE, LOAN_WINDOW, SHARED};
+use carveout_rt::address_space::direct_map;
+use carveout_rt::exceptions::Exception;
+use carveout_rt::start::ImageMap;
 use core::fmt;
 
 /// The exit code after an exception.
@@ -36,7 +37,7 @@ pub fn boot(kernel: &Kernel) {
         println!("RAM alias: {alias}");
     }
     kernel.layout.each_claim(|claim| {
-        use carveout::boot::layout::ClaimKind::{Area, Firmware, Reserved, Withheld};
+        use carveout_boot::layout::ClaimKind::{Area, Firmware, Reserved, Withheld};
         let what = match claim.kind {
             Reserved => "reserved for",
             Firmware => "carved out for firmware:",
@@ -64,7 +65,7 @@ pub fn boot(kernel: &Kernel) {
     for (device, lost) in kernel.layout.devices_without() {
         println!("refused: {device}: no area: {lost}");
     }
-    if let Some(map) = kernel.machine.direct_map() {
+    if let Some(map) = direct_map() {
         for run in map.runs() {
             println!("direct map: {} at {}, write-back, rw-", run.frames, run.va);
         }
@@ -111,7 +112,7 @@ impl fmt::Display for At {
             return f.write_str("loan window: no page is open there");
         }
         if SHARED.contains(va) {
-            let Some((frame, held)) = kernel.machine.direct_map().and_then(|map| map.frame_at(va)) else {
+            let Some((frame, held)) = direct_map().and_then(|map| map.frame_at(va)) else {
                 return write!(f, "direct map: no RAM there");
             };
             let base = frame.base();

@@ -7,9 +7,9 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use carveout::addr::FRAME_SIZE;
-use carveout::arch::Machine;
 use carveout::cma::loan::{LendError, Loan, LoanError, LoanStats};
 use carveout::dma::loan::{Borrower, LoanKind};
+use carveout::machine::Machine;
 use core::fmt;
 
 const PAGE: usize = FRAME_SIZE as usize;
@@ -174,9 +174,9 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
 mod tests {
     use super::super::fake::with_all_open;
     use super::*;
-    use carveout::arch::fake::setup::Setup;
     use carveout::cma::loan::Priority;
     use carveout::dma::loan::Movable;
+    use carveout::setup::Setup;
     use std::vec;
 
     #[test]

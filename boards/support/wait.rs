@@ -39,7 +39,7 @@ pub fn until(now: impl Fn() -> u64, micros: u64, mut done: impl FnMut() -> bool)
         if late {
             return false;
         }
-        carveout::arch::relax();
+        carveout::cpu::relax();
     }
 }
 

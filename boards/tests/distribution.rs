@@ -2,10 +2,10 @@
 //! their memory. tests/cards.sh fetches the trees and names their folder.
 
 use carveout::addr::FrameRange;
-use carveout::boot::bootinfo::{BootError, BootInfo};
-use carveout::boot::layout::Layout;
 use carveout_boards::BOARDS;
 use carveout_boards::support::devices::{Block, Found, find, find_all};
+use carveout_boot::bootinfo::{BootError, BootInfo};
+use carveout_boot::layout::Layout;
 
 fn tree(name: &str) -> Vec<u8> {
     let folder = std::env::var("CARVEOUT_TREES").expect("CARVEOUT_TREES names a folder of device trees");

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// Runs that go on for this many times the instructions of the whole program are stuck.
 const PATIENCE: u64 = 4;
 /// Where the module's operations are.
-const MODULE: &str = "kernel/src/arch/";
+const MODULE: [&str; 2] = ["kernel/armv7a/src/", "kernel/carveout/src/cpu.rs"];
 
 /// An instruction, or a store to the outer controller, of one program on one machine.
 struct Candidate {
@@ -47,7 +47,7 @@ fn name(op: &str, calls: &[Place], register: bool) -> Option<String> {
     if let [Place { function, line: None }] = calls {
         return Some(format!("{op}: head.s, {function}"));
     }
-    let inside = |place: &&Place| place.line.as_ref().is_some_and(|line| line.contains(MODULE));
+    let inside = |place: &&Place| place.line.as_ref().is_some_and(|line| MODULE.iter().any(|part| line.contains(part)));
     let tell = |place: &Place| {
         let line = place.line.as_deref().unwrap_or("?");
         format!("{} {}", short(&place.function), line.rsplit('/').next().unwrap_or(line))
@@ -172,15 +172,15 @@ mod tests {
     fn a_site_is_named_by_the_calls_inside_the_module() {
         let place = |function: &str, line: &str| Place { function: function.into(), line: Some(line.into()) };
         let calls = [
-            place("carveout::arch::armv7a::mmu::dsb", "kernel/src/arch/armv7a/mmu.rs:110"),
-            place("<carveout::arch::X as carveout::arch::levels::Level>::wait::<u8>", "kernel/src/arch/levels.rs:3"),
-            place("carveout::dma::go", "kernel/src/dma/mod.rs:1"),
+            place("carveout::cpu::dsb", "kernel/carveout/src/cpu.rs:110"),
+            place("<carveout_armv7a::X as carveout_armv7a::levels::Level>::wait::<u8>", "kernel/armv7a/src/levels.rs:3"),
+            place("carveout::dma::go", "kernel/carveout/src/dma/mod.rs:1"),
         ];
-        assert_eq!(name("Dsb", &calls, false).as_deref(), Some("Dsb: dsb mmu.rs:110 < wait levels.rs:3"));
+        assert_eq!(name("Dsb", &calls, false).as_deref(), Some("Dsb: dsb cpu.rs:110 < wait levels.rs:3"));
         assert_eq!(name("Dmb", &calls[2..], false), None);
         let calls = [place("tock_registers::set", "tock/src/x.rs:1"), calls[0].clone()];
         assert_eq!(name("Dmb", &calls, false), None);
-        assert_eq!(name("outer sync", &calls, true).as_deref(), Some("outer sync: dsb mmu.rs:110"));
+        assert_eq!(name("outer sync", &calls, true).as_deref(), Some("outer sync: dsb cpu.rs:110"));
         let head = [Place { function: "levels_done+0x8".into(), line: None }];
         assert_eq!(name("Dsb", &head, false).as_deref(), Some("Dsb: head.s, levels_done+0x8"));
     }

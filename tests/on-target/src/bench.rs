@@ -13,21 +13,21 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::armv7a::start::BootHandover;
 use carveout::cma::index::{Index, Node};
 use carveout::cma::loan::{Loan, Priority, SPARES};
 use carveout::dma::buffer::{Coherent, Contiguous, Cpu, Device, FromDevice, Stream};
 use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable};
 use carveout::dma::master::{AreaId, Master};
 use carveout::vm::ledger::{Cell, Ledger};
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
 use carveout_boards::support::clock::Clock;
 use carveout_boards::support::console;
+use carveout_rt::start::BootHandover;
 use core::hint::black_box;
 
-carveout::entry!(main);
+carveout_rt::entry!(main);
 
 /// Instructions in a tick of the timer: it runs at 100 MHz, a nanosecond is an instruction.
 const TICK: u64 = 10;

@@ -7,8 +7,7 @@
 #![no_main]
 
 use carveout::addr::FRAME_SIZE;
-use carveout::arch::armv7a::cores::CoreId;
-use carveout::arch::armv7a::start::BootHandover;
+use carveout::cpu::CoreId;
 use carveout::dma::buffer::Bidirectional;
 use carveout::dma::master::Master;
 use carveout::sync::{self, Lock, Rank};
@@ -16,9 +15,10 @@ use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
 use carveout_boards::support::clock::Clock;
 use carveout_boards::support::{console, cores};
+use carveout_rt::start::BootHandover;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-carveout::entry!(main);
+carveout_rt::entry!(main);
 
 type Operation = fn(&Kernel, &Master);
 

@@ -4,18 +4,18 @@
 #![no_main]
 
 use carveout::addr::{FRAME_SIZE, Frame, VirtAddr};
-use carveout::arch::armv7a::start::{BootHandover, ImageMap};
 use carveout::dma::buffer::FromDevice;
 use carveout::sync::{Lock, Rank};
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
 use carveout_boards::support::{console, cores};
+use carveout_rt::start::{BootHandover, ImageMap};
 use core::arch::asm;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, Ordering};
 use on_target::{address_of, after, alloc, direct_map_place};
 
-carveout::entry!(main);
+carveout_rt::entry!(main);
 
 /// Exit code of a program that was to die and did not.
 const SURVIVED: i32 = 3;
@@ -26,7 +26,7 @@ fn main(handover: BootHandover) -> ! {
     match fault {
         "undefined" => undefined(),
         "owned" => owned(kernel, |_, va| after(va, FRAME_SIZE)),
-        "owned-direct" => owned(kernel, |frame, _| place(kernel, frame)),
+        "owned-direct" => owned(kernel, |frame, _| place(frame)),
         "hole" => hole(kernel),
         "guard" => guard(kernel),
         "stack" => println!("sum: {}", overflow(kernel.heap.count())),
@@ -72,11 +72,11 @@ fn owned(kernel: &'static Kernel, stray: impl FnOnce(Frame, VirtAddr) -> VirtAdd
 
 fn hole(kernel: &'static Kernel) {
     let Some(area) = kernel.layout.areas().first() else { console::die(format_args!("no area")) };
-    read(place(kernel, Frame::containing(area.ranges[0].base())));
+    read(place(Frame::containing(area.ranges[0].base())));
 }
 
-fn place(kernel: &'static Kernel, frame: Frame) -> VirtAddr {
-    direct_map_place(kernel, frame).unwrap_or_else(|| console::die(format_args!("no place in the direct map")))
+fn place(frame: Frame) -> VirtAddr {
+    direct_map_place(frame).unwrap_or_else(|| console::die(format_args!("no place in the direct map")))
 }
 
 fn guard(kernel: &'static Kernel) {

@@ -12,15 +12,16 @@ pub mod tables;
 use alloc::format;
 use alloc::string::String;
 use carveout::addr::{Frame, VirtAddr};
-use carveout::arch::armv7a::exceptions::{Access, Fault, FaultStatus};
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::armv7a::probe::{probe_exec, probe_read32, probe_write32};
-use carveout::arch::armv7a::start::BootHandover;
 use carveout::dma::buffer::Contiguous;
 use carveout::dma::master::Master;
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
 use carveout_boards::support::console;
+use carveout_rt::address_space::direct_map;
+use carveout_rt::fault::{Access, Fault, FaultStatus};
+use carveout_rt::probe::{probe_exec, probe_read32, probe_write32};
+use carveout_rt::start::BootHandover;
 
 /// What a check says: nothing, or what it found instead of what must be.
 pub type Verdict = Result<(), String>;
@@ -32,9 +33,9 @@ pub type Check = (&'static str, fn(&'static Kernel) -> Verdict);
 #[macro_export]
 macro_rules! checks {
     ($($check:ident),+ $(,)?) => {
-        carveout::entry!(main);
+        carveout_rt::entry!(main);
 
-        fn main(handover: carveout::arch::armv7a::start::BootHandover) -> ! {
+        fn main(handover: carveout_rt::start::BootHandover) -> ! {
             $crate::run(handover, &[$((stringify!($check), $check)),+])
         }
     };
@@ -119,8 +120,8 @@ pub fn address_of<T: ?Sized>(thing: &T) -> VirtAddr {
 }
 
 /// Where the direct map has the frame's place, held or not; `None` where no bank of RAM is.
-pub fn direct_map_place(kernel: &Kernel, frame: Frame) -> Option<VirtAddr> {
-    let map = kernel.machine.direct_map()?;
+pub fn direct_map_place(frame: Frame) -> Option<VirtAddr> {
+    let map = direct_map()?;
     map.runs().find_map(|run| {
         let bytes = frame.base().raw().wrapping_sub(run.frames.base().raw());
         let va = after(run.va, bytes);

@@ -14,17 +14,17 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE};
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::armv7a::start::BootHandover;
 use carveout::cma::loan::{Kind, Loan, Priority};
 use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable};
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
 use carveout_boards::support::clock::Clock;
 use carveout_boards::support::console;
 use carveout_boards::support::random::Random;
+use carveout_rt::start::BootHandover;
 
-carveout::entry!(main);
+carveout_rt::entry!(main);
 
 /// Recalls of each kind, if the boot arguments do not say.
 const RECALLS: u32 = 10_000;

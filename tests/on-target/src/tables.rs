@@ -5,15 +5,17 @@
 
 use alloc::string::String;
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::armv7a::start::{ImageMap, translate_image};
-use carveout::arch::{Mmu, Registers};
+use carveout::machine::LinearMap;
+use carveout::machine::{Mmu, Registers};
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::audit::{Finding, Findings, Report};
 use carveout::vm::desc::{L1Desc, L1Entry};
-use carveout::vm::layout::DEVICES;
 use carveout::vm::walk::Ttbr;
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::support::bring_up::Kernel;
+use carveout_boot::upper_half::DEVICES;
+use carveout_rt::address_space::direct_map;
+use carveout_rt::start::{ImageMap, translate_image};
 use core::arch::asm;
 use core::ptr::NonNull;
 
@@ -59,14 +61,14 @@ impl Place {
     }
 
     /// Through which address the CPU writes the word.
-    pub fn pointer(&self, kernel: &Kernel) -> Option<NonNull<u32>> {
+    pub fn pointer(&self) -> Option<NonNull<u32>> {
         let image = ImageMap::get();
         let start = translate_image(image.text.start)?;
         let va = VirtAddr::new(self.at.raw().wrapping_sub(start.raw()).wrapping_add(image.text.start.raw()));
         let frame = FrameRange::covering(self.at.raw().into(), 4);
         let va = match translate_image(va) {
             Some(_) => va,
-            None => VirtAddr::new(kernel.machine.direct_map()?.va_of(frame)?.raw() + self.at.raw() % FRAME_SIZE),
+            None => VirtAddr::new(direct_map()?.va_of(frame)?.raw() + self.at.raw() % FRAME_SIZE),
         };
         NonNull::new(va.raw() as *mut u32)
     }
@@ -91,7 +93,7 @@ impl Plant {
     /// ARM A3.5.7): the tests plant it, have the audit find it, and take it away.
     pub unsafe fn new(kernel: &'static Kernel, place: Place, word: u32) -> Option<Self> {
         let before = place.word(kernel)?;
-        let plant = Self { machine: kernel.machine, place, word: place.pointer(kernel)?, before };
+        let plant = Self { machine: kernel.machine, place, word: place.pointer()?, before };
         plant.write(word);
         plant.machine.invalidate_tlb(place.va, place.bytes);
         Some(plant)

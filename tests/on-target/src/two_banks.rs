@@ -10,20 +10,22 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::arch::armv7a::address_space::DeviceError;
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::cma::area::{AllocError, NoRun, Reach};
+use carveout::cma::area::{AllocError, NoRun};
+use carveout::cma::reach::Reach;
 use carveout::dma::buffer::{Contiguous, Cpu, Direction, FromDevice, Stream, ToDevice};
 use carveout::dma::master::Master;
-use carveout::dma::scatter::{ScatterError, Table};
+use carveout::dma::scatter::Table;
+use carveout::dma::segment::ScatterError;
 use carveout::vm::alias::Alias;
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::audit::Finding;
-use carveout::vm::layout::LOAN_WINDOW;
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::copier::{BoardCopier, CopyError};
 use carveout_boards::support::pl081::ListError;
 use carveout_boards::support::wait::Failed;
+use carveout_boot::upper_half::LOAN_WINDOW;
+use carveout_rt::address_space::DeviceError;
 use on_target::tables::{Place, Plant, finds, must_find, nobodys, section};
 use on_target::{Verdict, after, audit, checks, direct_map_place, ensure, ensure_eq, read};
 
@@ -233,7 +235,7 @@ fn plain(kernel: &Kernel) -> Result<(PhysAddr, VirtAddr), String> {
         run.covers(frames).then_some(PhysAddr::new(at))
     });
     let at = section.ok_or("no free section has a second name")?;
-    let va = direct_map_place(kernel, Frame::containing(at)).ok_or("it has no place in the direct map")?;
+    let va = direct_map_place(Frame::containing(at)).ok_or("it has no place in the direct map")?;
     Ok((at, va))
 }
 

@@ -5,12 +5,12 @@
 extern crate alloc;
 
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, SECTION_SIZE, VirtAddr};
-use carveout::arch::Mmu;
-use carveout::arch::armv7a::start::{ImageMap, translate_image};
-use carveout::boot::layout::AreaPlan;
+use carveout::machine::Mmu;
 use carveout::vm::desc::L1Desc;
-use carveout::vm::layout::SHARED;
 use carveout_boards::support::bring_up::Kernel;
+use carveout_boot::layout::AreaPlan;
+use carveout_boot::upper_half::SHARED;
+use carveout_rt::start::{ImageMap, translate_image};
 use on_target::tables::Place;
 use on_target::{Verdict, after, checks, direct_map_place, ensure, ensure_eq, is_unmapped, read};
 
@@ -31,7 +31,7 @@ fn carved(kernel: &Kernel) -> impl Iterator<Item = FrameRange> + '_ {
 fn no_carved_frame_can_be_reached_through_the_direct_map(kernel: &'static Kernel) -> Verdict {
     let mut probed = 0u32;
     for frame in carved(kernel).flat_map(FrameRange::iter) {
-        let va = direct_map_place(kernel, frame);
+        let va = direct_map_place(frame);
         let va = va.ok_or_else(|| alloc::format!("frame {} has no place in the direct map", frame.base()))?;
         is_unmapped(va)?;
         probed += 1;
@@ -51,7 +51,7 @@ fn frames_beside_a_carve_out_can_be_reached(kernel: &'static Kernel) -> Verdict 
             if !kernel.info.banks().iter().any(|bank| bank.contains(frame)) {
                 continue;
             }
-            let va = direct_map_place(kernel, frame).map(|va| after(va, FRAME_SIZE - 4));
+            let va = direct_map_place(frame).map(|va| after(va, FRAME_SIZE - 4));
             let word = va.map(read);
             ensure!(matches!(word, Some(Ok(_))), "frame {} beside {range}: {word:?}", frame.base());
             beside += 1;
@@ -65,7 +65,7 @@ fn the_image_is_not_in_the_direct_map_too(kernel: &'static Kernel) -> Verdict {
     let image = ImageMap::get();
     for va in [image.text.start, image.rodata.start, after(image.data.end, 0u32.wrapping_sub(FRAME_SIZE))] {
         let at = translate_image(va).ok_or("not part of the image")?;
-        let place = direct_map_place(kernel, Frame::containing(at)).ok_or("the image is in no bank")?;
+        let place = direct_map_place(Frame::containing(at)).ok_or("the image is in no bank")?;
         ensure!(SHARED.contains(place) && !kernel.dma.window().contains(place), "{place} is not in the direct map");
         is_unmapped(place)?;
     }

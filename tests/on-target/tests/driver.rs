@@ -10,13 +10,13 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE};
-use carveout::arch::Lines;
-use carveout::arch::armv7a::l2c310::L2c310;
-use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::dma::buffer::{Bidirectional, FromDevice, ToDevice};
 use carveout::dma::pool::{Pool, Shape};
 use carveout::dma::port::Port;
 use carveout::dma::scatter::Table;
+use carveout::machine::Lines;
+use carveout_armv7a::l2c310::L2c310;
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::support::bring_up::Kernel;
 use on_target::{Verdict, alloc, checks, ensure, ensure_eq, master};
 

@@ -9,7 +9,7 @@ use aarch32_cpu::register::Cpsr;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use carveout::arch::armv7a::cores::CoreId;
+use carveout::cpu::CoreId;
 use carveout::sync::{self, Lock, Rank};
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::interrupts;

@@ -7,16 +7,16 @@ extern crate alloc;
 
 use alloc::format;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, SECTION_SIZE, VirtAddr};
-use carveout::arch::Mmu;
-use carveout::arch::armv7a::mmu::Armv7a;
 use carveout::dma::Holder;
 use carveout::dma::buffer::{Bidirectional, FromDevice};
 use carveout::dma::port::{Port, PortError};
+use carveout::machine::Mmu;
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::desc::L1Desc;
-use carveout::vm::layout::DEVICES;
 use carveout::vm::ledger::{Carved, LedgerError};
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::support::bring_up::Kernel;
+use carveout_boot::upper_half::DEVICES;
 use on_target::tables::{Place, Plant};
 use on_target::{Verdict, address_of, after, alloc, audit, checks, ensure, ensure_eq, is_unmapped, master, read};
 

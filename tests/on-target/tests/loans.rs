@@ -13,11 +13,11 @@ use carveout::addr::{FRAME_SIZE, VirtAddr};
 use carveout::cma::loan::{LoanError, Priority};
 use carveout::dma::loan::{Discardable, Movable, PAGE};
 use carveout::vm::attr::MemoryType;
-use carveout::vm::layout::LOAN_WINDOW;
 use carveout::vm::ledger::Carved;
 use carveout_boards::println;
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::lending::{Plan, churn};
+use carveout_boot::upper_half::LOAN_WINDOW;
 use on_target::{Verdict, alloc, audit, checks, ensure, ensure_eq, is_unmapped, master};
 
 checks![

@@ -9,10 +9,10 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, FrameRange, SECTION_SIZE, VirtAddr};
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::cma::area::{AllocError, MAX_ALIGN, NoRun, Reach};
+use carveout::cma::area::{AllocError, MAX_ALIGN, NoRun};
 use carveout::cma::contract::Set;
 use carveout::cma::loan::Priority;
+use carveout::cma::reach::Reach;
 use carveout::dma::buffer::{Bidirectional, FromDevice, Stream, ToDevice};
 use carveout::dma::loan::{Discardable, Movable};
 use carveout::dma::master::Master;
@@ -23,6 +23,7 @@ use carveout::dma::{Holder, MAX_BUFFERS, Place};
 use carveout::sync::{Lock, Rank};
 use carveout::vm::attr::MemoryType;
 use carveout::vm::ledger::Carved;
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::support::bring_up::Kernel;
 use on_target::{
     RETURN, Verdict, address_of, after, alloc, checks, direct_map_place, ensure, ensure_eq, is_execute_never,
@@ -315,7 +316,7 @@ fn a_dropped_device_owned_buffer_is_never_reused(kernel: &'static Kernel) -> Ver
         matches!(place, Some(Place::Buffer(record)) if record.holder == Holder::Quarantine),
         "the frame is {place:?}"
     );
-    ensure!(direct_map_place(kernel, frame).is_some_and(|va| is_unmapped(va).is_ok()), "the frame can be reached");
+    ensure!(direct_map_place(frame).is_some_and(|va| is_unmapped(va).is_ok()), "the frame can be reached");
     Ok(())
 }
 

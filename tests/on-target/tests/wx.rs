@@ -9,19 +9,20 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::arch::armv7a::address_space::DeviceError;
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::armv7a::probe::probe_exec;
-use carveout::arch::armv7a::start::{ImageMap, translate_image};
-use carveout::arch::{Mmu, Registers};
+use carveout::machine::{Mmu, Registers};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::audit::{Finding, Findings};
 use carveout::vm::desc::{L1Desc, L2Desc};
-use carveout::vm::layout::{IMAGE, LOAN_WINDOW, SHARED};
 use carveout::vm::ledger::Carved;
 use carveout::vm::walk::{Domain, Memory, Sharing, Ttbr};
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::support::bring_up::Kernel;
 use carveout_boards::support::devices;
+use carveout_boot::upper_half::{IMAGE, LOAN_WINDOW, SHARED};
+use carveout_rt::address_space::DeviceError;
+use carveout_rt::address_space::direct_map;
+use carveout_rt::probe::probe_exec;
+use carveout_rt::start::{ImageMap, translate_image};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 use on_target::tables::{Place, Plant, finds, must_find, nobodys, section, set_registers};
@@ -99,7 +100,7 @@ fn data_heap_stack_and_direct_map_are_execute_never(kernel: &'static Kernel) -> 
     is_execute_never(address_of(&on_stack))?;
     let on_heap = Box::new(core::hint::black_box(RETURN));
     let va = address_of(&*on_heap);
-    let (frame, held) = kernel.machine.direct_map().and_then(|map| map.frame_at(va)).ok_or("the heap is elsewhere")?;
+    let (frame, held) = direct_map().and_then(|map| map.frame_at(va)).ok_or("the heap is elsewhere")?;
     ensure!(held && kernel.heap.contains(frame), "{va} is not in the heap's part of the direct map");
     is_execute_never(va)
 }
@@ -158,7 +159,7 @@ fn carved(kernel: &Kernel) -> Option<PhysAddr> {
 fn the_audit_finds_a_carved_frame_in_the_direct_map(kernel: &'static Kernel) -> Verdict {
     let at = carved(kernel).ok_or("no area")?;
     let frame = Frame::containing(at);
-    let va = direct_map_place(kernel, frame).ok_or("no place for the frame")?;
+    let va = direct_map_place(frame).ok_or("no place for the frame")?;
     ensure!(SHARED.contains(va) && !kernel.dma.window().contains(va), "{va} is not in the direct map");
     let word = section(at, MemoryType::WriteBack, Access::ReadWrite);
     // SAFETY: the direct map never changes, and nothing uses this hole in it.

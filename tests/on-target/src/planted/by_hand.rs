@@ -5,10 +5,11 @@ use crate::blk::{Disk, SECTOR, Transfer};
 use crate::careless::{Bug, Careless};
 use crate::{BYTES, has_words, word};
 use carveout::addr::{BusAddr, FRAME_SIZE, FrameRange, PhysAddr};
-use carveout::arch::{Cache, Mmu};
 use carveout::dma::master::Master;
+use carveout::machine::{Cache, Mmu};
 use carveout::vm::attr::{Access, MemoryType};
-use carveout::vm::space::{Mapped, Part, Region};
+use carveout::vm::mapped::{Mapped, Part};
+use carveout::vm::space::Region;
 use on_target::{Verdict, ensure_eq};
 
 /// Bytes between the words used: every line of any cache here holds one, and that is enough to meet it.

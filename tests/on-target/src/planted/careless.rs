@@ -3,9 +3,9 @@
 //! Guarantees: without a [`Bug`] it does what [`Armv7a`] does and nothing else; with one it differs in that alone.
 
 use carveout::addr::{PhysAddr, VirtAddr};
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::{Cache, Lines, Mmu, Registers};
-use carveout::vm::space::Part;
+use carveout::machine::{Cache, Lines, Mmu, Registers};
+use carveout::vm::mapped::Part;
+use carveout_armv7a::mmu::Armv7a;
 use core::arch::asm;
 use core::cell::Cell;
 use core::ptr::NonNull;

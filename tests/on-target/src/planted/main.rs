@@ -21,26 +21,26 @@ use blk::{Disk, SECTOR};
 use by_hand::Hand;
 use careless::{BUGS, Bug, Careless};
 use carveout::addr::{FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
-use carveout::arch::armv7a::mmu::Armv7a;
-use carveout::arch::armv7a::start::{BootHandover, translate_image};
-use carveout::boot::directmap::CarveOut;
+use carveout::carve_out::CarveOut;
 use carveout::dma::Dma;
 use carveout::dma::master::Master;
 use carveout::vm::alias::Aliases;
 use carveout::vm::attr::MemoryType;
 use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2Desc, L2Table};
-use carveout::vm::layout::VirtRange;
+use carveout::vm::range::VirtRange;
 use carveout::vm::space::Region;
+use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::println;
 use carveout_boards::support::bring_up::{self, Kernel};
 use carveout_boards::support::console;
+use carveout_rt::start::{BootHandover, translate_image};
 use core::cell::UnsafeCell;
 use core::ops::Range;
 use on_target::tables::Place;
 use on_target::{Verdict, alloc, ensure};
 use through_the_api::Bench;
 
-carveout::entry!(main);
+carveout_rt::entry!(main);
 
 /// The bugs, each with the models on which it is one.
 const PLANTS: &str = include_str!("../../../incoherent/plants.txt");
@@ -159,7 +159,7 @@ static TABLES: Tables = Tables([const { UnsafeCell::new([L2Desc::FAULT; L2_ENTRI
 fn region(kernel: &'static Kernel, machine: &Careless, sections: Range<usize>) -> Result<Region<'static>, String> {
     let va = on_target::after(FIRST, sections.start as u32 * SECTION_SIZE);
     let place = Place::first_level(kernel, va);
-    let entry = place.pointer(kernel).ok_or("the first-level table is out of reach")?.cast::<L1Desc>();
+    let entry = place.pointer().ok_or("the first-level table is out of reach")?.cast::<L1Desc>();
     let table = UnsafeCell::raw_get(TABLES.0.as_ptr().wrapping_add(sections.start));
     let table_at = translate_image(VirtAddr::new(table.addr() as u32)).ok_or("not part of the image")?;
     let count = sections.len();

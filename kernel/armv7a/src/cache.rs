@@ -1,0 +1,156 @@
+//! The data caches up to the point of coherency: inner by MVA, outer by physical address, composed.
+//!
+//! Guarantees maintenance of every line that holds a byte of a part, in the order of [`protocol`]. Never by set/way: that
+//! is local to one core and misses the outer cache.
+//!
+//! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (DDI 0344K
+//! 3.2.21), and there is no outer controller.
+
+use crate::ids::{self, Geometry};
+use crate::l2c310::L2c310;
+use crate::levels::{self, Level};
+use aarch32_cpu::register::{Clidr, Ctr};
+use arrayvec::ArrayVec;
+use carveout::cpu::dsb;
+use carveout::machine::Lines;
+use carveout::protocol::{self, LineStep};
+use carveout::vm::mapped::Part;
+use core::arch::asm;
+use spin::Once;
+
+/// Inner caches and, if the board has one, the outer cache.
+#[derive(Debug)]
+pub struct Caches {
+    /// The smallest data line of any inner level, in bytes: CTR.DminLine.
+    line: u32,
+    levels: ArrayVec<Geometry, 7>,
+    outer: Once<L2c310>,
+}
+
+impl Caches {
+    /// The core's own caches, as its registers describe them.
+    pub(super) fn new() -> Self {
+        let levels = ids::data_levels(Clidr::read().0).map(|level| Geometry::of(level, ccsidr(level))).collect();
+        Self { line: ids::data_line(Ctr::read().0), levels, outer: Once::new() }
+    }
+
+    pub(super) fn set_outer(&self, outer: L2c310) {
+        assert!(self.outer.get().is_none(), "a second outer cache");
+        self.outer.call_once(|| outer);
+    }
+
+    /// Bytes of an inner line.
+    pub const fn line(&self) -> u32 {
+        self.line
+    }
+
+    /// The core's own levels that hold data, the first one first.
+    pub fn levels(&self) -> &[Geometry] {
+        &self.levels
+    }
+
+    /// The outer cache.
+    pub fn outer(&self) -> Option<&L2c310> {
+        self.outer.get()
+    }
+
+    fn run(&self, steps: &[LineStep], part: Part<'_>) -> Lines {
+        levels::run(steps, &ByMva { line: self.line }, self.outer.get(), part)
+    }
+
+    pub(super) fn clean(&self, part: Part<'_>) -> Lines {
+        self.run(&protocol::CLEAN, part)
+    }
+
+    pub(super) fn invalidate(&self, part: Part<'_>) -> Lines {
+        self.run(&protocol::INVALIDATE, part)
+    }
+
+    pub(super) fn discard(&self, part: Part<'_>) -> Lines {
+        self.run(&protocol::DISCARD, part)
+    }
+
+    pub(super) fn device_barrier(&self) {
+        dsb();
+        if let Some(outer) = self.outer.get() {
+            // Normal non-cacheable writes may wait in the controller's store buffer.
+            outer.wait();
+        }
+    }
+
+    /// Cleans table words to the point of unification, where a walk that does not look in the data cache sees them.
+    pub(super) fn clean_to_unification(&self, words: &[u32]) {
+        let bytes = size_of_val(words) as u32;
+        let start = words.as_ptr() as u32;
+        let mut at = start & !(self.line - 1);
+        dsb();
+        while at < start + bytes {
+            // SAFETY: DCCMVAU of words that were just written, so are mapped; a clean changes no data.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c11, 1", in(reg) at, options(nostack, preserves_flags)) };
+            at += self.line;
+        }
+    }
+}
+
+/// CCSIDR of a level's data or unified cache.
+fn ccsidr(level: u32) -> u32 {
+    let word: u32;
+    // SAFETY: selects a cache and reads its CCSIDR. `Caches::new` alone calls this, before interrupts are on, and no
+    // other code reads CCSIDR, so none finds another selection than its own.
+    unsafe {
+        asm!("mcr p15, 2, {0}, c0, c0, 0", "isb", "mrc p15, 1, {1}, c0, c0, 0",
+            in(reg) (level - 1) << 1, out(reg) word, options(nomem, nostack, preserves_flags));
+    }
+    word
+}
+
+/// The core's own levels, by MVA.
+struct ByMva {
+    line: u32,
+}
+
+impl ByMva {
+    /// Lines in a turn of the loop: two instructions a line, and three a turn.
+    const TURN: u32 = 16;
+
+    fn each_line(&self, part: Part<'_>, operation: impl Fn(u32)) -> u64 {
+        // Less than 4 GiB of whole pages, so lines as well, end at most where addresses do.
+        let mut at = part.va().raw() & !(self.line - 1);
+        let lines = (part.va().raw() - at + part.bytes()).div_ceil(self.line);
+        // Erratum 764369 of Cortex-A9 MPCore: a DSB before the first operation of a range; it also orders the stores
+        // before it, which every core needs.
+        dsb();
+        for _ in 0..lines / Self::TURN {
+            for _ in 0..Self::TURN {
+                operation(at);
+                at = at.wrapping_add(self.line);
+            }
+        }
+        for _ in 0..lines % Self::TURN {
+            operation(at);
+            at = at.wrapping_add(self.line);
+        }
+        lines.into()
+    }
+}
+
+impl Level for ByMva {
+    fn clean(&self, part: Part<'_>) -> u64 {
+        self.each_line(part, |at| {
+            // SAFETY: DCCMVAC; `Part` proves that the address translates (I3); a clean changes no data.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c10, 1", in(reg) at, options(nostack, preserves_flags)) };
+        })
+    }
+
+    fn invalidate(&self, part: Part<'_>) -> u64 {
+        self.each_line(part, |at| {
+            // SAFETY: DCIMVAC; `Part` proves that the address translates (I3). The lines are a carved buffer's or a lent
+            // frame's, whole pages that share none with other data, and `protocol` has none dropped that still matters.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c6, 1", in(reg) at, options(nostack, preserves_flags)) };
+        })
+    }
+
+    fn wait(&self) {
+        dsb();
+    }
+}

@@ -1,0 +1,23 @@
+//! From a device tree and a command line to a plan of memory, for a kernel that boots with [`carveout`].
+//!
+//! Guarantees: each module consumes what the one before it made, what somebody asked to be kept stays kept whatever else
+//! is refused, and a [`CarveOut`](carveout::carve_out::CarveOut) comes only of a plan whose direct map leaves its frames
+//! out (I2).
+//!
+//! ```text
+//! device tree + command line -> bootinfo, bootargs -> layout (memblock, direct_map) -> memory (CarveOuts, RAM)
+//! ```
+//!
+//! Pure: nothing here reads a register or writes a table.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod bootargs;
+pub mod bootinfo;
+pub mod direct_map;
+pub mod layout;
+pub mod memblock;
+pub mod memory;
+pub mod upper_half;

@@ -1,0 +1,220 @@
+//! Contracts: a device's buffers, promised up front (I7). What is promised and why it holds stands in
+//! [`crate::cma::contract`] and docs/loans.md.
+//!
+//! ```
+//! use carveout::setup::Setup;
+//! use carveout::cma::contract::Set;
+//!
+//! let setup = Setup::new(1);                            // an area of 4 MiB
+//! let camera = setup.master("camera");
+//! let ring = [Set { count: 3, bytes: 640 * 480 * 2, align: 1 }];
+//! let contract = setup.dma.contract(&camera, &ring).expect("room for three frames");
+//!
+//! // Whatever anybody else takes, the camera gets its buffers.
+//! let other = setup.master("gpu");
+//! let hogs: Vec<_> = core::iter::from_fn(|| setup.dma.alloc(&other, 4096, 1).ok()).collect();
+//! let frames: Vec<_> = (0..3).map(|_| contract.alloc(640 * 480 * 2, 1).unwrap()).collect();
+//! assert_eq!(
+//!     contract.alloc(640 * 480 * 2, 1).unwrap_err().to_string(),
+//!     "no room for 600 KiB: all 3 that the contract declares are allocated",
+//! );
+//! # drop((hogs, frames));
+//! ```
+
+use crate::cma::area::{AllocError, PlanError, shape};
+use crate::cma::contract::{self, ContractError, Set};
+use crate::cpu::relax;
+use crate::dma::buffer::{Body, Contiguous};
+use crate::dma::master::{AreaId, Master};
+use crate::dma::{Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS, Slot, State};
+use crate::heap::room;
+use crate::holder::Holder;
+use crate::machine::Machine;
+use crate::sync::Masked;
+use crate::vm::ledger::Residue;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// A slot has its buffer's record for good.
+pub(super) type Book = contract::Book<Slot>;
+
+/// The promise that a set of buffers can be allocated. Dropping it ends the promise; buffers of it live on.
+pub struct Contract<M: Machine + 'static> {
+    dma: &'static Dma<M>,
+    area: AreaId,
+    number: usize,
+    master: Master,
+}
+
+impl<M: Machine> fmt::Debug for Contract<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contract").field("master", &self.master.name()).finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Dma<M> {
+    /// Declares buffers that `master` must always get, whatever else happens. All sets are promised or none: each buffer
+    /// gets its place now, the largest first, and loans are recalled to make room. Takes books from the heap; a refusal,
+    /// also one for want of heap, changes nothing.
+    pub fn contract(&'static self, master: &Master, sets: &[Set]) -> Result<Contract<M>, ContractError> {
+        if sets.is_empty() || sets.iter().any(|set| set.count == 0) {
+            return Err(ContractError::NoBuffers);
+        }
+        let refuse = |set: Set, placed: u32| move |error| ContractError::Set { set, placed, error };
+        let declared: u64 = sets.iter().map(|set| u64::from(set.count)).sum();
+        let limit = MAX_BUFFERS as u32;
+        let no_records = |free: u32| ContractError::Records { wanted: declared, free, limit };
+        let full = |_| ContractError::Heap { wanted: declared };
+        let mut wanted: Vec<(u32, u8, Set)> = Vec::new();
+        for &set in sets {
+            let (frames, order) = shape(set.bytes, set.align).map_err(refuse(set, 0))?;
+            if declared > limit.into() {
+                return Err(no_records(self.state.lock().free_records()));
+            }
+            wanted.try_reserve(set.count as usize).map_err(full)?;
+            wanted.extend((0..set.count).map(|_| (frames, order, set)));
+        }
+        // Not the stable sort, which takes memory.
+        wanted.sort_unstable_by_key(|&(frames, order, _)| core::cmp::Reverse((frames, order)));
+        let mut shapes: Vec<(u32, u8)> = room(wanted.len()).map_err(full)?;
+        shapes.extend(wanted.iter().map(|&(frames, order, _)| (frames, order)));
+        let first = wanted[0].2;
+        let area = master.area().map_err(refuse(first, 0))?;
+
+        // In this core's turn nobody has frames in hand that could be a slot's.
+        let turn = self.turns.wait();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let free = state.free_records();
+        if declared > free.into() {
+            return Err(no_records(free));
+        }
+        let memory = state.area_mut(area).ok_or(NOT_OURS).map_err(refuse(first, 0))?;
+        let planned = memory.plan(&shapes, |run| master.places(run)).map_err(|error| match error {
+            PlanError::Heap => ContractError::Heap { wanted: declared },
+            PlanError::Slot(n, error) => refuse(wanted[n].2, n as u32)(error.within(|| master.limits())),
+        })?;
+        memory.prepare_slots().map_err(full)?;
+        state.contracts.try_reserve(1).map_err(full)?;
+        let mut records = room(planned.len()).map_err(full)?;
+        records.extend(planned.iter().filter_map(|_| state.take_entry()));
+        let slots = planned.iter().zip(&records).map(|(&frames, &place)| contract::Slot { frames, place });
+        let book = match Book::new(shapes.iter().map(|shape| shape.1).zip(slots)) {
+            Ok(book) => book,
+            Err(error) => {
+                records.into_iter().rev().for_each(|slot| state.free_entry(slot));
+                return Err(full(error));
+            }
+        };
+        let moves = state.areas[area.0].take_planned(&planned);
+        let number = state.contracts.iter().position(Book::is_over).unwrap_or(state.contracts.len());
+        match state.contracts.get_mut(number) {
+            Some(over) => *over = book,
+            None => state.contracts.push(book),
+        }
+        drop(guard);
+        drop(turn);
+        if moves {
+            for &frames in &planned {
+                self.move_out(area, frames);
+            }
+        }
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        for &frames in &planned {
+            state.areas[area.0].give_slot_back(frames);
+        }
+        Ok(Contract { dma: self, area, number, master: master.clone() })
+    }
+}
+
+impl State {
+    /// Records that no buffer and no contract has.
+    fn free_records(&self) -> u32 {
+        self.entries.iter().filter(|entry| matches!(entry, Entry::Free { .. })).count() as u32
+    }
+
+    /// A record for a contract's slot.
+    fn take_entry(&mut self) -> Option<Slot> {
+        let slot = self.free?;
+        if let Entry::Free { next } = core::mem::replace(&mut self.entries[slot.0], Entry::Promised) {
+            self.free = next;
+        }
+        Some(slot)
+    }
+}
+
+/// What an allocation got: the record, the buffer's body, what the caches may hold, whether loans are to be moved.
+type Taken = (Slot, &'static mut Body, Residue, bool);
+
+impl<M: Machine> Contract<M> {
+    /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes` at `align` or
+    /// more, and of the least such alignment. Fails only if all buffers of that size and alignment are allocated, if none
+    /// was declared, or as [`Dma::alloc`] does by what is asked for.
+    pub fn alloc(&self, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
+        let wanted = shape(bytes, align)?;
+        let taken = self.take(&mut self.dma.state.lock(), bytes, wanted);
+        let (slot, body, residue, moves) = match taken {
+            Ok(None) => self.once_closed(|state| self.take(state, bytes, wanted).transpose())?,
+            Ok(Some(taken)) => taken,
+            Err(error) => return Err(error),
+        };
+        Ok(self.dma.handed_out(slot, &self.master, self.area, body, residue, moves))
+    }
+
+    /// Takes an idle slot for a buffer of this shape, (frames, order). `None`: other cores copy to or from a lent page in
+    /// each.
+    #[inline]
+    fn take(&self, state: &mut State, bytes: u32, wanted: (u32, u8)) -> Result<Option<Taken>, AllocError> {
+        let memory = &mut state.areas[self.area.0];
+        let found = state.contracts[self.number].take(self.number, wanted, |frames| memory.slot_cost(frames))?;
+        let Some((id, contract::Slot { frames, place: slot })) = found else { return Ok(None) };
+        let moves = memory.take_slot(frames);
+        let residue = state.ledger.residue(frames);
+        let (owner, born, area) = (self.master.name(), state.allocations, self.area);
+        let kept = Kept { frames, va: None, owner, bytes, born, area, slot: Some(id), ported: false, untold: false };
+        let body = state.occupy(slot, kept);
+        self.dma.standings[slot.0].set(Holder::Nobody, residue);
+        Ok(Some((slot, body, residue, moves)))
+    }
+
+    /// Waits for copies to or from lent pages in idle slots, which are bounded, until `attempt` gives something. Meanwhile
+    /// no such copy begins, so it waits for those under way alone. Interrupts are masked, for it keeps others waiting.
+    #[cold]
+    fn once_closed<R>(&self, mut attempt: impl FnMut(&mut State) -> Option<R>) -> R {
+        let _masked = Masked::new();
+        self.dma.state.lock().areas[self.area.0].await_slots(true);
+        loop {
+            let mut state = self.dma.state.lock();
+            if let Some(result) = attempt(&mut state) {
+                state.areas[self.area.0].await_slots(false);
+                return result;
+            }
+            drop(state);
+            relax();
+        }
+    }
+
+    /// Ends the promise. `false`: other cores copy to or from a lent page in an idle slot.
+    fn end(&self, state: &mut State) -> bool {
+        let State { areas, contracts, entries, free, .. } = state;
+        let (memory, book) = (&mut areas[self.area.0], &mut contracts[self.number]);
+        if book.idle().any(|frames| memory.slot_cost(frames).is_none()) {
+            return false;
+        }
+        for contract::Slot { frames, place: slot } in book.end() {
+            memory.end_slot(frames);
+            entries[slot.0] = Entry::Free { next: free.replace(slot) };
+        }
+        true
+    }
+}
+
+impl<M: Machine> Drop for Contract<M> {
+    fn drop(&mut self) {
+        let ended = self.end(&mut self.dma.state.lock());
+        if !ended {
+            self.once_closed(|state| self.end(state).then_some(()));
+        }
+    }
+}

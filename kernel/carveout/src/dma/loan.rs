@@ -1,0 +1,650 @@
+//! Borrowers: idle frames of an area, used by the CPU until a device wants them. The protocol stands in
+//! [`crate::cma::loan`].
+//!
+//! Access is a bounded copy in or out, or a closure over one page, mapped write-back in the loan window while it runs;
+//! no other way to name a lent frame's bytes exists, so none can be pinned. What this guarantees:
+//!
+//! - **I1** a lent frame is mapped by the one closure or copy that has it open, claimed in the ledger like any other.
+//! - **I3** whatever lines that leaves are written to the ledger as residue; the frame's next owner drops them through
+//!   its own non-cacheable mapping, once. A recall itself touches no line of a page it discards. Nor does a page's
+//!   first opening: stale lines are written over before anything is read ([`protocol`](crate::protocol)).
+//! - **I5** a page reads as zeros until its borrower wrote it, whatever the frame held.
+//! - **I6** a recall waits for nothing but other cores' turns of the *work lane*. A turn is a copy of at most `BATCH`
+//!   pages, or 31 pages zeroed in idle time. Turns are had in the order in which they were asked for, and idle work takes
+//!   none that anybody waits for. A core asks for one turn at a time, so of n cores one waits for n - 1 turns at most, for
+//!   each turn of its own: [`Stats::worst_wait`](crate::dma::Stats) has the most that any waited for. Interrupts are masked
+//!   from the moment a turn is asked for until it ends, so that no handler waits for a turn of what it interrupted. Loans
+//!   themselves are not for handlers: a page that is to be moved is waited for.
+//!
+//! ```
+//! use carveout::setup::Setup;
+//! use carveout::cma::loan::{LoanError, Priority};
+//! use carveout::dma::loan::Discardable;
+//!
+//! let setup = Setup::new(1);
+//! let area = setup.dma.area("test").unwrap();
+//! let cache = setup.dma.borrower::<Discardable>(area, "cache", 1024, Priority::Low).unwrap();
+//! let loan = cache.borrow(1024).unwrap();               // all 4 MiB
+//! cache.write(loan, 7, 0, b"block 7").unwrap();
+//! let mut bytes = [0; 7];
+//! cache.read(loan, 7, 0, &mut bytes).unwrap();
+//! assert_eq!(&bytes, b"block 7");
+//!
+//! // A device never notices: what it needs comes back.
+//! let frame = setup.dma.alloc(&setup.master("camera"), 4 << 20, 1).unwrap();
+//! assert_eq!(cache.read(loan, 7, 0, &mut bytes), Err(LoanError::Recalled { page: 7 }));
+//! ```
+//!
+//! A page cannot leave the closure that has it open:
+//!
+//! ```compile_fail
+//! use carveout::{machine::Machine, cma::loan::Loan, dma::loan::{Borrower, Movable}};
+//! fn pin<M: Machine>(store: &Borrower<M, Movable>, loan: Loan) -> &[u8; 4096] {
+//!     store.with(loan, 0, |page| page).unwrap()
+//! }
+//! ```
+
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
+use crate::cma::area::Area;
+use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
+use crate::cma::loan::{Candidate, Lending, SPARES, Target};
+use crate::cma::reserve::KINDS;
+use crate::cpu::relax;
+use crate::dma::master::AreaId;
+use crate::dma::{Dma, State};
+use crate::machine::{Machine, copy_page};
+use crate::sync::{Guard, Masked};
+use crate::vm::attr::{Access, MemoryType};
+use crate::vm::ledger::Residue;
+use crate::vm::mapped::Mapped;
+use crate::vm::range::VirtRange;
+use crate::vm::space::Region;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// Bytes of a page of a loan.
+pub const PAGE: usize = FRAME_SIZE as usize;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// What becomes of a borrower's pages on recall: a closed set of types.
+pub trait LoanKind: sealed::Sealed {
+    /// The same as a value.
+    const KIND: Kind;
+}
+
+/// Pages that are forgotten on recall: a cache of what can be had again.
+#[derive(Debug)]
+pub enum Discardable {}
+/// Pages that survive a recall.
+#[derive(Debug)]
+pub enum Movable {}
+
+impl sealed::Sealed for Discardable {}
+impl sealed::Sealed for Movable {}
+impl LoanKind for Discardable {
+    const KIND: Kind = Kind::Discardable;
+}
+impl LoanKind for Movable {
+    const KIND: Kind = Kind::Movable;
+}
+
+/// Addresses for lent frames: lanes of 32 pages, one for recalls and idle work, the others for a page each.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    window: Region<'static>,
+    /// A bit a lane but the first, which goes by [`Turns`].
+    free: u32,
+}
+
+/// Whose turn of the work lane it is. Each turn has a number, and they are had in that order.
+///
+/// Whoever waits does so with interrupts masked: a turn of an interrupted core would keep all later ones waiting, its own
+/// handler's among them.
+#[derive(Debug)]
+pub(super) struct Turns {
+    /// The number that the next to ask gets.
+    next: AtomicU32,
+    /// The number whose turn it is.
+    now: AtomicU32,
+    /// The most turns that passed while one was waited for.
+    worst: AtomicU32,
+}
+
+/// A turn of the work lane, until it is dropped. The lock is never held when one is waited for, nor after it.
+pub(super) struct Turn<'t> {
+    turns: &'t Turns,
+    /// Dropped last.
+    _masked: Masked,
+}
+
+impl Turns {
+    pub(super) const fn new() -> Self {
+        Self { next: AtomicU32::new(0), now: AtomicU32::new(0), worst: AtomicU32::new(0) }
+    }
+
+    /// Waits for the turn after all that were asked for before.
+    pub(super) fn wait(&self) -> Turn<'_> {
+        let masked = Masked::new();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let since = self.now.load(Ordering::Relaxed);
+        while self.now.load(Ordering::Acquire) != number {
+            relax();
+        }
+        self.worst.fetch_max(number.wrapping_sub(since), Ordering::Relaxed);
+        Turn { turns: self, _masked: masked }
+    }
+
+    /// Takes a turn if nobody has one or waits for one.
+    fn try_take(&self) -> Option<Turn<'_>> {
+        let masked = Masked::new();
+        let now = self.now.load(Ordering::Acquire);
+        self.next.compare_exchange(now, now.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        Some(Turn { turns: self, _masked: masked })
+    }
+
+    /// The most turns that passed while one was waited for.
+    pub(super) fn worst_wait(&self) -> u32 {
+        self.worst.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Nobody else writes it meanwhile.
+        let now = self.turns.now.load(Ordering::Relaxed);
+        self.turns.now.store(now.wrapping_add(1), Ordering::Release);
+    }
+}
+
+const LANE_PAGES: u32 = 32;
+/// The work lane, of recalls and of idle work: its first half for what is copied from, its second for what is copied to.
+const WORK: u32 = 0;
+
+impl Lanes {
+    /// Sections of window that all lanes take: no more pages are open at a time, whatever the areas hold.
+    pub(super) const SECTIONS: u32 = ((SPARES + 1) * LANE_PAGES * FRAME_SIZE).div_ceil(SECTION_SIZE);
+
+    /// The lanes of a window that has [`SECTIONS`](Self::SECTIONS).
+    pub(super) fn new(window: Region<'static>) -> Self {
+        const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
+        Self { window, free: (1 << (SPARES + 1)) - (1 << (WORK + 1)) }
+    }
+
+    /// The window.
+    pub(super) const fn range(&self) -> VirtRange {
+        self.window.range()
+    }
+
+    /// Takes a lane for a page.
+    fn take(&mut self) -> Option<u32> {
+        let lane = self.free.trailing_zeros();
+        (self.free != 0).then(|| {
+            self.free &= self.free - 1;
+            lane
+        })
+    }
+
+    fn give_back(&mut self, lane: u32) {
+        self.free |= 1 << lane;
+    }
+
+    fn va(&self, lane: u32, page: u32) -> VirtAddr {
+        VirtAddr::new(self.window.range().start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
+    }
+}
+
+impl State {
+    fn map_lent<M: Machine>(&mut self, machine: &M, at: (u32, u32), frames: FrameRange, memory: MemoryType) -> Mapped {
+        if memory == MemoryType::WriteBack {
+            // Said before the mapping is made: from then on lines may come.
+            self.ledger.raise_residue(frames, Residue::Dirty);
+        }
+        self.ledger.claim(frames, memory).expect("nobody maps a lent frame but who has it open");
+        let va = self.lanes.va(at.0, at.1);
+        // SAFETY: the ledger gave the frames to this mapping alone (I1).
+        let mapped = unsafe { self.lanes.window.map(machine, va, frames, memory, Access::ReadWrite) };
+        mapped.expect("a lane's addresses are unmapped")
+    }
+
+    fn unmap_lent<M: Machine>(&mut self, machine: &M, mapped: Mapped) {
+        let frames = self.lanes.window.unmap(machine, mapped);
+        self.ledger.release(frames);
+    }
+}
+
+/// What an area lends, in frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lent {
+    /// Lent now.
+    pub lent: u32,
+    /// Neither held by a buffer nor lent: idle, or an idle contract slot's.
+    pub unlent: u32,
+    /// Of those, idle ones that are kept from borrowers: the reserve, or what there is of it.
+    pub reserve: u32,
+    /// Frames of the refuge, and of those in use.
+    pub refuge: (u32, u32),
+}
+
+/// Who may borrow frames of an area, and what for. Registered once, for good.
+pub struct Borrower<M: Machine + 'static, K> {
+    dma: &'static Dma<M>,
+    area: AreaId,
+    number: usize,
+    kind: PhantomData<fn(K)>,
+}
+
+impl<M: Machine, K> fmt::Debug for Borrower<M, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Borrower").field("area", &self.area).field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// A page that is open. Closes when dropped, also where a closure unwinds.
+struct Open<'b, M: Machine + 'static, K> {
+    by: &'b Borrower<M, K>,
+    opening: Opening,
+    lane: u32,
+    mapped: Option<Mapped>,
+    bytes: *mut u8,
+    written: bool,
+    /// Over a copy: a handler on this core that allocates would wait for it in vain. Dropped last.
+    _masked: Option<Masked>,
+}
+
+impl<M: Machine, K> Drop for Open<'_, M, K> {
+    fn drop(&mut self) {
+        let dma = self.by.dma;
+        let mut state = dma.state.lock();
+        let state = &mut *state;
+        if let Some(mapped) = self.mapped.take() {
+            state.unmap_lent(dma.machine, mapped);
+        }
+        state.lanes.give_back(self.lane);
+        if let Some(lending) = state.areas[self.by.area.0].lending_mut() {
+            lending.close(self.opening, self.written);
+        }
+    }
+}
+
+/// What a page is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Bytes are copied out.
+    Read,
+    /// All bytes are copied in, or some.
+    Write { all: bool },
+    /// A closure.
+    Closure,
+}
+
+impl<M: Machine, K: LoanKind> Borrower<M, K> {
+    /// Borrows up to `count` pages, which read as zeros. The loan says how many it is of.
+    pub fn borrow(&self, count: u32) -> Result<Loan, LendError> {
+        let mut state = self.dma.state.lock();
+        let State { areas, ledger, .. } = &mut *state;
+        areas[self.area.0].borrow(self.number, count, |frames| ledger.residue(frames) > Residue::Nothing)
+    }
+
+    /// Ends a loan, whatever was recalled of it. From then on its handle is stale.
+    pub fn give_back(&self, loan: Loan) -> Result<(), LoanError> {
+        loop {
+            let mut state = self.dma.state.lock();
+            if let Some(()) = state.areas[self.area.0].give_loan_back(self.number, loan)? {
+                return Ok(());
+            }
+            drop(state);
+            relax();
+        }
+    }
+
+    /// Pages of the loan that were not recalled.
+    pub fn left(&self, loan: Loan) -> Result<u32, LoanError> {
+        let state = self.dma.state.lock();
+        state.areas[self.area.0].lending().ok_or(LoanError::Stale)?.left(self.number, loan)
+    }
+
+    /// Copies bytes of a page out, from `offset` on.
+    pub fn read(&self, loan: Loan, page: u32, offset: usize, to: &mut [u8]) -> Result<(), LoanError> {
+        let Range { start, end } = Self::inside(page, offset, to.len())?;
+        let open = self.open(loan, page, For::Read)?;
+        if open.bytes.is_null() {
+            to.fill(0);
+        } else {
+            let from = open.bytes.wrapping_add(start);
+            // SAFETY: `from` is inside the page, which `open` alone maps; `to` is the caller's.
+            unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), end - start) };
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into a page, from `offset` on.
+    pub fn write(&self, loan: Loan, page: u32, offset: usize, from: &[u8]) -> Result<(), LoanError> {
+        let Range { start, end } = Self::inside(page, offset, from.len())?;
+        let open = self.open(loan, page, For::Write { all: from.len() == PAGE })?;
+        let to = open.bytes.wrapping_add(start);
+        // SAFETY: `to` is inside the page, which `open` alone maps; `from` is the caller's.
+        unsafe { to.copy_from_nonoverlapping(from.as_ptr(), end - start) };
+        Ok(())
+    }
+
+    /// Runs a closure over a page, mapped write-back while it runs. The page cannot be recalled meanwhile: an allocation
+    /// from within, or by another core, goes round it. It must be short, then, as a critical section is.
+    pub fn with<R>(&self, loan: Loan, page: u32, run: impl FnOnce(&mut [u8; PAGE]) -> R) -> Result<R, LoanError> {
+        let open = self.open(loan, page, For::Closure)?;
+        // SAFETY: a page mapped for as long as `open` lives, which alone names it; aligned to a page.
+        let bytes = unsafe { &mut *open.bytes.cast::<[u8; PAGE]>() };
+        Ok(run(bytes))
+    }
+
+    /// What it has, and what became of it.
+    pub fn stats(&self) -> LoanStats {
+        let state = self.dma.state.lock();
+        state.areas[self.area.0].lending().map_or(LoanStats::default(), |lending| lending.stats(self.number))
+    }
+
+    fn inside(page: u32, offset: usize, len: usize) -> Result<Range<usize>, LoanError> {
+        match offset.checked_add(len) {
+            Some(end) if end <= PAGE => Ok(offset..end),
+            _ => Err(LoanError::Range { page, offset, len }),
+        }
+    }
+
+    /// Opens a page. Its bytes are null if it is for reading and was never written: zeros.
+    fn open(&self, loan: Loan, page: u32, what: For) -> Result<Open<'_, M, K>, LoanError> {
+        let machine = self.dma.machine;
+        loop {
+            let masked = (what != For::Closure).then(Masked::new);
+            let mut guard = self.dma.state.lock();
+            let state = &mut *guard;
+            let Some(lane) = state.lanes.take() else { return Err(LoanError::TooManyOpen) };
+            let lending = state.areas[self.area.0].lending_mut().ok_or(LoanError::Stale)?;
+            let opening = match lending.open(self.number, loan, page, what == For::Closure) {
+                Ok(opening) => opening,
+                Err(refusal) => {
+                    if let NotOpen::Contracted(frame) = refusal {
+                        drop(guard);
+                        // The lane is kept meanwhile: the refuge has a frame for the page if no more than the other
+                        // lanes' pages are open.
+                        self.dma.evict(self.area, frame);
+                        guard = self.dma.state.lock();
+                    }
+                    guard.lanes.give_back(lane);
+                    drop(guard);
+                    match refusal {
+                        NotOpen::Refused(error) => return Err(error),
+                        NotOpen::Contracted(_) => {}
+                        NotOpen::Moving => relax(),
+                    }
+                    continue;
+                }
+            };
+            let written = opening.written || what != For::Read;
+            let bytes = core::ptr::null_mut();
+            let mut open = Open { by: self, opening, lane, mapped: None, bytes, written, _masked: masked };
+            if !written {
+                drop(guard);
+                return Ok(open);
+            }
+            let all = what == For::Write { all: true };
+            let mut zero = !opening.written && !all;
+            match opening.place {
+                Place::Area(frame) => {
+                    let frames = FrameRange::new(frame, 1).expect("a frame of the area");
+                    lending.set_cached(frames);
+                    zero &= state.ledger.residue(frames) != Residue::Zeroed;
+                    open.mapped = Some(state.map_lent(machine, (lane, 0), frames, MemoryType::WriteBack));
+                }
+                Place::Refuge(frame) => open.bytes = lending.refuge_frame(frame),
+                Place::Gone => unreachable!("an open page is somewhere"),
+            }
+            drop(guard);
+            if let Some(mapped) = &open.mapped {
+                let va = mapped.va();
+                open.bytes = if zero || all { machine.reach_to_overwrite(va, FRAME_SIZE) } else { machine.reach(va) };
+            }
+            if zero {
+                // SAFETY: a page that `open` alone names.
+                unsafe { machine.zero(open.bytes, PAGE) };
+            }
+            return Ok(open);
+        }
+    }
+}
+
+impl<M: Machine> Dma<M> {
+    /// Registers a borrower of an area, with a budget in pages of 4 KiB. All its metadata is taken from the heap here,
+    /// about 28 bytes a page, and so is a movable borrower's refuge, a page and 12 bytes for each of the budget: where its
+    /// pages go when devices want all of the area. Meanwhile discardable borrowers use what is free of the refuge.
+    ///
+    /// The heap is asked without the lock, so that a large budget keeps nobody waiting. Where it has no room the borrower
+    /// is refused, and nothing has changed.
+    pub fn borrower<K: LoanKind>(
+        &'static self,
+        area: AreaId,
+        name: &'static str,
+        pages: u32,
+        priority: Priority,
+    ) -> Result<Borrower<M, K>, LendError> {
+        let runs = self.state.lock().area_mut(area).ok_or(LendError::NoArea)?.may_lend()?;
+        // Dropped after the guard, with what another registration made needless.
+        let mut candidate = Candidate::new(name, K::KIND, pages, priority, runs)?;
+        let number = self.state.lock().areas[area.0].admit(&mut candidate)?;
+        Ok(Borrower { dma: self, area, number, kind: PhantomData })
+    }
+
+    /// What an area lends.
+    pub fn lent(&self, area: AreaId) -> Lent {
+        let state = self.state.lock();
+        state.area(area).map_or(Lent::default(), |memory| Lent {
+            lent: memory.lending().map_or(0, Lending::lent),
+            unlent: memory.unlent(),
+            reserve: memory.reserved(),
+            refuge: memory.lending().map_or((0, 0), Lending::refuge),
+        })
+    }
+
+    /// Calls `each` with every borrower of an area. The lock is not held meanwhile.
+    pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, Kind, LoanStats))) {
+        let borrower = |number: usize| {
+            let state = self.state.lock();
+            state.area(area).and_then(Area::lending).and_then(|lending| lending.borrowers().nth(number))
+        };
+        (0..).map_while(borrower).for_each(each);
+    }
+
+    /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations:
+    /// [`idle_work`](Self::idle_work) sees to it. With 0, the default, nothing is kept and nothing prepared.
+    pub fn set_reserve(&self, area: AreaId, bytes: u64) {
+        if let Some(memory) = self.state.lock().area_mut(area) {
+            memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Goes through up to `frames` frames that became idle, drops their lines and zeroes those that are not zeroed yet, and
+    /// returns how many it went through. Where fewer are idle than the reserve is to be, it recalls discardable loans and
+    /// does the same with those. Last it finds places for the kinds of request that were made lately. For the idle loop:
+    /// until it returns 0, which it does once all is prepared, and also while another core is at it, or recalls, or waits to
+    /// recall.
+    ///
+    /// The lock is held for at most 31 frames' bookkeeping at a time, or one search of the index. An allocation that finds
+    /// no room without the frames another core has in hand here waits for those.
+    pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
+        let mut done = 0;
+        while done < frames {
+            let Some(turn) = self.turns.try_take() else { return done };
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            let most = (frames - done).min(LANE_PAGES - 1);
+            let taken = state.area_mut(area).and_then(|memory| memory.begin_zeroing(most));
+            let Some(run) = taken else {
+                drop(guard);
+                drop(turn);
+                // Not for as long as there is one: others may change the index all the time.
+                for _ in 0..KINDS {
+                    if !self.state.lock().area_mut(area).is_some_and(Area::foresee) {
+                        break;
+                    }
+                }
+                return done;
+            };
+            if state.ledger.residue(run) != Residue::Zeroed {
+                let mapped = state.map_lent(self.machine, (WORK, 0), run, MemoryType::NonCacheable);
+                drop(guard);
+                self.zero(&mapped);
+                guard = self.state.lock();
+                guard.unmap_lent(self.machine, mapped);
+                guard.ledger.set_residue(run, Residue::Zeroed);
+            }
+            guard.areas[area.0].end_zeroing(run);
+            done += run.count();
+        }
+        done
+    }
+
+    /// Drops what the caches hold of a non-cacheable mapping's frames and fills them with zeros, in memory.
+    fn zero(&self, mapped: &Mapped) {
+        let part = |run: FrameRange| {
+            let start = (run.start() - mapped.frames().start()) << FRAME_SHIFT;
+            mapped.part(start, start + (run.count() << FRAME_SHIFT)).expect("a part of it")
+        };
+        self.for_each_residue(mapped.frames(), |run, residue| {
+            if residue > Residue::Nothing {
+                self.counters.invalidated.add(self.machine.discard(part(run)));
+            }
+        });
+        let start = self.machine.reach(mapped.va());
+        self.for_each_residue(mapped.frames(), |run, residue| {
+            if residue != Residue::Zeroed {
+                let first = start.wrapping_add(((run.start() - mapped.frames().start()) << FRAME_SHIFT) as usize);
+                // SAFETY: the part is mapped, writable, and its frames are nobody else's.
+                unsafe { self.machine.zero(first, run.bytes() as usize) };
+            }
+        });
+        // Whoever gets the frames need not order what was done here.
+        self.machine.device_barrier();
+    }
+
+    /// Copies out of a window that was just taken what must survive, a turn of the work lane for each batch.
+    pub(super) fn move_out(&self, area: AreaId, window: FrameRange) {
+        let mut left = window;
+        while !left.is_empty() {
+            let _turn = self.turns.wait();
+            let mut state = self.state.lock();
+            let Some(batch) = state.areas[area.0].next_batch(left) else { return };
+            (_, left) = left.split_at(batch.from.end() - left.start()).expect("a part of it");
+            drop(self.carry(state, area, &batch));
+        }
+    }
+
+    /// Moves a page out of contract memory, to the refuge.
+    fn evict(&self, area: AreaId, frame: u32) {
+        let _turn = self.turns.wait();
+        let mut state = self.state.lock();
+        let frames = FrameRange::new(frame, 1).expect("a frame of the area");
+        if let Some(batch) = state.areas[area.0].evict(frames) {
+            state = self.carry(state, area, &batch);
+            state.areas[area.0].evicted(frames);
+        }
+    }
+
+    /// Copies a batch, by the work lane: it is the caller's turn. The lock is not held over the copy.
+    fn carry<'d>(&'d self, mut state: Guard<'d, State>, area: AreaId, batch: &Batch) -> Guard<'d, State> {
+        let Batch { from, to, written } = batch;
+        if *written {
+            state = self.copy(state, area, *from, to);
+        }
+        if let Some(lending) = state.areas[area.0].lending_mut() {
+            lending.moved(batch);
+        }
+        state
+    }
+
+    fn copy<'d>(
+        &'d self,
+        mut guard: Guard<'d, State>,
+        area: AreaId,
+        from: FrameRange,
+        to: &Target,
+    ) -> Guard<'d, State> {
+        let state = &mut *guard;
+        let count = from.count() as usize;
+        let source = state.map_lent(self.machine, (WORK, 0), from, MemoryType::WriteBack);
+        let mut refuge = [core::ptr::null_mut(); BATCH];
+        let target = match to {
+            Target::Area(frames) => {
+                Some(state.map_lent(self.machine, (WORK, LANE_PAGES / 2), *frames, MemoryType::WriteBack))
+            }
+            Target::Refuge(frames) => {
+                if let Some(lending) = state.areas[area.0].lending_mut() {
+                    for (pointer, &frame) in refuge.iter_mut().zip(frames) {
+                        *pointer = lending.refuge_frame(frame);
+                    }
+                }
+                None
+            }
+        };
+        drop(guard);
+        let from = self.machine.reach(source.va());
+        if let Some(target) = &target {
+            let start = self.machine.reach_to_overwrite(target.va(), count as u32 * FRAME_SIZE);
+            for (n, pointer) in refuge.iter_mut().enumerate() {
+                *pointer = start.wrapping_add(n * PAGE);
+            }
+        }
+        for (n, &to) in refuge[..count].iter().enumerate() {
+            // SAFETY: both pages are mapped and, while the page is moving, nobody else's; two frames.
+            unsafe { copy_page(to, from.wrapping_add(n * PAGE)) };
+        }
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.unmap_lent(self.machine, source);
+        if let Some(target) = target {
+            state.unmap_lent(self.machine, target);
+        }
+        guard
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::thread;
+    use std::vec::Vec;
+
+    /// I6: whoever wants the lane next gets it: not idle work, which takes it again at once, and not who came later.
+    #[test]
+    fn i6_turns_of_the_work_lane_are_had_in_the_order_they_were_asked_for() {
+        const OTHERS: u32 = 3;
+        let (turns, order) = (Turns::new(), Mutex::new(Vec::new()));
+        for _ in 0..100 {
+            order.lock().unwrap().clear();
+            let first = turns.try_take().expect("nobody has it");
+            let asked = turns.next.load(Ordering::Relaxed);
+            thread::scope(|scope| {
+                for n in 0..OTHERS {
+                    let (turns, order) = (&turns, &order);
+                    scope.spawn(move || {
+                        let _turn = turns.wait();
+                        order.lock().unwrap().push(n);
+                    });
+                    while turns.next.load(Ordering::Relaxed) == asked + n {
+                        thread::yield_now();
+                    }
+                }
+                drop(first);
+                // Until all that wait have had theirs there is none for idle work.
+                while turns.try_take().is_none() {
+                    thread::yield_now();
+                }
+                assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
+            });
+        }
+        assert_eq!(turns.worst_wait(), OTHERS);
+    }
+}

@@ -1,0 +1,328 @@
+//! Bus masters: what a device reaches, where its buffers come from, and what shape they must have.
+//!
+//! Guarantees: a [`BusAddr`] that the DMA API hands out is one the device can drive, to the last byte of the buffer
+//! it belongs to, through one window of its bus's `dma-ranges`; no buffer crosses the device's boundary.
+//!
+//! The names are Linux's where the idea is: `dma_mask`, `dma_get_seg_boundary`, `dma_get_max_seg_size`,
+//! `dma-ranges`, `memory-region`.
+
+use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
+use crate::cma::area::AllocError;
+use crate::cma::reach::{Reach, Reachable};
+use crate::vm::mapped::RegionId;
+use arrayvec::ArrayVec;
+use core::fmt;
+use core::slice;
+
+/// Windows of `dma-ranges` that a master can have.
+pub const MAX_WINDOWS: usize = 4;
+
+/// An area, by its place among those of the [`Dma`](super::Dma) that told it, which is known by its window. To another
+/// `Dma` it is no area.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AreaId(pub(super) usize, pub(super) RegionId);
+
+/// One entry of a bus's `dma-ranges`: the bus addresses `[bus, bus + bytes)` are the memory from `phys` on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BusWindow {
+    /// First bus address.
+    pub bus: BusAddr,
+    /// The memory behind it.
+    pub phys: PhysAddr,
+    /// Bytes, 1 to 4 GiB.
+    pub bytes: u64,
+}
+
+impl BusWindow {
+    /// All of the 32-bit space, at the CPU's addresses: a bus without `dma-ranges`.
+    pub const IDENTITY: Self = Self { bus: BusAddr::new(0), phys: PhysAddr::new(0), bytes: 1 << 32 };
+
+    /// The memory of the window whose bus addresses end at `mask` or before, in whole frames.
+    fn reach(&self, mask: BusAddr) -> Option<Reachable> {
+        let driven = (u64::from(mask.raw()) + 1).saturating_sub(self.bus.raw().into());
+        let frames = FrameRange::within(self.phys.raw().into(), driven.min(self.bytes));
+        let shift = (self.bus.raw() >> FRAME_SHIFT).wrapping_sub(self.phys.raw() >> FRAME_SHIFT);
+        (!frames.is_empty()).then_some(Reachable { frames, shift })
+    }
+}
+
+/// Why a description of a bus master is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MasterError {
+    /// The window has no bytes, passes 4 GiB on one of its sides, names memory or bus addresses of another one, or
+    /// shifts memory by part of a frame.
+    Window(BusWindow),
+    /// More than [`MAX_WINDOWS`].
+    TooManyWindows,
+    /// A boundary is a power of two, a frame or more.
+    Boundary(u32),
+    /// The largest segment holds at least a frame.
+    Segment(u32),
+}
+
+impl fmt::Display for MasterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window(BusWindow { bus, phys, bytes }) => {
+                write!(f, "dma-ranges: {bytes:#x} bytes from bus {bus} at {phys} are no window of this bus")
+            }
+            Self::TooManyWindows => write!(f, "dma-ranges: more than {MAX_WINDOWS} windows"),
+            Self::Boundary(bytes) => write!(f, "boundary of {bytes:#x} bytes is not a power of two of 4 KiB or more"),
+            Self::Segment(bytes) => write!(f, "largest segment of {} is less than a frame", Bytes((*bytes).into())),
+        }
+    }
+}
+
+/// A bus master as the memory sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Master {
+    name: &'static str,
+    /// Or why it has none, if it names one that was refused.
+    area: Result<AreaId, Option<&'static str>>,
+    mask: BusAddr,
+    windows: ArrayVec<BusWindow, MAX_WINDOWS>,
+    /// The memory it reaches, window by window: by mask and windows.
+    reach: ArrayVec<Reachable, MAX_WINDOWS>,
+    boundary: Option<u32>,
+    max_segment: u32,
+}
+
+impl Master {
+    /// Describes a master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`,
+    /// that of its `memory-region` or, if it names none, the default one.
+    pub fn new(name: &'static str, area: Option<AreaId>) -> Self {
+        Self::with_area(name, area.ok_or(None))
+    }
+
+    /// Describes a master that may use no area: the one that its `memory-region` names was refused, and another might be
+    /// where it does not reach. `why` names it and the reason, and is part of the [`AllocError::NoArea`] that every
+    /// allocation for it ends with.
+    pub fn without_area(name: &'static str, why: &'static str) -> Self {
+        Self::with_area(name, Err(Some(why)))
+    }
+
+    fn with_area(name: &'static str, area: Result<AreaId, Option<&'static str>>) -> Self {
+        let mask = BusAddr::new(u32::MAX);
+        let (windows, reach) = (ArrayVec::new(), ArrayVec::new());
+        let master = Self { name, area, mask, windows, reach, boundary: None, max_segment: u32::MAX };
+        master.reaching(mask, core::iter::once(BusWindow::IDENTITY).collect())
+    }
+
+    /// The same master, driving bus addresses up to `last` only, that byte included: its DMA mask.
+    #[must_use]
+    pub fn with_mask(self, last: BusAddr) -> Self {
+        let windows = self.windows.clone();
+        self.reaching(last, windows)
+    }
+
+    /// The same master on a bus with these `dma-ranges`; memory outside of them it cannot reach.
+    pub fn with_windows(self, windows: &[BusWindow]) -> Result<Self, MasterError> {
+        for (n, window) in windows.iter().enumerate() {
+            let fits = |base: u32| window.bytes <= (1 << 32) - u64::from(base);
+            let apart = |a: u32, b: u32, bytes: u64| {
+                u64::from(a) + window.bytes <= b.into() || u64::from(b) + bytes <= a.into()
+            };
+            if window.bytes == 0 || !fits(window.bus.raw()) || !fits(window.phys.raw()) {
+                return Err(MasterError::Window(*window));
+            }
+            let clear = windows[..n].iter().all(|other| {
+                apart(window.bus.raw(), other.bus.raw(), other.bytes)
+                    && apart(window.phys.raw(), other.phys.raw(), other.bytes)
+            });
+            // A shift by part of a frame would make a frame of memory two on the bus.
+            let whole = window.bus.raw() % FRAME_SIZE == window.phys.raw() % FRAME_SIZE;
+            if !clear || !whole {
+                return Err(MasterError::Window(*window));
+            }
+        }
+        let windows = ArrayVec::try_from(windows).map_err(|_| MasterError::TooManyWindows)?;
+        let mask = self.mask;
+        Ok(self.reaching(mask, windows))
+    }
+
+    fn reaching(self, mask: BusAddr, windows: ArrayVec<BusWindow, MAX_WINDOWS>) -> Self {
+        let reach = windows.iter().filter_map(|window| window.reach(mask)).collect();
+        Self { mask, windows, reach, ..self }
+    }
+
+    /// The same master, whose buffers and segments do not cross a multiple of `bytes` on the bus: a power of two.
+    pub fn with_boundary(self, bytes: u32) -> Result<Self, MasterError> {
+        if !bytes.is_power_of_two() || bytes < FRAME_SIZE {
+            return Err(MasterError::Boundary(bytes));
+        }
+        Ok(Self { boundary: Some(bytes), ..self })
+    }
+
+    /// The same master, whose scatter-gather segments hold at most `bytes`.
+    pub fn with_max_segment(self, bytes: u32) -> Result<Self, MasterError> {
+        if bytes < FRAME_SIZE {
+            return Err(MasterError::Segment(bytes));
+        }
+        Ok(Self { max_segment: bytes, ..self })
+    }
+
+    /// What it is called in tables and reports.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What limits where its buffers may lie, for refusals.
+    pub(super) fn limits(&self) -> Reach {
+        let ranges = self.windows.as_slice() != [BusWindow::IDENTITY];
+        Reach { last: self.mask, ranges, boundary: self.boundary }
+    }
+
+    pub(super) fn area(&self) -> Result<AreaId, AllocError> {
+        self.area.map_err(AllocError::NoArea)
+    }
+
+    /// The boundary no buffer or segment crosses, in bytes.
+    pub const fn boundary(&self) -> Option<u32> {
+        self.boundary
+    }
+
+    /// Bytes of the largest segment.
+    pub const fn max_segment(&self) -> u32 {
+        self.max_segment
+    }
+
+    /// The parts of `run` where a buffer may lie: within reach, and without crossing a boundary.
+    pub(super) fn places(&self, run: FrameRange) -> Places<'_> {
+        Places {
+            boundary: self.boundary,
+            windows: self.reach.iter(),
+            run,
+            left: Reachable::unshifted(FrameRange::EMPTY),
+        }
+    }
+
+    /// Where the master sees physical address `at`; `None` if it does not.
+    pub fn bus(&self, at: PhysAddr) -> Option<BusAddr> {
+        self.bus_run(at).map(|(bus, _)| bus)
+    }
+
+    /// Where the master sees physical address `at`, and how many bytes from there on are consecutive on both sides.
+    pub(super) fn bus_run(&self, at: PhysAddr) -> Option<(BusAddr, u64)> {
+        let (bus, left) = self.windows.iter().find_map(|window| {
+            let offset = at.raw().checked_sub(window.phys.raw())?;
+            let left = window.bytes.checked_sub(offset.into())?;
+            (left > 0).then(|| (BusAddr::new(window.bus.raw() + offset), left))
+        })?;
+        let driven = (u64::from(self.mask.raw()) + 1).checked_sub(bus.raw().into())?;
+        (driven > 0).then(|| (bus, left.min(driven)))
+    }
+
+    /// The memory behind one of the master's addresses; `None` if there is none, or it cannot drive the address.
+    pub fn phys(&self, at: BusAddr) -> Option<PhysAddr> {
+        if at > self.mask {
+            return None;
+        }
+        self.windows.iter().find_map(|window| {
+            let offset = at.raw().checked_sub(window.bus.raw())?;
+            (u64::from(offset) < window.bytes).then(|| PhysAddr::new(window.phys.raw() + offset))
+        })
+    }
+}
+
+/// Of [`Master::places`].
+pub(super) struct Places<'m> {
+    boundary: Option<u32>,
+    windows: slice::Iter<'m, Reachable>,
+    run: FrameRange,
+    /// Of the window in turn, what was not yet given.
+    left: Reachable,
+}
+
+impl Iterator for Places<'_> {
+    type Item = Reachable;
+
+    #[inline]
+    fn next(&mut self) -> Option<Reachable> {
+        while self.left.frames.is_empty() {
+            let &Reachable { frames, shift } = self.windows.next()?;
+            self.left = Reachable { frames: frames.intersection(self.run), shift };
+        }
+        let Reachable { frames, shift } = self.left;
+        let count = match self.boundary {
+            Some(boundary) => {
+                let pages = boundary >> FRAME_SHIFT;
+                (pages - frames.start().wrapping_add(shift) % pages).min(frames.count())
+            }
+            None => frames.count(),
+        };
+        let (frames, left) = frames.split_at(count)?;
+        self.left.frames = left;
+        Some(Reachable { frames, shift })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    const SOC: BusWindow =
+        BusWindow { bus: BusAddr::new(0xc000_0000), phys: PhysAddr::new(0x4000_0000), bytes: 0x2000_0000 };
+
+    #[test]
+    fn addresses_go_through_the_window_and_back() {
+        let master = Master::new("ve", None).with_windows(&[SOC]).unwrap();
+        assert_eq!(master.bus(PhysAddr::new(0x4000_1000)), Some(BusAddr::new(0xc000_1000)));
+        assert_eq!(master.phys(BusAddr::new(0xdfff_ffff)), Some(PhysAddr::new(0x5fff_ffff)));
+        assert_eq!(master.bus(PhysAddr::new(0x6000_0000)), None);
+        assert_eq!(master.phys(BusAddr::new(0x4000_1000)), None);
+    }
+
+    #[test]
+    fn a_mask_cuts_windows_to_the_last_byte() {
+        let master = Master::new("ve", None).with_windows(&[SOC]).unwrap().with_mask(BusAddr::new(0xc000_2fff));
+        let reach = |bytes| [Reachable { frames: FrameRange::within(0x4000_0000, bytes), shift: 0x80000 }];
+        assert_eq!(master.reach.to_vec(), reach(0x3000));
+        let short = master.with_mask(BusAddr::new(0xc000_2ffe));
+        assert_eq!(short.reach.to_vec(), reach(0x2000));
+        let none = short.with_mask(BusAddr::new(0xbfff_ffff));
+        assert_eq!(none.reach.len(), 0);
+        assert_eq!(Master::new("all", None).reach.to_vec(), [Reachable::unshifted(FrameRange::ALL)]);
+    }
+
+    #[test]
+    fn boundaries_are_the_bus_s() {
+        let odd = BusWindow { bus: BusAddr::new(0x0000_3000), phys: PhysAddr::new(0x4000_0000), bytes: 0x10_0000 };
+        let master = Master::new("ac97", None).with_windows(&[odd]).unwrap().with_boundary(0x4000).unwrap();
+        let within = FrameRange::within(0x4000_0000, 0x7000);
+        let parts: Vec<_> = master.places(within).map(|part| (part.frames.start(), part.frames.end())).collect();
+        assert_eq!(parts, [(0x40000, 0x40001), (0x40001, 0x40005), (0x40005, 0x40007)]);
+    }
+
+    #[test]
+    fn a_master_whose_area_was_refused_has_no_other() {
+        let (why, area) = ("its reserved-memory/bank was refused: size is 0", AreaId(1, RegionId::NONE));
+        assert_eq!(Master::without_area("mfc", why).area(), Err(AllocError::NoArea(Some(why))));
+        assert_eq!(Master::new("mfc", Some(area)).area(), Ok(area));
+        let line = "the device has no area to allocate from: its reserved-memory/bank was refused: size is 0";
+        assert_eq!(AllocError::NoArea(Some(why)).to_string(), line);
+    }
+
+    #[test]
+    fn refusals_are_one_clear_line() {
+        let long = BusWindow { bytes: 0x8000_0000, ..SOC };
+        let refused = Master::new("x", None).with_windows(&[long]).unwrap_err();
+        let text = "dma-ranges: 0x80000000 bytes from bus 0xc0000000 at 0x40000000 are no window of this bus";
+        assert_eq!(refused.to_string(), text);
+        let shifted = BusWindow { bus: BusAddr::new(0xc000_0200), ..SOC };
+        let endless = BusWindow { bytes: u64::MAX, ..SOC };
+        assert_eq!(Master::new("x", None).with_windows(&[endless]).unwrap_err(), MasterError::Window(endless));
+        assert_eq!(Master::new("x", None).with_windows(&[shifted]).unwrap_err(), MasterError::Window(shifted));
+        assert_eq!(Master::new("x", None).with_windows(&[SOC; 2]).unwrap_err(), MasterError::Window(SOC), "twice");
+        let many: [_; 5] = core::array::from_fn(|n| {
+            let base = n as u32 * 0x1000_0000;
+            BusWindow { bus: BusAddr::new(base), phys: PhysAddr::new(base), bytes: 0x1000_0000 }
+        });
+        assert_eq!(Master::new("x", None).with_windows(&many).unwrap_err(), MasterError::TooManyWindows);
+        let boundary = Master::new("x", None).with_boundary(0x3000).unwrap_err();
+        assert_eq!(boundary.to_string(), "boundary of 0x3000 bytes is not a power of two of 4 KiB or more");
+        let segment = Master::new("x", None).with_max_segment(512).unwrap_err();
+        assert_eq!(segment.to_string(), "largest segment of 512 B is less than a frame");
+    }
+}

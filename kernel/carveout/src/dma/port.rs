@@ -1,0 +1,184 @@
+//! A bus master's port for devices that the CPU plays: the mock devices.
+//!
+//! Guarantees: a port reaches only buffers whose device was given them; it maps them non-cacheable while, and only
+//! while, no other mapping exists (I1), and drops what the caches hold of them before its first access (I3). What it
+//! spends on that is the mock's cost: it is counted here, not in the buffer's [`Effort`](super::buffer::Effort).
+
+use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
+use crate::dma::master::Master;
+use crate::dma::{Dma, Kept, Slot, State};
+use crate::holder::Holder;
+use crate::machine::{Lines, Machine};
+use crate::vm::attr::{Access, MemoryType};
+use crate::vm::ledger::{LedgerError, Residue};
+use crate::vm::mapped::Mapped;
+use core::cell::Cell;
+use core::fmt;
+
+/// Why a port cannot reach memory: on a real bus, a decode error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortError {
+    /// No bytes, or out of the master's reach.
+    Length {
+        /// First address.
+        at: BusAddr,
+        /// Bytes.
+        len: u32,
+    },
+    /// The bytes are not all in one buffer.
+    NoBuffer {
+        /// First address.
+        at: BusAddr,
+        /// Bytes.
+        len: u32,
+    },
+    /// The buffer is not the device's now (I4).
+    NotGranted {
+        /// The buffer.
+        frames: FrameRange,
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// The port has the buffer mapped already.
+    InUse {
+        /// The buffer.
+        frames: FrameRange,
+    },
+    /// The ledger refused a second mapping (I1).
+    Mapped(LedgerError),
+}
+
+impl fmt::Display for PortError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length { at, len } => write!(f, "bus access of {len} bytes at {at} is out of the master's reach"),
+            Self::NoBuffer { at, len } => write!(f, "bus access of {len} bytes at {at}: no one buffer holds them"),
+            Self::NotGranted { frames, holder } => write!(f, "bus access to {frames}, which is {holder}"),
+            Self::InUse { frames } => write!(f, "bus access to {frames}, which the port has open"),
+            Self::Mapped(error) => write!(f, "bus access: {error}"),
+        }
+    }
+}
+
+/// The port of one bus master.
+#[derive(Debug)]
+pub struct Port<M: Machine + 'static> {
+    dma: &'static Dma<M>,
+    master: Master,
+    lines: Cell<Lines>,
+}
+
+impl<M: Machine> Port<M> {
+    /// The port of `master`.
+    ///
+    /// # Safety
+    ///
+    /// The caller plays a device and keeps a device's promise (I4): while a value that [`open`](Self::open) returned
+    /// lives, the buffer it is of is not dropped, released or handed back, and a coherent one not accessed otherwise.
+    pub const unsafe fn new(dma: &'static Dma<M>, master: Master) -> Self {
+        Self { dma, master, lines: Cell::new(Lines { inner: 0, outer: 0 }) }
+    }
+
+    /// Lines the port dropped from the caches before its accesses: the mock's cost.
+    pub fn lines(&self) -> Lines {
+        self.lines.get()
+    }
+
+    /// Opens `len` bytes at `at` for the duration of the value returned.
+    pub fn open(&self, at: BusAddr, len: u32) -> Result<Opened<M>, PortError> {
+        let last = len.checked_sub(1).and_then(|more| at.checked_add(more));
+        let (Some(first), Some(last)) = (self.master.phys(at), last.and_then(|last| self.master.phys(last))) else {
+            return Err(PortError::Length { at, len });
+        };
+        let wanted = FrameRange::between(first.raw() >> FRAME_SHIFT, (last.raw() >> FRAME_SHIFT) + 1)
+            .ok_or(PortError::Length { at, len })?;
+        let mut guard = self.dma.state.lock();
+        let state = &mut *guard;
+        let found = state.buffers().find(|(_, kept)| kept.frames.covers(wanted));
+        let Some((slot, &Kept { frames, va, ported, .. })) = found else { return Err(PortError::NoBuffer { at, len }) };
+        if ported {
+            return Err(PortError::InUse { frames });
+        }
+        let offset = (first.raw() - frames.base().raw()) as usize;
+        // A coherent buffer has the one mapping it may have; the port uses that.
+        let (holder, residue) = self.dma.standings[slot.0].get();
+        let own = match holder {
+            Holder::Both => None,
+            _ => Some(self.map(state, frames, holder)?),
+        };
+        state.kept_mut(slot).ported = true;
+        drop(guard);
+        let va = own.as_ref().map(Mapped::va).or(va).expect("a coherent buffer is mapped");
+        if let Some(mapped) = &own
+            && residue > Residue::Nothing
+        {
+            let lines = self.dma.machine.discard(mapped.all());
+            self.lines.set(self.lines.get() + lines);
+        }
+        Ok(Opened { dma: self.dma, slot, own, va, offset, len: len as usize })
+    }
+
+    /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still, if
+    /// the window has another image of it; with guards around it if one is left for that. The ledger is asked first: it
+    /// alone decides whether a mapping may be (I1).
+    fn map(&self, state: &mut State, frames: FrameRange, holder: Holder) -> Result<Mapped, PortError> {
+        state.ledger.claim(frames, MemoryType::NonCacheable).map_err(PortError::Mapped)?;
+        if holder != Holder::Device {
+            state.ledger.release(frames);
+            return Err(PortError::NotGranted { frames, holder });
+        }
+        let own = state.ledger.image_of(frames);
+        let homes = state.images.homes(frames);
+        let best = [homes.images & !own & !state.ledger.images_near(frames), homes.images & !own, homes.images];
+        let images = best.into_iter().find(|&images| images != 0).expect("each frame has a home");
+        let va = homes.address(images.trailing_zeros());
+        // SAFETY: the ledger gave the frames to this mapping alone (I1).
+        let mapped =
+            unsafe { state.window.map(self.dma.machine, va, frames, MemoryType::NonCacheable, Access::ReadWrite) };
+        Ok(mapped.expect("no other buffer has these addresses"))
+    }
+}
+
+/// A buffer the port has open. Dropping it ends the mapping.
+#[derive(Debug)]
+pub struct Opened<M: Machine + 'static> {
+    dma: &'static Dma<M>,
+    slot: Slot,
+    own: Option<Mapped>,
+    va: VirtAddr,
+    offset: usize,
+    len: usize,
+}
+
+impl<M: Machine> Opened<M> {
+    fn start(&self) -> *mut u8 {
+        self.dma.machine.reach(self.va).wrapping_add(self.offset)
+    }
+
+    /// The bytes the device reads.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped for its whole length while this value lives; the port has it open once (`ported`), and by the
+        // contract of `Port::new` nobody else writes it or ends its mapping meanwhile (I4).
+        unsafe { core::slice::from_raw_parts(self.start(), self.len) }
+    }
+
+    /// The bytes the device writes.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only view.
+        unsafe { core::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+}
+
+impl<M: Machine> Drop for Opened<M> {
+    fn drop(&mut self) {
+        // What the device wrote is in memory before its completion is seen.
+        self.dma.machine.device_barrier();
+        let mut state = self.dma.state.lock();
+        let state = &mut *state;
+        if let Some(mapped) = self.own.take() {
+            let frames = state.window.unmap(self.dma.machine, mapped);
+            state.ledger.release(frames);
+        }
+        state.kept_mut(self.slot).ported = false;
+    }
+}

@@ -1,0 +1,34 @@
+//! Who may touch a buffer, of whatever state.
+
+use core::fmt;
+
+/// Who may touch a buffer's bytes now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Holder {
+    /// Allocated, in no state yet.
+    Nobody,
+    /// The CPU.
+    Cpu,
+    /// The device alone.
+    Device,
+    /// CPU and device, through non-cacheable memory.
+    Both,
+    /// Dropped while a device owned it: never reused.
+    Quarantine,
+}
+
+impl Holder {
+    pub(crate) const ALL: [Self; 5] = [Self::Nobody, Self::Cpu, Self::Device, Self::Both, Self::Quarantine];
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nobody => "allocated",
+            Self::Cpu => "CPU-owned",
+            Self::Device => "device-owned",
+            Self::Both => "coherent",
+            Self::Quarantine => "quarantined",
+        })
+    }
+}

@@ -1,0 +1,738 @@
+//! The lock of what cores and interrupt handlers share.
+//!
+//! Guarantees: while a [`Guard`] lives, its core takes no interrupt, so a handler may take any lock: none is held by the
+//! code it interrupted. Guards may be dropped in any order: interrupts stay masked until the last is gone. A core takes
+//! locks in rising order of [`Rank`]; one taken out of order, or twice, is a panic that says where both were taken, and
+//! never a deadlock.
+//!
+//! # Lock order
+//!
+//! | rank | lock | held over |
+//! |---|---|---|
+//! | 0 to 3 | the embedding kernel's, inside of which it may call this crate | |
+//! | 4 | [`DMA`](Rank::DMA): all of [`Dma`](crate::dma::Dma) but who holds each buffer | updates of indexes, ledger, records and descriptors, with their TLB invalidate; and the audit |
+//! | 5 | [`OUTER_CACHE`](Rank::OUTER_CACHE): the PL310's registers | a page of line operations, or one operation by way |
+//! | 6, 7 | the embedding kernel's, inside of which it calls nothing of this crate | |
+//!
+//! Neither is held over zeroing, copying or maintenance of a buffer. The work lane ([`dma::loan`](crate::dma::loan)) is
+//! waited for without a lock, before [`DMA`](Rank::DMA) is taken: its turns are had in order, each is a batch of at most 15
+//! pages copied or 31 zeroed, and of n cores one waits for n - 1 of them at most, with interrupts masked.
+//! Interrupts are masked by CPSR.I: fast ones are not.
+//!
+//! Nothing of this crate prints or logs, so no lock of the embedding kernel's is taken behind its back but the heap's,
+//! and that only by what says that it uses the heap ([`dma`](crate::dma)). What there is to tell waits until it is asked
+//! for: [`Dma::next_quarantined`](crate::dma::Dma::next_quarantined).
+//!
+//! # The longest wait
+//!
+//! A lock is offered on, never just freed while a core waits: to the next core in rising order, and after the last to the
+//! first. So a core waits for **one turn of each other core at most**, the turn under way among them: with four cores for
+//! three turns. How long a turn is, is what the table says a lock is held over. The argument:
+//!
+//! - Each turn ends with an offer to the next waiting core after its own. Offers move in one direction round the cores
+//!   and go past none that waits and comes. Before one comes to a core, each other core had one turn at most.
+//! - `try_lock` and a core that comes anew find the lock held or offered while anybody waits. So nobody overtakes.
+//! - Exclusive stores must succeed in the end. The architecture promises no bound for that, for any lock.
+//! - A core that was offered the lock and does not come, though others look 64 times, is not running: an emulator or a
+//!   hypervisor took it off, or it was stopped. They go round it (`CoreState::gone_round` counts), or all would stand
+//!   still with it. It keeps its place and waits for one turn of each other core more.
+//!
+//! While a core waits, its interrupts are served as they were before the call. They are masked while the core has a place
+//! among those who wait, for a handler must not come then: the lock would be offered to the code that it interrupted, and a
+//! handler that wants the same lock would wait for what waits for it. So the core looks at ISR: when an interrupt is
+//! pending it leaves its place, takes the interrupt and waits anew. An offer that came just then goes on to the next. So:
+//!
+//! - A handler may take the lock that its core waits for: it finds its core in no place, and waits as any other would.
+//! - A core that is stopped by an interrupt, because another one panicked, has no place. One that is stopped by other means
+//!   is gone round. One that is stopped while it holds a lock never frees it; `Lock::force_unlock` does.
+//! - The bound is for a wait without interrupts. Each interrupt that a core takes while it waits begins the wait anew,
+//!   after the handler.
+//! - What `on_wait` calls runs in a place, with interrupts masked. If it ends the program it calls `abandon` first,
+//!   which leaves the place.
+//!
+//! On the host, which has threads and no interrupts, there are no ranks, and a thread waits for 24 turns at most while no
+//! more than 24 wait.
+
+#[cfg(any(not(loom), test))]
+mod turns;
+
+#[cfg(not(loom))]
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+#[cfg(not(loom))]
+use turns::{Poll, Turns};
+
+#[cfg(target_arch = "arm")]
+pub use self::by_core::{CoreState, abandon, cores, on_wait};
+
+/// A lock's place in the order in which a core takes locks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rank(u8);
+
+impl Rank {
+    /// How many there are.
+    pub const COUNT: usize = 8;
+    /// Of [`Dma`](crate::dma::Dma).
+    pub const DMA: Self = Self(4);
+    /// Of the outer cache's controller.
+    pub const OUTER_CACHE: Self = Self(5);
+
+    /// The rank `n`.
+    ///
+    /// # Panics
+    ///
+    /// If `n` is not below [`COUNT`](Self::COUNT): at compile time where a lock is a static.
+    pub const fn new(n: u8) -> Self {
+        assert!(n < Self::COUNT as u8, "there are eight ranks");
+        Self(n)
+    }
+}
+
+/// A value that one core at a time has, and none of its interrupt handlers meanwhile.
+pub struct Lock<T> {
+    #[cfg_attr(not(target_arch = "arm"), expect(dead_code, reason = "the host has no ranks"))]
+    rank: Rank,
+    #[cfg(not(loom))]
+    turns: Turns,
+    #[cfg(not(loom))]
+    value: UnsafeCell<T>,
+    #[cfg(loom)]
+    inner: loom::sync::Mutex<T>,
+}
+
+// SAFETY: a reference to the value is a guard's, and one guard at a time lives (what `Turns` guarantees). So sharing the
+// lock gives the value from core to core, which `Send` permits.
+#[cfg(not(loom))]
+unsafe impl<T: Send> Sync for Lock<T> {}
+
+/// The value of a [`Lock`], until it is dropped. It stays on its core:
+///
+/// ```compile_fail,E0277
+/// fn sent<T: Send>() {}
+/// sent::<carveout::sync::Guard<'static, u32>>();
+/// ```
+pub struct Guard<'l, T> {
+    #[cfg(not(loom))]
+    lock: &'l Lock<T>,
+    #[cfg(loom)]
+    inner: loom::sync::MutexGuard<'l, T>,
+    /// Dropped after the lock is free: interrupts stay masked until then.
+    #[cfg(target_arch = "arm")]
+    _held: by_core::Held,
+    /// Where this thread waited.
+    #[cfg(not(any(target_arch = "arm", loom)))]
+    place: u32,
+    _on_this_core: PhantomData<*mut ()>,
+}
+
+#[cfg(not(loom))]
+impl<T> Lock<T> {
+    /// A free lock of that rank.
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Self { rank, turns: Turns::new(), value: UnsafeCell::new(value) }
+    }
+}
+
+#[cfg(target_arch = "arm")]
+impl<T> Lock<T> {
+    /// Waits for the lock and takes it.
+    ///
+    /// # Panics
+    ///
+    /// If this core holds a lock of the same rank or a later one.
+    #[track_caller]
+    #[inline]
+    pub fn lock(&self) -> Guard<'_, T> {
+        let site = core::panic::Location::caller();
+        let held = by_core::Held::new(self.rank, site);
+        let held = if self.turns.take() { held } else { by_core::wait(held, self.rank, site, &self.turns) };
+        held.count();
+        Guard { lock: self, _held: held, _on_this_core: PhantomData }
+    }
+
+    /// Takes the lock if it is free and nobody waits for it: at any time, whatever else this core holds.
+    #[track_caller]
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let held = by_core::Held::tried(self.rank, core::panic::Location::caller());
+        self.turns.take().then(|| Guard { lock: self, _held: held, _on_this_core: PhantomData })
+    }
+
+    /// Frees the lock, whoever holds it.
+    ///
+    /// # Safety
+    ///
+    /// If the lock is held, its holder never uses its guard again.
+    pub unsafe fn force_unlock(&self) {
+        self.turns.pass(by_core::place());
+    }
+}
+
+#[cfg(not(any(target_arch = "arm", loom)))]
+impl<T> Lock<T> {
+    /// Waits for the lock and takes it.
+    pub fn lock(&self) -> Guard<'_, T> {
+        let mut place = 0;
+        if !self.turns.take()
+            && let Some(mut wait) = self.turns.join(place)
+        {
+            place = wait.place();
+            loop {
+                match self.turns.poll(&mut wait) {
+                    Poll::Taken => break,
+                    Poll::Waits => relax(),
+                    Poll::Ignored(_) => self.turns.go_round(&wait),
+                }
+            }
+        }
+        Guard { lock: self, place, _on_this_core: PhantomData }
+    }
+
+    /// Takes the lock if it is free and nobody waits for it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.turns.take().then(|| Guard { lock: self, place: 0, _on_this_core: PhantomData })
+    }
+}
+
+#[cfg(loom)]
+impl<T> Lock<T> {
+    /// A free lock of that rank.
+    pub fn new(rank: Rank, value: T) -> Self {
+        Self { rank, inner: loom::sync::Mutex::new(value) }
+    }
+
+    /// Waits for the lock and takes it.
+    pub fn lock(&self) -> Guard<'_, T> {
+        Guard { inner: self.inner.lock().expect("no holder panicked"), _on_this_core: PhantomData }
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        Some(Guard { inner: self.inner.try_lock().ok()?, _on_this_core: PhantomData })
+    }
+}
+
+/// Lets others go on while this core, or thread, waits.
+#[cfg(any(not(loom), test))]
+fn relax() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(all(not(loom), not(target_arch = "arm"), any(test, feature = "fake")))]
+    std::thread::yield_now();
+    #[cfg(all(not(loom), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
+    crate::cpu::relax();
+}
+
+/// While it lives, its core takes no interrupt: around what other cores wait for without a lock, and what a handler on
+/// this one would wait for in vain.
+pub(crate) struct Masked {
+    #[cfg(target_arch = "arm")]
+    _mask: by_core::Mask,
+    _on_this_core: PhantomData<*mut ()>,
+}
+
+impl Masked {
+    pub(crate) fn new() -> Self {
+        Self {
+            #[cfg(target_arch = "arm")]
+            _mask: by_core::Mask::new(),
+            _on_this_core: PhantomData,
+        }
+    }
+}
+
+#[cfg(not(loom))]
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.lock.turns.free() {
+            #[cfg(target_arch = "arm")]
+            let place = by_core::place();
+            #[cfg(not(target_arch = "arm"))]
+            let place = self.place;
+            self.lock.turns.pass(place);
+        }
+    }
+}
+
+#[cfg(not(loom))]
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: this guard has the lock, so no other names the value (what `Turns` guarantees).
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+#[cfg(not(loom))]
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and the guard is borrowed mutably.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+#[cfg(loom)]
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+#[cfg(loom)]
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+impl<T> fmt::Debug for Lock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}
+
+/// What each core holds and waits for: written by that core alone, read by whoever reports.
+#[cfg(target_arch = "arm")]
+mod by_core {
+    use super::{Poll, Rank, Turns};
+    use crate::cpu::{CoreId, MAX_CORES};
+    use crate::cpu::{interrupt_pends, isb, mask_interrupts, unmask_interrupts};
+    use core::fmt;
+    use core::marker::PhantomData;
+    use core::mem;
+    use core::panic::Location;
+    use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+    type Site = &'static Location<'static>;
+
+    /// The lowest bit of ranks in a record's `held`. They are uppermost: a shift leaves a rank and those after it alone.
+    const RANKS: u32 = 24;
+    /// One [`Mask`] in it. There is room for more of them than a stack has.
+    const MASKED: u32 = 1 << 8;
+    /// The bits that count those.
+    const ALL_MASKED: u32 = (1 << RANKS) - MASKED;
+    /// The bits of ranks of which several locks are held.
+    const SEVERAL: u32 = MASKED - 1;
+
+    /// Of one core; in lines of its own, for only that core writes it.
+    #[repr(align(64))]
+    struct Record {
+        /// From bit [`RANKS`] on, a bit a rank held; from bit 0 on, a bit a rank of which several locks are held; between, how
+        /// many [`Mask`]s there are. While it is other than zero, interrupts are masked.
+        held: AtomicU32,
+        /// Whether interrupts were masked when `held` became other than zero.
+        masked_before: AtomicU32,
+        /// Of each rank, locks held beyond one: those were tried.
+        more: [AtomicU32; Rank::COUNT],
+        /// Where each rank held was taken.
+        sites: [AtomicPtr<Location<'static>>; Rank::COUNT],
+        /// Where the core waits, and for which rank; null if it does not.
+        waits: AtomicPtr<Location<'static>>,
+        waits_for: AtomicU32,
+        /// Those in whose midst it waits, at `place`; null if it does not, or left.
+        queue: AtomicPtr<Turns>,
+        place: AtomicU32,
+        /// How often others went round it: written by them.
+        gone_round: AtomicU32,
+        /// Locks taken, those of them not at once, and rounds waited for them.
+        taken: AtomicU32,
+        contended: AtomicU32,
+        rounds: AtomicU32,
+    }
+
+    static RECORDS: [Record; MAX_CORES] = [const {
+        Record {
+            held: AtomicU32::new(0),
+            masked_before: AtomicU32::new(0),
+            more: [const { AtomicU32::new(0) }; Rank::COUNT],
+            sites: [const { AtomicPtr::new(core::ptr::null_mut()) }; Rank::COUNT],
+            waits: AtomicPtr::new(core::ptr::null_mut()),
+            waits_for: AtomicU32::new(0),
+            queue: AtomicPtr::new(core::ptr::null_mut()),
+            place: AtomicU32::new(0),
+            gone_round: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
+            contended: AtomicU32::new(0),
+            rounds: AtomicU32::new(0),
+        }
+    }; MAX_CORES];
+
+    /// The function of [`on_wait`], or null.
+    static ON_WAIT: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+    /// Rounds of waiting between two calls of [`on_wait`]'s function.
+    const ROUNDS: u32 = 1 << 12;
+
+    /// Has `hook` called now and then while a core waits for a lock, with how often it was called for this wait: the
+    /// place for a watchdog. Interrupts are masked meanwhile. It takes no lock, unless it ends the program: then it calls
+    /// [`abandon`] first.
+    pub fn on_wait(hook: fn(u32)) {
+        ON_WAIT.store(hook as *mut (), Ordering::Release);
+    }
+
+    /// Has this core's order begin anew, whatever it holds or waits for: for a last report, after which the program ends.
+    /// The locks that it holds stay taken. It waits for none from here on, so none is passed to it.
+    pub fn abandon() {
+        let record = record();
+        let queue = record.queue.swap(core::ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: `wait` stored it, which borrows the lock until it stores null: this is called from within.
+        if let Some(turns) = unsafe { queue.as_ref() } {
+            turns.leave(record.place.load(Ordering::Relaxed));
+        }
+        record.held.store(record.held.load(Ordering::Relaxed) & ALL_MASKED, Ordering::Relaxed);
+        for more in &record.more {
+            more.store(0, Ordering::Relaxed);
+        }
+    }
+
+    impl Record {
+        /// Changes `held` once interrupts are masked, which they were before or not.
+        #[inline]
+        fn begin(&self, held: u32, now: u32, masked: bool) {
+            if held == 0 {
+                self.masked_before.store(masked.into(), Ordering::Relaxed);
+            }
+            self.held.store(now, Ordering::Relaxed);
+        }
+
+        /// Changes `held`; with the last reason to mask interrupts gone, they are as they were before the first.
+        #[inline]
+        fn end(&self, left: u32) {
+            self.held.store(left, Ordering::Relaxed);
+            if left == 0 && self.masked_before.load(Ordering::Relaxed) == 0 {
+                unmask_interrupts();
+            }
+        }
+    }
+
+    fn record() -> &'static Record {
+        &RECORDS[CoreId::current().index()]
+    }
+
+    /// Returns where this core waits, whatever it waits for.
+    pub(super) fn place() -> u32 {
+        CoreId::current().index() as u32
+    }
+
+    /// A core's locks, at a moment that may have passed.
+    #[derive(Clone, Copy, Debug)]
+    pub struct CoreState {
+        /// The rank it waits for, and where.
+        pub waits: Option<(Rank, Site)>,
+        /// Where it took those it holds, by rank; the last, of several.
+        pub held: [Option<Site>; Rank::COUNT],
+        /// Locks taken, modulo 2^32.
+        pub taken: u32,
+        /// How many of them were held by somebody else, modulo 2^32.
+        pub contended: u32,
+        /// Rounds of the loop that waited for them, modulo 2^32.
+        pub rounds: u32,
+        /// How often it was offered a lock and did not come, modulo 2^32: it was not running.
+        pub gone_round: u32,
+    }
+
+    impl fmt::Display for CoreState {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self.waits {
+                Some((Rank(rank), site)) => write!(f, "waits at {site} for the lock of rank {rank}")?,
+                None => f.write_str("waits for no lock")?,
+            }
+            f.write_str(", holds ")?;
+            let mut none = true;
+            for (rank, site) in self.held.iter().enumerate().filter_map(|(rank, site)| Some((rank, (*site)?))) {
+                write!(f, "{}rank {rank} since {site}", if mem::take(&mut none) { "" } else { ", " })?;
+            }
+            if none { f.write_str("none") } else { Ok(()) }
+        }
+    }
+
+    /// Each core's locks.
+    pub fn cores() -> impl Iterator<Item = (CoreId, CoreState)> {
+        // SAFETY: only references to `Location`s of this program are stored, or null.
+        let site = |at: &AtomicPtr<Location<'static>>| unsafe { at.load(Ordering::Acquire).as_ref() };
+        CoreId::all().zip(&RECORDS).map(move |(core, record)| {
+            let held = record.held.load(Ordering::Acquire) >> RANKS;
+            let taken_at = |rank: usize| if held >> rank & 1 == 1 { site(&record.sites[rank]) } else { None };
+            let rank = Rank(record.waits_for.load(Ordering::Relaxed) as u8);
+            let state = CoreState {
+                waits: site(&record.waits).map(|site| (rank, site)),
+                held: core::array::from_fn(taken_at),
+                taken: record.taken.load(Ordering::Relaxed),
+                contended: record.contended.load(Ordering::Relaxed),
+                rounds: record.rounds.load(Ordering::Relaxed),
+                gone_round: record.gone_round.load(Ordering::Relaxed),
+            };
+            (core, state)
+        })
+    }
+
+    /// Adds to a counter that only this core writes.
+    fn count(counter: &AtomicU32, more: u32) {
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// A lock's rank is in this core's record, and interrupts are masked. Dropping it undoes both.
+    ///
+    /// The record's stores are not ordered: this core needs no order, and a report is of a core that has stood still for
+    /// long. In a short window it may name a lock's last site for this one.
+    pub(super) struct Held {
+        record: &'static Record,
+        /// The rank's.
+        bit: u32,
+        _on_this_core: PhantomData<*mut ()>,
+    }
+
+    impl Held {
+        /// To take a lock in its order.
+        #[inline]
+        pub(super) fn new(rank: Rank, site: Site) -> Self {
+            let masked = mask_interrupts();
+            let record = record();
+            let held = record.held.load(Ordering::Relaxed);
+            if held >> RANKS >> rank.0 != 0 {
+                out_of_order(record, held, rank, site);
+            }
+            Self::note(record, held, rank, site, masked)
+        }
+
+        /// To take a lock that nobody waits for.
+        pub(super) fn tried(rank: Rank, site: Site) -> Self {
+            let masked = mask_interrupts();
+            let record = record();
+            let held = record.held.load(Ordering::Relaxed);
+            let this = Self::note(record, held, rank, site, masked);
+            if held & this.bit != 0 {
+                count(&record.more[usize::from(rank.0)], 1);
+                record.held.store(held | 1 << rank.0, Ordering::Relaxed);
+            }
+            this
+        }
+
+        #[inline]
+        fn note(record: &'static Record, held: u32, rank: Rank, site: Site, masked: bool) -> Self {
+            let bit = 1 << RANKS << rank.0;
+            record.sites[usize::from(rank.0)].store(core::ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
+            record.begin(held, held | bit, masked);
+            Self { record, bit, _on_this_core: PhantomData }
+        }
+
+        /// The lock was taken.
+        #[inline]
+        pub(super) fn count(&self) {
+            count(&self.record.taken, 1);
+        }
+
+        /// Returns whether the core holds another lock of the rank, which it then holds once less.
+        #[cold]
+        fn is_one_of_several(&self, held: u32) -> bool {
+            let rank = (self.bit >> RANKS).trailing_zeros();
+            if held >> rank & 1 == 0 {
+                return false;
+            }
+            let more = &self.record.more[rank as usize];
+            let left = more.load(Ordering::Relaxed) - 1;
+            more.store(left, Ordering::Relaxed);
+            if left == 0 {
+                self.record.held.store(held & !(1 << rank), Ordering::Relaxed);
+            }
+            true
+        }
+    }
+
+    impl Drop for Held {
+        #[inline]
+        fn drop(&mut self) {
+            let held = self.record.held.load(Ordering::Relaxed);
+            if held & SEVERAL == 0 || !self.is_one_of_several(held) {
+                self.record.end(held & !self.bit);
+            }
+        }
+    }
+
+    /// Interrupts are masked, and this core's record counts it. Dropping it undoes both.
+    pub(super) struct Mask(&'static Record);
+
+    impl Mask {
+        pub(super) fn new() -> Self {
+            let masked = mask_interrupts();
+            let record = record();
+            let held = record.held.load(Ordering::Relaxed);
+            record.begin(held, held + MASKED, masked);
+            Self(record)
+        }
+    }
+
+    impl Drop for Mask {
+        fn drop(&mut self) {
+            self.0.end(self.0.held.load(Ordering::Relaxed) - MASKED);
+        }
+    }
+
+    #[cold]
+    fn out_of_order(record: &Record, held: u32, wanted: Rank, site: Site) -> ! {
+        let rank = held.ilog2() - RANKS;
+        // SAFETY: only references to `Location`s of this program are stored, or null.
+        let since = unsafe { record.sites[rank as usize].load(Ordering::Relaxed).as_ref() };
+        match since {
+            Some(since) => {
+                panic!("lock order: rank {} at {site}, while rank {rank} is held since {since}", wanted.0)
+            }
+            None => panic!("lock order: rank {} at {site}, while rank {rank} is held", wanted.0),
+        }
+    }
+
+    /// Waits for the lock, which its core does not hold meanwhile, and takes it.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn wait(held: Held, rank: Rank, site: Site, turns: &Turns) -> Held {
+        drop(held);
+        let masked = mask_interrupts();
+        let record = record();
+        // A handler that waits in the middle of this leaves it as it was.
+        let outer = (record.waits.load(Ordering::Relaxed), record.waits_for.load(Ordering::Relaxed));
+        let mut rounds = 0;
+        // At each turn of this loop interrupts are masked and the core has no place.
+        while let Some(mut wait) = turns.join(place()) {
+            record.place.store(wait.place(), Ordering::Relaxed);
+            record.queue.store(core::ptr::from_ref(turns).cast_mut(), Ordering::Relaxed);
+            record.waits_for.store(rank.0.into(), Ordering::Relaxed);
+            record.waits.store(core::ptr::from_ref(site).cast_mut(), Ordering::Release);
+            let taken = loop {
+                match turns.poll(&mut wait) {
+                    Poll::Taken => break true,
+                    Poll::Waits => super::relax(),
+                    Poll::Ignored(other) => {
+                        // Before it is gone round, so that who looks never finds too few.
+                        if let Some(record) = RECORDS.get(other as usize) {
+                            record.gone_round.fetch_add(1, Ordering::Relaxed);
+                        }
+                        turns.go_round(&wait);
+                    }
+                }
+                rounds += 1;
+                if rounds % ROUNDS == 0 {
+                    call_hook(rounds / ROUNDS);
+                }
+                if !masked && interrupt_pends() {
+                    turns.leave(wait.place());
+                    break false;
+                }
+            };
+            record.queue.store(core::ptr::null_mut(), Ordering::Relaxed);
+            if taken {
+                break;
+            }
+            unmask_interrupts();
+            // Between the two, so that the interrupt is taken there.
+            isb();
+            mask_interrupts();
+        }
+        record.waits.store(outer.0, Ordering::Release);
+        record.waits_for.store(outer.1, Ordering::Relaxed);
+        count(&record.contended, 1);
+        count(&record.rounds, rounds + 1);
+        Held::note(record, record.held.load(Ordering::Relaxed), rank, site, masked)
+    }
+
+    fn call_hook(time: u32) {
+        let hook = ON_WAIT.load(Ordering::Acquire);
+        if !hook.is_null() {
+            // SAFETY: only `on_wait` stores here, a function of this type.
+            let hook = unsafe { mem::transmute::<*mut (), fn(u32)>(hook) };
+            hook(time);
+        }
+    }
+}
+
+/// Every interleaving of a few threads (crate loom), by `tests/run.sh`.
+#[cfg(all(test, loom))]
+mod interleavings {
+    use super::{Lock, Rank};
+    use crate::cma::index::{Index, Node};
+    use alloc::vec;
+    use alloc::vec::Vec;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    const UNITS: u32 = 6;
+
+    fn index() -> Index<'static> {
+        let nodes = Index::nodes_needed(0, UNITS).unwrap();
+        Index::new(0, UNITS, vec![Node::EMPTY; nodes].leak()).unwrap()
+    }
+
+    /// What keeps threads out of an index while one is at it.
+    trait Shared: Send + Sync + 'static {
+        fn with<R>(&self, act: impl FnOnce(&mut Index<'static>) -> R) -> R;
+    }
+
+    impl Shared for Lock<Index<'static>> {
+        fn with<R>(&self, act: impl FnOnce(&mut Index<'static>) -> R) -> R {
+            act(&mut self.lock())
+        }
+    }
+
+    /// The planted bug: nothing does.
+    struct NoLock(UnsafeCell<Index<'static>>);
+
+    // SAFETY: none: it is wrong, and loom must find out before the second access is made.
+    unsafe impl Sync for NoLock {}
+    // SAFETY: as above.
+    unsafe impl Send for NoLock {}
+
+    impl Shared for NoLock {
+        fn with<R>(&self, act: impl FnOnce(&mut Index<'static>) -> R) -> R {
+            // SAFETY: none: loom panics if another thread is at it.
+            self.0.with_mut(|index| act(unsafe { &mut *index }))
+        }
+    }
+
+    /// Two threads take runs, use what they got as their own, and give it back; a third looks on.
+    fn explore<S: Shared>(make: fn() -> S) {
+        loom::model(move || {
+            let index = Arc::new(make());
+            let bytes: Arc<Vec<UnsafeCell<u32>>> = Arc::new((0..UNITS).map(UnsafeCell::new).collect());
+            let work = |count: u32, order: u8| {
+                let (index, bytes) = (Arc::clone(&index), Arc::clone(&bytes));
+                move || {
+                    let Some(first) = index.with(|index| index.alloc(count, order, 0..u32::MAX)) else { return };
+                    for unit in first..first + count {
+                        // SAFETY: this thread was given the unit; loom panics if another uses it now.
+                        bytes[unit as usize].with_mut(|unit| unsafe { *unit += 1 });
+                    }
+                    index.with(|index| index.free(first, count)).expect("what was given");
+                }
+            };
+            let threads = [thread::spawn(work(3, 0)), thread::spawn(work(2, 1))];
+            let seen = index.with(|index| index.free_units());
+            assert!(seen <= UNITS);
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            assert_eq!(index.with(|index| (index.free_units(), index.largest_run())), (UNITS, UNITS));
+        });
+    }
+
+    #[test]
+    fn an_index_under_the_lock_gives_each_unit_to_one() {
+        explore(|| Lock::new(Rank::DMA, index()));
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn a_missing_lock_is_found() {
+        explore(|| NoLock(UnsafeCell::new(index())));
+    }
+}

@@ -1,0 +1,565 @@
+//! The attribute of each carved frame, seven bits a frame, kept outside the carved memory.
+//!
+//! Guarantees I1 for carved frames: a frame is claimed by at most one mapping at a time, so a second mapping, with
+//! whatever attribute, is refused before a descriptor is written; so is one through a physical alias. Also remembers
+//! what caches may still hold of a frame after its mapping ended, so that the next owner does the least that suffices
+//! (I3), in which image of the [window](super::window) its buffer has its addresses, and whether it is known to be zeroed (I5).
+
+use crate::addr::{Frame, FrameRange};
+use crate::carve_out::CarveOut;
+use crate::vm::alias::{Alias, Aliases};
+use crate::vm::attr::MemoryType;
+use crate::vm::window::IMAGES;
+use arrayvec::ArrayVec;
+use core::fmt;
+
+/// What the data caches may hold of a frame that nothing maps, and whether its bytes are known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Residue {
+    /// As `Nothing`, and memory holds zeros (I5): fit for its next owner as it is.
+    Zeroed,
+    /// Never mapped write-back since the last invalidate through a non-cacheable mapping: no line anywhere.
+    Nothing,
+    /// Lines that equal memory as the CPU last knew it.
+    Clean,
+    /// Lines that memory has not seen.
+    Dirty,
+}
+
+/// How a carved frame is mapped now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carved {
+    /// By nothing: the CPU cannot name its bytes.
+    Unmapped,
+    /// By one mapping, with this type.
+    Mapped(MemoryType),
+}
+
+/// Why a claim was refused. Nothing changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LedgerError {
+    /// Part of the range was never carved out.
+    NotCarved {
+        /// The range asked for.
+        frames: FrameRange,
+    },
+    /// A frame of the range is mapped already; a second mapping is refused, whatever its type (I1).
+    Mapped {
+        /// The range asked for.
+        frames: FrameRange,
+        /// The first mapped frame in it.
+        frame: Frame,
+        /// How that is mapped.
+        has: MemoryType,
+        /// The type wanted for the second mapping.
+        wants: MemoryType,
+    },
+    /// Part of the range is RAM by its second name: one name of a frame is used (I1).
+    SecondName {
+        /// The range asked for.
+        frames: FrameRange,
+        /// The first part of it that is.
+        alias: Alias,
+    },
+    /// The carved ranges overlap, are too many, or the cells too few.
+    Storage {
+        /// The range that did not fit.
+        frames: FrameRange,
+    },
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotCarved { frames } => write!(f, "{frames} is not all carved out"),
+            Self::Mapped { frames, frame, has, wants } => {
+                write!(f, "mapping {frames} {wants} refused: frame {} is mapped {has} already (I1)", frame.base())
+            }
+            Self::SecondName { frames, alias } => write!(f, "mapping {frames} refused: {alias} (I1)"),
+            Self::Storage { frames } => write!(f, "the ledger cannot hold {frames}"),
+        }
+    }
+}
+
+/// Frames in a cell.
+pub const CELL_FRAMES: u32 = u32::BITS;
+
+/// What is known of 32 carved frames, a bit each in every word: storage for a [`Ledger`]. 7 bits a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Cell {
+    mapped: u32,
+    /// Of those mapped: write-back, or else non-cacheable.
+    write_back: u32,
+    /// The residue, by its two bits: [`CODES`].
+    residue: [u32; 2],
+    seen: u32,
+    /// Of first and last frames of buffers that have addresses, the image those are in, counted from 1, by its two bits:
+    /// see [`Ledger::take_image`].
+    image: [u32; 2],
+}
+
+/// Residues by their code in a cell: that of a fresh cell is `Nothing`.
+const CODES: [Residue; 4] = [Residue::Nothing, Residue::Zeroed, Residue::Clean, Residue::Dirty];
+
+/// Bit `n` of the residue's code, as often as a cell has frames.
+const fn plane(residue: Residue, n: u32) -> u32 {
+    let code = match residue {
+        Residue::Nothing => 0,
+        Residue::Zeroed => 1,
+        Residue::Clean => 2,
+        Residue::Dirty => 3,
+    };
+    0u32.wrapping_sub(code >> n & 1)
+}
+
+impl Cell {
+    /// The frames, a bit each, that have this residue.
+    const fn having(&self, residue: Residue) -> u32 {
+        !((self.residue[0] ^ plane(residue, 0)) | (self.residue[1] ^ plane(residue, 1)))
+    }
+
+    const fn residue(&self, bit: u32) -> Residue {
+        CODES[(self.residue[0] >> bit & 1 | (self.residue[1] >> bit & 1) << 1) as usize]
+    }
+
+    const fn set_residue(&mut self, bits: u32, residue: Residue) {
+        self.residue[0] = self.residue[0] & !bits | plane(residue, 0) & bits;
+        self.residue[1] = self.residue[1] & !bits | plane(residue, 1) & bits;
+    }
+}
+
+/// The book of carved frames.
+#[derive(Debug)]
+pub struct Ledger<'m> {
+    /// Each carved run and the place of its first cell.
+    ranges: ArrayVec<(FrameRange, usize), { CarveOut::MAX_RANGES }>,
+    cells: &'m mut [Cell],
+    aliases: Aliases,
+}
+
+impl<'m> Ledger<'m> {
+    /// Cells that these runs take: one for each 32 frames, counted from the run's start.
+    pub fn cells_needed(carved: impl Iterator<Item = FrameRange>) -> usize {
+        carved.map(|frames| frames.count().div_ceil(CELL_FRAMES) as usize).sum()
+    }
+
+    /// A ledger of these runs, all unmapped and without residue, in at least as many cells as they need, on a board with
+    /// these aliases.
+    pub fn new(
+        carved: impl Iterator<Item = FrameRange>,
+        aliases: Aliases,
+        cells: &'m mut [Cell],
+    ) -> Result<Self, LedgerError> {
+        let mut ranges = ArrayVec::<(FrameRange, usize), { CarveOut::MAX_RANGES }>::new();
+        let mut used = 0;
+        for frames in carved {
+            if let Some(alias) = aliases.find(frames) {
+                return Err(LedgerError::SecondName { frames, alias });
+            }
+            let overlap = ranges.iter().any(|(other, _)| other.overlaps(frames));
+            let end = used + Self::cells_needed(core::iter::once(frames));
+            if overlap || end > cells.len() || ranges.try_push((frames, used)).is_err() {
+                return Err(LedgerError::Storage { frames });
+            }
+            used = end;
+        }
+        cells[..used].fill(Cell::default());
+        Ok(Self { ranges, cells, aliases })
+    }
+
+    /// The board's aliases.
+    pub const fn aliases(&self) -> &Aliases {
+        &self.aliases
+    }
+
+    /// The carved runs.
+    pub fn ranges(&self) -> impl Iterator<Item = FrameRange> + '_ {
+        self.ranges.iter().map(|&(frames, _)| frames)
+    }
+
+    /// How a frame is mapped; `None` if it is not carved, by this name.
+    pub fn state(&self, frame: Frame) -> Option<Carved> {
+        let (cell, bit) = self.cell_of(frame.number())?;
+        let cell = &self.cells[cell];
+        Some(match (cell.mapped & bit != 0, cell.write_back & bit != 0) {
+            (true, true) => Carved::Mapped(MemoryType::WriteBack),
+            (true, false) => Carved::Mapped(MemoryType::NonCacheable),
+            (false, _) => Carved::Unmapped,
+        })
+    }
+
+    /// Claims frames for one mapping. Must come before the mapping is made.
+    ///
+    /// # Panics
+    ///
+    /// If `wants` is not a type of Normal memory: carved frames are RAM.
+    #[inline]
+    pub fn claim(&mut self, frames: FrameRange, wants: MemoryType) -> Result<(), LedgerError> {
+        let write_back = match wants {
+            MemoryType::WriteBack => u32::MAX,
+            MemoryType::NonCacheable => 0,
+            MemoryType::Device | MemoryType::StronglyOrdered => panic!("RAM is Normal memory"),
+        };
+        let Some(place) = self.place_of(frames) else { return Err(self.no_place(frames)) };
+        let mut mapped = 0;
+        place.look(self.cells, |cell, bits| mapped |= cell.mapped & bits);
+        if mapped != 0 {
+            return Err(self.taken(frames, wants));
+        }
+        place.each(self.cells, |cell, bits| {
+            cell.mapped |= bits;
+            cell.write_back = cell.write_back & !bits | write_back & bits;
+        });
+        Ok(())
+    }
+
+    #[cold]
+    fn no_place(&self, frames: FrameRange) -> LedgerError {
+        match self.aliases.find(frames) {
+            Some(alias) => LedgerError::SecondName { frames, alias },
+            None => LedgerError::NotCarved { frames },
+        }
+    }
+
+    #[cold]
+    fn taken(&self, frames: FrameRange, wants: MemoryType) -> LedgerError {
+        let taken = frames.iter().find_map(|frame| match self.state(frame) {
+            Some(Carved::Mapped(has)) => Some((frame, has)),
+            _ => None,
+        });
+        let (frame, has) = taken.expect("one of them is mapped");
+        LedgerError::Mapped { frames, frame, has, wants }
+    }
+
+    /// Ends the claim. Must come after the mapping ended, TLB invalidate included.
+    pub fn release(&mut self, frames: FrameRange) {
+        self.each(frames, |cell, bits| cell.mapped &= !bits);
+    }
+
+    /// The most the caches may hold of any frame in the range.
+    pub fn residue(&self, frames: FrameRange) -> Residue {
+        let mut found = [0; CODES.len()];
+        if let Some(place) = self.place_of(frames) {
+            place.look(self.cells, |cell, bits| {
+                for (found, residue) in found.iter_mut().zip(CODES) {
+                    *found |= cell.having(residue) & bits;
+                }
+            });
+        }
+        let worst = CODES.into_iter().zip(found).filter(|&(_, bits)| bits != 0).map(|(residue, _)| residue).max();
+        worst.unwrap_or(Residue::Zeroed)
+    }
+
+    /// The residue of the first frame of the range, and how many from it on have the same.
+    pub fn residue_run(&self, frames: FrameRange) -> (u32, Residue) {
+        let Some(Place { mut cell, mut bit, count }) = self.place_of(frames) else {
+            return (frames.count(), Residue::Nothing);
+        };
+        let first = self.cells[cell].residue(bit);
+        let mut same = 0;
+        while same < count {
+            let other = !self.cells[cell].having(first) >> bit;
+            let run = other.trailing_zeros().min(CELL_FRAMES - bit);
+            same += run;
+            if bit + run < CELL_FRAMES {
+                break;
+            }
+            (cell, bit) = (cell + 1, 0);
+        }
+        (same.min(count), first)
+    }
+
+    /// Records what the caches may hold of all frames in the range.
+    pub fn set_residue(&mut self, frames: FrameRange, residue: Residue) {
+        self.each(frames, |cell, bits| cell.set_residue(bits, residue));
+    }
+
+    /// Records that the caches may hold that much of the frames, or what they held before if that is more.
+    pub fn raise_residue(&mut self, frames: FrameRange, residue: Residue) {
+        self.each(frames, |cell, bits| {
+            let less = CODES.into_iter().filter(|&code| code < residue);
+            let less = less.fold(0, |less, code| less | cell.having(code));
+            cell.set_residue(bits & less, residue);
+        });
+    }
+
+    /// The images, a bit each, that the buffers right before and after these frames have their addresses in: two at
+    /// most. A run's neighbours do not count: in an image, each run has its own sections.
+    pub fn images_near(&self, frames: FrameRange) -> u32 {
+        self.run_of(frames).map_or(0, |(run, first)| self.images_beside(run, first, frames))
+    }
+
+    #[inline]
+    fn images_beside(&self, run: FrameRange, first: usize, frames: FrameRange) -> u32 {
+        let (start, end) = (frames.start() - run.start(), frames.end() - run.start());
+        let before = if start > 0 { self.image_at(first, start - 1) } else { 0 };
+        before | if end < run.count() { self.image_at(first, end) } else { 0 }
+    }
+
+    /// The image, as a bit, that the buffer of these frames has its addresses in; 0 if it has none.
+    pub fn image_of(&self, frames: FrameRange) -> u32 {
+        self.run_of(frames).map_or(0, |(run, first)| self.image_at(first, frames.start() - run.start()))
+    }
+
+    /// Chooses one of these images, a bit each, for the addresses of a buffer of these frames, and notes it: one in which
+    /// no neighbour is, if there is one. Returns the image, and whether there was.
+    ///
+    /// # Panics
+    ///
+    /// If the frames are not carved, in one run, or there is no image to choose from.
+    #[inline]
+    pub fn take_image(&mut self, frames: FrameRange, images: u32) -> (u32, bool) {
+        let (run, first) = self.run_of(frames).expect("carved frames, in one run");
+        let guarded = images & !self.images_beside(run, first, frames);
+        let image = if guarded != 0 { guarded } else { images }.trailing_zeros();
+        assert!(image < IMAGES, "an image to choose from");
+        self.set_image(run, first, frames, image + 1);
+        (image, guarded != 0)
+    }
+
+    /// Notes that a buffer of these frames has no addresses any more.
+    pub fn give_image(&mut self, frames: FrameRange) {
+        if let Some((run, first)) = self.run_of(frames) {
+            self.set_image(run, first, frames, 0);
+        }
+    }
+
+    /// The image, as a bit, noted for a frame of the run whose first cell is `first`.
+    #[inline]
+    fn image_at(&self, first: usize, offset: u32) -> u32 {
+        let [low, high] = self.cells[first + (offset / CELL_FRAMES) as usize].image;
+        let bit = offset % CELL_FRAMES;
+        (1 << (low >> bit & 1 | (high >> bit & 1) << 1)) >> 1
+    }
+
+    #[inline]
+    fn set_image(&mut self, run: FrameRange, first: usize, frames: FrameRange, number: u32) {
+        for offset in [frames.start() - run.start(), frames.end() - 1 - run.start()] {
+            let bit = offset % CELL_FRAMES;
+            let [low, high] = &mut self.cells[first + (offset / CELL_FRAMES) as usize].image;
+            *low = *low & !(1 << bit) | (number & 1) << bit;
+            *high = *high & !(1 << bit) | (number >> 1) << bit;
+        }
+    }
+
+    /// Begins an audit: no frame has been seen mapped.
+    pub(super) fn unsee(&mut self) {
+        for cell in &mut *self.cells {
+            cell.seen = 0;
+        }
+    }
+
+    /// Notes that the tables map a frame; says whether that was noted before.
+    pub(super) fn see(&mut self, frame: Frame) -> bool {
+        let Some((cell, bit)) = self.cell_of(frame.number()) else { return false };
+        let seen = &mut self.cells[cell].seen;
+        let before = *seen & bit != 0;
+        *seen |= bit;
+        before
+    }
+
+    /// The frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
+    pub(super) fn mapped(&self) -> impl Iterator<Item = (Frame, bool)> + '_ {
+        let frames = self.ranges().flat_map(FrameRange::iter);
+        frames.filter(|&frame| self.state(frame) != Some(Carved::Unmapped)).filter_map(|frame| {
+            let (cell, bit) = self.cell_of(frame.number())?;
+            Some((frame, self.cells[cell].seen & bit != 0))
+        })
+    }
+
+    /// The cell of the frame of that number, and its bit there.
+    fn cell_of(&self, number: u32) -> Option<(usize, u32)> {
+        let (run, first) = self.ranges.iter().find(|(run, _)| run.start() <= number && number < run.end())?;
+        let offset = number - run.start();
+        Some((first + (offset / CELL_FRAMES) as usize, 1 << (offset % CELL_FRAMES)))
+    }
+
+    /// The run that has all of the frames, at least one, and the place of its first cell.
+    #[inline]
+    fn run_of(&self, frames: FrameRange) -> Option<(FrameRange, usize)> {
+        self.ranges.iter().find(|(run, _)| run.covers(frames) && !frames.is_empty()).copied()
+    }
+
+    #[inline]
+    fn place_of(&self, frames: FrameRange) -> Option<Place> {
+        let (run, first) = self.run_of(frames)?;
+        let start = frames.start() - run.start();
+        Some(Place { cell: first + (start / CELL_FRAMES) as usize, bit: start % CELL_FRAMES, count: frames.count() })
+    }
+
+    /// Shows each cell of the range with the range's bits in it; none if it is not all carved.
+    fn each(&mut self, frames: FrameRange, each: impl FnMut(&mut Cell, u32)) {
+        if let Some(place) = self.place_of(frames) {
+            place.each(self.cells, each);
+        }
+    }
+}
+
+/// A range of frames among the cells.
+#[derive(Clone, Copy)]
+struct Place {
+    cell: usize,
+    bit: u32,
+    /// At least one.
+    count: u32,
+}
+
+impl Place {
+    /// Its cells, its bits in the first of them and in the last.
+    #[inline]
+    fn masks(self) -> (core::ops::Range<usize>, u32, u32) {
+        let last = self.bit + self.count - 1;
+        let cells = self.cell..self.cell + (last / CELL_FRAMES) as usize + 1;
+        (cells, u32::MAX << self.bit, u32::MAX >> (CELL_FRAMES - 1 - last % CELL_FRAMES))
+    }
+
+    #[inline]
+    fn each(self, cells: &mut [Cell], mut each: impl FnMut(&mut Cell, u32)) {
+        let (range, from, to) = self.masks();
+        match &mut cells[range] {
+            [only] => each(only, from & to),
+            [first, middle @ .., last] => {
+                each(first, from);
+                for cell in middle {
+                    each(cell, u32::MAX);
+                }
+                each(last, to);
+            }
+            [] => {}
+        }
+    }
+
+    #[inline]
+    fn look(self, cells: &[Cell], mut look: impl FnMut(&Cell, u32)) {
+        let (range, from, to) = self.masks();
+        match &cells[range] {
+            [only] => look(only, from & to),
+            [first, middle @ .., last] => {
+                look(first, from);
+                for cell in middle {
+                    look(cell, u32::MAX);
+                }
+                look(last, to);
+            }
+            [] => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use MemoryType::*;
+
+    fn run(start: u32, count: u32) -> FrameRange {
+        FrameRange::new(start, count).unwrap()
+    }
+
+    #[test]
+    fn i1_a_second_mapping_is_refused_whatever_its_type() {
+        let mut cells = [Cell { seen: 7, residue: [u32::MAX; 2], ..Cell::default() }; 2];
+        let mut ledger =
+            Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        ledger.claim(run(0x104, 4), NonCacheable).unwrap();
+        for wants in [WriteBack, NonCacheable] {
+            let refused = ledger.claim(run(0x100, 5), wants).unwrap_err();
+            let frame = Frame::from_number(0x104).unwrap();
+            assert_eq!(refused, LedgerError::Mapped { frames: run(0x100, 5), frame, has: NonCacheable, wants });
+        }
+        assert_eq!(
+            ledger.state(Frame::from_number(0x103).unwrap()),
+            Some(Carved::Unmapped),
+            "a refusal changes nothing"
+        );
+        ledger.release(run(0x104, 4));
+        ledger.claim(run(0x100, 5), WriteBack).unwrap();
+        assert_eq!(ledger.state(Frame::from_number(0x104).unwrap()), Some(Carved::Mapped(WriteBack)));
+    }
+
+    #[test]
+    fn i1_a_mapping_by_a_second_name_is_refused_whatever_its_type() {
+        let mut cells = [Cell::default(); 1];
+        let mut aliases = Aliases::default();
+        let alias = Alias { frames: run(0x1000, 0x100), of: run(0x100, 0x100) };
+        aliases.add(alias).unwrap();
+        let by_second = Ledger::new([run(0x1010, 8)].into_iter(), aliases.clone(), &mut cells).unwrap_err();
+        assert!(matches!(by_second, LedgerError::SecondName { .. }));
+        let mut ledger = Ledger::new([run(0x100, 16)].into_iter(), aliases, &mut cells).unwrap();
+        ledger.claim(run(0x104, 4), WriteBack).unwrap();
+        for wants in [WriteBack, NonCacheable] {
+            let refused = ledger.claim(run(0x1004, 4), wants).unwrap_err();
+            assert_eq!(
+                std::format!("{refused}"),
+                "mapping 0x01004000-0x01008000 (16 KiB) refused: 0x01004000-0x01008000 (16 KiB) is \
+                 0x00104000-0x00108000 (16 KiB) by another name (I1)"
+            );
+        }
+        let states = [0x104, 0x108].map(|n| ledger.state(Frame::from_number(n).unwrap()));
+        assert_eq!(states, [Some(Carved::Mapped(WriteBack)), Some(Carved::Unmapped)]);
+    }
+
+    #[test]
+    fn only_carved_frames_can_be_claimed() {
+        let mut cells = [Cell::default(); 2];
+        let mut ledger =
+            Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        for frames in [run(0xff, 2), run(0x10f, 2), run(0x180, 1), FrameRange::EMPTY] {
+            assert_eq!(ledger.claim(frames, WriteBack), Err(LedgerError::NotCarved { frames }));
+        }
+        assert_eq!(ledger.state(Frame::from_number(0x180).unwrap()), None);
+    }
+
+    #[test]
+    fn residue_outlives_the_mapping_and_the_worst_frame_counts() {
+        let mut cells = [Cell::default(); 1];
+        let mut ledger = Ledger::new([run(0x100, 16)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        ledger.claim(run(0x100, 8), WriteBack).unwrap();
+        ledger.set_residue(run(0x100, 4), Residue::Clean);
+        ledger.set_residue(run(0x107, 1), Residue::Dirty);
+        ledger.release(run(0x100, 8));
+        assert_eq!(ledger.residue(run(0x100, 7)), Residue::Clean);
+        assert_eq!(ledger.residue(run(0x103, 5)), Residue::Dirty);
+        assert_eq!(ledger.residue(run(0x104, 3)), Residue::Nothing);
+        assert_eq!(ledger.residue_run(run(0x102, 6)), (2, Residue::Clean));
+        assert_eq!(ledger.residue_run(run(0x104, 4)), (3, Residue::Nothing));
+        ledger.raise_residue(run(0x103, 5), Residue::Clean);
+        assert_eq!(ledger.residue_run(run(0x100, 8)), (7, Residue::Clean));
+        assert_eq!(ledger.residue(run(0x107, 1)), Residue::Dirty, "raised, not lowered");
+    }
+
+    #[test]
+    fn i5_zeroed_is_what_was_said_to_be() {
+        let mut cells = [Cell::default(); 2];
+        let mut ledger = Ledger::new([run(0x100, 60)].into_iter(), Aliases::default(), &mut cells).unwrap();
+        assert_eq!(ledger.residue(run(0x100, 16)), Residue::Nothing, "what the boot left is not known");
+        ledger.set_residue(run(0x100, 8), Residue::Zeroed);
+        assert_eq!(ledger.residue_run(run(0x100, 16)), (8, Residue::Zeroed));
+        ledger.raise_residue(run(0x102, 1), Residue::Nothing);
+        assert_eq!(ledger.residue(run(0x100, 2)), Residue::Zeroed);
+        assert_eq!(ledger.residue(run(0x100, 3)), Residue::Nothing);
+        ledger.set_residue(run(0x110, 40), Residue::Clean);
+        assert_eq!(ledger.residue_run(run(0x112, 42)), (38, Residue::Clean), "over a word's end");
+        assert_eq!(ledger.residue_run(run(0x112, 20)), (20, Residue::Clean), "no more than asked for");
+        assert_eq!(ledger.residue_run(run(0x138, 4)), (4, Residue::Nothing));
+    }
+
+    #[test]
+    fn overlapping_runs_and_too_few_cells_are_refused() {
+        let mut cells = [Cell::default(); 1];
+        let overlap =
+            Ledger::new([run(0x100, 8), run(0x107, 2)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
+        assert_eq!(overlap, LedgerError::Storage { frames: run(0x107, 2) });
+        let few = Ledger::new([run(0x100, 33)].into_iter(), Aliases::default(), &mut cells).unwrap_err();
+        assert_eq!(few, LedgerError::Storage { frames: run(0x100, 33) });
+    }
+
+    #[test]
+    fn refusals_are_one_clear_line() {
+        let frame = Frame::from_number(0x64001).unwrap();
+        let error = LedgerError::Mapped { frames: run(0x64000, 256), frame, has: WriteBack, wants: NonCacheable };
+        assert_eq!(
+            std::format!("{error}"),
+            "mapping 0x64000000-0x64100000 (1 MiB) non-cacheable refused: frame 0x64001000 is mapped write-back already (I1)"
+        );
+    }
+}

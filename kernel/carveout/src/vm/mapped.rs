@@ -1,0 +1,107 @@
+//! The proof that memory is mapped, which maintenance by address needs.
+//!
+//! Guarantees: a [`Mapped`] is a translation that exists, and a [`Part`] borrows one, so that no operation on lines comes
+//! after the unmap (I3).
+
+use crate::addr::{FRAME_SHIFT, FrameRange, PhysAddr, VirtAddr};
+use crate::vm::attr::MemoryType;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// The proof that `frames` are mapped at `va` with this memory type and nothing unmapped them since. Not `Clone`.
+///
+/// Only a [`Region`](super::space::Region) makes one for memory it mapped, and only that region takes it back.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Mapped {
+    pub(super) va: VirtAddr,
+    pub(super) frames: FrameRange,
+    pub(super) memory: MemoryType,
+    pub(super) by: RegionId,
+}
+
+impl Mapped {
+    /// Of a mapping that no [`Region`](super::space::Region) made.
+    ///
+    /// # Safety
+    ///
+    /// The frames are mapped there, with that memory type, for as long as the value lives (I3).
+    pub const unsafe fn assume(va: VirtAddr, frames: FrameRange, memory: MemoryType) -> Self {
+        Self { va, frames, memory, by: RegionId::NONE }
+    }
+
+    /// First address, a multiple of 4 KiB.
+    pub const fn va(&self) -> VirtAddr {
+        self.va
+    }
+
+    /// The frames behind it, in order.
+    pub const fn frames(&self) -> FrameRange {
+        self.frames
+    }
+
+    /// Bytes mapped.
+    pub const fn bytes(&self) -> u32 {
+        self.frames.count() << FRAME_SHIFT
+    }
+
+    /// How they are mapped.
+    pub const fn memory(&self) -> MemoryType {
+        self.memory
+    }
+
+    /// All of it.
+    pub const fn all(&self) -> Part<'_> {
+        Part { mapped: self, start: 0, end: self.bytes() }
+    }
+
+    /// The bytes `[start, end)` of it, or `None` if they are not in order and inside.
+    pub const fn part(&self, start: u32, end: u32) -> Option<Part<'_>> {
+        if start <= end && end <= self.bytes() { Some(Part { mapped: self, start, end }) } else { None }
+    }
+}
+
+/// Which region made a mapping: no two regions have the same, not even one after the other, nor on two machines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RegionId(u32);
+
+impl RegionId {
+    /// No region's.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// One that no region has yet.
+    pub(super) fn next() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| last.checked_add(1));
+        Self(last.expect("fewer than 2^32 regions since boot") + 1)
+    }
+}
+
+/// Bytes of a mapping that exists: what maintenance works on (I3). It goes by whole lines, and as a mapping is of
+/// whole pages, the lines it touches hold nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part<'m> {
+    mapped: &'m Mapped,
+    start: u32,
+    end: u32,
+}
+
+impl Part<'_> {
+    /// The mapping it is of.
+    pub const fn mapped(&self) -> &Mapped {
+        self.mapped
+    }
+
+    /// Address of the first byte.
+    pub const fn va(&self) -> VirtAddr {
+        VirtAddr::new(self.mapped.va.raw() + self.start)
+    }
+
+    /// Physical address of the first byte.
+    pub const fn pa(&self) -> PhysAddr {
+        PhysAddr::new(self.mapped.frames.base().raw() + self.start)
+    }
+
+    /// Bytes.
+    pub const fn bytes(&self) -> u32 {
+        self.end - self.start
+    }
+}

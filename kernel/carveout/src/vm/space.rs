@@ -1,0 +1,394 @@
+//! Mapping and unmapping: the only place that writes descriptors.
+//!
+//! Guarantees: a [`Region`] owns its run of first-level entries exclusively; a mapping is made only where nothing was
+//! mapped (break-before-make by construction, ARM ARM B3.10.1); [`Mapped`] is the proof that a translation exists,
+//! and it ends by being moved into [`Region::unmap`], which returns when no observer can use the translation any
+//! more: unmap, DSB, TLB invalidate, DSB (the first half of I3).
+
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use crate::machine::Mmu;
+use crate::vm::attr::{Access, MemoryType, Shareability};
+use crate::vm::desc::{L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table, LARGE_PAGE_SIZE};
+use crate::vm::mapped::{Mapped, RegionId};
+use crate::vm::range::VirtRange;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+
+/// Why a mapping was refused. Nothing was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// No frame to map.
+    Empty,
+    /// The addresses are not all in the region.
+    OutsideRegion {
+        /// First address asked for.
+        va: VirtAddr,
+        /// Frames to be mapped there.
+        frames: FrameRange,
+    },
+    /// The virtual address is not a multiple of 4 KiB.
+    Misaligned {
+        /// The address.
+        va: VirtAddr,
+    },
+    /// Something is mapped there already.
+    Occupied {
+        /// The first address that is.
+        va: VirtAddr,
+    },
+    /// No second-level table is left.
+    NoTable {
+        /// The section that needs one.
+        va: VirtAddr,
+        /// Tables the region has.
+        tables: u32,
+    },
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "cannot map: no frames"),
+            Self::OutsideRegion { va, frames } => write!(f, "cannot map {frames} at {va}: outside the region"),
+            Self::Misaligned { va } => write!(f, "cannot map at {va}: not a multiple of 4 KiB"),
+            Self::Occupied { va } => write!(f, "cannot map at {va}: already mapped"),
+            Self::NoTable { va, tables } => {
+                write!(f, "cannot map at {va}: all {tables} second-level tables of the region are in use")
+            }
+        }
+    }
+}
+
+/// How a region comes by second-level tables.
+#[derive(Debug)]
+enum Tables {
+    /// Taken from the front as sections need them, never given back; this many are taken.
+    OnDemand { used: u32 },
+    /// One for each section, in place from the start; a section descriptor may stand in for one while it is mapped.
+    OneEach {
+        /// Pages mapped in each section.
+        mapped: Vec<u16>,
+    },
+}
+
+/// A run of virtual addresses and the descriptors that translate them.
+#[derive(Debug)]
+pub struct Region<'m> {
+    id: RegionId,
+    range: VirtRange,
+    share: Shareability,
+    l1: &'m mut [L1Desc],
+    l1_at: PhysAddr,
+    l2: &'m mut [L2Table],
+    l2_at: PhysAddr,
+    tables: Tables,
+}
+
+/// Pages of a section.
+const SECTION_PAGES: u32 = SECTION_SIZE >> FRAME_SHIFT;
+/// Pages of a large page, and its entries.
+const LARGE_PAGES: u32 = LARGE_PAGE_SIZE >> FRAME_SHIFT;
+
+/// Part of a mapping that lies in one section of its region.
+#[derive(Clone, Copy)]
+struct Chunk {
+    section: usize,
+    /// The first page in it.
+    page: u32,
+    pa: PhysAddr,
+    /// At least one.
+    pages: u32,
+}
+
+impl Chunk {
+    /// Whether a section descriptor can map it.
+    const fn is_section(self) -> bool {
+        self.pages == SECTION_PAGES && self.pa.is_aligned(SECTION_SIZE)
+    }
+
+    /// Its entries of the section's table.
+    const fn entries(self) -> Range<usize> {
+        self.page as usize..(self.page + self.pages) as usize
+    }
+
+    /// Calls `each` with the first page in the section, the frame and the pages, 16 or 1, of the largest leaves that fit.
+    fn for_each_leaf(self, mut each: impl FnMut(usize, PhysAddr, u32)) {
+        let Self { mut page, mut pa, pages: mut left, .. } = self;
+        // Both advance together, so they agree modulo a large page all along or never.
+        let alike = (page << FRAME_SHIFT) % LARGE_PAGE_SIZE == pa.raw() % LARGE_PAGE_SIZE;
+        while left > 0 {
+            let pages = if alike && left >= LARGE_PAGES && page % LARGE_PAGES == 0 { LARGE_PAGES } else { 1 };
+            each(page as usize, pa, pages);
+            page += pages;
+            pa = PhysAddr::new(pa.raw().wrapping_add(pages << FRAME_SHIFT));
+            left -= pages;
+        }
+    }
+}
+
+impl<'m> Region<'m> {
+    /// A region whose sections get second-level tables from `l2` as they need them. For what is mapped once: the
+    /// direct map, devices.
+    ///
+    /// `l1` are the first-level entries of `range`, one a MiB, at physical address `l1_at`; `l2` stands at `l2_at`, a
+    /// multiple of 1 KiB. Entries of `l1` may be valid already; they are left alone.
+    ///
+    /// # Safety
+    ///
+    /// `l1` and `l2` are the only names of those tables, and stand where it says.
+    pub unsafe fn on_demand(
+        range: VirtRange,
+        share: Shareability,
+        l1: &'m mut [L1Desc],
+        l1_at: PhysAddr,
+        l2: &'m mut [L2Table],
+        l2_at: PhysAddr,
+    ) -> Self {
+        assert!(l1.len() == range.sections() as usize && l2_at.is_aligned(L2_TABLE_SIZE));
+        let tables = Tables::OnDemand { used: 0 };
+        Self { id: RegionId::next(), range, share, l1, l1_at, l2, l2_at, tables }
+    }
+
+    /// A region that holds a second-level table for each of its sections from the start, so that mapping at run time
+    /// never lacks one (I6). The tables are cleared and published here.
+    ///
+    /// # Safety
+    ///
+    /// As [`on_demand`](Self::on_demand).
+    pub unsafe fn one_each<M: Mmu>(
+        mmu: &M,
+        range: VirtRange,
+        share: Shareability,
+        l1: &'m mut [L1Desc],
+        l1_at: PhysAddr,
+        l2: &'m mut [L2Table],
+        l2_at: PhysAddr,
+    ) -> Self {
+        assert!(l1.len() == range.sections() as usize && l2.len() == l1.len() && l2_at.is_aligned(L2_TABLE_SIZE));
+        let tables = Tables::OneEach { mapped: vec![0; l1.len()] };
+        let region = Self { id: RegionId::next(), range, share, l1, l1_at, l2, l2_at, tables };
+        for section in 0..region.l1.len() {
+            assert!(region.l1[section] == L1Desc::FAULT, "the window's entries are unused");
+            region.l2[section] = [L2Desc::FAULT; L2_ENTRIES];
+            region.publish_l2(mmu, section, 0..L2_ENTRIES);
+            region.l1[section] = L1Desc::table(region.table_at(section));
+        }
+        region.publish_l1(mmu, 0, region.l1.len());
+        region
+    }
+
+    /// Which region it is, of all there ever are.
+    pub(crate) const fn id(&self) -> RegionId {
+        self.id
+    }
+
+    /// Where the region is.
+    pub const fn range(&self) -> VirtRange {
+        self.range
+    }
+
+    /// Maps `frames` at `va` with sections, large pages and small pages, the largest that fit. Nothing may be mapped
+    /// there: this is fault-to-valid.
+    ///
+    /// # Safety
+    ///
+    /// No other translation of the frames has another type while this one lasts (I1). `mmu` is the machine whose walks
+    /// read this region's tables, and the mapping is ended through it.
+    pub unsafe fn map<M: Mmu>(
+        &mut self,
+        mmu: &M,
+        va: VirtAddr,
+        frames: FrameRange,
+        memory: MemoryType,
+        access: Access,
+    ) -> Result<Mapped, MapError> {
+        self.check(va, frames)?;
+        if let Tables::OnDemand { used } = self.tables {
+            self.provide_tables(mmu, va, frames, used)?;
+        }
+        for chunk in self.chunks(va, frames) {
+            let section = chunk.section;
+            if chunk.is_section() && !self.keeps_table(section) {
+                self.describe_section(mmu, chunk, memory, access);
+            } else {
+                let (share, table) = (self.share, self.table_of(section).expect("tables were provided"));
+                let entries = &mut self.l2[table];
+                chunk.for_each_leaf(|page, pa, pages| match pages {
+                    1 => entries[page] = L2Desc::small(pa, memory, access, share),
+                    pages => entries[page..page + pages as usize].fill(L2Desc::large(pa, memory, access, share)),
+                });
+                self.publish_l2(mmu, table, chunk.entries());
+            }
+            if let Tables::OneEach { mapped } = &mut self.tables {
+                mapped[section] += chunk.pages as u16;
+            }
+        }
+        Ok(Mapped { va, frames, memory, by: self.id })
+    }
+
+    #[inline(never)]
+    fn describe_section<M: Mmu>(&mut self, mmu: &M, chunk: Chunk, memory: MemoryType, access: Access) {
+        let section = chunk.section;
+        self.l1[section] = L1Desc::section(chunk.pa, memory, access, self.share);
+        self.publish_l1(mmu, section, 1);
+        if matches!(self.tables, Tables::OneEach { .. }) {
+            // The entry pointed to a table. No leaf of it was valid, but a walk cache may hold the pointer.
+            mmu.invalidate_tlb(self.address_of(section, 0), FRAME_SIZE);
+        }
+    }
+
+    /// Ends a mapping: when this returns, no access reaches the frames through it, and none is in flight.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: what it stands for is gone")]
+    ///
+    /// # Panics
+    ///
+    /// If another region made the mapping, were it at the same addresses. Nothing was written then.
+    pub fn unmap<M: Mmu>(&mut self, mmu: &M, mapped: Mapped) -> FrameRange {
+        let Mapped { va, frames, by, .. } = mapped;
+        assert!(by == self.id, "a mapping of this region");
+        for chunk in self.chunks(va, frames) {
+            let section = chunk.section;
+            if let Some(table) = self.table_of(section) {
+                self.l2[table][chunk.entries()].fill(L2Desc::FAULT);
+                self.publish_l2(mmu, table, chunk.entries());
+            } else {
+                self.l1[section] = match self.tables {
+                    Tables::OneEach { .. } => L1Desc::table(self.table_at(section)),
+                    Tables::OnDemand { .. } => L1Desc::FAULT,
+                };
+                self.publish_l1(mmu, section, 1);
+            }
+            if let Tables::OneEach { mapped } = &mut self.tables {
+                mapped[section] -= chunk.pages as u16;
+            }
+        }
+        mmu.invalidate_tlb(va, frames.count() << FRAME_SHIFT);
+        frames
+    }
+
+    /// Refuses what does not fit or is not free, before the first write.
+    #[inline]
+    fn check(&self, va: VirtAddr, frames: FrameRange) -> Result<(), MapError> {
+        if frames.is_empty() {
+            return Err(MapError::Empty);
+        }
+        if !va.is_aligned(FRAME_SIZE) {
+            return Err(MapError::Misaligned { va });
+        }
+        let last = (va.raw().wrapping_sub(self.range.start().raw()) >> FRAME_SHIFT) + frames.count();
+        if !self.range.contains(va) || last > self.range.sections() * SECTION_PAGES {
+            return Err(MapError::OutsideRegion { va, frames });
+        }
+        let occupied = self.chunks(va, frames).find_map(|chunk| {
+            let empty = matches!(&self.tables, Tables::OneEach { mapped } if mapped[chunk.section] == 0);
+            if empty { None } else { self.occupied(chunk) }
+        });
+        occupied.map_or(Ok(()), |va| Err(MapError::Occupied { va }))
+    }
+
+    /// The first address of a chunk where something is mapped.
+    #[inline(never)]
+    fn occupied(&self, chunk: Chunk) -> Option<VirtAddr> {
+        let page = match self.table_of(chunk.section) {
+            Some(table) => self.l2[table][chunk.entries()].iter().position(|&entry| entry != L2Desc::FAULT)?,
+            None if self.l1[chunk.section] == L1Desc::FAULT => return None,
+            None => 0,
+        };
+        Some(self.address_of(chunk.section, chunk.page + page as u32))
+    }
+
+    /// The parts of a mapping, which is inside of the region: a section each, from the lowest.
+    fn chunks(&self, va: VirtAddr, frames: FrameRange) -> impl Iterator<Item = Chunk> + use<> {
+        let mut next = (va.raw() - self.range.start().raw()) >> FRAME_SHIFT;
+        let (mut pa, mut left) = (frames.base().raw(), frames.count());
+        core::iter::from_fn(move || {
+            let page = next % SECTION_PAGES;
+            let pages = left.min(SECTION_PAGES - page);
+            let section = (next / SECTION_PAGES) as usize;
+            let chunk = (pages > 0).then_some(Chunk { section, page, pa: PhysAddr::new(pa), pages });
+            next += pages;
+            // The last may end with the address space.
+            pa = pa.wrapping_add(pages << FRAME_SHIFT);
+            left -= pages;
+            chunk
+        })
+    }
+
+    /// The address of a page of a section.
+    const fn address_of(&self, section: usize, page: u32) -> VirtAddr {
+        VirtAddr::new(self.range.start().raw() + section as u32 * SECTION_SIZE + page * FRAME_SIZE)
+    }
+
+    /// Gives every section that will hold pages a table, or none of them if there are too few.
+    #[inline(never)]
+    fn provide_tables<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange, used: u32) -> Result<(), MapError> {
+        let lacks = |region: &Self, chunk: &Chunk| !chunk.is_section() && region.l1[chunk.section] == L1Desc::FAULT;
+        let left = self.l2.len() - used as usize;
+        if let Some(chunk) = self.chunks(va, frames).filter(|chunk| lacks(self, chunk)).nth(left) {
+            let va = self.address_of(chunk.section, chunk.page);
+            return Err(MapError::NoTable { va, tables: self.l2.len() as u32 });
+        }
+        for chunk in self.chunks(va, frames) {
+            if !lacks(self, &chunk) {
+                continue;
+            }
+            if let Tables::OnDemand { used } = &mut self.tables {
+                let table = *used as usize;
+                *used += 1;
+                let section = chunk.section;
+                self.l2[table] = [L2Desc::FAULT; L2_ENTRIES];
+                self.publish_l2(mmu, table, 0..L2_ENTRIES);
+                self.l1[section] = L1Desc::table(self.table_at(table));
+                self.publish_l1(mmu, section, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a section has a table that a section descriptor may not stand in for: on demand, the pointer would be
+    /// lost, and a walk cache may hold it.
+    fn keeps_table(&self, section: usize) -> bool {
+        matches!(self.tables, Tables::OnDemand { .. }) && self.table_of(section).is_some()
+    }
+
+    /// Which of the region's tables translates a section, if one does.
+    fn table_of(&self, section: usize) -> Option<usize> {
+        match self.l1[section].decode() {
+            L1Entry::Table(at) => self.index_of(at),
+            _ => None,
+        }
+    }
+
+    const fn table_at(&self, table: usize) -> PhysAddr {
+        PhysAddr::new(self.l2_at.raw() + table as u32 * L2_TABLE_SIZE)
+    }
+
+    /// Which of the region's tables stands at `at`.
+    fn index_of(&self, at: PhysAddr) -> Option<usize> {
+        let table = (at.raw().checked_sub(self.l2_at.raw())? / L2_TABLE_SIZE) as usize;
+        (table < self.l2.len()).then_some(table)
+    }
+
+    fn publish_l1<M: Mmu>(&self, mmu: &M, first: usize, count: usize) {
+        let at = PhysAddr::new(self.l1_at.raw() + 4 * first as u32);
+        mmu.publish(at, as_words(&self.l1[first..first + count]));
+    }
+
+    fn publish_l2<M: Mmu>(&self, mmu: &M, table: usize, entries: Range<usize>) {
+        let at = PhysAddr::new(self.table_at(table).raw() + 4 * entries.start as u32);
+        mmu.publish(at, as_words(&self.l2[table][entries]));
+    }
+}
+
+/// Descriptors are one word each.
+pub(crate) trait Word: Copy {}
+impl Word for L1Desc {}
+impl Word for L2Desc {}
+
+pub(crate) fn as_words<W: Word>(descriptors: &[W]) -> &[u32] {
+    const { assert!(size_of::<W>() == 4 && align_of::<W>() == 4) };
+    // SAFETY: `W` is one of the two descriptor types, each a transparent u32; length and lifetime are the slice's.
+    unsafe { core::slice::from_raw_parts(descriptors.as_ptr().cast(), descriptors.len()) }
+}

@@ -1,0 +1,165 @@
+//! Where the window has the carved frames.
+//!
+//! An *image* is the carved memory laid out once: every carved run, in order, at addresses that agree with the physical
+//! ones modulo 1 MiB, and after each run at least a page that is nobody's. The window holds images one after another, up
+//! to [`IMAGES`]; the last may be cut short by the window's end. A buffer is mapped in one image at a time.
+//!
+//! Guarantees:
+//!
+//! - **No buffer ever lacks addresses,** if the window holds one whole image. Proof: a frame's address in an image is the
+//!   sum of where the image has its run and how far into the run it is. No other frame has that address, in whatever
+//!   image. So no mapping of other frames is ever in the way of a buffer's, and its own frames have one mapping at most
+//!   (I1). There is nothing to search, to run out of or to fragment.
+//! - **Every buffer has guards,** if the window holds three whole images. Proof: the page before a buffer's addresses is,
+//!   in that image, the one of the frame before, or nobody's where a run begins; so it is with the page after. It is
+//!   mapped only if the buffer of that frame has its addresses in the same image. There are two such neighbours at most, and
+//!   of three images at least one is neither's.
+//! - **Where the window holds fewer, no more guards are given up than must be.** A buffer takes an image in which neither
+//!   neighbour is, if it has one; else it takes another, and it is counted. A buffer has addresses from its first
+//!   mapping that outlasts the call on, and until it is freed or becomes the devices' for good. Before and after that it is
+//!   in no image: to its neighbours it is a guard.
+
+use crate::addr::{FRAME_SHIFT, FrameRange, SECTION_SIZE, VirtAddr};
+use crate::carve_out::CarveOut;
+use crate::vm::range::VirtRange;
+use arrayvec::ArrayVec;
+
+/// Images that give every buffer its guards: what a window holds at most.
+pub const IMAGES: u32 = 3;
+
+/// Frames of a section.
+const SECTION_FRAMES: u32 = SECTION_SIZE >> FRAME_SHIFT;
+
+/// Returns the sections that one image of these runs takes: those that each run touches and, where it ends with one,
+/// another for the page that is nobody's.
+pub fn image_sections(carved: impl Iterator<Item = FrameRange>) -> u32 {
+    carved.map(|run| run.end() / SECTION_FRAMES + 1 - run.start() / SECTION_FRAMES).sum()
+}
+
+/// The images of a window. All counts are of pages.
+#[derive(Debug)]
+pub(crate) struct Images {
+    /// Each carved run and where the first image has it, from the window's start on.
+    runs: ArrayVec<(FrameRange, u32), { CarveOut::MAX_RANGES }>,
+    start: VirtAddr,
+    /// From an image to the next.
+    stride: u32,
+    /// Of the window, less the last: that is the guard of what ends there.
+    pages: u32,
+    /// All images are whole.
+    whole: bool,
+}
+
+/// Where the images have some frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Homes {
+    first: VirtAddr,
+    /// Bytes from an image to the next.
+    stride: u32,
+    /// The images that have all of the frames, a bit each.
+    pub(crate) images: u32,
+}
+
+impl Homes {
+    /// The address of the first frame in an image.
+    pub(crate) const fn address(self, image: u32) -> VirtAddr {
+        VirtAddr::new(self.first.raw() + image * self.stride)
+    }
+}
+
+impl Images {
+    /// The images of these runs, no more than a ledger holds, in a window that has room for one.
+    pub(crate) fn new(carved: impl Iterator<Item = FrameRange>, window: VirtRange) -> Self {
+        let (mut runs, mut sections) = (ArrayVec::new(), 0);
+        for run in carved {
+            runs.push((run, sections * SECTION_FRAMES + run.start() % SECTION_FRAMES));
+            sections += image_sections(core::iter::once(run));
+        }
+        debug_assert!(sections <= window.sections());
+        let pages = (window.sections() * SECTION_FRAMES).saturating_sub(1);
+        let whole = window.sections() >= sections * IMAGES;
+        Self { runs, start: window.start(), stride: sections * SECTION_FRAMES, pages, whole }
+    }
+
+    /// Where the images have the frames, which are carved, in one run.
+    #[inline]
+    pub(crate) fn homes(&self, frames: FrameRange) -> Homes {
+        let (run, place) = self.runs.iter().find(|(run, _)| run.covers(frames)).expect("carved frames, in one run");
+        let first = place + (frames.start() - run.start());
+        let images = if self.whole { (1 << IMAGES) - 1 } else { self.images_up_to(first + frames.count()) };
+        let address = VirtAddr::new(self.start.raw() + (first << FRAME_SHIFT));
+        Homes { first: address, stride: self.stride << FRAME_SHIFT, images }
+    }
+
+    /// The images, a bit each, that the window does not cut before this page of an image.
+    fn images_up_to(&self, end: u32) -> u32 {
+        (1..IMAGES).fold(1, |images, image| images | u32::from(end + image * self.stride <= self.pages) << image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+    use std::vec::Vec;
+
+    fn run(start: u32, count: u32) -> FrameRange {
+        FrameRange::new(start, count).unwrap()
+    }
+
+    #[test]
+    fn an_image_takes_what_its_runs_touch_and_a_guard() {
+        let sections = |start, count| image_sections([run(start, count)].into_iter());
+        assert_eq!(sections(0x60000, 32 * 256), 33, "it ends with a section: one more");
+        assert_eq!(sections(0x60000, 255), 1, "its last page is the guard");
+        assert_eq!(sections(0x60001, 255), 2);
+        assert_eq!(sections(0x600ff, 2), 2);
+        assert_eq!(image_sections([run(0x60000, 256), run(0x70001, 1)].into_iter()), 3);
+        assert_eq!(image_sections(core::iter::empty()), 0);
+    }
+
+    proptest! {
+        /// Random runs and windows, page by page: one frame an address, inside the window, a guard after each run.
+        #[test]
+        fn each_frame_has_addresses_of_its_own(
+            runs in prop::collection::vec((1u32..600, 1u32..900), 1..5),
+            more in 0u32..24,
+        ) {
+            let mut at = 0x60000;
+            let runs: Vec<_> = runs.into_iter().map(|(gap, count)| {
+                at += gap + count;
+                run(at - count, count)
+            }).collect();
+            let one = image_sections(runs.iter().copied());
+            let window = VirtRange::new(0xc000_0000, one + more);
+            let images = Images::new(runs.iter().copied(), window);
+            let mut has = HashMap::new();
+            for frame in runs.iter().flat_map(|run| run.iter()) {
+                let homes = images.homes(run(frame.number(), 1));
+                let whole = (one + more) / one;
+                prop_assert!(homes.images.count_ones() >= whole.min(IMAGES));
+                for image in (0..IMAGES).filter(|image| homes.images & 1 << image != 0) {
+                    let va = homes.address(image);
+                    prop_assert_eq!(va.raw() % SECTION_SIZE, frame.base().raw() % SECTION_SIZE);
+                    prop_assert!(window.contains(va));
+                    prop_assert_eq!(has.insert(va.raw() >> FRAME_SHIFT, frame.number()), None, "two frames at {}", va);
+                }
+            }
+            for (&page, &frame) in &has {
+                let after = has.get(&(page + 1));
+                prop_assert!(after.is_none_or(|&after| after == frame + 1), "no guard after a run");
+                prop_assert!(window.contains(VirtAddr::new((page + 1) << FRAME_SHIFT)), "none at the window's end");
+            }
+            // All of a buffer is in an image, or none of it.
+            for &run in &runs {
+                let all = images.homes(run);
+                for frame in run.iter() {
+                    let one = images.homes(FrameRange::new(frame.number(), 1).unwrap());
+                    prop_assert_eq!(one.images & all.images, all.images);
+                    prop_assert_eq!(one.address(0).raw() - all.address(0).raw(), (frame.number() - run.start()) << FRAME_SHIFT);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Sufficiency and necessity: each path of the DMA API passes as it is, and fails when any single operation of it on
+//! TLB, caches or barriers is left out.
+//!
+//! The paths run on the fake, whose rules hold on every seed. What an operation is for is only visible if something
+//! follows that rests on it, so each path goes on until then. And each path's operations are pinned, so that none is
+//! added without notice.
+
+use carveout::addr::{BusAddr, FrameRange, PhysAddr};
+use carveout::dma::buffer::{Bidirectional, Direction, FromDevice, Stream, ToDevice};
+use carveout::dma::port::Port;
+use carveout::fake::Op;
+use carveout::setup::Setup;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+const LEN: u32 = 3 * 4096;
+
+/// What a path leaves out without harm, and why it is there all the same.
+const IDLE: [(&str, Op, &str); 4] = [
+    ("mock", Op::Barrier, "the mock device is the CPU: no barrier stands between it and itself; `output` shows it"),
+    ("mock", Op::Barrier, "as above, in the second turn"),
+    ("mock", INVALIDATE, "the port dropped the lines for its own access, which a real device does not; see `turns`"),
+    ("mock", INVALIDATE, "as above, in the second turn"),
+];
+const INVALIDATE: Op = Op::Invalidate(FrameRange::EMPTY);
+
+/// While no buffer is the CPU's, nothing is mapped (I4).
+fn nothing_mapped(s: &Setup) {
+    assert_eq!(s.audit().unwrap().window_frames, 0);
+}
+
+/// The frames come from an owner whose device left its data in them.
+fn former_owner(s: &Setup) {
+    let only = s.dma.alloc(&s.master("former"), LEN, 1).unwrap().into_device();
+    s.fake.device_write(at(only.bus()), &[0xa5; LEN as usize]);
+    // SAFETY: the fake's device is done.
+    drop(unsafe { only.release() });
+}
+
+/// The frames go to an owner who shares them with a device: whatever a path left behind would show.
+fn next_owner(s: &Setup) {
+    let coherent = s.dma.alloc(&s.master("next"), LEN, 1).unwrap().into_coherent();
+    assert_eq!(s.fake.device_read(at(coherent.bus()), LEN as usize), [0; LEN as usize]);
+    assert_eq!(s.audit().unwrap().window_frames, LEN / 4096);
+}
+
+fn new<D: Direction>(s: &Setup) -> Stream<carveout::fake::Fake, D, carveout::dma::buffer::Cpu> {
+    s.dma.alloc(&s.master("device"), LEN, 1).unwrap().into_stream::<D>()
+}
+
+fn at(bus: BusAddr) -> PhysAddr {
+    PhysAddr::new(bus.raw())
+}
+
+/// The CPU writes, the device reads, twice.
+fn output(s: &Setup) {
+    let mut stream = new::<ToDevice>(s);
+    for turn in 1..3 {
+        stream.bytes_mut().fill(turn);
+        let owned = stream.for_device();
+        nothing_mapped(s);
+        assert_eq!(s.fake.device_read(at(owned.bus()), LEN as usize), [turn; LEN as usize]);
+        // SAFETY: the fake's device is done.
+        stream = unsafe { owned.for_cpu() };
+    }
+}
+
+/// The device writes, the CPU reads, three times; then another owner.
+fn capture(s: &Setup) {
+    let mut stream = new::<FromDevice>(s);
+    for turn in 1..4 {
+        let owned = stream.for_device();
+        nothing_mapped(s);
+        s.fake.device_write(at(owned.bus()), &[turn; LEN as usize]);
+        // SAFETY: the fake's device is done.
+        stream = unsafe { owned.for_cpu() };
+        assert_eq!(stream.bytes(), [turn; LEN as usize]);
+    }
+}
+
+/// Both write, in turns.
+fn turns(s: &Setup) {
+    let mut stream = new::<Bidirectional>(s);
+    for turn in 1..4u8 {
+        stream.bytes_mut()[..100].fill(turn);
+        let owned = stream.for_device();
+        nothing_mapped(s);
+        assert_eq!(s.fake.device_read(at(owned.bus()), 100), [turn; 100]);
+        s.fake.device_write(at(owned.bus()), &[turn + 100; 50]);
+        // SAFETY: the fake's device is done.
+        stream = unsafe { owned.for_cpu() };
+        assert_eq!(stream.bytes()[..100], [[turn + 100; 50], [turn; 50]].concat());
+    }
+}
+
+/// Dirty frames go to an owner who shares them with a device, and back to one who streams.
+fn reuse(s: &Setup) {
+    let mut stream = new::<ToDevice>(s);
+    stream.bytes_mut().fill(0x5a);
+    drop(stream);
+    let mut coherent = s.dma.alloc(&s.master("device"), LEN, 1).unwrap().into_coherent();
+    assert_eq!(s.fake.device_read(at(coherent.bus()), LEN as usize), [0; LEN as usize]);
+    coherent.write_at(7, &[1, 2, 3]);
+    coherent.device_barrier();
+    assert_eq!(s.fake.device_read(at(coherent.bus()), 10)[7..], [1, 2, 3]);
+    // SAFETY: the fake's device is done.
+    let contiguous = unsafe { coherent.release() };
+    nothing_mapped(s);
+    let mut stream = contiguous.into_stream::<ToDevice>();
+    nothing_mapped(s);
+    assert_eq!(stream.bytes(), [0; LEN as usize]);
+    stream.bytes_mut().fill(1);
+    // Given up while dirty, by its owner: the next state finds zeros.
+    let only = stream.into_contiguous().into_device();
+    nothing_mapped(s);
+    assert_eq!(s.fake.device_read(at(only.bus()), LEN as usize), [0; LEN as usize]);
+    // SAFETY: the fake's device is done.
+    drop(unsafe { only.release() });
+    let stream = new::<FromDevice>(s);
+    assert_eq!(stream.bytes(), [0; LEN as usize]);
+}
+
+/// A mock device reads and writes through its port between two looks of the CPU.
+fn mock(s: &Setup) {
+    // SAFETY: the tests keep a device's promise: a port is closed before its buffer changes hands.
+    let port = unsafe { Port::new(s.dma, s.master("device")) };
+    let mut stream = new::<Bidirectional>(s);
+    for turn in 1..3u8 {
+        stream.bytes_mut().fill(turn);
+        let owned = stream.for_device();
+        nothing_mapped(s);
+        let mut opened = port.open(owned.bus(), LEN).unwrap();
+        assert_eq!(opened.bytes(), [turn; LEN as usize]);
+        opened.bytes_mut().fill(turn + 10);
+        drop(opened);
+        // A real device, after the mock.
+        assert_eq!(s.fake.device_read(at(owned.bus()), LEN as usize), [turn + 10; LEN as usize]);
+        // SAFETY: the port is closed.
+        stream = unsafe { owned.for_cpu() };
+        assert_eq!(stream.bytes(), [turn + 10; LEN as usize]);
+    }
+}
+
+/// Publish, TLB invalidate, clean, invalidate, barrier.
+const fn letter(op: &Op) -> char {
+    match op {
+        Op::Publish => 'P',
+        Op::InvalidateTlb => 'T',
+        Op::Clean(_) => 'C',
+        Op::Invalidate(_) => 'I',
+        Op::Barrier => 'B',
+    }
+}
+
+/// A path, on a fresh machine.
+type Path = fn(&Setup);
+
+/// What a path does, as it is.
+fn log_of(path: Path) -> Vec<Op> {
+    let s = Setup::new(1);
+    former_owner(&s);
+    s.fake.take_log();
+    path(&s);
+    s.fake.take_log()
+}
+
+/// Whether a run of a path goes wrong with one operation left out.
+fn fails(path: Path, left_out: usize, seed: u64) -> bool {
+    let s = Setup::new(seed);
+    former_owner(&s);
+    s.fake.leave_out(left_out);
+    let run = || {
+        path(&s);
+        next_owner(&s);
+    };
+    catch_unwind(AssertUnwindSafe(run)).is_err()
+}
+
+#[test]
+fn each_path_suffices_and_each_operation_of_it_is_necessary() {
+    let paths: [(&str, Path, &str); 5] = [
+        ("output", output, "PPTPCPTBPCPTB"),
+        ("capture", capture, "PPTBPPTPIPTPIPT"),
+        ("turns", turns, "PPTPCPTBPICPTBPICPTBPIPT"),
+        ("reuse", reuse, "PPTPPTPIBBPTPPTPPTPIBPTPPTPPT"),
+        ("mock", mock, "PPTPCPTBPIBPTPICPTBPIBPTPIPT"),
+    ];
+    for (name, path, least) in paths {
+        assert_eq!(log_of(path).iter().map(letter).collect::<String>(), least, "{name}: the least, and no more");
+    }
+    let mut idle = Vec::new();
+    // A panic is the expected end of most runs.
+    std::panic::set_hook(Box::new(|_| {}));
+    for (name, path, _) in paths {
+        let log = log_of(path);
+        for (n, op) in log.iter().enumerate() {
+            if !(1..4).any(|seed| fails(path, n, seed)) {
+                let op = if matches!(op, Op::Invalidate(_)) { INVALIDATE } else { *op };
+                idle.push((name, op));
+            }
+        }
+        for seed in 1..20 {
+            assert!(!fails(path, usize::MAX, seed), "{name} suffices, on seed {seed}");
+        }
+    }
+    drop(std::panic::take_hook());
+    let mut known: Vec<_> = IDLE.iter().map(|(name, op, _)| (*name, *op)).collect();
+    known.sort_by_key(|row| format!("{row:?}"));
+    idle.sort_by_key(|row| format!("{row:?}"));
+    assert_eq!(idle, known, "operations that can be left out, found and known");
+}

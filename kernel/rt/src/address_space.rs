@@ -1,0 +1,370 @@
+//! The kernel's half of the address space, from the head's tables on.
+//!
+//! Guarantees: the direct map holds what the plan says and no more (I2), and the memory is handed out after it is mapped;
+//! registers are mapped as Device and never over RAM, nor over an area outside RAM (I1), and each byte of them has one
+//! holder at a time.
+
+use crate::start::{BootHandover, BootTables, DtbFault, translate_image};
+use arrayvec::ArrayVec;
+use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use carveout::carve_out::CarveOut;
+use carveout::vm::alias::MAX_ALIASES;
+use carveout::vm::attr::{Access, MemoryType};
+use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
+use carveout::vm::range::VirtRange;
+use carveout::vm::space::{MapError, Region};
+use carveout_armv7a::mmu::Armv7a;
+use carveout_boot::bootinfo::{BootError, BootInfo, MAX_BANKS};
+use carveout_boot::direct_map::{DirectMap, MAX_RAGGED, Run};
+use carveout_boot::layout::{Layout, LayoutError};
+use carveout_boot::memory::{BootMemory, BootRam};
+use carveout_boot::upper_half::{DEVICES, LOAN_WINDOW};
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use spin::Once;
+
+/// Second-level tables for ragged edges of the direct map: as many as a plan takes.
+const DIRECT_TABLES: usize = MAX_RAGGED;
+/// Second-level tables for devices: 16 MiB of registers.
+const DEVICE_TABLES: usize = 16;
+/// Blocks of registers that are mapped.
+const MAX_BLOCKS: usize = 64;
+
+/// Room in the image: second-level tables for what is mapped before any RAM is, and the layout, which is large for a
+/// stack.
+#[repr(C, align(1024))]
+struct Reserve {
+    direct: UnsafeCell<[L2Table; DIRECT_TABLES]>,
+    devices: UnsafeCell<[L2Table; DEVICE_TABLES]>,
+    layout: UnsafeCell<MaybeUninit<Layout<'static>>>,
+}
+
+// SAFETY: only `AddressSpace::adopt` touches it, and that runs once, by the one `BootHandover`.
+unsafe impl Sync for Reserve {}
+
+const NO_TABLE: L2Table = [L2Desc::FAULT; L2_ENTRIES];
+
+static RESERVE: Reserve = Reserve {
+    direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]),
+    devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]),
+    layout: UnsafeCell::new(MaybeUninit::uninit()),
+};
+
+static DIRECT_MAP: Once<DirectMap> = Once::new();
+
+/// Returns the direct map, once it is mapped.
+pub fn direct_map() -> Option<&'static DirectMap> {
+    DIRECT_MAP.get()
+}
+
+/// Why there is no address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootFault {
+    /// There is no device tree.
+    NoTree(DtbFault),
+    /// The device tree is of no use.
+    Tree(BootError),
+    /// What it says of memory cannot be held to.
+    Layout(LayoutError<'static>),
+    /// A run of the direct map was not mapped.
+    DirectMap {
+        /// The run.
+        frames: FrameRange,
+        /// Why.
+        error: MapError,
+    },
+}
+
+impl fmt::Display for BootFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTree(fault) => fault.fmt(f),
+            Self::Tree(error) => error.fmt(f),
+            Self::Layout(error) => error.fmt(f),
+            Self::DirectMap { frames, error } => write!(f, "direct map: {frames}: {error}"),
+        }
+    }
+}
+
+/// Why registers were not mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceError {
+    /// The range is RAM, or touches it: registers are never mapped over memory (I1).
+    OverRam {
+        /// What was asked for.
+        registers: FrameRange,
+        /// The bank it touches, or the alias of one.
+        bank: FrameRange,
+    },
+    /// The range touches an area outside RAM, whose buffers are mapped as Normal memory (I1).
+    OverArea {
+        /// What was asked for.
+        registers: FrameRange,
+        /// The area's range.
+        area: FrameRange,
+    },
+    /// Some of these registers are somebody's already.
+    Held {
+        /// The first byte asked for.
+        at: PhysAddr,
+        /// The first byte of the block that is held.
+        held: PhysAddr,
+        /// Its bytes.
+        bytes: u32,
+    },
+    /// There is no room for one more block.
+    TooMany,
+    /// No bytes were asked for, or the region for devices is full.
+    Map(MapError),
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OverRam { registers, bank } => {
+                write!(f, "registers at {registers} not mapped: they overlap RAM at {bank} (I1)")
+            }
+            Self::OverArea { registers, area } => {
+                write!(f, "registers at {registers} not mapped: they overlap the area at {area} (I1)")
+            }
+            Self::Held { at, held, bytes } => {
+                write!(f, "registers at {at} not mapped: {bytes} bytes at {held} are in use")
+            }
+            Self::TooMany => write!(f, "registers not mapped: {MAX_BLOCKS} blocks are mapped already"),
+            Self::Map(error) => write!(f, "registers not mapped: {error}"),
+        }
+    }
+}
+
+/// A block of registers, mapped as Device memory for good. Whoever has this value is the one holder of its bytes.
+#[derive(Debug)]
+pub struct DeviceBlock {
+    at: PhysAddr,
+    va: VirtAddr,
+    bytes: u32,
+}
+
+impl DeviceBlock {
+    /// Where the CPU has them. `None` unless the block is as large as an `R` and aligned as one.
+    pub fn pointer<R>(&self) -> Option<NonNull<R>> {
+        let first = NonNull::new(self.va.raw() as *mut R)?;
+        (first.is_aligned() && self.bytes as usize >= size_of::<R>()).then_some(first)
+    }
+}
+
+/// A block that was mapped, and whether a [`DeviceBlock`] of it is out.
+#[derive(Debug)]
+struct Block {
+    at: PhysAddr,
+    va: VirtAddr,
+    bytes: u32,
+    held: bool,
+}
+
+impl Block {
+    fn overlaps(&self, at: PhysAddr, bytes: u32) -> bool {
+        let end = |at: PhysAddr, bytes: u32| u64::from(at.raw()) + u64::from(bytes);
+        u64::from(at.raw()) < end(self.at, self.bytes) && u64::from(self.at.raw()) < end(at, bytes)
+    }
+}
+
+/// First-level entries of everything above the lower half, by region.
+#[derive(Debug)]
+pub struct AddressSpace {
+    machine: &'static Armv7a,
+    direct: Region<'static>,
+    devices: Region<'static>,
+    next_device: VirtAddr,
+    blocks: ArrayVec<Block, MAX_BLOCKS>,
+    ram: ArrayVec<FrameRange, { MAX_BANKS + MAX_ALIASES }>,
+    /// Areas outside RAM.
+    areas: ArrayVec<FrameRange, { CarveOut::MAX * CarveOut::RANGES }>,
+    window: Option<Window>,
+    loans: Option<Window>,
+}
+
+/// A window that was not taken yet: its first-level entries, and where they are.
+#[derive(Debug)]
+struct Window {
+    range: VirtRange,
+    entries: &'static mut [L1Desc],
+    at: PhysAddr,
+}
+
+impl AddressSpace {
+    /// Plans the memory by the device tree that was handed over, takes over the head's tables and maps the direct map.
+    /// Only then is there memory to hand out.
+    ///
+    /// The handover is consumed: there is one, so one plan of the machine's memory comes into force.
+    ///
+    /// # Errors
+    ///
+    /// No device tree, or one that no boot can go by.
+    pub fn adopt(
+        machine: &'static Armv7a,
+        handover: BootHandover,
+    ) -> Result<(Self, BootMemory<'static, 'static>), BootFault> {
+        // SAFETY: this function runs once, for it consumes the one handover, and nothing else touches the reserve.
+        let place = unsafe { &mut *RESERVE.layout.get() };
+        let layout = plan(&handover, place)?;
+        let mut space = Self::new(machine, handover, layout);
+        space.map_direct(layout.direct_map())?;
+        let map = DIRECT_MAP.call_once(|| layout.direct_map().clone());
+        // SAFETY: just mapped, every run, and no method of `space` unmaps any.
+        unsafe { machine.set_linear_map(map) };
+        // SAFETY: the layout is of the tree, the image and the places that the head found on this machine. Each run was
+        // just mapped. The head's tables translate to nothing else but image and tree, and of what `space` maps later
+        // `map_device` refuses RAM and areas; its windows are for buffers. The handover was consumed, so no other layout
+        // comes into force.
+        Ok((space, unsafe { layout.mapped() }))
+    }
+
+    /// Takes over the head's tables, for the direct map of this layout and the window beside it.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: there is one address space")]
+    fn new(machine: &'static Armv7a, handover: BootHandover, layout: &Layout<'_>) -> Self {
+        let (info, map) = (layout.info(), layout.direct_map());
+        let ram = info.banks().iter().copied().chain(info.aliases().iter().map(|alias| alias.frames));
+        let outside_ram = layout.areas().iter().filter(|area| area.outside_ram);
+        let areas = outside_ram.flat_map(|area| area.ranges.iter().copied());
+        let BootTables { l1, .. } = handover.tables;
+        // SAFETY: the head made the table, 16 KiB in the image's .bss, and handed it over once, by this value; the
+        // walker reads it too, which `Mmu::publish` accounts for.
+        let table = unsafe { &mut *(l1.virt.raw() as *mut [L1Desc; L1_ENTRIES]) };
+        let at = |slot: usize| PhysAddr::new(l1.phys.raw() + 4 * slot as u32);
+
+        let (mut rest, mut first) = (table.as_mut_slice(), 0);
+        // From the lowest.
+        let mut take = |range: VirtRange| {
+            let slot = (range.start().raw() / SECTION_SIZE) as usize;
+            let (_, above) = core::mem::take(&mut rest).split_at_mut(slot - first);
+            let (entries, above) = above.split_at_mut(range.sections() as usize);
+            (rest, first) = (above, slot + entries.len());
+            Window { range, entries, at: at(slot) }
+        };
+        let [direct, window, loans, devices] = [map.range(), map.window(), LOAN_WINDOW, DEVICES].map(&mut take);
+
+        // SAFETY: this function runs once, for it consumes the one handover, and nothing else touches the reserve.
+        let direct_tables = unsafe { &mut *RESERVE.direct.get() };
+        // SAFETY: as above.
+        let device_tables = unsafe { &mut *RESERVE.devices.get() };
+        let image = |table: *const L2Table| {
+            translate_image(VirtAddr::new(table as u32)).expect("the reserve is part of the image")
+        };
+        let (direct_at, devices_at) = (image(direct_tables.as_ptr()), image(device_tables.as_ptr()));
+        let share = Armv7a::shareability();
+        Self {
+            machine,
+            // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+            direct: unsafe {
+                Region::on_demand(direct.range, share, direct.entries, direct.at, direct_tables, direct_at)
+            },
+            // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+            devices: unsafe {
+                Region::on_demand(devices.range, share, devices.entries, devices.at, device_tables, devices_at)
+            },
+            next_device: DEVICES.start(),
+            blocks: ArrayVec::new(),
+            ram: ram.collect(),
+            areas: areas.collect(),
+            window: Some(window),
+            loans: Some(loans),
+        }
+    }
+
+    fn map_direct(&mut self, map: &DirectMap) -> Result<(), BootFault> {
+        for Run { va, frames } in map.runs() {
+            // SAFETY: the plan holds each frame once, no carved one and none of the image (I1, I2).
+            let mapped = unsafe { self.direct.map(self.machine, va, frames, MemoryType::WriteBack, Access::ReadWrite) };
+            mapped.map_err(|error| BootFault::DirectMap { frames, error })?;
+        }
+        Ok(())
+    }
+
+    /// Maps `bytes` of registers at `at` as Device memory and gives them to the caller. A block that was given back is
+    /// not mapped again.
+    ///
+    /// # Errors
+    ///
+    /// RAM or an area is there (I1), somebody holds some of the registers, or there is no room.
+    pub fn map_device(&mut self, at: PhysAddr, bytes: u32) -> Result<DeviceBlock, DeviceError> {
+        let registers = FrameRange::covering(at.raw().into(), bytes.into());
+        if let Some(&bank) = self.ram.iter().find(|bank| bank.overlaps(registers)) {
+            return Err(DeviceError::OverRam { registers, bank });
+        }
+        if let Some(&area) = self.areas.iter().find(|area| area.overlaps(registers)) {
+            return Err(DeviceError::OverArea { registers, area });
+        }
+        if let Some(other) = self.blocks.iter().find(|block| block.held && block.overlaps(at, bytes)) {
+            return Err(DeviceError::Held { at, held: other.at, bytes: other.bytes });
+        }
+        if let Some(known) = self.blocks.iter_mut().find(|block| (block.at, block.bytes) == (at, bytes)) {
+            known.held = true;
+            return Ok(DeviceBlock { at, va: known.va, bytes });
+        }
+        if self.blocks.is_full() {
+            return Err(DeviceError::TooMany);
+        }
+        let page = self.next_device;
+        // SAFETY: the frames are no RAM and no area's, and registers are mapped as Device only (I1).
+        let mapped = unsafe { self.devices.map(self.machine, page, registers, MemoryType::Device, Access::ReadWrite) };
+        let mapped = mapped.map_err(DeviceError::Map)?;
+        // A guard page between blocks.
+        self.next_device = VirtAddr::new(page.raw() + mapped.bytes() + FRAME_SIZE);
+        let va = VirtAddr::new(page.raw() + at.raw() % FRAME_SIZE);
+        self.blocks.push(Block { at, va, bytes, held: true });
+        Ok(DeviceBlock { at, va, bytes })
+    }
+
+    /// Takes registers back, for another to have them. They stay mapped.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: the holder has them no more")]
+    pub fn give_back(&mut self, block: DeviceBlock) {
+        let DeviceBlock { at, bytes, .. } = block;
+        if let Some(known) = self.blocks.iter_mut().find(|known| (known.at, known.bytes) == (at, bytes)) {
+            known.held = false;
+        }
+    }
+
+    /// The window of the areas, the first `sections` of it, with a second-level table each in `tables`: as many KiB as
+    /// sections. `None` if it was taken before or the tables are too few.
+    pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Region<'static>> {
+        self::window(self.machine, sections, &mut self.window, tables)
+    }
+
+    /// Takes the whole window for lent frames, with a table for each of its sections.
+    pub fn take_loan_window(&mut self, tables: BootRam) -> Option<Region<'static>> {
+        self::window(self.machine, LOAN_WINDOW.sections(), &mut self.loans, tables)
+    }
+}
+
+/// Plans the memory of the machine that the head handed over.
+#[inline(never)] // Copies of a layout are large for the boot's stack, and gone when this returns.
+fn plan(
+    handover: &BootHandover,
+    place: &'static mut MaybeUninit<Layout<'static>>,
+) -> Result<&'static mut Layout<'static>, BootFault> {
+    let info = BootInfo::parse(handover.dtb.map_err(BootFault::NoTree)?).map_err(BootFault::Tree)?;
+    match Layout::plan(&info, handover.image, handover.dtb_frames) {
+        Ok(layout) => Ok(place.write(layout)),
+        Err(error) => Err(BootFault::Layout(error)),
+    }
+}
+
+fn window(machine: &Armv7a, sections: u32, window: &mut Option<Window>, tables: BootRam) -> Option<Region<'static>> {
+    let range = window.as_ref()?.range.first(sections);
+    let count = range.sections() as usize;
+    let (frames, bytes) = (tables.frames(), tables.into_bytes());
+    if bytes.len() < count * L2_TABLE_SIZE as usize {
+        return None;
+    }
+    let Window { entries, at, .. } = window.take()?;
+    #[expect(clippy::cast_ptr_alignment, reason = "whole frames")]
+    let first = bytes.as_mut_ptr().cast::<L2Table>();
+    debug_assert!(first.addr().is_multiple_of(L2_TABLE_SIZE as usize));
+    // SAFETY: `BootRam` owns the bytes, they are enough, aligned to a page, and any word is a descriptor.
+    let l2 = unsafe { core::slice::from_raw_parts_mut(first, count) };
+    let share = Armv7a::shareability();
+    // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+    Some(unsafe { Region::one_each(machine, range, share, &mut entries[..count], at, l2, frames.base()) })
+}

@@ -1,0 +1,302 @@
+//! What may go from core to core, and what several cores may use at once: said of every public type, on purpose.
+//!
+//! The last test reads the sources, so that a new type must be put in one of the lists. Those that exist on the target alone stand in
+//! `tests/on-target/tests/four_cores.rs`, where they exist.
+
+use carveout::addr::{BusAddr, Bytes, Frame, FrameRange, PhysAddr, VirtAddr};
+use carveout::carve_out::CarveOut;
+use carveout::cma::area::{AllocError, Area, NoRun};
+use carveout::cma::contract::{ContractError, Set};
+use carveout::cma::index::{Index, IndexError, Node};
+use carveout::cma::loan::{Kind, LendError, LoanStats};
+use carveout::cma::reach::Reach;
+use carveout::dma::buffer::{
+    Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Effort, FromDevice, No, Stream, ToDevice, Yes,
+};
+use carveout::dma::contract::Contract;
+use carveout::dma::loan::Lent;
+use carveout::dma::master::{AreaId, BusWindow, Master, MasterError};
+use carveout::dma::pool::{Block, Exhausted, Pool, PoolError, Shape, StillOut};
+use carveout::dma::port::{Opened, Port, PortError};
+use carveout::dma::scatter::Table;
+use carveout::dma::segment::{ScatterError, Segment};
+use carveout::dma::{Dma, DmaError, Holder, Holders, Place, Record, Stats};
+use carveout::fake::{Fake, Op};
+use carveout::machine::{Cache, Lines, Mmu, Registers};
+use carveout::protocol::{Knowledge, LineStep, MapStep, Span, Transition, When};
+use carveout::setup::Setup;
+use carveout::sync::{Guard, Lock, Rank};
+use carveout::vm::alias::{Alias, AliasError, Aliases};
+use carveout::vm::attr::{Access, MemoryType, Shareability};
+use carveout::vm::audit::{Expect, Finding, Findings, Report};
+use carveout::vm::desc::{L1Desc, L1Entry, L2Desc, L2Entry, Leaf};
+use carveout::vm::ledger::{Carved, Cell, Ledger, LedgerError, Residue};
+use carveout::vm::mapped::{Mapped, Part};
+use carveout::vm::range::VirtRange;
+use carveout::vm::space::{MapError, Region};
+use carveout::vm::walk::{Attributes, Caching, Domain, First, Memory, Pointer, Rights, Sharing, Ttbr};
+use carveout_armv7a::ids::{Core, Geometry};
+use carveout_boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaRequest, Place as CmaPlace, Ram, RamArg};
+use carveout_boot::bootinfo::{
+    Binding, BootError, BootInfo, ByteRange, DevicePath, Dynamic, Holder as Claimant, Reason, Refusal, Refusals,
+    Region as TreeRegion, RegionKind, Subject,
+};
+use carveout_boot::direct_map::{DirectMap, Run};
+use carveout_boot::layout::{AreaPlan, Claim, ClaimKind, Layout, LayoutError, Lost};
+use carveout_boot::memblock::{Direction, List, Memblock, MemblockError};
+use carveout_rt::fault::{Access as FaultAccess, Fault, FaultStatus, Level};
+use static_assertions::{assert_impl_all, assert_not_impl_any};
+use std::fs;
+use std::path::Path;
+
+/// Any machine that cores share: what is said of it holds for all of them. There is no value of it.
+enum Machine {}
+
+// SAFETY: there is nothing to call it on.
+unsafe impl Mmu for Machine {
+    fn publish(&self, _: PhysAddr, _: &[u32]) {
+        match *self {}
+    }
+    fn invalidate_tlb(&self, _: VirtAddr, _: u32) {
+        match *self {}
+    }
+    fn reach(&self, _: VirtAddr) -> *mut u8 {
+        match *self {}
+    }
+    fn reach_to_overwrite(&self, _: VirtAddr, _: u32) -> *mut u8 {
+        match *self {}
+    }
+    fn registers(&self) -> Registers {
+        match *self {}
+    }
+    fn table_word(&self, _: PhysAddr) -> Option<u32> {
+        match *self {}
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Cache for Machine {
+    fn clean(&self, _: Part<'_>) -> Lines {
+        match *self {}
+    }
+    fn invalidate(&self, _: Part<'_>) -> Lines {
+        match *self {}
+    }
+    fn discard(&self, _: Part<'_>) -> Lines {
+        match *self {}
+    }
+    fn device_barrier(&self) {
+        match *self {}
+    }
+    fn dma_wmb(&self) {
+        match *self {}
+    }
+    fn dma_rmb(&self) {
+        match *self {}
+    }
+}
+
+/// Values: any core may look at one, and be given it.
+macro_rules! shared {
+    ($($type:ty),* $(,)?) => {$(assert_impl_all!($type: Send, Sync);)*};
+}
+
+/// One owner at a time, who may be on another core later: what a buffer went through is kept in cells, without a lock.
+macro_rules! handed_on {
+    ($($type:ty),* $(,)?) => {$(
+        assert_impl_all!($type: Send);
+        assert_not_impl_any!($type: Sync);
+    )*};
+}
+
+/// Bound to the core that made it.
+macro_rules! stays {
+    ($($type:ty),* $(,)?) => {$(assert_not_impl_any!($type: Send, Sync);)*};
+}
+
+shared![
+    PhysAddr,
+    VirtAddr,
+    BusAddr,
+    Frame,
+    FrameRange,
+    Bytes,
+    Registers,
+    Lines,
+    Geometry,
+    Core,
+    BootArgs<'static>,
+    Arg<'static>,
+    Cma<'static>,
+    CmaRequest<'static>,
+    CmaPlace,
+    RamArg<'static>,
+    Ram,
+    ArgError<'static>,
+    ArgProblem<'static>,
+    RegionKind,
+    Dynamic<'static>,
+    TreeRegion<'static>,
+    DevicePath<'static>,
+    Binding<'static>,
+    BootInfo<'static>,
+    BootError,
+    Subject<'static>,
+    ByteRange,
+    Claimant<'static>,
+    Refusal<'static>,
+    Reason<'static>,
+    Refusals<'static>,
+    Direction,
+    List,
+    MemblockError,
+    Memblock<8>,
+    LayoutError<'static>,
+    Lost<'static>,
+    ClaimKind,
+    Claim<'static>,
+    AreaPlan<'static>,
+    Layout<'static>,
+    DirectMap,
+    Run,
+    CarveOut,
+    Rank,
+    MemoryType,
+    Access,
+    Shareability,
+    Residue,
+    Carved,
+    LedgerError,
+    Cell,
+    Expect<'static>,
+    Report,
+    Finding,
+    Findings,
+    Caching,
+    Memory,
+    Sharing,
+    Attributes,
+    Rights,
+    Domain,
+    First,
+    Pointer,
+    Ttbr,
+    carveout::vm::walk::Leaf,
+    VirtRange,
+    Leaf,
+    L1Entry,
+    L2Entry,
+    L1Desc,
+    L2Desc,
+    Alias,
+    AliasError,
+    Aliases,
+    MapError,
+    Shape,
+    PoolError,
+    Exhausted,
+    StillOut,
+    Segment,
+    ScatterError,
+    Holder,
+    Record,
+    Stats,
+    Place,
+    PortError,
+    AreaId,
+    BusWindow,
+    MasterError,
+    DmaError,
+    Master,
+    Yes,
+    No,
+    ToDevice,
+    FromDevice,
+    Bidirectional,
+    Cpu,
+    Device,
+    Effort,
+    Knowledge,
+    LineStep,
+    MapStep,
+    Span,
+    Transition,
+    When,
+    Node,
+    IndexError,
+    AllocError,
+    NoRun,
+    Reach,
+    Op,
+    Kind,
+    LendError,
+    Lent,
+    LoanStats,
+    Set,
+    ContractError,
+    FaultAccess,
+    Fault,
+    FaultStatus,
+    Level,
+];
+
+// The books: changed through `&mut` or under the lock alone.
+shared![Index<'static>, Area, Ledger<'static>, Region<'static>, Mapped, Part<'static>];
+
+// The machine and what stands over it: whatever core, whatever context.
+shared![
+    Dma<Machine>,
+    Contract<Machine>,
+    Opened<Machine>,
+    Holders<'static, Machine>,
+    Pool<Machine>,
+    Lock<u32>,
+    Lock<std::cell::Cell<u32>>
+];
+
+handed_on![
+    Contiguous<Machine>,
+    Coherent<Machine>,
+    Stream<Machine, ToDevice, Cpu>,
+    Stream<Machine, FromDevice, Device>,
+    DeviceOnly<Machine>,
+    Block<Machine>,
+    Table<Machine, ToDevice, Cpu>,
+    Port<Machine>,
+];
+
+// The fake is a machine of one core.
+stays![Guard<'static, u32>, Lock<*const u32>, Fake, Setup, Dma<Fake>];
+
+fn sources(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            into.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_public_type_is_in_a_list() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = String::new();
+    for source in ["carveout", "boot", "armv7a", "rt"] {
+        sources(&root.join("..").join(source).join("src"), &mut all);
+    }
+    let here = fs::read_to_string(root.join("tests/threads.rs")).unwrap();
+    let there = fs::read_to_string(root.join("../../tests/on-target/tests/four_cores.rs")).unwrap();
+    let named = |name: &str| {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        [&here, &there].iter().any(|text| text.split(|c| !is_word(c)).any(|word| word == name))
+    };
+    let declared = all.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let rest = line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub enum "))?;
+        rest.split(|c: char| !c.is_alphanumeric()).next().filter(|name| !name.is_empty())
+    });
+    let missing: Vec<_> = declared.filter(|name| !named(name)).collect();
+    assert!(missing.is_empty(), "say of these whether cores may share them: {missing:?}");
+}
