@@ -43,6 +43,9 @@ impl Armv7a {
     ///
     /// All of `image` is mapped for good at its linked addresses, readable and write-back: tables there are read without
     /// another look. Guard pages are not mapped, so none is in `image`.
+    ///
+    /// The core has the Security Extensions, as each of [`CORES`](crate::arch::ids::CORES) has: the lock reads ISR, which
+    /// is theirs (ARM ARM B4.1.83). The head refuses a core without.
     pub unsafe fn new(image: FrameRange, image_offset: u32) -> Self {
         let features = IdMmfr3::read().0;
         Self {
@@ -170,10 +173,11 @@ pub(crate) fn unmask_interrupts() {
     unsafe { asm!("cpsie i", options(nostack, preserves_flags)) };
 }
 
-/// Returns whether an interrupt is pending for this core, masked or not (ISR.I: each ARMv7-A core of Arm's has it).
+/// Returns whether an interrupt is pending for this core, masked or not (ISR.I).
 pub(crate) fn interrupt_pends() -> bool {
     let isr: u32;
-    // SAFETY: reads ISR; not moved past accesses to memory, for a loop asks again.
+    // SAFETY: reads ISR, which the core has ([`Armv7a::new`], and the head); not moved past accesses to
+    // memory, for a loop asks again.
     unsafe { asm!("mrc p15, 0, {0}, c12, c1, 0", out(reg) isr, options(nostack, preserves_flags)) };
     isr & (1 << 7) != 0
 }
