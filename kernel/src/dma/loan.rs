@@ -101,10 +101,10 @@ pub(super) struct Lanes {
 
 /// Whose turn of the work lane it is: tickets, had in the order of their numbers.
 ///
-/// This is not the lock ([`sync`](crate::sync)). There a core leaves its place to take an interrupt, and others go round
-/// a core that does not come. A ticket keeps its number whatever happens, so a recall waits for one turn of each other
-/// core at most (I6). So interrupts are masked over the whole wait: an interrupted core's ticket would keep all later
-/// ones waiting, its own handler's among them.
+/// This is not the lock ([`sync`](crate::sync)). There a core leaves its place to take an interrupt, and others go
+/// round a core that does not come. A ticket keeps its number whatever happens, so a recall waits for one turn of
+/// each other core at most (I6). So interrupts are masked over the whole wait: an interrupted core's ticket would keep
+/// all later ones waiting, its own handler's among them.
 #[derive(Debug)]
 pub(super) struct Tickets {
     /// The number that the next to ask gets.

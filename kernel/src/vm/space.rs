@@ -260,8 +260,8 @@ impl<'m> Region<'m> {
     }
 
     /// A region that holds a second-level table for each of its sections from the start, so that mapping at run time
-    /// never lacks one (I6). The tables are cleared and published here. Takes two bytes a section from the heap. Where that
-    /// is full, nothing is written and the region is refused.
+    /// never lacks one (I6). The tables are cleared and published here. Takes two bytes a section from the heap. Where
+    /// that is full, nothing is written and the region is refused.
     ///
     /// # Safety
     ///
