@@ -121,6 +121,7 @@ fn region(kernel: &'static Kernel) -> Region<'static> {
     let (range, share) = (VirtRange::new(SECTION.raw(), 1), Armv7a::shareability());
     // SAFETY: as just said, and the addresses are theirs.
     unsafe { Region::one_each(kernel.machine, range, share, l1, PhysAddr::new(entry_at), l2, table_at) }
+        .expect("heap for a section")
 }
 
 impl Bench {

@@ -16,7 +16,7 @@ use carveout::machine::Registers;
 /// finds out by a read that one of them may not make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum World {
-    /// May write every register; or the core has no Security Extensions, and one world.
+    /// May write every register; or the core says that it has no Security Extensions, and so one world.
     Secure,
     /// May not write what decides over both worlds: the SCU, most of ACTLR, the PL310's control. The secure world's firmware
     /// has written it.

@@ -43,6 +43,9 @@ impl Armv7a {
     ///
     /// All of `image` is mapped for good at its linked addresses, readable and write-back: tables there are read without
     /// another look. Guard pages are not mapped, so none is in `image`.
+    ///
+    /// The core has the Security Extensions, as each of [`CORES`](crate::ids::CORES) has: the lock reads ISR,
+    /// which is theirs (ARM ARM B4.1.83). The head refuses a core without.
     pub unsafe fn new(image: FrameRange, image_offset: u32) -> Self {
         let features = IdMmfr3::read().0;
         Self {

@@ -101,11 +101,12 @@ pub(crate) fn unmask_interrupts() {
     unsafe { asm!("cpsie i", options(nostack, preserves_flags)) };
 }
 
-/// Returns whether an interrupt is pending for this core, masked or not (ISR.I: each ARMv7-A core of Arm's has it).
+/// Returns whether an interrupt is pending for this core, masked or not (ISR.I).
 #[cfg(target_arch = "arm")]
 pub(crate) fn interrupt_pends() -> bool {
     let isr: u32;
-    // SAFETY: reads ISR; not moved past accesses to memory, for a loop asks again.
+    // SAFETY: reads ISR, which the core has: head and machine refuse one without it. Not moved past accesses to memory,
+    // for a loop asks again.
     unsafe { asm!("mrc p15, 0, {0}, c12, c1, 0", out(reg) isr, options(nostack, preserves_flags)) };
     isr & (1 << 7) != 0
 }

@@ -41,7 +41,7 @@ fn region(fake: &Fake, range: VirtRange, tables: PhysAddr) -> Region<'static> {
     let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; count].leak();
     let at = PhysAddr::new(L1.raw() + 4 * (range.start().raw() / SECTION_SIZE));
     // SAFETY: the fake judges I1; nothing else uses these tables.
-    unsafe { Region::one_each(fake, range, Shareability::Shareable, l1, at, l2, tables) }
+    unsafe { Region::one_each(fake, range, Shareability::Shareable, l1, at, l2, tables) }.expect("heap for the region")
 }
 
 /// A machine, and the DMA API over it. What it takes is never given back.

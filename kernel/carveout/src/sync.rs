@@ -39,8 +39,9 @@
 //!
 //! While a core waits, its interrupts are served as they were before the call. They are masked while the core has a place
 //! among those who wait, for a handler must not come then: the lock would be offered to the code that it interrupted, and a
-//! handler that wants the same lock would wait for what waits for it. So the core looks at ISR: when an interrupt is
-//! pending it leaves its place, takes the interrupt and waits anew. An offer that came just then goes on to the next. So:
+//! handler that wants the same lock would wait for what waits for it. So the core looks at ISR, a register of the
+//! Security Extensions: when an interrupt is pending it leaves its place, takes the interrupt and waits anew. An offer
+//! that came just then goes on to the next. So:
 //!
 //! - A handler may take the lock that its core waits for: it finds its core in no place, and waits as any other would.
 //! - A core that is stopped by an interrupt, because another one panicked, has no place. One that is stopped by other means

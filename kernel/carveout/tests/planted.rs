@@ -84,7 +84,7 @@ impl Bench {
         let l1 = vec![L1Desc::FAULT; SECTIONS as usize].leak();
         let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; SECTIONS as usize].leak();
         // SAFETY: the fake judges I1; nothing else uses these tables.
-        let window = unsafe { Region::one_each(&machine, WINDOW, Shareable, l1, l1_entry(0), l2, L2) };
+        let window = unsafe { Region::one_each(&machine, WINDOW, Shareable, l1, l1_entry(0), l2, L2) }.unwrap();
         Self { machine, window }
     }
 

@@ -1,17 +1,20 @@
 //! Promises that only several cores, several machines, or a heap that is full can break: the worst wait of a recall (I6),
-//! handles that are good with one borrower, and refusals that change nothing. Cores are the host's thcopies, on a machine that has memory and tables but no caches.
+//! handles that are good with one borrower, and refusals that change nothing. Cores are the host's threads, on a
+//! machine that has memory and tables but no caches.
 
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::carve_out::CarveOut;
 use carveout::cma::contract::{ContractError, Set};
 use carveout::cma::loan::{LendError, LoanError, Priority};
+use carveout::dma::buffer::Bidirectional;
 use carveout::dma::loan::{Discardable, Movable};
 use carveout::dma::master::{AreaId, Master};
 use carveout::dma::pool::{Pool, PoolError, Shape};
+use carveout::dma::scatter::Table;
 use carveout::dma::{Dma, DmaError};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
 use carveout::vm::alias::Aliases;
-use carveout::vm::attr::Shareability;
+use carveout::vm::attr::Shareability::{self, Shareable};
 use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc};
 use carveout::vm::mapped::Part;
 use carveout::vm::range::VirtRange;
@@ -162,7 +165,7 @@ fn region(machine: &Machine, range: VirtRange, tables: u32) -> Region<'static> {
     let l2 = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
     let at = PhysAddr::new(L1 + 4 * (range.start().raw() / SECTION_SIZE));
     // SAFETY: the machine's copy is the one that is walked, and no other region has these entries.
-    unsafe { Region::one_each(machine, range, Shareability::Shareable, l1, at, l2, PhysAddr::new(tables)) }
+    unsafe { Region::one_each(machine, range, Shareability::Shareable, l1, at, l2, PhysAddr::new(tables)) }.unwrap()
 }
 
 fn carve_outs() -> Vec<CarveOut> {
@@ -429,14 +432,51 @@ fn a_full_heap_refuses_a_pool() {
     let device = Master::new("device", Some(area)).with_boundary(FRAME_SIZE).unwrap();
     let shape = Shape { size: 1024, align: 1, boundary: None };
     let free = dma.free_bytes(area);
-    // Two lists of blocks, and one of buffers, which grows. What the blocks share is a request of a size that no caller
-    // names, and comes last.
-    for granted in 0..5 {
-        GRANTED.set(Some(granted));
+    // Two lists of blocks, what the blocks share, and a list of buffers, which grows.
+    let attempt = || {
         let result = Pool::new(dma, &device, shape, 64);
-        GRANTED.set(None);
-        assert_eq!(result.err(), Some(PoolError::Heap { blocks: 64 }), "{granted}");
-        assert_eq!(dma.free_bytes(area), free);
-    }
-    assert_eq!(Pool::new(dma, &device, shape, 64).unwrap().held(), 0);
+        result.inspect_err(|_| assert_eq!(dma.free_bytes(area), free))
+    };
+    let (pool, refusals) = refuse_each(attempt, |error| *error == PoolError::Heap { blocks: 64 }, false);
+    assert_eq!(refusals, 6);
+    // The store goes with the last share, whoever has it.
+    let (taken, block) = (TAKEN.get(), pool.alloc().unwrap());
+    assert_eq!(pool.held(), 1);
+    drop(pool);
+    assert_ne!(dma.free_bytes(area), free);
+    drop(block);
+    assert_eq!(dma.free_bytes(area), free);
+    assert!(TAKEN.get() < taken, "what the pool took is given back");
+}
+
+#[test]
+fn a_full_heap_refuses_a_region_and_nothing_is_written() {
+    let (machine, range) = (Machine::new(), VirtRange::new(WINDOW, 2));
+    let (mut l1, mut l2) = ([L1Desc::FAULT; 2], [[L2Desc::FAULT; L2_ENTRIES]; 2]);
+    let at = PhysAddr::new(L1 + 4 * (WINDOW / SECTION_SIZE));
+    GRANTED.set(Some(0));
+    // SAFETY: the machine's copy is the one that is walked, and no other region has these entries.
+    let region = unsafe { Region::one_each(machine, range, Shareable, &mut l1, at, &mut l2, PhysAddr::new(L2)) };
+    GRANTED.set(None);
+    assert!(region.is_err());
+    assert_eq!((l1, machine.table_word(at)), ([L1Desc::FAULT; 2], Some(0)));
+}
+
+/// A hand-over cannot be refused, so it asks for nothing.
+#[test]
+fn a_full_heap_stops_no_hand_over_of_a_table() {
+    let (dma, [area, _]) = setup();
+    let device = Master::new("device", Some(area));
+    let stream = |_| dma.alloc(&device, FRAME_SIZE, 1).unwrap().into_stream::<Bidirectional>();
+    let mut table = Table::new((0..5).map(stream).collect());
+    table.views_mut().for_each(|bytes| bytes.fill(0xa5));
+    GRANTED.set(Some(0));
+    let table = table.for_device();
+    // SAFETY: there is no device.
+    let table = unsafe { table.for_cpu() };
+    GRANTED.set(None);
+    assert!(table.views().all(|bytes| bytes.iter().all(|&byte| byte == 0xa5)));
+    let taken = TAKEN.get();
+    drop(table);
+    assert!(TAKEN.get() < taken, "the list is given back");
 }

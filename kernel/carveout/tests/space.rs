@@ -47,7 +47,7 @@ impl Bench {
         let (fake, range) = (Fake::new(RAM, RAM_BYTES, L1, seed), VirtRange::new(0xc000_0000, SECTIONS));
         let (l1, l2) = storage(SECTIONS, SECTIONS);
         // SAFETY: the fake judges I1; nothing else uses these tables.
-        let region = unsafe { Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, L2) };
+        let region = unsafe { Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, L2) }.unwrap();
         Self { fake, region }
     }
 
@@ -392,6 +392,7 @@ fn i3_only_the_region_that_made_a_mapping_ends_it() {
         let (l1, l2) = storage(1, 1);
         // SAFETY: the fake judges I1; nothing else uses these tables.
         unsafe { Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, PhysAddr::new(L2.raw() + tables)) }
+            .unwrap()
     };
     let (mut low, mut high) = (region(first, 0), region(second, 0x400));
     // SAFETY: the fake judges I1.

@@ -89,6 +89,7 @@ fn region(range: VirtRange) -> Region<'static> {
     let l2 = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
     // SAFETY: nobody walks these tables.
     unsafe { Region::one_each(&Nothing, range, Shareability::Shareable, l1, PhysAddr::new(0), l2, PhysAddr::new(0)) }
+        .unwrap()
 }
 
 /// Areas of `mib` in all, from RAM's start on, with a frame between any two.

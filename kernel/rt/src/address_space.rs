@@ -327,12 +327,13 @@ impl AddressSpace {
     }
 
     /// The window of the areas, the first `sections` of it, with a second-level table each in `tables`: as many KiB as
-    /// sections. `None` if it was taken before or the tables are too few.
+    /// sections. `None` if it was taken before, the tables are too few, or the heap is full.
     pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Region<'static>> {
         self::window(self.machine, sections, &mut self.window, tables)
     }
 
-    /// Takes the whole window for lent frames, with a table for each of its sections.
+    /// Takes the whole window for lent frames, with a table for each of its sections. `None` as
+    /// [`take_window`](Self::take_window).
     pub fn take_loan_window(&mut self, tables: BootRam) -> Option<Region<'static>> {
         self::window(self.machine, LOAN_WINDOW.sections(), &mut self.loans, tables)
     }
@@ -366,5 +367,5 @@ fn window(machine: &Armv7a, sections: u32, window: &mut Option<Window>, tables: 
     let l2 = unsafe { core::slice::from_raw_parts_mut(first, count) };
     let share = Armv7a::shareability();
     // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
-    Some(unsafe { Region::one_each(machine, range, share, &mut entries[..count], at, l2, frames.base()) })
+    unsafe { Region::one_each(machine, range, share, &mut entries[..count], at, l2, frames.base()) }.ok()
 }

@@ -5,7 +5,7 @@
 //! the test.
 
 use carveout_armv7a::errata;
-use carveout_armv7a::ids::{CORE_MASK, CORE_TABLE};
+use carveout_armv7a::ids::{CORE_MASK, CORE_TABLE, CORES as CORES_KNOWN};
 use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
 use std::vec;
@@ -34,6 +34,7 @@ const PAR: Register = [0, 7, 4, 0];
 const DCISW: Register = [0, 7, 6, 2];
 const ATS1CPR: Register = [0, 7, 8, 0];
 const DCCISW: Register = [0, 7, 14, 2];
+const VBAR: Register = [0, 12, 0, 0];
 const DIAGNOSTIC: Register = [0, 15, 0, 1];
 const CBAR: Register = [4, 15, 0, 0];
 
@@ -479,10 +480,26 @@ fn the_non_secure_world_writes_nothing_of_the_secure_one() {
     let mut refused = Core::new(A9).without(SCR).without(ACTLR);
     assert_eq!((refused.init(), refused.writes(ACTLR)), (End::Back, vec![]));
 
-    // Without the Security Extensions SCR is undefined as well, and the one world is the secure one.
+    // Where QEMU says that there are no Security Extensions SCR is undefined as well, and the one world is the secure
+    // one.
     let mut only = Core::new(A9).with(ID_PFR1, 1).without(SCR);
     assert_eq!((only.init(), only.r[7]), (End::Back, 0));
     assert_eq!(only.stores().len(), 3);
+}
+
+/// VBAR and ISR are the Security Extensions', which every core of the list has, whatever it says.
+#[test]
+fn a_core_without_the_security_extensions_is_refused_before_it_meets_their_registers() {
+    const OTHER: u32 = 0x512f_06f0;
+    let mut without = Core::new(OTHER).with(ID_PFR1, 0x1).without(VBAR);
+    assert_eq!(without.run("core_init", &["refuse_no_security"], |_, _| {}), End::At("refuse_no_security".to_string()));
+    assert_eq!(without.did, []);
+    let mut with = Core::new(OTHER);
+    assert_eq!((with.init(), with.writes(VBAR)), (End::Back, vec![LOADED]));
+    for core in CORES_KNOWN {
+        let mut known = Core::new(core.midr).with(ID_PFR1, 0x1).with([1, 9, 0, 2], 0);
+        assert_eq!((known.init(), known.writes(VBAR)), (End::Back, vec![LOADED]), "{}", core.name);
+    }
 }
 
 /// Erratum 764369 is Cortex-A9's, and later cores have no such unit.

@@ -172,6 +172,7 @@ message_\name:
     message alignment,      "carveout: head: image not loaded at a multiple of 32 bytes"
     message no_room,        "carveout: head: no place for the image above its load address"
     message hyp,            "carveout: head: entered in Hyp mode: Supervisor mode is needed"
+    message no_security,    "carveout: head: the core has no Security Extensions, and so no VBAR and no ISR"
     message mapped,         "carveout: head: entered with the MMU on, and not at its physical address"
     .balign 4
 
@@ -183,6 +184,9 @@ refuse_no_room:
     b       die
 refuse_hyp:
     adr     r1, message_hyp
+    b       die
+refuse_no_security:
+    adr     r1, message_no_security
     b       die
 refuse_mapped:
     adr     r1, message_mapped
@@ -235,6 +239,25 @@ carveout_secondary:
     @ r8; r9 holds the way back.
 core_init:
     mov     r9, lr
+    adr     r10, early_vectors
+    ldr     r0, =early_vectors
+    sub     r10, r10, r0
+
+    @ VBAR, which is written below, and ISR, which the lock reads, are the Security Extensions' (ARM ARM B4.1.156,
+    @ B4.1.83). Each core of ids.rs has them; QEMU has the registers, and says otherwise on boards with one world.
+    mrc     p15, 0, r0, c0, c1, 1           @ ID_PFR1
+    tst     r0, #0xf0
+    bne     2f
+    mrc     p15, 0, r1, c0, c0, 0           @ MIDR
+    ldr     r2, =CORE_MASK
+    and     r1, r1, r2
+    phys    r3, CARVEOUT_CORES
+1:  ldr     r0, [r3], #12
+    cmp     r0, #0
+    beq     refuse_no_security
+    cmp     r0, r1
+    bne     1b
+2:
     mov     r0, #0
     mcr     p15, 0, r0, c13, c0, 4          @ TPIDRPRW: no attempt under way
     mrc     p15, 0, r7, c1, c0, 0           @ SCTLR, as the boot loader left it
@@ -246,10 +269,6 @@ core_init:
     isb
     tst     r0, #31
     bne     refuse_alignment
-
-    adr     r10, early_vectors
-    ldr     r0, =early_vectors
-    sub     r10, r10, r0
 
     @ --- MMU and caches, if the boot loader left them on. Code, device tree and what else it wrote may be in dirty lines
     @ alone: they are cleaned while the core fetches through them, and again once no access allocates, for another core's
@@ -281,8 +300,8 @@ core_init:
     dsb
     isb
 
-    @ --- The world. SCR is the secure world's to read, and undefined in the other (ARM ARM B4.1.129). A core without the
-    @ Security Extensions has one world, which may do all.
+    @ --- The world. SCR is the secure world's to read, and undefined in the other (ARM ARM B4.1.129). A core that says
+    @ it has no Security Extensions has one world, which may do all.
     mov     r7, #0
     mrc     p15, 0, r0, c0, c1, 1           @ ID_PFR1
     tst     r0, #0xf0

@@ -26,8 +26,8 @@
 //!
 //! On a core of [`CORES`](carveout_armv7a::ids::CORES) the head does what coherency needs: the SCU, ACTLR.SMP and ACTLR.FW
 //! of Cortex-A5 and Cortex-A9, ACTLR.SMP of the later ones, the second-level cache of Cortex-A8. A core that is not in
-//! that list runs as it was found, and alone. In the [non-secure world](World) the head writes nothing that only the
-//! secure one may: its firmware must have done it.
+//! that list runs as it was found, and alone; it is refused if it says that it has no Security Extensions. In the
+//! [non-secure world](World) the head writes nothing that only the secure one may: its firmware must have done it.
 //!
 //! An exception before `main` says its vector's name over semihosting and exits with 101. On a machine where nobody
 //! answers semihosting the core parks instead, silently: there is no console yet.

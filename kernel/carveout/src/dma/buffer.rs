@@ -75,6 +75,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, Range};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering;
@@ -598,9 +599,22 @@ impl<M: Machine> Coherent<M> {
 }
 
 /// A buffer that goes back and forth: write-back while the CPU's, unmapped while the device's.
+#[repr(transparent)]
 pub struct Stream<M: Machine + 'static, D: Direction, O> {
     raw: Raw<M>,
     state: PhantomData<(D, O)>,
+}
+
+impl<M: Machine, D: Direction, O> Stream<M, D, O> {
+    /// Names the new owner of streams whose transition was run. The list stays where it is: `collect` may ask the heap,
+    /// and ends the program where that is full.
+    fn owned_by<P>(streams: Vec<Self>) -> Vec<Stream<M, D, P>> {
+        let mut streams = ManuallyDrop::new(streams);
+        let (first, count, capacity) = (streams.as_mut_ptr().cast(), streams.len(), streams.capacity());
+        // SAFETY: the list's own memory, which nothing else frees; a `Stream` is a `Raw`, whoever owns it
+        // (`repr(transparent)`).
+        unsafe { Vec::from_raw_parts(first, count, capacity) }
+    }
 }
 
 impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
@@ -625,7 +639,8 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
     /// After this returns, the device reads what the CPU wrote, and no line is evicted over what the device writes.
     pub fn for_device(self) -> Stream<M, D, Device> {
         self.raw.run(Transition::ForDevice);
-        self.granted()
+        self.grant();
+        Stream { raw: self.raw, state: PhantomData }
     }
 
     /// Hands several over, with one barrier for all, if it is due for any: one for each run of buffers of a machine.
@@ -635,22 +650,22 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
         }
         // The machine that passed a barrier last, since all were cleaned.
         let mut ordered: Option<&'static M> = None;
-        let grant = |stream: Self| {
+        for stream in &streams {
             let machine = stream.raw.dma.machine;
             if ordered.is_some_and(|ordered| ptr::eq(ordered, machine)) {
                 stream.raw.knows.set(stream.raw.knows.get().after(Op::DeviceBarrier));
             } else if stream.raw.knows.get().due(When::Unordered) {
                 ordered = Some(machine);
             }
-            stream.granted()
-        };
-        streams.into_iter().map(grant).collect()
+            stream.grant();
+        }
+        Self::owned_by(streams)
     }
 
-    fn granted(self) -> Stream<M, D, Device> {
+    /// Ends the hand-over: from here on the buffer is the device's.
+    fn grant(&self) {
         self.raw.run(Transition::Grant);
         self.raw.exposed.set(true);
-        Stream { raw: self.raw, state: PhantomData }
     }
 
     /// Gives up the stream for another state, which will find zeros. No device knows it: what owning it proves.
@@ -696,8 +711,20 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
     /// I4: the device has finished with the buffer, which it said in a register or in memory read
     /// before this call, and will not access it until it is handed over again.
     pub unsafe fn for_cpu(self) -> Stream<M, D, Cpu> {
-        let all = self.raw.asked();
-        self.returned(all)
+        self.take_back(self.raw.asked());
+        Stream { raw: self.raw, state: PhantomData }
+    }
+
+    /// Takes several back for the CPU.
+    ///
+    /// # Safety
+    ///
+    /// As [`for_cpu`](Self::for_cpu), of each.
+    pub(super) unsafe fn all_for_cpu(streams: Vec<Self>) -> Vec<Stream<M, D, Cpu>> {
+        for stream in &streams {
+            stream.take_back(stream.raw.asked());
+        }
+        Self::owned_by(streams)
     }
 
     /// The same for a device that wrote only `written` of the bytes, as a packet that filled part of its buffer: lines
@@ -708,16 +735,17 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
     /// As [`for_cpu`](Self::for_cpu), and the device wrote nothing outside the range.
     pub unsafe fn for_cpu_part(self, written: Range<usize>) -> Stream<M, D, Cpu> {
         let span = self.raw.inside(&written).unwrap_or_else(|| self.raw.asked());
-        self.returned(span)
+        self.take_back(span);
+        Stream { raw: self.raw, state: PhantomData }
     }
 
-    fn returned(self, written: Span) -> Stream<M, D, Cpu> {
+    /// The buffer is the CPU's again, of which the device wrote `written` at most.
+    fn take_back(&self, written: Span) {
         if D::DEVICE_WRITES {
             self.raw.knows.set(self.raw.knows.get().device_wrote(written));
         }
         self.raw.run(Transition::ForCpu);
         self.raw.exposed.set(false);
-        Stream { raw: self.raw, state: PhantomData }
     }
 }
 

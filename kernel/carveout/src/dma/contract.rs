@@ -82,7 +82,7 @@ impl<M: Machine> Dma<M> {
         let area = master.area().map_err(refuse(first, 0))?;
 
         // In this core's turn nobody has frames in hand that could be a slot's.
-        let turn = self.turns.wait();
+        let turn = self.work.wait();
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let free = state.free_records();

@@ -97,16 +97,18 @@ impl LoanKind for Movable {
 #[derive(Debug)]
 pub(super) struct Lanes {
     window: Region<'static>,
-    /// A bit a lane but the first, which goes by [`Turns`].
+    /// A bit a lane but the first, which goes by [`Tickets`].
     free: u32,
 }
 
-/// Whose turn of the work lane it is. Each turn has a number, and they are had in that order.
+/// Whose turn of the work lane it is: tickets, had in the order of their numbers.
 ///
-/// Whoever waits does so with interrupts masked: a turn of an interrupted core would keep all later ones waiting, its own
-/// handler's among them.
+/// This is not the lock ([`sync`](crate::sync)). There a core leaves its place to take an interrupt, and others go
+/// round a core that does not come. A ticket keeps its number whatever happens, so a recall waits for one turn of
+/// each other core at most (I6). So interrupts are masked over the whole wait: an interrupted core's ticket would keep
+/// all later ones waiting, its own handler's among them.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct Tickets {
     /// The number that the next to ask gets.
     next: AtomicU32,
     /// The number whose turn it is.
@@ -117,12 +119,12 @@ pub(super) struct Turns {
 
 /// A turn of the work lane, until it is dropped. The lock is never held when one is waited for, nor after it.
 pub(super) struct Turn<'t> {
-    turns: &'t Turns,
+    tickets: &'t Tickets,
     /// Dropped last.
     _masked: Masked,
 }
 
-impl Turns {
+impl Tickets {
     pub(super) const fn new() -> Self {
         Self { next: AtomicU32::new(0), now: AtomicU32::new(0), worst: AtomicU32::new(0) }
     }
@@ -136,7 +138,7 @@ impl Turns {
             relax();
         }
         self.worst.fetch_max(number.wrapping_sub(since), Ordering::Relaxed);
-        Turn { turns: self, _masked: masked }
+        Turn { tickets: self, _masked: masked }
     }
 
     /// Takes a turn if nobody has one or waits for one.
@@ -144,7 +146,7 @@ impl Turns {
         let masked = Masked::new();
         let now = self.now.load(Ordering::Acquire);
         self.next.compare_exchange(now, now.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        Some(Turn { turns: self, _masked: masked })
+        Some(Turn { tickets: self, _masked: masked })
     }
 
     /// The most turns that passed while one was waited for.
@@ -156,8 +158,8 @@ impl Turns {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         // Nobody else writes it meanwhile.
-        let now = self.turns.now.load(Ordering::Relaxed);
-        self.turns.now.store(now.wrapping_add(1), Ordering::Release);
+        let now = self.tickets.now.load(Ordering::Relaxed);
+        self.tickets.now.store(now.wrapping_add(1), Ordering::Release);
     }
 }
 
@@ -476,7 +478,7 @@ impl<M: Machine> Dma<M> {
     pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
         let mut done = 0;
         while done < frames {
-            let Some(turn) = self.turns.try_take() else { return done };
+            let Some(turn) = self.work.try_take() else { return done };
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let most = (frames - done).min(LANE_PAGES - 1);
@@ -533,7 +535,7 @@ impl<M: Machine> Dma<M> {
     pub(super) fn move_out(&self, area: AreaId, window: FrameRange) {
         let mut left = window;
         while !left.is_empty() {
-            let _turn = self.turns.wait();
+            let _turn = self.work.wait();
             let mut state = self.state.lock();
             let Some(batch) = state.areas[area.0].next_batch(left) else { return };
             (_, left) = left.split_at(batch.from.end() - left.start()).expect("a part of it");
@@ -543,7 +545,7 @@ impl<M: Machine> Dma<M> {
 
     /// Moves a page out of contract memory, to the refuge.
     fn evict(&self, area: AreaId, frame: u32) {
-        let _turn = self.turns.wait();
+        let _turn = self.work.wait();
         let mut state = self.state.lock();
         let frames = FrameRange::new(frame, 1).expect("a frame of the area");
         if let Some(batch) = state.areas[area.0].evict(frames) {
@@ -621,30 +623,30 @@ mod tests {
     #[test]
     fn i6_turns_of_the_work_lane_are_had_in_the_order_they_were_asked_for() {
         const OTHERS: u32 = 3;
-        let (turns, order) = (Turns::new(), Mutex::new(Vec::new()));
+        let (tickets, order) = (Tickets::new(), Mutex::new(Vec::new()));
         for _ in 0..100 {
             order.lock().unwrap().clear();
-            let first = turns.try_take().expect("nobody has it");
-            let asked = turns.next.load(Ordering::Relaxed);
+            let first = tickets.try_take().expect("nobody has it");
+            let asked = tickets.next.load(Ordering::Relaxed);
             thread::scope(|scope| {
                 for n in 0..OTHERS {
-                    let (turns, order) = (&turns, &order);
+                    let (tickets, order) = (&tickets, &order);
                     scope.spawn(move || {
-                        let _turn = turns.wait();
+                        let _turn = tickets.wait();
                         order.lock().unwrap().push(n);
                     });
-                    while turns.next.load(Ordering::Relaxed) == asked + n {
+                    while tickets.next.load(Ordering::Relaxed) == asked + n {
                         thread::yield_now();
                     }
                 }
                 drop(first);
                 // Until all that wait have had theirs there is none for idle work.
-                while turns.try_take().is_none() {
+                while tickets.try_take().is_none() {
                     thread::yield_now();
                 }
                 assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
             });
         }
-        assert_eq!(turns.worst_wait(), OTHERS);
+        assert_eq!(tickets.worst_wait(), OTHERS);
     }
 }

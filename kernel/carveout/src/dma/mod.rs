@@ -45,7 +45,7 @@ use alloc::vec::Vec;
 use buffer::{Body, Contiguous};
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use loan::{Lanes, Turns};
+use loan::{Lanes, Tickets};
 use master::{AreaId, Master};
 
 /// Of a master whose area is another `Dma`'s.
@@ -285,7 +285,8 @@ impl fmt::Display for Place {
 pub struct Dma<M: 'static> {
     machine: &'static M,
     state: Lock<State>,
-    turns: Turns,
+    /// Of the work lane.
+    work: Tickets,
     window: VirtRange,
     guarded: bool,
     /// By [`Slot`].
@@ -381,8 +382,8 @@ impl<M: Machine> Dma<M> {
             unguarded: 0,
         };
         let state = Lock::new(Rank::DMA, state);
-        let turns = Turns::new();
-        Ok(Self { machine, state, turns, window: range, guarded, standings, counters: Counters::default() })
+        let work = Tickets::new();
+        Ok(Self { machine, state, work, window: range, guarded, standings, counters: Counters::default() })
     }
 
     /// Returns the sections of window that these carve-outs need for a guard on either side of every buffer: three images
@@ -438,7 +439,7 @@ impl<M: Machine> Dma<M> {
                 // In this core's turn nobody has any in hand, so it is tried once more.
                 Err(error) if error.is_of_room() && memory.has_in_hand() => {
                     drop(guard);
-                    turn = Some(self.turns.wait());
+                    turn = Some(self.work.wait());
                     guard = self.state.lock();
                 }
                 Err(error) => return Err(error.within(|| master.limits())),
@@ -507,7 +508,7 @@ impl<M: Machine> Dma<M> {
             allocations,
             zeroed: counters.zeroed.load(Ordering::Relaxed),
             unguarded,
-            worst_wait: self.turns.worst_wait(),
+            worst_wait: self.work.worst_wait(),
         }
     }
 

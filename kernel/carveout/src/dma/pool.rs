@@ -46,16 +46,18 @@ use crate::dma::Dma;
 use crate::dma::buffer::Coherent;
 use crate::dma::master::Master;
 use crate::dma::word::{Bytes, Word};
+use crate::heap::room;
 use crate::machine::Machine;
-use alloc::sync::Arc;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
+use core::ops::Deref;
 use core::ptr::NonNull;
 #[cfg(not(loom))]
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use spin::Mutex;
 
 /// What each block of a pool is like, in bytes, at the addresses the device sees.
@@ -108,7 +110,8 @@ impl Shape {
     }
 }
 
-/// Why a pool was not made. No memory was taken.
+/// Why a pool was not made. No memory was taken. A pool takes its buffers one after another, so loans may have been
+/// recalled for those that came before the refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PoolError {
     /// Blocks of no bytes.
@@ -132,7 +135,7 @@ pub enum PoolError {
         /// The boundary, in bytes.
         boundary: u32,
     },
-    /// The heap has no room for the list of blocks.
+    /// The heap has no room for the pool's lists.
     Heap {
         /// How many were asked for.
         blocks: u32,
@@ -265,6 +268,8 @@ unsafe impl Sync for Place {}
 
 /// What the pool and its blocks share: it lives as long as any of them.
 struct Store<M: Machine + 'static> {
+    /// How many there are.
+    shares: AtomicU32,
     dma: &'static Dma<M>,
     owner: &'static str,
     size: u32,
@@ -285,6 +290,50 @@ impl<M: Machine> Drop for Store<M> {
     }
 }
 
+/// A share of a store, which goes with the last one. Not an `Arc`, which ends the program where the heap is full.
+struct Share<M: Machine + 'static>(NonNull<Store<M>>);
+
+// SAFETY: as `Arc`: whoever has a share has a reference to the store, and the last one drops it.
+unsafe impl<M: Machine> Send for Share<M> where Store<M>: Send + Sync {}
+// SAFETY: as above.
+unsafe impl<M: Machine> Sync for Share<M> where Store<M>: Send + Sync {}
+
+impl<M: Machine> Share<M> {
+    /// The first share, of the one store. The list is empty and has room for it.
+    fn first(mut place: Vec<Store<M>>, store: Store<M>) -> Self {
+        place.push(store);
+        Self(NonNull::from(Box::leak(place.into_boxed_slice())).cast())
+    }
+}
+
+impl<M: Machine> Clone for Share<M> {
+    fn clone(&self) -> Self {
+        // There are fewer blocks than the counter counts.
+        self.shares.fetch_add(1, Ordering::Relaxed);
+        Self(self.0)
+    }
+}
+
+impl<M: Machine> Deref for Share<M> {
+    type Target = Store<M>;
+
+    fn deref(&self) -> &Store<M> {
+        // SAFETY: the store lives as long as this share, and is only ever shared.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<M: Machine> Drop for Share<M> {
+    fn drop(&mut self) {
+        // Release and acquire: whatever was done by way of other shares comes before the store's drop.
+        if self.shares.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            // SAFETY: `first` leaked it as a list of one, which has the layout of one; no other share is left.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+}
+
 /// The master, confined between multiples of `boundary`, or of a frame: buffers begin at frames.
 fn between(master: &Master, boundary: u32) -> Master {
     let own = master.boundary().unwrap_or(boundary);
@@ -296,12 +345,12 @@ fn between(master: &Master, boundary: u32) -> Master {
 ///
 /// Dropping it, and all its blocks, frees its memory; buffers with lost blocks are quarantined.
 pub struct Pool<M: Machine + 'static> {
-    store: Arc<Store<M>>,
+    store: Share<M>,
 }
 
 impl<M: Machine> Pool<M> {
     /// Takes the memory for `blocks` blocks from the device's area, in as few buffers as its boundary permits, and 16
-    /// bytes of heap for each: all that the pool ever takes.
+    /// bytes of heap for each: all that the pool ever takes. [`PoolError`] says what a refusal leaves changed.
     pub fn new(dma: &'static Dma<M>, master: &Master, shape: Shape, blocks: u32) -> Result<Self, PoolError> {
         shape.check()?;
         if blocks == 0 {
@@ -322,16 +371,17 @@ impl<M: Machine> Pool<M> {
         let mut places: Vec<Place> = Vec::new();
         places.try_reserve_exact(blocks as usize).map_err(|_| PoolError::Heap { blocks })?;
         let free = FreeList::new(blocks).ok_or(PoolError::Heap { blocks })?;
+        let place = room(1).map_err(|_| PoolError::Heap { blocks })?;
         while let left @ 1.. = blocks - places.len() as u32 {
             let span = shape.span(left);
             let bytes = span.min(largest.into()) as u32;
             // What fits between two boundaries is put there. What does not holds a block wherever it begins.
-            let place = match shape.boundary {
+            let confined = match shape.boundary {
                 Some(boundary) if span <= boundary.into() => between(master, boundary),
                 _ => master.clone(),
             };
             buffers.try_reserve(1).map_err(|_| PoolError::Heap { blocks })?;
-            let buffer = dma.alloc(&place, bytes, align).map_err(PoolError::Alloc)?.into_coherent();
+            let buffer = dma.alloc(&confined, bytes, align).map_err(PoolError::Alloc)?.into_coherent();
             // Not the buffer's own `bus`: nobody is told yet, and a pool refused half-way just frees.
             let bus = master.bus(buffer.frames().base()).expect("frames within the reach they were allocated in");
             let first = u64::from(bus.raw());
@@ -350,8 +400,9 @@ impl<M: Machine> Pool<M> {
             assert!(holds_one, "a buffer begins at the alignment on the bus, so a block fits it");
             buffers.push(buffer);
         }
-        let (lost, buffers) = (AtomicU32::new(0), Mutex::new(buffers));
-        Ok(Self { store: Arc::new(Store { dma, owner: master.name(), size, places, free, lost, buffers }) })
+        let (shares, lost, buffers) = (AtomicU32::new(1), AtomicU32::new(0), Mutex::new(buffers));
+        let store = Store { shares, dma, owner: master.name(), size, places, free, lost, buffers };
+        Ok(Self { store: Share::first(place, store) })
     }
 
     /// Takes a block, zeroed: `dma_pool_zalloc`. Never waits, never maps. As with all that the CPU writes, the device
@@ -361,7 +412,7 @@ impl<M: Machine> Pool<M> {
         let Some(number) = store.free.pop() else {
             return Err(Exhausted { owner: store.owner, blocks: store.free.next.len() as u32, lost: self.lost() });
         };
-        let block = Block { store: Arc::clone(store), number, told: Cell::new(false) };
+        let block = Block { store: store.clone(), number, told: Cell::new(false) };
         // SAFETY: a block's bytes are mapped, writable, while it lives; off the free list they are its alone, and no
         // device uses them: whoever freed the block promised it, or none was ever told of it.
         unsafe { block.place().at.write_bytes(0, block.len()) };
@@ -371,7 +422,7 @@ impl<M: Machine> Pool<M> {
     /// Blocks that somebody holds.
     pub fn held(&self) -> u32 {
         // Each block shares the store, and nothing else does but this.
-        Arc::strong_count(&self.store) as u32 - 1
+        self.store.shares.load(Ordering::Relaxed) - 1
     }
 
     /// Blocks dropped while a device may have known their address: never used again.
@@ -402,7 +453,7 @@ impl<M: Machine> fmt::Debug for Pool<M> {
 /// Dropping it puts it back, unless a device was told its address: then it is lost, counted by [`Pool::lost`], and
 /// [`free`](Self::free) is the way back.
 pub struct Block<M: Machine + 'static> {
-    store: Arc<Store<M>>,
+    store: Share<M>,
     number: u32,
     told: Cell<bool>,
 }

@@ -6,12 +6,13 @@
 //! more: unmap, DSB, TLB invalidate, DSB (the first half of I3).
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use crate::heap::filled;
 use crate::machine::Mmu;
 use crate::vm::attr::{Access, MemoryType, Shareability};
 use crate::vm::desc::{L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table, LARGE_PAGE_SIZE};
 use crate::vm::mapped::{Mapped, RegionId};
 use crate::vm::range::VirtRange;
-use alloc::vec;
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -152,7 +153,8 @@ impl<'m> Region<'m> {
     }
 
     /// A region that holds a second-level table for each of its sections from the start, so that mapping at run time
-    /// never lacks one (I6). The tables are cleared and published here.
+    /// never lacks one (I6). The tables are cleared and published here. Takes two bytes a section from the heap. Where
+    /// that is full, nothing is written and the region is refused.
     ///
     /// # Safety
     ///
@@ -165,9 +167,9 @@ impl<'m> Region<'m> {
         l1_at: PhysAddr,
         l2: &'m mut [L2Table],
         l2_at: PhysAddr,
-    ) -> Self {
+    ) -> Result<Self, TryReserveError> {
         assert!(l1.len() == range.sections() as usize && l2.len() == l1.len() && l2_at.is_aligned(L2_TABLE_SIZE));
-        let tables = Tables::OneEach { mapped: vec![0; l1.len()] };
+        let tables = Tables::OneEach { mapped: filled(l1.len(), 0)? };
         let region = Self { id: RegionId::next(), range, share, l1, l1_at, l2, l2_at, tables };
         for section in 0..region.l1.len() {
             assert!(region.l1[section] == L1Desc::FAULT, "the window's entries are unused");
@@ -176,7 +178,7 @@ impl<'m> Region<'m> {
             region.l1[section] = L1Desc::table(region.table_at(section));
         }
         region.publish_l1(mmu, 0, region.l1.len());
-        region
+        Ok(region)
     }
 
     /// Which region it is, of all there ever are.

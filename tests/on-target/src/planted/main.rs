@@ -16,6 +16,7 @@ mod careless;
 mod through_the_api;
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use blk::{Disk, SECTOR};
 use by_hand::Hand;
@@ -169,7 +170,8 @@ fn region(kernel: &'static Kernel, machine: &Careless, sections: Range<usize>) -
     let l2 = unsafe { core::slice::from_raw_parts_mut(table, count) };
     let (range, share) = (VirtRange::new(va.raw(), count as u32), Armv7a::shareability());
     // SAFETY: as just said, and the addresses are theirs.
-    Ok(unsafe { Region::one_each(machine, range, share, l1, place.at(), l2, table_at) })
+    let region = unsafe { Region::one_each(machine, range, share, l1, place.at(), l2, table_at) };
+    region.map_err(|error| format!("{error}"))
 }
 
 /// A word that differs from its neighbours, and from the same with another salt.
