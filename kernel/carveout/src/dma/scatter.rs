@@ -110,7 +110,7 @@ impl<M: Machine, D: Direction> Table<M, D, Device> {
     /// I4: the device has finished with every buffer, which it said in a register or in memory
     /// read before this call, and will not access any until it is handed over again.
     pub unsafe fn for_cpu(self) -> Table<M, D, Cpu> {
-        // SAFETY: the device has finished with every buffer, as this function demands (I4).
+        // SAFETY: the device has finished with every buffer (I4), as this function demands.
         Table { streams: unsafe { Stream::all_for_cpu(self.streams) } }
     }
 }
