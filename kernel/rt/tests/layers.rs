@@ -1,0 +1,225 @@
+//! No import points up: every crate's modules in their order, each of which uses only those before it.
+//!
+//! Guarantees: a module that is in no list fails the test, and so does a use of one that comes later. What is looked at
+//! is code outside of tests; a document may name whatever it explains.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A crate's folder, and its modules from the ground up.
+struct Crate {
+    folder: &'static str,
+    modules: &'static [&'static str],
+}
+
+const CRATES: [Crate; 4] = [
+    Crate {
+        folder: "kernel/carveout/src",
+        modules: &[
+            "addr",
+            "heap",
+            "cpu",
+            "sync::turns",
+            "sync",
+            "holder",
+            "carve_out",
+            "vm::attr",
+            "vm::mapped",
+            "machine",
+            "vm::range",
+            "vm::alias",
+            "vm::desc",
+            "vm::walk",
+            "vm::space",
+            "vm::window",
+            "vm::ledger",
+            "vm::audit",
+            "vm",
+            "protocol",
+            "fake",
+            "cma::index",
+            "cma::reach",
+            "cma::reserve",
+            "cma::loan",
+            "cma::area",
+            "cma::contract",
+            "cma",
+            "dma::word",
+            "dma",
+            "setup",
+        ],
+    },
+    Crate {
+        folder: "kernel/boot/src",
+        modules: &["upper_half", "bootinfo", "bootargs", "memblock", "direct_map", "layout", "memory"],
+    },
+    Crate { folder: "kernel/armv7a/src", modules: &["errata", "ids", "levels", "cores", "l2c310", "cache", "mmu"] },
+    Crate {
+        folder: "kernel/rt/src",
+        modules: &["fault", "probe", "exceptions", "start", "secondary", "address_space"],
+    },
+];
+
+/// Every source under `folder`, as a path below it.
+fn sources(folder: &Path, below: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder.join(below)).unwrap() {
+        let path = below.join(entry.unwrap().file_name());
+        if folder.join(&path).is_dir() {
+            sources(folder, &path, into);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// The module that a source is, or `None` of a crate's root.
+fn module_of(source: &Path) -> Option<String> {
+    let name = source.with_extension("");
+    let parts: Vec<_> = name.iter().map(|part| part.to_str().unwrap()).filter(|&part| part != "mod").collect();
+    (parts != ["lib"]).then(|| parts.join("::"))
+}
+
+/// The code of a source, less comments and what is for tests alone.
+fn code(text: &str) -> String {
+    let mut code = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let bare = line.trim_start();
+        if bare.starts_with("#[cfg(test)]") || bare.starts_with("#[cfg(all(test") {
+            // An item ends at its indentation: with the brace that was opened there, or at once.
+            let indent = line.len() - bare.len();
+            let ends = |line: &str| {
+                let bare = line.trim_start();
+                line.len() - bare.len() == indent
+                    && (bare.ends_with(';') || bare.ends_with(',') || bare.starts_with('}'))
+            };
+            for line in lines.by_ref() {
+                if ends(line) {
+                    break;
+                }
+            }
+        } else if !bare.starts_with("//") {
+            code.push_str(bare);
+            code.push('\n');
+        }
+    }
+    code
+}
+
+/// The paths that code names: `use a::{b, c::d}` names `a::b` and `a::c::d`.
+fn paths(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let mut rest = code;
+    while let Some(start) = rest.find(is_path) {
+        let from = &rest[start..];
+        let end = from.find(|c| !is_path(c)).unwrap_or(from.len());
+        let (path, after) = from.split_at(end);
+        if path.ends_with("::") && after.starts_with('{') {
+            let (inside, after) = group(after);
+            found.extend(paths(inside).into_iter().map(|inner| format!("{path}{inner}")));
+            rest = after;
+        } else {
+            found.push(path.trim_end_matches(':').to_owned());
+            rest = after;
+        }
+    }
+    found
+}
+
+/// What stands between the brace that `text` begins with and the one that closes it, and what follows.
+fn group(text: &str) -> (&str, &str) {
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        depth += i32::from(c == '{');
+        depth -= i32::from(c == '}');
+        if depth == 0 {
+            return (&text[1..at], &text[at + 1..]);
+        }
+    }
+    (&text[1..], "")
+}
+
+/// The modules of `known` that `module`, whose code this is, names, but itself.
+fn uses<'k>(module: &str, code: &str, known: &[&'k str]) -> BTreeSet<&'k str> {
+    let (parent, own) = module.rsplit_once("::").unwrap_or(("", module));
+    let under = |parent: &str, path: &str| if parent.is_empty() { path.into() } else { format!("{parent}::{path}") };
+    let named = paths(code).into_iter().filter_map(|path| {
+        let full = match path.split_once("::") {
+            Some(("crate", rest)) => rest.to_owned(),
+            Some(("super", rest)) => under(parent, rest),
+            Some(("self", rest)) => under(module, rest),
+            // A child: its name is not that of a crate or a type.
+            Some((first, _)) if first != own => under(module, &path),
+            _ => return None,
+        };
+        // The longest name of a module that it begins with.
+        let begins =
+            |known: &str| full.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+        known.iter().copied().filter(|known| begins(known)).max_by_key(|known| known.len())
+    });
+    named.filter(|&known| known != module).collect()
+}
+
+/// The uses that point up, and the modules in no list, a line each.
+fn wrong(modules: &[&str], sources: impl Iterator<Item = (String, String)>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (module, text) in sources {
+        // A part of a listed module belongs to it.
+        let part =
+            |listed: &str| module.strip_prefix(listed).is_some_and(|rest| rest.starts_with("::") || rest.is_empty());
+        let Some(place) = (0..modules.len()).filter(|&n| part(modules[n])).max_by_key(|&n| modules[n].len()) else {
+            wrong.push(format!("{module} is in no list"));
+            continue;
+        };
+        for used in uses(&module, &code(&text), modules) {
+            let other = modules.iter().position(|&known| known == used).unwrap();
+            if other > place {
+                wrong.push(format!("{module} uses {used}, which stands above it"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn no_import_points_up() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut all = Vec::new();
+    for Crate { folder, modules } in &CRATES {
+        let folder = root.join(folder);
+        let mut files = Vec::new();
+        sources(&folder, Path::new(""), &mut files);
+        let read =
+            files.iter().filter_map(|file| Some((module_of(file)?, fs::read_to_string(folder.join(file)).unwrap())));
+        all.extend(wrong(modules, read));
+    }
+    assert!(all.is_empty(), "{all:#?}");
+}
+
+#[test]
+fn an_import_that_points_up_is_found() {
+    let modules = ["ground", "house::cellar", "house", "roof"];
+    let found = |module: &str, text: &str| wrong(&modules, [(module.to_owned(), text.to_owned())].into_iter());
+    for text in [
+        "use crate::roof::Tile;",
+        "use crate::{house::cellar::Wine, ground};",
+        "fn f() { crate::house::open() }",
+        "    let x = crate::roof::{self};",
+    ] {
+        assert_eq!(found("ground", text).len(), 1, "{text}");
+    }
+    assert_eq!(found("house::cellar", "use super::Door;\nuse super::super::x;").len(), 1);
+    assert_eq!(found("shed", ""), ["shed is in no list"]);
+    for text in [
+        "// use crate::roof;",
+        "#[cfg(test)]\nmod tests {\n    use crate::roof;\n}",
+        "#[cfg(test)]\nuse crate::roof;",
+        "use crate::ground::Stone;\nuse cellar::Wine;",
+    ] {
+        assert_eq!(found("house", text), [""; 0], "{text}");
+    }
+    // What follows a test is looked at.
+    assert_eq!(found("house", "#[cfg(test)]\nmod tests {\n    fn f() {}\n}\nuse crate::roof;").len(), 1);
+}
