@@ -140,7 +140,7 @@ new_world() {
 in_world() {
     got=0
     # shellcheck disable=SC2016
-    env -i PATH="$world/bin" HOME="$world" TMPDIR="$world/tmp" WORLD="$world" "${@:2}" bash -c "
+    env -i PATH="$world/bin" HOME="$world" TMPDIR="$world/tmp" WORLD="$world" CARGO_TARGET_DIR="$world/target" "${@:2}" bash -c "
         set -euo pipefail
         . '$ROOT/tests/setup.sh'
         SYSTEM_BIN=\$WORLD/bin SYSTEM_LIB=\$WORLD/lib
@@ -237,12 +237,12 @@ decision_unpacked() {
     touch -- "$world/archive/new/qemu-system-arm/conflict"
     mkdir -p -- "$world/archive/new/libfdt1/lib/x86_64-linux-gnu"
     # shellcheck disable=SC2016
-    in_world 'require qemu-system-arm cmake; type -P qemu-system-arm; cat "$(type -P qemu-system-arm)"' CARGO_TARGET_DIR="$world/target"
+    in_world 'require qemu-system-arm cmake; type -P qemu-system-arm; cat "$(type -P qemu-system-arm)"'
     exits 0 && says "$world/target/tools/bin/qemu-system-arm" && says 'unpacking: qemu-system-arm, into *: apt would have to remove other packages *'
     says "LD_LIBRARY_PATH=$world/target/tools/usr/lib/x86_64-linux-gnu exec $world/target/tools/usr/bin/qemu-system-arm *"
     asked 'apt-get update' 'apt-get download libfdt1=2 qemu-system-arm=1:7' 'apt-get install cmake'
     : >"$world/log"
-    in_world 'require qemu-system-arm' CARGO_TARGET_DIR="$world/target"
+    in_world 'require qemu-system-arm'
     exits 0 && asked nothing
 }
 
