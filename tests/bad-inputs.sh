@@ -336,6 +336,24 @@ bad_inputs() {
         'error: demo: disk: SATA command 0x25 failed: task file 0x?41, port events 0x4000000?' -- boot_sata ide-hd
     check 'bad input: SATA: a drive for discs' outcome 1 \
         'error: demo: disk: SATA command 0xec failed: task file 0x?41, port events 0x4000000?' -- boot_sata ide-cd
+    # Flash keeps its words whatever is written to it, so such a disk does not reset; SRAM takes what is written.
+    check 'bad input: virtio: a disk that stays silent' outcome 1 'error: demo: disk: a request did not end' -- \
+        boot_silent 48000000 00000000
+    # The two pages of its ring, and the page for its 4 KiB.
+    check 'bad input: virtio: a disk that stays silent and does not reset' outcome 1 \
+        'demo: disk: a request did not end, and the device does not reset' \
+        'warn: carveout::dma: quarantined buffer 0x9c001000-0x9c002000 (4 KiB) of virtio-blk was dropped: *' \
+        'warn: carveout::dma: quarantined buffer 0x9c002000-0x9c003000 (4 KiB) of virtio-blk was dropped: *' \
+        'warn: carveout::dma: quarantined buffer 0x9c003000-0x9c004000 (4 KiB) of virtio-blk was dropped: *' \
+        'error: demo: memory was not given back: *' -- boot_silent 40000000 0000000b
+    # Other registers play a display's. Where LCDControl would be stands an identification register, whose bit 0 is set, or
+    # the flags of the system registers, of which a write clears none.
+    tree 'a display that is on and stays on' 1 '/ { motherboard { clcd@10020000 { reg = <0x10020fe0 0x20>; }; }; };' \
+        'error: demo: display: the display does not switch off'
+    tree 'a display that does not switch off again' 1 \
+        '/ { motherboard { clcd@10020000 { reg = <0x10000018 0x20>; }; }; };' \
+        'warn: carveout::dma: quarantined buffer *-* (1200 KiB) of clcd@10020000 was dropped: *' \
+        'error: demo: memory was not given back: *'
     check 'bad input: no such picture' outcome 2 'error: no such picture: /nowhere.jpg' -- boot --image /nowhere.jpg
     check 'bad input: empty picture' outcome 2 'error: the picture is an empty file: *' -- boot_picture empty
 }
@@ -426,6 +444,16 @@ boot_sata() {
         -semihosting-config 'enable=on,target=native' -kernel "$work/kernel.bin" -dtb "$work/board.dtb" \
         -append 'cma=64M semihosting' -blockdev '{"driver": "raw", "node-name": "disk", "file": {'"$medium"'}}' \
         -device "$1,drive=disk,rerror=report"
+}
+
+# boot_silent ADDRESS STATUS: with a virtio disk of 4 KiB whose registers are memory, with that status to begin with.
+boot_silent() {
+    local n word=([0]=74726976 [1]=00000002 [2]=00000002 [4]=00000001 [13]=00000040 [28]=$2 [64]=00000008)
+    for n in {0..127}; do words "${word[n]:-00000000}"; done >"$work/registers"
+    tree_with "$work/variant.dtb" "/ { disk@$1 { compatible = \"virtio,mmio\"; reg = <0x$1 0x200>; }; };"
+    flatten "$DEMO_ELF" "$work/kernel.bin"
+    emulate -device "loader,file=$work/registers,addr=0x$1,force-raw=on" -kernel "$work/kernel.bin" \
+        -dtb "$work/variant.dtb" -append 'cma=64M loglevel=6 semihosting'
 }
 
 # --- device trees ---------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ static HEAP: LockedHeap = LockedHeap(Lock::new(rank::HEAP, Heap::empty()));
 
 struct LockedHeap(Lock<Heap>);
 
-// SAFETY: the heap's own: a layout's bytes are the caller's alone until freed; the lock keeps cores apart.
+// SAFETY: `Heap` gives bytes for a layout to one request until they are freed; the lock keeps cores apart.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: core::alloc::Layout) -> *mut u8 {
         self.0.lock().allocate_first_fit(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)

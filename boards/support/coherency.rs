@@ -118,7 +118,7 @@ fn region(kernel: &'static Kernel) -> Region<'static> {
     // SAFETY: this function alone names the table, and comes here once (`TAKEN`).
     let l2 = unsafe { core::slice::from_raw_parts_mut(table, 1) };
     let (range, share) = (VirtRange::new(SECTION.raw(), 1), Armv7a::shareability());
-    // SAFETY: as just said, and the addresses are theirs.
+    // SAFETY: the entry and the table are named here alone, as just said, and the addresses are theirs.
     unsafe { Region::one_each(kernel.machine, range, share, l1, PhysAddr::new(entry_at), l2, table_at) }
 }
 

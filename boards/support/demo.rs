@@ -179,7 +179,8 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     };
     let after = free_bytes(kernel);
     log::info!("took {} ms of the board's clock", (micros() - start) / 1000);
-    if after == before {
+    // A disk that was given up gave its rings back, too.
+    if after >= before {
         return result;
     }
     if let Err(failure) = result {

@@ -127,6 +127,8 @@ mod tests {
             (0x410f_c075, "Cortex-A7", 0x40, 0),
             (0x413f_c082, "Cortex-A8", 0, 0),
             (0x412f_c09a, "Cortex-A9", 0x41, 0x88),
+            (0x410f_c0d1, "Cortex-A12", 0x40, 0),
+            (0x411f_c0e1, "Cortex-A17", 0x40, 0),
             (0x412f_c0f1, "Cortex-A15", 0x40, 0),
         ] {
             let core = core(midr).expect(name);

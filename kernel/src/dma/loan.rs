@@ -314,7 +314,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
             to.fill(0);
         } else {
             let from = open.bytes.wrapping_add(start);
-            // SAFETY: `from` is inside the page, which `open` alone maps; `to` is the caller's.
+            // SAFETY: `inside` found the bytes in the page, which `open` alone maps (I1); `to` is a slice of as many.
             unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), end - start) };
         }
         Ok(())
@@ -325,7 +325,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         let Range { start, end } = Self::inside(page, offset, from.len())?;
         let open = self.open(loan, page, For::Write { all: from.len() == PAGE })?;
         let to = open.bytes.wrapping_add(start);
-        // SAFETY: `to` is inside the page, which `open` alone maps; `from` is the caller's.
+        // SAFETY: `inside` found the bytes in the page, which `open` alone maps (I1); `from` is a slice of as many.
         unsafe { to.copy_from_nonoverlapping(from.as_ptr(), end - start) };
         Ok(())
     }

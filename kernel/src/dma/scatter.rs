@@ -204,7 +204,7 @@ impl<M: Machine, D: Direction> Table<M, D, Device> {
     /// read before this call, and will not access any until it is handed over again.
     pub unsafe fn for_cpu(self) -> Table<M, D, Cpu> {
         let back = |stream: Stream<M, D, Device>| {
-            // SAFETY: the caller says so of all buffers.
+            // SAFETY: the device has finished with every buffer (I4), as this function demands.
             unsafe { stream.for_cpu() }
         };
         Table { streams: self.streams.into_iter().map(back).collect() }
