@@ -393,6 +393,7 @@ mod tests {
         }
         cache.flush().unwrap();
         assert!(cache.disk.bytes == model);
+        assert!((0..2).all(|_| cache.dirty.borrow(1).is_ok()), "a page was lost");
     }
 
     /// What is written past the memory for it is not read from what was read before.

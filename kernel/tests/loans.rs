@@ -6,7 +6,7 @@ use carveout::arch::fake::Fake;
 use carveout::arch::fake::setup::Setup;
 use carveout::cma::area::AllocError;
 use carveout::cma::contract::{ContractError, Set};
-use carveout::cma::loan::{LendError, Loan, LoanError, Priority};
+use carveout::cma::loan::{LendError, Loan, LoanError, MAX_BUDGET, Priority};
 use carveout::dma::Place;
 use carveout::dma::buffer::{Coherent, Contiguous, DeviceOnly, FromDevice, Stream};
 use carveout::dma::contract::Contract;
@@ -642,11 +642,10 @@ fn closures_nest_to_a_limit_and_others_get_their_refusal() {
     assert_eq!(cache.write(loan, 1, 4000, &[0; 97]), Err(range));
     assert_eq!(range.to_string(), "97 bytes from 4000 of page 1 are not all in the loan");
     assert_eq!(cache.borrow(1), Err(LendError::Spent { pages: 20 }));
-    let pages = 0;
-    assert_eq!(
-        setup.dma.borrower::<Movable>(area(&setup), "none", 0, Priority::Low).unwrap_err(),
-        LendError::Budget { pages }
-    );
+    for pages in [0, MAX_BUDGET + 1] {
+        let refused = setup.dma.borrower::<Movable>(area(&setup), "none", pages, Priority::Low);
+        assert_eq!(refused.unwrap_err(), LendError::Budget { pages });
+    }
 }
 
 #[test]
