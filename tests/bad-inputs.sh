@@ -346,8 +346,8 @@ bad_inputs() {
         'warn: carveout::dma: quarantined buffer 0x9c002000-0x9c003000 (4 KiB) of virtio-blk was dropped: *' \
         'warn: carveout::dma: quarantined buffer 0x9c003000-0x9c004000 (4 KiB) of virtio-blk was dropped: *' \
         'error: demo: memory was not given back: *' -- boot_silent 40000000 0000000b
-    # Other registers play a display's. Where LCDControl would be stands an identification register, whose bit 0 is set, or
-    # the flags of the system registers, of which a write clears none.
+    # Other registers play a display's. Where LCDControl would be stands an identification register, whose bit 0 is set,
+    # or the flags of the system registers, of which a write clears none.
     tree 'a display that is on and stays on' 1 '/ { motherboard { clcd@10020000 { reg = <0x10020fe0 0x20>; }; }; };' \
         'error: demo: display: the display does not switch off'
     tree 'a display that does not switch off again' 1 \

@@ -1,6 +1,6 @@
 //! Promises that only several cores, several machines, or a heap that is full can break: the worst wait of a recall (I6),
-//! handles that are good with one borrower, and refusals that change nothing. Cores are the host's
-//! threads, on a machine that has memory and tables but no caches.
+//! handles that are good with one borrower, and refusals that change nothing. Cores are the host's threads, on a
+//! machine that has memory and tables but no caches.
 
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::arch::{Cache, Lines, Mmu, Registers};

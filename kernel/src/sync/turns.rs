@@ -286,8 +286,8 @@ mod tests {
         /// The most turns that one waited which always came, and how many waits there were.
         worst: u32,
         waits: u32,
-        /// A wait for more turns than can be, and how often it was gone round. A holder that panics passes the lock to nobody,
-        /// so this is looked at in the end.
+        /// A wait for more turns than can be, and how often it was gone round. It is looked at in the end, for a holder
+        /// that panics passes the lock to nobody.
         wrong: Option<(u32, u32)>,
     }
 

@@ -243,7 +243,7 @@ unsafe impl Mmu for Armv7a {
         }
         // Eight registers a store are a line, which write buffer and bus take as one burst; 34 instructions a KiB. Of the
         // registers a compiler leaves to assembly these are the most that do not split a line.
-        // SAFETY: stores to the bytes at `at`, which are valid for them as `Mmu::zero` demands; a turn's KiB divides a frame.
+        // SAFETY: stores to bytes that are valid for them, as `Mmu::zero` demands; the KiB of a turn divides a frame.
         unsafe {
             asm!(
                 "2:",
