@@ -25,7 +25,7 @@ faults() {
         'exception: data abort: translation fault, second level on a write at 0xff??????, in Supervisor mode, pc 0xff0?????' \
         'exception: at 0xff??????: guard page of the stack of core 0'
     dies 'call of data' 101 exec \
-        'exception: prefetch abort: permission fault, second level on a fetch at 0xff??????, in Supervisor mode, pc 0xff0?????' \
+        'exception: prefetch abort: permission fault, second level on a fetch at 0xff??????, in Supervisor mode, pc 0xff??????' \
         'exception: at 0xff??????: kernel data'
     dies 'write to the text' 101 text \
         'exception: data abort: permission fault, second level on a write at 0xff010000, in Supervisor mode, pc 0xff0?????' \

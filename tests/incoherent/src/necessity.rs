@@ -173,7 +173,10 @@ mod tests {
         let place = |function: &str, line: &str| Place { function: function.into(), line: Some(line.into()) };
         let calls = [
             place("carveout::cpu::dsb", "kernel/carveout/src/cpu.rs:110"),
-            place("<carveout_armv7a::X as carveout_armv7a::levels::Level>::wait::<u8>", "kernel/armv7a/src/levels.rs:3"),
+            place(
+                "<carveout_armv7a::X as carveout_armv7a::levels::Level>::wait::<u8>",
+                "kernel/armv7a/src/levels.rs:3",
+            ),
             place("carveout::dma::go", "kernel/carveout/src/dma/mod.rs:1"),
         ];
         assert_eq!(name("Dsb", &calls, false).as_deref(), Some("Dsb: dsb cpu.rs:110 < wait levels.rs:3"));
