@@ -12,7 +12,7 @@ use core::fmt;
 
 use log::LevelFilter;
 
-use super::bootinfo::ByteRange;
+use crate::byte_range::ByteRange;
 use carveout::addr::Bytes;
 
 /// A command line.

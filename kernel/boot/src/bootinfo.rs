@@ -62,11 +62,12 @@ use dtoolkit::{Node, Property};
 
 use self::binding::{AskingNodes, MemoryInside};
 pub use self::binding::{Binding, DevicePath};
-pub use self::refusal::{BootError, ByteRange, Holder, Reason, Refusal, Refusals, Subject};
+pub use self::refusal::{BootError, Holder, Reason, Refusal, Refusals, Subject};
 pub(crate) use self::region::AreaRuns;
 use self::region::Parent;
 pub use self::region::{Dynamic, Region};
 use super::bootargs::BootArgs;
+use crate::byte_range::ByteRange;
 use carveout::addr::{FRAME_SIZE, FrameRange, SECTION_SIZE};
 use carveout::vm::alias::{Alias, Aliases};
 

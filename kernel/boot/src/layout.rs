@@ -34,9 +34,10 @@ use dtoolkit::Node;
 
 use super::bootargs::{BootArgs, Cma, CmaRequest, Place, Ram};
 use super::bootinfo::{
-    AreaRuns, Binding, BootInfo, ByteRange, DevicePath, Dynamic, Holder, MAX_DEPTH, Reason, Refusals, Region,
-    RegionKind, Subject, area_alignment, bus,
+    AreaRuns, Binding, BootInfo, DevicePath, Dynamic, Holder, MAX_DEPTH, Reason, Refusals, Region, RegionKind, Subject,
+    area_alignment, bus,
 };
+use super::byte_range::ByteRange;
 use super::direct_map::DirectMap;
 use super::memblock::{Direction, Memblock, MemblockError, RUNS};
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};

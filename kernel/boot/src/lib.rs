@@ -16,6 +16,7 @@ extern crate std;
 
 pub mod bootargs;
 pub mod bootinfo;
+pub mod byte_range;
 pub mod direct_map;
 pub mod layout;
 pub mod memblock;

@@ -63,7 +63,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 #[cfg(not(loom))]
-use turns::{Poll, Turns};
+use turns::{Poll, Turns, relax};
 
 #[cfg(target_arch = "arm")]
 pub use self::by_core::{CoreState, abandon, cores, on_wait};
@@ -212,17 +212,6 @@ impl<T> Lock<T> {
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         Some(Guard { inner: self.inner.try_lock().ok()?, _on_this_core: PhantomData })
     }
-}
-
-/// Lets others go on while this core, or thread, waits.
-#[cfg(any(not(loom), test))]
-fn relax() {
-    #[cfg(loom)]
-    loom::thread::yield_now();
-    #[cfg(all(not(loom), not(target_arch = "arm"), any(test, feature = "fake")))]
-    std::thread::yield_now();
-    #[cfg(all(not(loom), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
-    crate::cpu::relax();
 }
 
 /// While it lives, its core takes no interrupt: around what other cores wait for without a lock, and what a handler on
@@ -612,7 +601,7 @@ mod by_core {
             let taken = loop {
                 match turns.poll(&mut wait) {
                     Poll::Taken => break true,
-                    Poll::Waits => super::relax(),
+                    Poll::Waits => super::turns::relax(),
                     Poll::Ignored(other) => {
                         // Before it is gone round, so that who looks never finds too few.
                         if let Some(record) = RECORDS.get(other as usize) {

@@ -46,18 +46,38 @@ const CRATES: [Crate; 4] = [
             "cma::contract",
             "cma",
             "dma::word",
+            "dma::master",
+            "dma::segment",
+            "dma::body",
+            "dma::lanes",
+            "dma::registry",
+            "dma::buffer::direction",
+            "dma::buffer::effort",
+            "dma::buffer::raw",
+            "dma::buffer::coherent",
+            "dma::buffer::stream",
+            "dma::buffer::device_only",
+            "dma::buffer::contiguous",
+            "dma::buffer",
+            "dma::loan",
+            "dma::alloc",
+            "dma::contract",
+            "dma::pool",
+            "dma::port",
+            "dma::scatter",
+            "dma::report",
             "dma",
             "setup",
         ],
     },
     Crate {
         folder: "kernel/boot/src",
-        modules: &["upper_half", "bootinfo", "bootargs", "memblock", "direct_map", "layout", "memory"],
+        modules: &["upper_half", "byte_range", "bootargs", "bootinfo", "memblock", "direct_map", "layout", "memory"],
     },
-    Crate { folder: "kernel/armv7a/src", modules: &["errata", "ids", "levels", "cores", "l2c310", "cache", "mmu"] },
+    Crate { folder: "kernel/armv7a/src", modules: &["ids", "errata", "levels", "cores", "l2c310", "cache", "mmu"] },
     Crate {
         folder: "kernel/rt/src",
-        modules: &["fault", "probe", "exceptions", "start", "secondary", "address_space"],
+        modules: &["fault", "probe", "exceptions", "start", "secondary", "address_space", "head"],
     },
 ];
 
@@ -100,7 +120,8 @@ fn code(text: &str) -> String {
                 }
             }
         } else if !bare.starts_with("//") {
-            code.push_str(bare);
+            // A visibility is no use.
+            code.push_str(&bare.replace("pub(in crate", "pub(in "));
             code.push('\n');
         }
     }

@@ -38,9 +38,10 @@ use carveout::vm::walk::{Attributes, Caching, Domain, First, Memory, Pointer, Ri
 use carveout_armv7a::ids::{Core, Geometry};
 use carveout_boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaRequest, Place as CmaPlace, Ram, RamArg};
 use carveout_boot::bootinfo::{
-    Binding, BootError, BootInfo, ByteRange, DevicePath, Dynamic, Holder as Claimant, Reason, Refusal, Refusals,
+    Binding, BootError, BootInfo, DevicePath, Dynamic, Holder as Claimant, Reason, Refusal, Refusals,
     Region as TreeRegion, RegionKind, Subject,
 };
+use carveout_boot::byte_range::ByteRange;
 use carveout_boot::direct_map::{DirectMap, Run};
 use carveout_boot::layout::{AreaPlan, Claim, ClaimKind, Layout, LayoutError, Lost};
 use carveout_boot::memblock::{Direction, List, Memblock, MemblockError};

@@ -4,12 +4,11 @@ use core::fmt;
 
 use arrayvec::ArrayVec;
 
-use super::super::bootargs::ArgProblem;
 use super::{MAX_ALIGNMENT, MAX_BANKS, MAX_REFUSALS};
+use crate::bootargs::ArgProblem;
+use crate::byte_range::ByteRange;
 use carveout::addr::{Bytes, FRAME_SIZE, FrameRange};
 use carveout::vm::alias::{Alias, AliasError};
-
-const FOUR_GIB: u64 = 1 << 32;
 
 /// Why a device tree cannot be used at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,20 +69,7 @@ impl fmt::Display for Subject<'_> {
     }
 }
 
-/// Bytes `[base, base + size)` as a node or an argument names them, not yet frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ByteRange {
-    /// First byte.
-    pub base: u64,
-    /// Number of bytes.
-    pub size: u64,
-}
-
 impl ByteRange {
-    pub(super) const fn past_four_gib(self) -> bool {
-        self.base.saturating_add(self.size) > FOUR_GIB
-    }
-
     /// The very frames, or what is in the way of that.
     pub(crate) fn frames<'dtb>(self) -> Result<FrameRange, Reason<'dtb>> {
         let frame = u64::from(FRAME_SIZE);
@@ -96,13 +82,6 @@ impl ByteRange {
         } else {
             Ok(FrameRange::within(self.base, self.size))
         }
-    }
-}
-
-impl fmt::Display for ByteRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = u128::from(self.base) + u128::from(self.size);
-        write!(f, "{:#010x}-{end:#010x} ({})", self.base, Bytes(self.size))
     }
 }
 

@@ -9,8 +9,9 @@ use arrayvec::ArrayVec;
 use dtoolkit::Node;
 use dtoolkit::fdt::FdtNode;
 
-use super::refusal::{ByteRange, Reason};
+use super::refusal::Reason;
 use super::{Cells, Entries, MAX_ALIGNMENT, RegionKind, Status, area_alignment, big_endian, strings, value};
+use crate::byte_range::ByteRange;
 use carveout::addr::{FRAME_SIZE, FrameRange};
 use carveout::carve_out::CarveOut;
 

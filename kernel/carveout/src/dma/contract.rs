@@ -24,9 +24,10 @@
 use crate::cma::area::{AllocError, PlanError, shape};
 use crate::cma::contract::{self, ContractError, Set};
 use crate::cpu::relax;
-use crate::dma::buffer::{Body, Contiguous};
+use crate::dma::body::Body;
+use crate::dma::buffer::Contiguous;
 use crate::dma::master::{AreaId, Master};
-use crate::dma::{Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS, Slot, State};
+use crate::dma::registry::{Book, Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS, Slot, State};
 use crate::heap::room;
 use crate::holder::Holder;
 use crate::machine::Machine;
@@ -34,9 +35,6 @@ use crate::sync::Masked;
 use crate::vm::ledger::Residue;
 use alloc::vec::Vec;
 use core::fmt;
-
-/// A slot has its buffer's record for good.
-pub(super) type Book = contract::Book<Slot>;
 
 /// The promise that a set of buffers can be allocated. Dropping it ends the promise; buffers of it live on.
 pub struct Contract<M: Machine + 'static> {

@@ -44,25 +44,23 @@
 //! }
 //! ```
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::area::Area;
 use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
-use crate::cma::loan::{Candidate, Lending, SPARES, Target};
+use crate::cma::loan::{Candidate, Lending, Target};
 use crate::cma::reserve::KINDS;
 use crate::cpu::relax;
+use crate::dma::lanes::{LANE_PAGES, WORK};
 use crate::dma::master::AreaId;
-use crate::dma::{Dma, State};
+use crate::dma::registry::{Dma, State};
 use crate::machine::{Machine, copy_page};
 use crate::sync::{Guard, Masked};
 use crate::vm::attr::{Access, MemoryType};
 use crate::vm::ledger::Residue;
 use crate::vm::mapped::Mapped;
-use crate::vm::range::VirtRange;
-use crate::vm::space::Region;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes of a page of a loan.
 pub const PAGE: usize = FRAME_SIZE as usize;
@@ -91,113 +89,6 @@ impl LoanKind for Discardable {
 }
 impl LoanKind for Movable {
     const KIND: Kind = Kind::Movable;
-}
-
-/// Addresses for lent frames: lanes of 32 pages, one for recalls and idle work, the others for a page each.
-#[derive(Debug)]
-pub(super) struct Lanes {
-    window: Region<'static>,
-    /// A bit a lane but the first, which goes by [`Tickets`].
-    free: u32,
-}
-
-/// Whose turn of the work lane it is: tickets, had in the order of their numbers.
-///
-/// This is not the lock ([`sync`](crate::sync)). There a core leaves its place to take an interrupt, and others go
-/// round a core that does not come. A ticket keeps its number whatever happens, so a recall waits for one turn of
-/// each other core at most (I6). So interrupts are masked over the whole wait: an interrupted core's ticket would keep
-/// all later ones waiting, its own handler's among them.
-#[derive(Debug)]
-pub(super) struct Tickets {
-    /// The number that the next to ask gets.
-    next: AtomicU32,
-    /// The number whose turn it is.
-    now: AtomicU32,
-    /// The most turns that passed while one was waited for.
-    worst: AtomicU32,
-}
-
-/// A turn of the work lane, until it is dropped. The lock is never held when one is waited for, nor after it.
-pub(super) struct Turn<'t> {
-    tickets: &'t Tickets,
-    /// Dropped last.
-    _masked: Masked,
-}
-
-impl Tickets {
-    pub(super) const fn new() -> Self {
-        Self { next: AtomicU32::new(0), now: AtomicU32::new(0), worst: AtomicU32::new(0) }
-    }
-
-    /// Waits for the turn after all that were asked for before.
-    pub(super) fn wait(&self) -> Turn<'_> {
-        let masked = Masked::new();
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let since = self.now.load(Ordering::Relaxed);
-        while self.now.load(Ordering::Acquire) != number {
-            relax();
-        }
-        self.worst.fetch_max(number.wrapping_sub(since), Ordering::Relaxed);
-        Turn { tickets: self, _masked: masked }
-    }
-
-    /// Takes a turn if nobody has one or waits for one.
-    fn try_take(&self) -> Option<Turn<'_>> {
-        let masked = Masked::new();
-        let now = self.now.load(Ordering::Acquire);
-        self.next.compare_exchange(now, now.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        Some(Turn { tickets: self, _masked: masked })
-    }
-
-    /// The most turns that passed while one was waited for.
-    pub(super) fn worst_wait(&self) -> u32 {
-        self.worst.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        // Nobody else writes it meanwhile.
-        let now = self.tickets.now.load(Ordering::Relaxed);
-        self.tickets.now.store(now.wrapping_add(1), Ordering::Release);
-    }
-}
-
-const LANE_PAGES: u32 = 32;
-/// The work lane, of recalls and of idle work: its first half for what is copied from, its second for what is copied to.
-const WORK: u32 = 0;
-
-impl Lanes {
-    /// Sections of window that all lanes take: no more pages are open at a time, whatever the areas hold.
-    pub(super) const SECTIONS: u32 = ((SPARES + 1) * LANE_PAGES * FRAME_SIZE).div_ceil(SECTION_SIZE);
-
-    /// The lanes of a window that has [`SECTIONS`](Self::SECTIONS).
-    pub(super) fn new(window: Region<'static>) -> Self {
-        const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
-        Self { window, free: (1 << (SPARES + 1)) - (1 << (WORK + 1)) }
-    }
-
-    /// The window.
-    pub(super) const fn range(&self) -> VirtRange {
-        self.window.range()
-    }
-
-    /// Takes a lane for a page.
-    fn take(&mut self) -> Option<u32> {
-        let lane = self.free.trailing_zeros();
-        (self.free != 0).then(|| {
-            self.free &= self.free - 1;
-            lane
-        })
-    }
-
-    fn give_back(&mut self, lane: u32) {
-        self.free |= 1 << lane;
-    }
-
-    fn va(&self, lane: u32, page: u32) -> VirtAddr {
-        VirtAddr::new(self.window.range().start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
-    }
 }
 
 impl State {
@@ -609,44 +500,5 @@ impl<M: Machine> Dma<M> {
             state.unmap_lent(self.machine, target);
         }
         guard
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use std::sync::Mutex;
-    use std::thread;
-    use std::vec::Vec;
-
-    /// I6: whoever wants the lane next gets it: not idle work, which takes it again at once, and not who came later.
-    #[test]
-    fn i6_turns_of_the_work_lane_are_had_in_the_order_they_were_asked_for() {
-        const OTHERS: u32 = 3;
-        let (tickets, order) = (Tickets::new(), Mutex::new(Vec::new()));
-        for _ in 0..100 {
-            order.lock().unwrap().clear();
-            let first = tickets.try_take().expect("nobody has it");
-            let asked = tickets.next.load(Ordering::Relaxed);
-            thread::scope(|scope| {
-                for n in 0..OTHERS {
-                    let (tickets, order) = (&tickets, &order);
-                    scope.spawn(move || {
-                        let _turn = tickets.wait();
-                        order.lock().unwrap().push(n);
-                    });
-                    while tickets.next.load(Ordering::Relaxed) == asked + n {
-                        thread::yield_now();
-                    }
-                }
-                drop(first);
-                // Until all that wait have had theirs there is none for idle work.
-                while tickets.try_take().is_none() {
-                    thread::yield_now();
-                }
-                assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
-            });
-        }
-        assert_eq!(tickets.worst_wait(), OTHERS);
     }
 }

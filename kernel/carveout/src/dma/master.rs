@@ -17,7 +17,7 @@ use core::slice;
 /// Windows of `dma-ranges` that a master can have.
 pub const MAX_WINDOWS: usize = 4;
 
-/// An area, by its place among those of the [`Dma`](super::Dma) that told it, which is known by its window. To another
+/// An area, by its place among those of the [`Dma`](super::registry::Dma) that told it, which is known by its window. To another
 /// `Dma` it is no area.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AreaId(pub(super) usize, pub(super) RegionId);

@@ -42,9 +42,9 @@
 
 use crate::addr::{BusAddr, FRAME_SIZE};
 use crate::cma::area::AllocError;
-use crate::dma::Dma;
 use crate::dma::buffer::Coherent;
 use crate::dma::master::Master;
+use crate::dma::registry::Dma;
 use crate::dma::word::{Bytes, Word};
 use crate::heap::room;
 use crate::machine::Machine;

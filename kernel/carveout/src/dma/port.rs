@@ -6,7 +6,7 @@
 
 use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::dma::master::Master;
-use crate::dma::{Dma, Kept, Slot, State};
+use crate::dma::registry::{Dma, Kept, Slot, State};
 use crate::holder::Holder;
 use crate::machine::{Lines, Machine};
 use crate::vm::attr::{Access, MemoryType};

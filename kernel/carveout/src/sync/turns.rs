@@ -83,7 +83,7 @@ impl Turns {
                 (word | 1 << place, Some(Wait { place, offer: 0, seen: 0 }))
             } else {
                 // All places are taken. There are more of them than cores.
-                super::relax();
+                relax();
                 word = self.0.load(Ordering::Relaxed);
                 continue;
             };
@@ -163,6 +163,17 @@ impl Wait {
     pub(super) const fn place(&self) -> u32 {
         self.place
     }
+}
+
+/// Lets others go on while this core, or thread, waits.
+#[cfg(any(not(loom), test))]
+pub(super) fn relax() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(all(not(loom), not(target_arch = "arm"), any(test, feature = "fake")))]
+    std::thread::yield_now();
+    #[cfg(all(not(loom), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
+    crate::cpu::relax();
 }
 
 /// Returns the place that the lock is offered to.

@@ -1,0 +1,71 @@
+//! Allocation: from a master's wish to frames that are its own.
+
+use crate::cma::area::{AllocError, Taken};
+use crate::dma::body::Body;
+use crate::dma::buffer::Contiguous;
+use crate::dma::master::{AreaId, Master};
+use crate::dma::registry::{Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS, Slot};
+use crate::holder::Holder;
+use crate::machine::Machine;
+use crate::vm::ledger::Residue;
+
+impl<M: Machine> Dma<M> {
+    /// Allocates `bytes`, rounded up to whole frames and physically contiguous, from the device's area and within its
+    /// reach and shape. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN), that the
+    /// address which the device is told is a multiple of; 1 means a frame. The physical address is a multiple too, unless
+    /// the device's `dma-ranges` shift memory by part of `align`: then such places are searched run by run.
+    ///
+    /// Where too little is idle, loans are recalled: that takes a bounded time (docs/loans.md) and never fails (I6).
+    pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
+        // Dropped after the guard.
+        let mut turn = None;
+        let mut guard = self.state.lock();
+        let area = master.area()?;
+        let (slot, taken) = loop {
+            let state = &mut *guard;
+            let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
+            let Some(memory) = state.area_mut(area) else { return Err(NOT_OURS) };
+            match memory.alloc(bytes, align, |run| master.places(run)) {
+                // In this core's turn nobody has any in hand, so it is tried once more.
+                Err(error) if error.is_of_room() && memory.has_in_hand() => {
+                    drop(guard);
+                    turn = Some(self.work.wait());
+                    guard = self.state.lock();
+                }
+                Err(error) => return Err(error.within(|| master.limits())),
+                Ok(taken) => break (slot, taken),
+            }
+        };
+        let state = &mut *guard;
+        let Taken { frames, moves, .. } = taken;
+        let residue = if taken.zeroed { Residue::Zeroed } else { state.ledger.residue(frames) };
+        let Entry::Free { next } = state.entries[slot.0] else { unreachable!("the free list holds free entries") };
+        state.free = next;
+        let owner = master.name();
+        let born = state.allocations;
+        let kept = Kept { frames, va: None, owner, bytes, born, area, slot: None, ported: false, untold: false };
+        let body = state.occupy(slot, kept);
+        self.standings[slot.0].set(Holder::Nobody, residue);
+        drop(guard);
+        drop(turn);
+        Ok(self.handed_out(slot, master, area, body, residue, moves))
+    }
+
+    /// A buffer whose record stands, once what was lent of its frames is out of the way.
+    pub(super) fn handed_out(
+        &'static self,
+        slot: Slot,
+        master: &Master,
+        area: AreaId,
+        body: &'static mut Body,
+        mut residue: Residue,
+        moves: bool,
+    ) -> Contiguous<M> {
+        if moves {
+            self.move_out(area, body.frames());
+            // Reading the pages left lines behind.
+            residue = self.state.lock().ledger.residue(body.frames());
+        }
+        Contiguous::new(self, slot, master, body, residue)
+    }
+}

@@ -1,0 +1,94 @@
+//! A buffer of CPU and device at once.
+
+use crate::addr::BusAddr;
+use crate::dma::buffer::raw::Raw;
+use crate::dma::master::Master;
+use crate::dma::segment::{ScatterError, Segment, segments_of};
+use crate::dma::word::{Bytes, Word};
+use crate::machine::Machine;
+use crate::protocol::Transition;
+use core::ptr::NonNull;
+
+/// A buffer CPU and device share, Normal non-cacheable: what one writes the other sees, after the barriers below. Writes
+/// combine, so it is Linux's `WRITE_COMBINE` too: on ARMv7 the two are one memory type.
+///
+/// Dropping frees it, unless a device was told its address: then it is quarantined, and
+/// [`release`](Self::release) is the way to free it.
+pub struct Coherent<M: Machine + 'static> {
+    pub(super) raw: Raw<M>,
+}
+
+impl<M: Machine> Coherent<M> {
+    /// The address to program into the device.
+    pub fn bus(&self) -> BusAddr {
+        self.raw.exposed.set(true);
+        self.raw.bus
+    }
+
+    /// The same as a list for a device that takes segments, `master`, as [`Table::segments`](super::scatter::Table::segments)
+    /// gives it: of a buffer that was allocated for another device it says whether `master` reaches it. From here on a
+    /// drop quarantines.
+    pub fn segments<'m>(&self, master: &'m Master) -> Result<impl Iterator<Item = Segment> + use<'m, M>, ScatterError> {
+        let segments = segments_of(master, self.raw.frames, self.len())?;
+        self.raw.exposed.set(true);
+        Ok(segments)
+    }
+
+    /// The first byte, for drivers that lay out shared structures themselves. Valid for reads and writes of
+    /// [`len`](Self::len) bytes while the buffer lives, by volatile accesses: the device may change any byte.
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        NonNull::new(self.raw.pointer()).expect("a mapped address is not null")
+    }
+
+    fn access(&self) -> Bytes {
+        // SAFETY: the buffer is mapped non-cacheable and writable for its whole length while it lives, and this type gives
+        // out no reference to its bytes.
+        unsafe { Bytes::new(self.raw.pointer(), self.len()) }
+    }
+
+    /// Reads the word at `offset` by one access, which sees no half of what the device writes there.
+    ///
+    /// # Panics
+    ///
+    /// If the word is not inside of the buffer, or its address is not a multiple of its size.
+    pub fn read_word<W: Word>(&self, offset: usize) -> W {
+        self.access().read_word(offset)
+    }
+
+    /// Writes the word at `offset` by one access, of which the device sees no half.
+    ///
+    /// # Panics
+    ///
+    /// If the word is not inside of the buffer, or its address is not a multiple of its size.
+    pub fn write_word<W: Word>(&mut self, offset: usize, word: W) {
+        self.access().write_word(offset, word);
+    }
+
+    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
+    /// words wherever words fit. A word that the device writes while the CPU polls it is read by
+    /// [`read_word`](Self::read_word).
+    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
+        self.access().read_at(offset, to)
+    }
+
+    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
+    /// words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
+    pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
+        self.access().write_at(offset, from)
+    }
+
+    /// Between two writes that a device polls: what came before is seen before what comes after.
+    pub fn dma_wmb(&self) {
+        self.raw.dma.machine.dma_wmb();
+    }
+
+    /// Between two reads of what a device writes: what comes after is read after what came before.
+    pub fn dma_rmb(&self) {
+        self.raw.dma.machine.dma_rmb();
+    }
+
+    /// Before the register write that tells a device to go: everything written so far is seen by it.
+    pub fn device_barrier(&self) {
+        self.raw.run(Transition::Tell);
+    }
+}

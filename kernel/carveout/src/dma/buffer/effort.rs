@@ -1,0 +1,36 @@
+//! What a buffer cost.
+
+use crate::machine::Lines;
+
+/// What a buffer went through: for tables, and for tests of "least".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Effort {
+    /// Changes of state.
+    pub transitions: u32,
+    /// Mappings made and ended.
+    pub map_changes: u32,
+    /// Cache lines cleaned.
+    pub cleaned: Lines,
+    /// Cache lines invalidated.
+    pub invalidated: Lines,
+}
+
+impl Effort {
+    /// Cache lines maintained, whatever the operation.
+    pub fn lines(&self) -> Lines {
+        self.cleaned + self.invalidated
+    }
+}
+
+impl core::ops::Add for Effort {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            transitions: self.transitions + more.transitions,
+            map_changes: self.map_changes + more.map_changes,
+            cleaned: self.cleaned + more.cleaned,
+            invalidated: self.invalidated + more.invalidated,
+        }
+    }
+}

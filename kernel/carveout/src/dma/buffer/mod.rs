@@ -1,0 +1,121 @@
+//! Buffers in their states: each state a type, each transition a move.
+//!
+//! What holding one proves:
+//! - [`Contiguous`]: the frames are this value's alone; no mapping exists.
+//! - [`Coherent`]: mapped non-cacheable, zeroed first; CPU and device see the same bytes, after the barriers named.
+//! - [`Stream<_, Cpu>`](Stream): no device accesses the bytes; mapped write-back from the first view on.
+//! - [`Stream<_, Device>`](Stream) and [`DeviceOnly`]: no mapping exists, so a stray pointer faults (I4).
+//!
+//! Least maintenance: a stream is mapped only when the CPU first looks at it, so a hand-over from device to device
+//! touches no line and no descriptor, and a capture cycle costs one invalidate, at the CPU's first look.
+//!
+//! ```compile_fail,E0599
+//! use carveout::{machine::Machine, dma::buffer::{Device, FromDevice, Stream}};
+//! fn read_while_the_device_owns_it<M: Machine>(buffer: Stream<M, FromDevice, Device>) {
+//!     let _ = buffer.bytes();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! use carveout::{machine::Machine, dma::buffer::{Cpu, FromDevice, Stream}};
+//! fn write_what_only_the_device_writes<M: Machine>(mut buffer: Stream<M, FromDevice, Cpu>) {
+//!     buffer.bytes_mut();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! use carveout::{machine::Machine, dma::buffer::{Contiguous, ToDevice}};
+//! fn two_owners<M: Machine>(buffer: Contiguous<M>) {
+//!     let one = buffer.into_coherent();
+//!     let two = buffer.into_stream::<ToDevice>();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0505
+//! use carveout::{machine::Machine, dma::buffer::{Cpu, Stream, ToDevice}};
+//! fn keep_a_view_across_the_hand_over<M: Machine>(buffer: Stream<M, ToDevice, Cpu>) -> u8 {
+//!     let view = buffer.bytes();
+//!     let _device = buffer.for_device();
+//!     view[0]
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! use carveout::{machine::Machine, dma::buffer::Coherent};
+//! fn use_after_free<M: Machine>(buffer: Coherent<M>) {
+//!     drop(buffer);
+//!     buffer.dma_wmb();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! use carveout::{machine::Machine, dma::buffer::{Cpu, Stream, ToDevice}};
+//! fn tell_a_device_what_the_cpu_owns<M: Machine>(buffer: Stream<M, ToDevice, Cpu>) {
+//!     let _ = buffer.bus();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0277
+//! use carveout::{machine::Machine, dma::buffer::{Cpu, FromDevice, Stream}};
+//! fn views_of_what_is_not_plain_old_data<M: Machine>(buffer: Stream<M, FromDevice, Cpu>) {
+//!     let _ = buffer.values::<bool>();
+//! }
+//! ```
+
+mod coherent;
+mod contiguous;
+mod device_only;
+mod direction;
+mod effort;
+mod raw;
+mod stream;
+
+pub use coherent::Coherent;
+pub use contiguous::Contiguous;
+pub use device_only::DeviceOnly;
+pub use direction::{Bidirectional, Cpu, Device, Direction, FromDevice, No, ToDevice, Yes};
+pub use effort::Effort;
+pub use stream::Stream;
+
+use crate::addr::FrameRange;
+use crate::machine::Machine;
+use core::fmt;
+
+macro_rules! common {
+    ($($state:ty: [$($generics:tt)*]),*) => {$(
+        impl<M: Machine, $($generics)*> $state {
+            /// Bytes asked for when it was allocated. The frames go on to the end of the last page.
+            pub fn len(&self) -> usize {
+                self.raw.bytes as usize
+            }
+
+            /// Never: an allocation of no bytes is refused.
+            pub const fn is_empty(&self) -> bool {
+                false
+            }
+
+            /// The frames.
+            pub fn frames(&self) -> FrameRange {
+                self.raw.frames
+            }
+
+            /// What it took so far.
+            pub fn effort(&self) -> Effort {
+                Effort {
+                    transitions: self.raw.transitions.get(),
+                    map_changes: self.raw.map_changes.get(),
+                    cleaned: self.raw.cleaned.get(),
+                    invalidated: self.raw.invalidated.get(),
+                }
+            }
+        }
+
+        impl<M: Machine, $($generics)*> fmt::Debug for $state {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($state)).field("frames", &self.raw.frames).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+common!(Contiguous<M>: [], Coherent<M>: [], DeviceOnly<M>: [], Stream<M, D, O>: [D: Direction, O]);
