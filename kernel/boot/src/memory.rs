@@ -8,7 +8,7 @@
 //! Of one layout there is one [`BootMemory`], for that has it to itself:
 //!
 //! ```compile_fail,E0499
-//! # use crate::layout::Layout;
+//! # use carveout_boot::layout::Layout;
 //! fn twice(mut layout: Layout<'_>) {
 //!     // SAFETY: none: this must not compile.
 //!     let (one, two) = unsafe { (layout.mapped(), layout.mapped()) };
@@ -18,7 +18,7 @@
 //! What ends it, with the carve-outs handed out, consumes it:
 //!
 //! ```compile_fail,E0382
-//! # use crate::memory::BootMemory;
+//! # use carveout_boot::memory::BootMemory;
 //! fn twice(memory: BootMemory<'_, '_>) {
 //!     let (one, two) = (memory.into_parts(), memory.into_parts());
 //! }
@@ -27,7 +27,7 @@
 //! Safe code gets no carve-outs out of a plan that nothing maps:
 //!
 //! ```compile_fail,E0133
-//! # use crate::layout::Layout;
+//! # use carveout_boot::layout::Layout;
 //! fn unmapped(mut layout: Layout<'_>) {
 //!     let (_, carved) = layout.mapped().into_parts();
 //! }
@@ -37,7 +37,7 @@
 //!
 //! ```compile_fail,E0596
 //! # use carveout::addr::FrameRange;
-//! # use crate::layout::Layout;
+//! # use carveout_boot::layout::Layout;
 //! fn free(layout: &mut Layout<'_>) {
 //!     layout.memblock().free(FrameRange::ALL);
 //! }

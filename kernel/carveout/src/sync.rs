@@ -63,7 +63,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 #[cfg(not(loom))]
-use turns::{Poll, Turns, relax};
+use turns::{Poll, Turns};
 
 #[cfg(target_arch = "arm")]
 pub use self::by_core::{CoreState, abandon, cores, on_wait};
@@ -182,7 +182,7 @@ impl<T> Lock<T> {
             loop {
                 match self.turns.poll(&mut wait) {
                     Poll::Taken => break,
-                    Poll::Waits => relax(),
+                    Poll::Waits => turns::relax(),
                     Poll::Ignored(_) => self.turns.go_round(&wait),
                 }
             }
