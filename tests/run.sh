@@ -226,7 +226,7 @@ planted() {
 # cargo_runner NAME: what a developer types, for one of the on-target tests; .cargo/config.toml names the runner.
 cargo_runner() { target_cargo test --quiet --release --package on-target --test "$1"; }
 
-# main_job: what README tells people to type first, and the table that it says comes of it.
+# main_job: what README tells people to type first, and the table that the book says comes of it.
 main_job() {
     local row rows
     "$ROOT/qemu-run.sh" | tee "$work/output"
@@ -235,11 +235,11 @@ main_job() {
         echo "the last line is not: demo: ok"
         return 1
     }
-    mapfile -t rows < <(sed -nE 's/^    ((virtio-blk|codec|scaler|PL111|camera) +[^ ].* [0-9]+)$/\1/p' "$ROOT/README.md")
+    mapfile -t rows < <(sed -nE 's/^    ((virtio-blk|codec|scaler|PL111|camera) +[^ ].* [0-9]+)$/\1/p' "$ROOT/docs/src/testing.md")
     ((${#rows[@]} == 5))
     for row in "${rows[@]}"; do
         grep -qxF -- "$row" "$work/output" || {
-            echo "not as README has it: $row"
+            echo "not as docs/src/testing.md has it: $row"
             return 1
         }
     done
