@@ -140,7 +140,8 @@ fn each_link_leads_somewhere() {
 #[test]
 fn each_path_that_is_named_exists() {
     let root = root();
-    let named = |(file, document): (PathBuf, Document)| document.paths.into_iter().map(move |path| (file.clone(), path));
+    let named =
+        |(file, document): (PathBuf, Document)| document.paths.into_iter().map(move |path| (file.clone(), path));
     let lost: Vec<_> = documents()
         .into_iter()
         .flat_map(named)

@@ -245,6 +245,12 @@ main_job() {
     done
 }
 
+# book_pages: the pages of docs/, by mdBook itself, without a word of complaint.
+book_pages() {
+    mdbook build "$ROOT/docs" --dest-dir "$work/book" 2>&1 | tee "$work/output"
+    ! grep -E 'WARN|ERROR' "$work/output"
+}
+
 # incoherent OPTION...: programs on the machine with modelled caches; the summary's last line goes on the check's.
 incoherent() {
     "$ROOT/tests/incoherent/run.sh" "$@" | tee "$work/output"
@@ -358,6 +364,8 @@ checks() {
     setup_decisions
     check_cargo_tests 'host tests' host_tests
     check_cargo_tests 'doc tests, error codes included' doctests
+    # The tests of the package docs/ check summary, links and code on every machine.
+    ! command -v mdbook >/dev/null || check 'book: its pages' book_pages
     if [[ -z $quick ]]; then
         check_cargo_tests 'interleavings' interleavings
         # Instructions are counted, not timed: the same on every machine, whatever else it does.
