@@ -17,6 +17,7 @@ macro_rules! compiled {
 compiled! {
     readme: "../README.md",
     introduction: "src/introduction.md",
+    quarrel: "src/quarrel.md",
     comparison: "src/comparison.md",
     architecture: "src/architecture.md",
     memory: "src/memory.md",
