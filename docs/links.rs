@@ -48,11 +48,10 @@ impl Document {
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                     document.links.push(dest_url.to_string());
                 }
-                Event::Text(words) => heading.iter_mut().for_each(|heading| heading.push_str(&words)),
-                Event::Code(words) => {
-                    heading.iter_mut().for_each(|heading| heading.push_str(&words));
-                    document.paths.extend(path(&words, tops));
+                Event::Text(words) | Event::Code(words) if heading.is_some() => {
+                    heading.get_or_insert_default().push_str(&words);
                 }
+                Event::Code(words) => document.paths.extend(path(&words, tops)),
                 _ => {}
             }
         }
@@ -100,7 +99,7 @@ fn each_chapter_is_in_the_summary_once() {
     let files: BTreeSet<_> = fs::read_dir(root().join("docs/src"))
         .unwrap()
         .map(|entry| name(&entry.unwrap().path()))
-        .filter(|file| file.ends_with(".md") && file != "SUMMARY.md")
+        .filter(|file| Path::new(file).extension().is_some_and(|end| end == "md") && file != "SUMMARY.md")
         .collect();
     assert_eq!(files, named.iter().cloned().collect());
     assert_eq!(files.len(), named.len(), "a chapter is named twice");
