@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the image of an SD card from which a board's own U-Boot boots the kernel: see boards/README.md.
+# Makes the image of an SD card from which a board's own U-Boot boots the kernel: see docs/src/boards.md.
 set -euo pipefail
 # shellcheck source=tests/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../tests/setup.sh"

@@ -234,7 +234,7 @@ documents() {
 # cargo_runner NAME: what a developer types, for one of the on-target tests; .cargo/config.toml names the runner.
 cargo_runner() { target_cargo test --quiet --release --package on-target --test "$1"; }
 
-# main_job: what README tells people to type first, and the table that it says comes of it.
+# main_job: what README tells people to type first, and the table that the book says comes of it.
 main_job() {
     local row rows
     "$ROOT/qemu-run.sh" | tee "$work/output"
@@ -243,14 +243,20 @@ main_job() {
         echo "the last line is not: demo: ok"
         return 1
     }
-    mapfile -t rows < <(sed -nE 's/^    ((virtio-blk|codec|scaler|PL111|camera) +[^ ].* [0-9]+)$/\1/p' "$ROOT/README.md")
+    mapfile -t rows < <(sed -nE 's/^    ((virtio-blk|codec|scaler|PL111|camera) +[^ ].* [0-9]+)$/\1/p' "$ROOT/docs/src/testing.md")
     ((${#rows[@]} == 5))
     for row in "${rows[@]}"; do
         grep -qxF -- "$row" "$work/output" || {
-            echo "not as README has it: $row"
+            echo "not as docs/src/testing.md has it: $row"
             return 1
         }
     done
+}
+
+# book_pages: the pages of docs/, by mdBook itself, without a word of complaint.
+book_pages() {
+    mdbook build "$ROOT/docs" --dest-dir "$work/book" 2>&1 | tee "$work/output"
+    ! grep -E 'WARN|ERROR' "$work/output"
 }
 
 # incoherent OPTION...: programs on the machine with modelled caches; the summary's last line goes on the check's.
@@ -367,6 +373,8 @@ checks() {
     setup_decisions
     check_cargo_tests 'host tests' host_tests
     check_cargo_tests 'doc tests, error codes included' doctests
+    # The tests of the package docs/ check summary, links and code on every machine.
+    ! command -v mdbook >/dev/null || check 'book: its pages' book_pages
     if [[ -z $quick ]]; then
         check_cargo_tests 'interleavings' interleavings
         # Instructions are counted, not timed: the same on every machine, whatever else it does.

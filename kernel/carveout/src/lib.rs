@@ -46,8 +46,3 @@ pub mod protocol;
 pub mod setup;
 pub mod sync;
 pub mod vm;
-
-/// The guide for writers of drivers, compiled and run as tests.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/writing-a-driver.md")]
-pub mod guide {}

@@ -5,7 +5,7 @@
 //! descriptors is compared with [`MAP`] and [`UNMAP`] by test, and so is what the port, loans and the reserve do with
 //! their rows. So the explorer in `kernel/tests/protocol`, which takes its steps from here, explores what the code does:
 //! every interleaving with two cores' TLBs and caches, a device and an adversary that speculates and evicts.
-//! `docs/protocol.md` is what it found.
+//! `docs/src/protocol.md` is what it found.
 
 use crate::holder::Holder;
 use crate::vm::attr::MemoryType;

@@ -3,8 +3,8 @@
 //! Wants `-icount shift=0`, where an instruction takes a nanosecond of virtual time (`qemu-run.sh --count`). What is
 //! counted is `alloc` and `into_device` of memory that is lent, less the same of the same memory when it is idle, which
 //! is zeroed too: bookkeeping, copies, and dropping the lines that loans left. Guarantees, if it ends with
-//! `recall: ok`: no recall cost more than docs/loans.md promises of its kind for its pages and the area's size, and the
-//! line through all of them rises no faster than promised. The boot argument `recalls=N` has it do with fewer.
+//! `recall: ok`: no recall cost more than docs/src/loans.md promises of its kind for its pages and the area's size, and
+//! the line through all of them rises no faster than promised. The boot argument `recalls=N` has it do with fewer.
 #![no_std]
 #![no_main]
 
@@ -31,14 +31,14 @@ const RECALLS: u32 = 10_000;
 /// Pages of the largest.
 const LARGEST: u32 = 512;
 
-/// What docs/loans.md promises of a kind of loan, in instructions, beside [`fixed`].
+/// What docs/src/loans.md promises of a kind of loan, in instructions, beside [`fixed`].
 struct Promise {
     name: &'static str,
     /// A page.
     rate: u64,
 }
 
-/// What docs/loans.md promises a recall from an area of so many pages costs beside its pages' rates: F.
+/// What docs/src/loans.md promises a recall from an area of so many pages costs beside its pages' rates: F.
 const fn fixed(pages: u32) -> u64 {
     4_000 + 90 * pages.div_ceil(32) as u64
 }

@@ -7,8 +7,8 @@
 //!
 //! Guarantees: slots of one size and alignment are a class. An allocation of a size and alignment takes an idle slot of the
 //! smallest class that serves both, and of those as small of the least aligned, never one of another class. So what it
-//! finds depends on how many of its own class are held and on nothing else. docs/loans.md has the proof that it cannot
-//! fail.
+//! finds depends on how many of its own class are held and on nothing else. docs/src/loans.md has the proof that it
+//! cannot fail.
 
 use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::area::AllocError;

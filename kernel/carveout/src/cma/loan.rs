@@ -261,8 +261,8 @@ struct Block {
     levels: u32,
 }
 
-/// What it costs to recall a page, in units of about 30 instructions (docs/loans.md): to discard it; if it may be cached;
-/// if it must be moved; and, to break ties, if its borrower's priority is high.
+/// What it costs to recall a page, in units of about 30 instructions (docs/src/loans.md): to discard it; if it may be
+/// cached; if it must be moved; and, to break ties, if its borrower's priority is high.
 const COST: [u32; 4] = [2, 12, 20, 1];
 
 impl Block {

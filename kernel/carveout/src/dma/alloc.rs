@@ -15,7 +15,7 @@ impl<M: Machine> Dma<M> {
     /// address which the device is told is a multiple of; 1 means a frame. The physical address is a multiple too, unless
     /// the device's `dma-ranges` shift memory by part of `align`: then such places are searched run by run.
     ///
-    /// Where too little is idle, loans are recalled: that takes a bounded time (docs/loans.md) and never fails (I6).
+    /// Where too little is idle, loans are recalled: that takes a bounded time (docs/src/loans.md) and never fails (I6).
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         // Dropped after the guard.
         let mut turn = None;

@@ -1,5 +1,5 @@
 //! Contracts: a device's buffers, promised up front (I7). What is promised and why it holds stands in
-//! [`crate::cma::contract`] and docs/loans.md.
+//! [`crate::cma::contract`] and docs/src/loans.md.
 //!
 //! ```
 //! use carveout::setup::Setup;

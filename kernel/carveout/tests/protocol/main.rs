@@ -2,7 +2,7 @@
 //! an owner, a port on the other core, a device, and an adversary that does all that the architecture permits.
 //!
 //! The steps, their order and their conditions come from [`carveout::protocol`], which the code executes; that it does
-//! is tested here too. `docs/protocol.md` says what is modelled and what is found; `--nocapture` prints it.
+//! is tested here too. `docs/src/protocol.md` says what is modelled and what is found; `--nocapture` prints it.
 
 mod model;
 
@@ -81,13 +81,13 @@ const COMMUTE: [(Transition, Op, &str); 11] = [
     (Transition::FillReserve, Op::Unmap, "nobody gets the frame before it is idle again"),
 ];
 
-const DOCUMENT: &str = include_str!("../../../../docs/protocol.md");
+const DOCUMENT: &str = include_str!("../../../../docs/src/protocol.md");
 
 /// Prints what was found, which the document must say, line by line.
 fn documented(lines: &str) {
     println!("{lines}");
     let lacks: Vec<_> = lines.lines().filter(|line| !DOCUMENT.lines().any(|known| known == *line)).collect();
-    assert!(lacks.is_empty(), "docs/protocol.md lacks these lines:\n{}", lacks.join("\n"));
+    assert!(lacks.is_empty(), "docs/src/protocol.md lacks these lines:\n{}", lacks.join("\n"));
 }
 
 /// Each op of each row, with its number.

@@ -1,4 +1,4 @@
-//! The model: one line of one frame, two cores, a device and an adversary. `docs/protocol.md` describes it.
+//! The model: one line of one frame, two cores, a device and an adversary. `docs/src/protocol.md` describes it.
 
 use carveout::dma::Holder;
 use carveout::protocol::{

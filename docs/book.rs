@@ -1,0 +1,32 @@
+//! The book's code, and the README's, as doctests: what a reader copies compiles, and does what the text says.
+
+/// Names the files whose code is compiled and run.
+macro_rules! compiled {
+    ($($name:ident: $file:literal),* $(,)?) => {
+        /// The files whose code is compiled and run, as seen from this folder.
+        pub const COMPILED: &[&str] = &[$($file),*];
+
+        $(
+            #[cfg(doctest)]
+            #[doc = include_str!($file)]
+            pub mod $name {}
+        )*
+    };
+}
+
+compiled! {
+    readme: "../README.md",
+    introduction: "src/introduction.md",
+    quarrel: "src/quarrel.md",
+    comparison: "src/comparison.md",
+    architecture: "src/architecture.md",
+    memory: "src/memory.md",
+    protocol: "src/protocol.md",
+    loans: "src/loans.md",
+    glossary: "src/glossary.md",
+    drivers: "src/drivers.md",
+    boards: "src/boards.md",
+    testing: "src/testing.md",
+    performance: "src/performance.md",
+    limits: "src/limits.md",
+}
