@@ -72,8 +72,8 @@ fn counting() -> Vec<String> {
 
 // --- bench ----------------------------------------------------------------------------------------------------------
 
-/// Runs the command `bench`. Returns 1 if a figure is past its budget or, where that is known to be missed, past what it
-/// was.
+/// Runs the command `bench`. Returns 1 if a figure is past its budget or, where the budget is known to be missed, past
+/// what it was.
 pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
     let (mut host, mut record) = (false, false);
     while let Some(arg) = args.next()? {
@@ -145,7 +145,11 @@ fn on_the_host(toolchain: &Toolchain, out: &Path) -> Result<()> {
         let (good, text) = shown(tables_cargo(toolchain, out, words))?;
         let path = out.join(file);
         fs::write(&path, text).doing(path.display())?;
-        if good { Ok(path.display().to_string()) } else { Err(Failure::new(format!("cargo {} failed", words.join(" ")))) }
+        if good {
+            Ok(path.display().to_string())
+        } else {
+            Err(Failure::new(format!("cargo {} failed", words.join(" "))))
+        }
     };
     run(&["install", "--quiet", "--root", &tools, "--version", version, "gungraun-runner"], "install.txt")?;
     let instructions = run(&["bench", "--quiet", "--bench", "instructions"], "instructions.txt")?;
@@ -166,7 +170,8 @@ fn put_into_bench_md(toolchain: &Toolchain, table: &str) -> Result<()> {
         said(git)
     };
     let commit = git(&["rev-parse", "--short", "HEAD"])?;
-    let changed = if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { " with changes" };
+    let changed =
+        if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { " with changes" };
     let mut rustc = Command::new(toolchain.program("rustc"));
     rustc.arg("--version");
     let rustc: String = said(rustc)?.split(' ').take(2).collect::<Vec<_>>().join(" ");
@@ -259,7 +264,8 @@ pub(crate) fn profile(mut args: lexopt::Parser) -> Result<u8> {
     let bench = Bench::build(&Toolchain::chosen()?, "bench")?;
     let (plugin, counts) = (bench.scratch.join("profile.so"), bench.scratch.join("counts"));
     let source = project::root().join(BENCH).join("profile.c");
-    let cc = Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).args([&plugin, &source]).status().doing("cc")?;
+    let cc =
+        Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).args([&plugin, &source]).status().doing("cc")?;
     if !cc.success() {
         return Err(Failure::new("the plugin for QEMU did not build"));
     }
@@ -284,17 +290,20 @@ pub(crate) fn profile(mut args: lexopt::Parser) -> Result<u8> {
     let samples: f64 = row.split(' ').next_back().and_then(|word| word.parse().ok()).unwrap_or(1.0);
 
     let counts = fs::read_to_string(&counts).doing(counts.display())?;
-    let counts: Vec<(&str, u64)> =
-        counts.lines().filter_map(|line| line.split_once(' ')).filter_map(|(at, n)| Some((at, n.parse().ok()?))).collect();
+    let counts: Vec<(&str, f64)> = counts
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(at, n)| Some((at, n.parse().ok()?)))
+        .collect();
     let names = names(&bench.elf, counts.iter().map(|&(address, _)| address))?;
-    let mut sums: HashMap<&str, u64> = HashMap::new();
+    let mut sums: HashMap<&str, f64> = HashMap::new();
     for ((_, count), name) in counts.iter().zip(&names) {
         *sums.entry(name).or_default() += count;
     }
-    let mut sums: Vec<(&str, u64)> = sums.into_iter().collect();
-    sums.sort_by_key(|&(name, sum)| (std::cmp::Reverse(sum), name));
+    let mut sums: Vec<(&str, f64)> = sums.into_iter().collect();
+    sums.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
     for (name, sum) in sums {
-        println!("{:10.1} {name}", sum as f64 / samples);
+        println!("{:10.1} {name}", sum / samples);
     }
     Ok(0)
 }

@@ -16,14 +16,14 @@ use crate::project::{self, BOARDS};
 pub(crate) struct Board {
     #[serde(skip)]
     name: String,
-    qemu: Option<Machine>,
+    qemu: Option<Qemu>,
     card: Option<Card>,
 }
 
 /// How QEMU emulates a board.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct Machine {
+pub(crate) struct Qemu {
     machine: String,
     memory: String,
     #[serde(default)]
@@ -71,7 +71,7 @@ pub(crate) struct Raw {
 #[derive(Debug)]
 pub(crate) struct Emulated {
     pub(crate) board: Board,
-    pub(crate) machine: Machine,
+    pub(crate) qemu: Qemu,
 }
 
 impl Board {
@@ -110,7 +110,7 @@ impl Board {
 impl Emulated {
     /// Returns all boards that QEMU has, in the order of their names.
     pub(crate) fn all() -> Result<Vec<Self>> {
-        let emulated = |mut board: Board| board.qemu.take().map(|machine| Self { board, machine });
+        let emulated = |mut board: Board| board.qemu.take().map(|qemu| Self { board, qemu });
         Ok(Board::all()?.into_iter().filter_map(emulated).collect())
     }
 
@@ -126,15 +126,15 @@ impl Emulated {
 
     /// Returns the words that name the machine. What a command line says comes later and wins.
     pub(crate) fn words(&self) -> Vec<OsString> {
-        let machine = ["-machine", &self.machine.machine, "-m", &self.machine.memory];
-        machine.into_iter().map(OsString::from).chain(self.machine.options.iter().map(OsString::from)).collect()
+        let machine = ["-machine", &self.qemu.machine, "-m", &self.qemu.memory];
+        machine.into_iter().map(OsString::from).chain(self.qemu.options.iter().map(OsString::from)).collect()
     }
 
     /// Returns the words that attach `file` as the one disk; may put a copy into `scratch`. What the guest writes to it
     /// is forgotten.
     pub(crate) fn disk_words(&self, file: &Path, scratch: &Path) -> Result<Vec<OsString>> {
         let file = file.canonicalize().doing(file.display())?;
-        Ok(match self.machine.disk {
+        Ok(match self.qemu.disk {
             Disk::Virtio => attached(&file, "virtio-blk-device,drive=disk"),
             Disk::Sata => attached(&file, "ide-hd,drive=disk"),
             Disk::SdCard => {
@@ -171,7 +171,8 @@ fn card_of(file: &Path, scratch: &Path) -> Result<PathBuf> {
     Ok(card)
 }
 
-/// Returns QEMU's command with the console on its standard input and output. It ends after `limit` seconds, 0 for never.
+/// Returns QEMU's command, with the console on its standard input and output. It ends after `limit` seconds, 0 for
+/// never.
 pub(crate) fn qemu(limit: u32, display: &str) -> Command {
     let mut qemu = Command::new("timeout");
     qemu.args(["--foreground", "--kill-after=5", &limit.to_string(), "qemu-system-arm", "-display", display]);

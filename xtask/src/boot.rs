@@ -117,7 +117,7 @@ impl Options {
 
     /// Returns the kernel's command line.
     fn boot_arguments(&self) -> OsString {
-        // QEMU puts the device tree into the middle of a small RAM, so that half of it is more than the largest free run.
+        // QEMU puts the device tree into the middle of a small RAM: half of it is more than the largest free run.
         let cma = self.memory.as_ref().map_or(64, |memory| (memory.mib / 4).min(64));
         let mut arguments = OsString::from(format!("cma={cma}M loglevel=6 semihosting"));
         if !self.append.is_empty() {
@@ -202,41 +202,36 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     let display = if options.window { window()? } else { "none" };
     let scratch = scratch::folder()?;
 
-    let elf = match options.elf.clone() {
-        Some(elf) => elf,
-        None => {
-            let toolchain = Toolchain::chosen()?;
-            let elf = toolchain.demo()?;
-            if options.image.is_none() {
-                options.image = Some(default_picture(&toolchain, &scratch)?);
-            }
-            elf
+    let elf = if let Some(elf) = options.elf.clone() {
+        elf
+    } else {
+        let toolchain = Toolchain::chosen()?;
+        let elf = toolchain.demo()?;
+        if options.image.is_none() {
+            options.image = Some(default_picture(&toolchain, &scratch)?);
         }
+        elf
     };
     let kernel = scratch.join("kernel.bin");
     image::flatten(&elf, &kernel)?;
-    let dtb = match options.dtb.clone() {
-        Some(dtb) => dtb,
-        None => {
-            let dtb = scratch.join("board.dtb");
-            image::compile_tree(&options.board.board.tree()?, &dtb)?;
-            // The tree names the cores that QEMU has, 1 unless it is told otherwise.
-            image::keep_cores(&dtb, options.cores.unwrap_or(1))?;
-            dtb
-        }
-    };
+    let own_tree = scratch.join("board.dtb");
+    if options.dtb.is_none() {
+        image::compile_tree(&options.board.board.tree()?, &own_tree)?;
+        // The tree names the cores that QEMU has, 1 unless it is told otherwise.
+        image::keep_cores(&own_tree, options.cores.unwrap_or(1))?;
+    }
+    let dtb = options.dtb.as_ref().unwrap_or(&own_tree);
     let disk = options.image.as_ref().map_or(Ok(Vec::new()), |image| options.board.disk_words(image, &scratch))?;
-    let mut qemu = options.qemu(&kernel, &dtb, disk, display);
+    let mut qemu = options.qemu(&kernel, dtb, disk, display);
 
-    let status = match &options.screenshot {
-        Some(_) => with_screenshot(qemu, &scratch)?,
-        None => {
-            // Not a terminal: whatever feeds this command's input did not mean it for the guest.
-            if !io::stdin().is_terminal() {
-                qemu.stdin(Stdio::null());
-            }
-            qemu.status().doing("timeout")?
+    let status = if options.screenshot.is_some() {
+        with_screenshot(qemu, &scratch)?
+    } else {
+        // Not a terminal: whatever feeds this command's input did not mean it for the guest.
+        if !io::stdin().is_terminal() {
+            qemu.stdin(Stdio::null());
         }
+        qemu.status().doing("timeout")?
     };
     let code = exit_code(status);
     if code == TIMED_OUT {
@@ -251,8 +246,9 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
 /// Returns a command's exit code. The command `timeout` reports 137 where QEMU had to be killed outright.
 fn exit_code(status: ExitStatus) -> u8 {
     match status.code() {
-        None | Some(137) => TIMED_OUT,
+        Some(137) => TIMED_OUT,
         Some(code) => u8::try_from(code).unwrap_or(1),
+        None => 1,
     }
 }
 
@@ -264,9 +260,10 @@ fn window() -> Result<&'static str> {
     }
     let displays = Command::new("qemu-system-arm").args(["-display", "help"]).output().doing("qemu-system-arm")?;
     let displays = String::from_utf8_lossy(&displays.stdout);
-    ["gtk", "sdl"].into_iter().find(|&display| displays.lines().any(|line| line == display)).ok_or_else(|| {
-        Failure::new("--window needs QEMU's gtk or sdl display, on Debian the package qemu-system-gui")
-    })
+    ["gtk", "sdl"]
+        .into_iter()
+        .find(|&display| displays.lines().any(|line| line == display))
+        .ok_or_else(|| Failure::new("--window needs QEMU's gtk or sdl display, on Debian the package qemu-system-gui"))
 }
 
 /// Makes the picture that the disk has if none is given.
@@ -394,10 +391,12 @@ mod tests {
         assert!(plain.contains(" -machine vexpress-a9 -m 1G "));
         assert!(plain.ends_with(" -kernel k -dtb t -append cma=64M loglevel=6 semihosting"));
 
-        let full = command(&["--board", "cubieboard", "--memory", "512", "--smp", "2", "--append", "cma=8M", "--count"]);
+        let full =
+            command(&["--board", "cubieboard", "--memory", "512", "--smp", "2", "--append", "cma=8M", "--count"]);
         assert!(full.contains(" -machine cubieboard -m 1G "));
         assert!(full.ends_with(
-            "-append cma=64M loglevel=6 semihosting cma=8M -m 512M -smp 2 -accel tcg,thread=single -icount shift=0,sleep=off"
+            "-append cma=64M loglevel=6 semihosting cma=8M -m 512M -smp 2 -accel tcg,thread=single \
+             -icount shift=0,sleep=off"
         ));
     }
 

@@ -163,7 +163,8 @@ fn programs(messages: impl Read) -> io::Result<Vec<Program>> {
     for line in BufReader::new(messages).lines() {
         // Other lines are of build scripts.
         let Ok(message) = serde_json::from_str::<Message>(&line?) else { continue };
-        if let (Some(target), Some(path), Some(manifest)) = (message.target, message.executable, message.manifest_path) {
+        if let (Some(target), Some(path), Some(manifest)) = (message.target, message.executable, message.manifest_path)
+        {
             let package = manifest.parent().unwrap_or(Path::new("/")).to_owned();
             let is_test = message.profile.is_some_and(|profile| profile.test);
             programs.push(Program { name: target.name, path, package, is_test });
@@ -204,8 +205,18 @@ enum Line {
 
 /// Words that start a line of cargo's about a step.
 const STATUS: [&str; 12] = [
-    "Compiling", "Checking", "Downloading", "Downloaded", "Finished", "Running", "Blocking", "Locking", "Updating",
-    "Adding", "Building", "Executable",
+    "Compiling",
+    "Checking",
+    "Downloading",
+    "Downloaded",
+    "Finished",
+    "Running",
+    "Blocking",
+    "Locking",
+    "Updating",
+    "Adding",
+    "Building",
+    "Executable",
 ];
 
 fn judge(line: &str) -> Line {
@@ -235,7 +246,10 @@ mod tests {
     #[test]
     fn bar_becomes_a_count() {
         let of = |line| judge(line);
-        assert_eq!(of("\x1b[K    Building [====>    ] 7/57: core, alloc\r"), Line::Progress("7 of 57 crates".to_owned()));
+        assert_eq!(
+            of("\x1b[K    Building [====>    ] 7/57: core, alloc\r"),
+            Line::Progress("7 of 57 crates".to_owned())
+        );
         assert_eq!(of("   Compiling core v0.0.0"), Line::Status);
         assert_eq!(of(" Downloading 3 crates"), Line::Progress("fetching crates".to_owned()));
         assert_eq!(of(""), Line::Status);

@@ -1,8 +1,8 @@
 //! Cases as data (`tests/cases/*.toml`): what is booted, how, and what it must say. Guarantees that a table with a word
 //! that is not known here is refused.
 //!
-//! A table has a `prefix` of all names; `lines` that several cases name by `@NAME`; `defaults` of all its cases; and the
-//! cases. The fields of a case are documented at [`Case`].
+//! A table has a `prefix` of all names; `lines` that several cases name by `@NAME`; `defaults` of all its cases; and
+//! the cases, whose fields are those of [`Case`].
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -119,11 +119,21 @@ pub(crate) enum Disk {
     /// A JPEG of these options of the tool for pictures, of which `cut` bytes are there, or whose frame has another
     /// marker.
     #[serde(rename_all = "kebab-case")]
-    Generated { generate: String, cut: Option<u64>, marker: Option<u8> },
+    Generated {
+        generate: String,
+        cut: Option<u64>,
+        marker: Option<u8>,
+    },
     /// A JPEG that few encoders write.
-    Unusual { unusual: String },
-    Zeros { zeros: u64 },
-    Path { path: PathBuf },
+    Unusual {
+        unusual: String,
+    },
+    Zeros {
+        zeros: u64,
+    },
+    Path {
+        path: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -240,9 +250,10 @@ impl Case {
             return job.judged(&ended.into_iter().chain(silent).collect::<Vec<_>>());
         }
         match job.judged(&wrong(exit, &output, self.exit, &self.lines))? {
-            Verdict::Passed(_) => self.screen.as_ref().map_or(Ok(Verdict::Passed(None)), |tolerance| {
-                compare(&self.name, tolerance, kit, job)
-            }),
+            Verdict::Passed(_) => self
+                .screen
+                .as_ref()
+                .map_or(Ok(Verdict::Passed(None)), |tolerance| compare(&self.name, tolerance, kit, job)),
             other => Ok(other),
         }
     }
@@ -279,13 +290,11 @@ impl Case {
         let file = |name| job.folder().join(name);
         let kernel = file("kernel.bin");
         image::flatten(kit.program(&self.program)?, &kernel)?;
-        let tree = match tree {
-            Some(tree) => tree.to_owned(),
-            None => {
-                image::compile_tree(&emulated.board.tree()?, &file("board.dtb"))?;
-                file("board.dtb")
-            }
-        };
+        let own_tree = file("board.dtb");
+        if tree.is_none() {
+            image::compile_tree(&emulated.board.tree()?, &own_tree)?;
+        }
+        let tree = tree.unwrap_or(&own_tree);
 
         let mut qemu = boards::qemu(self.timeout.unwrap_or(LIMIT), "none");
         if self.start != Start::Bare {
@@ -299,9 +308,9 @@ impl Case {
             qemu.args(["-smp", &cores.to_string()]);
         }
         match self.start {
-            Start::Memory => qemu.args(loaded(&kernel, KERNEL_AT)).args(loaded(&tree, TREE_AT)),
+            Start::Memory => qemu.args(loaded(&kernel, KERNEL_AT)).args(loaded(tree, TREE_AT)),
             Start::Bare => qemu.arg("-kernel").arg(&kernel),
-            _ => qemu.arg("-kernel").arg(&kernel).arg("-dtb").arg(&tree).arg("-append").arg(bytes(&self.append)),
+            _ => qemu.arg("-kernel").arg(&kernel).arg("-dtb").arg(tree).arg("-append").arg(bytes(&self.append)),
         };
         if let Some(code) = &self.code {
             let words: Vec<u8> = code.words.iter().flat_map(|word| word.to_le_bytes()).collect();

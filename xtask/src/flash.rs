@@ -1,5 +1,5 @@
-//! Makes the image of an SD card from which a board's own U-Boot boots the kernel: see boards/README.md. Guarantees that
-//! the image is whole or not there, and that nothing of Debian's armhf packages is installed.
+//! Makes the image of an SD card from which a board's own U-Boot boots the kernel: see boards/README.md. Guarantees
+//! that the image is whole or not there, and that nothing of Debian's armhf packages is installed.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -37,7 +37,8 @@ pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
         return Err(Failure::new(format!("no board given: --board {}", names.join(" or --board "))));
     }
     let card = boards.iter().find(|other| other.name() == board).and_then(Board::card);
-    let card = card.ok_or_else(|| Failure::new(format!("no card for board '{board}'; there are: {}", names.join(" "))))?;
+    let card =
+        card.ok_or_else(|| Failure::new(format!("no card for board '{board}'; there are: {}", names.join(" "))))?;
     if out.as_os_str().is_empty() {
         return Err(Failure::new("no file given: --out CARD.img"));
     }
@@ -177,8 +178,7 @@ fn unpack(folder: &Path, to: &Path, patterns: &[String]) -> io::Result<()> {
     let packages = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
     let package = packages.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
     let package = package.ok_or(io::ErrorKind::NotFound)?;
-    let mut archive =
-        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn()?;
+    let mut archive = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn()?;
     let mut tar = Command::new("tar");
     tar.arg("-x").arg("-C").arg(to).arg("--wildcards").args(patterns).stderr(Stdio::null());
     if let Some(bytes) = archive.stdout.take() {

@@ -52,7 +52,8 @@ pub(crate) fn remove_node(blob: &Path, node: &str) -> Result<()> {
 
 /// Removes the nodes of the cores from the `count`-th on.
 pub(crate) fn keep_cores(blob: &Path, count: u32) -> Result<()> {
-    let nodes = Command::new("fdtget").arg("-l").arg(blob).arg("/cpus").stderr(Stdio::null()).output().doing("fdtget")?;
+    let nodes =
+        Command::new("fdtget").arg("-l").arg(blob).arg("/cpus").stderr(Stdio::null()).output().doing("fdtget")?;
     for node in String::from_utf8_lossy(&nodes.stdout).lines() {
         let number = node.split_once('@').and_then(|(_, number)| u32::from_str_radix(number, 16).ok());
         if number.is_some_and(|number| number >= count) {

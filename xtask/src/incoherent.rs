@@ -107,7 +107,9 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
 
 fn elf_of(built: &[Program], test: &str) -> Result<PathBuf> {
     let program = built.iter().find(|program| program.is_test && program.name == test);
-    program.map(|program| program.path.clone()).ok_or_else(|| Failure::new(format!("no ELF of the on-target test {test}")))
+    program
+        .map(|program| program.path.clone())
+        .ok_or_else(|| Failure::new(format!("no ELF of the on-target test {test}")))
 }
 
 fn ended(mut command: Command, path: &Path) -> Result<u8> {

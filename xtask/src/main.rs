@@ -32,9 +32,8 @@ fn main() -> ExitCode {
 /// Runs the command that the first argument names. Returns the exit code.
 fn run() -> Result<u8> {
     let mut args = lexopt::Parser::from_env();
-    let name = match args.next()? {
-        Some(lexopt::Arg::Value(name)) => name,
-        _ => return Err(Failure::new("no command given; the project's scripts give one")),
+    let Some(lexopt::Arg::Value(name)) = args.next()? else {
+        return Err(Failure::new("no command given; the project's scripts give one"));
     };
     match name.to_str() {
         Some("bench") => bench::command(args),

@@ -28,8 +28,7 @@ pub(crate) const BOARDS: &str = "boards";
 
 static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
     // The scripts say where they stand. Unit tests run without them.
-    env::var_os("CARVEOUT_ROOT")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), PathBuf::from)
+    env::var_os("CARVEOUT_ROOT").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), PathBuf::from)
 });
 
 /// Returns the checkout's folder.

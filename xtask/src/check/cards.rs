@@ -32,7 +32,9 @@ impl Cards {
 
     /// Returns the reason where Debian's packages cannot be had.
     pub(crate) fn absent(&self) -> Option<&str> {
-        self.absent.get_or_init(|| ["cubieboard", "beaglebone-black"].into_iter().find_map(|board| self.make(board))).as_deref()
+        self.absent
+            .get_or_init(|| ["cubieboard", "beaglebone-black"].into_iter().find_map(|board| self.make(board)))
+            .as_deref()
     }
 
     fn make(&self, board: &str) -> Option<String> {
@@ -68,7 +70,9 @@ impl Cards {
         let out = File::create(&console).doing(console.display())?;
         let both = out.try_clone().doing(console.display())?;
         let mut qemu = Command::new("qemu-system-arm")
-            .args(["-machine", board, "-m", "1G", "-display", "none", "-serial", "stdio", "-monitor", "none", "-device"])
+            .args([
+                "-machine", board, "-m", "1G", "-display", "none", "-serial", "stdio", "-monitor", "none", "-device",
+            ])
             .arg(format!("loader,file={},addr=0x4a000000,force-raw=on,cpu-num=0", loader.display()))
             .arg("-drive")
             .arg(format!("if=sd,format=raw,file={}", card.display()))
@@ -78,7 +82,8 @@ impl Cards {
             .spawn()
             .doing("qemu-system-arm")?;
         let start = Instant::now();
-        let said = || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).doing(console.display());
+        let said =
+            || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).doing(console.display());
         while !said()?.lines().any(|line| line.starts_with("halted:"))
             && start.elapsed() < Duration::from_secs(100)
             && qemu.try_wait().doing("qemu-system-arm")?.is_none()
@@ -183,10 +188,14 @@ fn files(kit: &Kit, card: &Path, start: u64, trees: &Path, job: &mut Job) -> Res
     // The folder has a line of its own.
     let mut listed: Vec<&str> = listed.lines().filter(|line| !line.ends_with('/')).collect();
     listed.sort_unstable();
-    let tree = listed.iter().find_map(|file| file.strip_prefix("::/").filter(|file| file.ends_with(".dtb")));
+    let tree = listed
+        .iter()
+        .find_map(|file| file.strip_prefix("::/").filter(|file| Path::new(file).extension() == Some("dtb".as_ref())));
     let tree = tree.ok_or_else(|| Failure::new("no device tree"))?;
     let mut wrong = Vec::new();
-    if listed != [&format!("::/{}", "extlinux/extlinux.conf"), &format!("::/{tree}"), "::/zImage"] {
+    let mut wanted = ["extlinux/extlinux.conf", tree, "zImage"].map(|file| format!("::/{file}"));
+    wanted.sort_unstable();
+    if listed != wanted {
         wrong.push(format!("other files: {listed:?}"));
     }
     let file = |name: &str| job.folder().join(name);

@@ -11,8 +11,8 @@ use crate::boards::Emulated;
 use crate::build::Toolchain;
 use crate::cases::{self, Case};
 use crate::failure::{Context, Failure, Result};
-use crate::project::{self, DEMO, KERNEL, MODULE, ON_TARGET};
 use crate::image;
+use crate::project::{self, DEMO, KERNEL, MODULE, ON_TARGET};
 
 /// What the checks share.
 pub(crate) struct Kit {
@@ -152,7 +152,7 @@ fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[String]) -> Re
         return Err(Failure::new("no on-target test was built"));
     }
     for emulated in Emulated::all()? {
-        let (board, Some(append)) = (emulated.board.name(), &emulated.machine.on_target) else { continue };
+        let (board, Some(append)) = (emulated.board.name(), &emulated.qemu.on_target) else { continue };
         for test in tests {
             // All of the loans' 100,000 steps take minutes.
             if !(options.quick && test == "loans" && append.is_empty()) {
@@ -219,7 +219,8 @@ fn recall_costs(kit: &Kit, job: &mut Job) -> Result<Verdict> {
     }
 }
 
-/// A slice; tests/incoherent/README.md has the campaigns. Two seeds of every planted bug on every model where it is one.
+/// A slice of the campaigns that tests/incoherent/README.md has: two seeds of every planted bug on every model where it
+/// is one.
 fn incoherent_machine(kit: &'static Kit, options: &Options) -> Vec<Check> {
     let folder = project::root().join(project::INCOHERENT);
     let cargo = |words: &[&str]| {
@@ -248,17 +249,16 @@ fn incoherent_machine(kit: &'static Kit, options: &Options) -> Vec<Check> {
         checks.extend(cargo_tests::of_programs(group, cargo(&["test", "--release", "--no-run"]), ""));
     }
     checks.push(Check::command("incoherent: build", machine(&["--build"])).alone());
-    let (mut format, mut clippy) =
-        (cargo(&["fmt", "--check"]), cargo(&["clippy", "--quiet", "--release", "--all-targets", "--", "-D", "warnings"]));
+    let (mut format, mut clippy) = (
+        cargo(&["fmt", "--check"]),
+        cargo(&["clippy", "--quiet", "--release", "--all-targets", "--", "-D", "warnings"]),
+    );
     let lints = Check::new("incoherent: format and clippy", move |job| {
         job.run(&mut format)?;
         job.passes(&mut clippy)
     });
     checks.push(lints.alone());
     checks.push(campaign("incoherent: planted bugs", &["--plants", "--seeds", "2", "--limit", "60"]));
-    checks.push(campaign(
-        "incoherent: on-target tests",
-        &["--test", "direct_map", "--test", "driver", "--seeds", "1"],
-    ));
+    checks.push(campaign("incoherent: on-target tests", &["--test", "direct_map", "--test", "driver", "--seeds", "1"]));
     checks
 }

@@ -122,10 +122,7 @@ pub(crate) enum Verdict {
 
 impl Check {
     /// Returns a check that may run beside others.
-    pub(crate) fn new(
-        name: impl Into<String>,
-        run: impl FnOnce(&mut Job) -> Result<Verdict> + Send + 'static,
-    ) -> Self {
+    pub(crate) fn new(name: impl Into<String>, run: impl FnOnce(&mut Job) -> Result<Verdict> + Send + 'static) -> Self {
         Self { name: name.into(), alone: false, brief: false, run: Box::new(run) }
     }
 
