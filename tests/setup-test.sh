@@ -1,9 +1,10 @@
-# shellcheck shell=bash
-# Sourced by tests/run.sh: what tests/setup.sh decides, on machines that are folders. A world has a bin folder, which is the
-# whole PATH, and an archive whose packages are folders that apt-get copies into the world. What apt-get, rustup and the
-# tools are asked goes to a log.
-
-: "${work=}"
+#!/usr/bin/env bash
+# What tests/setup.sh decides, on machines that are folders. A world has a bin folder, which is the whole PATH, and an
+# archive whose packages are folders that apt-get copies into the world. What apt-get, rustup and the tools are asked goes
+# to a log. With --list, prints the names of the checks; with a name, runs that check; else all.
+set -euo pipefail
+# shellcheck source=tests/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 setup_decisions() {
     check 'setup: nothing is missing, nothing is installed' decision_nothing
@@ -29,7 +30,6 @@ setup_decisions() {
     check 'setup: not root, and no sudo' decision_no_root
     check 'setup: the choice is passed on' decision_passed_on
     check 'setup: --doctor' decision_doctor
-    check 'setup: progress of cargo' decision_progress
 }
 
 # --- a world --------------------------------------------------------------------------------------------------------
@@ -140,7 +140,8 @@ new_world() {
 in_world() {
     got=0
     # shellcheck disable=SC2016
-    env -i PATH="$world/bin" HOME="$world" TMPDIR="$world/tmp" WORLD="$world" CARGO_TARGET_DIR="$world/target" "${@:2}" bash -c "
+    env -i PATH="$world/bin" HOME="$world" TMPDIR="$world/tmp" WORLD="$world" \
+        CARGO_TARGET_DIR="$world/target" "${@:2}" bash -c "
         set -euo pipefail
         . '$ROOT/tests/setup.sh'
         SYSTEM_BIN=\$WORLD/bin SYSTEM_LIB=\$WORLD/lib
@@ -401,13 +402,35 @@ decision_doctor() {
     says 'pkg-config *LACKING *nothing: not in the PATH; packages: pkg-config *'
 }
 
-# Cargo's bar becomes lines; what it complains of is passed on.
-decision_progress() {
-    new_world
-    # shellcheck disable=SC2016
-    in_world 'crates() { printf "    Building [=>  ] 3/41: syn\r   Compiling syn v2\nerror[E1]: no\n    Building [==> ] 9/41: a, b\r" >&2; echo out; return 7; }
-        tick() { say "tick: $1"; }
-        build "all" crates || echo "status $?"'
-    says 'building: all' && says 'tick: building: all: 3 of 41 crates' && says 'tick: building: all: 9 of 41 crates'
-    says 'error\[E1\]: no' && says out && says 'status 7' && silent_on 'Compiling'
+
+# --- which of them --------------------------------------------------------------------------------------------------
+
+fail() {
+    echo "$*"
+    return 1
 }
+
+wanted=${1:-} ran=0 failed=0
+# check NAME FUNCTION: lists it, or runs it in a folder of its own, if it is wanted.
+check() {
+    if [[ $wanted == --list ]]; then
+        echo "$1"
+        ran=1
+    elif [[ -z $wanted || $1 == "$wanted" ]]; then
+        ran=1
+        # In a condition, -e would be without effect.
+        set +e
+        (
+            set -e
+            work=$(mktemp -d)
+            trap 'rm -rf -- "$work"' EXIT
+            "$2"
+        )
+        (($? == 0)) || failed=1
+        set -e
+    fi
+}
+
+setup_decisions
+((ran)) || die "no check '$wanted'"
+exit "$failed"

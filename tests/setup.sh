@@ -8,7 +8,7 @@
 # - cargo, rustc, clippy and rustfmt come from one folder, chosen once. Commands that start others pass the choice on.
 # - rustup installs only what rust-toolchain.toml names, and not even that where RUSTUP_AUTO_INSTALL=0 is set.
 #
-# It also holds what the commands share: builds, boards, the emulator's arguments.
+# Once that is done, it hands over to xtask.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 TARGET=armv7a-none-eabi
@@ -43,43 +43,6 @@ tick() {
 }
 
 tick_done() { [[ ! -t 2 ]] || printf '\r\e[K' >&2; }
-
-# build WHAT COMMAND...: runs cargo, and says what it builds and how far it is: on a terminal cargo's own way.
-build() {
-    local what=$1
-    shift
-    say "building: $what"
-    if [[ -t 2 ]]; then
-        "$@"
-        return
-    fi
-    # Standard output passes by the filter; the pipe's status is cargo's (pipefail).
-    {
-        CARGO_TERM_COLOR=never CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=120 "$@" 2>&1 >&3 |
-            crates_built "$what" >&2
-    } 3>&1
-}
-
-CARGO_STATUS='Compiling|Checking|Download(ing|ed)|Finished|Running|Blocking|Locking|Updating|Adding|Building|Executable'
-# crates_built WHAT: turns cargo's progress bar into lines, and passes on what is no progress: warnings and errors.
-crates_built() {
-    local chunk line end=''
-    last_tick=$SECONDS
-    # The bar ends with CR, all else with LF; between two bars may be several lines.
-    while [[ -z $end ]]; do
-        IFS= read -r -d $'\r' chunk || end=1
-        while IFS= read -r line; do
-            line=${line//$'\e[K'/}
-            if [[ $line =~ ^\ *Building\ \[[^]]*\]\ ([0-9]+)/([0-9]+) ]]; then
-                tick "building: $1: ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]} crates"
-            elif [[ $line =~ ^\ *Downloading ]]; then
-                tick "building: $1: fetching crates"
-            elif [[ ! $line =~ ^\ +($CARGO_STATUS)\  && -n ${line// /} ]]; then
-                say "$line"
-            fi
-        done <<<"$chunk"
-    done
-}
 
 # --- what is needed -------------------------------------------------------------------------------------------------
 
@@ -188,13 +151,13 @@ look_certificates() {
 }
 
 look_emulator() {
-    local board machines
+    local machine machines
     look_command qemu-system-arm
     [[ -z $LACKS ]] || return 0
     machines=$(qemu-system-arm -machine help 2>/dev/null)
-    for board in vexpress-a9 realview-pb-a8 cubieboard; do
-        grep -q "^$board " <<<"$machines" || LACKS="has no machine $board"
-    done
+    while read -r machine; do
+        grep -q "^$machine " <<<"$machines" || LACKS=${LACKS:-has no machine $machine}
+    done < <(sed -n 's/^machine = "\(.*\)"/\1/p' "$ROOT"/boards/*/board.toml)
 }
 
 # look_libclang: as bindgen looks for it, and more: libclang-cpp is another library, and the headers of clang's own stand
@@ -468,86 +431,55 @@ doctor() {
     return "$status"
 }
 
-# choose_toolchain: sets, once rust was required, what host_cargo and target_cargo need.
+# choose_toolchain: sets, once rust was required, what host_cargo, target_cargo and xtask need.
 choose_toolchain() {
     require "${TOOLCHAIN[@]}"
     if [[ -n ${CARVEOUT_RUST:-} ]]; then RUST_BIN=${CARVEOUT_RUST%:*} RUST_CORE=${CARVEOUT_RUST##*:}; fi
-    export CARVEOUT_RUST=$RUST_BIN:$RUST_CORE
-    TARGET_ENV=() TARGET_FLAGS=(--target "$TARGET")
+    export CARVEOUT_RUST=$RUST_BIN:$RUST_CORE CARVEOUT_TARGET_ENV='' CARVEOUT_TARGET_FLAGS="--target $TARGET"
     if [[ $RUST_CORE == source ]]; then
-        TARGET_ENV=(RUSTC_BOOTSTRAP=1 CARGO_TARGET_ARMV7A_NONE_EABI_LINKER="$SYSTEM_BIN/ld.lld")
+        CARVEOUT_TARGET_ENV="RUSTC_BOOTSTRAP=1 CARGO_TARGET_ARMV7A_NONE_EABI_LINKER=$SYSTEM_BIN/ld.lld"
         # Tests otherwise ignore the profile's panic = "abort", and core would be built twice, in two incompatible ways.
-        TARGET_FLAGS+=('-Zbuild-std=core,alloc' -Zpanic-abort-tests)
+        CARVEOUT_TARGET_FLAGS+=' -Zbuild-std=core,alloc -Zpanic-abort-tests'
     fi
 }
 
-# rust COMMAND...: runs it with the chosen toolchain first in the PATH, in this folder.
-rust() { PATH=$RUST_BIN:$PATH "$@"; }
-
-# host_cargo COMMAND ARGS...: cargo for this machine, in the workspace.
-host_cargo() { (cd "$ROOT" && rust cargo "$@"); }
+# host_cargo COMMAND ARGS...: cargo for this machine, in the workspace, with the chosen toolchain first in the PATH.
+host_cargo() { (cd "$ROOT" && PATH=$RUST_BIN:$PATH cargo "$@"); }
 
 # target_cargo COMMAND ARGS...: the same for the boards.
 target_cargo() {
-    local command=$1
+    local words=() flags=()
+    read -ra words <<<"$CARVEOUT_TARGET_ENV"
+    read -ra flags <<<"$CARVEOUT_TARGET_FLAGS"
+    (cd "$ROOT" && PATH=$RUST_BIN:$PATH env "${words[@]}" cargo "$1" "${flags[@]}" "${@:2}")
+}
+
+# --- xtask ----------------------------------------------------------------------------------------------------------
+
+# xtask COMMAND NEED... -- ARG...: runs a command of xtask/, in place of this script, once it has what it needs.
+xtask() {
+    local command=$1 needs=() arg program=$TARGET_DIR/xtask/debug/xtask
     shift
-    (cd "$ROOT" && rust env "${TARGET_ENV[@]}" cargo "$command" "${TARGET_FLAGS[@]}" "$@")
-}
-
-# machine_cargo COMMAND ARGS...: cargo for the incoherent machine, a workspace apart.
-machine_cargo() { (cd "$ROOT/tests/incoherent" && rust cargo "$@"); }
-
-# build_demo: the kernel with the demo, as an ELF whose path it sets in DEMO_ELF.
-build_demo() {
-    build "the kernel for $TARGET" target_cargo build --release --package carveout-boards --bin demo ||
-        die "the kernel did not build"
-    # shellcheck disable=SC2034 # read by the scripts that source this file
-    DEMO_ELF=$TARGET_DIR/$TARGET/release/demo
-}
-
-# build_picture: the host's tool for pictures, whose path it sets in PICTURE.
-build_picture() {
-    build 'the tool for pictures' host_cargo build --release --package picture || die "tests/picture did not build"
-    # shellcheck disable=SC2034
-    PICTURE=$TARGET_DIR/release/picture
-}
-
-# --- the emulator ---------------------------------------------------------------------------------------------------
-
-# flatten ELF BIN: the ELF's loaded bytes. QEMU hands the device tree in r2 to a raw image only. Any objcopy that knows
-# 32-bit little-endian ELF will do, whatever machine it was built for.
-flatten() { objcopy -I elf32-little -O binary -- "$1" "$2"; }
-
-# board_args NAME: sets BOARD_ARGS to the words of boards/NAME/qemu.args.
-board_args() {
-    local line words file=$ROOT/boards/$1/qemu.args
-    BOARD_ARGS=()
-    while read -r line || [[ -n $line ]]; do
-        read -ra words <<<"${line%%#*}"
-        BOARD_ARGS+=("${words[@]}")
-    done <"$file"
-}
-
-# disk_args BOARD FILE DIR: sets DISK_ARGS to attach FILE as the board's one disk; may put a copy into DIR. What the guest
-# writes to it is forgotten.
-disk_args() {
-    local file size=$((256 << 10)) bytes
-    file=$(realpath -- "$2")
-    if [[ $1 == realview-pb-a8 ]]; then
-        # An SD card of QEMU's is a power of two in size, 256 KiB or more: zeros follow the file.
-        bytes=$(stat -c %s -- "$file")
-        while ((size < bytes)); do size=$((2 * size)); done
-        cp -- "$file" "$3/card.img"
-        chmod u+w -- "$3/card.img"
-        truncate -s "$size" -- "$3/card.img"
-        file=$3/card.img
+    while [[ $1 != -- ]]; do
+        needs+=("$1")
+        shift
+    done
+    shift
+    for arg; do
+        case $arg in
+        --help) exec cat -- "$ROOT/xtask/help/$command.txt" ;;
+        --no-install) export CARVEOUT_NO_INSTALL=1 ;;
+        esac
+    done
+    require "${needs[@]}"
+    # Under cargo this is its runner, and cargo is what builds.
+    if [[ -z ${CARGO_MANIFEST_DIR:-} || ! -x $program ]]; then
+        choose_toolchain
+        [[ -x $program ]] || say 'building: xtask, which builds, boots and checks the rest; half a minute'
+        # A folder of its own: no other build waits for this one. That nothing was to be done is no news.
+        host_cargo build --package xtask --target-dir "$TARGET_DIR/xtask" 2>&1 | sed -u '/^ *Finished /d' >&2 ||
+            die 'xtask did not build'
     fi
-    # A comma ends a value on QEMU's command line unless doubled.
-    file=${file//,/,,}
-    # shellcheck disable=SC2034
-    case $1 in
-    cubieboard) DISK_ARGS=(-drive "if=none,id=disk,format=raw,snapshot=on,file=$file" -device 'ide-hd,drive=disk') ;;
-    realview-pb-a8) DISK_ARGS=(-drive "if=sd,format=raw,file=$file") ;;
-    *) DISK_ARGS=(-drive "if=none,id=disk,format=raw,snapshot=on,file=$file" -device 'virtio-blk-device,drive=disk') ;;
-    esac
+    export CARVEOUT_ROOT=$ROOT
+    exec "$program" "$command" "$@"
 }

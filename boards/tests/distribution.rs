@@ -1,5 +1,5 @@
 //! The device trees of a distribution's kernel, as they are: what the drivers ask them for, and what the boot makes of
-//! their memory. tests/cards.sh fetches the trees and names their folder.
+//! their memory. A check (xtask/src/check/cards.rs) names the folder.
 
 use carveout::addr::FrameRange;
 use carveout_boards::BOARDS;

@@ -1,5 +1,5 @@
-//! A kernel that dies of what the boot argument `fault=` names, so that its last words can be read: tests/faults.sh
-//! says what they must be.
+//! A kernel that dies of what the boot argument `fault=` names, so that its last words can be read:
+//! tests/cases/faults.toml says what they must be.
 #![no_std]
 #![no_main]
 

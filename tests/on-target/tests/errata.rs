@@ -1,4 +1,4 @@
-//! What the head set on each core for the errata of its revision. tests/cores.sh boots it on further revisions.
+//! What the head set on each core for the errata of its revision. tests/cases/cores.toml boots it on further revisions.
 #![no_std]
 #![no_main]
 

@@ -1,0 +1,284 @@
+//! Runs cargo with the one toolchain that the scripts chose. Guarantees that a build says what it builds and how far it
+//! is: on a terminal cargo's own way, elsewhere in a line at most every ten seconds.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::failure::{Context, Failure, Result};
+use crate::project::{self, DEMO, KERNEL, ON_TARGET, PICTURE, TARGET};
+
+/// The toolchain that `choose_toolchain` of tests/setup.sh chose.
+pub(crate) struct Toolchain {
+    /// Where cargo, rustc, clippy and rustfmt come from.
+    folder: PathBuf,
+    /// What cargo takes to build for the boards.
+    target_flags: String,
+    target_env: String,
+}
+
+impl Toolchain {
+    /// Reads the choice from the environment.
+    pub(crate) fn chosen() -> Result<Self> {
+        let set = |name| env::var(name).doing(format_args!("{name}, which the project's scripts set"));
+        let chosen = set("CARVEOUT_RUST")?;
+        let folder = chosen.rsplit_once(':').map_or(chosen.as_str(), |(folder, _)| folder).into();
+        Ok(Self { folder, target_flags: set("CARVEOUT_TARGET_FLAGS")?, target_env: set("CARVEOUT_TARGET_ENV")? })
+    }
+
+    /// Returns the path of one of its programs.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Returns `cargo` in a folder of the checkout, with this toolchain first in the PATH.
+    pub(crate) fn cargo_in(&self, folder: &Path) -> Command {
+        let mut cargo = Command::new(self.program("cargo"));
+        cargo.current_dir(folder).env("PATH", self.path());
+        cargo
+    }
+
+    /// Returns the PATH with this toolchain first.
+    pub(crate) fn path(&self) -> OsString {
+        let old = env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(self.folder.clone()).chain(env::split_paths(&old));
+        // A folder whose name has a colon cannot be in the old PATH, nor in CARVEOUT_RUST.
+        env::join_paths(folders).unwrap_or(old)
+    }
+
+    /// Returns `cargo COMMAND` for this machine, in the workspace.
+    pub(crate) fn host(&self, command: &str) -> Command {
+        let mut cargo = self.cargo_in(project::root());
+        cargo.arg(command);
+        cargo
+    }
+
+    /// Returns `cargo COMMAND` for the boards, optimised.
+    pub(crate) fn target(&self, command: &str) -> Command {
+        let mut cargo = self.host(command);
+        cargo.arg("--release").args(self.target_flags.split_whitespace());
+        cargo.envs(self.target_env.split_whitespace().filter_map(|word| word.split_once('=')));
+        cargo
+    }
+
+    /// Builds the kernel with the demo. Returns the ELF.
+    pub(crate) fn demo(&self) -> Result<PathBuf> {
+        let mut cargo = self.target("build");
+        cargo.args(["--package", KERNEL, "--bin", DEMO]);
+        only(build(&format!("the kernel for {TARGET}"), cargo)?, DEMO)
+    }
+
+    /// Builds a program of the on-target tests' package. Returns the ELF.
+    pub(crate) fn on_target(&self, program: &str) -> Result<PathBuf> {
+        let mut cargo = self.target("build");
+        cargo.args(["--package", ON_TARGET, "--bin", program]);
+        only(build(&format!("the program {program} for {TARGET}"), cargo)?, program)
+    }
+
+    /// Builds all that boots of the on-target tests' package: programs and tests.
+    pub(crate) fn all_on_target(&self) -> Result<Vec<Program>> {
+        let mut cargo = self.target("test");
+        cargo.args(["--package", ON_TARGET, "--no-run"]);
+        build(&format!("the on-target tests for {TARGET}"), cargo)
+    }
+
+    /// Builds the host's tool for pictures. Returns its path.
+    pub(crate) fn picture(&self) -> Result<PathBuf> {
+        let mut cargo = self.host("build");
+        cargo.args(["--release", "--package", PICTURE]);
+        only(build("the tool for pictures", cargo)?, PICTURE)
+    }
+}
+
+/// A program that a build made.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    /// The folder of its package.
+    pub(crate) package: PathBuf,
+    pub(crate) is_test: bool,
+}
+
+fn only(programs: Vec<Program>, name: &str) -> Result<PathBuf> {
+    programs
+        .into_iter()
+        .find(|program| program.name == name)
+        .map(|program| program.path)
+        .ok_or_else(|| Failure::new(format!("cargo named no program {name}")))
+}
+
+/// Builds by a cargo command without a `--`, and returns the programs that it names, in the order of their names.
+pub(crate) fn build(what: &str, mut cargo: Command) -> Result<Vec<Program>> {
+    eprintln!("building: {what}");
+    cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
+    if !io::stderr().is_terminal() {
+        cargo
+            .env("CARGO_TERM_COLOR", "never")
+            .env("CARGO_TERM_PROGRESS_WHEN", "always")
+            .env("CARGO_TERM_PROGRESS_WIDTH", "120")
+            .stderr(Stdio::piped());
+    }
+    let mut child = cargo.spawn().doing("cargo")?;
+    let (messages, progress) = (child.stdout.take(), child.stderr.take());
+    let programs = thread::scope(|scope| {
+        if let Some(progress) = progress {
+            scope.spawn(move || show(what, progress));
+        }
+        messages.map(programs).transpose().doing("cargo's messages")
+    })?;
+    if !child.wait().doing("cargo")?.success() {
+        return Err(Failure::new(format!("{what} did not build")));
+    }
+    Ok(programs.unwrap_or_default())
+}
+
+/// What cargo says of what it made.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+    manifest_path: Option<PathBuf>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+fn programs(messages: impl Read) -> io::Result<Vec<Program>> {
+    let mut programs = Vec::new();
+    for line in BufReader::new(messages).lines() {
+        // Other lines are of build scripts.
+        let Ok(message) = serde_json::from_str::<Message>(&line?) else { continue };
+        if let (Some(target), Some(path), Some(manifest)) = (message.target, message.executable, message.manifest_path)
+        {
+            let package = manifest.parent().unwrap_or(Path::new("/")).to_owned();
+            let is_test = message.profile.is_some_and(|profile| profile.test);
+            programs.push(Program { name: target.name, path, package, is_test });
+        }
+    }
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(programs)
+}
+
+/// Prints how far cargo is, and what is no progress: warnings and errors.
+fn show(what: &str, cargo: impl Read) {
+    let mut last = Instant::now();
+    let mut reader = BufReader::new(cargo);
+    let mut chunk = Vec::new();
+    // The bar ends with CR, all else with LF; between two bars may be several lines.
+    while reader.read_until(b'\r', &mut chunk).is_ok_and(|length| length > 0) {
+        for line in String::from_utf8_lossy(&chunk).lines() {
+            match judge(line) {
+                Line::Progress(done) if last.elapsed() >= Duration::from_secs(10) => {
+                    eprintln!("building: {what}: {done}");
+                    last = Instant::now();
+                }
+                Line::Progress(_) | Line::Status => {}
+                Line::Other(text) => eprintln!("{text}"),
+            }
+        }
+        chunk.clear();
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Line {
+    Progress(String),
+    /// A step that the bar counts.
+    Status,
+    Other(String),
+}
+
+/// Words that start a line of cargo's about a step.
+const STATUS: [&str; 12] = [
+    "Compiling",
+    "Checking",
+    "Downloading",
+    "Downloaded",
+    "Finished",
+    "Running",
+    "Blocking",
+    "Locking",
+    "Updating",
+    "Adding",
+    "Building",
+    "Executable",
+];
+
+fn judge(line: &str) -> Line {
+    let line = line.replace("\x1b[K", "").replace('\r', "");
+    let mut words = line.split_whitespace();
+    let indented = line.starts_with(' ');
+    match words.next() {
+        None => Line::Status,
+        Some("Building") if indented => {
+            // The bar itself may hold blanks: "Building [==>   ] 7/57: core".
+            let done = line.split_once(']').and_then(|(_, rest)| rest.trim_start().split([':', ' ']).next());
+            match done.and_then(|done| done.split_once('/')) {
+                Some((done, all)) => Line::Progress(format!("{done} of {all} crates")),
+                None => Line::Status,
+            }
+        }
+        Some("Downloading") if indented => Line::Progress("fetching crates".to_owned()),
+        Some(word) if indented && STATUS.contains(&word) => Line::Status,
+        Some(_) => Line::Other(line),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bar_becomes_a_count() {
+        let of = |line| judge(line);
+        assert_eq!(
+            of("\x1b[K    Building [====>    ] 7/57: core, alloc\r"),
+            Line::Progress("7 of 57 crates".to_owned())
+        );
+        assert_eq!(of("   Compiling core v0.0.0"), Line::Status);
+        assert_eq!(of(" Downloading 3 crates"), Line::Progress("fetching crates".to_owned()));
+        assert_eq!(of(""), Line::Status);
+    }
+
+    #[test]
+    fn complaints_pass() {
+        let error = "error[E0308]: mismatched types";
+        assert_eq!(judge(error), Line::Other(error.to_owned()));
+        // Part of a message, not a step.
+        let quoted = "   | Finished reading";
+        assert_eq!(judge(quoted), Line::Other(quoted.to_owned()));
+    }
+
+    #[test]
+    fn programs_are_those_with_a_path() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","manifest_path":"/w/a/Cargo.toml","target":{"name":"b"},"#,
+            r#""profile":{"test":true},"executable":"/w/t/b-1"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","manifest_path":"/w/a/Cargo.toml","target":{"name":"lib"},"#,
+            r#""profile":{"test":false},"executable":null}"#,
+            "\n",
+            r#"{"reason":"build-finished","success":true}"#,
+            "\n",
+        );
+        let programs = programs(messages.as_bytes()).unwrap();
+        assert_eq!(programs.len(), 1);
+        assert_eq!((programs[0].name.as_str(), programs[0].is_test), ("b", true));
+        assert_eq!(programs[0].package, Path::new("/w/a"));
+    }
+}

@@ -1,0 +1,227 @@
+//! Looks at the cards that `boards/flash.sh` makes, by other means than those they were made by, and boots one by
+//! Debian's U-Boot for the Cubieboard that is on it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Check, Job, Kit, Options, Verdict, wrong};
+use crate::failure::{Context, Failure, Result};
+use crate::project::{DEMO, KERNEL};
+use crate::{flash, image};
+
+/// The cards, made when the first check asks for them.
+pub(crate) struct Cards {
+    flash: PathBuf,
+    logs: PathBuf,
+    /// Why there are none.
+    absent: OnceLock<Option<String>>,
+}
+
+impl Cards {
+    /// `xtask` is this program.
+    pub(super) fn new(xtask: &Path, logs: &Path) -> Self {
+        Self { flash: xtask.to_owned(), logs: logs.to_owned(), absent: OnceLock::new() }
+    }
+
+    /// Returns the reason where Debian's packages cannot be had.
+    pub(crate) fn absent(&self) -> Option<&str> {
+        self.absent
+            .get_or_init(|| ["cubieboard", "beaglebone-black"].into_iter().find_map(|board| self.make(board)))
+            .as_deref()
+    }
+
+    fn make(&self, board: &str) -> Option<String> {
+        let output = Command::new(&self.flash)
+            .args(["flash", "--board", board, "--out"])
+            .arg(self.image(board))
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        // Another failure is a card that is not there, which its check finds.
+        let text = String::from_utf8_lossy(&output.stderr);
+        let reason = text.lines().last().unwrap_or_default().to_owned();
+        (output.status.code() == Some(i32::from(flash::ABSENT))).then_some(reason)
+    }
+
+    fn image(&self, board: &str) -> PathBuf {
+        self.logs.join(format!("{board}.img"))
+    }
+
+    /// Boots a card by the U-Boot that is on it, until the kernel says that it has halted. Returns 0 and what was said.
+    ///
+    /// QEMU 7.2 has no boot ROM to load the SPL and no DRAM controller for it to set up: U-Boot's second part is put
+    /// where the SPL would put it, less the header of 64 bytes that told the SPL where.
+    pub(crate) fn boot(&self, board: &str, job: &mut Job) -> Result<(i32, String)> {
+        let image = self.image(board);
+        let file = |name| job.folder().join(name);
+        let (loader, card, console) = (file("u-boot.bin"), file("card.img"), file("console"));
+        let mut bytes = vec![0; 1 << 20];
+        let open = File::open(&image).doing(image.display())?;
+        open.read_exact_at(&mut bytes, 8192 + 0x8000 + 64).doing(image.display())?;
+        fs::write(&loader, bytes).doing(loader.display())?;
+        fs::copy(&image, &card).doing(card.display())?;
+        let out = File::create(&console).doing(console.display())?;
+        let both = out.try_clone().doing(console.display())?;
+        let mut qemu = Command::new("qemu-system-arm")
+            .args([
+                "-machine", board, "-m", "1G", "-display", "none", "-serial", "stdio", "-monitor", "none", "-device",
+            ])
+            .arg(format!("loader,file={},addr=0x4a000000,force-raw=on,cpu-num=0", loader.display()))
+            .arg("-drive")
+            .arg(format!("if=sd,format=raw,file={}", card.display()))
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(both)
+            .spawn()
+            .doing("qemu-system-arm")?;
+        let start = Instant::now();
+        let said =
+            || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).doing(console.display());
+        while !said()?.lines().any(|line| line.starts_with("halted:"))
+            && start.elapsed() < Duration::from_secs(100)
+            && qemu.try_wait().doing("qemu-system-arm")?.is_none()
+        {
+            thread::sleep(Duration::from_secs(1));
+        }
+        // It may have ended by itself.
+        let _ = qemu.kill();
+        qemu.wait().doing("qemu-system-arm")?;
+        let said = said()?;
+        job.say(&said)?;
+        Ok((0, said))
+    }
+}
+
+/// What stands before a card's partition, and where, in KiB: the paths are below U-Boot's package.
+type Raw = &'static [(&'static str, u64)];
+
+const CUBIEBOARD: Raw = &[("u-boot-sunxi/usr/lib/u-boot/Cubieboard/u-boot-sunxi-with-spl.bin", 8)];
+const BEAGLEBONE: Raw = &[
+    ("u-boot-omap/usr/lib/u-boot/am335x_boneblack/MLO", 128),
+    ("u-boot-omap/usr/lib/u-boot/am335x_boneblack/u-boot.img", 384),
+];
+
+pub(super) fn checks(kit: &'static Kit, options: &Options) -> Vec<Check> {
+    let refused = |name: &str, board: &str, out: &str, line: &str| {
+        let (words, line) = ([board.to_owned(), "--out".to_owned(), out.to_owned()], [line.to_owned()]);
+        Check::new(name, move |job| {
+            let (exit, output) = job.output(kit.xtask("flash").arg("--board").args(&words))?;
+            job.judged(&wrong(exit, &output, 2, &line))
+        })
+    };
+    let card = |board: &'static str, start: u64, raw: Raw| {
+        Check::new(format!("card: {board}"), move |job| match kit.cards.absent() {
+            Some(reason) => Ok(Verdict::Skipped(reason.to_owned())),
+            None => looked_at(kit, board, start, raw, job),
+        })
+    };
+    let toaster = kit.logs.join("toaster.img").display().to_string();
+    let mut checks = vec![
+        refused("card: an unknown board", "toaster", &toaster, "error: no card for board 'toaster'; there are: *"),
+        refused("card: no such folder", "cubieboard", "/nowhere/card.img", "error: no such folder: /nowhere"),
+        refused("card: not over a device", "cubieboard", "/dev/null", "error: not a file: /dev/null; *"),
+        card("cubieboard", 2048, CUBIEBOARD),
+        card("beaglebone-black", 8192, BEAGLEBONE),
+    ];
+    if !options.quick {
+        checks.push(Check::new("card: drivers for the distribution's device trees", |job| match kit.cards.absent() {
+            Some(reason) => Ok(Verdict::Skipped(reason.to_owned())),
+            None => drivers(kit, job),
+        }));
+    }
+    checks
+}
+
+fn drivers(kit: &Kit, job: &mut Job) -> Result<Verdict> {
+    let tree = flash::distribution_tree("am335x-boneblack.dtb")?;
+    let mut cargo = kit.toolchain.host("test");
+    cargo.args(["--quiet", "--package", KERNEL, "--test", "distribution", "--", "--ignored"]);
+    cargo.env("CARVEOUT_TREES", tree.parent().unwrap_or(&tree));
+    job.passes(&mut cargo)
+}
+
+/// Looks at a card's size, its one partition, what stands before that, and the files in it.
+fn looked_at(kit: &Kit, board: &str, start: u64, raw: Raw, job: &mut Job) -> Result<Verdict> {
+    let path = kit.cards.image(board);
+    let card = fs::read(&path).doing(path.display())?;
+    let mut wrong = Vec::new();
+    if !card.len().is_power_of_two() {
+        wrong.push(format!("{} bytes are no power of two", card.len()));
+    }
+    let (_, table) = job.output(Command::new("sfdisk").arg("--json").arg(&path))?;
+    let table: Value = serde_json::from_str(&table).doing("sfdisk")?;
+    let table = &table["partitiontable"];
+    if table["label"] != "dos" || table["partitions"].as_array().map(Vec::len) != Some(1) {
+        wrong.push("not one partition of a DOS label".to_owned());
+    }
+    let partition = &table["partitions"][0];
+    if partition["start"] != start || partition["size"] != card.len() as u64 / 512 - start {
+        wrong.push(format!("a partition that is elsewhere: {partition}"));
+    }
+    let trees = flash::distribution_tree("")?;
+    let store = trees.ancestors().nth(4).unwrap_or(&trees);
+    for (file, kib) in raw {
+        let bytes = fs::read(store.join(file)).doing(file)?;
+        let (from, to) = ((kib << 10) as usize, (kib << 10) as usize + bytes.len());
+        if card.get(from..to) != Some(&bytes[..]) {
+            wrong.push(format!("{file} is not at {kib} KiB"));
+        }
+        if to as u64 > start * 512 {
+            wrong.push(format!("{file} reaches into the partition"));
+        }
+    }
+    wrong.extend(files(kit, &path, start, &trees, job)?);
+    job.judged(&wrong)
+}
+
+/// Says what is wrong with the files in the partition.
+fn files(kit: &Kit, card: &Path, start: u64, trees: &Path, job: &mut Job) -> Result<Vec<String>> {
+    let fat = format!("{}@@{}", card.display(), start * 512);
+    let (_, listed) = job.output(Command::new("mdir").args(["-b", "-/", "-i", &fat, "::"]))?;
+    // The folder has a line of its own.
+    let mut listed: Vec<&str> = listed.lines().filter(|line| !line.ends_with('/')).collect();
+    listed.sort_unstable();
+    let tree = listed
+        .iter()
+        .find_map(|file| file.strip_prefix("::/").filter(|file| Path::new(file).extension() == Some("dtb".as_ref())));
+    let tree = tree.ok_or_else(|| Failure::new("no device tree"))?;
+    let mut wrong = Vec::new();
+    let mut wanted = ["extlinux/extlinux.conf", tree, "zImage"].map(|file| format!("::/{file}"));
+    wanted.sort_unstable();
+    if listed != wanted {
+        wrong.push(format!("other files: {listed:?}"));
+    }
+    let file = |name: &str| job.folder().join(name);
+    let (kernel, image) = (file("kernel.bin"), file("zImage"));
+    let mut mcopy = Command::new("mcopy");
+    mcopy.args(["-i", &fat, "::zImage", &format!("::{tree}"), "::extlinux/extlinux.conf"]).arg(job.folder());
+    image::flatten(kit.program(DEMO)?, &kernel)?;
+    let (own_tree, menu) = (file(tree), file("extlinux.conf"));
+    job.run(&mut mcopy)?;
+    let read = |path: &Path| fs::read(path).doing(path.display());
+    let image = read(&image)?;
+    if image != read(&kernel)? {
+        wrong.push("zImage is not the kernel".to_owned());
+    }
+    // Linux's magic number for zImages.
+    if image.get(36..40) != Some(&[0x18, 0x28, 0x6f, 0x01]) {
+        wrong.push("zImage has no magic number".to_owned());
+    }
+    if read(&own_tree)? != read(&trees.join(tree))? {
+        wrong.push(format!("{tree} is not the distribution's"));
+    }
+    let menu = String::from_utf8_lossy(&read(&menu)?).into_owned();
+    for line in ["    kernel /zImage".to_owned(), format!("    fdt /{tree}")] {
+        if !menu.lines().any(|other| other == line) {
+            wrong.push(format!("extlinux.conf lacks: {line}"));
+        }
+    }
+    Ok(wrong)
+}

@@ -1,0 +1,273 @@
+//! All checks, and what they share.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::cards::{self, Cards};
+use super::{Check, Job, Options, Verdict, cargo_tests, wrong};
+use crate::boards::Emulated;
+use crate::build::Toolchain;
+use crate::cases::{self, Case};
+use crate::failure::{Context, Failure, Result};
+use crate::image;
+use crate::project::{self, DEMO, KERNEL, MODULE, ON_TARGET};
+
+/// What the checks share.
+pub(crate) struct Kit {
+    pub(crate) toolchain: Toolchain,
+    /// The tool for pictures.
+    pub(crate) picture: PathBuf,
+    pub(crate) logs: PathBuf,
+    pub(crate) cards: Cards,
+    /// What boots, by name.
+    programs: HashMap<String, PathBuf>,
+    this: PathBuf,
+}
+
+impl Kit {
+    /// Returns a command of this program.
+    pub(crate) fn xtask(&self, command: &str) -> Command {
+        let mut xtask = Command::new(&self.this);
+        xtask.arg(command);
+        xtask
+    }
+
+    /// Returns the ELF of a program that boots.
+    pub(crate) fn program(&self, name: &str) -> Result<&Path> {
+        let program = self.programs.get(name).ok_or_else(|| Failure::new(format!("no program '{name}'")))?;
+        Ok(program)
+    }
+
+    /// Runs the tool for pictures in the check's folder.
+    pub(crate) fn picture(&self, job: &Job, words: &[&str]) -> Result<()> {
+        let picture = Command::new(&self.picture).args(words).current_dir(job.folder()).output();
+        let output = picture.doing(self.picture.display())?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("picture: {}", String::from_utf8_lossy(&output.stderr).trim_end())))
+        }
+    }
+}
+
+/// Builds what several checks share, and returns the checks in their order.
+pub(super) fn all(options: &Options, logs: &Path) -> Result<Vec<Check>> {
+    let toolchain = Toolchain::chosen()?;
+    let mut programs = HashMap::from([(DEMO.to_owned(), toolchain.demo()?)]);
+    let picture = toolchain.picture()?;
+    let on_target = toolchain.all_on_target()?;
+    let tests: Vec<String> = on_target.iter().filter(|program| program.is_test).map(|test| test.name.clone()).collect();
+    programs.extend(on_target.into_iter().map(|program| (program.name, program.path)));
+    let this = std::env::current_exe().doing("this program's path")?;
+    let cards = Cards::new(&this, logs);
+    // One for the process, which ends with the checks.
+    let kit: &'static Kit =
+        Box::leak(Box::new(Kit { toolchain, picture, logs: logs.to_owned(), cards, programs, this }));
+
+    let mut checks = lints(kit);
+    checks.extend(setup()?);
+    checks.extend(of_cargo(kit, options));
+    if !options.quick {
+        // Instructions are counted, not timed: the same on every machine, whatever else it does.
+        checks.push(Check::command("instruction budgets", kit.xtask("bench")));
+        checks.push(Check::command("instructions on several cores", kit.xtask("bench-cores")));
+    }
+    checks.extend(on_target_tests(kit, options, &tests)?);
+    checks.push(runner(kit, tests.first().map_or("", String::as_str)));
+    checks.push(Check::new("main job", main_job));
+    if !options.quick {
+        checks.push(Check::new("on target: what recalls cost", |job| recall_costs(kit, job)));
+    }
+    let cases = cases::all()?.into_iter().filter(|case| !(options.quick && case.long));
+    checks.extend(cases.map(|case| case.check(kit)));
+    checks.extend(cards::checks(kit, options));
+    checks.extend(incoherent_machine(kit, options));
+    Ok(checks)
+}
+
+fn lints(kit: &Kit) -> Vec<Check> {
+    let clippy = |name: &str, mut cargo: Command, words: &[&str]| {
+        cargo.arg("--quiet").args(words).args(["--", "-D", "warnings"]);
+        Check::command(name, cargo).alone()
+    };
+    // Every link in the module's documents leads somewhere. What exists for the target alone is documented there.
+    let documents = |name: &str, mut cargo: Command, words: &[&str]| {
+        cargo.args(["--quiet", "--no-deps"]).args(words).env("RUSTDOCFLAGS", "-D warnings");
+        Check::command(name, cargo).alone()
+    };
+    let module = ["carveout", "carveout-boot", "carveout-armv7a", "carveout-rt"].map(|package| ["--package", package]);
+    let mut format = kit.toolchain.host("fmt");
+    format.args(["--all", "--check"]);
+    let target = || kit.toolchain.target("clippy");
+    vec![
+        Check::command("format", format).alone(),
+        clippy("clippy, host", kit.toolchain.host("clippy"), &["--all-targets"]),
+        clippy("clippy, kernel", target(), &["--package", KERNEL, "--bin", DEMO]),
+        clippy("clippy, on-target tests", target(), &["--package", ON_TARGET, "--lib", "--bins", "--tests"]),
+        documents("documents, host", kit.toolchain.host("doc"), &["--package", MODULE, "--features", "carveout/fake"]),
+        documents("documents, target", kit.toolchain.target("doc"), module.as_flattened()),
+    ]
+}
+
+/// What tests/setup.sh decides, on machines that are folders.
+fn setup() -> Result<Vec<Check>> {
+    let script = project::root().join("tests/setup-test.sh");
+    let list = Command::new(&script).arg("--list").output().doing(script.display())?;
+    let check = |name: &str| {
+        let mut test = Command::new(&script);
+        test.arg(name);
+        Check::command(name, test)
+    };
+    Ok(String::from_utf8_lossy(&list.stdout).lines().map(check).collect())
+}
+
+fn of_cargo(kit: &Kit, options: &Options) -> Vec<Check> {
+    let toolchain = &kit.toolchain;
+    let mut checks = Vec::new();
+    if options.wants("host tests") {
+        let mut cargo = toolchain.host("test");
+        cargo.args(["--no-run", "--lib", "--bins", "--tests"]);
+        checks.extend(cargo_tests::of_programs("host tests", cargo, ""));
+    }
+    if options.wants("doc tests, error codes included") {
+        let docs = || {
+            let mut cargo = toolchain.host("test");
+            // Rustdoc compares the error codes of compile-fail tests if it takes itself for a nightly one.
+            cargo.arg("--doc").env("RUSTC_BOOTSTRAP", "1");
+            cargo
+        };
+        checks.extend(cargo_tests::of_docs("doc tests, error codes included", docs));
+    }
+    // Every interleaving of a few threads, in a build of its own: the crate's locks and atomics are loom's there.
+    if !options.quick && options.wants("interleavings") {
+        let mut cargo = toolchain.host("test");
+        cargo.args(["--no-run", "--package", MODULE, "--lib", "--target-dir"]).arg(project::target_dir().join("loom"));
+        cargo.env("RUSTFLAGS", "--cfg loom");
+        checks.extend(cargo_tests::of_programs("interleavings", cargo, "interleavings"));
+    }
+    checks
+}
+
+/// Each on-target test on each board, as its board.toml says.
+fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[String]) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    let check = |name: String, board: &str, program: &str, append: &str, smp| {
+        Case::of_own_tests(name, board, program, append, smp).check(kit)
+    };
+    if tests.is_empty() {
+        return Err(Failure::new("no on-target test was built"));
+    }
+    for emulated in Emulated::all()? {
+        let (board, Some(append)) = (emulated.board.name(), &emulated.qemu.on_target) else { continue };
+        for test in tests {
+            // All of the loans' 100,000 steps take minutes.
+            if !(options.quick && test == "loans" && append.is_empty()) {
+                checks.push(check(format!("on target: {board}: {test}"), board, test, append, None));
+            }
+        }
+    }
+    checks.push(check("on target: four cores: four_cores".to_owned(), "vexpress-a9", "four_cores", "", Some(4)));
+    Ok(checks)
+}
+
+/// What a developer types, for one of the on-target tests; .cargo/config.toml names the runner.
+fn runner(kit: &Kit, test: &str) -> Check {
+    let mut cargo = kit.toolchain.target("test");
+    cargo.args(["--quiet", "--package", ON_TARGET, "--test", test]);
+    Check::command("cargo's runner", cargo)
+}
+
+/// What README tells people to type first, and the table that the book says comes of it.
+fn main_job(job: &mut Job) -> Result<Verdict> {
+    const CHAPTER: &str = "docs/src/testing.md";
+    let (exit, output) = job.output(&mut Command::new(project::root().join("qemu-run.sh")))?;
+    let chapter = fs::read_to_string(project::root().join(CHAPTER)).doing(CHAPTER)?;
+    job.judged(&main_job_wrong(exit, &output, &chapter))
+}
+
+fn main_job_wrong(exit: i32, output: &str, chapter: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let lines: Vec<&str> = output.lines().map(|line| line.trim_end_matches('\r')).collect();
+    if exit != 0 {
+        wrong.push(format!("exit code {exit}, expected 0"));
+    }
+    if lines.last() != Some(&"demo: ok") {
+        wrong.push("the last line is not: demo: ok".to_owned());
+    }
+    let devices = ["virtio-blk ", "codec ", "scaler ", "PL111 ", "camera "];
+    let rows = chapter.lines().filter_map(|line| line.strip_prefix("    "));
+    let is_row = |row: &&str| {
+        devices.iter().any(|device| row.starts_with(device)) && row.ends_with(|end: char| end.is_ascii_digit())
+    };
+    let rows: Vec<&str> = rows.filter(is_row).collect();
+    if rows.len() != devices.len() {
+        wrong.push(format!("the book has {} rows, not {}", rows.len(), devices.len()));
+    }
+    wrong.extend(rows.iter().filter(|row| !lines.contains(row)).map(|row| format!("not as the book has it: {row}")));
+    wrong
+}
+
+/// On a Cortex-A9 without an outer cache, whose lines cost alike on every board.
+fn recall_costs(kit: &Kit, job: &mut Job) -> Result<Verdict> {
+    let tree = job.folder().join("a9.dtb");
+    image::tree_without_outer_cache(&Emulated::named("vexpress-a9")?.board, &tree)?;
+    let kinds = ["recall: discard, not cached *", "recall: discard, cached *", "recall: move *", "recall: ok"];
+    let mut boot = |words: &[&str], patterns: &[&str]| -> Result<Verdict> {
+        let mut boot = kit.xtask("boot");
+        boot.args(["--timeout", "900", "--count", "--dtb"]).arg(&tree).args(words).arg(kit.program("recall")?);
+        let (exit, output) = job.output(&mut boot)?;
+        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        job.judged(&wrong(exit, &output, 0, &patterns))
+    };
+    match boot(&["--append", "cma=16M"], &kinds)? {
+        // The fixed part grows with the area.
+        Verdict::Passed(_) => boot(&["--append", "cma=64M recalls=200", "--memory", "1G"], &["recall: ok"]),
+        other => Ok(other),
+    }
+}
+
+/// A slice of the campaigns that tests/incoherent/README.md has: two seeds of every planted bug on every model where it
+/// is one.
+fn incoherent_machine(kit: &'static Kit, options: &Options) -> Vec<Check> {
+    let folder = project::root().join(project::INCOHERENT);
+    let cargo = |words: &[&str]| {
+        let mut cargo = kit.toolchain.cargo_in(&folder);
+        cargo.args(words);
+        cargo
+    };
+    let machine = |words: &[&str]| {
+        let mut machine = kit.xtask("incoherent");
+        machine.args(words);
+        machine
+    };
+    // The summary's last line goes on the check's.
+    let campaign = |name: &str, words: &[&str]| {
+        let mut machine = machine(words);
+        Check::new(name, move |job| {
+            let (exit, output) = job.output(&mut machine)?;
+            let last = output.lines().last().map(str::to_owned);
+            Ok(if exit == 0 { Verdict::Passed(last) } else { Verdict::Failed(format!("exit code {exit}")) })
+        })
+        .alone()
+    };
+    let group = "incoherent: tests of the machine";
+    let mut checks = Vec::new();
+    if options.wants(group) {
+        checks.extend(cargo_tests::of_programs(group, cargo(&["test", "--release", "--no-run"]), ""));
+    }
+    checks.push(Check::command("incoherent: build", machine(&["--build"])).alone());
+    let (mut format, mut clippy) = (
+        cargo(&["fmt", "--check"]),
+        cargo(&["clippy", "--quiet", "--release", "--all-targets", "--", "-D", "warnings"]),
+    );
+    let lints = Check::new("incoherent: format and clippy", move |job| {
+        job.run(&mut format)?;
+        job.passes(&mut clippy)
+    });
+    checks.push(lints.alone());
+    checks.push(campaign("incoherent: planted bugs", &["--plants", "--seeds", "2", "--limit", "60"]));
+    checks.push(campaign("incoherent: on-target tests", &["--test", "direct_map", "--test", "driver", "--seeds", "1"]));
+    checks
+}
