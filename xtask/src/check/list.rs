@@ -75,6 +75,7 @@ pub(super) fn all(options: &Options, logs: &Path) -> Result<Vec<Check>> {
         checks.push(Check::command("instructions on several cores", kit.xtask("bench-cores")));
     }
     checks.extend(on_target_tests(kit, options, &tests)?);
+    checks.extend(book_pages());
     checks.push(runner(kit, tests.first().map_or("", String::as_str)));
     checks.push(Check::new("main job", main_job));
     if !options.quick {
@@ -170,6 +171,21 @@ fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[String]) -> Re
     }
     checks.push(check("on target: four cores: four_cores".to_owned(), "vexpress-a9", "four_cores", "", Some(4)));
     Ok(checks)
+}
+
+/// The pages of the book by mdBook itself, without a word of complaint, where it is installed. Its text, its links and its
+/// code are the package `book`'s tests everywhere.
+fn book_pages() -> Option<Check> {
+    let mdbook = || Command::new("mdbook");
+    mdbook().arg("--version").output().ok()?;
+    Some(Check::new("book: its pages", move |job| {
+        let pages = job.folder().join("book");
+        let (exit, output) =
+            job.output(mdbook().arg("build").arg(project::root().join("docs")).arg("-d").arg(pages))?;
+        let complaints = output.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+        let ended = (exit != 0).then(|| format!("exit code {exit}, expected 0"));
+        job.judged(&ended.into_iter().chain(complaints.map(str::to_owned)).collect::<Vec<_>>())
+    }))
 }
 
 /// What a developer types, for one of the on-target tests; .cargo/config.toml names the runner.
