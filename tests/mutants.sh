@@ -67,16 +67,16 @@ mutant 'I6: an open guest of the refuge is forgotten' cma/loan.rs \
 mutant 'I6: a page that holds bytes is moved without them' dma/loan.rs \
     'if *written {' 'if !*written {'
 mutant 'I6: a moved page stays where it was' cma/loan.rs \
-    'Place::Refuge(to[n])' 'page.place'
+    'LoanPlace::Refuge(to[n])' 'page.place'
 mutant 'I7: a closure holds contract memory' cma/loan.rs \
     'if for_closure && self.is_held(frame) =>' 'if for_closure && self.is_held(frame) && frame == 0 =>'
-mutant 'I7: an idle slot is anybody'\''s' cma/area.rs \
+mutant 'I7: an idle slot is anybody'\''s' cma/area/slots.rs \
     'free_in(&mut self.runs, frames, true);' 'free_in(&mut self.runs, frames, false);'
 mutant 'I7: a request spills into a larger class' cma/contract.rs \
     'class.shape.0 >= frames && aligned(class)' 'class.shape.0 >= frames && aligned(class) && !class.idle.is_empty()'
 mutant 'I7: a request gets a slot of another alignment' cma/contract.rs \
     'class.shape.0 >= frames && aligned(class)' 'class.shape.0 >= frames'
-mutant 'I7: a window that was taken is still to be had' cma/area.rs \
+mutant 'I7: a window that was taken is still to be had' cma/area/alloc.rs \
     '        self.hold(frames);
         self.reclaim(frames, false)' '        self.reclaim(frames, false)'
 mutant 'I7: a page is evicted from a slot that was taken' cma/loan.rs \
@@ -101,9 +101,9 @@ mutant 'I7: pages of a slot are opened while it is waited for' cma/loan.rs \
 mutant 'a handle outlives its loan' cma/loan.rs \
     'book.pages[loan.first as usize].loan = 0;' ''
 mutant 'a discarded page is not told to its borrower' cma/loan.rs \
-    '                self.books[borrower].pages[page].place = Place::Gone;
+    '                self.books[borrower].pages[page].place = LoanPlace::Gone;
 ' ''
-mutant 'what the reserve lacks is lent' cma/area.rs \
+mutant 'what the reserve lacks is lent' cma/area/borrow.rs \
     'idle.saturating_sub(self.reserve.stock.saturating_sub(zeroing))' 'idle'
 mutant 'moves come before discards' cma/loan.rs \
     'const COST: [u32; 4] = [2, 12, 20, 1];' 'const COST: [u32; 4] = [20, 20, 2, 1];'

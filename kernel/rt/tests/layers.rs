@@ -46,6 +46,8 @@ const CRATES: [Crate; 4] = [
             "cma::reach",
             "cma::reserve",
             "cma::loan",
+            "cma::area::refusal",
+            "cma::area::run",
             "cma::area",
             "cma::contract",
             "cma",

@@ -206,7 +206,7 @@ impl Tenant {
 
 /// Where a page's bytes are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum LoanPlace {
     /// Nowhere: not lent, or recalled.
     Gone,
     /// In this frame of the area.
@@ -217,7 +217,7 @@ pub(crate) enum Place {
 
 #[derive(Clone, Copy, Debug)]
 struct Page {
-    place: Place,
+    place: LoanPlace,
     /// If a loan begins here: its number. Else 0.
     loan: u64,
     /// It was given bytes. If not, it reads as zeros, whatever the frame holds (I5).
@@ -227,7 +227,7 @@ struct Page {
 }
 
 impl Page {
-    const VACANT: Self = Self { place: Place::Gone, loan: 0, written: false, open: false, moving: false };
+    const VACANT: Self = Self { place: LoanPlace::Gone, loan: 0, written: false, open: false, moving: false };
 }
 
 #[derive(Debug)]
@@ -483,7 +483,7 @@ pub(crate) struct Batch {
 pub(crate) struct Opening {
     pub(crate) borrower: usize,
     pub(crate) page: usize,
-    pub(crate) place: Place,
+    pub(crate) place: LoanPlace,
     pub(crate) written: bool,
 }
 
@@ -814,27 +814,26 @@ impl Lending {
     }
 
     /// Looks in `place` for `count` frames from a multiple of 2^`order` of the bus that are idle or lent: the cheapest to
-    /// recall. Exact: there is none if this finds none. `discards` leaves movable loans alone.
+    /// recall. Exact: there is none if this finds none.
     ///
     /// Up to 32 frames, the first run of the cheapest kind of loan; from there on, the cheapest of windows a block
     /// apart. O(blocks) either way.
-    pub(crate) fn search(&self, place: Reachable, count: u32, order: u8, discards: bool) -> Option<(FrameRange, u32)> {
+    pub(crate) fn search(&self, place: Reachable, count: u32, order: u8) -> Option<(FrameRange, u32)> {
         let Reachable { frames, .. } = place;
         if frames.count() < count {
             return None;
         }
         let range = self.positions(frames);
         let up = |at: u32| place.align_up(frames.start() + (at - range.start), order) - frames.start() + range.start;
-        let levels = if discards { DISCARDS + 1 } else { LEVELS };
         let found = if count <= 32 {
             let first = self.first_window(0, range.clone(), count, up);
             first.or_else(|| {
                 let present = self.levels_present(range.clone());
-                let mut levels = (1..levels).filter(|level| present & 1 << level != 0);
+                let mut levels = (1..LEVELS).filter(|level| present & 1 << level != 0);
                 levels.find_map(|level| self.first_window(level, range.clone(), count, up))
             })
         } else {
-            self.cheapest_window(levels - 1, range.clone(), count, order, up)
+            self.cheapest_window(range.clone(), count, order, up)
         };
         let start = frames.start() + (found? - range.start);
         let window = FrameRange::new(start, count)?;
@@ -842,7 +841,7 @@ impl Lending {
     }
 
     /// The first run in `place` of loans that an allocation may have and that are discarded, of the cheapest kind there is.
-    pub(crate) fn first_discardable(&self, place: FrameRange) -> Option<FrameRange> {
+    pub(crate) fn first_forgotten(&self, place: FrameRange) -> Option<FrameRange> {
         let range = self.positions(place);
         (0..=DISCARDS).find_map(|level| {
             let spare = Spare::at(level);
@@ -870,22 +869,13 @@ impl Lending {
     }
 
     /// Of each run, the first window and those that begin with a block, by what their blocks cost in all.
-    fn cheapest_window(
-        &self,
-        level: u32,
-        range: Range<u32>,
-        count: u32,
-        order: u8,
-        up: impl Fn(u32) -> u32,
-    ) -> Option<u32> {
-        let spare = Spare::at(level);
-        let allowed = move |block: &Block| block.but(spare);
+    fn cheapest_window(&self, range: Range<u32>, count: u32, order: u8, up: impl Fn(u32) -> u32) -> Option<u32> {
         let sum = |blocks: &[Block]| blocks.iter().map(|block| block.cost).sum::<u32>();
         let blocks_of = |at: u32| at as usize / 32..(at + count).div_ceil(32) as usize;
         // Once one begins with a block, the next such is this far on.
         let step = 32.max(1 << order);
         let mut best: Option<(u32, u32)> = None;
-        for run in self.runs_of(range, allowed) {
+        for run in self.runs_of(range, Block::available) {
             let Some(last) = run.end.checked_sub(count) else { continue };
             let first = up(run.start);
             let second = up((first / 32 + 1) * 32);
@@ -935,7 +925,7 @@ impl Lending {
         let book = &mut self.books[borrower];
         let (movable, high) = (book.kind == Kind::Movable, book.high);
         for (n, frame) in (frames.start()..frames.end()).enumerate() {
-            book.pages[page as usize + n].place = Place::Area(frame);
+            book.pages[page as usize + n].place = LoanPlace::Area(frame);
         }
         book.stats.in_area += frames.count();
         book.stats.lent += u64::from(frames.count());
@@ -982,7 +972,7 @@ impl Lending {
         let Some(frame) = frame else { return false };
         self.refuge.enter(frame, Tenant::new(borrower, page), kind);
         let book = &mut self.books[borrower];
-        book.pages[page as usize].place = Place::Refuge(frame);
+        book.pages[page as usize].place = LoanPlace::Refuge(frame);
         book.stats.in_refuge += 1;
         book.stats.lent += 1;
         true
@@ -1005,7 +995,7 @@ impl Lending {
             frame = next;
         };
         let book = &mut self.books[borrower];
-        book.pages[page].place = Place::Gone;
+        book.pages[page].place = LoanPlace::Gone;
         book.stats.in_refuge -= 1;
         book.stats.recalled += 1;
         book.stats.discarded += 1;
@@ -1039,7 +1029,7 @@ impl Lending {
     /// Pages of a loan that were not recalled.
     pub(crate) fn left(&self, borrower: usize, loan: Loan) -> Result<u32, LoanError> {
         let pages = self.pages_of(borrower, loan)?;
-        let left = self.books[borrower].pages[pages].iter().filter(|page| page.place != Place::Gone);
+        let left = self.books[borrower].pages[pages].iter().filter(|page| page.place != LoanPlace::Gone);
         Ok(left.count() as u32)
     }
 
@@ -1062,15 +1052,15 @@ impl Lending {
         let mut run: Option<(FrameRange, bool)> = None;
         for n in pages.clone() {
             let book = &mut self.books[borrower];
-            let place = mem::replace(&mut book.pages[n].place, Place::Gone);
+            let place = mem::replace(&mut book.pages[n].place, LoanPlace::Gone);
             book.pages[n].written = false;
             match place {
-                Place::Gone => {}
-                Place::Refuge(frame) => {
+                LoanPlace::Gone => {}
+                LoanPlace::Refuge(frame) => {
                     book.stats.in_refuge -= 1;
                     self.refuge.leave(frame, kind);
                 }
-                Place::Area(frame) => {
+                LoanPlace::Area(frame) => {
                     book.stats.in_area -= 1;
                     let held = self.is_held(frame);
                     let one = FrameRange::new(frame, 1).expect("a frame of the area");
@@ -1116,17 +1106,17 @@ impl Lending {
         let number = pages.start + n as usize;
         let Page { place, written, open, moving, .. } = self.books[borrower].pages[number];
         match place {
-            Place::Gone => return Err(refused(LoanError::Recalled { page: n })),
+            LoanPlace::Gone => return Err(refused(LoanError::Recalled { page: n })),
             _ if moving => return Err(NotOpen::Moving),
             _ if open => return Err(refused(LoanError::InUse { page: n })),
             // Whoever waits for a slot would wait for each of these too.
-            Place::Area(frame) if self.slots_awaited > 0 && self.is_held(frame) => return Err(NotOpen::Moving),
-            Place::Area(frame) if for_closure && self.is_held(frame) => return Err(NotOpen::Contracted(frame)),
-            Place::Area(frame) => {
+            LoanPlace::Area(frame) if self.slots_awaited > 0 && self.is_held(frame) => return Err(NotOpen::Moving),
+            LoanPlace::Area(frame) if for_closure && self.is_held(frame) => return Err(NotOpen::Contracted(frame)),
+            LoanPlace::Area(frame) => {
                 let one = FrameRange::new(frame, 1).expect("a frame of the area");
                 self.mark(one, |block, mask| block.open |= mask);
             }
-            Place::Refuge(_) => {}
+            LoanPlace::Refuge(_) => {}
         }
         self.books[borrower].pages[number].open = true;
         Ok(Opening { borrower, page: number, place, written })
@@ -1137,7 +1127,7 @@ impl Lending {
         let page = &mut self.books[opening.borrower].pages[opening.page];
         page.open = false;
         page.written |= written;
-        if let Place::Area(frame) = opening.place {
+        if let LoanPlace::Area(frame) = opening.place {
             let one = FrameRange::new(frame, 1).expect("a frame of the area");
             self.mark(one, |block, mask| block.open &= !mask);
         }
@@ -1171,7 +1161,7 @@ impl Lending {
                     Self::tally_discards(&mut self.books[owner].stats, count);
                     (owner, count) = (borrower, 0);
                 }
-                self.books[borrower].pages[page].place = Place::Gone;
+                self.books[borrower].pages[page].place = LoanPlace::Gone;
                 count += 1;
             }
             while moving != 0 {
@@ -1288,10 +1278,10 @@ impl Lending {
             let page = &mut pages[number];
             page.moving = false;
             page.place = match to {
-                Target::Area(to) => Place::Area(to.start() + n as u32),
+                Target::Area(to) => LoanPlace::Area(to.start() + n as u32),
                 Target::Refuge(to) => {
                     self.refuge.enter(to[n], tenant, kind);
-                    Place::Refuge(to[n])
+                    LoanPlace::Refuge(to[n])
                 }
             };
         }

@@ -46,7 +46,9 @@
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::cma::area::Area;
-use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
+use crate::cma::loan::{
+    BATCH, Batch, Kind, LendError, Loan, LoanError, LoanPlace, LoanStats, NotOpen, Opening, Priority,
+};
 use crate::cma::loan::{Candidate, Lending, SPARES, Target};
 use crate::cma::reserve::KINDS;
 use crate::cpu::relax;
@@ -395,14 +397,14 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
             let all = what == For::Write { all: true };
             let mut zero = !opening.written && !all;
             match opening.place {
-                Place::Area(frame) => {
+                LoanPlace::Area(frame) => {
                     let frames = FrameRange::new(frame, 1).expect("a frame of the area");
                     lending.set_cached(frames);
                     zero &= state.ledger.residue(frames) != Residue::Zeroed;
                     open.mapped = Some(state.map_lent(machine, (lane, 0), frames, MemoryType::WriteBack));
                 }
-                Place::Refuge(frame) => open.bytes = lending.refuge_frame(frame),
-                Place::Gone => unreachable!("an open page is somewhere"),
+                LoanPlace::Refuge(frame) => open.bytes = lending.refuge_frame(frame),
+                LoanPlace::Gone => unreachable!("an open page is somewhere"),
             }
             drop(guard);
             if let Some(mapped) = &open.mapped {
