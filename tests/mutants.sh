@@ -58,18 +58,19 @@ mutant() {
 
 both || { cat -- "$work/log" >&2 && die "the tests fail with no mistake planted"; }
 
-mutant 'I6: a movable budget brings no refuge' cma/loan.rs \
+mutant 'I6: a movable budget brings no refuge' cma/loan/mod.rs \
     'self.refuge.add(part);' ''
-mutant 'I6: a window is taken with an open page in it' cma/loan.rs \
+mutant 'I6: a window is taken with an open page in it' cma/loan/cost.rs \
     '!(self.held | self.open)' '!self.held'
-mutant 'I6: an open guest of the refuge is forgotten' cma/loan.rs \
-    '!self.books[borrower].pages[page].open' '!self.books[borrower].pages[page].moving'
+mutant 'I6: an open guest of the refuge is forgotten' cma/loan/mod.rs \
+    '!books[borrower].pages[page].open' '!books[borrower].pages[page].moving'
 mutant 'I6: a page that holds bytes is moved without them' dma/loan.rs \
     'if *written {' 'if !*written {'
-mutant 'I6: a moved page stays where it was' cma/loan.rs \
+mutant 'I6: a moved page stays where it was' cma/loan/mod.rs \
     'LoanPlace::Refuge(to[n])' 'page.place'
-mutant 'I7: a closure holds contract memory' cma/loan.rs \
-    'if for_closure && self.is_held(frame) =>' 'if for_closure && self.is_held(frame) && frame == 0 =>'
+mutant 'I7: a closure holds contract memory' cma/loan/mod.rs \
+    'if for_closure && self.occupancy.is_held(frame) =>' \
+    'if for_closure && self.occupancy.is_held(frame) && frame == 0 =>'
 mutant 'I7: an idle slot is anybody'\''s' cma/area/slots.rs \
     'free_in(&mut self.runs, frames, true);' 'free_in(&mut self.runs, frames, false);'
 mutant 'I7: a request spills into a larger class' cma/contract.rs \
@@ -79,34 +80,35 @@ mutant 'I7: a request gets a slot of another alignment' cma/contract.rs \
 mutant 'I7: a window that was taken is still to be had' cma/area/alloc.rs \
     '        self.hold(frames);
         self.reclaim(frames, false)' '        self.reclaim(frames, false)'
-mutant 'I7: a page is evicted from a slot that was taken' cma/loan.rs \
+mutant 'I7: a page is evicted from a slot that was taken' cma/loan/mod.rs \
     'if page.open || page.moving {' 'if page.open {'
-mutant 'I7: a slot is taken while a page is evicted from it' cma/loan.rs \
-    '        self.mark(frame, |block, mask| block.open |= mask);
+mutant 'I7: a slot is taken while a page is evicted from it' cma/loan/mod.rs \
+    '        self.occupancy.set_open(frame, true);
         true' '        true'
-mutant 'I1: a page is evicted while a copy has it open' cma/loan.rs \
+mutant 'I1: a page is evicted while a copy has it open' cma/loan/mod.rs \
     'if page.open || page.moving {' 'if page.moving {'
-mutant 'I1: a page is opened twice' cma/loan.rs \
+mutant 'I1: a page is opened twice' cma/loan/mod.rs \
     '_ if open => return Err(refused(LoanError::InUse { page: n })),' ''
-mutant 'I5: a page keeps its bytes for the next loan' cma/loan.rs \
+mutant 'I5: a page keeps its bytes for the next loan' cma/loan/mod.rs \
     'book.pages[n].written = false;' ''
 mutant 'I5: a first look finds what the frame held' dma/loan.rs \
     'if zero {' 'if zero && false {'
-mutant 'a handle is good with another borrower' cma/loan.rs \
+mutant 'a handle is good with another borrower' cma/loan/books.rs \
     'head.loan == loan.number' 'head.loan != 0'
 mutant 'I6: a turn is taken before those that were asked for' dma/loan.rs \
     'while self.now.load(Ordering::Acquire) != number {' 'while false {'
-mutant 'I7: pages of a slot are opened while it is waited for' cma/loan.rs \
-    'if self.slots_awaited > 0 && self.is_held(frame) =>' 'if self.slots_awaited > 0 && self.is_held(frame) && frame == 0 =>'
-mutant 'a handle outlives its loan' cma/loan.rs \
-    'book.pages[loan.first as usize].loan = 0;' ''
-mutant 'a discarded page is not told to its borrower' cma/loan.rs \
-    '                self.books[borrower].pages[page].place = LoanPlace::Gone;
+mutant 'I7: pages of a slot are opened while it is waited for' cma/loan/mod.rs \
+    'if self.slots_awaited > 0 && self.occupancy.is_held(frame) =>' \
+    'if self.slots_awaited > 0 && self.occupancy.is_held(frame) && frame == 0 =>'
+mutant 'a handle outlives its loan' cma/loan/books.rs \
+    'self.pages[loan.first as usize].loan = 0;' ''
+mutant 'a discarded page is not told to its borrower' cma/loan/mod.rs \
+    '            books[borrower].pages[page].place = LoanPlace::Gone;
 ' ''
 mutant 'what the reserve lacks is lent' cma/area/borrow.rs \
     'idle.saturating_sub(self.reserve.stock.saturating_sub(zeroing))' 'idle'
-mutant 'moves come before discards' cma/loan.rs \
-    'const COST: [u32; 4] = [2, 12, 20, 1];' 'const COST: [u32; 4] = [20, 20, 2, 1];'
+mutant 'moves come before discards' cma/loan/cost.rs \
+    '(dear & mask).count_ones() * extra(n)' '0 * extra(n)'
 
 echo "$found found, $missed missed"
 ((missed == 0))

@@ -1,7 +1,7 @@
 //! Allocation: frames for a buffer, from what is idle or lent.
 //!
-//! Guarantees: it takes what is idle if that suffices, else the window whose loans cost least to recall. It fails only if
-//! no window would do, and then says why. Nothing is zeroed, copied or waited for here.
+//! Guarantees: it takes what is idle if that suffices, else the window whose loans cost least to recall. It fails only
+//! if no window would do, and then says why. Nothing is zeroed, copied or waited for here.
 
 use super::Area;
 use super::refusal::{AllocError, MAX_ALIGN, NoRun};
@@ -39,8 +39,8 @@ pub(super) const fn liked(count: u32, order: u8) -> u8 {
 
 impl Area {
     /// Takes a run of frames for `bytes`, more than 0, aligned to `align` on the bus. The run lies in one of the places
-    /// that `places` finds in a run of the area: what the device reaches of it, cut at its boundary. The first place that
-    /// has room is taken.
+    /// that `places` finds in a run of the area: what the device reaches of it, cut at its boundary. The first place
+    /// that has room is taken.
     pub(crate) fn alloc<P: Iterator<Item = Reachable>>(
         &mut self,
         bytes: u32,
@@ -118,8 +118,8 @@ impl Area {
         order: u8,
         places: impl Fn(FrameRange) -> P,
     ) -> Option<FrameRange> {
-        let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0)?;
-        let search = |place| lending.search(place, count, order);
+        let lending = self.lending.as_ref().filter(|lending| lending.occupancy.lent_available() > 0)?;
+        let search = |place| lending.occupancy.search(place, count, order);
         let found =
             self.runs.iter().filter_map(|run| places(run.frames).filter_map(search).min_by_key(|found| found.1));
         found.min_by_key(|found| found.1).map(|found| found.0)
@@ -142,14 +142,14 @@ impl Area {
             take(frames);
             return false;
         };
-        lending.for_each_unlent(frames, take);
+        lending.occupancy.for_each_unlent(frames, take);
         lending.recall(frames)
     }
 
     /// Notes that no other allocation can have these frames.
     pub(super) fn hold(&mut self, frames: FrameRange) {
         if let Some(lending) = &mut self.lending {
-            lending.set_held(frames, true);
+            lending.occupancy.set_held(frames, true);
         }
     }
 
@@ -161,13 +161,15 @@ impl Area {
         places: impl Fn(FrameRange) -> P,
     ) -> AllocError {
         let wanted = u64::from(count) << FRAME_SHIFT;
-        let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0);
+        let lending = self.lending.as_ref().filter(|lending| lending.occupancy.lent_available() > 0);
         let elsewhere = if let Some(lending) = lending {
-            let barred = |place| lending.barred_by_open(place, count, order);
+            let barred = |place| lending.occupancy.barred_by_open(place, count, order);
             if let Some(frame) = self.runs.iter().find_map(|run| places(run.frames).find_map(barred)) {
                 return AllocError::Open { wanted, frame: frame.base() };
             }
-            self.runs.iter().any(|run| lending.search(Reachable::unshifted(run.frames), count, order).is_some())
+            self.runs
+                .iter()
+                .any(|run| lending.occupancy.search(Reachable::unshifted(run.frames), count, order).is_some())
         } else {
             self.runs.iter_mut().any(|run| run.idle.has(count, order))
         };
@@ -184,7 +186,7 @@ impl Area {
     pub(crate) fn give_back(&mut self, frames: FrameRange) {
         free_in(&mut self.runs, frames, false);
         if let Some(lending) = &mut self.lending {
-            lending.set_held(frames, false);
+            lending.occupancy.set_held(frames, false);
         }
     }
 }

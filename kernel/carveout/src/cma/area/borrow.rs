@@ -1,7 +1,7 @@
 //! Loans' frames: which of the area's frames a borrower gets, and where its pages go when a device wants them.
 //!
-//! Guarantees: what the reserve keeps is not lent. A page that must move always has a frame to go to (I6), and a frame of a
-//! contract slot is lent for that slot's contract to take back.
+//! Guarantees: what the reserve keeps is not lent. A page that must move always has a frame to go to (I6), and a frame
+//! of a contract slot is lent for that slot's contract to take back.
 
 use super::Area;
 use super::run::free_in;
@@ -27,7 +27,7 @@ impl Area {
             let free = runs.iter_mut().flat_map(|run| run.idle.runs());
             let idle = free.filter_map(|free| FrameRange::between(free.start, free.end));
             // Frames that are being zeroed stay held until they are zeroed.
-            idle.for_each(|frames| lending.set_held(frames, false));
+            idle.for_each(|frames| lending.occupancy.set_held(frames, false));
             lending
         });
         lending.admit(candidate)
@@ -96,7 +96,7 @@ impl Area {
         while got < wanted && lending.lend_refuge(borrower, pages.start + got) {
             got += 1;
         }
-        lending.end_borrow(borrower, pages, got)
+        lending.finish(borrower, pages, got)
     }
 
     /// Ends a loan. Returns `None`, and changes nothing, if a page of it is moving.
@@ -106,8 +106,8 @@ impl Area {
         lending.give_back(borrower, loan, |frames, contracted| free_in(runs, frames, contracted))
     }
 
-    /// Returns the next pages of `window` to be moved, with frames for them: idle ones, those of an idle contract slot, or
-    /// the refuge's, which is never full (I6).
+    /// Returns the next pages of `window` to be moved, with frames for them: idle ones, those of an idle contract slot,
+    /// or the refuge's, which is never full (I6).
     pub(crate) fn next_batch(&mut self, window: FrameRange) -> Option<Batch> {
         let lending = self.lending.as_mut()?;
         let from = lending.next_moving(window)?;
@@ -121,8 +121,8 @@ impl Area {
         Some(lending.batch(from, to))
     }
 
-    /// Returns a page in contract memory that is to leave it, and its frame of the refuge. Returns `None` if the page has
-    /// left meanwhile, or is about to. Until [`evicted`](Self::evicted) nobody can take its slot.
+    /// Returns a page in contract memory that is to leave it, and its frame of the refuge. Returns `None` if the page
+    /// has left meanwhile, or is about to. Until [`evicted`](Self::evicted) nobody can take its slot.
     pub(crate) fn evict(&mut self, frame: FrameRange) -> Option<Batch> {
         let lending = self.lending.as_mut()?;
         lending.begin_move(frame).then(|| lending.batch(frame, None))
@@ -132,6 +132,6 @@ impl Area {
     pub(crate) fn evicted(&mut self, frame: FrameRange) {
         let Some(lending) = &mut self.lending else { return };
         lending.end_move(frame);
-        free_in(&mut self.runs, frame, lending.is_held(frame.start()));
+        free_in(&mut self.runs, frame, lending.occupancy.is_held(frame.start()));
     }
 }

@@ -1,7 +1,7 @@
 //! Idle work: what is prepared while nobody asks, so that the next allocation touches no page and searches no index.
 //!
-//! Guarantees: it decides nothing. An allocation goes where it would without it, except round the few frames that another
-//! core is zeroing. Frames are zeroed one run at a time.
+//! Guarantees: it decides nothing. An allocation goes where it would without it, except round the few frames that
+//! another core is zeroing. Frames are zeroed one run at a time.
 
 use super::Area;
 use super::run::{AreaRun, run_mut};
@@ -32,8 +32,8 @@ impl Area {
         self.reserve.zeroing.is_some() || self.lending.as_ref().is_some_and(|lending| lending.arriving() > 0)
     }
 
-    /// Takes up to `most` frames that may not be zeroed yet: idle ones or, if fewer are idle than are to be, those of loans
-    /// that are forgotten. They are nobody's until [`end_zeroing`](Self::end_zeroing).
+    /// Takes up to `most` frames that may not be zeroed yet: idle ones or, if fewer are idle than are to be, those of
+    /// loans that are forgotten. They are nobody's until [`end_zeroing`](Self::end_zeroing).
     pub(crate) fn begin_zeroing(&mut self, most: u32) -> Option<FrameRange> {
         if self.reserve.stock == 0 {
             return None;
@@ -57,7 +57,7 @@ impl Area {
                 return None;
             }
             let lending = self.lending.as_ref()?;
-            let found = self.runs.iter().find_map(|run| lending.first_forgotten(run.frames))?;
+            let found = self.runs.iter().find_map(|run| lending.occupancy.first_forgotten(run.frames))?;
             let (frames, _) = found.split_at(count.min(found.count()))?;
             let moves = self.take_window(frames);
             debug_assert!(!moves, "only loans that are forgotten");
@@ -73,7 +73,7 @@ impl Area {
         let idle = &mut run_mut(&mut self.runs, frames).idle;
         idle.free(frames.start(), frames.count()).expect("frames that were taken");
         if let Some(lending) = &mut self.lending {
-            lending.set_held(frames, false);
+            lending.occupancy.set_held(frames, false);
         }
     }
 

@@ -89,7 +89,7 @@ impl Area {
     pub fn free_bytes(&self) -> u64 {
         let mut frames = self.idle_frames();
         if let Some(lending) = &self.lending {
-            frames += lending.lent_available() + lending.arriving();
+            frames += lending.occupancy.lent_available() + lending.arriving();
         }
         u64::from(frames) << FRAME_SHIFT
     }
@@ -108,12 +108,12 @@ impl Area {
     /// Returns the length of the largest available run, in bytes: from a multiple of 2^`order` frames of the bus on,
     /// within one of the places that `places` finds in a run of the area.
     fn largest_of<P: Iterator<Item = Reachable>>(&mut self, order: u8, places: impl Fn(FrameRange) -> P) -> u64 {
-        let lending = self.lending.as_ref().filter(|lending| lending.lent_available() > 0);
+        let lending = self.lending.as_ref().filter(|lending| lending.occupancy.lent_available() > 0);
         let mut largest = 0;
         for run in &mut self.runs {
             for place in places(run.frames) {
                 largest = match lending {
-                    Some(lending) => lending.largest_available(place, order).max(largest),
+                    Some(lending) => lending.occupancy.largest_available(place, order).max(largest),
                     None => largest_in(&mut run.idle, place, order, largest),
                 };
             }
@@ -124,7 +124,7 @@ impl Area {
     /// Calls `each` with the runs of frames that an allocation can have.
     fn for_each_available(&mut self, each: impl FnMut(FrameRange)) {
         if let Some(lending) = &self.lending {
-            return lending.for_each_available(each);
+            return lending.occupancy.for_each_available(each);
         }
         let runs = self.runs.iter_mut().flat_map(|run| run.idle.runs());
         runs.filter_map(|free| FrameRange::between(free.start, free.end)).for_each(each);

@@ -1,7 +1,7 @@
 //! Refusals: why an area gave nothing, with the figures that say so.
 //!
-//! Guarantees: a refusal took nothing from anybody, and its figures are those of the moment. Each text says what was asked
-//! for and what there is.
+//! Guarantees: a refusal took nothing from anybody, and its figures are those of the moment. Each text says what was
+//! asked for and what there is.
 
 use crate::addr::{Bytes, FRAME_SIZE, PhysAddr};
 use crate::cma::index::MAX_ALIGN_ORDER;
@@ -33,8 +33,8 @@ pub enum AllocError {
     },
     /// Enough is free, but no run of it is long enough at that alignment, anywhere in the area.
     Fragmented(NoRun),
-    /// There is a run, but the device cannot use it: it does not reach the last byte, or the run crosses its boundary, or
-    /// the run is not aligned where the device sees it.
+    /// There is a run, but the device cannot use it: it does not reach the last byte, or the run crosses its boundary,
+    /// or the run is not aligned where the device sees it.
     OutOfReach(NoRun),
     /// There would be a run if a lent frame were not open now: to a closure, or to another core's copy.
     Open {

@@ -79,8 +79,8 @@ pub(super) fn free_in(runs: &mut [AreaRun], frames: FrameRange, contracted: bool
     index.free(frames.start(), frames.count()).expect("frames that were taken");
 }
 
-/// Returns the length of the longest free run in `place` from a multiple of 2^`order` of the bus on, if that is more than
-/// `known`. Else returns `known`.
+/// Returns the length of the longest free run in `place` from a multiple of 2^`order` of the bus on, if that is more
+/// than `known`. Else returns `known`.
 pub(super) fn largest_in(index: &mut Index<'_>, place: Reachable, order: u8, known: u32) -> u32 {
     // At least `least`, at most `most`. What has a run of so many has one of fewer.
     let (mut least, mut most) = (known, index.largest_run_in(place.frames.start()..place.frames.end()));

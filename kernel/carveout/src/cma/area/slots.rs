@@ -1,7 +1,7 @@
 //! Contract slots: frames that are one contract's until it ends (I7).
 //!
-//! Guarantees: a slot's frames go to nobody else's allocation, lent or not. A plan changes nothing. To take a planned slot
-//! cannot fail, because all that lies in it is idle or lent.
+//! Guarantees: a slot's frames go to nobody else's allocation, lent or not. A plan changes nothing. To take a planned
+//! slot cannot fail, because all that lies in it is idle or lent.
 
 use super::Area;
 use super::alloc::liked;
@@ -32,8 +32,8 @@ impl From<TryReserveError> for PlanError {
 }
 
 impl Area {
-    /// Finds disjoint runs for buffers of these shapes, (frames, order), in the order given: where they could be once all
-    /// loans are recalled. Changes nothing, but takes scratch memory from the heap.
+    /// Finds disjoint runs for buffers of these shapes, (frames, order), in the order given: where they could be once
+    /// all loans are recalled. Changes nothing, but takes scratch memory from the heap.
     pub(crate) fn plan<P: Iterator<Item = Reachable>>(
         &mut self,
         shapes: &[(u32, u8)],
@@ -114,7 +114,7 @@ impl Area {
     /// Returns what a recall of an idle slot's loans costs, or `None` while a page of them is open for a bounded copy.
     pub(crate) fn slot_cost(&self, frames: FrameRange) -> Option<u32> {
         let Some(lending) = &self.lending else { return Some(0) };
-        if lending.open_in(frames).is_some() { None } else { Some(lending.cost(frames)) }
+        if lending.occupancy.open_in(frames).is_some() { None } else { Some(lending.occupancy.cost(frames)) }
     }
 
     /// Notes that one more caller waits for a slot without open pages, or (`false`) that one has stopped. While anybody
@@ -137,8 +137,8 @@ impl Area {
         };
         match &mut self.lending {
             Some(lending) => {
-                lending.for_each_unlent(frames, free);
-                lending.set_held(frames, false);
+                lending.occupancy.for_each_unlent(frames, free);
+                lending.occupancy.set_held(frames, false);
             }
             None => free(frames),
         }

@@ -153,7 +153,8 @@ fn ops(lends: bool) -> impl Strategy<Value = Vec<Op>> {
         6 => any::<prop::sample::Index>().prop_map(Op::Free),
         if lends { 1 } else { 6 } => (0..20usize).prop_map(Op::Idle),
         if lends { 4 } else { 0 } => (1..100u32).prop_map(Op::Borrow),
-        if lends { 6 } else { 0 } => (any::<prop::sample::Index>(), 0..60u32).prop_map(|(loan, page)| Op::Open(loan, page)),
+        if lends { 6 } else { 0 } => (any::<prop::sample::Index>(), 0..60u32)
+            .prop_map(|(loan, page)| Op::Open(loan, page)),
         if lends { 2 } else { 0 } => any::<prop::sample::Index>().prop_map(Op::Close),
     ];
     prop::collection::vec(op, 1..60)
@@ -295,7 +296,8 @@ proptest! {
                 (Op::Alloc { count, order, reach }, _) => {
                     let got = area.alloc(count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
                     let got = got.map(|taken| taken.frames);
-                    prop_assert!(model.judge((count, order, reach), &got), "{:?}, held {:?}, open {:?}", got, model.held, model.open);
+                    let right = model.judge((count, order, reach), &got);
+                    prop_assert!(right, "{:?}, held {:?}, open {:?}", got, model.held, model.open);
                     model.held.extend(got);
                 }
                 (Op::Free(nth), _) if !model.held.is_empty() => {

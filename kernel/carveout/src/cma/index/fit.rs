@@ -11,8 +11,8 @@ use super::tree::Tree;
 use core::mem;
 use core::ops::Range;
 
-/// Runs of one size class that good fit looks at before it settles for the best of them. With 16 the bench's trace fares
-/// as with true best fit.
+/// Runs of one size class that good fit looks at before it settles for the best of them. With 16 the bench's trace
+/// fares as with true best fit.
 const TRIES_OF_CLASS: u32 = 16;
 /// Runs that good fit looks at in all before it takes the lowest fit.
 const TRIES: u32 = 32;
@@ -48,36 +48,39 @@ pub(super) enum LowestFit {}
 
 impl Fit for GoodFit {
     fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
-        if (wanted.lo..wanted.hi) != tree.units {
-            return LowestFit::find(tree, wanted);
-        }
-        if tree.usable(tree.height, tree.root(), wanted.order) < wanted.count {
-            return None;
-        }
-        let root = tree.node(tree.height, tree.root());
-        let start = tree.root() << tree.height;
-        let end = start + (1 << tree.height);
-        // The runs at the ends of the root's block are in no class of the root's.
-        let (prefix, suffix) = (start..start + root.prefix, end - root.suffix..end);
-        let mut classes = root.classes | class_bit(&prefix) | class_bit(&suffix);
-        classes &= u32::MAX << class(wanted.count);
-        let mut tries = TRIES;
-        while classes != 0 && tries > 0 {
-            let class = classes & classes.wrapping_neg();
-            classes ^= class;
-            let least = shortest_of(class.trailing_zeros()).max(wanted.count);
-            let mut search = ClassSearch { wanted, class, least, tries: tries.min(TRIES_OF_CLASS), best: None };
-            tries -= search.tries;
-            search.consider(&prefix);
-            search.look_into(tree, tree.height, tree.root());
-            search.consider(&suffix);
-            tries += search.tries;
-            if let Some((_, at)) = search.best {
-                return Some(at);
-            }
-        }
-        Some(descend(tree, tree.height, tree.root(), wanted))
+        if (wanted.lo..wanted.hi) == tree.units { shortest(tree, wanted) } else { LowestFit::find(tree, wanted) }
     }
+}
+
+/// Returns the shortest run that fits among the first of each size class, or else the lowest fit. All units are
+/// allowed.
+fn shortest(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
+    if tree.usable(tree.height, tree.root(), wanted.order) < wanted.count {
+        return None;
+    }
+    let root = tree.node(tree.height, tree.root());
+    let start = tree.root() << tree.height;
+    let end = start + (1 << tree.height);
+    // The runs at the ends of the root's block are in no class of the root's.
+    let (prefix, suffix) = (start..start + root.prefix, end - root.suffix..end);
+    let mut classes = root.classes | class_bit(&prefix) | class_bit(&suffix);
+    classes &= u32::MAX << class(wanted.count);
+    let mut tries = TRIES;
+    while classes != 0 && tries > 0 {
+        let class = classes & classes.wrapping_neg();
+        classes ^= class;
+        let least = shortest_of(class.trailing_zeros()).max(wanted.count);
+        let mut search = ClassSearch { wanted, class, least, tries: tries.min(TRIES_OF_CLASS), best: None };
+        tries -= search.tries;
+        search.consider(&prefix);
+        search.look_into(tree, tree.height, tree.root());
+        search.consider(&suffix);
+        tries += search.tries;
+        if let Some((_, at)) = search.best {
+            return Some(at);
+        }
+    }
+    Some(descend(tree, tree.height, tree.root(), wanted))
 }
 
 /// A search of one size class for its shortest run that fits.

@@ -4,8 +4,8 @@
 //! only when somebody else's question or another change needs it. Guarantees:
 //!
 //! - Nobody reads a tree that has not been told of all: [`LateTree::settle`] is the only way to it.
-//! - A change that does not undo the last one, nor falls into the same leaf, tells the tree of the last one first. So one
-//!   change is kept at most.
+//! - A change that does not undo the last one, nor falls into the same leaf, tells the tree of the last one first. So
+//!   one change is kept at most.
 
 use super::node::{LEAF_MASK, LEAF_ORDER, mask};
 use super::tree::Tree;

@@ -3,8 +3,9 @@
 //! A unit is a frame of an area or a page of a virtual window; the index knows it only by its number. Guarantees:
 //!
 //! - **Exact.** [`Index::alloc`] fails only if no free run in the range asked for holds the count at the alignment.
-//! - **O(log n)** in the units of the index for every call, whatever the fragmentation and whatever the count. One search
-//!   takes that for each free run: the search for a bus that shifts the units' numbers by less than the alignment.
+//! - **O(log n)** in the units of the index for every call, whatever the fragmentation and whatever the count. One
+//!   search takes that for each free run: the search for a bus that shifts the units' numbers by less than the
+//!   alignment.
 //! - **Refusals change nothing.** A unit is never handed out twice, nor freed twice.
 //! - It never touches what it indexes: its nodes lie in memory the caller gives, two bytes a unit.
 //!
@@ -110,9 +111,9 @@ pub struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// Returns the nodes of storage that an index of `units` units from number `first` needs. Returns `None` if there can
-    /// be no such index: it has no units, more than [`MAX_UNITS`], or numbers past 32 bits. A node is 64 bytes. There are
-    /// two for 64 units, and at most four more for each doubling.
+    /// Returns the nodes of storage that an index of `units` units from number `first` needs. Returns `None` if there
+    /// can be no such index: it has no units, more than [`MAX_UNITS`], or numbers past 32 bits. A node is 64 bytes.
+    /// There are two for 64 units, and at most four more for each doubling.
     pub const fn nodes_needed(first: u32, units: u32) -> Option<usize> {
         if units == 0 || units > MAX_UNITS || first.checked_add(units).is_none() {
             return None;
@@ -167,8 +168,8 @@ impl<'a> Index<'a> {
         Some(self.origin + at)
     }
 
-    /// Returns where the lowest fit of `count` units begins, all with numbers in `within`, at an alignment that is not of
-    /// the units' own numbers. `up` returns the next aligned number from a number on. O(log n) a free run.
+    /// Returns where the lowest fit of `count` units begins, all with numbers in `within`, at an alignment that is not
+    /// of the units' own numbers. `up` returns the next aligned number from a number on. O(log n) a free run.
     pub(crate) fn find_by(&mut self, count: u32, within: Range<u32>, up: impl Fn(u32) -> u32) -> Option<u32> {
         let mut from = within.start;
         loop {

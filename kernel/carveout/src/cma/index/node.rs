@@ -232,8 +232,8 @@ impl Node {
         self.longest[0] == 0
     }
 
-    /// Returns `Some(true)` if all units are free, `Some(false)` if all are taken. In both cases the nodes of the halves
-    /// are stale.
+    /// Returns `Some(true)` if all units are free, `Some(false)` if all are taken. In both cases the nodes of the
+    /// halves are stale.
     pub(super) fn uniform(&self, height: u32) -> Option<bool> {
         if self.is_empty() {
             Some(false)

@@ -165,7 +165,9 @@ proptest! {
 
     #[test]
     fn agrees_with_a_naive_model(
-        first in prop_oneof![Just(0u32), Just(0x60000), Just(0x60400), 0..20000u32, Just((1 << 20) - 700), Just(4096 - 300)],
+        first in prop_oneof![
+            Just(0u32), Just(0x60000), Just(0x60400), 0..20000u32, Just((1 << 20) - 700), Just(4096 - 300)
+        ],
         units in prop_oneof![1..1500u32, Just(1024)],
         ops in prop::collection::vec(ops(), 1..60),
     ) {
@@ -201,7 +203,8 @@ proptest! {
                     let somewhere = order <= MAX_ALIGN_ORDER && !model.fits(count, order, &(0..u32::MAX)).is_empty();
                     let version = index.version();
                     let found = index.find(count, order, range.clone());
-                    prop_assert_eq!(found.is_some(), order <= MAX_ALIGN_ORDER && !model.fits(count, order, &range).is_empty());
+                    let fits = order <= MAX_ALIGN_ORDER && !model.fits(count, order, &range).is_empty();
+                    prop_assert_eq!(found.is_some(), fits);
                     prop_assert_eq!(index.has(count, order), somewhere);
                     let runs = model.runs_in(&range);
                     let largest = runs.iter().map(|run| run.end - run.start).max().unwrap_or(0);

@@ -6,8 +6,8 @@
 //! - A node agrees with its two halves, unless its block is all free or all taken. Such a node speaks for its whole
 //!   block, and what lies below it is stale. So a long run costs its two edges, whatever its length.
 //!
-//! Units are counted here as *offsets*: from a multiple of the largest alignment, so that an aligned number is an aligned
-//! offset.
+//! Units are counted here as *offsets*: from a multiple of the largest alignment, so that an aligned number is an
+//! aligned offset.
 
 use super::node::{BitRuns, LEAF_ORDER, Node, mask};
 use core::mem;
