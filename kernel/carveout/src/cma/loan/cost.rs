@@ -14,12 +14,7 @@
 //!     6, 7 ...   those of the next dear kind, likewise
 //! ```
 
-use super::kind::{CHEAPEST, DEAR, Kind, dear_is_forgotten, extra};
-
-/// What a recall costs more, in the units of a kind's cost, if caches may hold lines of the frame.
-pub(super) const CACHED: u32 = 12;
-/// The same if the borrower's priority is high. It breaks ties.
-pub(super) const HIGH: u32 = 1;
+use super::kind::{CACHED, CHEAPEST, DEAR, HIGH, Kind, dear_is_forgotten, extra};
 
 /// The first level of the dear kinds.
 const FIRST_DEAR: u32 = 4;

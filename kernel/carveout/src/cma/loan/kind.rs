@@ -3,8 +3,6 @@
 //! Guarantee: all that is done differently for one kind than for another follows from its row. To add a kind, write its
 //! row here and its public type in [`crate::dma::loan`].
 
-use super::cost::{CACHED, HIGH};
-
 /// What the module needs to know of a kind.
 struct Row {
     /// What a recall of one of its pages costs, in units of about 30 instructions (docs/loans.md).
@@ -42,13 +40,18 @@ kinds! {
     Movable: Row { cost: 22, recall: Recall::Move },
 }
 
-/// Kinds but the first, the cheapest. The others are its *dear* kinds, and are counted from 0.
+/// Kinds but the first, which is the cheapest. These are the *dear* kinds, counted from 0.
 pub(super) const DEAR: usize = ROWS.len() - 1;
 
 /// What a recall of a page of the cheapest kind costs.
 pub(super) const CHEAPEST: u32 = ROWS[0].cost;
 
-// A search tries kind after kind. So the cheapest page of a kind costs more than the dearest of the one before.
+/// What a recall of a page costs more, in the same units, if caches may hold lines of its frame.
+pub(super) const CACHED: u32 = 12;
+/// What it costs more if the borrower's priority is high. This breaks ties.
+pub(super) const HIGH: u32 = 1;
+
+// A search for a small window tries kind after kind, so the table has the order in which they are recalled.
 const _: () = {
     assert!(ROWS[0].recall.forgets(), "the cheapest kind is forgotten");
     assert!(
