@@ -1,14 +1,14 @@
 //! Contracts: sets of buffers declared up front, which can be allocated for ever after (I7). Pure bookkeeping.
 //!
-//! A contract *pre-assigns places*: when it is declared, each buffer of each set gets a *slot*, which is a run of frames
-//! that nobody else's allocation can have until the contract ends, and a buffer record. Addresses it needs none: a run of
-//! frames always has some ([`window`](crate::vm::window)).
-//! A slot is held by one buffer, or idle, and while it is idle its frames may be lent.
+//! A contract *pre-assigns places*. When it is declared, each buffer of each set gets a *slot* and a buffer record. A
+//! slot is a run of frames that nobody else's allocation can have until the contract ends. It needs no addresses
+//! beforehand: a run of frames always has some ([`window`](crate::vm::window)). A slot is held by one buffer, or idle.
+//! While it is idle its frames may be lent.
 //!
-//! Guarantees: slots of one size and alignment are a class. An allocation of a size and alignment takes an idle slot of the
-//! smallest class that serves both, and of those as small of the least aligned, never one of another class. So what it
-//! finds depends on how many of its own class are held and on nothing else. docs/src/loans.md has the proof that it
-//! cannot fail.
+//! Guarantees: slots of one size and alignment are a class. An allocation takes an idle slot of the smallest class that
+//! serves its size and alignment. Of classes as small, it takes the least aligned. It never takes a slot of another
+//! class. So what it finds depends on how many of its own class are held, and on nothing else. docs/src/loans.md has the
+//! proof that it cannot fail.
 
 use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::area::AllocError;
@@ -16,15 +16,15 @@ use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// `count` buffers of `bytes`, aligned to `align`.
+/// Declares `count` buffers of `bytes`, aligned to `align`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Set {
     /// Buffers that may be allocated at a time.
     pub count: u32,
     /// Bytes of each, rounded up to whole frames.
     pub bytes: u32,
-    /// A power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN), that the device's address of each is a
-    /// multiple of; 1 means a frame.
+    /// A power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN), that the device's address of each
+    /// is a multiple of; 1 means a frame.
     pub align: u32,
 }
 
@@ -34,10 +34,10 @@ impl fmt::Display for Set {
     }
 }
 
-/// Why a contract was refused. Nobody lost anything.
+/// Says why a contract was refused. Nobody lost anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ContractError {
-    /// No buffers are declared, or none of this set.
+    /// It declares no buffers, or a set of none.
     NoBuffers,
     /// Not all buffers of this set have a place.
     Set {
@@ -81,7 +81,7 @@ impl fmt::Display for ContractError {
     }
 }
 
-/// Where a contract's buffer of a record is: its contract, class and slot.
+/// Where a contract's buffer is: in which slot, of which class and contract.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SlotId {
     pub(crate) contract: usize,
@@ -89,42 +89,42 @@ pub(crate) struct SlotId {
     slot: usize,
 }
 
-/// What a slot has for good: `S` is the buffer record.
+/// What a slot has until its contract ends: frames, and a buffer record `S`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Slot<S> {
+pub(crate) struct ContractSlot<S> {
     pub(crate) frames: FrameRange,
-    pub(crate) place: S,
+    pub(crate) record: S,
 }
 
 #[derive(Debug)]
-struct Class<S> {
+struct SlotClass<S> {
     /// Frames of each, and the order of their alignment in frames.
     shape: (u32, u8),
-    slots: Vec<Slot<S>>,
-    /// Numbers of those that no buffer holds. It never holds more than all of them, so it grows no more.
+    slots: Vec<ContractSlot<S>>,
+    /// Numbers of those that no buffer holds. There is room for all, so the list never grows.
     idle: Vec<usize>,
 }
 
 /// The books of one contract.
 #[derive(Debug)]
-pub(crate) struct Book<S> {
+pub(crate) struct ContractBook<S> {
     /// From the smallest; as small ones from the least aligned.
-    classes: Vec<Class<S>>,
+    classes: Vec<SlotClass<S>>,
     /// Slots that a buffer holds.
     held: u32,
     ended: bool,
 }
 
-impl<S: Copy> Book<S> {
-    /// A contract of these slots, all idle, each with the order of its alignment in frames.
-    pub(crate) fn new(slots: impl Iterator<Item = (u8, Slot<S>)>) -> Result<Self, TryReserveError> {
-        let mut classes: Vec<Class<S>> = Vec::new();
+impl<S: Copy> ContractBook<S> {
+    /// Makes the book of a contract with these slots, all idle, each with the order of its alignment in frames.
+    pub(crate) fn new(slots: impl Iterator<Item = (u8, ContractSlot<S>)>) -> Result<Self, TryReserveError> {
+        let mut classes: Vec<SlotClass<S>> = Vec::new();
         for (order, slot) in slots {
             let shape = (slot.frames.count(), order);
             let known = classes.iter().position(|class| class.shape == shape);
             if known.is_none() {
                 classes.try_reserve(1)?;
-                classes.push(Class { shape, slots: Vec::new(), idle: Vec::new() });
+                classes.push(SlotClass { shape, slots: Vec::new(), idle: Vec::new() });
             }
             let at = known.unwrap_or(classes.len() - 1);
             let class = &mut classes[at];
@@ -137,17 +137,17 @@ impl<S: Copy> Book<S> {
         Ok(Self { classes, held: 0, ended: false })
     }
 
-    /// Takes the idle slot for a buffer of this shape, (frames, order), whose loans cost least. `cost` is `None` of a slot
-    /// that must not be taken just now; `Ok(None)` says that all are such.
+    /// Takes the idle slot whose loans cost least, for a buffer of this shape, (frames, order). `cost` returns `None`
+    /// of a slot that must not be taken now. If all are such, this returns `Ok(None)`.
     pub(crate) fn take(
         &mut self,
         contract: usize,
         (frames, order): (u32, u8),
         cost: impl Fn(FrameRange) -> Option<u32>,
-    ) -> Result<Option<(SlotId, Slot<S>)>, AllocError> {
+    ) -> Result<Option<(SlotId, ContractSlot<S>)>, AllocError> {
         let bytes = |frames: u32| u64::from(frames) << FRAME_SHIFT;
         let wanted = bytes(frames);
-        let aligned = |class: &Class<S>| class.shape.1 >= order;
+        let aligned = |class: &SlotClass<S>| class.shape.1 >= order;
         let found = self.classes.iter_mut().enumerate().find(|(_, class)| class.shape.0 >= frames && aligned(class));
         let Some((number, class)) = found else {
             let largest = self.classes.iter().rfind(|class| aligned(class)).map_or(0, |class| bytes(class.shape.0));
@@ -172,7 +172,7 @@ impl<S: Copy> Book<S> {
         Ok(Some((SlotId { contract, class: number, slot }, class.slots[slot])))
     }
 
-    /// The slot's buffer was freed. Whether the slot stays the contract's.
+    /// Takes a slot back whose buffer was freed. Returns whether the slot stays the contract's.
     pub(crate) fn give_back(&mut self, id: SlotId) -> bool {
         self.held -= 1;
         if !self.ended {
@@ -181,18 +181,18 @@ impl<S: Copy> Book<S> {
         !self.ended
     }
 
-    /// Frames of the slots that no buffer holds.
+    /// Yields the frames of the slots that no buffer holds.
     pub(crate) fn idle(&self) -> impl Iterator<Item = FrameRange> + '_ {
         self.classes.iter().flat_map(|class| class.idle.iter().map(|&slot| class.slots[slot].frames))
     }
 
-    /// Whether it has ended and all its buffers are freed.
+    /// Returns whether the contract has ended and all its buffers are freed.
     pub(crate) const fn is_over(&self) -> bool {
         self.ended && self.held == 0
     }
 
-    /// The contract ends: its idle slots, once; the others when their buffers are freed.
-    pub(crate) fn end(&mut self) -> impl Iterator<Item = Slot<S>> + '_ {
+    /// Ends the contract. Yields its idle slots, which end now. The others end when their buffers are freed.
+    pub(crate) fn end(&mut self) -> impl Iterator<Item = ContractSlot<S>> + '_ {
         self.ended = true;
         self.classes.iter_mut().flat_map(|class| {
             let slots = &class.slots;

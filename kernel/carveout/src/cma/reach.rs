@@ -1,10 +1,12 @@
 //! Where a device's buffers may lie.
+//!
+//! Guarantee: what is found in a [`Reachable`] is aligned where the device sees it.
 
 use crate::addr::{BusAddr, Bytes, FrameRange};
 use crate::cma::index::Index;
 use core::fmt;
 
-/// What limits where a device's buffers may lie.
+/// Limits where a device's buffers may lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reach {
     /// The last bus address that it drives: its mask.
@@ -16,7 +18,7 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// No limits.
+    /// Sets no limits.
     pub const ALL: Self = Self { last: BusAddr::new(u32::MAX), ranges: false, boundary: None };
 }
 
@@ -44,22 +46,22 @@ pub(crate) struct Reachable {
 }
 
 impl Reachable {
-    /// Frames that the device sees where the CPU does.
+    /// Makes a place that the device sees where the CPU does.
     pub(crate) const fn unshifted(frames: FrameRange) -> Self {
         Self { frames, shift: 0 }
     }
 
-    /// The first frame from `frame` on whose number on the bus is a multiple of 2^`order`.
+    /// Returns the first frame from `frame` on whose number on the bus is a multiple of 2^`order`.
     pub(crate) const fn align_up(self, frame: u32, order: u8) -> u32 {
         frame + (frame.wrapping_add(self.shift).wrapping_neg() & ((1 << order) - 1))
     }
 
-    /// Whether what is a multiple of 2^`order` on the bus is one for the CPU too.
+    /// Returns whether what is a multiple of 2^`order` on the bus is one for the CPU too.
     pub(crate) const fn keeps(self, order: u8) -> bool {
         self.shift & ((1 << order) - 1) == 0
     }
 
-    /// Where `count` free frames begin at such a multiple: the first by the index.
+    /// Returns where `count` free frames begin at such a multiple, by the index's choice.
     pub(crate) fn find(self, index: &mut Index<'_>, count: u32, order: u8) -> Option<u32> {
         let within = self.frames.start()..self.frames.end();
         if self.keeps(order) {
@@ -69,8 +71,8 @@ impl Reachable {
         }
     }
 
-    /// Takes them. `liked` is an order, `order` or more, that frames should be aligned to for the CPU where the bus's
-    /// alignment leaves the choice.
+    /// Takes such frames. `liked` is an order, `order` or more, that frames should be aligned to for the CPU, if the
+    /// bus's alignment leaves the choice.
     pub(crate) fn take(self, index: &mut Index<'_>, count: u32, liked: u8, order: u8) -> Option<u32> {
         if self.keeps(order) {
             return index.alloc(count, liked, self.frames.start()..self.frames.end());

@@ -1,16 +1,17 @@
 //! The reserve: what idle time prepares, so that a typical allocation touches no page and searches no index.
 //!
-//! Guarantees: nothing here decides where an allocation goes, nor whether there is room for it, but that it goes round the
-//! few frames that another core is zeroing, if it can. It goes where it would without: idle time finds the place for each of the last few kinds of request beforehand, and zeroes idle frames where
-//! they lie. Asking costs the same whatever the area's size.
+//! Guarantees: nothing here decides where an allocation goes, nor whether there is room for it. It goes where it would
+//! without a reserve, except round the few frames that another core is zeroing. Idle time finds the place for each of
+//! the last few kinds of request beforehand, and zeroes idle frames where they lie. A request asks in a time that does
+//! not depend on the area's size.
 
 use crate::addr::FrameRange;
 use arrayvec::ArrayVec;
 
 /// Kinds of request that are remembered: a camera's pipeline has fewer sizes of buffer.
-pub(crate) const KINDS: usize = 16;
+pub(crate) const REQUEST_KINDS: usize = 16;
 
-/// A kind of request.
+/// What requests of one kind have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Request {
     pub(crate) count: u32,
@@ -19,11 +20,11 @@ pub(crate) struct Request {
     pub(crate) place: FrameRange,
 }
 
-/// One that was made lately.
+/// A kind of request that was made lately.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kind {
+pub(crate) struct RequestKind {
     pub(crate) request: Request,
-    /// Where the next would go, while the index of its place is at that version.
+    /// A version of the index of its place, and where the next request would go while the index is at that version.
     pub(crate) foreseen: Option<(u32, Option<u32>)>,
     /// When it was made last, in requests.
     made: u32,
@@ -36,12 +37,12 @@ pub(crate) struct Reserve {
     pub(crate) stock: u32,
     /// Frames that are being zeroed, and meanwhile nobody's.
     pub(crate) zeroing: Option<FrameRange>,
-    pub(crate) kinds: ArrayVec<Kind, KINDS>,
+    pub(crate) kinds: ArrayVec<RequestKind, REQUEST_KINDS>,
     requests: u32,
 }
 
 impl Reserve {
-    /// Where a request goes, if that was foreseen when the index was at this version. Else it will be the next time.
+    /// Returns where a request goes, if that was foreseen for this version of the index. Remembers its kind.
     pub(crate) fn place_of(&mut self, request: Request, version: u32) -> Option<u32> {
         self.requests = self.requests.wrapping_add(1);
         let made = self.requests;
@@ -49,7 +50,7 @@ impl Reserve {
             kind.made = made;
             return kind.foreseen.filter(|foreseen| foreseen.0 == version)?.1;
         }
-        if let Err(full) = self.kinds.try_push(Kind { request, foreseen: None, made })
+        if let Err(full) = self.kinds.try_push(RequestKind { request, foreseen: None, made })
             && let Some(oldest) = self.kinds.iter_mut().min_by_key(|kind| kind.made)
         {
             *oldest = full.element();

@@ -22,7 +22,7 @@
 //! ```
 
 use crate::cma::area::{AllocError, PlanError, shape};
-use crate::cma::contract::{self, ContractError, Set};
+use crate::cma::contract::{ContractError, ContractSlot, Set};
 use crate::cpu::relax;
 use crate::dma::body::Body;
 use crate::dma::buffer::Contiguous;
@@ -96,7 +96,7 @@ impl<M: Machine> Dma<M> {
         state.contracts.try_reserve(1).map_err(full)?;
         let mut records = room(planned.len()).map_err(full)?;
         records.extend(planned.iter().filter_map(|_| state.take_entry()));
-        let slots = planned.iter().zip(&records).map(|(&frames, &place)| contract::Slot { frames, place });
+        let slots = planned.iter().zip(&records).map(|(&frames, &record)| ContractSlot { frames, record });
         let book = match Book::new(shapes.iter().map(|shape| shape.1).zip(slots)) {
             Ok(book) => book,
             Err(error) => {
@@ -166,7 +166,7 @@ impl<M: Machine> Contract<M> {
     fn take(&self, state: &mut State, bytes: u32, wanted: (u32, u8)) -> Result<Option<Taken>, AllocError> {
         let memory = &mut state.areas[self.area.0];
         let found = state.contracts[self.number].take(self.number, wanted, |frames| memory.slot_cost(frames))?;
-        let Some((id, contract::Slot { frames, place: slot })) = found else { return Ok(None) };
+        let Some((id, ContractSlot { frames, record: slot })) = found else { return Ok(None) };
         let moves = memory.take_slot(frames);
         let residue = state.ledger.residue(frames);
         let (owner, born, area) = (self.master.name(), state.allocations, self.area);
@@ -200,7 +200,7 @@ impl<M: Machine> Contract<M> {
         if book.idle().any(|frames| memory.slot_cost(frames).is_none()) {
             return false;
         }
-        for contract::Slot { frames, place: slot } in book.end() {
+        for ContractSlot { frames, record: slot } in book.end() {
             memory.end_slot(frames);
             entries[slot.0] = Entry::Free { next: free.replace(slot) };
         }

@@ -46,9 +46,11 @@
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::area::Area;
-use crate::cma::loan::{BATCH, Batch, Kind, LendError, Loan, LoanError, LoanStats, NotOpen, Opening, Place, Priority};
+use crate::cma::loan::{
+    BATCH, Batch, Kind, LendError, Loan, LoanError, LoanPlace, LoanStats, NotOpen, Opening, Priority,
+};
 use crate::cma::loan::{Candidate, Lending, Target};
-use crate::cma::reserve::KINDS;
+use crate::cma::reserve::REQUEST_KINDS;
 use crate::cpu::relax;
 use crate::dma::lanes::{LANE_PAGES, WORK};
 use crate::dma::master::AreaId;
@@ -69,24 +71,26 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// What becomes of a borrower's pages on recall: a closed set of types.
+/// Names a [kind](Kind) of loan as a type: what becomes of a borrower's pages on recall. The set is closed.
 pub trait LoanKind: sealed::Sealed {
     /// The same as a value.
     const KIND: Kind;
 }
 
-/// Pages that are forgotten on recall: a cache of what can be had again.
+/// Marks pages that are forgotten on recall: a cache of what can be had again.
 #[derive(Debug)]
 pub enum Discardable {}
-/// Pages that survive a recall.
-#[derive(Debug)]
-pub enum Movable {}
 
 impl sealed::Sealed for Discardable {}
-impl sealed::Sealed for Movable {}
 impl LoanKind for Discardable {
     const KIND: Kind = Kind::Discardable;
 }
+
+/// Marks pages that survive a recall.
+#[derive(Debug)]
+pub enum Movable {}
+
+impl sealed::Sealed for Movable {}
 impl LoanKind for Movable {
     const KIND: Kind = Kind::Movable;
 }
@@ -286,14 +290,14 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
             let all = what == For::Write { all: true };
             let mut zero = !opening.written && !all;
             match opening.place {
-                Place::Area(frame) => {
+                LoanPlace::Area(frame) => {
                     let frames = FrameRange::new(frame, 1).expect("a frame of the area");
-                    lending.set_cached(frames);
+                    lending.occupancy.set_cached(frames);
                     zero &= state.ledger.residue(frames) != Residue::Zeroed;
                     open.mapped = Some(state.map_lent(machine, (lane, 0), frames, MemoryType::WriteBack));
                 }
-                Place::Refuge(frame) => open.bytes = lending.refuge_frame(frame),
-                Place::Gone => unreachable!("an open page is somewhere"),
+                LoanPlace::Refuge(frame) => open.bytes = lending.refuge_frame(frame),
+                LoanPlace::Gone => unreachable!("an open page is somewhere"),
             }
             drop(guard);
             if let Some(mapped) = &open.mapped {
@@ -334,7 +338,7 @@ impl<M: Machine> Dma<M> {
     pub fn lent(&self, area: AreaId) -> Lent {
         let state = self.state.lock();
         state.area(area).map_or(Lent::default(), |memory| Lent {
-            lent: memory.lending().map_or(0, Lending::lent),
+            lent: memory.lending().map_or(0, |lending| lending.occupancy.lent()),
             unlent: memory.unlent(),
             reserve: memory.reserved(),
             refuge: memory.lending().map_or((0, 0), Lending::refuge),
@@ -378,7 +382,7 @@ impl<M: Machine> Dma<M> {
                 drop(guard);
                 drop(turn);
                 // Not for as long as there is one: others may change the index all the time.
-                for _ in 0..KINDS {
+                for _ in 0..REQUEST_KINDS {
                     if !self.state.lock().area_mut(area).is_some_and(Area::foresee) {
                         break;
                     }

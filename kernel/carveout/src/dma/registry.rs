@@ -6,7 +6,7 @@
 use crate::addr::{FrameRange, VirtAddr};
 use crate::carve_out::CarveOut;
 use crate::cma::area::{AllocError, Area};
-use crate::cma::contract::{self, SlotId};
+use crate::cma::contract::{ContractBook, SlotId};
 use crate::dma::body::Body;
 use crate::dma::lanes::{Lanes, Tickets};
 use crate::dma::master::AreaId;
@@ -26,7 +26,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The book of a contract: a slot has its buffer's record for good.
-pub(super) type Book = contract::Book<Slot>;
+pub(super) type Book = ContractBook<Slot>;
 
 /// Of a master whose area is another `Dma`'s.
 pub(super) const NOT_OURS: AllocError = AllocError::NoArea(Some("the one it has is another `Dma`'s"));

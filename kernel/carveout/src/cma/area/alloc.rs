@@ -1,0 +1,192 @@
+//! Allocation: frames for a buffer, from what is idle or lent.
+//!
+//! Guarantees: it takes what is idle if that suffices, else the window whose loans cost least to recall. It fails only
+//! if no window would do, and then says why. Nothing is zeroed, copied or waited for here.
+
+use super::Area;
+use super::refusal::{AllocError, MAX_ALIGN, NoRun};
+use super::run::{free_in, run_mut};
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
+use crate::cma::reach::{Reach, Reachable};
+use crate::cma::reserve::Request;
+
+/// What an allocation got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) frames: FrameRange,
+    /// The frames are known to be zeroed.
+    pub(crate) zeroed: bool,
+    /// Loans among them are to be moved before their first use.
+    pub(crate) moves: bool,
+}
+
+/// Returns an allocation's count of frames, and the order of its alignment in frames.
+pub(crate) fn shape(bytes: u32, align: u32) -> Result<(u32, u8), AllocError> {
+    if bytes == 0 {
+        return Err(AllocError::ZeroSize);
+    }
+    if !align.is_power_of_two() || align > MAX_ALIGN {
+        return Err(AllocError::Alignment { align });
+    }
+    Ok((bytes.div_ceil(FRAME_SIZE), (align.trailing_zeros().max(FRAME_SHIFT) - FRAME_SHIFT) as u8))
+}
+
+/// Returns the order of the alignment that a run should have where that costs nothing: 64 KiB from 64 KiB on, for large
+/// pages and sections.
+pub(super) const fn liked(count: u32, order: u8) -> u8 {
+    if count >= 16 && order < 4 { 4 } else { order }
+}
+
+impl Area {
+    /// Takes a run of frames for `bytes`, more than 0, aligned to `align` on the bus. The run lies in one of the places
+    /// that `places` finds in a run of the area: what the device reaches of it, cut at its boundary. The first place
+    /// that has room is taken.
+    pub(crate) fn alloc<P: Iterator<Item = Reachable>>(
+        &mut self,
+        bytes: u32,
+        align: u32,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Result<Taken, AllocError> {
+        let (count, order) = shape(bytes, align)?;
+        let liked = liked(count, order);
+        if let Some(taken) = self.take_foreseen(count, liked, order, &places) {
+            return Ok(taken);
+        }
+        let (wanted, free) = (u64::from(count) << FRAME_SHIFT, self.free_bytes());
+        if free < wanted {
+            return Err(AllocError::NoCapacity { wanted, free });
+        }
+        if let Some(frames) = self.take_idle(count, liked, order, &places) {
+            self.hold(frames);
+            return Ok(Taken { frames, zeroed: false, moves: false });
+        }
+        match self.window(count, order, &places) {
+            Some(frames) => Ok(Taken { frames, zeroed: false, moves: self.take_window(frames) }),
+            None => Err(self.why_not(count, order, places)),
+        }
+    }
+
+    /// Takes what [`take_idle`](Self::take_idle) would take, if idle time has found that out.
+    fn take_foreseen<P: Iterator<Item = Reachable>>(
+        &mut self,
+        count: u32,
+        liked: u8,
+        order: u8,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Option<Taken> {
+        if self.reserve.stock == 0 {
+            return None;
+        }
+        let (run, place) = self.runs.iter_mut().find_map(|run| {
+            let place = places(run.frames).find(|place| place.frames.count() >= count)?;
+            Some((run, place))
+        })?;
+        if !place.keeps(order) {
+            return None;
+        }
+        let request = Request { count, order: liked, place: place.frames };
+        let start = self.reserve.place_of(request, run.idle.version())?;
+        run.idle.take(start, count).ok()?;
+        let zeroed = run.unseen.is_empty();
+        let frames = FrameRange::new(start, count)?;
+        self.hold(frames);
+        Some(Taken { frames, zeroed, moves: false })
+    }
+
+    /// Takes a run of idle frames, if there is one.
+    fn take_idle<P: Iterator<Item = Reachable>>(
+        &mut self,
+        count: u32,
+        liked: u8,
+        order: u8,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Option<FrameRange> {
+        let mut find = |liked| {
+            self.runs.iter_mut().find_map(|run| {
+                let mut large = places(run.frames).filter(|place| place.frames.count() >= count);
+                large.find_map(|place| place.take(&mut run.idle, count, liked, order))
+            })
+        };
+        let found = find(liked).or_else(|| if liked == order { None } else { find(order) });
+        found.map(|start| FrameRange::new(start, count).expect("inside the area"))
+    }
+
+    /// Returns the cheapest window of what is idle and lent, if anything is lent.
+    fn window<P: Iterator<Item = Reachable>>(
+        &self,
+        count: u32,
+        order: u8,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Option<FrameRange> {
+        let lending = self.lending.as_ref().filter(|lending| lending.occupancy.lent_available() > 0)?;
+        let search = |place| lending.occupancy.search(place, count, order);
+        let found =
+            self.runs.iter().filter_map(|run| places(run.frames).filter_map(search).min_by_key(|found| found.1));
+        found.min_by_key(|found| found.1).map(|found| found.0)
+    }
+
+    /// Takes a window that is idle or lent. Returns whether loans in it are to be moved.
+    pub(super) fn take_window(&mut self, frames: FrameRange) -> bool {
+        self.hold(frames);
+        self.reclaim(frames, false)
+    }
+
+    /// Takes what is idle of these frames and recalls what is lent. Returns whether loans among them are to be moved.
+    pub(super) fn reclaim(&mut self, frames: FrameRange, contracted: bool) -> bool {
+        let runs = &mut self.runs;
+        let mut take = |unlent: FrameRange| {
+            let run = run_mut(runs, unlent);
+            run.index_mut(contracted).take(unlent.start(), unlent.count()).expect("frames that are idle");
+        };
+        let Some(lending) = &mut self.lending else {
+            take(frames);
+            return false;
+        };
+        lending.occupancy.for_each_unlent(frames, take);
+        lending.recall(frames)
+    }
+
+    /// Notes that no other allocation can have these frames.
+    pub(super) fn hold(&mut self, frames: FrameRange) {
+        if let Some(lending) = &mut self.lending {
+            lending.occupancy.set_held(frames, true);
+        }
+    }
+
+    /// Says why there is no room, although enough is idle or lent.
+    fn why_not<P: Iterator<Item = Reachable>>(
+        &mut self,
+        count: u32,
+        order: u8,
+        places: impl Fn(FrameRange) -> P,
+    ) -> AllocError {
+        let wanted = u64::from(count) << FRAME_SHIFT;
+        let lending = self.lending.as_ref().filter(|lending| lending.occupancy.lent_available() > 0);
+        let elsewhere = if let Some(lending) = lending {
+            let barred = |place| lending.occupancy.barred_by_open(place, count, order);
+            if let Some(frame) = self.runs.iter().find_map(|run| places(run.frames).find_map(barred)) {
+                return AllocError::Open { wanted, frame: frame.base() };
+            }
+            self.runs
+                .iter()
+                .any(|run| lending.occupancy.search(Reachable::unshifted(run.frames), count, order).is_some())
+        } else {
+            self.runs.iter_mut().any(|run| run.idle.has(count, order))
+        };
+        let (free, largest, any) = (self.free_bytes(), self.largest_of(order, places), self.largest_run());
+        let no_run = NoRun { wanted, align: FRAME_SIZE << order, reach: Reach::ALL, free, largest, any };
+        no_run.refusal(elsewhere)
+    }
+
+    /// Gives a run back.
+    ///
+    /// # Panics
+    ///
+    /// If the frames are not the area's or not taken: a run is given back once, by the one value that owns it.
+    pub(crate) fn give_back(&mut self, frames: FrameRange) {
+        free_in(&mut self.runs, frames, false);
+        if let Some(lending) = &mut self.lending {
+            lending.occupancy.set_held(frames, false);
+        }
+    }
+}

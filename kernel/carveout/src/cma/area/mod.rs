@@ -1,0 +1,132 @@
+//! An area: the frames of one carve-out and which of them are free.
+//!
+//! Guarantees: only a [`CarveOut`] becomes an area (I2). Frames given out are the caller's alone until given back. A
+//! refusal says why and takes nothing from anybody. The indexes of free frames stand outside the carved memory, which
+//! nobody can read while it is idle.
+//!
+//! Each frame is one of:
+//!
+//! - held by a buffer;
+//! - idle;
+//! - being zeroed in idle time, and nobody's until that is done;
+//! - [lent](super::loan);
+//! - a contract slot's, and then held, idle or lent for that slot alone.
+//!
+//! The parts, each with what it does for the area:
+//!
+//! - `refusal`: why it gave nothing;
+//! - `run`: the indexes of its free frames;
+//! - `alloc`: buffers' frames, from what is idle or else from the cheapest window of what is idle and lent;
+//! - `slots`: contracts' frames;
+//! - `borrow`: frames for loans, and where their pages move;
+//! - `idle`: what idle time prepares. It zeroes frames where they lie, and finds places for the last kinds of request.
+
+mod alloc;
+mod borrow;
+mod idle;
+mod refusal;
+mod run;
+mod slots;
+
+#[cfg(all(test, loom))]
+mod interleavings;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub(crate) use self::alloc::{Taken, shape};
+pub use refusal::{AllocError, MAX_ALIGN, NoRun};
+pub(crate) use slots::PlanError;
+
+use crate::addr::{FRAME_SHIFT, FrameRange};
+use crate::carve_out::CarveOut;
+use crate::cma::loan::Lending;
+use crate::cma::reach::Reachable;
+use crate::cma::reserve::Reserve;
+use ::alloc::collections::TryReserveError;
+use arrayvec::ArrayString;
+use run::{AreaRun, AreaRuns, largest_in};
+
+/// Keeps who has which frames of one carve-out.
+#[derive(Debug)]
+pub struct Area {
+    name: ArrayString<{ CarveOut::NAME }>,
+    runs: AreaRuns,
+    lendable: bool,
+    reserve: Reserve,
+    /// Exists once a borrower is registered.
+    lending: Option<Lending>,
+}
+
+impl Area {
+    /// Makes an area of a carve-out. Its indexes are taken from the heap here, and never given back.
+    ///
+    /// # Errors
+    ///
+    /// The heap has no room for the indexes.
+    pub fn new(carved: &CarveOut) -> Result<Self, TryReserveError> {
+        let mut name = ArrayString::new();
+        name.push_str(carved.name());
+        let runs = carved.ranges().iter().map(|&frames| AreaRun::new(frames)).collect::<Result<_, _>>()?;
+        Ok(Self { name, runs, lendable: carved.is_lendable(), reserve: Reserve::default(), lending: None })
+    }
+
+    /// Returns what the device tree or `cma=` calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns whether idle frames may be lent.
+    pub const fn is_lendable(&self) -> bool {
+        self.lendable
+    }
+
+    /// Yields the carved frames.
+    pub fn ranges(&self) -> impl Iterator<Item = FrameRange> + '_ {
+        self.runs.iter().map(|run| run.frames)
+    }
+
+    /// Returns how many bytes no buffer and no contract holds: they are idle or lent.
+    pub fn free_bytes(&self) -> u64 {
+        let mut frames = self.idle_frames();
+        if let Some(lending) = &self.lending {
+            frames += lending.occupancy.lent_available() + lending.arriving();
+        }
+        u64::from(frames) << FRAME_SHIFT
+    }
+
+    /// Returns the number of idle frames, those that are being zeroed included.
+    fn idle_frames(&self) -> u32 {
+        let zeroing = self.reserve.zeroing.map_or(0, FrameRange::count);
+        self.runs.iter().map(|run| run.idle.free_units()).sum::<u32>() + zeroing
+    }
+
+    /// Returns the length of the largest run that no buffer and no contract holds, in bytes.
+    pub fn largest_run(&mut self) -> u64 {
+        self.largest_of(0, |run| core::iter::once(Reachable::unshifted(run)))
+    }
+
+    /// Returns the length of the largest available run, in bytes: from a multiple of 2^`order` frames of the bus on,
+    /// within one of the places that `places` finds in a run of the area.
+    fn largest_of<P: Iterator<Item = Reachable>>(&mut self, order: u8, places: impl Fn(FrameRange) -> P) -> u64 {
+        let lending = self.lending.as_ref().filter(|lending| lending.occupancy.lent_available() > 0);
+        let mut largest = 0;
+        for run in &mut self.runs {
+            for place in places(run.frames) {
+                largest = match lending {
+                    Some(lending) => lending.occupancy.largest_available(place, order).max(largest),
+                    None => largest_in(&mut run.idle, place, order, largest),
+                };
+            }
+        }
+        u64::from(largest) << FRAME_SHIFT
+    }
+
+    /// Calls `each` with the runs of frames that an allocation can have.
+    fn for_each_available(&mut self, each: impl FnMut(FrameRange)) {
+        if let Some(lending) = &self.lending {
+            return lending.occupancy.for_each_available(each);
+        }
+        let runs = self.runs.iter_mut().flat_map(|run| run.idle.runs());
+        runs.filter_map(|free| FrameRange::between(free.start, free.end)).for_each(each);
+    }
+}

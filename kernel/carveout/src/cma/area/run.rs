@@ -1,0 +1,93 @@
+//! The runs of an area: one for each range of its carve-out, with the indexes of its free frames.
+//!
+//! Guarantees: a frame is free in one index of its run at most. The indexes lie on the heap and are never given back.
+
+use crate::addr::FrameRange;
+use crate::carve_out::CarveOut;
+use crate::cma::index::{Index, Node};
+use crate::cma::reach::Reachable;
+use crate::heap::filled;
+use alloc::collections::TryReserveError;
+use arrayvec::ArrayVec;
+use core::ops::Range;
+
+/// Keeps which frames of a run are free.
+#[derive(Debug)]
+pub(super) struct AreaRun {
+    pub(super) frames: FrameRange,
+    /// Frames that are neither held, lent, being zeroed, nor a contract's.
+    pub(super) idle: Index<'static>,
+    /// A range that holds all frames that became idle since idle time last went through it.
+    pub(super) unseen: Range<u32>,
+    /// Frames of idle contract slots that are not lent. It exists once a contract does, if the area is lendable.
+    pub(super) spare: Option<Index<'static>>,
+}
+
+impl AreaRun {
+    /// Makes a run whose frames are all idle.
+    pub(super) fn new(frames: FrameRange) -> Result<Self, TryReserveError> {
+        let idle = heap_index(frames)?;
+        Ok(Self { frames, unseen: idle.units(), idle, spare: None })
+    }
+
+    /// Returns the index of idle frames, or (`contracted`) that of idle contract slots' frames.
+    pub(super) fn index_mut(&mut self, contracted: bool) -> &mut Index<'static> {
+        if contracted { self.spare.as_mut().expect("made with the first contract") } else { &mut self.idle }
+    }
+
+    /// Makes the index of idle contract slots' frames, of none yet, if there is none.
+    pub(super) fn prepare_spare(&mut self) -> Result<(), TryReserveError> {
+        if self.spare.is_none() {
+            let mut spare = heap_index(self.frames)?;
+            spare.take(self.frames.start(), self.frames.count()).expect("a fresh index is free");
+            self.spare = Some(spare);
+        }
+        Ok(())
+    }
+}
+
+/// Makes an index whose nodes are taken from the heap for good.
+///
+/// # Panics
+///
+/// If there are no units, or more than an index holds: a carve-out of ARMv7-A has fewer.
+fn heap_index(frames: FrameRange) -> Result<Index<'static>, TryReserveError> {
+    let (first, units) = (frames.start(), frames.count());
+    let nodes = Index::nodes_needed(first, units).expect("a number of units that an index holds");
+    let nodes = filled(nodes, Node::EMPTY)?.leak();
+    Ok(Index::new(first, units, nodes).expect("storage as large as asked for"))
+}
+
+/// The runs of an area.
+pub(super) type AreaRuns = ArrayVec<AreaRun, { CarveOut::RANGES }>;
+
+/// Returns the run that these frames are of.
+pub(super) fn run_mut(runs: &mut [AreaRun], frames: FrameRange) -> &mut AreaRun {
+    runs.iter_mut().find(|run| run.frames.covers(frames)).expect("frames of this area")
+}
+
+/// Frees frames that were taken: they are idle, or (`contracted`) an idle contract slot's.
+pub(super) fn free_in(runs: &mut [AreaRun], frames: FrameRange, contracted: bool) {
+    let run = run_mut(runs, frames);
+    if !contracted {
+        let Range { start, end } = run.unseen.clone();
+        let all =
+            if start < end { start.min(frames.start())..end.max(frames.end()) } else { frames.start()..frames.end() };
+        run.unseen = all;
+    }
+    let index = run.index_mut(contracted);
+    index.free(frames.start(), frames.count()).expect("frames that were taken");
+}
+
+/// Returns the length of the longest free run in `place` from a multiple of 2^`order` of the bus on, if that is more
+/// than `known`. Else returns `known`.
+pub(super) fn largest_in(index: &mut Index<'_>, place: Reachable, order: u8, known: u32) -> u32 {
+    // At least `least`, at most `most`. What has a run of so many has one of fewer.
+    let (mut least, mut most) = (known, index.largest_run_in(place.frames.start()..place.frames.end()));
+    while least < most {
+        // The first look is whether there are more than are known at all.
+        let count = if least == known { known + 1 } else { least + (most - least).div_ceil(2) };
+        if place.find(index, count, order).is_some() { least = count } else { most = count - 1 }
+    }
+    least
+}

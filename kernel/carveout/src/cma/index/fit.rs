@@ -1,0 +1,224 @@
+//! Where a request goes: the policies that choose among the free runs that fit.
+//!
+//! A policy is a type that implements [`Fit`]; [`Index::find`](super::Index::find) names the one in use. Guarantees of
+//! every policy:
+//!
+//! - **Exact.** It finds nothing only if no free run holds the request.
+//! - It looks at a number of nodes that grows with the logarithm of the units, whatever their state.
+
+use super::node::{BitRuns, LEAF_ORDER, align_up, class, class_bit, shortest_of};
+use super::tree::Tree;
+use core::mem;
+use core::ops::Range;
+
+/// Runs of one size class that good fit looks at before it settles for the best of them. With 16 the bench's trace
+/// fares as with true best fit.
+const TRIES_OF_CLASS: u32 = 16;
+/// Runs that good fit looks at in all before it takes the lowest fit.
+const TRIES: u32 = 32;
+
+/// What is looked for: `count` units from a multiple of 2^`order`, in the offsets `[lo, hi)`. None of the two is empty.
+pub(super) struct Wanted {
+    pub(super) count: u32,
+    pub(super) order: u32,
+    pub(super) lo: u32,
+    pub(super) hi: u32,
+}
+
+impl Wanted {
+    /// Returns the first fit in the free run `[start, end)`.
+    fn fit(&self, start: u32, end: u32) -> Option<u32> {
+        let at = align_up(start, self.order);
+        (at < end && self.count <= end - at).then_some(at)
+    }
+}
+
+/// A policy: which of the places that fit a request gets.
+pub(super) trait Fit {
+    /// Returns the offset of the place, or `None` if there is none.
+    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32>;
+}
+
+/// Takes the shortest run that fits among the first of each size class. This is close to best fit. Where only a part of
+/// the index is allowed, or a bounded number of looks finds no fit, it takes the lowest.
+pub(super) enum GoodFit {}
+
+/// Takes the lowest place that fits.
+pub(super) enum LowestFit {}
+
+impl Fit for GoodFit {
+    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
+        if (wanted.lo..wanted.hi) == tree.units { shortest(tree, wanted) } else { LowestFit::find(tree, wanted) }
+    }
+}
+
+/// Returns the shortest run that fits among the first of each size class, or else the lowest fit. All units are
+/// allowed.
+fn shortest(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
+    if tree.usable(tree.height, tree.root(), wanted.order) < wanted.count {
+        return None;
+    }
+    let root = tree.node(tree.height, tree.root());
+    let start = tree.root() << tree.height;
+    let end = start + (1 << tree.height);
+    // The runs at the ends of the root's block are in no class of the root's.
+    let (prefix, suffix) = (start..start + root.prefix, end - root.suffix..end);
+    let mut classes = root.classes | class_bit(&prefix) | class_bit(&suffix);
+    classes &= u32::MAX << class(wanted.count);
+    let mut tries = TRIES;
+    while classes != 0 && tries > 0 {
+        let class = classes & classes.wrapping_neg();
+        classes ^= class;
+        let least = shortest_of(class.trailing_zeros()).max(wanted.count);
+        let mut search = ClassSearch { wanted, class, least, tries: tries.min(TRIES_OF_CLASS), best: None };
+        tries -= search.tries;
+        search.consider(&prefix);
+        search.look_into(tree, tree.height, tree.root());
+        search.consider(&suffix);
+        tries += search.tries;
+        if let Some((_, at)) = search.best {
+            return Some(at);
+        }
+    }
+    Some(descend(tree, tree.height, tree.root(), wanted))
+}
+
+/// A search of one size class for its shortest run that fits.
+struct ClassSearch<'a> {
+    wanted: &'a Wanted,
+    /// The class, as a set.
+    class: u32,
+    /// The shortest that a run of the class could be and fit. None better need be looked for.
+    least: u32,
+    /// Runs that may still be looked at.
+    tries: u32,
+    /// Length of the shortest run so far that fits, and where in it.
+    best: Option<(u32, u32)>,
+}
+
+impl ClassSearch<'_> {
+    fn consider(&mut self, run: &Range<u32>) {
+        if self.tries == 0 || class_bit(run) != self.class {
+            return;
+        }
+        self.tries -= 1;
+        let length = run.end - run.start;
+        if self.best.is_some_and(|(best, _)| best <= length) {
+            return;
+        }
+        if let Some(at) = self.wanted.fit(run.start, run.end) {
+            self.best = Some((length, at));
+            if length <= self.least {
+                self.tries = 0;
+            }
+        }
+    }
+
+    /// Considers the inner runs of a block, from the lowest.
+    fn look_into(&mut self, tree: &Tree<'_>, height: u32, number: u32) {
+        let node = tree.node(height, number);
+        if self.tries == 0 || node.classes & self.class == 0 {
+            return;
+        }
+        // Nor if all that is in it, whatever its class, is too short at that alignment.
+        if height > LEAF_ORDER && tree.usable(height, number, self.wanted.order) < self.wanted.count {
+            return;
+        }
+        let base = number << height;
+        if height == LEAF_ORDER {
+            for run in BitRuns::inner(node.bits()) {
+                self.consider(&(base + run.start..base + run.end));
+            }
+            return;
+        }
+        let (half, middle) = (1 << (height - 1), base + (1 << (height - 1)));
+        self.look_into(tree, height - 1, number * 2);
+        let (left, right) = (tree.node(height - 1, number * 2), tree.node(height - 1, number * 2 + 1));
+        if left.suffix < half && right.prefix < half {
+            self.consider(&(middle - left.suffix..middle + right.prefix));
+        }
+        self.look_into(tree, height - 1, number * 2 + 1);
+    }
+}
+
+impl Fit for LowestFit {
+    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
+        lowest_below(tree, tree.height, tree.root(), wanted, &mut 0)
+    }
+}
+
+/// Returns the lowest fit in a block, whose units are all allowed and which has one.
+fn descend(tree: &Tree<'_>, mut height: u32, mut number: u32, wanted: &Wanted) -> u32 {
+    let Wanted { count, order, .. } = *wanted;
+    loop {
+        let base = number << height;
+        let node = tree.node(height, number);
+        if order >= height || node.is_full(height) {
+            return base;
+        }
+        if height == LEAF_ORDER {
+            let fit = |run: Range<u32>| wanted.fit(base + run.start, base + run.end);
+            return BitRuns(node.bits()).find_map(fit).unwrap_or(base);
+        }
+        height -= 1;
+        number *= 2;
+        let (left, right) = (tree.node(height, number), tree.node(height, number + 1));
+        if left.best(order, height) >= count {
+            continue;
+        }
+        // The run across the middle, from its first aligned unit on.
+        let before = left.suffix >> order << order;
+        if before > 0 && before + right.prefix >= count {
+            return ((number + 1) << height) - before;
+        }
+        number += 1;
+    }
+}
+
+/// Returns the lowest fit in the part of a block that is allowed. `open` is where the free run that ends at the block's
+/// start begins, and becomes where the one that ends at the block's end begins.
+fn lowest_below(tree: &Tree<'_>, height: u32, number: u32, wanted: &Wanted, open: &mut u32) -> Option<u32> {
+    let base = number << height;
+    let end = base + (1 << height);
+    if end <= wanted.lo || wanted.hi <= base {
+        return None;
+    }
+    let node = tree.node(height, number);
+    let (lo, hi) = (wanted.lo.max(base), wanted.hi.min(end));
+    if base <= wanted.lo {
+        *open = lo;
+    }
+    if node.is_empty() {
+        *open = end;
+        return None;
+    }
+    if node.is_full(height) {
+        return wanted.fit(*open, hi);
+    }
+    if lo == base && hi == end {
+        if let Some(at) = wanted.fit(*open, base + node.prefix).filter(|at| *at < base) {
+            return Some(at);
+        }
+        if tree.usable(height, number, wanted.order) >= wanted.count {
+            return Some(descend(tree, height, number, wanted));
+        }
+        *open = end - node.suffix;
+        return None;
+    }
+    if height == LEAF_ORDER {
+        let allowed = (u64::MAX << (lo - base)) & (u64::MAX >> (end - hi));
+        let before = mem::replace(open, end);
+        for run in BitRuns(node.bits() & allowed) {
+            let start = if base + run.start == lo { before } else { base + run.start };
+            if let Some(at) = wanted.fit(start, base + run.end) {
+                return Some(at);
+            }
+            if base + run.end == end {
+                *open = start;
+            }
+        }
+        return None;
+    }
+    lowest_below(tree, height - 1, number * 2, wanted, open)
+        .or_else(|| lowest_below(tree, height - 1, number * 2 + 1, wanted, open))
+}

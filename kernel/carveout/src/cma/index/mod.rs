@@ -1,0 +1,293 @@
+//! The free-run index: which units of an area are free, kept outside the area.
+//!
+//! A unit is a frame of an area or a page of a virtual window; the index knows it only by its number. Guarantees:
+//!
+//! - **Exact.** [`Index::alloc`] fails only if no free run in the range asked for holds the count at the alignment.
+//! - **O(log n)** in the units of the index for every call, whatever the fragmentation and whatever the count. One
+//!   search takes that for each free run: the search for a bus that shifts the units' numbers by less than the
+//!   alignment.
+//! - **Refusals change nothing.** A unit is never handed out twice, nor freed twice.
+//! - It never touches what it indexes: its nodes lie in memory the caller gives, two bytes a unit.
+//!
+//! The parts, each of which uses those before it:
+//!
+//! - `node`: what a block of units knows of its free runs, and how a block follows from its two halves;
+//! - `tree`: the nodes over all units, what is asked of them and how they change;
+//! - `late`: the last change, of which the tree is told later;
+//! - `fit`: the policies by which a request gets its place.
+
+mod fit;
+mod late;
+mod node;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+pub use node::{MAX_ALIGN_ORDER, Node};
+
+use core::fmt;
+use core::iter;
+use core::ops::Range;
+use fit::{Fit, GoodFit, Wanted};
+use late::LateTree;
+use tree::Tree;
+
+/// Gives the most units an index may hold: 64 GiB of frames.
+pub const MAX_UNITS: u32 = 1 << 24;
+
+/// Numbers are counted from a multiple of the largest alignment, so that an aligned offset is an aligned number.
+const ORIGIN_MASK: u32 = (1 << MAX_ALIGN_ORDER) - 1;
+
+/// Says why the index refused. Nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum IndexError {
+    /// There are no units, more than [`MAX_UNITS`], or numbers past 32 bits.
+    Size {
+        /// Number of the first unit asked for.
+        first: u32,
+        /// Units asked for.
+        units: u32,
+    },
+    /// The storage is too small.
+    Storage {
+        /// Nodes needed.
+        needed: usize,
+        /// Nodes given.
+        given: usize,
+    },
+    /// The run is empty or not wholly in the index.
+    Outside {
+        /// Number of the run's first unit.
+        start: u32,
+        /// Units in the run.
+        count: u32,
+        /// The index's units.
+        index: Range<u32>,
+    },
+    /// A unit of a run to be claimed is taken.
+    NotFree {
+        /// Number of the run's first unit.
+        start: u32,
+        /// Units in the run.
+        count: u32,
+    },
+    /// A unit of a run to be freed is free: a double free, or never allocated.
+    NotTaken {
+        /// Number of the run's first unit.
+        start: u32,
+        /// Units in the run.
+        count: u32,
+    },
+}
+
+impl fmt::Display for IndexError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size { first, units } => {
+                write!(f, "an index of {units} units from {first:#x} is not possible (1 to {MAX_UNITS} units)")
+            }
+            Self::Storage { needed, given } => write!(f, "the index needs {needed} nodes of storage, {given} given"),
+            Self::Outside { start, count, index } => write!(
+                f,
+                "{count} units from {start:#x} are not a run inside the index ({:#x} to {:#x})",
+                index.start, index.end
+            ),
+            Self::NotFree { start, count } => write!(f, "{count} units from {start:#x} are not all free"),
+            Self::NotTaken { start, count } => write!(f, "{count} units from {start:#x} are not all allocated"),
+        }
+    }
+}
+
+/// Keeps which units are free, and finds places for requests. See the [module](self).
+#[derive(Debug)]
+pub struct Index<'a> {
+    tree: LateTree<'a>,
+    /// Number of offset 0.
+    origin: u32,
+    free: u32,
+    /// See [`version`](Self::version).
+    version: u32,
+}
+
+impl<'a> Index<'a> {
+    /// Returns the nodes of storage that an index of `units` units from number `first` needs. Returns `None` if there
+    /// can be no such index: it has no units, more than [`MAX_UNITS`], or numbers past 32 bits. A node is 64 bytes.
+    /// There are two for 64 units, and at most four more for each doubling.
+    pub const fn nodes_needed(first: u32, units: u32) -> Option<usize> {
+        if units == 0 || units > MAX_UNITS || first.checked_add(units).is_none() {
+            return None;
+        }
+        let start = first & ORIGIN_MASK;
+        Some(Tree::nodes_needed(start, start + units))
+    }
+
+    /// Makes an index of `units` units, all free, the first of them number `first`. Takes O(log n): what the storage
+    /// holds does not matter.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Size`] if there can be no such index, [`IndexError::Storage`] if it needs more nodes.
+    pub fn new(first: u32, units: u32, storage: &'a mut [Node]) -> Result<Self, IndexError> {
+        let Some(needed) = Self::nodes_needed(first, units) else {
+            return Err(IndexError::Size { first, units });
+        };
+        let given = storage.len();
+        let Some(nodes) = storage.get_mut(..needed) else {
+            return Err(IndexError::Storage { needed, given });
+        };
+        let start = first & ORIGIN_MASK;
+        let tree = LateTree::new(Tree::new(start..start + units, nodes));
+        let mut index = Self { tree, origin: first & !ORIGIN_MASK, free: 0, version: 0 };
+        index.tree.mark(start, start + units, true);
+        index.count(units, true);
+        Ok(index)
+    }
+
+    /// Allocates `count` units whose first number is a multiple of 2^`align_order`, all with numbers in `within`.
+    /// Returns that number; `None` if there is no such run, `count` is 0 or the order exceeds [`MAX_ALIGN_ORDER`].
+    pub fn alloc(&mut self, count: u32, align_order: u8, within: Range<u32>) -> Option<u32> {
+        let at = self.find(count, align_order, within)? - self.origin;
+        self.tree.mark(at, at + count, false);
+        self.count(count, false);
+        Some(self.origin + at)
+    }
+
+    /// Returns where [`alloc`](Self::alloc) would put such a request, and takes nothing. It stays so until the
+    /// [`version`](Self::version) changes.
+    pub fn find(&mut self, count: u32, align_order: u8, within: Range<u32>) -> Option<u32> {
+        if count == 0 || align_order > MAX_ALIGN_ORDER {
+            return None;
+        }
+        let (lo, hi) = self.clip(&within);
+        if lo >= hi {
+            return None;
+        }
+        let wanted = Wanted { count, order: u32::from(align_order), lo, hi };
+        let at = GoodFit::find(self.tree.settle(), &wanted)?;
+        Some(self.origin + at)
+    }
+
+    /// Returns where the lowest fit of `count` units begins, all with numbers in `within`, at an alignment that is not
+    /// of the units' own numbers. `up` returns the next aligned number from a number on. O(log n) a free run.
+    pub(crate) fn find_by(&mut self, count: u32, within: Range<u32>, up: impl Fn(u32) -> u32) -> Option<u32> {
+        let mut from = within.start;
+        loop {
+            let run = self.first_run(from..within.end)?;
+            let at = up(run.start);
+            if at < run.end && count <= run.end - at {
+                return Some(at);
+            }
+            from = run.end;
+        }
+    }
+
+    /// Returns a number that changes whenever a unit is taken or freed. So what was found can be kept until then.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Claims exactly the `count` units from `start`.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Outside`], or [`IndexError::NotFree`] unless all of them are free.
+    pub fn take(&mut self, start: u32, count: u32) -> Result<(), IndexError> {
+        let (lo, hi) = self.offsets(start, count)?;
+        if self.change(lo, hi, false) { Ok(()) } else { Err(IndexError::NotFree { start, count }) }
+    }
+
+    /// Frees the `count` units from `start`: a run that was allocated, a part of one, or several that touch.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Outside`], or [`IndexError::NotTaken`] unless all of them are taken.
+    pub fn free(&mut self, start: u32, count: u32) -> Result<(), IndexError> {
+        let (lo, hi) = self.offsets(start, count)?;
+        if self.change(lo, hi, true) { Ok(()) } else { Err(IndexError::NotTaken { start, count }) }
+    }
+
+    /// Returns the numbers of the units.
+    pub fn units(&self) -> Range<u32> {
+        let Range { start, end } = *self.tree.units();
+        self.origin + start..self.origin + end
+    }
+
+    /// Returns how many units are free.
+    pub fn free_units(&self) -> u32 {
+        self.free
+    }
+
+    /// Returns the length of the longest free run, in units.
+    pub fn largest_run(&mut self) -> u32 {
+        self.tree.settle().longest()
+    }
+
+    /// Returns the length of the longest free run of the numbers in `range`, in units.
+    pub fn largest_run_in(&mut self, range: Range<u32>) -> u32 {
+        let (lo, hi) = self.clip(&range);
+        self.tree.settle().longest_in(lo, hi)
+    }
+
+    /// Returns whether there is a run anywhere that [`alloc`](Self::alloc) could give. O(1) once the index is settled.
+    pub fn has(&mut self, count: u32, align_order: u8) -> bool {
+        let tree = self.tree.settle();
+        align_order <= MAX_ALIGN_ORDER && tree.usable(tree.height, tree.root(), align_order.into()) >= count
+    }
+
+    /// Returns the lowest free run of the numbers in `range`, as far as it lies in that.
+    pub fn first_run(&mut self, range: Range<u32>) -> Option<Range<u32>> {
+        let (lo, hi) = self.clip(&range);
+        let tree = self.tree.settle();
+        let start = tree.first(lo, hi, true)?;
+        let end = tree.first(start, hi, false).unwrap_or(hi);
+        Some(self.origin + start..self.origin + end)
+    }
+
+    /// Yields the free runs, by number, from the lowest; O(log n) each.
+    pub fn runs(&mut self) -> impl Iterator<Item = Range<u32>> + '_ {
+        let Range { start: mut from, end } = self.units();
+        iter::from_fn(move || {
+            let run = self.first_run(from..end)?;
+            from = run.end;
+            Some(run)
+        })
+    }
+
+    /// Tells the tree of the last change. Idle time calls it so that the next call need not.
+    pub fn settle(&mut self) {
+        self.tree.settle();
+    }
+
+    /// Returns the part of a range that is in the index, as offsets.
+    fn clip(&self, range: &Range<u32>) -> (u32, u32) {
+        let all = self.units();
+        let lo = range.start.clamp(all.start, all.end);
+        (lo - self.origin, range.end.clamp(lo, all.end) - self.origin)
+    }
+
+    /// Returns the run's offsets, if it is one of the index.
+    fn offsets(&self, start: u32, count: u32) -> Result<(u32, u32), IndexError> {
+        let all = self.units();
+        match start.checked_add(count) {
+            Some(end) if count > 0 && all.start <= start && end <= all.end => {
+                Ok((start - self.origin, end - self.origin))
+            }
+            _ => Err(IndexError::Outside { start, count, index: all }),
+        }
+    }
+
+    /// Makes the units `[lo, hi)` free, or taken, if all of them are the other. Returns whether they were.
+    fn change(&mut self, lo: u32, hi: u32, free: bool) -> bool {
+        let all = self.tree.change(lo, hi, free);
+        if all {
+            self.count(hi - lo, free);
+        }
+        all
+    }
+
+    fn count(&mut self, units: u32, free: bool) {
+        self.version = self.version.wrapping_add(1);
+        self.free = if free { self.free + units } else { self.free - units };
+    }
+}
