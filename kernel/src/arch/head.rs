@@ -280,6 +280,7 @@ impl Core {
                 return;
             }
             "phys" => match args[1].as_str() {
+                "early_vectors" => LOADED,
                 "CARVEOUT_PEN" => PEN,
                 "CARVEOUT_CORES" => CORES,
                 "CARVEOUT_ERRATA" => ERRATA,

@@ -264,7 +264,7 @@ core_init:
     ldr     r1, =(SCTLR_A | SCTLR_V | SCTLR_EE | SCTLR_TE)
     bic     r0, r7, r1
     mcr     p15, 0, r0, c1, c0, 0
-    adr     r0, early_vectors
+    phys    r0, early_vectors
     mcr     p15, 0, r0, c12, c0, 0          @ VBAR
     isb
     tst     r0, #31
@@ -275,7 +275,7 @@ core_init:
     @ dirty line may have come over. The MMU goes only from where it changes no address.
     tst     r7, #SCTLR_M
     beq     1f
-    adr     r0, early_vectors
+    phys    r0, early_vectors
     mcr     p15, 0, r0, c7, c8, 0           @ ATS1CPR
     isb
     mrc     p15, 0, r1, c7, c4, 0           @ PAR
