@@ -171,7 +171,7 @@ fn region(kernel: &'static Kernel, machine: &Careless, sections: Range<usize>) -
     let (range, share) = (VirtRange::new(va.raw(), count as u32), Armv7a::shareability());
     // SAFETY: as just said, and the addresses are theirs.
     let region = unsafe { Region::one_each(machine, range, share, l1, place.at(), l2, table_at) };
-    region.map_err(|error| format!("{error}"))
+    region.map_err(|error| error.to_string())
 }
 
 /// A word that differs from its neighbours, and from the same with another salt.
