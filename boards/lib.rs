@@ -1,13 +1,16 @@
 //! The minimal kernel: boots a board by its device tree and runs a demo of the DMA API on it.
 //!
-//! One folder a board holds what is particular to it; [`support`] holds everything else.
+//! [`drivers`] know hardware, the [`kernel`] brings the board up with them, and the [`demo`] runs on the kernel. One folder a
+//! board holds what is particular to it.
 #![no_std]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod support;
+pub mod demo;
+pub mod drivers;
+pub mod kernel;
 
 #[path = "beaglebone-black/board.rs"]
 mod beaglebone_black;

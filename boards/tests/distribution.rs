@@ -3,7 +3,7 @@
 
 use carveout::addr::FrameRange;
 use carveout_boards::BOARDS;
-use carveout_boards::support::devices::{Block, Found, find, find_all};
+use carveout_boards::kernel::devices::{Block, Found, find, find_all};
 use carveout_boot::bootinfo::{BootError, BootInfo};
 use carveout_boot::layout::Layout;
 

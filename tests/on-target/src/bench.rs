@@ -20,11 +20,13 @@ use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable};
 use carveout::dma::master::{AreaId, Master};
 use carveout::vm::ledger::{Cell, Ledger};
 use carveout_armv7a::mmu::Armv7a;
+use carveout_boards::drivers::timer::a9_global::A9GlobalTimer;
+use carveout_boards::kernel::bring_up;
+use carveout_boards::kernel::console;
+use carveout_boards::kernel::state::{self, Kernel};
 use carveout_boards::println;
-use carveout_boards::support::bring_up::{self, Kernel};
-use carveout_boards::support::clock::Clock;
-use carveout_boards::support::console;
 use carveout_rt::start::BootHandover;
+use core::any::Any;
 use core::hint::black_box;
 
 carveout_rt::entry!(main);
@@ -40,7 +42,8 @@ const RESERVE: u32 = 12 * MIB;
 
 fn main(handover: BootHandover) -> ! {
     let kernel = bring_up::start(handover);
-    let Some(Clock::Global { timer, .. }) = &kernel.clock else {
+    let clock: Option<&dyn Any> = kernel.clock.as_deref().map(|clock| clock as _);
+    let Some(timer) = clock.and_then(<dyn Any>::downcast_ref::<A9GlobalTimer>) else {
         console::die(format_args!("bench: this board has no global timer"))
     };
     let bench = Bench { kernel, now: &|| timer.count(), master: kernel.master("bench") };
@@ -119,7 +122,7 @@ struct Bench<'k> {
 
 /// The key of what is to be profiled, and then all there is to do.
 fn profile() -> &'static str {
-    let kernel = bring_up::kernel().expect("it runs");
+    let kernel = state::kernel().expect("it runs");
     kernel.info.bootargs().get("profile").and_then(|arg| arg.value).unwrap_or("")
 }
 

@@ -11,11 +11,12 @@ use carveout::cpu::CoreId;
 use carveout::dma::buffer::Bidirectional;
 use carveout::dma::master::Master;
 use carveout::sync::{self, Lock, Rank};
+use carveout_boards::drivers::timer::a9_global::A9GlobalTimer;
+use carveout_boards::kernel::{bring_up, state::Kernel};
+use carveout_boards::kernel::{console, cores};
 use carveout_boards::println;
-use carveout_boards::support::bring_up::{self, Kernel};
-use carveout_boards::support::clock::Clock;
-use carveout_boards::support::{console, cores};
 use carveout_rt::start::BootHandover;
+use core::any::Any;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 carveout_rt::entry!(main);
@@ -29,7 +30,8 @@ const OPERATIONS: u32 = 4000;
 
 fn main(handover: BootHandover) -> ! {
     let kernel = bring_up::start(handover);
-    let Some(Clock::Global { timer, .. }) = &kernel.clock else {
+    let clock: Option<&dyn Any> = kernel.clock.as_deref().map(|clock| clock as _);
+    let Some(timer) = clock.and_then(<dyn Any>::downcast_ref::<A9GlobalTimer>) else {
         console::die(format_args!("bench: this board has no global timer"))
     };
     let now = || timer.count() * TICK;

@@ -6,9 +6,9 @@
 use carveout::addr::{FRAME_SIZE, Frame, VirtAddr};
 use carveout::dma::buffer::FromDevice;
 use carveout::sync::{Lock, Rank};
+use carveout_boards::kernel::{bring_up, state::Kernel};
+use carveout_boards::kernel::{console, cores};
 use carveout_boards::println;
-use carveout_boards::support::bring_up::{self, Kernel};
-use carveout_boards::support::{console, cores};
 use carveout_rt::start::{BootHandover, ImageMap};
 use core::arch::asm;
 use core::hint::black_box;

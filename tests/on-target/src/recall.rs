@@ -17,11 +17,11 @@ use carveout::addr::{FRAME_SHIFT, FRAME_SIZE};
 use carveout::cma::loan::{Kind, Loan, Priority};
 use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable};
 use carveout_armv7a::mmu::Armv7a;
+use carveout_boards::demo::random::Random;
+use carveout_boards::drivers::timer::Counter;
+use carveout_boards::kernel::console;
+use carveout_boards::kernel::{bring_up, state::Kernel};
 use carveout_boards::println;
-use carveout_boards::support::bring_up::{self, Kernel};
-use carveout_boards::support::clock::Clock;
-use carveout_boards::support::console;
-use carveout_boards::support::random::Random;
 use carveout_rt::start::BootHandover;
 
 carveout_rt::entry!(main);
@@ -45,7 +45,7 @@ const fn fixed(pages: u32) -> u64 {
 
 fn main(handover: BootHandover) -> ! {
     let kernel = bring_up::start(handover);
-    let Some(clock) = &kernel.clock else { console::die(format_args!("recall: no clock is known here")) };
+    let Some(clock) = kernel.clock.as_deref() else { console::die(format_args!("recall: no clock is known here")) };
     match count(kernel, clock) {
         Ok(()) => {
             println!("recall: ok");
@@ -55,7 +55,7 @@ fn main(handover: BootHandover) -> ! {
     }
 }
 
-fn count(kernel: &'static Kernel, clock: &Clock) -> Result<(), String> {
+fn count(kernel: &'static Kernel, clock: &dyn Counter) -> Result<(), String> {
     let area = kernel.default_area().ok_or("no default area")?;
     let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
     let refused = |error| format!("{error}");
@@ -110,7 +110,7 @@ impl Recalls {
 
 fn measure<K: LoanKind>(
     kernel: &'static Kernel,
-    clock: &Clock,
+    clock: &dyn Counter,
     borrower: &Borrower<Armv7a, K>,
     pages: u32,
     write: bool,

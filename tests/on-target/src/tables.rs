@@ -12,7 +12,7 @@ use carveout::vm::audit::{Finding, Findings, Report};
 use carveout::vm::desc::{L1Desc, L1Entry};
 use carveout::vm::walk::Ttbr;
 use carveout_armv7a::mmu::Armv7a;
-use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::kernel::state::Kernel;
 use carveout_boot::upper_half::DEVICES;
 use carveout_rt::address_space::direct_map;
 use carveout_rt::start::{ImageMap, translate_image};

@@ -20,10 +20,11 @@ use carveout::vm::alias::Alias;
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::audit::Finding;
 use carveout_armv7a::mmu::Armv7a;
-use carveout_boards::support::bring_up::Kernel;
-use carveout_boards::support::copier::{BoardCopier, CopyError};
-use carveout_boards::support::pl081::ListError;
-use carveout_boards::support::wait::Failed;
+use carveout_boards::drivers::dma::CopyError;
+use carveout_boards::drivers::dma::pl081::ListError;
+use carveout_boards::drivers::wait::Failed;
+use carveout_boards::kernel::known::{self, BoardCopier};
+use carveout_boards::kernel::state::Kernel;
 use carveout_boot::upper_half::LOAN_WINDOW;
 use carveout_rt::address_space::DeviceError;
 use on_target::tables::{Place, Plant, finds, must_find, nobodys, section};
@@ -118,7 +119,7 @@ fn two_areas_serve_two_devices(kernel: &'static Kernel) -> Verdict {
 }
 
 fn copier(kernel: &'static Kernel) -> Result<BoardCopier, String> {
-    BoardCopier::open(kernel).map_err(text)?.ok_or_else(|| "the board has no DMA controller".into())
+    known::copier(kernel).map_err(text)?.ok_or_else(|| "the board has no DMA controller".into())
 }
 
 /// Streams of these sizes for the device, filled so that each word says where it belongs.
@@ -304,7 +305,9 @@ fn i1_registers_are_never_mapped_through_the_alias(kernel: &'static Kernel) -> V
         let refused = kernel.space.lock().map_device(at, bytes);
         let over = matches!(refused, Err(DeviceError::OverRam { bank, .. }) if bank == alias.frames);
         ensure!(over, "registers at {at}: {refused:?}");
-        ensure!(kernel.registers::<u8>(at, bytes).is_none(), "registers over RAM at {at}");
+        // SAFETY: a byte, which nobody looks at.
+        let registers = unsafe { kernel.registers::<u8>(at, bytes) };
+        ensure!(registers.is_none(), "registers over RAM at {at}");
     }
     // The first block above is the board's system registers.
     let above = after(VirtAddr::new(last.raw()), 1).raw();

@@ -7,7 +7,7 @@ extern crate alloc;
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use carveout::machine::Mmu;
 use carveout::vm::desc::L1Desc;
-use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::kernel::state::Kernel;
 use carveout_boot::layout::AreaPlan;
 use carveout_boot::upper_half::SHARED;
 use carveout_rt::start::{ImageMap, translate_image};

@@ -17,7 +17,7 @@ use carveout::dma::scatter::Table;
 use carveout::machine::Lines;
 use carveout_armv7a::l2c310::L2c310;
 use carveout_armv7a::mmu::Armv7a;
-use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::kernel::state::Kernel;
 use on_target::{Verdict, alloc, checks, ensure, ensure_eq, master};
 
 checks![

@@ -11,9 +11,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::cpu::CoreId;
 use carveout::sync::{self, Lock, Rank};
-use carveout_boards::support::bring_up::Kernel;
-use carveout_boards::support::interrupts;
-use carveout_boards::support::irq::IrqId;
+use carveout_boards::drivers::intc::irq::IrqId;
+use carveout_boards::kernel::interrupts;
+use carveout_boards::kernel::state::Kernel;
 use on_target::{Verdict, checks, ensure, ensure_eq};
 
 checks![

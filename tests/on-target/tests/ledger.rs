@@ -15,7 +15,7 @@ use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::desc::L1Desc;
 use carveout::vm::ledger::{Carved, LedgerError};
 use carveout_armv7a::mmu::Armv7a;
-use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::kernel::state::Kernel;
 use carveout_boot::upper_half::DEVICES;
 use on_target::tables::{Place, Plant};
 use on_target::{Verdict, address_of, after, alloc, audit, checks, ensure, ensure_eq, is_unmapped, master, read};

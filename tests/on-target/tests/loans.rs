@@ -14,9 +14,9 @@ use carveout::cma::loan::{LoanError, Priority};
 use carveout::dma::loan::{Discardable, Movable, PAGE};
 use carveout::vm::attr::MemoryType;
 use carveout::vm::ledger::Carved;
+use carveout_boards::demo::lending::{Plan, churn};
+use carveout_boards::kernel::state::Kernel;
 use carveout_boards::println;
-use carveout_boards::support::bring_up::Kernel;
-use carveout_boards::support::lending::{Plan, churn};
 use carveout_boot::upper_half::LOAN_WINDOW;
 use on_target::{Verdict, alloc, audit, checks, ensure, ensure_eq, is_unmapped, master};
 

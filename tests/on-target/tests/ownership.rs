@@ -24,7 +24,7 @@ use carveout::sync::{Lock, Rank};
 use carveout::vm::attr::MemoryType;
 use carveout::vm::ledger::Carved;
 use carveout_armv7a::mmu::Armv7a;
-use carveout_boards::support::bring_up::Kernel;
+use carveout_boards::kernel::state::Kernel;
 use on_target::{
     RETURN, Verdict, address_of, after, alloc, checks, direct_map_place, ensure, ensure_eq, is_execute_never,
     is_unmapped, master, read,

@@ -17,9 +17,9 @@ use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, De
 use carveout::dma::master::AreaId;
 use carveout::dma::port::Port;
 use carveout_armv7a::mmu::Armv7a;
+use carveout_boards::demo::random::Random;
+use carveout_boards::kernel::state::Kernel;
 use carveout_boards::println;
-use carveout_boards::support::bring_up::Kernel;
-use carveout_boards::support::random::Random;
 use on_target::{Verdict, audit, checks, ensure, ensure_eq, master};
 
 checks![random_steps_agree_with_the_model];

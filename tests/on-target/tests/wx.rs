@@ -16,8 +16,9 @@ use carveout::vm::desc::{L1Desc, L2Desc};
 use carveout::vm::ledger::Carved;
 use carveout::vm::walk::{Domain, Memory, Sharing, Ttbr};
 use carveout_armv7a::mmu::Armv7a;
-use carveout_boards::support::bring_up::Kernel;
-use carveout_boards::support::devices;
+use carveout_boards::drivers::mmio::Mmio;
+use carveout_boards::kernel::devices;
+use carveout_boards::kernel::state::Kernel;
 use carveout_boot::upper_half::{IMAGE, LOAN_WINDOW, SHARED};
 use carveout_rt::address_space::DeviceError;
 use carveout_rt::address_space::direct_map;
@@ -554,6 +555,12 @@ fn the_audit_finds_a_domain_that_nobody_checks(kernel: &'static Kernel) -> Verdi
     audit(kernel)
 }
 
+/// Takes registers, at which nobody looks.
+fn registers<R>(kernel: &'static Kernel, at: PhysAddr, bytes: u32) -> Option<Mmio<R>> {
+    // SAFETY: integers, at which nobody looks.
+    unsafe { kernel.registers(at, bytes) }
+}
+
 fn registers_have_one_holder(kernel: &'static Kernel) -> Verdict {
     let uarts = ["arm,pl011", "snps,dw-apb-uart"];
     let uart = uarts.iter().find_map(|name| devices::find(&kernel.info, name)).ok_or("no UART")?;
@@ -565,25 +572,27 @@ fn registers_have_one_holder(kernel: &'static Kernel) -> Verdict {
         let refused = kernel.space.lock().map_device(from, bytes);
         let held = DeviceError::Held { at: from, held: at, bytes: block.bytes };
         ensure_eq!(refused.map(drop), Err(held), "{bytes} bytes at {from}");
-        ensure!(kernel.registers::<u8>(from, bytes).is_none(), "the UART's registers at {from}");
+        ensure!(registers::<u8>(kernel, from, bytes).is_none(), "the UART's registers at {from}");
     }
     // Beside it, byte by byte.
-    let free = kernel.registers::<[u32; 2]>(PhysAddr::new(at.raw() - 8), 8).ok_or("8 bytes below the UART")?;
+    let free = registers::<[u32; 2]>(kernel, PhysAddr::new(at.raw() - 8), 8).ok_or("8 bytes below the UART")?;
     let first = free.pointer();
-    let again = kernel.registers::<u32>(below, 4).map(|registers| registers.pointer());
+    let again = registers::<u32>(kernel, below, 4).map(|registers| registers.pointer());
     ensure_eq!(again, None, "half of what is held");
     // Given back, they are found where they were: a device that is opened often takes no further addresses.
     drop(free);
     for _ in 0..200 {
-        let again = kernel.registers::<[u32; 2]>(PhysAddr::new(at.raw() - 8), 8).ok_or("they were given back")?;
+        let again = registers::<[u32; 2]>(kernel, PhysAddr::new(at.raw() - 8), 8).ok_or("they were given back")?;
         ensure_eq!(again.pointer(), first, "where they are mapped");
     }
-    let kept = kernel.registers::<u32>(below, 4).ok_or("a part of what was given back")?.keep();
-    ensure!(kept.cast::<[u32; 2]>() != first, "one mapping a block");
-    ensure!(kernel.registers::<u32>(below, 4).is_none(), "what is kept is not given back");
-    ensure!(kernel.registers::<u64>(PhysAddr::new(at.raw() - 12), 8).is_none(), "misaligned for their type");
-    ensure!(kernel.registers::<u64>(PhysAddr::new(at.raw() - 16), 4).is_none(), "too few for their type");
-    ensure!(kernel.registers::<u32>(PhysAddr::new(at.raw() - 16), 4).is_some(), "a refusal holds nothing");
+    let mut kept = registers::<u32>(kernel, below, 4).ok_or("a part of what was given back")?;
+    kept.keep();
+    ensure!(kept.pointer().cast::<[u32; 2]>() != first, "one mapping a block");
+    drop(kept);
+    ensure!(registers::<u32>(kernel, below, 4).is_none(), "what is kept is not given back");
+    ensure!(registers::<u64>(kernel, PhysAddr::new(at.raw() - 12), 8).is_none(), "misaligned for their type");
+    ensure!(registers::<u64>(kernel, PhysAddr::new(at.raw() - 16), 4).is_none(), "too few for their type");
+    ensure!(registers::<u32>(kernel, PhysAddr::new(at.raw() - 16), 4).is_some(), "a refusal holds nothing");
     audit(kernel)
 }
 
@@ -595,7 +604,7 @@ fn registers_are_never_mapped_over_ram(kernel: &'static Kernel) -> Verdict {
     // Memory in use, a carve-out, the last frame, and a block that only ends in RAM.
     let below = PhysAddr::new(bank.base().raw() - FRAME_SIZE);
     for (at, bytes) in [(ram(kernel), FRAME_SIZE), (carved, FRAME_SIZE), (last, 1), (below, FRAME_SIZE + 1)] {
-        ensure!(kernel.registers::<u8>(at, bytes).is_none(), "registers over RAM at {at}");
+        ensure!(registers::<u8>(kernel, at, bytes).is_none(), "registers over RAM at {at}");
         let refused = kernel.space.lock().map_device(at, bytes);
         let wanted = bank_of(at).unwrap_or(bank);
         ensure!(

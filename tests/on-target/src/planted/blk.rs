@@ -8,8 +8,8 @@
 use crate::careless::Careless;
 use carveout::addr::BusAddr;
 use carveout::dma::buffer::Coherent;
-use carveout_boards::support::bring_up::Kernel;
-use carveout_boards::support::disk;
+use carveout_boards::kernel::state::Kernel;
+use carveout_boards::kernel::{devices, known};
 use on_target::{Verdict, ensure, ensure_eq};
 use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
@@ -50,8 +50,12 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Resets the first block device and gives it `page` for a queue.
-    pub(crate) fn open(kernel: &Kernel, mut page: Coherent<Careless>) -> Result<Self, &'static str> {
-        let (mut transport, _) = disk::transport(kernel).ok_or("there is no virtio block device")?;
+    pub(crate) fn open(kernel: &'static Kernel, mut page: Coherent<Careless>) -> Result<Self, &'static str> {
+        let mut found = None;
+        devices::find_all(&kernel.info, "virtio,mmio", |device| {
+            found = found.take().or_else(|| known::virtio_transport(kernel, &device));
+        });
+        let mut transport = found.ok_or("there is no virtio block device")?;
         transport.set_status(DeviceStatus::empty());
         let mut status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
         transport.set_status(status);

@@ -1,0 +1,407 @@
+//! A cache of a disk's blocks in lent frames: what was read may be forgotten, what was written and is not on the disk yet
+//! is not.
+//!
+//! Guarantees: a read gives what was written last, whatever was recalled meanwhile and however many pages others have
+//! open; a recall waits for no disk, for blocks that are not on it yet are a movable borrower's. Clean blocks are a
+//! discardable one's: read in clusters of 64 KiB, a loan each.
+
+use crate::drivers::storage::{BLOCK, Backing};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec;
+use alloc::vec::Vec;
+use carveout::cma::loan::{LendError, Loan, LoanError};
+use carveout::dma::loan::{Borrower, Discardable, Movable};
+use carveout::machine::Machine;
+use core::fmt;
+
+/// Blocks read at a time.
+const CLUSTER: u32 = 16;
+
+/// Why a block was not read or written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheError<E> {
+    /// The disk failed.
+    Disk(E),
+    /// The block is in memory and not on the disk yet, and as many lent pages are open as can be: to be tried again.
+    Busy,
+}
+
+impl<E: fmt::Display> fmt::Display for CacheError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(error) => error.fmt(f),
+            Self::Busy => write!(f, "as many lent pages are open as can be"),
+        }
+    }
+}
+
+/// The outcome of a copy to or from a page of the cache's own that is not recalled.
+fn kept<E>(result: Result<(), LoanError>) -> Result<(), CacheError<E>> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(LoanError::TooManyOpen) => Err(CacheError::Busy),
+        Err(error) => unreachable!("a movable page of the cache's own loan: {error}"),
+    }
+}
+
+/// Counters since the cache was made, in blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hits {
+    /// Found in memory.
+    pub hits: u64,
+    /// Read from the disk.
+    pub misses: u64,
+}
+
+impl Hits {
+    /// Hits of all, in per cent.
+    pub fn rate(self) -> u64 {
+        (self.hits * 100).checked_div(self.hits + self.misses).unwrap_or(0)
+    }
+}
+
+/// The cache.
+pub struct BlockCache<M: Machine + 'static, D> {
+    disk: D,
+    clean: Borrower<M, Discardable>,
+    dirty: Borrower<M, Movable>,
+    clusters: BTreeMap<u32, Loan>,
+    /// Clusters from the one read first.
+    order: VecDeque<u32>,
+    written: BTreeMap<u32, Loan>,
+    hits: Hits,
+    /// A cluster on its way.
+    buffer: Vec<u8>,
+}
+
+impl<M: Machine, D: Backing> BlockCache<M, D> {
+    /// An empty cache of `disk`.
+    pub fn new(disk: D, clean: Borrower<M, Discardable>, dirty: Borrower<M, Movable>) -> Self {
+        Self {
+            disk,
+            clean,
+            dirty,
+            clusters: BTreeMap::new(),
+            order: VecDeque::new(),
+            written: BTreeMap::new(),
+            hits: Hits::default(),
+            buffer: vec![0; CLUSTER as usize * BLOCK],
+        }
+    }
+
+    /// Counters.
+    pub const fn hits(&self) -> Hits {
+        self.hits
+    }
+
+    /// The disk.
+    pub const fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
+    /// Blocks written that are not on the disk yet.
+    pub fn unwritten(&self) -> usize {
+        self.written.len()
+    }
+
+    /// Reads a block.
+    pub fn read(&mut self, block: u32, to: &mut [u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
+        if let Some(&loan) = self.written.get(&block) {
+            kept(self.dirty.read(loan, 0, 0, to))?;
+            self.hits.hits += 1;
+            return Ok(());
+        }
+        let (cluster, page) = (block / CLUSTER, block % CLUSTER);
+        if let Some(&loan) = self.clusters.get(&cluster)
+            && page < loan.len()
+        {
+            match self.clean.read(loan, page, 0, to) {
+                Ok(()) => {
+                    self.hits.hits += 1;
+                    return Ok(());
+                }
+                // The disk has it too.
+                Err(LoanError::Recalled { .. } | LoanError::TooManyOpen) => {}
+                Err(error) => unreachable!("the cache's own loan: {error}"),
+            }
+        }
+        self.hits.misses += 1;
+        let mut buffer = core::mem::take(&mut self.buffer);
+        let result = self.disk.read(cluster * CLUSTER, &mut buffer);
+        if result.is_ok() {
+            to.copy_from_slice(&buffer[page as usize * BLOCK..][..BLOCK]);
+            self.keep(cluster, &buffer);
+        }
+        self.buffer = buffer;
+        result.map_err(CacheError::Disk)
+    }
+
+    /// Keeps a cluster, as far as there is room.
+    fn keep(&mut self, cluster: u32, bytes: &[u8]) {
+        self.forget(cluster);
+        let loan = loop {
+            match self.clean.borrow(CLUSTER) {
+                Ok(loan) => break loan,
+                Err(LendError::Spent { .. }) => {
+                    let Some(oldest) = self.order.front().copied() else { return };
+                    self.forget(oldest);
+                }
+                // Not kept, then.
+                Err(_) => return,
+            }
+        };
+        for (page, bytes) in (0..loan.len()).zip(bytes.chunks_exact(BLOCK)) {
+            match self.clean.write(loan, page, 0, bytes) {
+                // Of one recalled already the next read finds that.
+                Ok(()) | Err(LoanError::Recalled { .. }) => {}
+                // It would read as zeros.
+                Err(_) => return self.end(loan),
+            }
+        }
+        self.clusters.insert(cluster, loan);
+        self.order.push_back(cluster);
+    }
+
+    fn forget(&mut self, cluster: u32) {
+        if let Some(loan) = self.clusters.remove(&cluster) {
+            self.order.retain(|&other| other != cluster);
+            self.end(loan);
+        }
+    }
+
+    fn end(&self, clean: Loan) {
+        self.clean.give_back(clean).expect("the cache's own loan, which no closure has open");
+    }
+
+    /// Writes a block: to memory now, to the disk when there are too many such or [`flush`](Self::flush) is called. Where
+    /// memory has no room, or cannot be opened, the block goes straight to the disk.
+    pub fn write(&mut self, block: u32, from: &[u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
+        let mut loan = self.written.get(&block).copied().or_else(|| self.dirty.borrow(1).ok());
+        if loan.is_none() {
+            match self.flush() {
+                // No block can be read from memory now, so none can be written to it.
+                Ok(()) | Err(CacheError::Busy) => {}
+                Err(error) => return Err(error),
+            }
+            loan = self.dirty.borrow(1).ok();
+        }
+        let Some(loan) = loan else { return self.write_through(block, from) };
+        match kept(self.dirty.write(loan, 0, 0, from)) {
+            Ok(()) => {
+                self.written.insert(block, loan);
+                Ok(())
+            }
+            Err(CacheError::Busy) => {
+                let result = self.write_through(block, from);
+                // The old bytes stay where the disk refused the new ones.
+                if result.is_ok() || !self.written.contains_key(&block) {
+                    self.written.remove(&block);
+                    self.end_dirty(loan);
+                }
+                result
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_through(&mut self, block: u32, from: &[u8]) -> Result<(), CacheError<D::Error>> {
+        // What was read of it before is old, also where the disk took only a part.
+        self.forget(block / CLUSTER);
+        self.disk.write(block, from).map_err(CacheError::Disk)
+    }
+
+    /// Writes to the disk what is not on it yet.
+    pub fn flush(&mut self) -> Result<(), CacheError<D::Error>> {
+        while let Some((&block, &loan)) = self.written.first_key_value() {
+            let mut buffer = core::mem::take(&mut self.buffer);
+            let bytes = &mut buffer[..BLOCK];
+            let result = kept(self.dirty.read(loan, 0, 0, bytes)).and_then(|()| self.write_through(block, bytes));
+            self.buffer = buffer;
+            result?;
+            self.written.remove(&block);
+            self.end_dirty(loan);
+        }
+        Ok(())
+    }
+
+    fn end_dirty(&self, loan: Loan) {
+        self.dirty.give_back(loan).expect("the cache's own loan, which no closure has open");
+    }
+
+    /// Forgets all that can be read again, and gives the frames back.
+    pub fn shrink(&mut self) {
+        while let Some(&cluster) = self.order.front() {
+            self.forget(cluster);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::fake::with_all_open;
+    use carveout::cma::loan::Priority;
+    use carveout::dma::buffer::Contiguous;
+    use carveout::fake::Fake;
+    use carveout::setup::Setup;
+    use proptest::prelude::*;
+    use std::boxed::Box;
+
+    const BLOCKS: u32 = 100;
+
+    /// A disk whose writes may fail.
+    struct Plates {
+        bytes: Vec<u8>,
+        broken: bool,
+    }
+
+    impl Backing for Plates {
+        type Error = &'static str;
+
+        fn read(&mut self, first: u32, to: &mut [u8]) -> Result<(), Self::Error> {
+            to.fill(0);
+            let from = &self.bytes[first as usize * BLOCK..];
+            let count = from.len().min(to.len());
+            to[..count].copy_from_slice(&from[..count]);
+            Ok(())
+        }
+
+        fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Self::Error> {
+            if self.broken {
+                return Err("broken");
+            }
+            self.bytes[first as usize * BLOCK..][..from.len()].copy_from_slice(from);
+            Ok(())
+        }
+    }
+
+    fn cache(setup: &Setup, clean: u32, dirty: u32) -> BlockCache<Fake, Plates> {
+        let area = setup.dma.area("test").unwrap();
+        let clean = setup.dma.borrower(area, "clean", clean, Priority::Low).unwrap();
+        let dirty = setup.dma.borrower(area, "dirty", dirty, Priority::High).unwrap();
+        let bytes = (0..BLOCKS as usize * BLOCK).map(|n| (n / BLOCK * 7 + n) as u8).collect();
+        BlockCache::new(Plates { bytes, broken: false }, clean, dirty)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// Reads give what was written last, while devices take and free the area; a flush puts it on the disk (I6).
+        #[test]
+        fn reads_give_what_was_written_last(
+            seed in any::<u64>(),
+            ops in prop::collection::vec((0..4u8, 0..BLOCKS, any::<u8>(), 1..60u32), 1..80),
+        ) {
+            let setup = Setup::with_area(seed, 64 * 4096);
+            let mut cache = cache(&setup, 70, 6);
+            let mut model = cache.disk.bytes.clone();
+            let mut held = Vec::new();
+            for (op, block, byte, frames) in ops {
+                match op {
+                    0 => {
+                        let mut found = [0; BLOCK];
+                        cache.read(block, &mut found).unwrap();
+                        prop_assert!(found[..] == model[block as usize * BLOCK..][..BLOCK], "block {}", block);
+                    }
+                    1 => {
+                        cache.write(block, &[byte; BLOCK]).unwrap();
+                        model[block as usize * BLOCK..][..BLOCK].fill(byte);
+                    }
+                    2 => {
+                        let device = setup.master("device");
+                        held.extend(setup.dma.alloc(&device, frames * 4096, 1).map(Contiguous::into_coherent));
+                    }
+                    _ => drop(held.pop()),
+                }
+            }
+            cache.flush().unwrap();
+            prop_assert!(cache.disk.bytes == model);
+            setup.audit().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_the_disk_refuses_stays_in_memory() {
+        let setup = Setup::new(1);
+        let mut cache = cache(&setup, 64, 2);
+        cache.disk.broken = true;
+        cache.write(5, &[5; BLOCK]).unwrap();
+        cache.write(6, &[6; BLOCK]).unwrap();
+        assert_eq!(cache.write(7, &[7; BLOCK]), Err(CacheError::Disk("broken")), "no room for a third");
+        let mut block = Box::new([0; BLOCK]);
+        cache.read(5, &mut block).unwrap();
+        assert_eq!(*block, [5; BLOCK]);
+        cache.disk.broken = false;
+        cache.write(7, &[7; BLOCK]).unwrap();
+        assert_eq!(cache.unwritten(), 1);
+        assert_eq!(cache.disk.bytes[6 * BLOCK], 6);
+    }
+
+    /// Others have all lanes: what is in memory cannot be looked at, and nothing can be put there.
+    #[test]
+    fn reads_and_writes_are_right_while_no_page_can_be_opened() {
+        let setup = Setup::new(3);
+        let mut cache = cache(&setup, 64, 2);
+        let mut model = cache.disk.bytes.clone();
+        let mut write = |cache: &mut BlockCache<Fake, Plates>, block: u32, byte: u8| {
+            model[block as usize * BLOCK..][..BLOCK].fill(byte);
+            cache.write(block, &[byte; BLOCK])
+        };
+        let mut found = Box::new([0; BLOCK]);
+        cache.read(0, &mut found).unwrap();
+        write(&mut cache, 40, 1).unwrap();
+        write(&mut cache, 41, 1).unwrap();
+        with_all_open(&setup, &mut || {
+            assert_eq!(cache.read(3, &mut found), Ok(()), "a block that is in memory and on the disk");
+            assert_eq!(cache.read(20, &mut found), Ok(()), "one that is on the disk alone");
+            assert_eq!(cache.read(40, &mut found), Err(CacheError::Busy), "one that is in memory alone");
+            assert_eq!(cache.flush(), Err(CacheError::Busy));
+            // Over one read before, one written before, and one of neither, while both dirty pages are in use or free.
+            for block in [3, 50, 40, 40, 51] {
+                assert_eq!(write(&mut cache, block, 2), Ok(()));
+                assert_eq!(cache.read(block, &mut found), Ok(()), "block {block}");
+                assert_eq!(*found, [2; BLOCK], "block {block}");
+            }
+            cache.disk.broken = true;
+            assert_eq!(cache.write(41, &[3; BLOCK]), Err(CacheError::Disk("broken")));
+            assert_eq!(cache.write(60, &[3; BLOCK]), Err(CacheError::Disk("broken")));
+            cache.disk.broken = false;
+        });
+        for block in 0..BLOCKS {
+            cache.read(block, &mut found).unwrap();
+            assert!(*found == model[block as usize * BLOCK..][..BLOCK], "block {block}");
+        }
+        cache.flush().unwrap();
+        assert!(cache.disk.bytes == model);
+        assert!((0..2).all(|_| cache.dirty.borrow(1).is_ok()), "a page was lost");
+    }
+
+    /// What is written past the memory for it is not read from what was read before.
+    #[test]
+    fn a_write_straight_through_ends_what_was_read_before() {
+        let setup = Setup::with_area(4, 64 * 4096);
+        let mut cache = cache(&setup, 16, 1);
+        cache.dirty.borrow(1).unwrap();
+        let mut found = Box::new([0; BLOCK]);
+        cache.read(5, &mut found).unwrap();
+        cache.write(5, &[9; BLOCK]).unwrap();
+        assert_eq!(cache.unwritten(), 0);
+        cache.read(5, &mut found).unwrap();
+        assert_eq!(*found, [9; BLOCK]);
+    }
+
+    #[test]
+    fn the_second_read_is_from_memory() {
+        let setup = Setup::new(2);
+        let mut cache = cache(&setup, 64, 2);
+        let mut block = [0; BLOCK];
+        for _ in 0..2 {
+            for n in 0..BLOCKS {
+                cache.read(n, &mut block).unwrap();
+            }
+        }
+        // 64 pages hold four clusters of the seven: each has gone before it is read again.
+        assert_eq!(cache.hits(), Hits { hits: 186, misses: 14 });
+        assert_eq!(cache.hits().rate(), 93);
+    }
+}

@@ -1,0 +1,20 @@
+//! What the demo's tests share.
+
+use carveout::cma::loan::{Loan, Priority, SPARES};
+use carveout::dma::loan::{Borrower, Movable};
+use carveout::fake::Fake;
+use carveout::setup::Setup;
+
+/// Runs with as many lent pages open as can be.
+pub(crate) fn with_all_open(setup: &Setup, run: &mut dyn FnMut()) {
+    fn nest(other: &Borrower<Fake, Movable>, loan: Loan, page: u32, run: &mut dyn FnMut()) {
+        if page == SPARES {
+            run();
+        } else {
+            other.with(loan, page, |_| nest(other, loan, page + 1, run)).unwrap();
+        }
+    }
+    let area = setup.dma.area("test").unwrap();
+    let other = setup.dma.borrower(area, "other", SPARES, Priority::Low).unwrap();
+    nest(&other, other.borrow(SPARES).unwrap(), 0, run);
+}

@@ -1,0 +1,49 @@
+//! The demo: a JPEG from a disk to the screen, each hop a buffer of the CMA and a bus master.
+//!
+//! ```text
+//! image file --virtio-blk--> JPEG bytes (Stream) --mock JPEG codec--> RGB (DeviceOnly)
+//!   --mock scaler--> 640x480x32 (Coherent) --PL111--> screen
+//! ```
+//!
+//! On a board whose disk is a memory card the CPU reads the file into the stream. On one with a DMA controller that
+//! copies from the scaler's memory to the display's:
+//!
+//! ```text
+//!   --mock scaler--> 640x480x32 (DeviceOnly) --PL081--> 640x480x32 (Coherent) --PL111--> screen
+//! ```
+//!
+//! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
+//!
+//! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with contracts
+//! take and free memory that is full of loans: see [`lending`]. With `demo=coherency` there is no picture:
+//! the caches are tried instead, see [`coherency`].
+
+#[cfg(target_arch = "arm")]
+pub mod coherency;
+#[cfg(target_arch = "arm")]
+mod ending;
+#[cfg(target_arch = "arm")]
+pub mod failure;
+#[cfg(target_arch = "arm")]
+mod film;
+#[cfg(target_arch = "arm")]
+mod hops;
+#[cfg(target_arch = "arm")]
+pub mod lending;
+#[cfg(target_arch = "arm")]
+mod line;
+#[cfg(target_arch = "arm")]
+mod memory;
+#[cfg(target_arch = "arm")]
+mod picture;
+#[cfg(target_arch = "arm")]
+pub mod port;
+#[cfg(target_arch = "arm")]
+pub mod run;
+
+pub mod block_cache;
+#[cfg(test)]
+mod fake;
+pub mod mock;
+pub mod random;
+pub mod store;

@@ -1,0 +1,83 @@
+//! Which demo is run, and that it gave everything back.
+
+use super::ending::end;
+use super::failure::Failure;
+use super::film::film;
+use super::hops::{Hop, print_table};
+use super::memory::CODEC;
+use super::picture::{Source, show_bars, show_picture};
+use super::{coherency, lending};
+use crate::kernel::devices;
+use crate::kernel::state::Kernel;
+use crate::println;
+use alloc::vec::Vec;
+
+/// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that was not seen
+/// to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, only the part
+/// that needs no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory of its own.
+pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
+    if asked(kernel) == Some("coherency") {
+        return coherency::run(kernel);
+    }
+    let whole = devices::find(&kernel.info, CODEC).is_some();
+    // Open until the end: its own memory is neither free before nor after.
+    let mut disk = if whole { Some(Source::open(kernel)?) } else { None };
+    let before = free_bytes(kernel);
+    let micros = || kernel.clock.as_ref().map_or(0, |clock| clock.micros());
+    let start = micros();
+    let result = match &mut disk {
+        Some(disk) => match disk.as_writable().filter(|_| asked(kernel) == Some("loans")) {
+            Some(disk) => lending::demo(kernel, disk),
+            None => show_and_film(kernel, disk),
+        },
+        None => only_film(kernel),
+    };
+    let after = free_bytes(kernel);
+    log::info!("took {} ms of the board's clock", (micros() - start) / 1000);
+    // A disk that was given up gave its rings back, too.
+    if after >= before {
+        return result;
+    }
+    if let Err(failure) = result {
+        println!("demo: {failure}");
+    }
+    println!("{}", kernel.dma.holders());
+    Err(Failure::Leak { free: (before, after) })
+}
+
+/// The boot argument `demo=`.
+fn asked(kernel: &Kernel) -> Option<&'static str> {
+    kernel.info.bootargs().get("demo").and_then(|arg| arg.value)
+}
+
+/// Bytes free in all areas.
+fn free_bytes(kernel: &Kernel) -> u64 {
+    let areas = (0..kernel.layout.areas().len()).filter_map(|area| kernel.dma.area_at(area));
+    areas.map(|area| kernel.dma.free_bytes(area).0).sum()
+}
+
+fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failure> {
+    let mut hops = Vec::new();
+    let screen = show_picture(kernel, disk, &mut hops)?;
+    let result = while_shown(kernel, screen.is_displayed(), &mut hops);
+    screen.off();
+    result
+}
+
+fn only_film(kernel: &'static Kernel) -> Result<(), Failure> {
+    println!("demo: no mock devices in the device tree: the memory part only");
+    let mut hops = Vec::new();
+    let screen = show_bars(kernel, &mut hops)?;
+    let result = while_shown(kernel, screen.is_some(), &mut hops);
+    if let Some(screen) = screen {
+        screen.off();
+    }
+    result
+}
+
+/// What happens while the display reads the picture.
+fn while_shown(kernel: &'static Kernel, displayed: bool, hops: &mut Vec<Hop>) -> Result<(), Failure> {
+    film(kernel, hops)?;
+    print_table(kernel.dma, hops);
+    end(kernel, displayed)
+}

@@ -1,0 +1,4 @@
+//! What the first core asks of the hardware to let further cores in.
+
+pub mod scu;
+pub mod sysreg;

@@ -1,0 +1,66 @@
+//! Cortex-A9 `MPCore` global timer (Arm DDI 0407, 4.4): a 64-bit count that all cores share.
+//!
+//! Guarantees: [`A9GlobalTimer::count`] is one moment's value although its halves are read apart, and never goes back.
+//!
+//! This driver is ours because no kept crate has one for this timer.
+
+use super::Counter;
+use crate::drivers::mmio::Mmio;
+use tock_registers::{
+    interfaces::{ReadWriteable, Readable},
+    register_bitfields, register_structs,
+    registers::{ReadOnly, ReadWrite},
+};
+
+register_bitfields! [u32,
+    CONTROL [ENABLE OFFSET(0) NUMBITS(1) []],
+];
+
+register_structs! {
+    /// The timer's registers at PERIPHBASE + 0x200, as far as a counter needs them.
+    pub Registers {
+        (0x000 => count_low: ReadOnly<u32>),
+        (0x004 => count_high: ReadOnly<u32>),
+        (0x008 => control: ReadWrite<u32, CONTROL::Register>),
+        (0x00c => @END),
+    }
+}
+
+/// A running global timer.
+pub struct A9GlobalTimer {
+    registers: Mmio<Registers>,
+    hertz: u32,
+}
+
+// SAFETY: after `new` the driver only reads the count, which any core may do at any time.
+unsafe impl Sync for A9GlobalTimer {}
+
+impl A9GlobalTimer {
+    /// Lets the timer run, from where it stands and with the prescaler it has (1 after reset).
+    ///
+    /// `hertz` is the rate of PERIPHCLK, which the timer counts.
+    pub fn new(registers: Mmio<Registers>, hertz: u32) -> Self {
+        registers.control.modify(CONTROL::ENABLE::SET);
+        Self { registers, hertz }
+    }
+
+    /// Returns the ticks of PERIPHCLK. The halves are read until the upper one holds still (DDI 0407, 4.4.1).
+    pub fn count(&self) -> u64 {
+        let mut high = self.registers.count_high.get();
+        loop {
+            let low = self.registers.count_low.get();
+            let again = self.registers.count_high.get();
+            if again == high {
+                return u64::from(high) << 32 | u64::from(low);
+            }
+            high = again;
+        }
+    }
+}
+
+impl Counter for A9GlobalTimer {
+    fn nanos(&self) -> u64 {
+        let (ticks, hertz) = (u128::from(self.count()), u128::from(self.hertz.max(1)));
+        (ticks * 1_000_000_000 / hertz) as u64
+    }
+}

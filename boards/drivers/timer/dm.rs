@@ -1,0 +1,114 @@
+//! `DMTimer` of the AM335x (TRM SPRUH73, 20.1; `ti,am335x-timer`) as a free-running count.
+//!
+//! Guarantees: the count never goes back but by wrapping at 2^32, after 3 minutes. The module's clock is the boot loader's:
+//! U-Boot counts with DMTIMER2, the first that a device tree names, from the board's crystal. U-Boot divides it by 8;
+//! here it is not divided.
+//!
+//! This driver is ours because no kept crate has one for this timer.
+
+use super::Counter;
+use crate::drivers::mmio::Mmio;
+use tock_registers::{
+    interfaces::{Readable, Writeable},
+    register_bitfields, register_structs,
+    registers::{ReadOnly, ReadWrite, WriteOnly},
+};
+
+register_bitfields! [u32,
+    TCLR [START OFFSET(0) NUMBITS(1) [], AUTO_RELOAD OFFSET(1) NUMBITS(1) []],
+];
+
+register_structs! {
+    /// The register block (SPRUH73, 20.1.5), as far as a counter needs it.
+    pub Registers {
+        (0x00 => _reserved0),
+        (0x30 => disable_irqs: WriteOnly<u32>),
+        (0x34 => _reserved1),
+        (0x38 => control: ReadWrite<u32, TCLR::Register>),
+        (0x3c => count: ReadWrite<u32>),
+        (0x40 => load: ReadWrite<u32>),
+        (0x44 => _reserved2),
+        (0x48 => posted_writes: ReadOnly<u32>),
+        (0x4c => @END),
+    }
+}
+
+/// A running timer.
+pub struct DmTimer {
+    registers: Mmio<Registers>,
+}
+
+// SAFETY: after `new` the driver only reads the count, which any core may do at any time.
+unsafe impl Sync for DmTimer {}
+
+impl DmTimer {
+    /// Ticks a microsecond: the crystal of every BeagleBone.
+    const PER_MICROSECOND: u32 = 24;
+
+    /// Starts the timer anew over the whole of its range, undivided and without interrupts.
+    ///
+    /// # Safety
+    ///
+    /// The module's clocks run: without them an access aborts.
+    pub unsafe fn new(registers: Mmio<Registers>) -> Self {
+        let timer = Self { registers };
+        timer.registers.disable_irqs.set(0b111);
+        timer.settled().control.set(0);
+        timer.settled().load.set(0);
+        timer.settled().count.set(0);
+        timer.settled().control.write(TCLR::START::SET + TCLR::AUTO_RELOAD::SET);
+        timer
+    }
+
+    /// The registers, once the functional clock has taken what was written before (SPRUH73, 20.1.3.10). A write takes
+    /// a few of its cycles; no more is waited for than would be broken hardware.
+    fn settled(&self) -> &Registers {
+        for _ in 0..10_000 {
+            if self.registers.posted_writes.get() == 0 {
+                break;
+            }
+        }
+        &self.registers
+    }
+
+    /// Returns the ticks since the start, modulo 2^32: 3 minutes.
+    fn ticks(&self) -> u32 {
+        self.registers.count.get()
+    }
+}
+
+impl Counter for DmTimer {
+    fn nanos(&self) -> u64 {
+        u64::from(self.ticks()) * 1000 / u64::from(Self::PER_MICROSECOND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::fake;
+
+    #[test]
+    fn the_timer_starts_anew_undivided() {
+        let registers = fake::block::<Registers>(0x400);
+        // As U-Boot leaves it: running, by 8.
+        registers.write(0x38, 0b10_1011);
+        registers.write(0x3c, 7);
+        registers.write(0x40, 8);
+        // SAFETY: memory needs no clock.
+        let timer = unsafe { DmTimer::new(registers.mmio()) };
+        assert_eq!((registers.read(0x38), registers.read(0x40), registers.read(0x30)), (0b11, 0, 0b111));
+        assert_eq!(timer.ticks(), 0);
+        registers.write(0x3c, 5);
+        assert_eq!(timer.ticks(), 5);
+    }
+
+    #[test]
+    fn a_write_that_never_settles_does_not_hang() {
+        let registers = fake::block::<Registers>(0x400);
+        registers.write(0x48, 1);
+        // SAFETY: memory needs no clock.
+        let timer = unsafe { DmTimer::new(registers.mmio()) };
+        assert_eq!(timer.ticks(), 0);
+    }
+}

@@ -1,0 +1,13 @@
+//! UARTs: the console's bytes, polled.
+
+pub mod ns16550;
+pub mod pl011;
+
+/// A UART that is ready to send and receive.
+pub trait Uart: Send {
+    /// Sends one byte as it is. Waits until there is room for it.
+    fn write_byte(&mut self, byte: u8);
+
+    /// Returns the next byte received, if there is one. Line errors are not told apart from data.
+    fn try_read(&mut self) -> Option<u8>;
+}

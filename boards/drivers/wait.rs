@@ -1,0 +1,64 @@
+//! Waiting for a device, and what comes back from it.
+//!
+//! Guarantees: a wait ends, whatever the device does. A driver takes buffers by value, in the device's state. It gives
+//! one back only after it has seen the device stop; what that means stands in each driver's documents. A buffer whose
+//! device was not seen to stop is dropped in the device's state, so it goes into quarantine: counted, told, never freed
+//! (I4).
+
+/// What a driver waits by: its device's interrupt and a clock.
+pub trait Wait {
+    /// Lets the interrupt through once, and forgets those that came before.
+    fn listen(&self);
+
+    /// Returns whether the interrupt came since this was last asked.
+    fn told(&self) -> bool;
+
+    /// Returns the time in microseconds. Without a counter it returns a number that grows at each call.
+    fn micros(&self) -> u64;
+}
+
+/// Waits until `done` returns true, and returns whether it did within so many microseconds.
+pub fn until(now: impl Fn() -> u64, micros: u64, mut done: impl FnMut() -> bool) -> bool {
+    let start = now();
+    loop {
+        // The clock first: what is done in time counts, however late this core comes to look.
+        let late = now().saturating_sub(start) > micros;
+        if done() {
+            return true;
+        }
+        if late {
+            return false;
+        }
+        carveout::cpu::relax();
+    }
+}
+
+/// A transfer that failed.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Failed<E, B> {
+    /// Why.
+    pub error: E,
+    /// What the device had been given, if the device was seen to stop. Else it is in quarantine.
+    pub given: Option<B>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+
+    #[test]
+    fn a_wait_ends_in_time_or_too_late_and_looks_once_more() {
+        let now = Cell::new(0);
+        let clock = || {
+            now.set(now.get() + 1);
+            now.get()
+        };
+        assert!(!until(clock, 10, || false));
+        assert_eq!(now.get(), 12);
+        // This core came to look an hour later: the device had long been done.
+        now.set(0);
+        let slept = || now.replace(3_600_000_000);
+        assert!(until(slept, 10, || true));
+    }
+}

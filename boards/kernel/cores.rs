@@ -1,0 +1,285 @@
+//! The other cores: let in by whatever holds them, then idle until there is work for all.
+//!
+//! Guarantees: a core that the device tree names and that does not come costs one line, and the boot goes on; one that
+//! comes after it was given up stays out. [`on_all`] returns when the work is done on every core, so work may borrow.
+//! A core that waits for a lock for ever ends the program, with a line a core that says what it holds and waits for.
+
+use super::devices::{self, MAX_CPUS, Pen};
+use super::state::{CAME, Kernel, came, kernel, numbered};
+use super::{console, interrupts};
+use crate::drivers::intc::irq::IrqId;
+use crate::drivers::smp::{scu, sysreg};
+use crate::println;
+use aarch32_cpu::interrupt;
+use arrayvec::ArrayVec;
+use carveout::addr::PhysAddr;
+use carveout::cpu::wait_for_interrupt;
+use carveout::cpu::{self, CoreId, MAX_CORES};
+use carveout::machine::Cache;
+use carveout::sync;
+use carveout::vm::audit::{Findings, Report};
+use carveout_armv7a::cores::{self, Alone};
+use carveout_rt::secondary;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use spin::Once;
+
+/// How long the others have to come, in microseconds.
+const PATIENCE: u64 = 1_000_000;
+
+// What a core is: none of ours, sent for, in, given up.
+const OUT: u32 = 0;
+const SENT_FOR: u32 = 1;
+const IN: u32 = 2;
+const GIVEN_UP: u32 = 3;
+static STATES: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(OUT) }; MAX_CORES];
+
+/// Work of every core: shared by those who do it.
+type Work<'w> = &'w (dyn Fn(CoreId) + Sync);
+
+/// What a core has to do: a pointer to a [`Work`] that [`on_all`] keeps on its stack until the core stores null here.
+static WORK: [AtomicPtr<()>; MAX_CORES] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CORES];
+
+/// Why a core was not let in.
+enum Refused<'dtb> {
+    Method(&'dtb str),
+    NoReleaseAddress,
+    Unmapped(PhysAddr),
+    NoBoard,
+    Silent,
+}
+
+impl fmt::Display for Refused<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method(name) => write!(f, "enable-method \"{name}\" is not known"),
+            Self::NoReleaseAddress => write!(f, "cpu-release-addr is missing, no multiple of 4, or above 4 GiB"),
+            Self::Unmapped(at) => write!(f, "cpu-release-addr {at} is in memory that was carved out"),
+            Self::NoBoard => write!(f, "no enable-method, and no board that is known to start it"),
+            Self::Silent => write!(f, "sent for, it did not come within {} ms", PATIENCE / 1000),
+        }
+    }
+}
+
+/// Lets the other cores in and waits until they have come.
+pub fn start(kernel: &'static Kernel) {
+    let this = CoreId::current();
+    CAME[this.index()].call_once(cores::registers);
+    STATES[this.index()].store(IN, Ordering::Relaxed);
+    sync::on_wait(watch);
+    let cpus = devices::cpus(&kernel.info);
+    let there = cores_there(kernel);
+    let mut others = ArrayVec::<_, MAX_CPUS>::new();
+    for cpu in &cpus {
+        match CoreId::from_reg(cpu.reg) {
+            Some(core) if core == this => {}
+            Some(core) if core.index() < there => others.push((cpu, core)),
+            _ => {}
+        }
+    }
+    let absent = cpus.len().saturating_sub(others.len() + 1);
+    if absent > 0 {
+        println!("cores: {absent} of the {} in the device tree are not there", cpus.len());
+    }
+    if others.is_empty() {
+        return;
+    }
+    if let Some(why) = Alone::current(kernel.world) {
+        println!("refused: {} more cores: {why}", others.len());
+        return;
+    }
+    let entry = secondary::entry(run);
+    for (_, core) in &others {
+        STATES[core.index()].store(SENT_FOR, Ordering::Release);
+    }
+    secondary::open_pen(kernel.machine);
+    let mut by_board = others.iter().filter(|(cpu, _)| cpu.pen == Pen::Board).map(|(_, core)| core.bit()).peekable();
+    let board_told = by_board.peek().is_some() && tell_board(kernel, entry);
+    if board_told {
+        interrupts::send(WAKE, by_board.fold(0, |mask, core| mask | core));
+    }
+    let tell = |pen: Pen<'static>| match pen {
+        Pen::Board => (!board_told).then_some(Refused::NoBoard),
+        Pen::SpinTable(at) => (!tell_spin_table(kernel, at, entry)).then_some(Refused::Unmapped(at)),
+        Pen::NoAddress => Some(Refused::NoReleaseAddress),
+        Pen::Unknown(method) => Some(Refused::Method(method)),
+    };
+    let told: ArrayVec<_, MAX_CPUS> = others.iter().map(|(cpu, _)| tell(cpu.pen)).collect();
+
+    let deadline = kernel.micros() + PATIENCE;
+    for ((cpu, core), why) in others.into_iter().zip(told) {
+        let state = &STATES[core.index()];
+        while state.load(Ordering::Acquire) == SENT_FOR {
+            cpu::relax();
+            // From here on it stays out, whenever it comes; what nobody could tell may still have come by the head.
+            if kernel.micros() > deadline
+                && state.compare_exchange(SENT_FOR, GIVEN_UP, Ordering::Relaxed, Ordering::Acquire).is_ok()
+            {
+                println!("refused: {}: {}", cpu.name, why.as_ref().unwrap_or(&Refused::Silent));
+            }
+        }
+    }
+}
+
+/// How long a core waits for a lock before that counts as a deadlock, in microseconds; core 0 waits twice as long for
+/// work that takes no locks.
+const STALL: u64 = 10_000_000;
+
+/// The exit code after a deadlock.
+const STALLED: i32 = 103;
+
+/// Since when each core waits, as [`watch`] found it.
+static WAITS_SINCE: [AtomicU64; MAX_CORES] = [const { AtomicU64::new(0) }; MAX_CORES];
+
+/// While a core waits for a lock: ends the program if it waits for too long. In this state it may be deadlocked, so what
+/// this needs takes no lock.
+fn watch(round: u32) {
+    let Some(kernel) = kernel() else { return };
+    let (this, now) = (CoreId::current(), kernel.micros());
+    let since = &WAITS_SINCE[this.index()];
+    if round == 1 {
+        since.store(now, Ordering::Relaxed);
+    } else if now.saturating_sub(since.load(Ordering::Relaxed)) > STALL {
+        stalled(format_args!("{this} waits for a lock"));
+    }
+}
+
+/// Prints what each core does and holds, and ends the program. Of several cores that find it out one prints.
+fn stalled(who: fmt::Arguments<'_>) -> ! {
+    static FIRST: AtomicBool = AtomicBool::new(true);
+    while !FIRST.swap(false, Ordering::Relaxed) {
+        wait_for_interrupt();
+    }
+    // SAFETY: what this core was doing never goes on, and the program ends here.
+    unsafe { console::seize() };
+    println!("deadlock: for more than {} s {who}", STALL / 1_000_000);
+    for (core, locks) in sync::cores() {
+        let state = match STATES[core.index()].load(Ordering::Relaxed) {
+            IN if core.index() == 0 => "works",
+            IN if WORK[core.index()].load(Ordering::Relaxed).is_null() => "is idle",
+            IN => "works",
+            _ => continue,
+        };
+        println!("deadlock: {core} {state}, {locks}");
+    }
+    console::exit(STALLED)
+}
+
+/// Software interrupt 0 has no hook: it ends a WFI.
+const WAKE: IrqId = IrqId::new(0).expect("there are 16");
+
+/// Cores of the `MPCore`: one that the tree names and the SCU does not count cannot come.
+fn cores_there(kernel: &'static Kernel) -> usize {
+    let Some(found) = devices::find(&kernel.info, "arm,cortex-a9-scu") else { return MAX_CORES };
+    // SAFETY: the tree says that these are the SCU's registers.
+    unsafe { kernel.first(&found) }.map_or(MAX_CORES, |registers| scu::cores(&registers))
+}
+
+/// A Versatile Express: by the flags of its system registers.
+fn tell_board(kernel: &'static Kernel, entry: PhysAddr) -> bool {
+    let Some(found) = devices::find(&kernel.info, "arm,vexpress-sysreg") else { return false };
+    // SAFETY: the tree says that these are the board's system registers.
+    let Some(registers) = (unsafe { kernel.first(&found) }) else { return false };
+    // SAFETY: at `entry` stands code (`secondary::entry`).
+    unsafe { sysreg::set_entry(&registers, entry) };
+    true
+}
+
+/// A pen in RAM, which the tree reserves, or in some memory that is none.
+fn tell_spin_table(kernel: &'static Kernel, at: PhysAddr, entry: PhysAddr) -> bool {
+    // SAFETY: the tree gives the word for this, as it gives memory.
+    if unsafe { secondary::tell(kernel.machine, at, entry.raw()) } {
+        return true;
+    }
+    // SAFETY: the tree gives the word for this, and every bit pattern is one.
+    let Some(word) = (unsafe { kernel.registers::<u32>(at, 4) }) else { return false };
+    // SAFETY: mapped for good, aligned, no RAM, nobody else's meanwhile; the tree gives the word for this.
+    unsafe { word.pointer().write_volatile(entry.raw()) };
+    secondary::wake(kernel.machine);
+    true
+}
+
+/// What a core runs from the head on.
+fn run(this: CoreId) -> ! {
+    CAME[this.index()].call_once(cores::registers);
+    let state = &STATES[this.index()];
+    // SAFETY: this core has just come from the head: it holds no lock, and nothing runs on it.
+    let served = unsafe { interrupts::start_core() };
+    let welcome = served && state.compare_exchange(SENT_FOR, IN, Ordering::Release, Ordering::Relaxed).is_ok();
+    if !welcome {
+        interrupt::disable();
+        loop {
+            wait_for_interrupt();
+        }
+    }
+    let work = &WORK[this.index()];
+    loop {
+        interrupt::disable();
+        let task = work.load(Ordering::Acquire);
+        if task.is_null() {
+            // Erratum 769419 of the PL310: what this core wrote to coherent memory would stay in the store buffer.
+            if let Some(kernel) = kernel() {
+                kernel.machine.device_barrier();
+            }
+            // A wake that came since is pending, and ends it.
+            wait_for_interrupt();
+        }
+        // SAFETY: no critical section is under way: this is the idle loop.
+        unsafe { interrupt::enable() };
+        if !task.is_null() {
+            // SAFETY: `on_all` stored a pointer to a `Work`, which lives until null is stored below.
+            let task = unsafe { *task.cast::<Work<'_>>() };
+            task(this);
+            work.store(core::ptr::null_mut(), Ordering::Release);
+        }
+    }
+}
+
+/// Returns the cores that are in.
+pub fn online() -> impl Iterator<Item = CoreId> {
+    CoreId::all().filter(|core| STATES[core.index()].load(Ordering::Acquire) == IN)
+}
+
+/// Does the work on every core that is in, on all at once, and returns when all have done it. Only core 0 calls it, and
+/// not from within work.
+pub fn on_all(work: Work<'_>) {
+    let this = CoreId::current();
+    assert_eq!(this.index(), 0, "core 0 gives out work");
+    let others: ArrayVec<CoreId, MAX_CORES> = online().filter(|&core| core != this).collect();
+    let task = (&raw const work).cast_mut().cast::<()>();
+    for core in &others {
+        WORK[core.index()].store(task, Ordering::Release);
+    }
+    interrupts::send(WAKE, others.iter().fold(0, |mask, core| mask | core.bit()));
+    work(this);
+    let locks_taken = || sync::cores().fold(0u32, |sum, (_, locks)| sum.wrapping_add(locks.taken));
+    for core in others {
+        let mut last = (0, 0);
+        let mut rounds = 0u32;
+        while !WORK[core.index()].load(Ordering::Acquire).is_null() {
+            cpu::relax();
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(4096)
+                && let Some(kernel) = kernel()
+            {
+                let (taken, now) = (locks_taken(), kernel.micros());
+                if last.1 == 0 || last.0 != taken {
+                    last = (taken, now);
+                } else if now.saturating_sub(last.1) > 2 * STALL {
+                    stalled(format_args!("{core} does not come to an end"));
+                }
+            }
+        }
+    }
+}
+
+/// Runs the audit for every core: core 0 walks the tables, and the registers that each core came with and those that it
+/// has now must give them the same meaning. Only core 0 calls it, and not from within work.
+pub fn audit(kernel: &Kernel) -> Result<Report, Findings> {
+    let now = [const { Once::new() }; MAX_CORES];
+    on_all(&|core| {
+        now[core.index()].call_once(cores::registers);
+    });
+    let both: ArrayVec<_, { 2 * MAX_CORES }> = came().chain(numbered(&now)).collect();
+    kernel.audit_beside(&both)
+}

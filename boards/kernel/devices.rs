@@ -1,0 +1,477 @@
+//! Devices as the device tree names them: by `compatible`, with their registers as the CPU addresses them.
+//!
+//! Guarantees: addresses are translated through every `ranges` between a node and the root, those that the device
+//! drives through every `dma-ranges`; a node that is not `okay`, or whose registers the CPU cannot reach, is not found.
+
+use crate::drivers::intc::irq::IrqId;
+use arrayvec::ArrayVec;
+use carveout::addr::{BusAddr, PhysAddr};
+use carveout::dma::master::{BusWindow, MAX_WINDOWS};
+use carveout_boot::bootinfo::{BootInfo, DevicePath, bus};
+use core::fmt;
+use dtoolkit::fdt::FdtNode;
+use dtoolkit::standard::{NodeStandard, Range};
+use dtoolkit::{Node, Property};
+
+/// Register blocks of a device that are kept.
+pub const MAX_BLOCKS: usize = 2;
+
+/// Cores of a tree that are kept.
+pub const MAX_CPUS: usize = 8;
+
+/// A block of registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// First byte.
+    pub at: PhysAddr,
+    /// Bytes.
+    pub bytes: u32,
+}
+
+/// A device of the tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found<'dtb> {
+    /// Its node's name, with the unit address.
+    pub name: &'dtb str,
+    /// Its node's path.
+    pub path: DevicePath<'dtb>,
+    /// Its register blocks, in the order of `reg`.
+    pub blocks: ArrayVec<Block, MAX_BLOCKS>,
+    /// The first of its `interrupts`, in as many cells as their controller takes.
+    pub irq: Option<IrqId>,
+    /// The rate of the first of its `clocks`, if that is a fixed one.
+    pub hertz: Option<u32>,
+    /// `reg-shift`, if it says.
+    pub reg_shift: Option<u32>,
+    /// `reg-io-width`, in bytes, if it says.
+    pub reg_io_width: Option<u32>,
+    /// Whether `/chosen/stdout-path` names it.
+    pub stdout: bool,
+}
+
+/// How a core waits to be let in, as its node or `/cpus` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pen<'dtb> {
+    /// No `enable-method`: the board knows.
+    Board,
+    /// `spin-table`: it polls the word at `cpu-release-addr` for the address to go to.
+    SpinTable(PhysAddr),
+    /// `spin-table`, and `cpu-release-addr` is missing, past 4 GiB or no multiple of 4.
+    NoAddress,
+    /// A method that is not known here.
+    Unknown(&'dtb str),
+}
+
+/// A core of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cpu<'dtb> {
+    /// Its node's name.
+    pub name: &'dtb str,
+    /// `reg`: the affinity bits of its MPIDR.
+    pub reg: u32,
+    /// Where it waits.
+    pub pen: Pen<'dtb>,
+}
+
+/// Returns the cores of `/cpus`, in its order, as many as fit.
+pub fn cpus<'dtb>(info: &BootInfo<'dtb>) -> ArrayVec<Cpu<'dtb>, MAX_CPUS> {
+    let Some(cpus) = info.root().children().find(|node| node.name() == "cpus") else { return ArrayVec::new() };
+    let text = |node: &FdtNode<'dtb>, name| node.property(name)?.value_as::<&'dtb str>().ok();
+    let cpu = |node: FdtNode<'dtb>| {
+        (text(&node, "device_type") == Some("cpu") && is_okay(&node)).then_some(())?;
+        let pen = match text(&node, "enable-method").or_else(|| text(&cpus, "enable-method")) {
+            None => Pen::Board,
+            // Two cells, whatever the bus (Devicetree Specification 0.4, 3.8.1).
+            Some("spin-table") => match (cell(&node, "cpu-release-addr", 0), cell(&node, "cpu-release-addr", 1)) {
+                (Some(0), Some(at)) if at.is_multiple_of(4) => Pen::SpinTable(PhysAddr::new(at)),
+                _ => Pen::NoAddress,
+            },
+            Some(other) => Pen::Unknown(other),
+        };
+        Some(Cpu { name: node.name(), reg: cell(&node, "reg", 0)?, pen })
+    };
+    cpus.children().filter_map(cpu).take(MAX_CPUS).collect()
+}
+
+/// Returns the first device that is `compatible`.
+pub fn find<'dtb>(info: &BootInfo<'dtb>, compatible: &str) -> Option<Found<'dtb>> {
+    let mut found = None;
+    find_all(info, compatible, |device| {
+        found.get_or_insert(device);
+    });
+    found
+}
+
+/// Calls `each` with every device that is `compatible`, in the tree's order.
+pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl FnMut(Found<'dtb>)) {
+    let stdout = stdout_path(info.root());
+    bus::walk(info.root(), &mut |node, buses| {
+        if node.compatible().is_some_and(|mut all| all.any(|one| one == compatible)) {
+            let all = bus::blocks(node, buses).map(|(at, bytes)| Block { at: PhysAddr::new(at), bytes });
+            let blocks: ArrayVec<_, MAX_BLOCKS> = all.take(MAX_BLOCKS).collect();
+            if node.property("reg").is_none() || !blocks.is_empty() {
+                each(Found {
+                    name: node.name(),
+                    path: DevicePath::to(node, buses).unwrap_or_default(),
+                    blocks,
+                    irq: irq(node, buses),
+                    hertz: hertz(node, info.root()),
+                    reg_shift: cell(node, "reg-shift", 0),
+                    reg_io_width: cell(node, "reg-io-width", 0),
+                    stdout: stdout.is_some() && DevicePath::to(node, buses) == stdout,
+                });
+            }
+        }
+    });
+}
+
+/// Why it cannot be told where a device sees memory. It must be taken to see none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RangesError<'dtb> {
+    /// The bus's `dma-ranges` is not whole entries of as many cells as it says.
+    Malformed(&'dtb str),
+    /// No entry of the bus's `dma-ranges` is a window below 4 GiB on both sides, or none passes a window of the bus below
+    /// it on.
+    NoWindow(&'dtb str),
+    /// The bus's `dma-ranges` has more windows than are kept.
+    TooMany(&'dtb str),
+}
+
+impl fmt::Display for RangesError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(bus) => write!(f, "dma-ranges of {bus} is not whole entries"),
+            Self::NoWindow(bus) => write!(f, "dma-ranges of {bus} has no window below 4 GiB that goes on to memory"),
+            Self::TooMany(bus) => write!(f, "dma-ranges of {bus} has more than {MAX_WINDOWS} windows"),
+        }
+    }
+}
+
+type Windows = ArrayVec<BusWindow, MAX_WINDOWS>;
+
+/// Returns where the device at that path sees memory: the windows of all `dma-ranges` above it, as one. `None` means that
+/// it sees memory where the CPU does, for none above it has entries. What a bus cannot pass on to the next is left out. If that is all,
+/// or an entry cannot be read, it is an error: a lost constraint is not no constraint.
+pub fn bus_windows<'dtb>(info: &BootInfo<'dtb>, path: &DevicePath<'_>) -> Result<Option<Windows>, RangesError<'dtb>> {
+    let mut windows = Ok(None);
+    bus::walk(info.root(), &mut |node, buses| {
+        if DevicePath::to(node, buses).as_ref() == Some(path) {
+            windows = windows_through(buses);
+        }
+    });
+    windows
+}
+
+fn windows_through<'dtb>(buses: &[FdtNode<'dtb>]) -> Result<Option<Windows>, RangesError<'dtb>> {
+    let mut through: Option<Windows> = None;
+    for (above, bus) in buses.iter().zip(buses.iter().skip(1)).rev() {
+        if bus.property("dma-ranges").is_none_or(|property| property.value().is_empty()) {
+            continue;
+        }
+        let cells = bus.address_cells().is_ok() && bus.size_cells().is_ok() && above.address_cells().is_ok();
+        let ranges = bus.dma_ranges().ok().flatten().filter(|_| cells).ok_or(RangesError::Malformed(bus.name()))?;
+        let mut passed = Windows::new();
+        for window in ranges.filter_map(window_of) {
+            passed.try_push(window).map_err(|_| RangesError::TooMany(bus.name()))?;
+        }
+        let windows = match &mut through {
+            None => through.insert(passed),
+            Some(windows) => {
+                // What comes out of the inner bus goes into this one.
+                windows.retain(|window| {
+                    let (at, bytes) = (u64::from(window.phys.raw()), window.bytes);
+                    let onward = passed.iter().find_map(|outer| {
+                        let offset = at.checked_sub(outer.bus.raw().into())?;
+                        (offset.checked_add(bytes)? <= outer.bytes).then(|| outer.phys.checked_add(offset as u32))?
+                    });
+                    window.phys = onward.unwrap_or(window.phys);
+                    onward.is_some()
+                });
+                windows
+            }
+        };
+        if windows.is_empty() {
+            return Err(RangesError::NoWindow(bus.name()));
+        }
+    }
+    Ok(through)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "passed to filter_map")]
+fn window_of(range: Range<'_>) -> Option<BusWindow> {
+    let bus = u32::try_from(range.child_bus_address::<u64>().ok()?).ok()?;
+    let phys = u32::try_from(range.parent_bus_address::<u64>().ok()?).ok()?;
+    let bytes = range.length::<u64>().ok()?;
+    Some(BusWindow { bus: BusAddr::new(bus), phys: PhysAddr::new(phys), bytes })
+}
+
+fn is_okay(node: &FdtNode<'_>) -> bool {
+    node.property("status").is_none_or(|status| matches!(status.value_as::<&str>(), Ok("okay" | "ok")))
+}
+
+fn cell(node: &FdtNode<'_>, property: &str, n: usize) -> Option<u32> {
+    let property = node.property(property)?;
+    let word = property.value().get(4 * n..4 * n + 4)?;
+    Some(u32::from_be_bytes(word.try_into().ok()?))
+}
+
+/// The path that `/chosen/stdout-path` means: what follows a colon is the UART's settings, and what does not start with
+/// a slash is the name of an alias.
+fn stdout_path<'dtb>(root: FdtNode<'dtb>) -> Option<DevicePath<'dtb>> {
+    let text = |node: &str, property: &str| -> Option<&'dtb str> {
+        let node = root.children().find(|child| child.name() == node)?;
+        node.property(property)?.value_as::<&'dtb str>().ok()
+    };
+    let path = text("chosen", "stdout-path")?;
+    let path = path.split(':').next()?;
+    DevicePath::parse(if path.starts_with('/') { path } else { text("aliases", path)? })
+}
+
+/// Cells of the longest interrupt specifier that is read.
+const MAX_SPECIFIER: usize = 3;
+
+/// The first interrupt of the node, at the controller that the node or the nearest bus above it names.
+fn irq(node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<IrqId> {
+    let named = core::iter::once(node).chain(buses.iter().rev());
+    let phandle = named.into_iter().find_map(|node| cell(node, "interrupt-parent", 0))?;
+    let mut width = None;
+    bus::walk(*buses.first()?, &mut |controller, _| {
+        if cell(controller, "phandle", 0) == Some(phandle) {
+            width = cell(controller, "#interrupt-cells", 0);
+        }
+    });
+    let width = usize::try_from(width?).ok().filter(|&width| width <= MAX_SPECIFIER)?;
+    let cells: ArrayVec<u32, MAX_SPECIFIER> = (0..width).map_while(|n| cell(node, "interrupts", n)).collect();
+    // A specifier of another length is for an `interrupt-map` on the way, which is not followed.
+    (cells.len() == width).then(|| IrqId::from_specifier(&cells))?
+}
+
+fn hertz<'dtb>(node: &FdtNode<'dtb>, root: FdtNode<'dtb>) -> Option<u32> {
+    let phandle = cell(node, "clocks", 0)?;
+    let mut found = None;
+    bus::walk(root, &mut |clock, _| {
+        if cell(clock, "phandle", 0) == Some(phandle) {
+            found = cell(clock, "clock-frequency", 0);
+        }
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dtoolkit::fdt::Fdt;
+    use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    fn cells(values: &[u32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_be_bytes()).collect()
+    }
+
+    fn node(name: &str, properties: &[(&str, Vec<u8>)]) -> DeviceTreeNode {
+        let build = |node: DeviceTreeNode, (name, value): &(&str, Vec<u8>)| {
+            let mut node = node;
+            node.add_property(DeviceTreeProperty::new(*name, value.clone()).unwrap());
+            node
+        };
+        properties.iter().fold(DeviceTreeNode::new(name).unwrap(), build)
+    }
+
+    /// A device behind two buses, each of which shifts registers up and memory down.
+    fn tree() -> Vec<u8> {
+        let one = || cells(&[1]);
+        let shape =
+            |more: &[(&'static str, Vec<u8>)]| [&[("#address-cells", one()), ("#size-cells", one())], more].concat();
+        let mut tree = DeviceTree::new();
+        for (name, value) in shape(&[("compatible", b"test\0".to_vec())]) {
+            tree.root.add_property(DeviceTreeProperty::new(name, value).unwrap());
+        }
+        let memory = [("device_type", b"memory\0".to_vec()), ("reg", cells(&[0x4000_0000, 0x1000_0000]))];
+        tree.root.add_child(node("memory@40000000", &memory));
+        let text = |text: &str| [text.as_bytes(), b"\0"].concat();
+        tree.root.add_child(node("aliases", &[("serial0", text("/soc/apb/device@1000"))]));
+        tree.root.add_child(node("chosen", &[("stdout-path", text("serial0:115200n8"))]));
+        let controller = [("phandle", cells(&[9])), ("#interrupt-cells", cells(&[3]))];
+        tree.root.add_child(node("interrupt-controller", &controller));
+        let clock = [("phandle", cells(&[7])), ("clock-frequency", cells(&[24_000_000]))];
+        tree.root.add_child(node("clock", &clock));
+        let ranges = |child: u32, parent: u32| cells(&[child, parent, 0x0100_0000]);
+        let mut outer = node(
+            "soc",
+            &shape(&[
+                ("ranges", ranges(0, 0x1000_0000)),
+                ("interrupt-parent", cells(&[9])),
+                ("dma-ranges", cells(&[0x8000_0000, 0x4000_0000, 0x1000_0000])),
+            ]),
+        );
+        let mut inner = node(
+            "apb",
+            &shape(&[
+                ("ranges", ranges(0, 0x0080_0000)),
+                ("dma-ranges", cells(&[0, 0x8100_0000, 0x0200_0000, 0xc000_0000, 0x7000_0000, 0x1000])),
+            ]),
+        );
+        let device = [
+            ("compatible", b"test,device\0".to_vec()),
+            ("reg", cells(&[0x1000, 0x100])),
+            ("interrupts", cells(&[0, 41, 4])),
+            ("clocks", cells(&[7])),
+            ("reg-shift", cells(&[2])),
+            ("reg-io-width", cells(&[4])),
+        ];
+        inner.add_child(node("device@1000", &device));
+        let off = [&device[..], &[("status", b"disabled\0".to_vec())]].concat();
+        inner.add_child(node("device@2000", &off));
+        let far = [("compatible", b"test,device\0".to_vec()), ("reg", cells(&[0x0200_0000, 0x100]))];
+        inner.add_child(node("device@2000000", &far));
+        outer.add_child(inner);
+        tree.root.add_child(outer);
+        tree.to_dtb()
+    }
+
+    #[test]
+    fn registers_go_through_every_bus() {
+        let tree = tree();
+        assert!(Fdt::new(&tree).is_ok());
+        let info = BootInfo::parse(&tree).unwrap();
+        let mut all = Vec::new();
+        find_all(&info, "test,device", |found| all.push(found));
+        let block = Block { at: PhysAddr::new(0x1080_1000), bytes: 0x100 };
+        let found = Found {
+            name: "device@1000",
+            path: DevicePath::parse("/soc/apb/device@1000").unwrap(),
+            blocks: core::iter::once(block).collect(),
+            irq: IrqId::shared(41),
+            hertz: Some(24_000_000),
+            reg_shift: Some(2),
+            reg_io_width: Some(4),
+            stdout: true,
+        };
+        assert_eq!(all, [found], "neither what is disabled nor what no bus reaches");
+    }
+
+    /// As [`tree`], with one property of its device set to something else, and the console named by its path.
+    fn device_with(property: &'static str, value: Vec<u8>) -> Vec<u8> {
+        let blob = tree();
+        let mut tree = DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
+        let device = tree.find_node_mut("/soc/apb/device@1000").unwrap();
+        device.add_property(DeviceTreeProperty::new(property, value).unwrap());
+        let chosen = tree.find_node_mut("/chosen").unwrap();
+        let path = b"/soc/apb/device@1000:9600\0".to_vec();
+        chosen.add_property(DeviceTreeProperty::new("stdout-path", path).unwrap());
+        tree.to_dtb()
+    }
+
+    #[test]
+    fn the_console_is_named_by_path_or_alias() {
+        let stdout = |tree: &[u8]| find(&BootInfo::parse(tree).unwrap(), "test,device").unwrap().stdout;
+        assert!(stdout(&tree()));
+        assert!(stdout(&device_with("status", b"okay\0".to_vec())));
+    }
+
+    #[test]
+    fn an_interrupt_has_as_many_cells_as_its_controller_takes() {
+        let irq = |value: &[u32]| {
+            let tree = device_with("interrupts", cells(value));
+            find(&BootInfo::parse(&tree).unwrap(), "test,device").unwrap().irq
+        };
+        assert_eq!(irq(&[0, 41, 4, 0, 42, 4]), IrqId::shared(41), "the first of two");
+        assert_eq!(irq(&[5]), None, "one cell is for an interrupt-map");
+        assert_eq!(irq(&[]), None);
+        let tree = device_with("interrupt-parent", cells(&[7]));
+        assert_eq!(
+            find(&BootInfo::parse(&tree).unwrap(), "test,device").unwrap().irq,
+            None,
+            "a clock is no controller"
+        );
+    }
+
+    #[test]
+    fn cores_say_where_they_wait() {
+        let mut tree = DeviceTree::new();
+        let shape = [("#address-cells", cells(&[1])), ("#size-cells", cells(&[1])), ("compatible", b"test\0".to_vec())];
+        for (name, value) in shape {
+            tree.root.add_property(DeviceTreeProperty::new(name, value).unwrap());
+        }
+        let memory = [("device_type", b"memory\0".to_vec()), ("reg", cells(&[0x4000_0000, 0x1000_0000]))];
+        tree.root.add_child(node("memory@40000000", &memory));
+        let mut cpus = node("cpus", &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[0]))]);
+        let method = |name: &str| ("enable-method", name.bytes().chain([0]).collect());
+        let at = |cells_: &[u32]| ("cpu-release-addr", cells(cells_));
+        let mut add = |name: &str, reg: u32, more: &[(&'static str, Vec<u8>)]| {
+            let own = [("device_type", b"cpu\0".to_vec()), ("reg", cells(&[reg]))];
+            cpus.add_child(node(name, &[&own, more].concat()));
+        };
+        add("cpu@0", 0, &[]);
+        add("cpu@1", 1, &[method("spin-table"), at(&[0, 0x4fff_fff8])]);
+        add("cpu@2", 2, &[method("spin-table")]);
+        add("cpu@3", 3, &[method("spin-table"), at(&[1, 0])]);
+        add("cpu@4", 4, &[method("psci")]);
+        add("cpu@5", 5, &[("status", b"disabled\0".to_vec())]);
+        add("cpu@6", 6, &[method("spin-table"), at(&[0, 0x4fff_fffa])]);
+        cpus.add_child(node("cpu-map", &[]));
+        tree.root.add_child(cpus);
+        let tree = tree.to_dtb();
+        let info = BootInfo::parse(&tree).unwrap();
+        let cores = self::cpus(&info);
+        let found: Vec<_> = cores.iter().map(|cpu| (cpu.reg, cpu.pen)).collect();
+        let release = Pen::SpinTable(PhysAddr::new(0x4fff_fff8));
+        let (board, none, psci) = (Pen::Board, Pen::NoAddress, Pen::Unknown("psci"));
+        assert_eq!(found, [(0, board), (1, release), (2, none), (3, none), (4, psci), (6, none)]);
+        assert_eq!(cores[1].name, "cpu@1");
+    }
+
+    #[test]
+    fn memory_goes_through_every_bus_and_back() {
+        let tree = tree();
+        let info = BootInfo::parse(&tree).unwrap();
+        let window = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
+        let windows = |path| bus_windows(&info, &DevicePath::parse(path).unwrap()).unwrap();
+        assert_eq!(windows("/soc/apb/device@1000").unwrap().as_slice(), [window], "the second is not passed on");
+        assert_eq!(windows("/memory@40000000"), None);
+        assert_eq!(windows("/device@1000"), None, "a name is no path");
+    }
+
+    /// As [`tree`], with other `dma-ranges` of its two buses, the outer first, and perhaps other cells of the inner one.
+    fn windows_of(outer: &[u32], inner: &[u32], more: &[(&'static str, Vec<u8>)]) -> Result<Option<Windows>, String> {
+        let blob = tree();
+        let mut tree = DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
+        for (path, value) in [("/soc", outer), ("/soc/apb", inner)] {
+            let bus = tree.find_node_mut(path).unwrap();
+            bus.add_property(DeviceTreeProperty::new("dma-ranges", cells(value)).unwrap());
+        }
+        for (name, value) in more {
+            let bus = tree.find_node_mut("/soc/apb").unwrap();
+            bus.add_property(DeviceTreeProperty::new(*name, value.clone()).unwrap());
+        }
+        let tree = tree.to_dtb();
+        let path = DevicePath::parse("/soc/apb/device@1000").unwrap();
+        bus_windows(&BootInfo::parse(&tree).unwrap(), &path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn dma_ranges_that_are_lost_are_not_no_dma_ranges() {
+        let two = || cells(&[2]);
+        let wide = [("#address-cells", two()), ("#size-cells", two())];
+        let refused = |outer: &[u32], inner: &[u32], more: &[_]| windows_of(outer, inner, more).unwrap_err();
+        // Above 4 GiB on the bus, or in memory's place: of 1 + 1 + 1 cells there is no such number, of 2 + 1 + 2 there is.
+        let none = "dma-ranges of apb has no window below 4 GiB that goes on to memory";
+        assert_eq!(refused(&[], &[1, 0, 0x4000_0000, 0, 0x1000], &wide), none);
+        // As a PCI bus has them: its addresses are of three cells.
+        let three = [("#address-cells", cells(&[3]))];
+        assert_eq!(refused(&[], &[0x0200_0000, 0, 0, 0x4000_0000, 0x1000], &three), none);
+        let outside = refused(&[0, 0x4000_0000, 0x1000], &[0, 0x1000, 0x1000], &[]);
+        assert_eq!(outside, "dma-ranges of soc has no window below 4 GiB that goes on to memory");
+        let malformed = "dma-ranges of apb is not whole entries";
+        assert_eq!(refused(&[], &[0, 0x4000_0000], &[]), malformed);
+        assert_eq!(refused(&[], &[0; 4], &[("#address-cells", Vec::from([1]))]), malformed, "cells that are no number");
+        let many: Vec<u32> = (0..5).flat_map(|n| [n << 16, n << 16, 0x1000]).collect();
+        assert_eq!(refused(&[], &many, &[]), "dma-ranges of apb has more than 4 windows");
+        // No entries mean that all goes on.
+        assert_eq!(windows_of(&[], &[], &[]), Ok(None));
+        let one = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4000_0000), bytes: 0x1000 };
+        let both = windows_of(&[], &[0, 0, 0x4000_0000, 0, 0x1000, 1, 0, 0x5000_0000, 0, 0x1000], &wide);
+        assert_eq!(both.unwrap().unwrap().as_slice(), [one], "what can be had of two");
+    }
+}

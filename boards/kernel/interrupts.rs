@@ -1,0 +1,122 @@
+//! Interrupts: the handler, over whichever controller the board has, a place to wait for one, and calls from core to
+//! core.
+//!
+//! Guarantees: an interrupt is acknowledged and ended once, and noted; [`take`] tells of it once. Shared interrupts come
+//! to core 0, software's to the cores named. The controller is touched under its lock alone, which masks interrupts.
+
+use super::rank;
+use crate::drivers::intc::InterruptController;
+use crate::drivers::intc::irq::IrqId;
+use aarch32_cpu::interrupt;
+use aarch32_cpu::register::Cpsr;
+use alloc::boxed::Box;
+use carveout::cpu::dsb;
+use carveout::sync::Lock;
+use carveout_rt::exceptions;
+use core::mem;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+static CONTROLLER: Lock<Option<Box<dyn InterruptController>>> = Lock::new(rank::INTERRUPTS, None);
+/// Which interrupts came and were not taken, a bit each.
+static CAME: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
+/// Which are let through once only.
+static ONCE: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
+
+/// What the cores run at each software interrupt: a `fn()`, or null for nothing.
+static ON_SOFTWARE: [AtomicPtr<()>; 16] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 16];
+
+/// Notes that an interrupt came. Returns whether it is to be disabled now.
+fn note(id: IrqId) -> bool {
+    CAME[id.word()].fetch_or(id.bit(), Ordering::Release);
+    ONCE[id.word()].load(Ordering::Relaxed) & id.bit() != 0
+}
+
+/// Installs the handler and unmasks interrupts.
+///
+/// # Safety
+///
+/// This core holds no lock, and nothing on it has masked interrupts to be undisturbed: they come from here on.
+pub unsafe fn start(controller: Box<dyn InterruptController>) {
+    *CONTROLLER.lock() = Some(controller);
+    exceptions::on_irq(handle);
+    // SAFETY: no critical section is under way (this function's contract).
+    unsafe { interrupt::enable() };
+}
+
+/// Unmasks interrupts on another core. Returns false if the board's controller serves one core.
+///
+/// # Safety
+///
+/// As for [`start`].
+pub unsafe fn start_core() -> bool {
+    if !CONTROLLER.lock().as_mut().is_some_and(|controller| controller.start_core()) {
+        return false;
+    }
+    // SAFETY: no critical section is under way (this function's contract), and the lock was just given up.
+    unsafe { interrupt::enable() };
+    true
+}
+
+fn handle() {
+    loop {
+        // Not held while the hook runs.
+        let next = CONTROLLER.lock().as_mut().and_then(|controller| controller.serve(note));
+        let Some(id) = next else { return };
+        let hook = ON_SOFTWARE.get(usize::from(id.number())).filter(|_| id.is_software());
+        let hook = hook.map_or(core::ptr::null_mut(), |hook| hook.load(Ordering::Acquire));
+        if !hook.is_null() {
+            // SAFETY: only `on_software` stores here, a function of this type.
+            let hook = unsafe { mem::transmute::<*mut (), fn()>(hook) };
+            hook();
+        }
+    }
+}
+
+fn with_controller(act: impl FnOnce(&mut dyn InterruptController)) {
+    if let Some(controller) = CONTROLLER.lock().as_mut() {
+        act(&mut **controller);
+    }
+}
+
+/// Lets an interrupt through. For lines that [`raise`] raises: the handler ends an interrupt at once, so a device that
+/// holds its line would be served for ever.
+pub fn enable(id: IrqId) {
+    with_controller(|controller| controller.enable(id));
+}
+
+/// Lets an interrupt through once, and forgets those that came before. For devices that hold their line until their
+/// driver says otherwise: it does so after [`take`], and lets the next one through.
+pub fn enable_once(id: IrqId) {
+    take(id);
+    ONCE[id.word()].fetch_or(id.bit(), Ordering::Relaxed);
+    with_controller(|controller| controller.enable(id));
+}
+
+/// Raises the line of a device that the CPU plays.
+pub fn raise(id: IrqId) {
+    with_controller(|controller| controller.set_pending(id));
+}
+
+/// Returns whether the interrupt came since this was last asked. Of software's the cores' are not told apart.
+pub fn take(id: IrqId) -> bool {
+    if !Cpsr::read().i() {
+        with_controller(|controller| while controller.must_be_asked() && controller.serve(note).is_some() {});
+    }
+    CAME[id.word()].fetch_and(!id.bit(), Ordering::Acquire) & id.bit() != 0
+}
+
+/// Has `hook` called whenever software interrupt `id` comes, in the handler of the core it was sent to. Of another kind
+/// of interrupt it is never called.
+pub fn on_software(id: IrqId, hook: fn()) {
+    if let Some(place) = ON_SOFTWARE.get(usize::from(id.number())) {
+        place.store(hook as *mut (), Ordering::Release);
+    }
+}
+
+/// Raises a software interrupt on the cores whose bit is set. They find what was written before. Returns false if the
+/// board's controller has no such interrupts.
+pub fn send(id: IrqId, cores: u32) -> bool {
+    // The write to the controller must not overtake those to memory.
+    dsb();
+    CONTROLLER.lock().as_mut().is_some_and(|controller| controller.send(id, cores as u8))
+}

@@ -1,0 +1,255 @@
+//! The drivers there are: for each kind of device a table from a node's `compatible` to its driver.
+//!
+//! A new driver is a row here. A row says by its types what registers the device has, opens the driver with them, and gives
+//! `None` if the node lacks what the driver needs.
+
+use super::devices::{self, Found};
+use super::interrupts;
+use super::registers::{first, map};
+use super::state::{Kernel, kernel};
+use crate::drivers::display::{Display, pl111::Pl111};
+use crate::drivers::dma::pl081::Pl081;
+use crate::drivers::dma::{Copier, CopyError};
+use crate::drivers::intc::irq::IrqId;
+use crate::drivers::intc::{InterruptController, gic::Gic, omap::OmapIntc, sun4i::Sun4iIntc};
+use crate::drivers::mmio::Mmio;
+use crate::drivers::storage::ahci::{AhciDisk, AhciError};
+use crate::drivers::storage::pl181::{Card, CardError};
+use crate::drivers::storage::{BlockDevice, BlockError, virtio_blk};
+use crate::drivers::timer::{Counter, a9_global::A9GlobalTimer, dm::DmTimer, sp804::Sp804, sun4i::Sun4iTimer};
+use crate::drivers::uart::Uart;
+use crate::drivers::uart::ns16550::{Ns16550, Wiring};
+use crate::drivers::uart::pl011::Pl011;
+use crate::drivers::wait::Wait;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use carveout_armv7a::mmu::Armv7a;
+use carveout_rt::address_space::AddressSpace;
+use core::sync::atomic::{AtomicBool, Ordering};
+use spin::{Mutex, MutexGuard};
+use virtio_drivers::transport::mmio::MmioTransport;
+
+/// Opens a UART.
+pub(super) type OpenUart = fn(&mut AddressSpace, &Found<'_>) -> Option<&'static mut dyn Uart>;
+
+/// The UARTs.
+pub(super) const UARTS: [(&str, OpenUart); 5] = [
+    ("arm,pl011", |space, found| {
+        static PLACE: Mutex<Option<Pl011>> = Mutex::new(None);
+        // SAFETY: the tree says that these are a PL011's.
+        let registers = unsafe { first(space, found) }?;
+        Some(put(&PLACE, Pl011::new(registers))?)
+    }),
+    ("snps,dw-apb-uart", |space, found| open_16550(space, found, 0)),
+    ("ns16550a", |space, found| open_16550(space, found, 0)),
+    // Their bindings have no reg-shift: the registers are always words apart.
+    ("ti,am3352-uart", |space, found| open_16550(space, found, 2)),
+    ("ti,omap3-uart", |space, found| open_16550(space, found, 2)),
+];
+
+/// Puts a UART where it stays: there is no heap yet. Returns `None` if one is there already.
+fn put<U>(place: &'static Mutex<Option<U>>, uart: U) -> Option<&'static mut U> {
+    Some(MutexGuard::leak(place.try_lock()?).insert(uart))
+}
+
+fn open_16550(space: &mut AddressSpace, found: &Found<'_>, shift: u8) -> Option<&'static mut dyn Uart> {
+    static PLACE: Mutex<Option<Ns16550>> = Mutex::new(None);
+    let shift = found.reg_shift.map_or(Some(shift), |shift| u8::try_from(shift).ok())?;
+    let wiring = Wiring { shift, words: found.reg_io_width == Some(4) };
+    found.blocks.first().filter(|block| wiring.bytes().is_some_and(|bytes| bytes <= block.bytes))?;
+    // SAFETY: the tree says that these are a 16550's.
+    let registers = unsafe { first(space, found) }?;
+    // SAFETY: the whole block is this driver's. It is large enough, as just looked up, and where the bus takes words, UARTs
+    // stand at multiples of their size.
+    Some(put(&PLACE, unsafe { Ns16550::new(registers, wiring) })?)
+}
+
+type OpenController = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn InterruptController>>;
+
+/// The interrupt controllers. The boot runs on core 0.
+pub(super) const CONTROLLERS: [(&str, OpenController); 4] = [
+    ("arm,cortex-a9-gic", open_gic),
+    ("arm,pl390", open_gic),
+    ("allwinner,sun4i-a10-ic", |space, found| {
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { first(space, found) }?;
+        Some(Box::new(Sun4iIntc::new(registers)))
+    }),
+    ("ti,am33xx-intc", |space, found| {
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { first(space, found) }?;
+        Some(Box::new(OmapIntc::new(registers)))
+    }),
+];
+
+fn open_gic(space: &mut AddressSpace, found: &Found<'_>) -> Option<Box<dyn InterruptController>> {
+    let &[distributor, cpu] = found.blocks.as_slice() else { return None };
+    let (distributor, cpu) = (map(space, distributor)?, map(space, cpu)?);
+    // SAFETY: the tree says that this is a GIC's distributor; `map` gave it to nobody else, for good.
+    let distributor = unsafe { Mmio::new(distributor, None) };
+    // SAFETY: as above, of its CPU interface.
+    let cpu = unsafe { Mmio::new(cpu, None) };
+    Some(Box::new(Gic::new(distributor, cpu)))
+}
+
+type OpenCounter = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn Counter>>;
+
+/// The counters, the best first.
+pub(super) const COUNTERS: [(&str, OpenCounter); 4] = [
+    ("arm,cortex-a9-global-timer", |space, found| {
+        let hertz = found.hertz?;
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { first(space, found) }?;
+        Some(Box::new(A9GlobalTimer::new(registers, hertz)))
+    }),
+    ("arm,sp804", |space, found| {
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { first(space, found) }?;
+        Some(Box::new(Sp804::new(registers)))
+    }),
+    ("allwinner,sun4i-a10-timer", |space, found| {
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { first(space, found) }?;
+        Some(Box::new(Sun4iTimer::new(registers)))
+    }),
+    ("ti,am335x-timer", |space, found| {
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { first(space, found) }?;
+        // SAFETY: the first that a tree names is the one that U-Boot counts with, so its clocks run.
+        Some(Box::new(unsafe { DmTimer::new(registers) }))
+    }),
+];
+
+/// A disk of the board.
+pub type Disk = Box<dyn BlockDevice<Armv7a>>;
+
+type OpenDisk = fn(&'static Kernel, &Found<'static>) -> Result<Option<Disk>, BlockError>;
+
+/// The disks, the best first.
+const DISKS: [(&str, OpenDisk); 2] = [
+    ("virtio,mmio", |kernel, found| {
+        static OPENED: AtomicBool = AtomicBool::new(false);
+        if OPENED.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let Some(transport) = virtio_transport(kernel, found) else { return Ok(None) };
+        OPENED.store(true, Ordering::Relaxed);
+        let master = kernel.master_at("virtio-blk", &found.path);
+        let disk = virtio_blk::Disk::open(transport, master, kernel.machine, kernel.dma, micros)?;
+        Ok(Some(Box::new(disk)))
+    }),
+    ("allwinner,sun4i-a10-ahci", |kernel, found| {
+        // SAFETY: the tree says that these are an AHCI controller's.
+        let Some(registers) = (unsafe { kernel.first(found) }) else { return Ok(None) };
+        if !AhciDisk::<Armv7a, Interrupt>::is_there(&registers) {
+            return Ok(None);
+        }
+        let wait = Interrupt::of(kernel, found).ok_or(AhciError::NoInterrupt)?;
+        let master = kernel.master_at(found.name, &found.path);
+        Ok(Some(Box::new(AhciDisk::open(registers, wait, master, kernel.dma)?)))
+    }),
+];
+
+/// Opens the first disk that answers and that nobody else has, if there is one.
+pub fn disk(kernel: &'static Kernel) -> Result<Option<Disk>, BlockError> {
+    for (compatible, open) in DISKS {
+        let mut all = Vec::new();
+        devices::find_all(&kernel.info, compatible, |found| all.push(found));
+        for found in all {
+            if let Some(disk) = open(kernel, &found)? {
+                return Ok(Some(disk));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Takes the transport of a `virtio,mmio` node if its device is a disk: whoever calls drives it.
+pub fn virtio_transport(kernel: &'static Kernel, found: &Found<'_>) -> Option<MmioTransport<'static>> {
+    let bytes = found.blocks.first()?.bytes as usize;
+    // SAFETY: the tree says that these are a virtio transport's.
+    let registers = unsafe { kernel.first(found) }?;
+    virtio_blk::transport(registers, bytes)
+}
+
+/// Opens the memory card, if a controller has one.
+pub fn card(kernel: &'static Kernel) -> Result<Option<Card>, CardError> {
+    let Some(found) = devices::find(&kernel.info, "arm,pl181") else { return Ok(None) };
+    // SAFETY: the tree says that these are a PL181's.
+    let Some(registers) = (unsafe { kernel.first(&found) }) else { return Ok(None) };
+    Card::open(registers)
+}
+
+type OpenDisplay = fn(&'static Kernel, &Found<'_>) -> Option<Box<dyn Display>>;
+
+/// The displays.
+const DISPLAYS: [(&str, OpenDisplay); 1] = [("arm,pl111", |kernel, found| {
+    // SAFETY: the tree says that these are a PL111's.
+    let registers = unsafe { kernel.first(found) }?;
+    Some(Box::new(Pl111::new(registers)))
+})];
+
+/// A display of the tree, to be opened.
+pub struct KnownDisplay {
+    /// Its node.
+    pub found: Found<'static>,
+    open: OpenDisplay,
+}
+
+impl KnownDisplay {
+    /// Opens it. Returns `None`, and prints a line, if it lacks registers or somebody has them.
+    pub fn open(&self, kernel: &'static Kernel) -> Option<Box<dyn Display>> {
+        (self.open)(kernel, &self.found)
+    }
+}
+
+/// Returns the displays of the tree.
+pub fn displays(kernel: &Kernel) -> Vec<KnownDisplay> {
+    let mut all = Vec::new();
+    for (compatible, open) in DISPLAYS {
+        devices::find_all(&kernel.info, compatible, |found| all.push(KnownDisplay { found, open }));
+    }
+    all
+}
+
+/// The DMA controller of a board.
+pub type BoardCopier = Copier<Armv7a, Interrupt>;
+
+/// Takes the DMA controller over. Returns `None` if the board has none, or somebody has it.
+pub fn copier(kernel: &'static Kernel) -> Result<Option<BoardCopier>, CopyError> {
+    let Some(found) = devices::find(&kernel.info, "arm,pl081") else { return Ok(None) };
+    let Some(irq) = found.irq else { return Ok(None) };
+    // SAFETY: the tree says that these are a PL081's.
+    let Some(registers) = (unsafe { kernel.first(&found) }) else { return Ok(None) };
+    let master = kernel.master_at(found.name, &found.path);
+    Copier::new(Pl081::new(registers), Interrupt(irq), master, kernel.dma).map(Some)
+}
+
+/// A device's interrupt on a board.
+pub struct Interrupt(IrqId);
+
+impl Interrupt {
+    /// Returns the interrupt of a device. `None` if it has none, or the board no counter to wait by.
+    fn of(kernel: &Kernel, found: &Found<'_>) -> Option<Self> {
+        kernel.clock.as_ref().and(found.irq).map(Self)
+    }
+}
+
+impl Wait for Interrupt {
+    fn listen(&self) {
+        interrupts::enable_once(self.0);
+    }
+
+    fn told(&self) -> bool {
+        interrupts::take(self.0)
+    }
+
+    fn micros(&self) -> u64 {
+        micros()
+    }
+}
+
+/// The time since boot.
+fn micros() -> u64 {
+    kernel().map_or(0, Kernel::micros)
+}

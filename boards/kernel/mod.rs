@@ -1,0 +1,26 @@
+//! The minimal kernel: from the head's handover to a running machine, and what runs on it.
+//!
+//! It finds devices in the device tree, gives each to a driver, and knows nothing of the demo.
+
+pub mod devices;
+
+#[cfg(target_arch = "arm")]
+pub mod bring_up;
+#[cfg(target_arch = "arm")]
+pub mod console;
+#[cfg(target_arch = "arm")]
+pub mod cores;
+#[cfg(target_arch = "arm")]
+mod heap;
+#[cfg(target_arch = "arm")]
+pub mod interrupts;
+#[cfg(target_arch = "arm")]
+pub mod known;
+#[cfg(target_arch = "arm")]
+mod rank;
+#[cfg(target_arch = "arm")]
+mod registers;
+#[cfg(target_arch = "arm")]
+pub mod report;
+#[cfg(target_arch = "arm")]
+pub mod state;

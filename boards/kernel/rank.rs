@@ -1,0 +1,12 @@
+//! The kernel's locks in the order they are taken, around and inside those of [`carveout::sync`].
+
+use carveout::sync::Rank;
+
+/// The kernel's half of the address space, where registers are mapped. What it refuses is printed.
+pub(super) const SPACE: Rank = Rank::new(0);
+/// The console. What is printed may ask the DMA API.
+pub(super) const CONSOLE: Rank = Rank::new(1);
+/// The heap.
+pub(super) const HEAP: Rank = Rank::new(6);
+/// The interrupt controller.
+pub(super) const INTERRUPTS: Rank = Rank::new(7);

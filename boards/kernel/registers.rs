@@ -1,0 +1,43 @@
+//! Devices' registers, mapped for their drivers.
+
+use crate::drivers::mmio::Mmio;
+use crate::kernel::devices::{Block, Found};
+use crate::println;
+use carveout::addr::PhysAddr;
+use carveout_rt::address_space::{AddressSpace, DeviceBlock};
+use core::ptr::NonNull;
+
+/// Takes a device's registers. Returns where they are mapped too, or `None`, and prints a line, if they are refused.
+pub(super) fn take<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<(DeviceBlock, NonNull<R>)> {
+    match space.map_device(at, bytes) {
+        Ok(block) => {
+            let Some(first) = block.pointer() else {
+                println!("refused: registers at {at}: {bytes} bytes there are too few or misaligned");
+                space.give_back(block);
+                return None;
+            };
+            Some((block, first))
+        }
+        Err(error) => {
+            println!("refused: {error}");
+            None
+        }
+    }
+}
+
+/// Takes a device's registers for good: nobody gets them a second time. Returns `None`, and prints a line, if they are
+/// refused.
+pub(super) fn map<R>(space: &mut AddressSpace, block: Block) -> Option<NonNull<R>> {
+    take(space, block.at, block.bytes).map(|(_, first)| first)
+}
+
+/// Takes the first register block of a device for good.
+///
+/// # Safety
+///
+/// The device has registers that are laid out as `R` there.
+pub(super) unsafe fn first<R>(space: &mut AddressSpace, found: &Found<'_>) -> Option<Mmio<R>> {
+    let base = map(space, *found.blocks.first()?)?;
+    // SAFETY: `map` gave them to nobody else, for good; they are laid out so (contract of `first`).
+    Some(unsafe { Mmio::new(base, None) })
+}

@@ -1,0 +1,165 @@
+//! The kernel as it runs: what the boot made, and what drivers get of it.
+//!
+//! Guarantees: a device's registers have one holder at a time.
+
+use super::devices::{self, Found};
+use super::heap;
+use super::registers::take;
+use crate::drivers::mmio::Mmio;
+use crate::drivers::timer::Counter;
+use crate::println;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
+use arrayvec::ArrayVec;
+use carveout::addr::{FrameRange, PhysAddr};
+use carveout::cpu::MAX_CORES;
+use carveout::dma::Dma;
+use carveout::dma::master::{AreaId, Master};
+use carveout::machine::Registers;
+use carveout::sync::Lock;
+use carveout::vm::audit::{Expect, Findings, Report};
+use carveout_armv7a::cores::World;
+use carveout_armv7a::mmu::Armv7a;
+use carveout_boot::bootinfo::{BootInfo, DevicePath};
+use carveout_boot::layout::Layout;
+use carveout_rt::address_space::AddressSpace;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+use spin::Once;
+
+static KERNEL: Once<Kernel> = Once::new();
+/// What each core came with, those too that were given up: they sleep, and their MMU is on.
+pub(super) static CAME: [Once<Registers>; MAX_CORES] = [const { Once::new() }; MAX_CORES];
+
+/// What the rest of the program needs of the boot.
+pub struct Kernel {
+    /// The device tree.
+    pub info: BootInfo<'static>,
+    /// Who got which memory.
+    pub layout: &'static Layout<'static>,
+    /// The world that this runs in.
+    pub world: World,
+    /// The core and its caches.
+    pub machine: &'static Armv7a,
+    /// The areas and their buffers.
+    pub dma: &'static Dma<Armv7a>,
+    /// The heap's frames.
+    pub heap: FrameRange,
+    /// A counter, if the board has one that is known here.
+    pub clock: Option<Box<dyn Counter>>,
+    /// The kernel's half of the address space.
+    pub space: Lock<AddressSpace>,
+    pub(super) default_area: Option<AreaId>,
+    /// What nothing may map: firmware's, and what is withheld.
+    pub(super) unmapped: Vec<FrameRange>,
+    pub(super) text: FrameRange,
+}
+
+/// Returns the kernel, once it runs.
+pub fn kernel() -> Option<&'static Kernel> {
+    KERNEL.get()
+}
+
+/// Makes the kernel that [`kernel`] returns from here on.
+pub(super) fn set(kernel: Kernel) -> &'static Kernel {
+    KERNEL.call_once(|| kernel)
+}
+
+/// Returns the registers of cores, by number.
+pub(super) fn numbered(cores: &[Once<Registers>; MAX_CORES]) -> impl Iterator<Item = (u32, Registers)> {
+    (0..).zip(cores).filter_map(|(core, registers)| Some((core, *registers.get()?)))
+}
+
+/// Returns the registers that each core came with, by the core's number.
+pub(super) fn came() -> impl Iterator<Item = (u32, Registers)> {
+    numbered(&CAME)
+}
+
+impl Kernel {
+    /// Takes a device's registers for one driver. Returns `None`, and prints a line, if they are too few for `R`, overlap
+    /// RAM (I1), or somebody has some of them.
+    ///
+    /// # Safety
+    ///
+    /// The device has registers that are laid out as `R` there.
+    pub unsafe fn registers<R>(&'static self, at: PhysAddr, bytes: u32) -> Option<Mmio<R>> {
+        let (block, first) = take(&mut self.space.lock(), at, bytes)?;
+        let give_back = Box::new(|| self.space.lock().give_back(block));
+        // SAFETY: the mapping lasts, and nobody else gets the block before it is given back; it is laid out so (contract
+        // of `registers`).
+        Some(unsafe { Mmio::new(first, Some(give_back)) })
+    }
+
+    /// Takes the first register block of a device of the tree for one driver.
+    ///
+    /// # Safety
+    ///
+    /// As for [`registers`](Self::registers).
+    pub unsafe fn first<R>(&'static self, found: &Found<'_>) -> Option<Mmio<R>> {
+        let block = found.blocks.first()?;
+        // SAFETY: the contract of `first` is that of `registers`.
+        unsafe { self.registers(block.at, block.bytes) }
+    }
+
+    /// Returns a bus master of the device tree, by its path. Its area is the first that its `memory-region` names, or the default
+    /// one if it names none; it has none if one of those was refused. It sees memory through the `dma-ranges` above it.
+    /// Where these are refused, in one line, it reaches nothing.
+    ///
+    /// A `name` that is no path, but for its first slash, is that of a master the tree knows nothing of.
+    pub fn master(&self, name: &'static str) -> Master {
+        match DevicePath::parse(name) {
+            Some(path) => self.master_at(path.name(), &path),
+            None => Master::new(name, self.default_area),
+        }
+    }
+
+    /// Returns a bus master as [`master`](Self::master) does, by the path itself, called `name` in tables and reports.
+    pub fn master_at(&self, name: &'static str, path: &DevicePath<'static>) -> Master {
+        let master = match self.layout.area_of(path) {
+            Ok(None) => Master::new(name, self.default_area),
+            Ok(Some(area)) => Master::new(name, self.dma.area_at(area)),
+            Err(lost) => Master::without_area(name, Box::leak(format!("{lost}").into_boxed_str())),
+        };
+        let refused = |error: &dyn fmt::Display| {
+            println!("refused: {path}: {error}");
+            master.clone().with_windows(&[]).expect("no windows are well formed")
+        };
+        match devices::bus_windows(&self.info, path) {
+            Ok(None) => master,
+            Ok(Some(windows)) => master.clone().with_windows(&windows).unwrap_or_else(|error| refused(&error)),
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// Returns the default area.
+    pub const fn default_area(&self) -> Option<AreaId> {
+        self.default_area
+    }
+
+    /// Returns how many bytes of heap are free.
+    pub fn heap_free(&self) -> usize {
+        heap::free()
+    }
+
+    /// Returns the microseconds since boot. Without a clock it returns a count that grows.
+    pub fn micros(&self) -> u64 {
+        static ASKED: AtomicU32 = AtomicU32::new(0);
+        self.clock.as_ref().map_or_else(|| ASKED.fetch_add(1, Ordering::Relaxed).into(), |clock| clock.micros())
+    }
+
+    /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those that each core came with. What the
+    /// others have now is seen by [`cores::audit`](super::cores::audit).
+    pub fn audit(&self) -> Result<Report, Findings> {
+        let cores: ArrayVec<_, MAX_CORES> = came().collect();
+        self.audit_beside(&cores)
+    }
+
+    /// Walks the live tables by this core's registers, which must be the same as these, by the number of their core.
+    pub(super) fn audit_beside(&self, cores: &[(u32, Registers)]) -> Result<Report, Findings> {
+        let (ram, firmware) = (self.info.banks(), &self.unmapped);
+        let share = Armv7a::shareability();
+        let expect = Expect { ram, firmware, text: self.text, share, roots: &[], cores };
+        self.dma.audit(&expect, |_| {})
+    }
+}
