@@ -16,7 +16,6 @@ mod careless;
 mod through_the_api;
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::{String, ToString};
 use blk::{Disk, SECTOR};
 use by_hand::Hand;
