@@ -1,6 +1,6 @@
 //! Where a device's buffers may lie.
 //!
-//! Guarantee: what is found in a [`Reachable`] is aligned where the device sees it.
+//! Guarantee: what is found in a `Reachable` is aligned where the device sees it.
 
 use crate::addr::{BusAddr, Bytes, FrameRange};
 use crate::cma::index::Index;

@@ -197,7 +197,7 @@ pub struct Stats {
     /// the carve-outs. None where it has [`Dma::window_sections`].
     pub unguarded: u64,
     /// The most turns of the work lane that passed while a recall waited for its own: fewer than there are cores
-    /// ([`loan`]).
+    /// ([`loan`](crate::dma::loan)).
     pub worst_wait: u32,
 }
 

@@ -25,7 +25,7 @@ impl<M: Machine> Coherent<M> {
         self.raw.bus
     }
 
-    /// The same as a list for a device that takes segments, `master`, as [`Table::segments`](super::scatter::Table::segments)
+    /// The same as a list for a device that takes segments, `master`, as [`Table::segments`](crate::dma::scatter::Table::segments)
     /// gives it: of a buffer that was allocated for another device it says whether `master` reaches it. From here on a
     /// drop quarantines.
     pub fn segments<'m>(&self, master: &'m Master) -> Result<impl Iterator<Item = Segment> + use<'m, M>, ScatterError> {
