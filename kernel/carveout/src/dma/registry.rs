@@ -312,7 +312,7 @@ impl<M: Machine> Dma<M> {
         let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(Slot(n + 1)) };
         let (mut bodies, mut free_bodies) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
         let (mut entries, mut standings) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
-        let areas = collected(carved.iter().map(Area::new)).map_err(full)?;
+        let areas = collected(carved.into_iter().map(Area::new)).map_err(full)?;
         bodies.extend((0..MAX_BUFFERS).map(|_| Body::vacant()));
         free_bodies.extend(bodies.leak());
         entries.extend((0..MAX_BUFFERS).map(entry));

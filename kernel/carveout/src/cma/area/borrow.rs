@@ -12,7 +12,7 @@ impl Area {
     /// Returns whether a borrower may be added, and the area's runs if it has no books yet.
     pub(crate) fn may_lend(&self) -> Result<Option<Runs>, LendError> {
         match &self.lending {
-            _ if !self.lendable => Err(LendError::NotLendable),
+            _ if !self.is_lendable() => Err(LendError::NotLendable),
             Some(lending) if lending.is_full() => Err(LendError::TooManyBorrowers),
             Some(_) => Ok(None),
             None => Ok(Some(self.ranges().collect())),

@@ -19,7 +19,7 @@ fn explore(open_while: bool) {
     loom::model(move || {
         let frames = FrameRange::new(FIRST, FRAMES).unwrap();
         // SAFETY: frames are numbers here; nothing is mapped.
-        let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
+        let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
         let number = area.register("cache", Kind::Discardable, FRAMES, Priority::Low).unwrap();
         let loan = area.borrow(number, FRAMES, |_| false).unwrap();
         let area = Arc::new(Lock::new(Rank::DMA, area));
@@ -82,7 +82,7 @@ fn idle_work(waits: bool) {
     loom::model(move || {
         let frames = FrameRange::new(FIRST, FRAMES).unwrap();
         // SAFETY: frames are numbers here; nothing is mapped.
-        let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], false) }).unwrap();
+        let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], false) }).unwrap();
         area.set_stock(FRAMES);
         let area = Arc::new(Lock::new(Rank::DMA, area));
         let lane = Arc::new(Lock::new(Rank::DMA, ()));

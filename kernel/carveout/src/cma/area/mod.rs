@@ -43,41 +43,37 @@ use crate::cma::loan::Lending;
 use crate::cma::reach::Reachable;
 use crate::cma::reserve::Reserve;
 use ::alloc::collections::TryReserveError;
-use arrayvec::ArrayString;
 use run::{AreaRun, AreaRuns, largest_in};
 
 /// Keeps who has which frames of one carve-out.
 #[derive(Debug)]
 pub struct Area {
-    name: ArrayString<{ CarveOut::NAME }>,
+    carved: CarveOut,
     runs: AreaRuns,
-    lendable: bool,
     reserve: Reserve,
     /// Exists once a borrower is registered.
     lending: Option<Lending>,
 }
 
 impl Area {
-    /// Makes an area of a carve-out. Its indexes are taken from the heap here, and never given back.
+    /// Makes the area of a carve-out, which is consumed. Its indexes are taken from the heap here, and never given back.
     ///
     /// # Errors
     ///
     /// The heap has no room for the indexes.
-    pub fn new(carved: &CarveOut) -> Result<Self, TryReserveError> {
-        let mut name = ArrayString::new();
-        name.push_str(carved.name());
+    pub fn new(carved: CarveOut) -> Result<Self, TryReserveError> {
         let runs = carved.ranges().iter().map(|&frames| AreaRun::new(frames)).collect::<Result<_, _>>()?;
-        Ok(Self { name, runs, lendable: carved.is_lendable(), reserve: Reserve::default(), lending: None })
+        Ok(Self { carved, runs, reserve: Reserve::default(), lending: None })
     }
 
     /// Returns what the device tree or `cma=` calls it.
     pub fn name(&self) -> &str {
-        &self.name
+        self.carved.name()
     }
 
     /// Returns whether idle frames may be lent.
     pub const fn is_lendable(&self) -> bool {
-        self.lendable
+        self.carved.is_lendable()
     }
 
     /// Yields the carved frames.

@@ -87,7 +87,7 @@ impl Area {
 
     /// Takes from the heap what an area with contracts needs, if it has not.
     pub(crate) fn prepare_slots(&mut self) -> Result<(), TryReserveError> {
-        if !self.lendable {
+        if !self.is_lendable() {
             return Ok(());
         }
         self.runs.iter_mut().try_for_each(AreaRun::prepare_spare)
@@ -101,14 +101,14 @@ impl Area {
 
     /// Gives a slot its frames back, none of them lent. From now on they may be.
     pub(crate) fn give_slot_back(&mut self, frames: FrameRange) {
-        if self.lendable {
+        if self.is_lendable() {
             free_in(&mut self.runs, frames, true);
         }
     }
 
     /// Takes an idle slot's frames, and recalls what is lent of them. Returns whether loans among them are to be moved.
     pub(crate) fn take_slot(&mut self, frames: FrameRange) -> bool {
-        self.lendable && self.reclaim(frames, true)
+        self.is_lendable() && self.reclaim(frames, true)
     }
 
     /// Returns what a recall of an idle slot's loans costs, or `None` while a page of them is open for a bounded copy.
@@ -127,7 +127,7 @@ impl Area {
 
     /// Ends an idle slot: its frames are anybody's, and what is lent of them stays lent.
     pub(crate) fn end_slot(&mut self, frames: FrameRange) {
-        let (runs, lendable) = (&mut self.runs, self.lendable);
+        let (lendable, runs) = (self.is_lendable(), &mut self.runs);
         let mut free = |unlent: FrameRange| {
             if lendable {
                 let spare = run_mut(runs, unlent).index_mut(true);

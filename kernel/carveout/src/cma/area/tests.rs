@@ -14,7 +14,7 @@ const FIRST: u32 = 0x60000;
 fn contracted(kind: Kind) -> (Area, FrameRange, Loan, u32) {
     let frames = FrameRange::new(FIRST, 4).unwrap();
     // SAFETY: frames are numbers here; nothing is mapped.
-    let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
+    let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
     assert_eq!(area.register("cache", kind, 4, Priority::Low), Ok(0));
     area.prepare_slots().unwrap();
     assert!(!area.take_planned(&[frames]));
@@ -29,7 +29,7 @@ fn contracted(kind: Kind) -> (Area, FrameRange, Loan, u32) {
 fn i6_a_window_of_unlike_discardable_loans_is_found() {
     let frames = FrameRange::new(FIRST, 4).unwrap();
     // SAFETY: frames are numbers here; nothing is mapped.
-    let mut area = Area::new(&unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
+    let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
     for (name, priority, cached) in [("stills", Priority::Low, true), ("films", Priority::High, false)] {
         let borrower = area.register(name, Kind::Discardable, 2, priority).unwrap();
         area.borrow(borrower, 2, |_| cached).unwrap();
@@ -108,7 +108,7 @@ const RUNS: [(u32, u32); 2] = [(0x60005, 150), (0x70040, 70)];
 fn area(lendable: bool) -> Area {
     let runs = RUNS.map(|(start, count)| FrameRange::new(start, count).unwrap());
     // SAFETY: frames are numbers here; nothing is mapped.
-    Area::new(&unsafe { CarveOut::assume("test", &runs, lendable) }).unwrap()
+    Area::new(unsafe { CarveOut::assume("test", &runs, lendable) }).unwrap()
 }
 
 /// What devices reach: all; a part of it; no run across a multiple of 16 frames; two windows, shifted up and down by

@@ -1,9 +1,6 @@
 //! A buffer of CPU and device at once.
 
-use crate::addr::BusAddr;
 use crate::dma::buffer::raw::Raw;
-use crate::dma::master::Master;
-use crate::dma::segment::{ScatterError, Segment, segments_of};
 use crate::dma::word::{Bytes, Word};
 use crate::machine::Machine;
 use crate::protocol::Transition;
@@ -19,21 +16,6 @@ pub struct Coherent<M: Machine + 'static> {
 }
 
 impl<M: Machine> Coherent<M> {
-    /// The address to program into the device.
-    pub fn bus(&self) -> BusAddr {
-        self.raw.exposed.set(true);
-        self.raw.bus
-    }
-
-    /// The same as a list for a device that takes segments, `master`, as [`Table::segments`](crate::dma::scatter::Table::segments)
-    /// gives it: of a buffer that was allocated for another device it says whether `master` reaches it. From here on a
-    /// drop quarantines.
-    pub fn segments<'m>(&self, master: &'m Master) -> Result<impl Iterator<Item = Segment> + use<'m, M>, ScatterError> {
-        let segments = segments_of(master, self.raw.frames, self.len())?;
-        self.raw.exposed.set(true);
-        Ok(segments)
-    }
-
     /// The first byte, for drivers that lay out shared structures themselves. Valid for reads and writes of
     /// [`len`](Self::len) bytes while the buffer lives, by volatile accesses: the device may change any byte.
     pub fn as_ptr(&self) -> NonNull<u8> {

@@ -77,7 +77,9 @@ pub use direction::{Bidirectional, Cpu, Device, Direction, FromDevice, No, ToDev
 pub use effort::Effort;
 pub use stream::Stream;
 
-use crate::addr::FrameRange;
+use crate::addr::{BusAddr, FrameRange};
+use crate::dma::master::Master;
+use crate::dma::segment::{ScatterError, Segment, segments_of};
 use crate::machine::Machine;
 use core::fmt;
 
@@ -119,3 +121,32 @@ macro_rules! common {
 }
 
 common!(Contiguous<M>: [], Coherent<M>: [], DeviceOnly<M>: [], Stream<M, D, O>: [D: Direction, O]);
+
+macro_rules! told {
+    ($($state:ty),*) => {$(
+        impl<M: Machine> $state {
+            /// Returns the address to program into a device. From here on a drop quarantines.
+            pub fn bus(&self) -> BusAddr {
+                self.raw.exposed.set(true);
+                self.raw.bus
+            }
+
+            /// Returns the buffer as a list for `master`, a device that takes segments, as
+            /// [`Table::segments`](crate::dma::scatter::Table::segments) does. From here on a drop quarantines.
+            ///
+            /// # Errors
+            ///
+            /// `master` does not reach all of it: the buffer was allocated for another device.
+            pub fn segments<'m>(
+                &self,
+                master: &'m Master,
+            ) -> Result<impl Iterator<Item = Segment> + use<'m, M>, ScatterError> {
+                let segments = segments_of(master, self.raw.frames, self.len())?;
+                self.raw.exposed.set(true);
+                Ok(segments)
+            }
+        }
+    )*};
+}
+
+told!(Coherent<M>, DeviceOnly<M>);
