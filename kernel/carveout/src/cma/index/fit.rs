@@ -1,7 +1,7 @@
 //! Where a request goes: the policies that choose among the free runs that fit.
 //!
-//! A policy is a type that implements [`Fit`]; [`Index::find`](super::Index::find) names the one in use. Guarantees of
-//! every policy:
+//! A policy is a type that implements [`Fit`]. [`Index::find`](super::Index::find) names the two in use: one for a
+//! request that may have any unit, and one for a request that may have a part of them only. Guarantees of every policy:
 //!
 //! - **Exact.** It finds nothing only if no free run holds the request.
 //! - It looks at a number of nodes that grows with the logarithm of the units, whatever their state.
@@ -39,48 +39,42 @@ pub(super) trait Fit {
     fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32>;
 }
 
-/// Takes the shortest run that fits among the first of each size class. This is close to best fit. Where only a part of
-/// the index is allowed, or a bounded number of looks finds no fit, it takes the lowest.
+/// Takes the shortest run that fits among the first of each size class, of all units. This is close to best fit. If a
+/// bounded number of looks finds no fit, it takes the lowest.
 pub(super) enum GoodFit {}
 
-/// Takes the lowest place that fits.
+/// Takes the lowest place that fits, of all units or of a part of them.
 pub(super) enum LowestFit {}
 
 impl Fit for GoodFit {
     fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
-        if (wanted.lo..wanted.hi) == tree.units { shortest(tree, wanted) } else { LowestFit::find(tree, wanted) }
-    }
-}
-
-/// Returns the shortest run that fits among the first of each size class, or else the lowest fit. All units are
-/// allowed.
-fn shortest(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
-    if tree.usable(tree.height, tree.root(), wanted.order) < wanted.count {
-        return None;
-    }
-    let root = tree.node(tree.height, tree.root());
-    let start = tree.root() << tree.height;
-    let end = start + (1 << tree.height);
-    // The runs at the ends of the root's block are in no class of the root's.
-    let (prefix, suffix) = (start..start + root.prefix, end - root.suffix..end);
-    let mut classes = root.classes | class_bit(&prefix) | class_bit(&suffix);
-    classes &= u32::MAX << class(wanted.count);
-    let mut tries = TRIES;
-    while classes != 0 && tries > 0 {
-        let class = classes & classes.wrapping_neg();
-        classes ^= class;
-        let least = shortest_of(class.trailing_zeros()).max(wanted.count);
-        let mut search = ClassSearch { wanted, class, least, tries: tries.min(TRIES_OF_CLASS), best: None };
-        tries -= search.tries;
-        search.consider(&prefix);
-        search.look_into(tree, tree.height, tree.root());
-        search.consider(&suffix);
-        tries += search.tries;
-        if let Some((_, at)) = search.best {
-            return Some(at);
+        if tree.usable(tree.height, tree.root(), wanted.order) < wanted.count {
+            return None;
         }
+        let root = tree.node(tree.height, tree.root());
+        let start = tree.root() << tree.height;
+        let end = start + (1 << tree.height);
+        // The runs at the ends of the root's block are in no class of the root's.
+        let (prefix, suffix) = (start..start + root.prefix, end - root.suffix..end);
+        let mut classes = root.classes | class_bit(&prefix) | class_bit(&suffix);
+        classes &= u32::MAX << class(wanted.count);
+        let mut tries = TRIES;
+        while classes != 0 && tries > 0 {
+            let class = classes & classes.wrapping_neg();
+            classes ^= class;
+            let least = shortest_of(class.trailing_zeros()).max(wanted.count);
+            let mut search = ClassSearch { wanted, class, least, tries: tries.min(TRIES_OF_CLASS), best: None };
+            tries -= search.tries;
+            search.consider(&prefix);
+            search.look_into(tree, tree.height, tree.root());
+            search.consider(&suffix);
+            tries += search.tries;
+            if let Some((_, at)) = search.best {
+                return Some(at);
+            }
+        }
+        Some(descend(tree, tree.height, tree.root(), wanted))
     }
-    Some(descend(tree, tree.height, tree.root(), wanted))
 }
 
 /// A search of one size class for its shortest run that fits.
@@ -219,6 +213,6 @@ fn lowest_below(tree: &Tree<'_>, height: u32, number: u32, wanted: &Wanted, open
         }
         return None;
     }
-    lowest_below(tree, height - 1, number * 2, wanted, open)
-        .or_else(|| lowest_below(tree, height - 1, number * 2 + 1, wanted, open))
+    let left = lowest_below(tree, height - 1, number * 2, wanted, open);
+    if left.is_some() { left } else { lowest_below(tree, height - 1, number * 2 + 1, wanted, open) }
 }

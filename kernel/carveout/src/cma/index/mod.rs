@@ -29,7 +29,7 @@ pub use node::{MAX_ALIGN_ORDER, Node};
 use core::fmt;
 use core::iter;
 use core::ops::Range;
-use fit::{Fit, GoodFit, Wanted};
+use fit::{Fit, GoodFit, LowestFit, Wanted};
 use late::LateTree;
 use tree::Tree;
 
@@ -164,7 +164,9 @@ impl<'a> Index<'a> {
             return None;
         }
         let wanted = Wanted { count, order: u32::from(align_order), lo, hi };
-        let at = GoodFit::find(self.tree.settle(), &wanted)?;
+        let all = (lo..hi) == *self.tree.units();
+        let tree = self.tree.settle();
+        let at = if all { GoodFit::find(tree, &wanted)? } else { LowestFit::find(tree, &wanted)? };
         Some(self.origin + at)
     }
 
