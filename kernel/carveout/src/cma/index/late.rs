@@ -40,12 +40,20 @@ impl<'a> LateTree<'a> {
 
     /// Tells the tree what changed, and returns it.
     pub(super) fn settle(&mut self) -> &Tree<'a> {
+        if self.late.is_some() {
+            self.tell();
+        }
+        &self.tree
+    }
+
+    /// Tells the tree what changed. It is a call of its own, for most searches find the tree told already.
+    #[inline(never)]
+    fn tell(&mut self) {
         match self.late.take() {
             Some(Late::Leaf { leaf, bits, known }) if bits != known => self.tree.set_leaf(leaf, bits),
             Some(Late::Run { lo, hi, free }) => self.tree.set_run(lo, hi, free),
             Some(Late::Leaf { .. }) | None => {}
         }
-        &self.tree
     }
 
     /// Makes the units `[lo, hi)` free, or taken, if all of them are the other. Returns whether they were.
