@@ -1,8 +1,9 @@
-//! Drivers, by kind of device. A kind is a folder, and its `mod.rs` has the trait that its drivers implement.
+//! Drivers, by kind of device. A kind is a folder. Where a kernel can use several drivers of a kind alike, the kind's
+//! `mod.rs` has the trait that they implement.
 //!
 //! A driver knows its registers, and memory as the DMA API gives it. It knows neither the device tree nor the kernel:
-//! [`known`](crate::kernel::known) is the table that maps a node's `compatible` to a driver. So a new driver is a file here
-//! and a row there.
+//! `kernel/known.rs` is the table that maps a node's `compatible` to a driver. So a new driver is a file here and a row
+//! there.
 
 #[cfg(test)]
 pub(crate) mod fake;
