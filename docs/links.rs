@@ -70,7 +70,8 @@ fn anchor(heading: &str) -> String {
     kept.map(|char| if char == ' ' { '-' } else { char }).collect::<String>().to_lowercase()
 }
 
-/// Returns the path of the repository that a code span begins with: its first word, up to a name in capitals or a pattern.
+/// Returns the path of the repository that a code span begins with: its first word, up to a name in capitals or a
+/// pattern.
 fn path(code: &str, tops: &BTreeSet<String>) -> Option<String> {
     let word = code.split_whitespace().next()?;
     let word = word.strip_prefix("./").unwrap_or(word);

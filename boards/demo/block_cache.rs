@@ -1,5 +1,5 @@
-//! A cache of a disk's blocks in lent frames: what was read may be forgotten, what was written and is not on the disk yet
-//! is not.
+//! A cache of a disk's blocks in lent frames: what was read may be forgotten, what was written and is not on the disk
+//! yet is not.
 //!
 //! Guarantees: a read gives what was written last, whatever was recalled meanwhile and however many pages others have
 //! open; a recall waits for no disk, for blocks that are not on it yet are a movable borrower's. Clean blocks are a
@@ -173,8 +173,8 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
         self.clean.give_back(clean).expect("the cache's own loan, which no closure has open");
     }
 
-    /// Writes a block: to memory now, to the disk when there are too many such or [`flush`](Self::flush) is called. Where
-    /// memory has no room, or cannot be opened, the block goes straight to the disk.
+    /// Writes a block: to memory now, to the disk when there are too many such or [`flush`](Self::flush) is called.
+    /// Where memory has no room, or cannot be opened, the block goes straight to the disk.
     pub fn write(&mut self, block: u32, from: &[u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
         let mut loan = self.written.get(&block).copied().or_else(|| self.dirty.borrow(1).ok());
         if loan.is_none() {

@@ -1,10 +1,10 @@
-//! What only a board can show: whether maintenance by address, through a non-cacheable mapping and from one core, reaches
-//! the lines that each core has of the frames. I3 rests on it. The boot argument `demo=coherency` runs this.
+//! What only a board can show: whether maintenance by address, through a non-cacheable mapping and from one core,
+//! reaches the lines that each core has of the frames. I3 rests on it. The boot argument `demo=coherency` runs this.
 //!
-//! Guarantees: each line printed is of one core and one operation, and says what memory held without the operation too. If
-//! that was everything already, the caches held nothing, as in QEMU, and nothing is shown. No frame ever has two mappings
-//! (I1). What a test leaves in the caches is dropped before the frames are given back; they are not given back if an
-//! operation did not reach it.
+//! Guarantees: each line printed is of one core and one operation, and says what memory held without the operation too.
+//! If that was everything already, the caches held nothing, as in QEMU, and nothing is shown. No frame ever has two
+//! mappings (I1). What a test leaves in the caches is dropped before the frames are given back; they are not given back
+//! if an operation did not reach it.
 
 use super::failure::Failure;
 use super::memory;

@@ -1,8 +1,8 @@
 //! Memory that is lent while devices with contracts come and go: the workload of `demo=loans` and of the on-target
 //! stress.
 //!
-//! Guarantees, when [`churn`] returns a [`Tally`]: every allocation that a contract declares succeeded, every buffer was
-//! found zeroed, every value of the movable store was whole by its hash, and the audits were clean.
+//! Guarantees, when [`churn`] returns a [`Tally`]: every allocation that a contract declares succeeded, every buffer
+//! was found zeroed, every value of the movable store was whole by its hash, and the audits were clean.
 
 use super::block_cache::{BlockCache, CacheError};
 use super::ending::end;

@@ -14,9 +14,9 @@
 //!
 //! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
 //!
-//! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with contracts
-//! take and free memory that is full of loans: see `lending`. With `demo=coherency` there is no picture:
-//! the caches are tried instead, see `coherency`.
+//! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with
+//! contracts take and free memory that is full of loans: see `lending`. With `demo=coherency` there is no picture: the
+//! caches are tried instead, see `coherency`.
 
 #[cfg(target_arch = "arm")]
 pub mod coherency;

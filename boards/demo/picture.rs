@@ -118,7 +118,8 @@ pub(super) fn show_file<D: Direction>(
     scan_out(kernel, &display, frame, hops)
 }
 
-/// Has the display show a frame. Whoever wrote it has stopped: only then is there one (`Scaler::fill_screen`, `show_bars`).
+/// Has the display show a frame. Whoever wrote it has stopped: only then is there one (`Scaler::fill_screen`,
+/// `show_bars`).
 fn scan_out(
     kernel: &'static Kernel,
     known: &KnownDisplay,
@@ -130,7 +131,8 @@ fn scan_out(
         drop(unsafe { frame.release() });
         return Err(Failure::NoDevice("display (arm,pl111)"));
     };
-    // SAFETY: the screen owns the frame until the display is off (`Screen::off`); dropped before, it is in quarantine (I4).
+    // SAFETY: the screen owns the frame until the display is off (`Screen::off`); dropped before, it is in quarantine
+    // (I4).
     if let Err(error) = unsafe { display.scan_out(frame.bus(), Mode::VGA) } {
         // SAFETY: as above: after an error the display was not told of it (I4).
         drop(unsafe { frame.release() });
@@ -140,8 +142,8 @@ fn scan_out(
     Ok(Screen { display: Some(display), frame })
 }
 
-/// Shows colour bars, written by the CPU, on a display that the tree gives memory of its own. Returns `None` if there is
-/// none.
+/// Shows colour bars, written by the CPU, on a display that the tree gives memory of its own. Returns `None` if there
+/// is none.
 pub(super) fn show_bars(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<Option<Screen>, Failure> {
     const BARS: [u32; 8] = [0xff_ffff, 0xff_ff00, 0x00_ffff, 0x00_ff00, 0xff_00ff, 0xff_0000, 0x00_00ff, 0];
     let Some((display, master)) = display(kernel) else { return Ok(None) };

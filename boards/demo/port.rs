@@ -14,11 +14,11 @@ impl DevicePort {
     ///
     /// # Safety
     ///
-    /// As [`Port::new`] (I4). A buffer is open while a method of [`BusMaster`] runs, so: until it returns, nobody drops,
-    /// releases or hands back the buffer, or accesses a coherent one.
+    /// As [`Port::new`] (I4). A buffer is open while a method of [`BusMaster`] runs, so: until it returns, nobody
+    /// drops, releases or hands back the buffer, or accesses a coherent one.
     pub const unsafe fn new(dma: &'static Dma<Armv7a>, master: Master) -> Self {
-        // SAFETY: `open` is called inside the methods of `BusMaster` alone, which drop what it gives; the contract of this
-        // function covers that time (I4).
+        // SAFETY: `open` is called inside the methods of `BusMaster` alone, which drop what it gives; the contract of
+        // this function covers that time (I4).
         Self(unsafe { Port::new(dma, master) })
     }
 

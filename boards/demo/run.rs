@@ -12,9 +12,10 @@ use crate::kernel::state::Kernel;
 use crate::println;
 use alloc::vec::Vec;
 
-/// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that was not seen
-/// to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, only the part
-/// that needs no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory of its own.
+/// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that was not
+/// seen to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, only
+/// the part that needs no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory
+/// of its own.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     if asked(kernel) == Some("coherency") {
         return coherency::run(kernel);

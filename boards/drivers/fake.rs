@@ -33,8 +33,8 @@ impl<R> Block<R> {
         let give_back = move || {
             given_back.fetch_add(1, Ordering::Relaxed);
         };
-        // SAFETY: memory that lasts for ever, at least as large as `R`; registers are cells of integers, for which zeros
-        // are valid. Beside the driver only its test uses it, in the same thread.
+        // SAFETY: memory that lasts for ever, at least as large as `R`; registers are cells of integers, for which
+        // zeros are valid. Beside the driver only its test uses it, in the same thread.
         unsafe { Mmio::new(self.words.cast(), Some(Box::new(give_back))) }
     }
 
@@ -67,8 +67,8 @@ impl<R> Block<R> {
     }
 }
 
-/// A device that a test plays, and the time. Each look at the clock or at the interrupt takes a millisecond, in which the
-/// device takes a step.
+/// A device that a test plays, and the time. Each look at the clock or at the interrupt takes a millisecond, in which
+/// the device takes a step.
 pub(crate) struct Played<D> {
     device: RefCell<D>,
     /// Takes a step at this time, and returns whether the interrupt is raised.

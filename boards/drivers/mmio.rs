@@ -1,7 +1,7 @@
 //! A block of registers, in one hand.
 //!
-//! Guarantees: a driver that owns an [`Mmio`] is the only one that uses these registers. When the driver is dropped they
-//! go back to whoever mapped them, unless the driver kept them.
+//! Guarantees: a driver that owns an [`Mmio`] is the only one that uses these registers. When the driver is dropped
+//! they go back to whoever mapped them, unless the driver kept them.
 
 use alloc::boxed::Box;
 use core::fmt;
@@ -25,8 +25,8 @@ impl<R> Mmio<R> {
     ///
     /// # Safety
     ///
-    /// `base` is a device mapping of registers that are laid out as `R`. The mapping lasts for ever. Nothing else uses these
-    /// registers until `give_back` is called.
+    /// `base` is a device mapping of registers that are laid out as `R`. The mapping lasts for ever. Nothing else uses
+    /// these registers until `give_back` is called.
     pub const unsafe fn new(base: NonNull<R>, give_back: Option<GiveBack>) -> Self {
         Self { base, give_back }
     }

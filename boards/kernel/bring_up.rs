@@ -1,8 +1,8 @@
 //! From the head's handover to a running kernel: one function, in the order of the data's flow.
 //!
 //! Guarantees: when [`start`] returns, the direct map holds no carved frame (I2), the identity map is gone, every
-//! carve-out is an area of the one [`Dma`], console, log, heap and interrupts work, and the other cores are in. Bad input
-//! was refused in one line each and listed; the boot goes on wherever it can.
+//! carve-out is an area of the one [`Dma`], console, log, heap and interrupts work, and the other cores are in. Bad
+//! input was refused in one line each and listed; the boot goes on wherever it can.
 
 use super::console::{self, die};
 use super::devices::{self, Found};
@@ -47,8 +47,8 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
 
     // The outer cache stays off until the direct map stands: what is cached inside only needs no outer maintenance.
     let machine = MACHINE.call_once(|| {
-        // SAFETY: both come from the handover, which nobody but the head can make or change: the head mapped the frames below
-        // the stacks, all of them, and nothing unmaps them.
+        // SAFETY: both come from the handover, which nobody but the head can make or change: the head mapped the frames
+        // below the stacks, all of them, and nothing unmaps them.
         unsafe { Armv7a::new(handover.image_below_stacks(), handover.image_phys_offset()) }
     });
     let adopted = AddressSpace::adopt(machine, handover);

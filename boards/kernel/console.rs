@@ -55,8 +55,8 @@ pub fn set_semihosting(answered: bool) {
     SEMIHOSTING.store(answered, Ordering::Relaxed);
 }
 
-/// Prints text. Before it, prints a line for each buffer that was lost since the last call: the drop itself prints nothing,
-/// because it may happen under any lock. Interrupts are masked meanwhile, for as long as the UART takes.
+/// Prints text. Before it, prints a line for each buffer that was lost since the last call: the drop itself prints
+/// nothing, because it may happen under any lock. Interrupts are masked meanwhile, for as long as the UART takes.
 pub fn print(args: fmt::Arguments<'_>) {
     let mut uart = UART.lock();
     let mut write = |args: fmt::Arguments<'_>| match uart.as_mut() {
@@ -106,8 +106,8 @@ pub unsafe fn seize() {
         }
         carveout::cpu::relax();
     }
-    // SAFETY: the holder is this core, whose code never runs again by this function's contract, or one that is given up:
-    // what both then touch is the UART's data register, which takes each byte as it comes.
+    // SAFETY: the holder is this core, whose code never runs again by this function's contract, or one that is given
+    // up: what both then touch is the UART's data register, which takes each byte as it comes.
     unsafe { UART.force_unlock() };
 }
 

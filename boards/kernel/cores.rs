@@ -131,8 +131,8 @@ const STALLED: i32 = 103;
 /// Since when each core waits, as [`watch`] found it.
 static WAITS_SINCE: [AtomicU64; MAX_CORES] = [const { AtomicU64::new(0) }; MAX_CORES];
 
-/// While a core waits for a lock: ends the program if it waits for too long. In this state it may be deadlocked, so what
-/// this needs takes no lock.
+/// While a core waits for a lock: ends the program if it waits for too long. In this state it may be deadlocked, so
+/// what this needs takes no lock.
 fn watch(round: u32) {
     let Some(kernel) = kernel() else { return };
     let (this, now) = (CoreId::current(), kernel.micros());

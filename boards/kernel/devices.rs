@@ -130,8 +130,8 @@ pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl Fn
 pub enum RangesError<'dtb> {
     /// The bus's `dma-ranges` is not whole entries of as many cells as it says.
     Malformed(&'dtb str),
-    /// No entry of the bus's `dma-ranges` is a window below 4 GiB on both sides, or none passes a window of the bus below
-    /// it on.
+    /// No entry of the bus's `dma-ranges` is a window below 4 GiB on both sides, or none passes a window of the bus
+    /// below it on.
     NoWindow(&'dtb str),
     /// The bus's `dma-ranges` has more windows than are kept.
     TooMany(&'dtb str),
@@ -149,9 +149,9 @@ impl fmt::Display for RangesError<'_> {
 
 type Windows = ArrayVec<BusWindow, MAX_WINDOWS>;
 
-/// Returns where the device at that path sees memory: the windows of all `dma-ranges` above it, as one. `None` means that
-/// it sees memory where the CPU does, for none above it has entries. What a bus cannot pass on to the next is left out. If that is all,
-/// or an entry cannot be read, it is an error: a lost constraint is not no constraint.
+/// Returns where the device at that path sees memory: the windows of all `dma-ranges` above it, as one. `None` means
+/// that it sees memory where the CPU does, for none above it has entries. What a bus cannot pass on to the next is left
+/// out. If that is all, or an entry cannot be read, it is an error: a lost constraint is not no constraint.
 pub fn bus_windows<'dtb>(info: &BootInfo<'dtb>, path: &DevicePath<'_>) -> Result<Option<Windows>, RangesError<'dtb>> {
     let mut windows = Ok(None);
     bus::walk(info.root(), &mut |node, buses| {
@@ -433,7 +433,8 @@ mod tests {
         assert_eq!(windows("/device@1000"), None, "a name is no path");
     }
 
-    /// As [`tree`], with other `dma-ranges` of its two buses, the outer first, and perhaps other cells of the inner one.
+    /// As [`tree`], with other `dma-ranges` of its two buses, the outer first, and perhaps other cells of the inner
+    /// one.
     fn windows_of(outer: &[u32], inner: &[u32], more: &[(&'static str, Vec<u8>)]) -> Result<Option<Windows>, String> {
         let blob = tree();
         let mut tree = DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
@@ -455,7 +456,8 @@ mod tests {
         let two = || cells(&[2]);
         let wide = [("#address-cells", two()), ("#size-cells", two())];
         let refused = |outer: &[u32], inner: &[u32], more: &[_]| windows_of(outer, inner, more).unwrap_err();
-        // Above 4 GiB on the bus, or in memory's place: of 1 + 1 + 1 cells there is no such number, of 2 + 1 + 2 there is.
+        // Above 4 GiB on the bus, or in memory's place: of 1 + 1 + 1 cells there is no such number, of 2 + 1 + 2 there
+        // is.
         let none = "dma-ranges of apb has no window below 4 GiB that goes on to memory";
         assert_eq!(refused(&[], &[1, 0, 0x4000_0000, 0, 0x1000], &wide), none);
         // As a PCI bus has them: its addresses are of three cells.

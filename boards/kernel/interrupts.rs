@@ -1,8 +1,9 @@
 //! Interrupts: the handler, over whichever controller the board has, a place to wait for one, and calls from core to
 //! core.
 //!
-//! Guarantees: an interrupt is acknowledged and ended once, and noted; [`take`] tells of it once. Shared interrupts come
-//! to core 0, software's to the cores named. The controller is touched under its lock alone, which masks interrupts.
+//! Guarantees: an interrupt is acknowledged and ended once, and noted; [`take`] tells of it once. Shared interrupts
+//! come to core 0, software's to the cores named. The controller is touched under its lock alone, which masks
+//! interrupts.
 
 use super::rank;
 use crate::drivers::intc::InterruptController;

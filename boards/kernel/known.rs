@@ -1,7 +1,7 @@
 //! The drivers there are: for each kind of device a table from a node's `compatible` to its driver.
 //!
-//! A new driver is a row here. A row says by its types what registers the device has, opens the driver with them, and gives
-//! `None` if the node lacks what the driver needs.
+//! A new driver is a row here. A row says by its types what registers the device has, opens the driver with them, and
+//! gives `None` if the node lacks what the driver needs.
 
 use super::devices::{self, Found};
 use super::interrupts;
@@ -59,8 +59,8 @@ fn open_16550(space: &mut AddressSpace, found: &Found<'_>, shift: u8) -> Option<
     found.blocks.first().filter(|block| wiring.bytes().is_some_and(|bytes| bytes <= block.bytes))?;
     // SAFETY: the tree says that these are a 16550's.
     let registers = unsafe { first(space, found) }?;
-    // SAFETY: the whole block is this driver's. It is large enough, as just looked up, and where the bus takes words, UARTs
-    // stand at multiples of their size.
+    // SAFETY: the whole block is this driver's. It is large enough, as just looked up, and where the bus takes words,
+    // UARTs stand at multiples of their size.
     Some(put(&PLACE, unsafe { Ns16550::new(registers, wiring) })?)
 }
 

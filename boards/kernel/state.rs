@@ -77,8 +77,8 @@ pub(super) fn came() -> impl Iterator<Item = (u32, Registers)> {
 }
 
 impl Kernel {
-    /// Takes a device's registers for one driver. Returns `None`, and prints a line, if they are too few for `R`, overlap
-    /// RAM (I1), or somebody has some of them.
+    /// Takes a device's registers for one driver. Returns `None`, and prints a line, if they are too few for `R`,
+    /// overlap RAM (I1), or somebody has some of them.
     ///
     /// # Safety
     ///
@@ -86,8 +86,8 @@ impl Kernel {
     pub unsafe fn registers<R>(&'static self, at: PhysAddr, bytes: u32) -> Option<Mmio<R>> {
         let (block, first) = take(&mut self.space.lock(), at, bytes)?;
         let give_back = Box::new(|| self.space.lock().give_back(block));
-        // SAFETY: the mapping lasts, and nobody else gets the block before it is given back; it is laid out so (contract
-        // of `registers`).
+        // SAFETY: the mapping lasts, and nobody else gets the block before it is given back; it is laid out so
+        // (contract of `registers`).
         Some(unsafe { Mmio::new(first, Some(give_back)) })
     }
 
@@ -102,9 +102,9 @@ impl Kernel {
         unsafe { self.registers(block.at, block.bytes) }
     }
 
-    /// Returns a bus master of the device tree, by its path. Its area is the first that its `memory-region` names, or the default
-    /// one if it names none; it has none if one of those was refused. It sees memory through the `dma-ranges` above it.
-    /// Where these are refused, in one line, it reaches nothing.
+    /// Returns a bus master of the device tree, by its path. Its area is the first that its `memory-region` names, or
+    /// the default one if it names none; it has none if one of those was refused. It sees memory through the
+    /// `dma-ranges` above it. Where these are refused, in one line, it reaches nothing.
     ///
     /// A `name` that is no path, but for its first slash, is that of a master the tree knows nothing of.
     pub fn master(&self, name: &'static str) -> Master {
@@ -148,8 +148,8 @@ impl Kernel {
         self.clock.as_ref().map_or_else(|| ASKED.fetch_add(1, Ordering::Relaxed).into(), |clock| clock.micros())
     }
 
-    /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those that each core came with. What the
-    /// others have now is seen by [`cores::audit`](super::cores::audit).
+    /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those that each core came with. What
+    /// the others have now is seen by [`cores::audit`](super::cores::audit).
     pub fn audit(&self) -> Result<Report, Findings> {
         let cores: ArrayVec<_, MAX_CORES> = came().collect();
         self.audit_beside(&cores)

@@ -1,5 +1,6 @@
 //! Arm `RealView` Platform Baseboard for Cortex-A8: two banks of RAM, one of which answers at address 0 too; a DMA
-//! controller and a display as bus masters, a memory card that the CPU reads. All of it is found through its device tree.
+//! controller and a display as bus masters, a memory card that the CPU reads. All of it is found through its device
+//! tree.
 
 use crate::Board;
 

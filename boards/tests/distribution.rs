@@ -87,8 +87,8 @@ fn a_versatile_expresss() {
     assert_eq!(displays, [(0x1001_f000, Ok(Some(0))), (0x1002_0000, Ok(None))]);
 }
 
-/// Of whatever trees are in the folder, with memory where a boot loader would add it: all are read, and what they reserve
-/// stays reserved.
+/// Of whatever trees are in the folder, with memory where a boot loader would add it: all are read, and what they
+/// reserve stays reserved.
 #[test]
 #[ignore = "needs a distribution's device trees: tests/run.sh --filter card:"]
 fn all_are_read_and_what_they_reserve_is_kept() {

@@ -24,8 +24,8 @@ pub(crate) fn removed_at_the_end<T>(command: impl FnOnce() -> T) -> T {
 
 fn remove() {
     if let Some(Ok(folder)) = FOLDER.get() {
-        // Another thread may put a file into it meanwhile, once. What cannot be removed stays in the system's folder for
-        // such things.
+        // Another thread may put a file into it meanwhile, once. What cannot be removed stays in the system's folder
+        // for such things.
         while fs::remove_dir_all(folder).is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {}
     }
 }

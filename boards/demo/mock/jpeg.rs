@@ -3,8 +3,8 @@
 //! Guarantees: the entropy decoder behind it sees only files whose every marker is where annex B puts it, of the
 //! processes and samplings that it is known to decode, free of metadata, with their height in the frame header, with
 //! all their scans and restart intervals, up to the end-of-image marker. What lies behind that marker is ignored: files
-//! come in whole disk sectors. A file that was cut short is told from a corrupt one, also when zeros stand where the rest
-//! was; and what annex B allows but the decoder does not have is named, and never called corrupt.
+//! come in whole disk sectors. A file that was cut short is told from a corrupt one, also when zeros stand where the
+//! rest was; and what annex B allows but the decoder does not have is named, and never called corrupt.
 
 use alloc::vec::Vec;
 
@@ -178,7 +178,8 @@ impl Header {
         Ok(header)
     }
 
-    /// Finds the height behind the first scan's data, where a frame header that has none must be followed by it (B.2.5).
+    /// Finds the height behind the first scan's data, where a frame header that has none must be followed by it
+    /// (B.2.5).
     fn height_from_dnl(&mut self, segments: &mut Segments<'_>) -> Result<(), Fault> {
         segments.skip_entropy_coded(None)?;
         let segment = segments.next_segment()?;

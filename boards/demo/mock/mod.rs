@@ -5,9 +5,10 @@
 //! [`BusMaster`]: what it was not granted it reports as a bus error, as hardware does. A device whose `run` is called
 //! at any moment does at most one job and asks for its interrupt at most once.
 //!
-//! What "stopped" means for these devices: of one that does a job at a time, `STATUS.BUSY` reads 0. The device clears it
-//! last, after its accesses; only the driver sets it. Of the camera, a buffer has come back when its slot's `STATE` reads
-//! `Done`. There is no other way to stop one: a job that is given up stays the device's, and so does its memory (I4).
+//! What "stopped" means for these devices: of one that does a job at a time, `STATUS.BUSY` reads 0. The device clears
+//! it last, after its accesses; only the driver sets it. Of the camera, a buffer has come back when its slot's `STATE`
+//! reads `Done`. There is no other way to stop one: a job that is given up stays the device's, and so does its memory
+//! (I4).
 //!
 //! Each device is three types: `Registers` (the file, shareable between contexts), `Driver` (the CPU's end: typed
 //! accesses to registers) and `Hardware` (the block: its `run` takes the place of time passing on real hardware). A

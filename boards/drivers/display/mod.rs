@@ -61,8 +61,8 @@ impl fmt::Display for ScanOutError {
 
 /// A display controller. It reads only the frame it was given, until it has stopped, and writes nothing.
 ///
-/// It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the device's hands and coherent for that
-/// time.
+/// It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the device's hands and coherent for
+/// that time.
 pub trait Display: Send {
     /// Returns what the table of hops calls it.
     fn name(&self) -> &'static str;

@@ -1,8 +1,8 @@
 //! PL111 colour LCD controller (Arm DDI 0293): scan-out of one frame in memory.
 //!
-//! Guarantees: the controller reads only the frame it was given, from [`scan_out`](Pl111::scan_out) until it has stopped. It writes
-//! nothing. It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the device's hands and coherent
-//! for that time.
+//! Guarantees: the controller reads only the frame it was given, from [`scan_out`](Pl111::scan_out) until it has
+//! stopped. It writes nothing. It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the
+//! device's hands and coherent for that time.
 //!
 //! What "stopped" means: `LCDControl.LcdEn` reads 0 after the driver cleared it (DDI 0293, 3.2). The read follows the
 //! write to the controller, so the write has arrived. No status tells of the bus master itself: a burst that was on the

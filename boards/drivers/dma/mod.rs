@@ -1,9 +1,9 @@
 //! Copies from buffer to buffer by the board's DMA controller: the CPU sees none of the bytes.
 //!
-//! Guarantees: a copy is whole when [`Copier::copy`] returns `Ok`, which it learns by the controller's interrupt. Buffers
-//! come back only after the controller has stopped, by the registers that [`pl081`] names. Its list is one
-//! coherent page, in the controller's reach. A controller that does not stop keeps the buffers and the list: they go into
-//! quarantine.
+//! Guarantees: a copy is whole when [`Copier::copy`] returns `Ok`, which it learns by the controller's interrupt.
+//! Buffers come back only after the controller has stopped, by the registers that [`pl081`] names. Its list is one
+//! coherent page, in the controller's reach. A controller that does not stop keeps the buffers and the list: they go
+//! into quarantine.
 
 pub mod pl081;
 
@@ -61,8 +61,8 @@ impl fmt::Display for CopyError {
 ///
 /// # Safety
 ///
-/// The bytes that `list` gives are the value's own: a buffer's, or a table's of buffers, that the device may access while
-/// the value lives (I4).
+/// The bytes that `list` gives are the value's own: a buffer's, or a table's of buffers, that the device may access
+/// while the value lives (I4).
 pub unsafe trait Granted {
     /// Lists its bytes for `master`.
     ///
@@ -125,8 +125,8 @@ impl<M: Machine, W: Wait> Copier<M, W> {
         &self.master
     }
 
-    /// Copies `from` to `to`, which are as long together, and gives both back: the controller has finished with them. They
-    /// may be buffers or tables of buffers.
+    /// Copies `from` to `to`, which are as long together, and gives both back: the controller has finished with them.
+    /// They may be buffers or tables of buffers.
     ///
     /// # Errors
     ///
@@ -168,8 +168,8 @@ impl<M: Machine, W: Wait> Copier<M, W> {
         }
         page.device_barrier();
         self.wait.listen();
-        // SAFETY: `prepare`, or the list before, saw the controller stop. `copy` owns the buffers, `self` the list, until it
-        // has stopped again: what a controller that does not stop was given goes into quarantine (I4).
+        // SAFETY: `prepare`, or the list before, saw the controller stop. `copy` owns the buffers, `self` the list,
+        // until it has stopped again: what a controller that does not stop was given goes into quarantine (I4).
         unsafe { self.controller.start(at, first, list.len()) };
         let (mut told, mut result) = (false, None);
         until(

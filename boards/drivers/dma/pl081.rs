@@ -1,12 +1,12 @@
 //! PL081 DMA controller (Arm DDI 0218): copies by linked lists, on its first channel.
 //!
-//! Guarantees: the controller touches only the bytes that a list names, from [`Pl081::start`] until it has stopped. It is a
-//! bus master without an IOMMU: the caller keeps buffers and list in the device's hands for that time.
+//! Guarantees: the controller touches only the bytes that a list names, from [`Pl081::start`] until it has stopped. It
+//! is a bus master without an IOMMU: the caller keeps buffers and list in the device's hands for that time.
 //!
 //! What "stopped" means (DDI 0218, 3.4): the channel's bit of `DMACEnbldChns` reads 0 and bit 17 (Active) of its
-//! `DMACCxConfiguration` reads 0. The controller clears the first at the end of a list and after a bus error; the driver
-//! clears it by the Enable bit of `DMACCxConfiguration`, and then the transfer on the bus ends first. The second says that
-//! the channel's FIFO has nothing left to write. An interrupt alone is no proof.
+//! `DMACCxConfiguration` reads 0. The controller clears the first at the end of a list and after a bus error; the
+//! driver clears it by the Enable bit of `DMACCxConfiguration`, and then the transfer on the bus ends first. The second
+//! says that the channel's FIFO has nothing left to write. An interrupt alone is no proof.
 //!
 //! Transfers are of words, the most a channel moves at a time: addresses and lengths are multiples of four bytes.
 //!
@@ -252,8 +252,8 @@ impl Pl081 {
         Some(Ok(()))
     }
 
-    /// Tells the channel to stop, and returns whether it has stopped. Then nothing is pending: what is left of a list that
-    /// did not end would be taken for the end of the next one.
+    /// Tells the channel to stop, and returns whether it has stopped. Then nothing is pending: what is left of a list
+    /// that did not end would be taken for the end of the next one.
     pub fn stop(&mut self) -> bool {
         let registers = &*self.registers;
         registers.channel.set(0);

@@ -15,8 +15,8 @@ pub trait InterruptController: Send {
     /// Makes `id` pending as if its device had raised the line. This is the mock devices' wire.
     fn set_pending(&mut self, id: IrqId);
 
-    /// Takes the next pending interrupt, if there is one. Calls `came` with it, disables it if that returns true, and then
-    /// ends it.
+    /// Takes the next pending interrupt, if there is one. Calls `came` with it, disables it if that returns true, and
+    /// then ends it.
     fn serve(&mut self, came: fn(IrqId) -> bool) -> Option<IrqId>;
 
     /// Lets software interrupts, and whatever is enabled for it, reach the core that this runs on. Returns false if the

@@ -2,8 +2,8 @@
 //! each a level that its device holds.
 //!
 //! Guarantees: after [`Sun4iIntc::new`] every line is masked and none is a fast interrupt; only what
-//! [`enable`](Sun4iIntc::enable) named reaches the core. There is nothing to acknowledge or end: a line stays pending until its
-//! device, or a mask, says otherwise.
+//! [`enable`](Sun4iIntc::enable) named reaches the core. There is nothing to acknowledge or end: a line stays pending
+//! until its device, or a mask, says otherwise.
 //!
 //! This driver is ours because no kept crate has one for this controller.
 

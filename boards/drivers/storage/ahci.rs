@@ -9,17 +9,17 @@
 //! - Of one command: its bit of `PxCI` reads 0 while `PxCMD.ST` is 1, and neither `PxIS` nor `PxTFD` has an error. The
 //!   controller clears the bit when the disk has said that the command is complete, after its data (3.3.14). The
 //!   interrupt alone is no proof: it may be an earlier one, or that of a part of the command.
-//! - Of the port, after anything else: `PxCMD.ST` is cleared and `PxCMD.CR` reads 0, so the engine for commands and data
-//!   does not run; then `PxCMD.FRE` is cleared and `PxCMD.FR` reads 0, so nothing is received (3.3.7, 10.3). Clearing
-//!   `PxCMD.ST` clears `PxCI` too, which then says nothing.
+//! - Of the port, after anything else: `PxCMD.ST` is cleared and `PxCMD.CR` reads 0, so the engine for commands and
+//!   data does not run; then `PxCMD.FRE` is cleared and `PxCMD.FR` reads 0, so nothing is received (3.3.7, 10.3).
+//!   Clearing `PxCMD.ST` clears `PxCI` too, which then says nothing.
 //!
 //! A command that fails or does not end stops the port. The next command starts it again. A port that does not stop
 //! keeps the buffer, and at the end its page: both go into quarantine.
 //!
 //! Power, clocks and the link's PHY are as the boot loader left them, as U-Boot's `scsi scan` does.
 //!
-//! This driver is ours because a crate such as simple-ahci takes a buffer by its CPU address, and here a device's buffer has
-//! none (I4).
+//! This driver is ours because a crate such as simple-ahci takes a buffer by its CPU address, and here a device's
+//! buffer has none (I4).
 
 use super::{BlockDevice, BlockError, SECTOR};
 use crate::drivers::mmio::Mmio;
@@ -198,7 +198,8 @@ impl<M: Machine, W: Wait> AhciDisk<M, W> {
             // Dropped as the device's: into quarantine.
             return Err(Failed { error: AhciError::Hung, given: None });
         }
-        // SAFETY: each command ended, or `command` stopped the port: the module's documents say by which registers (I4).
+        // SAFETY: each command ended, or `command` stopped the port: the module's documents say by which registers
+        // (I4).
         let buffer = unsafe { buffer.for_cpu() };
         match result {
             Ok(()) => Ok(buffer),
@@ -397,7 +398,8 @@ mod tests {
         ErrorInStatus,
     }
 
-    /// A controller with a disk of 8 sectors: what it does with commands after the first, and which of `CR` and `FR` stays.
+    /// A controller with a disk of 8 sectors: what it does with commands after the first, and which of `CR` and `FR`
+    /// stays.
     struct Controller {
         block: Block<Registers>,
         setup: Setup,

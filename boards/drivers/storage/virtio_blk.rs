@@ -1,8 +1,8 @@
 //! The disk: virtio-blk, whose every byte of memory is a buffer of the DMA API.
 //!
 //! Guarantees: data goes straight between the device and a [`Stream`] that the device owns, in state and in fact: no
-//! mapping of it exists meanwhile (I4). Rings and request headers are coherent buffers. A buffer comes back only after the
-//! device has finished with it.
+//! mapping of it exists meanwhile (I4). Rings and request headers are coherent buffers. A buffer comes back only after
+//! the device has finished with it.
 //!
 //! What "stopped" means (virtio 1.1):
 //! - Of one request: the next entry of the used ring names the request's first descriptor (2.6.8). What else the device
@@ -10,8 +10,8 @@
 //! - Of the device, after anything else: the driver writes 0 to the status register and reads 0 back; a device that was
 //!   reset has forgotten its queues and the requests in them (2.1, 4.2.2).
 //!
-//! A request that does not end in time resets the device, and the disk is of no use from then on. A device that does not
-//! reset keeps the buffer and the rings: they go into quarantine.
+//! A request that does not end in time resets the device, and the disk is of no use from then on. A device that does
+//! not reset keeps the buffer and the rings: they go into quarantine.
 //!
 //! `virtio-drivers` names memory by slices. A slice of a buffer that is unmapped may not exist, so it is handed a
 //! slice of a stand-in, which it does not touch, and [`Hal::share`] answers with the buffer's bus address instead.
@@ -170,9 +170,9 @@ fn stand_in_offset(at: usize) -> Option<usize> {
     at.checked_sub(STAND_IN.0.get().addr()).filter(|&offset| offset < REQUEST)
 }
 
-/// The transport, telling the device of the rings only once they are in memory. virtio-drivers leaves it at a DMB, which
-/// does not order writes to Normal memory with one to a device's register (ARM ARM A3.8.3; Linux's `writel` has the
-/// barrier in it), and does not reach the buffers of an outer controller.
+/// The transport, telling the device of the rings only once they are in memory. virtio-drivers leaves it at a DMB,
+/// which does not order writes to Normal memory with one to a device's register (ARM ARM A3.8.3; Linux's `writel` has
+/// the barrier in it), and does not reach the buffers of an outer controller.
 struct Ordered(MmioTransport<'static>);
 
 impl Ordered {
@@ -285,8 +285,8 @@ impl fmt::Display for DiskError {
 
 /// Returns the transport behind these registers, `bytes` of them, if its device is a disk. Else they are given back.
 pub fn transport(mut registers: Mmio<VirtIOHeader>, bytes: usize) -> Option<MmioTransport<'static>> {
-    // SAFETY: registers of a virtio transport, this driver's (contract of `Mmio::new`). A transport that is not dropped here
-    // keeps them for good.
+    // SAFETY: registers of a virtio transport, this driver's (contract of `Mmio::new`). A transport that is not dropped
+    // here keeps them for good.
     let transport = unsafe { MmioTransport::new(registers.pointer(), bytes) }.ok()?;
     (transport.device_type() == DeviceType::Block).then(|| {
         registers.keep();
@@ -373,7 +373,8 @@ impl Disk {
         }
     }
 
-    /// Moves whole sectors. When it returns, the device has finished with the bytes at `bus`, but for [`DiskError::Hung`].
+    /// Moves whole sectors. When it returns, the device has finished with the bytes at `bus`, but for
+    /// [`DiskError::Hung`].
     fn transfer(&mut self, way: Way, sector: usize, bytes: usize, bus: BusAddr) -> Result<(), DiskError> {
         let bytes = bytes / SECTOR_SIZE * SECTOR_SIZE;
         for offset in (0..bytes).step_by(REQUEST) {
@@ -390,14 +391,14 @@ impl Disk {
     fn request(&mut self, way: Way, sector: usize, length: usize) -> Result<(), DiskError> {
         // The device was reset: it knows of no request.
         let device = self.device.as_mut().ok_or(DiskError::Silent)?;
-        // SAFETY: no other slice of the stand-in exists: `self` is the one disk, borrowed mutably, and the slice ends with
-        // this request.
+        // SAFETY: no other slice of the stand-in exists: `self` is the one disk, borrowed mutably, and the slice ends
+        // with this request.
         let stand_in = unsafe { &mut *STAND_IN.0.get() };
         let data = &mut stand_in[..length];
         let (mut header, mut status) = (BlkReq::default(), BlkResp::default());
         let added = match way {
-            // SAFETY: the device is told of none of these: `DmaHal::share` names slots and `TARGET` in their place. Nobody
-            // touches them before the request is completed.
+            // SAFETY: the device is told of none of these: `DmaHal::share` names slots and `TARGET` in their place.
+            // Nobody touches them before the request is completed.
             Way::Read => unsafe { device.read_blocks_nb(sector, &mut header, data, &mut status) },
             // SAFETY: as above.
             Way::Write => unsafe { device.write_blocks_nb(sector, &mut header, data, &mut status) },
@@ -489,8 +490,8 @@ impl<'d> Blocks<'d> {
         }
     }
 
-    /// The sector at which a block begins, and how many of `bytes` from there on the disk has. A sector is refused whose
-    /// number virtio-drivers cannot say.
+    /// The sector at which a block begins, and how many of `bytes` from there on the disk has. A sector is refused
+    /// whose number virtio-drivers cannot say.
     fn on_disk(&self, first: u64, bytes: usize) -> Result<(usize, usize), DiskError> {
         let (sector, there) = on_disk(first, bytes, self.disk.bytes);
         let last = usize::try_from(sector.saturating_add((bytes / SECTOR_SIZE) as u64));

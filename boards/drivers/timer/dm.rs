@@ -1,8 +1,8 @@
 //! `DMTimer` of the AM335x (TRM SPRUH73, 20.1; `ti,am335x-timer`) as a free-running count.
 //!
-//! Guarantees: the count never goes back but by wrapping at 2^32, after 3 minutes. The module's clock is the boot loader's:
-//! U-Boot counts with DMTIMER2, the first that a device tree names, from the board's crystal. U-Boot divides it by 8;
-//! here it is not divided.
+//! Guarantees: the count never goes back but by wrapping at 2^32, after 3 minutes. The module's clock is the boot
+//! loader's: U-Boot counts with DMTIMER2, the first that a device tree names, from the board's crystal. U-Boot divides
+//! it by 8; here it is not divided.
 //!
 //! This driver is ours because no kept crate has one for this timer.
 

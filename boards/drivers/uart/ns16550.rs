@@ -1,5 +1,5 @@
-//! 16550-style UARTs: the console's bytes, polled, by the crate `uart_16550` over registers as the device tree lays them
-//! out.
+//! 16550-style UARTs: the console's bytes, polled, by the crate `uart_16550` over registers as the device tree lays
+//! them out.
 //!
 //! Guarantees: no byte is lost on the way out (a write waits until the transmitter is empty, FIFO or not), and the line
 //! keeps the baud rate and frame format that the boot loader chose, since neither the divisor nor the line control is
@@ -77,8 +77,8 @@ impl Ns16550 {
     ///
     /// # Safety
     ///
-    /// `registers` is the first of [`Wiring::bytes`] of a 16550's registers. They are aligned to a word, and all of them
-    /// are owned by this value.
+    /// `registers` is the first of [`Wiring::bytes`] of a 16550's registers. They are aligned to a word, and all of
+    /// them are owned by this value.
     pub unsafe fn new(registers: Mmio<u8>, wiring: Wiring) -> Self {
         // SAFETY: a 16550's registers, all of them this driver's (contract of `new`).
         let mut uart = unsafe { Uart16550::new_with_backend(Wired { registers, wiring }) };

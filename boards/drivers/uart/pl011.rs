@@ -1,8 +1,8 @@
 //! PL011 UART (Arm DDI 0183): the console's bytes, polled, by the crate `arm-pl011-uart`.
 //!
 //! Guarantees: no byte is lost on the way out (a write waits for room in the FIFO), and the line keeps the baud rate
-//! and frame format that the boot loader chose, since `LCR_H` and the divisors are never written. The crate's own way to
-//! enable a UART writes both, so the control register is set here.
+//! and frame format that the boot loader chose, since `LCR_H` and the divisors are never written. The crate's own way
+//! to enable a UART writes both, so the control register is set here.
 
 use super::Uart;
 use crate::drivers::mmio::Mmio;

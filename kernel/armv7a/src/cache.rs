@@ -1,10 +1,10 @@
 //! The data caches up to the point of coherency: inner by MVA, outer by physical address, composed.
 //!
-//! Guarantees maintenance of every line that holds a byte of a part, in the order of [`protocol`]. Never by set/way: that
-//! is local to one core and misses the outer cache.
+//! Guarantees maintenance of every line that holds a byte of a part, in the order of [`protocol`]. Never by set/way:
+//! that is local to one core and misses the outer cache.
 //!
-//! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (DDI 0344K
-//! 3.2.21), and there is no outer controller.
+//! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (DDI
+//! 0344K 3.2.21), and there is no outer controller.
 
 use crate::ids::{self, Geometry};
 use crate::l2c310::L2c310;
@@ -144,8 +144,9 @@ impl Level for ByMva {
 
     fn invalidate(&self, part: Part<'_>) -> u64 {
         self.each_line(part, |at| {
-            // SAFETY: DCIMVAC; `Part` proves that the address translates (I3). The lines are a carved buffer's or a lent
-            // frame's, whole pages that share none with other data, and `protocol` has none dropped that still matters.
+            // SAFETY: DCIMVAC; `Part` proves that the address translates (I3). The lines are a carved buffer's or a
+            // lent frame's, whole pages that share none with other data, and `protocol` has none dropped that still
+            // matters.
             unsafe { asm!("mcr p15, 0, {0}, c7, c6, 1", in(reg) at, options(nostack, preserves_flags)) };
         })
     }

@@ -12,14 +12,14 @@ use crate::errata;
 use crate::ids::{self, ACTLR_SMP};
 use carveout::machine::Registers;
 
-/// A world of the Security Extensions (ARM ARM B1.5). No register that both worlds may read tells them apart, so the head
-/// finds out by a read that one of them may not make.
+/// A world of the Security Extensions (ARM ARM B1.5). No register that both worlds may read tells them apart, so the
+/// head finds out by a read that one of them may not make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum World {
     /// May write every register; or the core says that it has no Security Extensions, and so one world.
     Secure,
-    /// May not write what decides over both worlds: the SCU, most of ACTLR, the PL310's control. The secure world's firmware
-    /// has written it.
+    /// May not write what decides over both worlds: the SCU, most of ACTLR, the PL310's control. The secure world's
+    /// firmware has written it.
     NonSecure,
 }
 

@@ -1,8 +1,8 @@
 //! Errata that a bit of a register works around, by revision. What is done about all others stands in `armv7a`'s table.
 //!
-//! Guarantees: the head sets what [`diagnostic`] says, by the same table, on every Cortex-A9 before its caches are on, in
-//! the secure world, which alone may write the register. A core gets the bits of the errata it has and no others, for
-//! each costs speed. A PL310 is turned on with what [`outer_prefetch`] says, or refused.
+//! Guarantees: the head sets what [`diagnostic`] says, by the same table, on every Cortex-A9 before its caches are on,
+//! in the secure world, which alone may write the register. A core gets the bits of the errata it has and no others,
+//! for each costs speed. A PL310 is turned on with what [`outer_prefetch`] says, or refused.
 
 use super::ids;
 
@@ -73,7 +73,8 @@ pub const fn outer_prefetch(release: u32, prefetch: u32) -> u32 {
     if release >= PL310_R3P0 && release < PL310_R3P2 {
         right &= !DOUBLE_LINEFILL;
     }
-    // 765569, all releases: with this offset a prefetch may cross into the next 4 KiB, a frame of another attribute (I1).
+    // 765569, all releases: with this offset a prefetch may cross into the next 4 KiB, a frame of another attribute
+    // (I1).
     if right & PREFETCH_OFFSET == 23 {
         right = right & !PREFETCH_OFFSET | 15;
     }

@@ -1,8 +1,8 @@
 //! What a core says of itself, decoded: which one it is, and what caches it has.
 //!
-//! Guarantees: nothing is assumed of a core's caches that it does not say itself: which levels there are is CLIDR's word,
-//! their shape CCSIDR's, and the smallest line of them CTR's. How a core joins coherency no register says: [`CORES`] is
-//! the list of those that are known.
+//! Guarantees: nothing is assumed of a core's caches that it does not say itself: which levels there are is CLIDR's
+//! word, their shape CCSIDR's, and the smallest line of them CTR's. How a core joins coherency no register says:
+//! [`CORES`] is the list of those that are known.
 
 use carveout::addr::Bytes;
 use core::fmt;
@@ -14,9 +14,9 @@ pub const CORE_MASK: u32 = 0xff0f_fff0;
 pub const ACTLR_SMP: u32 = 1 << 6;
 /// ACTLR.FW of Cortex-A5 and Cortex-A9: maintenance reaches the other cores. Later cores have no such switch.
 const ACTLR_FW: u32 = 1 << 0;
-/// ACTLR.EXCL of Cortex-A5 and Cortex-A9: a clean line that leaves the core goes into the PL310. One that was there when the
-/// outer cache was invalidated would turn up in it again: [`INVALIDATE`](carveout::protocol::INVALIDATE) is in the wrong order
-/// for that.
+/// ACTLR.EXCL of Cortex-A5 and Cortex-A9: a clean line that leaves the core goes into the PL310. One that was there
+/// when the outer cache was invalidated would turn up in it again: [`INVALIDATE`](carveout::protocol::INVALIDATE) is in
+/// the wrong order for that.
 pub const ACTLR_EXCL: u32 = 1 << 7;
 /// ACTLR's "write full line of zeros" of Cortex-A9: right only while the PL310 has the same switch on.
 const ACTLR_ZEROS: u32 = 1 << 3;

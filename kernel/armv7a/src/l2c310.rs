@@ -12,14 +12,14 @@
 //! - 753970 (r3p0): a cache sync can hang the store buffer; the write goes to a register without effect instead.
 //! - 588369 (before r2p0): clean-and-invalidate, by way too, leaves clean lines: there, invalidates go by line.
 //! - 752271 (r3p0 to r3p1) and 765569 (all): [`outer_prefetch`] gives the prefetch control register that is right.
-//! - 769419 (before r3p2): the store buffer does not drain by itself. Whatever another master shall see is followed by a
-//!   sync: [`Cache::device_barrier`](carveout::machine::Cache::device_barrier).
+//! - 769419 (before r3p2): the store buffer does not drain by itself. Whatever another master shall see is followed by
+//!   a sync: [`Cache::device_barrier`](carveout::machine::Cache::device_barrier).
 //!
 //! Control, auxiliary control, prefetch control and debug are the secure world's to write (TRM 3.3): a write from the
 //! other aborts. There the controller must be on already, and right.
 //!
-//! Unless bit 22 of the auxiliary control register is set, shared non-cacheable accesses look up this cache (TRM 2.3.2):
-//! that is right here because no line of such a frame is left (I3).
+//! Unless bit 22 of the auxiliary control register is set, shared non-cacheable accesses look up this cache (TRM
+//! 2.3.2): that is right here because no line of such a frame is left (I3).
 
 use crate::cores::World;
 use crate::errata::{PL310_R2P0, PL310_R3P0, outer_prefetch};
@@ -96,7 +96,8 @@ register_structs! {
 pub enum Unusable {
     /// It is off, and the non-secure world may not turn it on. Nothing is lost but speed: it caches nothing.
     Off,
-    /// It was left on, exclusive of the core's own level: a line that the core drops goes into it after it was invalidated.
+    /// It was left on, exclusive of the core's own level: a line that the core drops goes into it after it was
+    /// invalidated.
     Exclusive,
     /// It was left on with a prefetch control register that errata 752271 or 765569 make wrong.
     Prefetch {
@@ -140,8 +141,8 @@ pub struct L2c310 {
 
 // SAFETY: any core may use the registers: `enable` was given a mapping that lasts, and the controller is one for all.
 unsafe impl Send for L2c310 {}
-// SAFETY: each write to the registers is one operation of the controller, which queues them; what must not meet another goes
-// through `operation`.
+// SAFETY: each write to the registers is one operation of the controller, which queues them; what must not meet another
+// goes through `operation`.
 unsafe impl Sync for L2c310 {}
 
 impl L2c310 {
@@ -149,8 +150,8 @@ impl L2c310 {
     ///
     /// # Safety
     ///
-    /// `registers` is a mapping of a PL310's registers as Device memory that is never unmapped, and no other code writes
-    /// to them. `world` is the one that this runs in.
+    /// `registers` is a mapping of a PL310's registers as Device memory that is never unmapped, and no other code
+    /// writes to them. `world` is the one that this runs in.
     pub unsafe fn enable(registers: NonNull<Registers>, world: World) -> Result<Self, Unusable> {
         // SAFETY: `registers` is mapped for ever, and a register may be read and written by shared reference.
         let block = unsafe { registers.as_ref() };

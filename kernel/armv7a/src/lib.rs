@@ -1,8 +1,8 @@
-//! The machine of [`carveout`] on ARMv7-A: MMU and caches of Cortex-A8 and Cortex-A9, the PL310, and what is known of the
-//! other cores of [`CORES`](ids::CORES).
+//! The machine of [`carveout`] on ARMv7-A: MMU and caches of Cortex-A8 and Cortex-A9, the PL310, and what is known of
+//! the other cores of [`CORES`](ids::CORES).
 //!
-//! Guarantees the duties of [`Mmu`](carveout::machine::Mmu) and [`Cache`](carveout::machine::Cache). What can be decided
-//! without a register ([`errata`], [`ids`], [`levels`]) is built and tested on the host too.
+//! Guarantees the duties of [`Mmu`](carveout::machine::Mmu) and [`Cache`](carveout::machine::Cache). What can be
+//! decided without a register ([`errata`], [`ids`], [`levels`]) is built and tested on the host too.
 //!
 //! Errata that touch what this crate does, and what becomes of them:
 //!

@@ -36,13 +36,13 @@ pub struct Armv7a {
 }
 
 impl Armv7a {
-    /// The machine this runs on. `image` are frames of the kernel's image, and `image_offset` is what to add to a linked
-    /// address to get the physical one.
+    /// The machine this runs on. `image` are frames of the kernel's image, and `image_offset` is what to add to a
+    /// linked address to get the physical one.
     ///
     /// # Safety
     ///
-    /// All of `image` is mapped for good at its linked addresses, readable and write-back: tables there are read without
-    /// another look. Guard pages are not mapped, so none is in `image`.
+    /// All of `image` is mapped for good at its linked addresses, readable and write-back: tables there are read
+    /// without another look. Guard pages are not mapped, so none is in `image`.
     ///
     /// The core has the Security Extensions, as each of [`CORES`](crate::ids::CORES) has: the lock reads ISR,
     /// which is theirs (ARM ARM B4.1.83). The head refuses a core without.
@@ -58,7 +58,8 @@ impl Armv7a {
         }
     }
 
-    /// Takes note of memory beside the image that is mapped: from then on tables in it can be read. The first call counts.
+    /// Takes note of memory beside the image that is mapped: from then on tables in it can be read. The first call
+    /// counts.
     ///
     /// # Safety
     ///
@@ -71,8 +72,8 @@ impl Armv7a {
     ///
     /// # Safety
     ///
-    /// No [`Dma`](carveout::dma::Dma) was made over this machine yet: of what a buffer or a device has seen this cache would
-    /// have lines that nothing maintained (I3).
+    /// No [`Dma`](carveout::dma::Dma) was made over this machine yet: of what a buffer or a device has seen this cache
+    /// would have lines that nothing maintained (I3).
     ///
     /// # Panics
     ///
@@ -164,9 +165,9 @@ unsafe impl Mmu for Armv7a {
             for page in 0..bytes / FRAME_SIZE {
                 let mva = va.raw() + page * FRAME_SIZE;
                 if self.broadcast {
-                    // By address in all ASIDs: the kernel's mappings are global, and erratum 720789 of Cortex-A9 has the
-                    // form with an ASID broadcast a wrong one.
-                    // SAFETY: TLBIMVAAIS: forgetting translations is always allowed.
+                    // By address in all ASIDs: the kernel's mappings are global, and erratum 720789 of Cortex-A9 has
+                    // the form with an ASID broadcast a wrong one. SAFETY: TLBIMVAAIS: forgetting translations is
+                    // always allowed.
                     unsafe { asm!("mcr p15, 0, {0}, c8, c3, 3", in(reg) mva, options(nostack, preserves_flags)) };
                 } else {
                     // SAFETY: TLBIMVA: forgetting translations is always allowed.
@@ -174,8 +175,8 @@ unsafe impl Mmu for Armv7a {
                 }
             }
         }
-        // Only this makes the invalidates complete, here and on other cores, with every access that went before (ARM ARM
-        // B3.10.1).
+        // Only this makes the invalidates complete, here and on other cores, with every access that went before (ARM
+        // ARM B3.10.1).
         dsb();
         isb();
     }
@@ -195,9 +196,9 @@ unsafe impl Mmu for Armv7a {
         if bytes == 0 {
             return;
         }
-        // Eight registers a store are a line, which write buffer and bus take as one burst; 34 instructions a KiB. Of the
-        // registers a compiler leaves to assembly these are the most that do not split a line.
-        // SAFETY: stores to bytes that are valid for them, as `Mmu::zero` demands; the KiB of a turn divides a frame.
+        // Eight registers a store are a line, which write buffer and bus take as one burst; 34 instructions a KiB. Of
+        // the registers a compiler leaves to assembly these are the most that do not split a line. SAFETY: stores to
+        // bytes that are valid for them, as `Mmu::zero` demands; the KiB of a turn divides a frame.
         unsafe {
             asm!(
                 "2:",

@@ -28,8 +28,8 @@
 //!
 //! `#address-cells` and `#size-cells` of 1 and 2 are read; `/reserved-memory` needs both and an empty `ranges`, as in
 //! Linux. If it has not, that is said once, its children are reserved by the cells that it does declare, else the
-//! root's, and none of them is an area. Where its `ranges` is not empty, the addresses that it translates to are reserved
-//! too.
+//! root's, and none of them is an area. Where its `ranges` is not empty, the addresses that it translates to are
+//! reserved too.
 //!
 //! | `/chosen` | becomes |
 //! |---|---|
@@ -442,8 +442,8 @@ struct Entries<'dtb> {
 }
 
 impl<'dtb> Entries<'dtb> {
-    /// `bytes` by the root's cells if that makes one entry, or `several` where there may be, else by as many cells as one
-    /// entry must have to be so long.
+    /// `bytes` by the root's cells if that makes one entry, or `several` where there may be, else by as many cells as
+    /// one entry must have to be so long.
     fn by_length(bytes: &'dtb [u8], root: Cells, several: bool) -> Self {
         let both = |cells| Cells { address: cells, size: cells };
         let guess = if bytes.len() == both(1).entry_bytes() { both(1) } else { both(2) };
@@ -934,7 +934,8 @@ mod tests {
         let address = parent().cells("#address-cells", &[2]).cells("#size-cells", &[2]);
         let ranges = "reserved-memory: ranges must be there and empty; its children are kept, and none is an area";
         assert_eq!(kept(address, cut(&[0, 0x6800_0000, 0, 0x10_0000])), (tz.clone(), vec![ranges.to_string()]));
-        // Translated by the parent, which Linux does not read: both addresses are kept, the second as far as it is mapped.
+        // Translated by the parent, which Linux does not read: both addresses are kept, the second as far as it is
+        // mapped.
         let through = |cells: &[u32]| reserved([]).cells("ranges", cells);
         let low = cut(&[0x800_0000, 0x10_0000]);
         let both = is(&[(0x800_0000, 0x10_0000), (0x6800_0000, 0x10_0000)]);

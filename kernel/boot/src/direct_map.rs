@@ -1,16 +1,16 @@
 //! The plan of the direct map, and the proof that a carve-out is not in it.
 //!
 //! Guarantees I2 by construction: a [`CarveOut`](carveout::carve_out::CarveOut) is made only of a
-//! [`Layout`](super::layout::Layout) that is in force, whose direct map leaves its frames out; nothing else is ever mapped
-//! as direct map. Pure: no table is touched.
+//! [`Layout`](super::layout::Layout) that is in force, whose direct map leaves its frames out; nothing else is ever
+//! mapped as direct map. Pure: no table is touched.
 //!
 //! RAM banks may lie far apart, so each has an offset of its own: banks follow one another in the direct map, each
 //! congruent to its physical address modulo 1 MiB, so that sections map it. A carve-out leaves a hole.
 //!
-//! The window of the areas has what the direct map leaves of [`SHARED`]. Where banks with their holes would leave it too
-//! little for three images of what is carved ([`window`](carveout::vm::window)), the holes go: whatever lies between two of
-//! them is a bank of its own. Where that is not enough, RAM in the direct map comes before guards between buffers, and one
-//! image before RAM in the direct map: without an image an area could not be used at all.
+//! The window of the areas has what the direct map leaves of [`SHARED`]. Where banks with their holes would leave it
+//! too little for three images of what is carved ([`window`](carveout::vm::window)), the holes go: whatever lies
+//! between two of them is a bank of its own. Where that is not enough, RAM in the direct map comes before guards
+//! between buffers, and one image before RAM in the direct map: without an image an area could not be used at all.
 //!
 //! RAM for which there is no room, no entry in a list or no second-level table is left out of the map, listed as far as
 //! the list goes, and reserved, so that nobody allocates what nothing maps.
@@ -71,8 +71,8 @@ pub struct Run {
 }
 
 impl DirectMap {
-    /// A plan for `banks` of RAM that maps `mapped` of it, less the kernel's image, which has a window of its own, beside a
-    /// window for these areas.
+    /// A plan for `banks` of RAM that maps `mapped` of it, less the kernel's image, which has a window of its own,
+    /// beside a window for these areas.
     ///
     /// Both give disjoint runs in ascending order, as memblock's do.
     pub(super) fn beside<B: Iterator<Item = FrameRange>, I: Iterator<Item = FrameRange>>(

@@ -1,19 +1,19 @@
 //! Who gets which memory, decided before the MMU is on.
 //!
-//! Guarantees: a frame of an area is nobody else's (not of the kernel image, the device tree, the initrd, `/memreserve/`,
-//! a reservation or another area) and will not be in the direct map (I2): RAM is marked so, and what is no RAM never
-//! was; a request that cannot be granted is refused before anything is entered for it, as a value that prints as one
-//! line, and the plan goes on. All claims are by the RAM's first names: a reservation by a second name holds the RAM it
-//! means, an area by one is refused (I1).
+//! Guarantees: a frame of an area is nobody else's (not of the kernel image, the device tree, the initrd,
+//! `/memreserve/`, a reservation or another area) and will not be in the direct map (I2): RAM is marked so, and what is
+//! no RAM never was; a request that cannot be granted is refused before anything is entered for it, as a value that
+//! prints as one line, and the plan goes on. All claims are by the RAM's first names: a reservation by a second name
+//! holds the RAM it means, an area by one is refused (I1).
 //!
 //! Nothing that was to be kept is lost: a refused region's memory stays reserved, and out of the direct map if it says
 //! `no-map`. Reservations are read from the tree as often as they are asked for, and no list of them can be full but
-//! memblock's of disjoint runs: there the boot ends, with a line. What an area may have too many of is areas and ranges:
-//! then it is refused, and its memory kept.
+//! memblock's of disjoint runs: there the boot ends, with a line. What an area may have too many of is areas and
+//! ranges: then it is refused, and its memory kept.
 //!
-//! The order: image and device tree; RAM that is withheld; `/memreserve/`, what `/chosen` names, reservations and refused
-//! regions; static areas; dynamic regions, top down, so that low memory stays whole; the default area of the command line
-//! last. Within each the tree's order.
+//! The order: image and device tree; RAM that is withheld; `/memreserve/`, what `/chosen` names, reservations and
+//! refused regions; static areas; dynamic regions, top down, so that low memory stays whole; the default area of the
+//! command line last. Within each the tree's order.
 //!
 //! The default area is decided as in Linux: a well-formed `cma=` takes over from `linux,cma-default` whatever its
 //! size (also 0) and whether or not it can be placed; that region is then no area, and its devices have none.
@@ -196,7 +196,8 @@ impl From<MemblockError> for Stop<'_> {
     }
 }
 
-/// Gives `each` the parts of `range` that are in none of the holes, in order. `hole` finds the lowest one in what is left.
+/// Gives `each` the parts of `range` that are in none of the holes, in order. `hole` finds the lowest one in what is
+/// left.
 fn parts_outside(range: FrameRange, hole: impl Fn(FrameRange) -> FrameRange, mut each: impl FnMut(FrameRange)) {
     let mut rest = range;
     while !rest.is_empty() {
@@ -263,8 +264,8 @@ impl<'dtb> Book<'dtb> {
         }
     }
 
-    /// The claims of one who is to be kept `range`, by first names. What an area has is its own, and image and tree stay
-    /// mapped.
+    /// The claims of one who is to be kept `range`, by first names. What an area has is its own, and image and tree
+    /// stay mapped.
     fn hold(&self, range: FrameRange, holder: Holder<'dtb>, kind: ClaimKind, each: &mut impl FnMut(Claim<'dtb>)) {
         let ours = [self.image, self.dtb];
         let ours = if kind == ClaimKind::Reserved { &[][..] } else { &ours[..] };
@@ -488,8 +489,8 @@ impl<'dtb> Layout<'dtb> {
         self.book.each_claim(each);
     }
 
-    /// Tells `each` every range of RAM that nothing may map: what is withheld, or carved out for firmware. Outside RAM a
-    /// driver may find its registers there.
+    /// Tells `each` every range of RAM that nothing may map: what is withheld, or carved out for firmware. Outside RAM
+    /// a driver may find its registers there.
     pub fn each_unmapped(&self, mut each: impl FnMut(FrameRange)) {
         self.each_claim(|claim| {
             if matches!(claim.kind, ClaimKind::Firmware | ClaimKind::Withheld) {

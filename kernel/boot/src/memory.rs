@@ -1,9 +1,9 @@
 //! What a plan of memory hands out once it is in force.
 //!
-//! Guarantees: carve-outs and RAM come out of one plan, each once. A [`Layout`] is arithmetic: it can be planned any number
-//! of times, and it hands out nothing. [`Layout::mapped`] says that its direct map is the one that the machine translates
-//! by. Only then are there [`CarveOut`]s, whose frames that direct map leaves out (I2), and bytes of RAM that belong to
-//! their taker alone. On a board `AddressSpace::adopt` does this, by the one handover of the boot.
+//! Guarantees: carve-outs and RAM come out of one plan, each once. A [`Layout`] is arithmetic: it can be planned any
+//! number of times, and it hands out nothing. [`Layout::mapped`] says that its direct map is the one that the machine
+//! translates by. Only then are there [`CarveOut`]s, whose frames that direct map leaves out (I2), and bytes of RAM
+//! that belong to their taker alone. On a board `AddressSpace::adopt` does this, by the one handover of the boot.
 //!
 //! Of one layout there is one [`BootMemory`], for that has it to itself:
 //!
@@ -61,8 +61,8 @@ impl<'dtb> Layout<'dtb> {
     /// - Every run of [`direct_map`](Self::direct_map) is mapped at its address, write-back, and stays so.
     /// - Beside that nothing translates to the machine's RAM or to a frame of an area, in any table, by any physical
     ///   name, but the window of the image and mappings of the tree; nothing ever will but this crate.
-    /// - No other plan of the machine's memory was or will be in force: neither a second layout, nor a [`CarveOut`] that
-    ///   was assumed of frames of this one.
+    /// - No other plan of the machine's memory was or will be in force: neither a second layout, nor a [`CarveOut`]
+    ///   that was assumed of frames of this one.
     ///
     /// # Panics
     ///
@@ -97,16 +97,16 @@ impl<'l, 'dtb> BootMemory<'l, 'dtb> {
         &self.carved
     }
 
-    /// Takes `count` frames of free RAM for good, aligned to `align` frames, from the bottom up. `None` if there is no such
-    /// run.
+    /// Takes `count` frames of free RAM for good, aligned to `align` frames, from the bottom up. `None` if there is no
+    /// such run.
     pub fn take_ram(&mut self, count: u32, align: u32) -> Option<BootRam> {
         let memblock = self.layout.memblock_mut();
         let frames = memblock.phys_alloc_range(count, align, FrameRange::ALL, Direction::BottomUp).ok()?;
         Some(BootRam { va: self.layout.direct_map().va_of(frames)?, frames })
     }
 
-    /// Gives the layout, for reports, and the carve-outs, for [`Dma::new`](carveout::dma::Dma::new). No RAM can be taken any
-    /// more.
+    /// Gives the layout, for reports, and the carve-outs, for [`Dma::new`](carveout::dma::Dma::new). No RAM can be
+    /// taken any more.
     pub fn into_parts(self) -> (&'l Layout<'dtb>, ArrayVec<CarveOut, { CarveOut::MAX }>) {
         (self.layout, self.carved)
     }

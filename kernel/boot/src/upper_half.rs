@@ -9,8 +9,8 @@
 
 use carveout::vm::range::VirtRange;
 
-/// From its start on, RAM that was not carved: write-back, never executable. Up to its end, buffers of the areas: mapped
-/// and unmapped at run time.
+/// From its start on, RAM that was not carved: write-back, never executable. Up to its end, buffers of the areas:
+/// mapped and unmapped at run time.
 pub const SHARED: VirtRange = VirtRange::new(0x8000_0000, 0x6fe);
 /// Lent frames, mapped for the duration of a copy or a closure. A section is enough, whatever is carved: see
 /// [`dma::loan`](carveout::dma::loan).

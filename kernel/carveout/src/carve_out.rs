@@ -30,9 +30,9 @@ impl CarveOut {
     /// # Safety
     ///
     /// I2 holds for these frames: no translation of any of these frames exists, in any table, through any physical
-    /// alias, from the instruction that turned the MMU on; none will be made but by this crate; and no other
-    /// `CarveOut` holds any of them, by whichever of their physical names, nor does a plan of `carveout-boot` that is in
-    /// force. `ranges` are disjoint, named by the names that RAM's banks have, and at most [`RANGES`](Self::RANGES).
+    /// alias, from the instruction that turned the MMU on; none will be made but by this crate; and no other `CarveOut`
+    /// holds any of them, by whichever of their physical names, nor does a plan of `carveout-boot` that is in force.
+    /// `ranges` are disjoint, named by the names that RAM's banks have, and at most [`RANGES`](Self::RANGES).
     pub unsafe fn assume(name: &str, ranges: &[FrameRange], lendable: bool) -> Self {
         let mut short = ArrayString::new();
         for letter in name.chars() {

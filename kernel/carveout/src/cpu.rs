@@ -1,7 +1,7 @@
 //! The core that this runs on: its number, its interrupts, its barriers.
 //!
-//! Guarantees: each barrier and each change of the interrupt mask has memory as a clobber, so that the compiler moves no
-//! access across it.
+//! Guarantees: each barrier and each change of the interrupt mask has memory as a clobber, so that the compiler moves
+//! no access across it.
 
 #[cfg(target_arch = "arm")]
 use core::arch::asm;
@@ -55,9 +55,10 @@ impl fmt::Display for CoreId {
 
 /// Lets time pass in a loop that waits for another core.
 ///
-/// It is a YIELD, at which an emulator goes on with another core, and a DMB, which two errata of Cortex-A9 need in such a loop and which costs nobody but who waits. 754327 (before
-/// r2p0): what this core stored before stays in its store buffer, where the other core does not see it, for as long as
-/// this one only loads. 761319 (all): of two loads of one word the second may be the older one.
+/// It is a YIELD, at which an emulator goes on with another core, and a DMB, which two errata of Cortex-A9 need in such
+/// a loop and which costs nobody but who waits. 754327 (before r2p0): what this core stored before stays in its store
+/// buffer, where the other core does not see it, for as long as this one only loads. 761319 (all): of two loads of one
+/// word the second may be the older one.
 #[inline]
 pub fn relax() {
     #[cfg(target_arch = "arm")]

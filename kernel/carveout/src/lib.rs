@@ -20,10 +20,11 @@
 //!     -> dma (Contiguous, then a buffer in a state) -> device -> back
 //! ```
 //!
-//! The crate `carveout-boot` plans the memory by a device tree, and `carveout-rt` boots by that plan. A kernel that did its
-//! own reservation begins at [`carve_out::CarveOut::assume`]. Either implements [`machine::Mmu`] and [`machine::Cache`] or
-//! takes the crate `carveout-armv7a`, and gives [`dma::Dma::new`] a window of addresses that is its alone. The crate needs
-//! a global allocator for its metadata: at that call, and when a contract, a borrower or a pool is made.
+//! The crate `carveout-boot` plans the memory by a device tree, and `carveout-rt` boots by that plan. A kernel that did
+//! its own reservation begins at [`carve_out::CarveOut::assume`]. Either implements [`machine::Mmu`] and
+//! [`machine::Cache`] or takes the crate `carveout-armv7a`, and gives [`dma::Dma::new`] a window of addresses that is
+//! its alone. The crate needs a global allocator for its metadata: at that call, and when a contract, a borrower or a
+//! pool is made.
 #![no_std]
 
 extern crate alloc;

@@ -77,8 +77,8 @@ pub unsafe trait Mmu {
     /// The pointer with which this program reaches `va`.
     fn reach(&self, va: VirtAddr) -> *mut u8;
 
-    /// The same for who writes every byte of `[va, va + bytes)`, whole frames, before it reads any. Lines of them may be
-    /// stale: what is written takes their place.
+    /// The same for who writes every byte of `[va, va + bytes)`, whole frames, before it reads any. Lines of them may
+    /// be stale: what is written takes their place.
     fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8;
 
     /// Writes zeros to `[at, at + bytes)`, whole frames.
@@ -134,8 +134,8 @@ impl AddAssign for Lines {
 /// - when [`invalidate`](Self::invalidate) returns, no level holds a line of the range that was there when it was
 ///   called, whatever is speculated meanwhile; the caller says that none is dirty:
 ///   [`INVALIDATE`](crate::protocol::INVALIDATE);
-/// - when [`discard`](Self::discard) returns, no level holds a line of the range, and none of their data, which is dead,
-///   reaches memory later; the caller says that no write-back translation of it exists:
+/// - when [`discard`](Self::discard) returns, no level holds a line of the range, and none of their data, which is
+///   dead, reaches memory later; the caller says that no write-back translation of it exists:
 ///   [`DISCARD`](crate::protocol::DISCARD);
 /// - when [`device_barrier`](Self::device_barrier) returns, all earlier accesses to Normal memory, non-cacheable ones
 ///   and cleans included, are visible to bus masters before any later access to a device;
@@ -159,13 +159,13 @@ pub unsafe trait Cache {
     fn device_barrier(&self);
 
     /// The barrier between two writes to coherent memory that a device polls, such as a descriptor and the word that
-    /// makes it valid: Linux's `dma_wmb()`, a DMB (ARM ARM A3.8.3). What was cleaned may be in the outer cache's buffers
-    /// still, and so may both writes: erratum 769419 of the PL310 keeps them there until a
+    /// makes it valid: Linux's `dma_wmb()`, a DMB (ARM ARM A3.8.3). What was cleaned may be in the outer cache's
+    /// buffers still, and so may both writes: erratum 769419 of the PL310 keeps them there until a
     /// [`device_barrier`](Self::device_barrier), so that one follows where a device polls and is not told.
     ///
     /// It stands, or a device barrier does, between a write to a word that a device may take over and the next write to
-    /// the same aligned 8 bytes: by erratum 794074 of Cortex-A9 the first of the two may be done again after the second,
-    /// over what the device wrote meanwhile.
+    /// the same aligned 8 bytes: by erratum 794074 of Cortex-A9 the first of the two may be done again after the
+    /// second, over what the device wrote meanwhile.
     fn dma_wmb(&self);
 
     /// The barrier between two reads of coherent memory that a device writes, such as a completion word and what it
@@ -192,8 +192,8 @@ impl<M: Mmu + Cache> Machine for M {}
 pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
     const BYTES: usize = crate::addr::FRAME_SIZE as usize;
     #[cfg(target_arch = "arm")]
-    // SAFETY: loads and stores of the 4 KiB at `from` and at `to`, which are valid for them, as this function demands; the
-    // registers are named, and memory is a clobber.
+    // SAFETY: loads and stores of the 4 KiB at `from` and at `to`, which are valid for them, as this function demands;
+    // the registers are named, and memory is a clobber.
     unsafe {
         core::arch::asm!(
             "1:",

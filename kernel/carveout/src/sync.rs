@@ -1,9 +1,9 @@
 //! The lock of what cores and interrupt handlers share.
 //!
-//! Guarantees: while a [`Guard`] lives, its core takes no interrupt, so a handler may take any lock: none is held by the
-//! code it interrupted. Guards may be dropped in any order: interrupts stay masked until the last is gone. A core takes
-//! locks in rising order of [`Rank`]; one taken out of order, or twice, is a panic that says where both were taken, and
-//! never a deadlock.
+//! Guarantees: while a [`Guard`] lives, its core takes no interrupt, so a handler may take any lock: none is held by
+//! the code it interrupted. Guards may be dropped in any order: interrupts stay masked until the last is gone. A core
+//! takes locks in rising order of [`Rank`]; one taken out of order, or twice, is a panic that says where both were
+//! taken, and never a deadlock.
 //!
 //! # Lock order
 //!
@@ -15,19 +15,19 @@
 //! | 6, 7 | the embedding kernel's, inside of which it calls nothing of this crate | |
 //!
 //! Neither is held over zeroing, copying or maintenance of a buffer. The work lane ([`dma::loan`](crate::dma::loan)) is
-//! waited for without a lock, before [`DMA`](Rank::DMA) is taken: its turns are had in order, each is a batch of at most 15
-//! pages copied or 31 zeroed, and of n cores one waits for n - 1 of them at most, with interrupts masked.
+//! waited for without a lock, before [`DMA`](Rank::DMA) is taken: its turns are had in order, each is a batch of at
+//! most 15 pages copied or 31 zeroed, and of n cores one waits for n - 1 of them at most, with interrupts masked.
 //! Interrupts are masked by CPSR.I: fast ones are not.
 //!
 //! Nothing of this crate prints or logs, so no lock of the embedding kernel's is taken behind its back but the heap's,
-//! and that only by what says that it uses the heap ([`dma`](crate::dma)). What there is to tell waits until it is asked
-//! for: [`Dma::next_quarantined`](crate::dma::Dma::next_quarantined).
+//! and that only by what says that it uses the heap ([`dma`](crate::dma)). What there is to tell waits until it is
+//! asked for: [`Dma::next_quarantined`](crate::dma::Dma::next_quarantined).
 //!
 //! # The longest wait
 //!
-//! A lock is offered on, never just freed while a core waits: to the next core in rising order, and after the last to the
-//! first. So a core waits for **one turn of each other core at most**, the turn under way among them: with four cores for
-//! three turns. How long a turn is, is what the table says a lock is held over. The argument:
+//! A lock is offered on, never just freed while a core waits: to the next core in rising order, and after the last to
+//! the first. So a core waits for **one turn of each other core at most**, the turn under way among them: with four
+//! cores for three turns. How long a turn is, is what the table says a lock is held over. The argument:
 //!
 //! - Each turn ends with an offer to the next waiting core after its own. Offers move in one direction round the cores
 //!   and go past none that waits and comes. Before one comes to a core, each other core had one turn at most.
@@ -37,22 +37,22 @@
 //!   hypervisor took it off, or it was stopped. They go round it (`CoreState::gone_round` counts), or all would stand
 //!   still with it. It keeps its place and waits for one turn of each other core more.
 //!
-//! While a core waits, its interrupts are served as they were before the call. They are masked while the core has a place
-//! among those who wait, for a handler must not come then: the lock would be offered to the code that it interrupted, and a
-//! handler that wants the same lock would wait for what waits for it. So the core looks at ISR, a register of the
-//! Security Extensions: when an interrupt is pending it leaves its place, takes the interrupt and waits anew. An offer
-//! that came just then goes on to the next. So:
+//! While a core waits, its interrupts are served as they were before the call. They are masked while the core has a
+//! place among those who wait, for a handler must not come then: the lock would be offered to the code that it
+//! interrupted, and a handler that wants the same lock would wait for what waits for it. So the core looks at ISR, a
+//! register of the Security Extensions: when an interrupt is pending it leaves its place, takes the interrupt and waits
+//! anew. An offer that came just then goes on to the next. So:
 //!
 //! - A handler may take the lock that its core waits for: it finds its core in no place, and waits as any other would.
-//! - A core that is stopped by an interrupt, because another one panicked, has no place. One that is stopped by other means
-//!   is gone round. One that is stopped while it holds a lock never frees it; `Lock::force_unlock` does.
+//! - A core that is stopped by an interrupt, because another one panicked, has no place. One that is stopped by other
+//!   means is gone round. One that is stopped while it holds a lock never frees it; `Lock::force_unlock` does.
 //! - The bound is for a wait without interrupts. Each interrupt that a core takes while it waits begins the wait anew,
 //!   after the handler.
 //! - What `on_wait` calls runs in a place, with interrupts masked. If it ends the program it calls `abandon` first,
 //!   which leaves the place.
 //!
-//! On the host, which has threads and no interrupts, there are no ranks, and a thread waits for 24 turns at most while no
-//! more than 24 wait.
+//! On the host, which has threads and no interrupts, there are no ranks, and a thread waits for 24 turns at most while
+//! no more than 24 wait.
 
 #[cfg(any(not(loom), test))]
 mod turns;
@@ -103,8 +103,8 @@ pub struct Lock<T> {
     inner: loom::sync::Mutex<T>,
 }
 
-// SAFETY: a reference to the value is a guard's, and one guard at a time lives (what `Turns` guarantees). So sharing the
-// lock gives the value from core to core, which `Send` permits.
+// SAFETY: a reference to the value is a guard's, and one guard at a time lives (what `Turns` guarantees). So sharing
+// the lock gives the value from core to core, which `Send` permits.
 #[cfg(not(loom))]
 unsafe impl<T: Send> Sync for Lock<T> {}
 
@@ -306,7 +306,8 @@ mod by_core {
 
     type Site = &'static Location<'static>;
 
-    /// The lowest bit of ranks in a record's `held`. They are uppermost: a shift leaves a rank and those after it alone.
+    /// The lowest bit of ranks in a record's `held`. They are uppermost: a shift leaves a rank and those after it
+    /// alone.
     const RANKS: u32 = 24;
     /// One [`Mask`] in it. There is room for more of them than a stack has.
     const MASKED: u32 = 1 << 8;
@@ -318,8 +319,8 @@ mod by_core {
     /// Of one core; in lines of its own, for only that core writes it.
     #[repr(align(64))]
     struct Record {
-        /// From bit [`RANKS`] on, a bit a rank held; from bit 0 on, a bit a rank of which several locks are held; between, how
-        /// many [`Mask`]s there are. While it is other than zero, interrupts are masked.
+        /// From bit [`RANKS`] on, a bit a rank held; from bit 0 on, a bit a rank of which several locks are held;
+        /// between, how many [`Mask`]s there are. While it is other than zero, interrupts are masked.
         held: AtomicU32,
         /// Whether interrupts were masked when `held` became other than zero.
         masked_before: AtomicU32,
@@ -365,14 +366,14 @@ mod by_core {
     const ROUNDS: u32 = 1 << 12;
 
     /// Has `hook` called now and then while a core waits for a lock, with how often it was called for this wait: the
-    /// place for a watchdog. Interrupts are masked meanwhile. It takes no lock, unless it ends the program: then it calls
-    /// [`abandon`] first.
+    /// place for a watchdog. Interrupts are masked meanwhile. It takes no lock, unless it ends the program: then it
+    /// calls [`abandon`] first.
     pub fn on_wait(hook: fn(u32)) {
         ON_WAIT.store(hook as *mut (), Ordering::Release);
     }
 
-    /// Has this core's order begin anew, whatever it holds or waits for: for a last report, after which the program ends.
-    /// The locks that it holds stay taken. It waits for none from here on, so none is passed to it.
+    /// Has this core's order begin anew, whatever it holds or waits for: for a last report, after which the program
+    /// ends. The locks that it holds stay taken. It waits for none from here on, so none is passed to it.
     pub fn abandon() {
         let record = record();
         let queue = record.queue.swap(core::ptr::null_mut(), Ordering::Relaxed);
@@ -474,8 +475,8 @@ mod by_core {
 
     /// A lock's rank is in this core's record, and interrupts are masked. Dropping it undoes both.
     ///
-    /// The record's stores are not ordered: this core needs no order, and a report is of a core that has stood still for
-    /// long. In a short window it may name a lock's last site for this one.
+    /// The record's stores are not ordered: this core needs no order, and a report is of a core that has stood still
+    /// for long. In a short window it may name a lock's last site for this one.
     pub(super) struct Held {
         record: &'static Record,
         /// The rank's.

@@ -672,7 +672,8 @@ fn i1_torn_descriptors_cover_what_they_may_translate() {
     b.tables.set_l2(0x8000_0000, large(0x6040_0000));
     let all = b.audit_all().1;
     assert_eq!((all[0], all[1], all.len()), (torn(0x8000_0000, 64 << 10), outside(0x8000_1000, 0x6040_1000), 16));
-    // In a window: a buffer's 15 entries reach the frame that the ledger has unmapped, through the one that is left out.
+    // In a window: a buffer's 15 entries reach the frame that the ledger has unmapped, through the one that is left
+    // out.
     let all = findings(|b| {
         b.tables.set_l2(0xc001_f000, 0);
         b.ledger.release(FrameRange::within(0x6041_f000, 0x1000));
@@ -1271,9 +1272,9 @@ fn beside(n: u32) -> impl Iterator<Item = u32> + Clone {
     (n & !15)..(n & !15) + 16
 }
 
-/// Every translation that the TLB may hold, a page at a time: by the words that stand in the page's own place, and by those
-/// of large pages and supersections beside it. With each: whether its 16 words are alike, and whether it stands in the
-/// page's own place.
+/// Every translation that the TLB may hold, a page at a time: by the words that stand in the page's own place, and by
+/// those of large pages and supersections beside it. With each: whether its 16 words are alike, and whether it stands
+/// in the page's own place.
 fn translations(registers: &Registers, read: impl Fn(u32) -> u32) -> Vec<(u32, naive::Page, bool, bool)> {
     let mut all = Vec::new();
     // The word itself, and once each those of the others that reach as far.

@@ -889,7 +889,8 @@ fn the_reserve_is_never_lent_and_refilled_from_discardable_loans() {
     drop(buffer);
 }
 
-/// What is idle is none of what the reserve lacks, wherever it is and however cheap; and what must be moved is not for it.
+/// What is idle is none of what the reserve lacks, wherever it is and however cheap; and what must be moved is not for
+/// it.
 #[test]
 fn the_reserve_is_refilled_from_dearer_loans_while_some_frames_are_idle() {
     let setup = Setup::with_area(9, 64 * FRAME_SIZE);

@@ -1,5 +1,5 @@
-//! Promises that only several cores, several machines, or a heap that is full can break: the worst wait of a recall (I6),
-//! handles that are good with one borrower, and refusals that change nothing. Cores are the host's threads, on a
+//! Promises that only several cores, several machines, or a heap that is full can break: the worst wait of a recall
+//! (I6), handles that are good with one borrower, and refusals that change nothing. Cores are the host's threads, on a
 //! machine that has memory and tables but no caches.
 
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
@@ -67,7 +67,8 @@ const RAM: u32 = 0x6000_0000;
 const FRAMES: u32 = 512;
 const NAMES: [&str; 2] = ["one", "two"];
 const WINDOW: u32 = 0xc000_0000;
-/// Where the first-level table is said to be; the second-level tables of a section stand `L2_TABLE_SIZE` apart from `L2`.
+/// Where the first-level table is said to be; the second-level tables of a section stand `L2_TABLE_SIZE` apart from
+/// `L2`.
 const L1: u32 = 0x7000_0000;
 const L2: u32 = 0x7100_0000;
 
@@ -243,8 +244,8 @@ fn i6_a_recall_waits_for_one_turn_of_each_other_core() {
     assert!(worst <= 1, "a recall waited for {worst} turns of the one other core");
 }
 
-/// I7: a contract's allocation waits for the copy that is under way in its one slot, here until the test lets it go on, and
-/// for none that begins later, though another core begins new ones without end.
+/// I7: a contract's allocation waits for the copy that is under way in its one slot, here until the test lets it go on,
+/// and for none that begins later, though another core begins new ones without end.
 #[test]
 fn i7_an_allocation_that_waits_for_its_slot_waits_for_no_later_copy() {
     static STEP: AtomicU32 = AtomicU32::new(0);

@@ -1,8 +1,8 @@
 //! The kernel's half of the address space, from the head's tables on.
 //!
-//! Guarantees: the direct map holds what the plan says and no more (I2), and the memory is handed out after it is mapped;
-//! registers are mapped as Device and never over RAM, nor over an area outside RAM (I1), and each byte of them has one
-//! holder at a time.
+//! Guarantees: the direct map holds what the plan says and no more (I2), and the memory is handed out after it is
+//! mapped; registers are mapped as Device and never over RAM, nor over an area outside RAM (I1), and each byte of them
+//! has one holder at a time.
 
 use crate::start::{BootHandover, BootTables, DtbFault, translate_image};
 use arrayvec::ArrayVec;
@@ -216,8 +216,8 @@ impl AddressSpace {
         unsafe { machine.set_linear_map(map) };
         // SAFETY: the layout is of the tree, the image and the places that the head found on this machine. Each run was
         // just mapped. The head's tables translate to nothing else but image and tree, and of what `space` maps later
-        // `map_device` refuses RAM and areas; its windows are for buffers. The handover was consumed, so no other layout
-        // comes into force.
+        // `map_device` refuses RAM and areas; its windows are for buffers. The handover was consumed, so no other
+        // layout comes into force.
         Ok((space, unsafe { layout.mapped() }))
     }
 
@@ -256,11 +256,13 @@ impl AddressSpace {
         let share = Armv7a::shareability();
         Self {
             machine,
-            // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+            // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave
+            // them.
             direct: unsafe {
                 Region::on_demand(direct.range, share, direct.entries, direct.at, direct_tables, direct_at)
             },
-            // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
+            // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave
+            // them.
             devices: unsafe {
                 Region::on_demand(devices.range, share, devices.entries, devices.at, device_tables, devices_at)
             },

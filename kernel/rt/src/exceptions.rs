@@ -19,8 +19,9 @@ use crate::probe;
 use carveout::addr::VirtAddr;
 use carveout::cpu::{CoreId, MAX_CORES};
 
-// Each fault vector leaves a `FaultFrame` on the stack of Abort mode: SRS stores the return address and the saved status
-// there whatever mode took the exception. Interrupts use the stack of Supervisor mode, which is where they interrupt.
+// Each fault vector leaves a `FaultFrame` on the stack of Abort mode: SRS stores the return address and the saved
+// status there whatever mode took the exception. Interrupts use the stack of Supervisor mode, which is where they
+// interrupt.
 global_asm!(
     r#"
     .syntax unified

@@ -1,7 +1,8 @@
 //! What a fault was, as the core's registers tell it.
 //!
-//! Guarantees: fault status is that of the short-descriptor format (ARM ARM B3.13, table B3-23; B4.1, DFSR and IFSR), and
-//! words of the manual are pinned. aarch32-cpu's `Dfsr` decodes the long-descriptor layout, so only its raw value is used.
+//! Guarantees: fault status is that of the short-descriptor format (ARM ARM B3.13, table B3-23; B4.1, DFSR and IFSR),
+//! and words of the manual are pinned. aarch32-cpu's `Dfsr` decodes the long-descriptor layout, so only its raw value
+//! is used.
 
 use carveout::addr::VirtAddr;
 use core::fmt;

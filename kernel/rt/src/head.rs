@@ -1,8 +1,8 @@
-//! The head's work for a core, run line by line on the host: registers that QEMU keeps constant, caches that it does not
-//! have, and an event that it does not wait for.
+//! The head's work for a core, run line by line on the host: registers that QEMU keeps constant, caches that it does
+//! not have, and an event that it does not wait for.
 //!
-//! Guarantees: what runs is the text of `head.s`; an instruction, a register or a directive that this does not know ends
-//! the test.
+//! Guarantees: what runs is the text of `head.s`; an instruction, a register or a directive that this does not know
+//! ends the test.
 
 use carveout_armv7a::errata;
 use carveout_armv7a::ids::{CORE_MASK, CORE_TABLE, CORES as CORES_KNOWN};

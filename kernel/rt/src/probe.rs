@@ -68,8 +68,8 @@ pub unsafe fn probe_read32(addr: VirtAddr) -> Result<u32, Fault> {
 ///
 /// If `addr` can be written, the word there belongs to the caller, and no Rust reference to it is alive.
 pub unsafe fn probe_write32(addr: VirtAddr, value: u32) -> Result<(), Fault> {
-    // SAFETY: if the write succeeds no reference to the word is alive, as this function demands; one that aborts is resumed by
-    // `resume_access`, and changes nothing.
+    // SAFETY: if the write succeeds no reference to the word is alive, as this function demands; one that aborts is
+    // resumed by `resume_access`, and changes nothing.
     let outcome = unsafe { carveout_probe_write(addr.raw(), value) };
     value_or(outcome, |dfsr| Fault::from_dfsr(dfsr, addr)).map(|_| ())
 }
@@ -80,8 +80,8 @@ pub unsafe fn probe_write32(addr: VirtAddr, value: u32) -> Result<(), Fault> {
 ///
 /// If `addr` can be executed, ARM code lies there that keeps the procedure call standard, takes nothing and returns.
 pub unsafe fn probe_exec(addr: VirtAddr) -> Result<(), Fault> {
-    // SAFETY: code that can be fetched keeps the procedure call standard and returns, as this function demands; a fetch that
-    // aborts is resumed by `resume_fetch`.
+    // SAFETY: code that can be fetched keeps the procedure call standard and returns, as this function demands; a fetch
+    // that aborts is resumed by `resume_fetch`.
     let outcome = unsafe { carveout_probe_exec(addr.raw()) };
     value_or(outcome, |ifsr| Fault::from_ifsr(ifsr, addr)).map(|_| ())
 }

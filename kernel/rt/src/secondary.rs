@@ -3,8 +3,9 @@
 //! Guarantees, when the function given to [`entry`] begins on a core: Supervisor mode on stacks of its own above
 //! unmapped guard pages, interrupts masked, [`exceptions`](super::exceptions) in charge of every vector; the core takes
 //! part in coherency (its own caches were emptied first, then the bits of ACTLR set that its
-//! [`Core`](carveout_armv7a::ids::Core) names, and only then the MMU and the caches turned on) and translates by the very tables of the first core, so that I1 and I2 hold for it as they
-//! do there. It never ran by any other but the one that has the page of the head at its physical address.
+//! [`Core`](carveout_armv7a::ids::Core) names, and only then the MMU and the caches turned on) and translates by the
+//! very tables of the first core, so that I1 and I2 hold for it as they do there. It never ran by any other but the one
+//! that has the page of the head at its physical address.
 //!
 //! A core is let in by whoever holds it: this module opens the pen of the head, where cores wait that entered along
 //! with the first one. Any other pen is the board's, or is named by the device tree; all of them are told the address
@@ -56,7 +57,8 @@ pub fn open_pen(machine: &Armv7a) {
 ///
 /// # Safety
 ///
-/// `at` is a multiple of 4. The word there is for this use: no Rust reference to it exists, and no other code writes it.
+/// `at` is a multiple of 4. The word there is for this use: no Rust reference to it exists, and no other code writes
+/// it.
 pub unsafe fn tell(machine: &Armv7a, at: PhysAddr, word: u32) -> bool {
     // SAFETY: `at` is aligned, and the word is given to this use: as this function demands.
     let written = unsafe { machine.write_through(at, word) };
@@ -66,8 +68,8 @@ pub unsafe fn tell(machine: &Armv7a, at: PhysAddr, word: u32) -> bool {
 
 /// Wakes all cores that wait for an event, after what was written so far is in memory.
 pub fn wake(machine: &Armv7a) {
-    // Past the outer cache too: a core whose caches are off looks in memory, and erratum 769419 of the PL310 keeps there
-    // what nobody drains.
+    // Past the outer cache too: a core whose caches are off looks in memory, and erratum 769419 of the PL310 keeps
+    // there what nobody drains.
     machine.device_barrier();
     // SAFETY: a hint.
     unsafe { asm!("sev", options(nomem, nostack, preserves_flags)) };

@@ -1,19 +1,20 @@
 //! From the boot loader to `main`: the image's head, and what it hands over.
 //!
 //! Guarantees, when `main` begins: Supervisor mode on a stack of 128 KiB above unmapped guard pages, interrupts masked,
-//! asynchronous aborts not (where the secure world lets a non-secure one choose); MMU, caches and branch prediction on; [`exceptions`](super::exceptions) in charge of every
-//! vector. Mapped are the image (text executable and read-only, constants read-only, the rest writable, and neither of
-//! the last two executable) and the device tree read-only; nothing else, so that I2 holds from the instruction that
-//! turned the MMU on. (That one ran by another table, which has the page of the head at its physical address.) All of it is Normal write-back
-//! write-allocate memory, Shareable on cores with the Multiprocessing Extensions (I1).
+//! asynchronous aborts not (where the secure world lets a non-secure one choose); MMU, caches and branch prediction on;
+//! [`exceptions`](super::exceptions) in charge of every vector. Mapped are the image (text executable and read-only,
+//! constants read-only, the rest writable, and neither of the last two executable) and the device tree read-only;
+//! nothing else, so that I2 holds from the instruction that turned the MMU on. (That one ran by another table, which
+//! has the page of the head at its physical address.) All of it is Normal write-back write-allocate memory, Shareable
+//! on cores with the Multiprocessing Extensions (I1).
 //!
 //! # Contract with the boot loader
 //!
 //! That of 32-bit ARM Linux: the raw image, a zImage by its header, is entered at its first byte in a privileged mode
 //! other than Hyp, an outer cache off or empty, r2 the physical address of the device tree or anything. MMU and data
-//! caches are off, and nothing is in them that memory still needs; or they are on, and the MMU changes no address of the
-//! image: then the head writes every dirty line back and turns them off. U-Boot's `bootz` and QEMU's `-kernel` keep it.
-//! In addition:
+//! caches are off, and nothing is in them that memory still needs; or they are on, and the MMU changes no address of
+//! the image: then the head writes every dirty line back and turns them off. U-Boot's `bootz` and QEMU's `-kernel` keep
+//! it. In addition:
 //!
 //! - the load address is a multiple of 32 bytes;
 //! - there is RAM for the image, `.bss` included, at the first address from there up that is 0x10000 modulo 1 MiB and
@@ -24,10 +25,10 @@
 //! [`secondary`](super::secondary) to let them in; where the image had to move, that is memory somebody else may get,
 //! so a boot loader that releases all cores at once loads the image where it stays.
 //!
-//! On a core of [`CORES`](carveout_armv7a::ids::CORES) the head does what coherency needs: the SCU, ACTLR.SMP and ACTLR.FW
-//! of Cortex-A5 and Cortex-A9, ACTLR.SMP of the later ones, the second-level cache of Cortex-A8. A core that is not in
-//! that list runs as it was found, and alone; it is refused if it says that it has no Security Extensions. In the
-//! [non-secure world](World) the head writes nothing that only the secure one may: its firmware must have done it.
+//! On a core of [`CORES`](carveout_armv7a::ids::CORES) the head does what coherency needs: the SCU, ACTLR.SMP and
+//! ACTLR.FW of Cortex-A5 and Cortex-A9, ACTLR.SMP of the later ones, the second-level cache of Cortex-A8. A core that
+//! is not in that list runs as it was found, and alone; it is refused if it says that it has no Security Extensions. In
+//! the [non-secure world](World) the head writes nothing that only the secure one may: its firmware must have done it.
 //!
 //! An exception before `main` says its vector's name over semihosting and exits with 101. On a machine where nobody
 //! answers semihosting the core parks instead, silently: there is no console yet.

@@ -1,7 +1,7 @@
 //! What may go from core to core, and what several cores may use at once: said of every public type, on purpose.
 //!
-//! The last test reads the sources, so that a new type must be put in one of the lists. Those that exist on the target alone stand in
-//! `tests/on-target/tests/four_cores.rs`, where they exist.
+//! The last test reads the sources, so that a new type must be put in one of the lists. Those that exist on the target
+//! alone stand in `tests/on-target/tests/four_cores.rs`, where they exist.
 
 use carveout::addr::{BusAddr, Bytes, Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::carve_out::CarveOut;

@@ -1,8 +1,9 @@
 //! The free-run index beside other allocators, on the same requests.
 //!
 //! Each has 64 MiB of frames whose first 64 are taken. buddy_system_allocator rounds counts up to a power of two, which
-//! aligns them as well. rlsf keeps its headers in the memory it manages, which for frames that nobody maps is none: here it
-//! may, and each of its blocks is a header shorter than the frames asked for, so that they pack as the others' do.
+//! aligns them as well. rlsf keeps its headers in the memory it manages, which for frames that nobody maps is none:
+//! here it may, and each of its blocks is a header shorter than the frames asked for, so that they pack as the others'
+//! do.
 
 use bitmap_allocator::{BitAlloc, BitAlloc64K};
 use buddy_system_allocator::FrameAllocator;

@@ -1,8 +1,8 @@
 //! What the bench program counted, as a table beside Linux's figures, a CSV and plots.
 //!
 //! `bench-report ROWS OUT MACHINE=LOG...` reads the rows of the table and the program's output on each machine, writes
-//! OUT/results.csv and OUT/*.svg, prints the table in Markdown, and ends with 1 if a figure is past its limit: the budget or, where
-//! that is known to be missed, what it was.
+//! OUT/results.csv and OUT/*.svg, prints the table in Markdown, and ends with 1 if a figure is past its limit: the
+//! budget or, where that is known to be missed, what it was.
 
 use plotters::prelude::*;
 use std::collections::BTreeMap;

@@ -10,9 +10,10 @@
 //! device wrote since the last DMB or DSB. So what the model reports can happen.
 //!
 //! Each level has its own copy of memory; behind the last is `memory`, as the core sees it past the caches, and `dram`,
-//! as bus masters see it: they differ by what is buffered. Copies of lines a level does not hold equal the next level's,
-//! so that a fill changes a state and nothing else. A further copy, `ideal`, is what a coherent machine would hold: a
-//! read that differs from it is stale. Rules are also judged by state, because a stale byte often equals the fresh one.
+//! as bus masters see it: they differ by what is buffered. Copies of lines a level does not hold equal the next
+//! level's, so that a fill changes a state and nothing else. A further copy, `ideal`, is what a coherent machine would
+//! hold: a read that differs from it is stale. Rules are also judged by state, because a stale byte often equals the
+//! fresh one.
 
 use crate::model::{Model, Outer};
 use crate::report::Rule;
@@ -220,8 +221,8 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// RAM of `bytes` with what it held at power-on, nothing cached. `period` is the mean number of accesses between two
-    /// moves of the adversary.
+    /// RAM of `bytes` with what it held at power-on, nothing cached. `period` is the mean number of accesses between
+    /// two moves of the adversary.
     pub fn new(model: &Model, bytes: u32, seed: u64, period: u32) -> Self {
         let size = bytes as usize;
         let lines = size / model.line as usize;
@@ -529,9 +530,9 @@ impl Caches {
         self.queue.push((operation, line));
     }
 
-    /// DSB: everything issued is done, the outer controller has taken its orders, and the core's buffers are empty. What
-    /// they held is in DRAM, or with an outer controller in its buffers. That takes its time: a device may `look` in the
-    /// middle of it.
+    /// DSB: everything issued is done, the outer controller has taken its orders, and the core's buffers are empty.
+    /// What they held is in DRAM, or with an outer controller in its buffers. That takes its time: a device may `look`
+    /// in the middle of it.
     pub fn complete(&mut self, look: &mut Look<'_>) -> Result<(), (Rule, u32)> {
         for n in 0..self.queue.len() {
             let (operation, line) = self.queue[n];
@@ -600,7 +601,8 @@ impl Caches {
         }
     }
 
-    /// A store to the outer controller: an operation on the line of `pa`. The store may be late; the operation is atomic.
+    /// A store to the outer controller: an operation on the line of `pa`. The store may be late; the operation is
+    /// atomic.
     pub fn order_line(&mut self, operation: Maintain, pa: u32) {
         if self.has(pa) && self.outer_on {
             self.tick();
@@ -729,8 +731,8 @@ impl Caches {
         Ok(())
     }
 
-    /// A bus master reads up to four bytes. `told`: it was told that they are there; otherwise it only looks whether the
-    /// CPU's write has arrived yet.
+    /// A bus master reads up to four bytes. `told`: it was told that they are there; otherwise it only looks whether
+    /// the CPU's write has arrived yet.
     pub fn device_read(&mut self, pa: u32, size: u32, told: bool) -> Result<u32, (Rule, u32)> {
         if !self.has(pa) || !self.has(pa + size - 1) {
             return Ok(0);

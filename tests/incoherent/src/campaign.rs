@@ -180,7 +180,8 @@ impl Settings {
         }
     }
 
-    /// Runs a guest on a machine over seeds; prints a line for each that found something, and a summary. Whether none did.
+    /// Runs a guest on a machine over seeds; prints a line for each that found something, and a summary. Whether none
+    /// did.
     pub fn campaign(&self, guest: &Guest, model: &'static Model, tree: &[u8], seeds: &[u64], console: bool) -> bool {
         let (mut broken, mut failed) = (0, 0);
         let (mut instructions, mut done, begin, mut told) = (0, 0, Instant::now(), Instant::now());
@@ -238,8 +239,8 @@ mod tests {
     use super::*;
     use crate::report::Rule;
 
-    /// Maps RAM write-back and registers as Device, fills a frame of 1 KiB, cleans it, waits, has the display show it, and
-    /// ends with 0.
+    /// Maps RAM write-back and registers as Device, fills a frame of 1 KiB, cleans it, waits, has the display show it,
+    /// and ends with 0.
     const PROGRAM: [u32; 55] = [
         0xe59f_00bc,
         0xe3a0_1000,

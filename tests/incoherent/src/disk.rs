@@ -1,5 +1,5 @@
-//! A virtio block device on the MMIO transport, version 2 (OASIS virtio 1.1, 4.2 and 5.2): a bus master that is nobody's
-//! mock.
+//! A virtio block device on the MMIO transport, version 2 (OASIS virtio 1.1, 4.2 and 5.2): a bus master that is
+//! nobody's mock.
 //!
 //! Guarantees: it reads and writes DRAM and nothing else, in pieces, each a random while after the one before; a
 //! request is used only after its last byte is in memory. Sectors are read and written; what is written lasts for the

@@ -1,8 +1,8 @@
 //! A core that runs the image over [`Caches`] and [`Mmu`]: the emulator's hooks and what they decide.
 //!
 //! The emulator translates by asking for each page; the answer's upper half says which memory the page is: 0, RAM as
-//! the CPU sees it through its caches, or registers; 1, RAM past the caches; 2, nothing: a fault, whose address keeps its lower
-//! bits.
+//! the CPU sees it through its caches, or registers; 1, RAM past the caches; 2, nothing: a fault, whose address keeps
+//! its lower bits.
 //!
 //! Guarantees: the same image, device tree and seed give the same run. Exceptions are delivered as the ARM ARM has them
 //! (B1.8), but a store multiple that aborts may have written some of its words and its base.
@@ -148,7 +148,8 @@ impl Machine {
     ///
     /// `this` is a machine that outlives its emulator's runs; during these it is reached through `this` alone.
     unsafe fn attach(this: *mut Self) -> Result<(), uc_error> {
-        // SAFETY: `this` is a live machine by this function's contract, and no run is under way, so no hook has a reference.
+        // SAFETY: `this` is a live machine by this function's contract, and no run is under way, so no hook has a
+        // reference.
         let machine = unsafe { &mut *this };
         let ram = machine.caches.bytes();
         let base = machine.caches.base;
@@ -218,7 +219,8 @@ impl Machine {
         loop {
             // No instruction is at an odd address.
             let result = uc.emu_start(pc, 1, 0, 0);
-            // SAFETY: `this` is a live machine by this function's contract; the run ended, and the hooks' references with it.
+            // SAFETY: `this` is a live machine by this function's contract; the run ended, and the hooks' references
+            // with it.
             let machine = unsafe { &mut *this };
             if let Some(outcome) = machine.outcome.take() {
                 return outcome;

@@ -1,5 +1,5 @@
-//! The incoherent machine: runs unmodified ELFs of the kernel over modelled caches, once for each seed, with an adversary
-//! that speculates and evicts, and says which rule was broken where. See README.md.
+//! The incoherent machine: runs unmodified ELFs of the kernel over modelled caches, once for each seed, with an
+//! adversary that speculates and evicts, and says which rule was broken where. See README.md.
 
 mod cache;
 mod campaign;

@@ -103,8 +103,8 @@ impl Planting<'_> {
 
 /// Runs all, and prints the table. Whether every bug was caught often enough.
 ///
-/// The program without a bug is run first, on every machine: where that fails, so would anything, and what follows would
-/// say nothing. Then there is no table.
+/// The program without a bug is run first, on every machine: where that fails, so would anything, and what follows
+/// would say nothing. Then there is no table.
 pub fn table(
     settings: &Settings,
     guests: &[Guest],

@@ -1,8 +1,9 @@
 //! What the DMA API costs when several cores call it at once: run by tests/bench-cores.sh, twice.
 //!
 //! Under `-icount shift=0` cores take turns on one host thread, and an instruction of any of them takes a nanosecond of
-//! virtual time: instructions each operation takes, those of waiting for the lock to be passed on included. Without that option each core is a host thread: how often a lock was found held, and the
-//! share of the cores' time that went into waiting for it, on that host.
+//! virtual time: instructions each operation takes, those of waiting for the lock to be passed on included. Without
+//! that option each core is a host thread: how often a lock was found held, and the share of the cores' time that went
+//! into waiting for it, on that host.
 #![no_std]
 #![no_main]
 

@@ -153,13 +153,13 @@ pub fn must_find(verdict: Result<Report, Findings>) -> Result<Findings, String> 
     verdict.err().ok_or_else(|| String::from("the audit found nothing"))
 }
 
-/// Writes the registers that give this core's tables their meaning, ACTLR not, and has its TLB forget what it holds by the
-/// old ones.
+/// Writes the registers that give this core's tables their meaning, ACTLR not, and has its TLB forget what it holds by
+/// the old ones.
 ///
 /// # Safety
 ///
-/// Under the new values, text, stack, data and tables are reached as before, and nothing uses a mapping that they change
-/// until the old ones are back.
+/// Under the new values, text, stack, data and tables are reached as before, and nothing uses a mapping that they
+/// change until the old ones are back.
 pub unsafe fn set_registers(registers: &Registers) {
     let &Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, .. } = registers;
     // SAFETY: the contract above.

@@ -1,6 +1,6 @@
 //! Two banks of RAM, one of which has a second name: areas over and in them, a bus master between them, and I1 through
-//! the alias. It needs realview-pb-a8 with the areas that tests/cases/two-banks.toml adds to its tree: `both` over both banks,
-//! `low` and `high` in one each.
+//! the alias. It needs realview-pb-a8 with the areas that tests/cases/two-banks.toml adds to its tree: `both` over both
+//! banks, `low` and `high` in one each.
 #![no_std]
 #![no_main]
 

@@ -269,8 +269,8 @@ struct Turns {
     wrong: Option<(CoreId, u32, u32)>,
 }
 
-/// The bound in turns, not in time: four cores that want a lock all the time wait for three turns at most, and for three more
-/// for each time that the host had a core stand still when it was offered the lock.
+/// The bound in turns, not in time: four cores that want a lock all the time wait for three turns at most, and for
+/// three more for each time that the host had a core stand still when it was offered the lock.
 fn nobody_waits_for_more_than_a_turn_of_each_other_core(_: &'static Kernel) -> Verdict {
     /// Of each core: the host may have some stand still for long, and others go on meanwhile.
     const TURNS: u32 = 200;
@@ -485,8 +485,8 @@ fn a_recall_goes_round_a_page_that_another_core_has_open(kernel: &'static Kernel
     cache.give_back(loan).map_err(|e| format!("{e}"))
 }
 
-/// I6: all cores recall pages that must be moved, and do idle work without end. Whoever waits has its turn of the work lane
-/// after one of each other core at most: counted in turns, not in time.
+/// I6: all cores recall pages that must be moved, and do idle work without end. Whoever waits has its turn of the work
+/// lane after one of each other core at most: counted in turns, not in time.
 fn a_recall_waits_for_a_turn_of_each_other_core(kernel: &'static Kernel) -> Verdict {
     const PAGES: u32 = 60;
     const ROUNDS: u32 = 100;
@@ -789,8 +789,8 @@ impl Shared {
     }
 }
 
-/// What a core does: borrow and use loans, allocate, hand over, look, free, or exchange a buffer with whoever left one on
-/// the shelf.
+/// What a core does: borrow and use loans, allocate, hand over, look, free, or exchange a buffer with whoever left one
+/// on the shelf.
 fn walk(shared: &Shared, mut random: Random, steps: u32, items: &mut Vec<Item>, loans: &mut Loans) -> Verdict {
     let Shared { kernel, owners, shelf, .. } = shared;
     for step in 1..=steps {
@@ -873,8 +873,8 @@ fn four_cores_at_random(kernel: &'static Kernel) -> Verdict {
         cache.discarded
     );
     if cores::online().count() > 1 {
-        // Less than a tenth of what there usually is, for how cores meet is the emulator's. Whether an allocation beside an
-        // open page is refused is chance: QEMU 10 shows none.
+        // Less than a tenth of what there usually is, for how cores meet is the emulator's. Whether an allocation
+        // beside an open page is refused is chance: QEMU 10 shows none.
         for (what, count, least) in [
             ("pages moved", store.moved, 1000),
             ("pages discarded", cache.discarded, 20_000),

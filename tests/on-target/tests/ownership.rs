@@ -320,8 +320,9 @@ fn a_dropped_device_owned_buffer_is_never_reused(kernel: &'static Kernel) -> Ver
     Ok(())
 }
 
-/// Under an embedding kernel's lock of the last rank that allows it, and with the log wide open, the whole API is used, and
-/// buffers are lost in each way. A line printed from within would take the console's lock, which comes before that one.
+/// Under an embedding kernel's lock of the last rank that allows it, and with the log wide open, the whole API is used,
+/// and buffers are lost in each way. A line printed from within would take the console's lock, which comes before that
+/// one.
 fn nothing_takes_a_lock_of_the_kernel_around_it(kernel: &'static Kernel) -> Verdict {
     static AROUND: Lock<()> = Lock::new(Rank::new(3), ());
     let (dma, test) = (kernel.dma, master(kernel));

@@ -412,8 +412,8 @@ fn the_audit_finds_a_table_in_a_guard(kernel: &'static Kernel) -> Verdict {
 ///
 /// # Safety
 ///
-/// Under these values text, stack, data and tables can be reached as before, and nothing uses a mapping that they change:
-/// no interrupt comes, and no device is spoken to.
+/// Under these values text, stack, data and tables can be reached as before, and nothing uses a mapping that they
+/// change: no interrupt comes, and no device is spoken to.
 unsafe fn under<T>(kernel: &'static Kernel, registers: Registers, look: impl FnOnce() -> T) -> T {
     let (prrr, nmrr, cpsr): (u32, u32, u32);
     // SAFETY: reads PRRR.
@@ -469,8 +469,8 @@ fn the_audit_finds_registers_that_a_core_did_not_come_with(kernel: &'static Kern
     // A manager's domain that nothing is in.
     let domain = Registers { dacr: was.dacr | 3 << 30, ..was };
     for (register, registers) in [("SCTLR", remap), ("SCTLR", access_flag), ("DACR", domain)] {
-        // SAFETY: regions 0, 1, 4 and 7 are our types as they are, our descriptors have the access flag, and they are in
-        // domain 0.
+        // SAFETY: regions 0, 1, 4 and 7 are our types as they are, our descriptors have the access flag, and they are
+        // in domain 0.
         let findings = unsafe { audit_under(kernel, registers) }?;
         let Finding::OtherCore { core: 0, register: found, .. } = findings.first else {
             return Err(format!("the audit: {findings}"));

@@ -173,8 +173,8 @@ fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[String]) -> Re
     Ok(checks)
 }
 
-/// The pages of the book by mdBook itself, without a word of complaint, where it is installed. Its text, its links and its
-/// code are the package `book`'s tests everywhere.
+/// The pages of the book by mdBook itself, without a word of complaint, where it is installed. Its text, its links and
+/// its code are the package `book`'s tests everywhere.
 fn book_pages() -> Option<Check> {
     let mdbook = || Command::new("mdbook");
     mdbook().arg("--version").output().ok()?;

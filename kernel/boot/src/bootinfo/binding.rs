@@ -73,8 +73,8 @@ impl<'dtb> Binding<'dtb> {
 /// A node that asks to be RAM and is no child of the root: its name.
 pub(super) struct MemoryInside<'dtb>(pub(super) &'dtb str);
 
-/// All nodes but those of `/reserved-memory` that ask for something. A node that is not `okay` asks for nothing, nor does
-/// anything below it.
+/// All nodes but those of `/reserved-memory` that ask for something. A node that is not `okay` asks for nothing, nor
+/// does anything below it.
 #[derive(Clone, Debug)]
 pub(super) struct AskingNodes<'dtb> {
     events: Events<'dtb>,

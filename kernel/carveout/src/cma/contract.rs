@@ -7,8 +7,8 @@
 //!
 //! Guarantees: slots of one size and alignment are a class. An allocation takes an idle slot of the smallest class that
 //! serves its size and alignment. Of classes as small, it takes the least aligned. It never takes a slot of another
-//! class. So what it finds depends on how many of its own class are held, and on nothing else. docs/src/loans.md has the
-//! proof that it cannot fail.
+//! class. So what it finds depends on how many of its own class are held, and on nothing else. docs/src/loans.md has
+//! the proof that it cannot fail.
 
 use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::area::AllocError;

@@ -11,11 +11,12 @@ use crate::vm::ledger::Residue;
 
 impl<M: Machine> Dma<M> {
     /// Allocates `bytes`, rounded up to whole frames and physically contiguous, from the device's area and within its
-    /// reach and shape. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN), that the
-    /// address which the device is told is a multiple of; 1 means a frame. The physical address is a multiple too, unless
-    /// the device's `dma-ranges` shift memory by part of `align`: then such places are searched run by run.
+    /// reach and shape. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN), that
+    /// the address which the device is told is a multiple of; 1 means a frame. The physical address is a multiple too,
+    /// unless the device's `dma-ranges` shift memory by part of `align`: then such places are searched run by run.
     ///
-    /// Where too little is idle, loans are recalled: that takes a bounded time (docs/src/loans.md) and never fails (I6).
+    /// Where too little is idle, loans are recalled: that takes a bounded time (docs/src/loans.md) and never fails
+    /// (I6).
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         // Dropped after the guard.
         let mut turn = None;

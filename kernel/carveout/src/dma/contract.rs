@@ -51,9 +51,9 @@ impl<M: Machine> fmt::Debug for Contract<M> {
 }
 
 impl<M: Machine> Dma<M> {
-    /// Declares buffers that `master` must always get, whatever else happens. All sets are promised or none: each buffer
-    /// gets its place now, the largest first, and loans are recalled to make room. Takes books from the heap; a refusal,
-    /// also one for want of heap, changes nothing.
+    /// Declares buffers that `master` must always get, whatever else happens. All sets are promised or none: each
+    /// buffer gets its place now, the largest first, and loans are recalled to make room. Takes books from the heap; a
+    /// refusal, also one for want of heap, changes nothing.
     pub fn contract(&'static self, master: &Master, sets: &[Set]) -> Result<Contract<M>, ContractError> {
         if sets.is_empty() || sets.iter().any(|set| set.count == 0) {
             return Err(ContractError::NoBuffers);
@@ -147,8 +147,8 @@ type Taken = (Slot, &'static mut Body, Residue, bool);
 
 impl<M: Machine> Contract<M> {
     /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes` at `align` or
-    /// more, and of the least such alignment. Fails only if all buffers of that size and alignment are allocated, if none
-    /// was declared, or as [`Dma::alloc`] does by what is asked for.
+    /// more, and of the least such alignment. Fails only if all buffers of that size and alignment are allocated, if
+    /// none was declared, or as [`Dma::alloc`] does by what is asked for.
     pub fn alloc(&self, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         let wanted = shape(bytes, align)?;
         let taken = self.take(&mut self.dma.state.lock(), bytes, wanted);
@@ -160,8 +160,8 @@ impl<M: Machine> Contract<M> {
         Ok(self.dma.handed_out(slot, &self.master, self.area, body, residue, moves))
     }
 
-    /// Takes an idle slot for a buffer of this shape, (frames, order). `None`: other cores copy to or from a lent page in
-    /// each.
+    /// Takes an idle slot for a buffer of this shape, (frames, order). `None`: other cores copy to or from a lent page
+    /// in each.
     #[inline]
     fn take(&self, state: &mut State, bytes: u32, wanted: (u32, u8)) -> Result<Option<Taken>, AllocError> {
         let memory = &mut state.areas[self.area.0];
@@ -176,8 +176,9 @@ impl<M: Machine> Contract<M> {
         Ok(Some((slot, body, residue, moves)))
     }
 
-    /// Waits for copies to or from lent pages in idle slots, which are bounded, until `attempt` gives something. Meanwhile
-    /// no such copy begins, so it waits for those under way alone. Interrupts are masked, for it keeps others waiting.
+    /// Waits for copies to or from lent pages in idle slots, which are bounded, until `attempt` gives something.
+    /// Meanwhile no such copy begins, so it waits for those under way alone. Interrupts are masked, for it keeps others
+    /// waiting.
     #[cold]
     fn once_closed<R>(&self, mut attempt: impl FnMut(&mut State) -> Option<R>) -> R {
         let _masked = Masked::new();

@@ -81,7 +81,8 @@ impl Drop for Turn<'_> {
 }
 
 pub(super) const LANE_PAGES: u32 = 32;
-/// The work lane, of recalls and of idle work: its first half for what is copied from, its second for what is copied to.
+/// The work lane, of recalls and of idle work: its first half for what is copied from, its second for what is copied
+/// to.
 pub(super) const WORK: u32 = 0;
 
 impl Lanes {

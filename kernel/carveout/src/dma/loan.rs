@@ -10,11 +10,11 @@
 //!   first opening: stale lines are written over before anything is read ([`protocol`](crate::protocol)).
 //! - **I5** a page reads as zeros until its borrower wrote it, whatever the frame held.
 //! - **I6** a recall waits for nothing but other cores' turns of the *work lane*. A turn is a copy of at most `BATCH`
-//!   pages, or 31 pages zeroed in idle time. Turns are had in the order in which they were asked for, and idle work takes
-//!   none that anybody waits for. A core asks for one turn at a time, so of n cores one waits for n - 1 turns at most, for
-//!   each turn of its own: [`Stats::worst_wait`](crate::dma::Stats) has the most that any waited for. Interrupts are masked
-//!   from the moment a turn is asked for until it ends, so that no handler waits for a turn of what it interrupted. Loans
-//!   themselves are not for handlers: a page that is to be moved is waited for.
+//!   pages, or 31 pages zeroed in idle time. Turns are had in the order in which they were asked for, and idle work
+//!   takes none that anybody waits for. A core asks for one turn at a time, so of n cores one waits for n - 1 turns at
+//!   most, for each turn of its own: [`Stats::worst_wait`](crate::dma::Stats) has the most that any waited for.
+//!   Interrupts are masked from the moment a turn is asked for until it ends, so that no handler waits for a turn of
+//!   what it interrupted. Loans themselves are not for handlers: a page that is to be moved is waited for.
 //!
 //! ```
 //! use carveout::setup::Setup;
@@ -229,8 +229,8 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         Ok(())
     }
 
-    /// Runs a closure over a page, mapped write-back while it runs. The page cannot be recalled meanwhile: an allocation
-    /// from within, or by another core, goes round it. It must be short, then, as a critical section is.
+    /// Runs a closure over a page, mapped write-back while it runs. The page cannot be recalled meanwhile: an
+    /// allocation from within, or by another core, goes round it. It must be short, then, as a critical section is.
     pub fn with<R>(&self, loan: Loan, page: u32, run: impl FnOnce(&mut [u8; PAGE]) -> R) -> Result<R, LoanError> {
         let open = self.open(loan, page, For::Closure)?;
         // SAFETY: a page mapped for as long as `open` lives, which alone names it; aligned to a page.
@@ -315,11 +315,11 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
 
 impl<M: Machine> Dma<M> {
     /// Registers a borrower of an area, with a budget in pages of 4 KiB. All its metadata is taken from the heap here,
-    /// about 28 bytes a page, and so is a movable borrower's refuge, a page and 12 bytes for each of the budget: where its
-    /// pages go when devices want all of the area. Meanwhile discardable borrowers use what is free of the refuge.
+    /// about 28 bytes a page, and so is a movable borrower's refuge, a page and 12 bytes for each of the budget: where
+    /// its pages go when devices want all of the area. Meanwhile discardable borrowers use what is free of the refuge.
     ///
-    /// The heap is asked without the lock, so that a large budget keeps nobody waiting. Where it has no room the borrower
-    /// is refused, and nothing has changed.
+    /// The heap is asked without the lock, so that a large budget keeps nobody waiting. Where it has no room the
+    /// borrower is refused, and nothing has changed.
     pub fn borrower<K: LoanKind>(
         &'static self,
         area: AreaId,
@@ -362,14 +362,14 @@ impl<M: Machine> Dma<M> {
         }
     }
 
-    /// Goes through up to `frames` frames that became idle, drops their lines and zeroes those that are not zeroed yet, and
-    /// returns how many it went through. Where fewer are idle than the reserve is to be, it recalls discardable loans and
-    /// does the same with those. Last it finds places for the kinds of request that were made lately. For the idle loop:
-    /// until it returns 0, which it does once all is prepared, and also while another core is at it, or recalls, or waits to
-    /// recall.
+    /// Goes through up to `frames` frames that became idle, drops their lines and zeroes those that are not zeroed yet,
+    /// and returns how many it went through. Where fewer are idle than the reserve is to be, it recalls discardable
+    /// loans and does the same with those. Last it finds places for the kinds of request that were made lately. For the
+    /// idle loop: until it returns 0, which it does once all is prepared, and also while another core is at it, or
+    /// recalls, or waits to recall.
     ///
-    /// The lock is held for at most 31 frames' bookkeeping at a time, or one search of the index. An allocation that finds
-    /// no room without the frames another core has in hand here waits for those.
+    /// The lock is held for at most 31 frames' bookkeeping at a time, or one search of the index. An allocation that
+    /// finds no room without the frames another core has in hand here waits for those.
     pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
         let mut done = 0;
         while done < frames {

@@ -17,8 +17,8 @@ use core::slice;
 /// Windows of `dma-ranges` that a master can have.
 pub const MAX_WINDOWS: usize = 4;
 
-/// An area, by its place among those of the [`Dma`](super::registry::Dma) that told it, which is known by its window. To another
-/// `Dma` it is no area.
+/// An area, by its place among those of the [`Dma`](super::registry::Dma) that told it, which is known by its window.
+/// To another `Dma` it is no area.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AreaId(pub(super) usize, pub(super) RegionId);
 
@@ -94,8 +94,8 @@ impl Master {
         Self::with_area(name, area.ok_or(None))
     }
 
-    /// Describes a master that may use no area: the one that its `memory-region` names was refused, and another might be
-    /// where it does not reach. `why` names it and the reason, and is part of the [`AllocError::NoArea`] that every
+    /// Describes a master that may use no area: the one that its `memory-region` names was refused, and another might
+    /// be where it does not reach. `why` names it and the reason, and is part of the [`AllocError::NoArea`] that every
     /// allocation for it ends with.
     pub fn without_area(name: &'static str, why: &'static str) -> Self {
         Self::with_area(name, Err(Some(why)))

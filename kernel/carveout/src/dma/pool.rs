@@ -11,8 +11,8 @@
 //! What `dma_pool_free` leaves to the caller cannot be written here: a block knows its pool, so it cannot be freed to
 //! another one, and freeing consumes it. A block keeps its pool's memory mapped, so no block outlives its bytes.
 //!
-//! Blocks stay mapped, so a core that was given a pool by another needs a context synchronisation before its first block
-//! and none later: the exception that woke it, or an ISB (ARM ARM B3.10.1).
+//! Blocks stay mapped, so a core that was given a pool by another needs a context synchronisation before its first
+//! block and none later: the exception that woke it, or an ISB (ARM ARM B3.10.1).
 //!
 //! An interrupt handler may allocate, free, drop and access blocks. It must not make a pool or drop it, nor the last
 //! block of one that was dropped: this takes memory from the heap, or gives it back.
@@ -486,8 +486,8 @@ impl<M: Machine> Block<M> {
     }
 
     fn access(&self) -> Bytes {
-        // SAFETY: the block's buffer is mapped non-cacheable and writable while the store lives, which the block shares.
-        // Off the free list its bytes are the block's alone, and this type gives out no reference to them.
+        // SAFETY: the block's buffer is mapped non-cacheable and writable while the store lives, which the block
+        // shares. Off the free list its bytes are the block's alone, and this type gives out no reference to them.
         unsafe { Bytes::new(self.as_ptr().as_ptr(), self.len()) }
     }
 
@@ -509,15 +509,15 @@ impl<M: Machine> Block<M> {
         self.access().write_word(offset, word);
     }
 
-    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
-    /// words wherever words fit. A word that the device writes while the CPU polls it is read by
+    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes
+    /// by words wherever words fit. A word that the device writes while the CPU polls it is read by
     /// [`read_word`](Self::read_word).
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         self.access().read_at(offset, to)
     }
 
-    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
-    /// words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
+    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes
+    /// by words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
         self.access().write_at(offset, from)
     }

@@ -118,9 +118,9 @@ impl<M: Machine> Port<M> {
         Ok(Opened { dma: self.dma, slot, own, va, offset, len: len as usize })
     }
 
-    /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still, if
-    /// the window has another image of it; with guards around it if one is left for that. The ledger is asked first: it
-    /// alone decides whether a mapping may be (I1).
+    /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still,
+    /// if the window has another image of it; with guards around it if one is left for that. The ledger is asked first:
+    /// it alone decides whether a mapping may be (I1).
     fn map(&self, state: &mut State, frames: FrameRange, holder: Holder) -> Result<Mapped, PortError> {
         state.ledger.claim(frames, MemoryType::NonCacheable).map_err(PortError::Mapped)?;
         if holder != Holder::Device {

@@ -1,7 +1,8 @@
 //! The books of the DMA API: areas, window, ledger and a record for each buffer.
 //!
-//! Guarantees: frames are claimed in the ledger before a mapping of them is made, and released after it is gone from every
-//! TLB (I1, I3). The lock is held over updates of the books and of descriptors, never over zeroing, copying or cache work.
+//! Guarantees: frames are claimed in the ledger before a mapping of them is made, and released after it is gone from
+//! every TLB (I1, I3). The lock is held over updates of the books and of descriptors, never over zeroing, copying or
+//! cache work.
 
 use crate::addr::{FrameRange, VirtAddr};
 use crate::carve_out::CarveOut;
@@ -193,8 +194,8 @@ pub struct Stats {
     pub allocations: u64,
     /// Bytes zeroed before a new owner or a device got them (I5).
     pub zeroed: u64,
-    /// Buffers that got addresses right beside another buffer's, without a page between: the window has too few images of
-    /// the carve-outs. None where it has [`Dma::window_sections`].
+    /// Buffers that got addresses right beside another buffer's, without a page between: the window has too few images
+    /// of the carve-outs. None where it has [`Dma::window_sections`].
     pub unguarded: u64,
     /// The most turns of the work lane that passed while a recall waited for its own: fewer than there are cores
     /// ([`loan`](crate::dma::loan)).
@@ -246,11 +247,11 @@ pub struct Dma<M: 'static> {
 
 impl<M: Machine> Dma<M> {
     /// Takes over the carve-outs, the window they will be mapped in, and the one lent frames will be: of that a section
-    /// is enough. `aliases` are the board's: by them refusals and the audit know second names of a frame. I1 does not rest on
-    /// them, for what a [`CarveOut`] proves holds by every name. Metadata comes from the heap once, here.
+    /// is enough. `aliases` are the board's: by them refusals and the audit know second names of a frame. I1 does not
+    /// rest on them, for what a [`CarveOut`] proves holds by every name. Metadata comes from the heap once, here.
     ///
-    /// The window must have [`window_sections`](Self::window_sections): then each buffer has a guard on either side, for
-    /// ever.
+    /// The window must have [`window_sections`](Self::window_sections): then each buffer has a guard on either side,
+    /// for ever.
     ///
     /// # Panics
     ///
@@ -336,8 +337,8 @@ impl<M: Machine> Dma<M> {
         Ok(Self { machine, state, work, window: range, guarded, standings, counters: Counters::default() })
     }
 
-    /// Returns the sections of window that these carve-outs need for a guard on either side of every buffer: three images
-    /// of them ([`window`](crate::vm::window)).
+    /// Returns the sections of window that these carve-outs need for a guard on either side of every buffer: three
+    /// images of them ([`window`](crate::vm::window)).
     pub fn window_sections<'c>(carved: impl Iterator<Item = &'c CarveOut>) -> u32 {
         image_sections(carved.flat_map(CarveOut::ranges).copied()).saturating_mul(IMAGES)
     }
@@ -370,8 +371,8 @@ impl<M: Machine> Dma<M> {
         self.state.lock().area_mut(area).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
     }
 
-    /// Claims and maps a buffer: at the addresses it has, else at ones that it has from now on or, of a mapping that the
-    /// same call ends, in passing.
+    /// Claims and maps a buffer: at the addresses it has, else at ones that it has from now on or, of a mapping that
+    /// the same call ends, in passing.
     pub(super) fn map(&self, slot: Slot, body: &Body, memory: MemoryType, stay: Stay) -> Mapped {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -494,7 +495,8 @@ impl State {
         self.free = Some(slot);
     }
 
-    /// Addresses for a buffer, until it is freed or the devices' for good: with a guard on either side if there are such.
+    /// Addresses for a buffer, until it is freed or the devices' for good: with a guard on either side if there are
+    /// such.
     pub(super) fn take_addresses(&mut self, slot: Slot, frames: FrameRange) -> VirtAddr {
         let homes = self.images.homes(frames);
         let (image, guarded) = self.ledger.take_image(frames, homes.images);

@@ -88,11 +88,11 @@ impl<M: Machine> Dma<M> {
         if none { Ok(()) } else { Err(Holders { dma: self, owner: Some(master.name()) }) }
     }
 
-    /// Returns a buffer that was dropped while a device may still use it, each once, in no particular order. It is lost until
-    /// reset. Ask in the idle loop or wherever a line is printed, until there is none.
+    /// Returns a buffer that was dropped while a device may still use it, each once, in no particular order. It is lost
+    /// until reset. Ask in the idle loop or wherever a line is printed, until there is none.
     ///
-    /// Never waits, so a fault report may ask too: while another context has the records there is none, and a later call
-    /// returns it. Where no buffer was lost, no lock is looked at.
+    /// Never waits, so a fault report may ask too: while another context has the records there is none, and a later
+    /// call returns it. Where no buffer was lost, no lock is looked at.
     pub fn next_quarantined(&self) -> Option<Record> {
         if self.counters.untold.load(Ordering::Relaxed) == 0 {
             return None;

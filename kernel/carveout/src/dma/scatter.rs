@@ -1,9 +1,9 @@
 //! Scatter-gather: several streams handed over as one; Linux's `dma_map_sg` and `sg_table`.
 //!
 //! Guarantees: all buffers of a [`Table`] are the CPU's or all are the device's; each hand-over does the least
-//! maintenance for each buffer, as [`Stream`] does, and at most one device barrier for all: those of another machine get
-//! that machine's. The [`Segment`]s of all of them are as few as [`segment`](super::segment) makes them. While the device
-//! owns them no mapping exists (I4). A hand-over takes nothing from the heap.
+//! maintenance for each buffer, as [`Stream`] does, and at most one device barrier for all: those of another machine
+//! get that machine's. The [`Segment`]s of all of them are as few as [`segment`](super::segment) makes them. While the
+//! device owns them no mapping exists (I4). A hand-over takes nothing from the heap.
 //!
 //! ```compile_fail,E0599
 //! use carveout::{machine::Machine, dma::buffer::{Device, FromDevice}, dma::scatter::Table};

@@ -1,8 +1,8 @@
 //! A buffer's bytes as a device transfers them.
 //!
 //! Guarantees: the [`Segment`]s that a device is given cover exactly the bytes asked for, in order, are all within its
-//! reach, break neither its largest segment nor its boundary, and are as few as that permits: buffers adjacent on the bus
-//! share one.
+//! reach, break neither its largest segment nor its boundary, and are as few as that permits: buffers adjacent on the
+//! bus share one.
 
 use crate::addr::{BusAddr, FrameRange, PhysAddr};
 use crate::dma::master::Master;

@@ -1,8 +1,8 @@
 //! How the CPU accesses coherent memory: by words, and in bulk.
 //!
-//! Guarantees: a [`Word`] is read or written by one access of its size, which no bus master sees half of (ARM ARM A3.5.3);
-//! bytes in bulk go by words too, and by smaller accesses only at ends that no word fits. All are volatile: each happens
-//! once, in the order of the program. None leaves the bytes that the buffer or block was made for.
+//! Guarantees: a [`Word`] is read or written by one access of its size, which no bus master sees half of (ARM ARM
+//! A3.5.3); bytes in bulk go by words too, and by smaller accesses only at ends that no word fits. All are volatile:
+//! each happens once, in the order of the program. None leaves the bytes that the buffer or block was made for.
 //!
 //! A Cortex-A9 may repeat a write on the bus until a DMB, if another to the same aligned eight bytes follows (erratum
 //! 794074). Who writes a word that a device changes too passes `dma_wmb` before the next write to those eight bytes.
@@ -78,7 +78,8 @@ impl Bytes {
         wanted.min(self.len.saturating_sub(offset))
     }
 
-    /// How many of the `left` bytes at `at` the next accesses take: all its words, or a half-word or byte that no word fits.
+    /// How many of the `left` bytes at `at` the next accesses take: all its words, or a half-word or byte that no word
+    /// fits.
     fn step(at: *mut u8, left: usize) -> usize {
         match (at.addr() % 4, left) {
             (0, 4..) => left / 4 * 4,

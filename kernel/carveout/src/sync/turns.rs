@@ -1,10 +1,10 @@
 //! Who has a lock and who has it next.
 //!
 //! Guarantees: one place at a time has the lock. A turn ends by offering the lock to the next place at which somebody
-//! waits, in rising order, and from the last place on to the first. Until it is taken there nobody else takes it. So whoever
-//! waits and comes for the lock gets it after at most one turn of each other place. Leaving a place takes one step at any
-//! time, and an offer to it goes on to the next. A place that does not come for its offer is gone round by those who wait,
-//! and stays where it is in the order.
+//! waits, in rising order, and from the last place on to the first. Until it is taken there nobody else takes it. So
+//! whoever waits and comes for the lock gets it after at most one turn of each other place. Leaving a place takes one
+//! step at any time, and an offer to it goes on to the next. A place that does not come for its offer is gone round by
+//! those who wait, and stays where it is in the order.
 //!
 //! A place is a core's on the machine. On the host it is that of one wait.
 
@@ -25,8 +25,8 @@ const OFFERED: u32 = 1 << 30;
 /// Set while somebody has the lock.
 const HELD: u32 = 1 << 31;
 
-/// How often whoever waits looks at an offer to another place before it goes round that. A core that runs comes within a few
-/// instructions: it waits with interrupts masked.
+/// How often whoever waits looks at an offer to another place before it goes round that. A core that runs comes within
+/// a few instructions: it waits with interrupts masked.
 const PATIENCE: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// What somebody who waits finds.
@@ -72,8 +72,8 @@ impl Turns {
         self.0.compare_exchange(0, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Takes the lock if nobody has it and nobody waits, and returns `None`. Otherwise waits at `place`, or at the next one at
-    /// which nobody waits, and returns that wait.
+    /// Takes the lock if nobody has it and nobody waits, and returns `None`. Otherwise waits at `place`, or at the next
+    /// one at which nobody waits, and returns that wait.
     pub(super) fn join(&self, place: u32) -> Option<Wait> {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {

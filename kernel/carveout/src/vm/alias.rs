@@ -1,9 +1,9 @@
 //! Physical aliases: RAM that answers at a second range of physical addresses.
 //!
-//! Caches are tagged by physical address (ARM ARM B3.11.1), so two names of one frame are two lines of one memory, whatever
-//! their attributes: that they agree, which is I1, would not be enough. Hence one name of each frame is used, the one
-//! that the RAM banks use. Guarantees: what is a second name is nobody's first, so that a name leads to its frame in
-//! one step; [`Aliases`] is asked wherever a physical address comes in, in the plan, the ledger and the audit.
+//! Caches are tagged by physical address (ARM ARM B3.11.1), so two names of one frame are two lines of one memory,
+//! whatever their attributes: that they agree, which is I1, would not be enough. Hence one name of each frame is used,
+//! the one that the RAM banks use. Guarantees: what is a second name is nobody's first, so that a name leads to its
+//! frame in one step; [`Aliases`] is asked wherever a physical address comes in, in the plan, the ledger and the audit.
 
 use crate::addr::{Frame, FrameRange};
 use arrayvec::ArrayVec;

@@ -11,8 +11,8 @@
 //! 64 KiB, one of a supersection 16 MiB. A table whose walks are off counts as walked, for the TLB may still hold it.
 //!
 //! It reads registers and descriptors from the machine, decodes every word ([`super::walk`]), and trusts no bookkeeping
-//! of [`super::space`]. It goes on after a finding: each one is shown to the caller, and counted by kind. A finding of a
-//! register or a descriptor counts once, one of memory counts once a frame.
+//! of [`super::space`]. It goes on after a finding: each one is shown to the caller, and counted by kind. A finding of
+//! a register or a descriptor counts once, one of memory counts once a frame.
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::machine::{Mmu, Registers};
@@ -102,8 +102,8 @@ pub enum Finding {
         /// The attributes found.
         has: Attributes,
     },
-    /// TTBCR.PD0 or PD1 is set: a miss faults, while the TLB may hold what the table said before (I1). It is walked here
-    /// all the same.
+    /// TTBCR.PD0 or PD1 is set: a miss faults, while the TLB may hold what the table said before (I1). It is walked
+    /// here all the same.
     WalksOff {
         /// Whose walks.
         ttbr: Ttbr,
@@ -126,13 +126,14 @@ pub enum Finding {
         /// The domain.
         domain: Domain,
     },
-    /// A table, or a part of it, stands where no known memory is mapped, or in a carve-out: nobody can say what it holds.
+    /// A table, or a part of it, stands where no known memory is mapped, or in a carve-out: nobody can say what it
+    /// holds.
     UnknownTable {
         /// The address in the register or descriptor.
         at: PhysAddr,
     },
-    /// The 16 descriptors of a large page or of a supersection are not alike: each may translate all of it, and is judged
-    /// as if it did (I1). Counts once for each unlike word.
+    /// The 16 descriptors of a large page or of a supersection are not alike: each may translate all of it, and is
+    /// judged as if it did (I1). Counts once for each unlike word.
     Torn {
         /// The first address of the 16.
         va: VirtAddr,
@@ -883,8 +884,8 @@ const fn entry(table: PhysAddr, n: u32) -> PhysAddr {
     at(table, 4 * n)
 }
 
-/// The frames that hold tables: all of them by MiB, and those of one MiB each by itself. Whatever their number, the room
-/// is the same.
+/// The frames that hold tables: all of them by MiB, and those of one MiB each by itself. Whatever their number, the
+/// room is the same.
 struct TablePlaces {
     sections: [u32; L1_ENTRIES / 32],
     in_detail: Option<u32>,

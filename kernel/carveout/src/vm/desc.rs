@@ -2,7 +2,8 @@
 //!
 //! Guarantees: each constructor makes a valid descriptor of domain 0, global, privileged-only; decoding what a
 //! constructor made gives back what went in; what no constructor makes decodes to [`Foreign`](L1Entry::Foreign). TEX
-//! remap is off (SCTLR.TRE = 0), or the audit says what it changes. What other kernels write is read by [`super::walk`].
+//! remap is off (SCTLR.TRE = 0), or the audit says what it changes. What other kernels write is read by
+//! [`super::walk`].
 
 use crate::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE};
 use crate::vm::attr::{Access, MemoryType, Shareability};

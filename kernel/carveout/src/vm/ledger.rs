@@ -3,7 +3,8 @@
 //! Guarantees I1 for carved frames: a frame is claimed by at most one mapping at a time, so a second mapping, with
 //! whatever attribute, is refused before a descriptor is written; so is one through a physical alias. Also remembers
 //! what caches may still hold of a frame after its mapping ended, so that the next owner does the least that suffices
-//! (I3), in which image of the [window](super::window) its buffer has its addresses, and whether it is known to be zeroed (I5).
+//! (I3), in which image of the [window](super::window) its buffer has its addresses, and whether it is known to be
+//! zeroed (I5).
 
 use crate::addr::{Frame, FrameRange};
 use crate::carve_out::CarveOut;
@@ -93,8 +94,8 @@ pub struct Cell {
     /// The residue, by its two bits: [`CODES`].
     residue: [u32; 2],
     seen: u32,
-    /// Of first and last frames of buffers that have addresses, the image those are in, counted from 1, by its two bits:
-    /// see [`Ledger::take_image`].
+    /// Of first and last frames of buffers that have addresses, the image those are in, counted from 1, by its two
+    /// bits: see [`Ledger::take_image`].
     image: [u32; 2],
 }
 
@@ -143,8 +144,8 @@ impl<'m> Ledger<'m> {
         carved.map(|frames| frames.count().div_ceil(CELL_FRAMES) as usize).sum()
     }
 
-    /// A ledger of these runs, all unmapped and without residue, in at least as many cells as they need, on a board with
-    /// these aliases.
+    /// A ledger of these runs, all unmapped and without residue, in at least as many cells as they need, on a board
+    /// with these aliases.
     pub fn new(
         carved: impl Iterator<Item = FrameRange>,
         aliases: Aliases,
@@ -301,8 +302,8 @@ impl<'m> Ledger<'m> {
         self.run_of(frames).map_or(0, |(run, first)| self.image_at(first, frames.start() - run.start()))
     }
 
-    /// Chooses one of these images, a bit each, for the addresses of a buffer of these frames, and notes it: one in which
-    /// no neighbour is, if there is one. Returns the image, and whether there was.
+    /// Chooses one of these images, a bit each, for the addresses of a buffer of these frames, and notes it: one in
+    /// which no neighbour is, if there is one. Returns the image, and whether there was.
     ///
     /// # Panics
     ///

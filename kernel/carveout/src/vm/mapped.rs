@@ -1,7 +1,7 @@
 //! The proof that memory is mapped, which maintenance by address needs.
 //!
-//! Guarantees: a [`Mapped`] is a translation that exists, and a [`Part`] borrows one, so that no operation on lines comes
-//! after the unmap (I3).
+//! Guarantees: a [`Mapped`] is a translation that exists, and a [`Part`] borrows one, so that no operation on lines
+//! comes after the unmap (I3).
 
 use crate::addr::{FRAME_SHIFT, FrameRange, PhysAddr, VirtAddr};
 use crate::vm::attr::MemoryType;

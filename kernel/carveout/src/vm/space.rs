@@ -114,7 +114,8 @@ impl Chunk {
         self.page as usize..(self.page + self.pages) as usize
     }
 
-    /// Calls `each` with the first page in the section, the frame and the pages, 16 or 1, of the largest leaves that fit.
+    /// Calls `each` with the first page in the section, the frame and the pages, 16 or 1, of the largest leaves that
+    /// fit.
     fn for_each_leaf(self, mut each: impl FnMut(usize, PhysAddr, u32)) {
         let Self { mut page, mut pa, pages: mut left, .. } = self;
         // Both advance together, so they agree modulo a large page all along or never.

@@ -1,9 +1,9 @@
 //! What the hardware makes of any word of a short-descriptor table, under any registers (ARM ARM B3.5.1, B3.7, B3.8).
 //!
 //! Guarantees: each of the 2^32 words of either level has one answer, whatever SCTLR, TTBCR, DACR, PRRR and NMRR hold.
-//! What the manual leaves UNPREDICTABLE or IMPLEMENTATION DEFINED is [`Memory::Reserved`], or all rights. Where a setting
-//! can change while the table stays (a domain without access, a clear access flag), the word counts as valid. This is
-//! the audit's view of other kernels' tables; what this crate writes itself stands in [`super::desc`].
+//! What the manual leaves UNPREDICTABLE or IMPLEMENTATION DEFINED is [`Memory::Reserved`], or all rights. Where a
+//! setting can change while the table stays (a domain without access, a clear access flag), the word counts as valid.
+//! This is the audit's view of other kernels' tables; what this crate writes itself stands in [`super::desc`].
 
 use crate::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::machine::Registers;
@@ -237,8 +237,8 @@ pub(super) const EE: u32 = 25;
 pub(super) const TRE: u32 = 28;
 const AFE: u32 = 29;
 
-/// What of a register decides about the meaning of tables. Of SCTLR it is none of the rest: V and U say where vectors are
-/// and how words are aligned, and HA has the hardware set access flags, which count as set anyway.
+/// What of a register decides about the meaning of tables. Of SCTLR it is none of the rest: V and U say where vectors
+/// are and how words are aligned, and HA has the hardware set access flags, which count as set anyway.
 pub(super) const SCTLR_BITS: u32 = 1 << M | 1 << C | 1 << I | 1 << WXN | 1 << UWXN | 1 << EE | 1 << TRE | 1 << AFE;
 /// EAE, PD1, PD0 and N (B4.1.153).
 pub(super) const TTBCR_BITS: u32 = 1 << 31 | 1 << 5 | 1 << 4 | 7;

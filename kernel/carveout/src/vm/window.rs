@@ -1,23 +1,23 @@
 //! Where the window has the carved frames.
 //!
 //! An *image* is the carved memory laid out once: every carved run, in order, at addresses that agree with the physical
-//! ones modulo 1 MiB, and after each run at least a page that is nobody's. The window holds images one after another, up
-//! to [`IMAGES`]; the last may be cut short by the window's end. A buffer is mapped in one image at a time.
+//! ones modulo 1 MiB, and after each run at least a page that is nobody's. The window holds images one after another,
+//! up to [`IMAGES`]; the last may be cut short by the window's end. A buffer is mapped in one image at a time.
 //!
 //! Guarantees:
 //!
-//! - **No buffer ever lacks addresses,** if the window holds one whole image. Proof: a frame's address in an image is the
-//!   sum of where the image has its run and how far into the run it is. No other frame has that address, in whatever
-//!   image. So no mapping of other frames is ever in the way of a buffer's, and its own frames have one mapping at most
-//!   (I1). There is nothing to search, to run out of or to fragment.
-//! - **Every buffer has guards,** if the window holds three whole images. Proof: the page before a buffer's addresses is,
-//!   in that image, the one of the frame before, or nobody's where a run begins; so it is with the page after. It is
-//!   mapped only if the buffer of that frame has its addresses in the same image. There are two such neighbours at most, and
-//!   of three images at least one is neither's.
-//! - **Where the window holds fewer, no more guards are given up than must be.** A buffer takes an image in which neither
-//!   neighbour is, if it has one; else it takes another, and it is counted. A buffer has addresses from its first
-//!   mapping that outlasts the call on, and until it is freed or becomes the devices' for good. Before and after that it is
-//!   in no image: to its neighbours it is a guard.
+//! - **No buffer ever lacks addresses,** if the window holds one whole image. Proof: a frame's address in an image is
+//!   the sum of where the image has its run and how far into the run it is. No other frame has that address, in
+//!   whatever image. So no mapping of other frames is ever in the way of a buffer's, and its own frames have one
+//!   mapping at most (I1). There is nothing to search, to run out of or to fragment.
+//! - **Every buffer has guards,** if the window holds three whole images. Proof: the page before a buffer's addresses
+//!   is, in that image, the one of the frame before, or nobody's where a run begins; so it is with the page after. It
+//!   is mapped only if the buffer of that frame has its addresses in the same image. There are two such neighbours at
+//!   most, and of three images at least one is neither's.
+//! - **Where the window holds fewer, no more guards are given up than must be.** A buffer takes an image in which
+//!   neither neighbour is, if it has one; else it takes another, and it is counted. A buffer has addresses from its
+//!   first mapping that outlasts the call on, and until it is freed or becomes the devices' for good. Before and after
+//!   that it is in no image: to its neighbours it is a guard.
 
 use crate::addr::{FRAME_SHIFT, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::carve_out::CarveOut;

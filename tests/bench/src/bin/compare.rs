@@ -1,5 +1,5 @@
-//! Prints how the index and other allocators fare on the trace, as a table in Markdown: refusals, and what the harnesses
-//! wrote of it.
+//! Prints how the index and other allocators fare on the trace, as a table in Markdown: refusals, and what the
+//! harnesses wrote of it.
 //!
 //! `compare INSTRUCTIONS TIME` reads the output of the benches of those names.
 

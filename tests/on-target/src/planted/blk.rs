@@ -1,5 +1,5 @@
-//! A driver of virtio-blk (OASIS virtio 1.1, 2.6 and 5.2), one request at a time: the kernel's own, over virtio-drivers,
-//! leaves no room to forget a barrier.
+//! A driver of virtio-blk (OASIS virtio 1.1, 2.6 and 5.2), one request at a time: the kernel's own, over
+//! virtio-drivers, leaves no room to forget a barrier.
 //!
 //! Guarantees: all that the device reads or writes besides the data is one coherent page. [`Disk::prepare`] ends in the
 //! barrier that must come before the device is told, [`Disk::go`] tells it, [`Disk::wait`] returns when the data is in

@@ -99,8 +99,8 @@ impl Hand {
         for salt in 0..TRANSFERS {
             fill(self.machine, source.all(), salt);
             if !self.machine.has(Bug::NoDsb) {
-                // The disk may look as soon as its index arrives, which the DMB before that does not keep behind what is
-                // in the outer controller's buffers.
+                // The disk may look as soon as its index arrives, which the DMB before that does not keep behind what
+                // is in the outer controller's buffers.
                 self.machine.clean(source.all());
                 self.machine.device_barrier();
             }

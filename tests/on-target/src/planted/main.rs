@@ -1,10 +1,10 @@
 //! A short workload over a bus master that is nobody's mock, virtio-blk; and the same with one rule broken, for the
 //! machine with modelled caches to find (tests/incoherent). The boot argument `plant=NAME` says which:
-//! tests/incoherent/plants.txt lists them. Without it, or with `plant=none`, the program is correct, on every board that
-//! has a disk.
+//! tests/incoherent/plants.txt lists them. Without it, or with `plant=none`, the program is correct, on every board
+//! that has a disk.
 //!
-//! Guarantees: correct and planted programs are one, but for what [`careless`] and the conditions on a [`Bug`] here say.
-//! Each step that a bug spoils is taken several times, on different lines.
+//! Guarantees: correct and planted programs are one, but for what [`careless`] and the conditions on a [`Bug`] here
+//! say. Each step that a bug spoils is taken several times, on different lines.
 #![no_std]
 #![no_main]
 

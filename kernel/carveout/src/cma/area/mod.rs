@@ -56,7 +56,8 @@ pub struct Area {
 }
 
 impl Area {
-    /// Makes the area of a carve-out, which is consumed. Its indexes are taken from the heap here, and never given back.
+    /// Makes the area of a carve-out, which is consumed. Its indexes are taken from the heap here, and never given
+    /// back.
     ///
     /// # Errors
     ///

@@ -6,8 +6,8 @@ use crate::machine::Machine;
 use crate::protocol::Transition;
 use core::ptr::NonNull;
 
-/// A buffer CPU and device share, Normal non-cacheable: what one writes the other sees, after the barriers below. Writes
-/// combine, so it is Linux's `WRITE_COMBINE` too: on ARMv7 the two are one memory type.
+/// A buffer CPU and device share, Normal non-cacheable: what one writes the other sees, after the barriers below.
+/// Writes combine, so it is Linux's `WRITE_COMBINE` too: on ARMv7 the two are one memory type.
 ///
 /// Dropping frees it, unless a device was told its address: then it is quarantined, and
 /// [`release`](Self::release) is the way to free it.
@@ -23,8 +23,8 @@ impl<M: Machine> Coherent<M> {
     }
 
     fn access(&self) -> Bytes {
-        // SAFETY: the buffer is mapped non-cacheable and writable for its whole length while it lives, and this type gives
-        // out no reference to its bytes.
+        // SAFETY: the buffer is mapped non-cacheable and writable for its whole length while it lives, and this type
+        // gives out no reference to its bytes.
         unsafe { Bytes::new(self.raw.pointer(), self.len()) }
     }
 
@@ -46,15 +46,15 @@ impl<M: Machine> Coherent<M> {
         self.access().write_word(offset, word);
     }
 
-    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
-    /// words wherever words fit. A word that the device writes while the CPU polls it is read by
+    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes
+    /// by words wherever words fit. A word that the device writes while the CPU polls it is read by
     /// [`read_word`](Self::read_word).
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         self.access().read_at(offset, to)
     }
 
-    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes by
-    /// words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
+    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes
+    /// by words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
         self.access().write_at(offset, from)
     }
