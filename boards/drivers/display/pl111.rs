@@ -85,6 +85,8 @@ impl Display for Pl111 {
             return Err(ScanOutError::Misaligned(frame));
         }
         if !self.off() {
+            // It still reads the frame of whoever had it before.
+            self.keep();
             return Err(ScanOutError::Hung);
         }
         let Mode { horizontal: h, vertical: v } = mode;

@@ -11,7 +11,7 @@ use carveout::dma::loan::{Discardable, Movable};
 use carveout::dma::master::{AreaId, Master};
 use carveout::dma::pool::{Pool, PoolError, Shape};
 use carveout::dma::scatter::Table;
-use carveout::dma::{Dma, DmaError};
+use carveout::dma::{Dma, DmaError, Place};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
 use carveout::vm::alias::Aliases;
 use carveout::vm::attr::Shareability::{self, Shareable};
@@ -38,6 +38,10 @@ thread_local! {
     static GRANTED: Cell<Option<u32>> = const { Cell::new(None) };
     /// Bytes that this thread has taken and not given back.
     static TAKEN: Cell<usize> = const { Cell::new(0) };
+    /// What is asked at each request of this thread whether its lock is held.
+    static WATCHED: Cell<Option<&'static Dma<Machine>>> = const { Cell::new(None) };
+    /// Requests made meanwhile, and those of them under the lock.
+    static SEEN: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
     /// Where this thread says 1 when it is about to reach memory, and waits for 2.
     static HELD_UP: Cell<Option<&'static AtomicU32>> = const { Cell::new(None) };
 }
@@ -51,6 +55,11 @@ unsafe impl GlobalAlloc for Heap {
             None => {}
         }
         TAKEN.set(TAKEN.get().wrapping_add(layout.size()));
+        if let Some(dma) = WATCHED.get() {
+            let (requests, under) = SEEN.get();
+            let held = dma.place_of(VirtAddr::new(WINDOW)) == Place::Busy;
+            SEEN.set((requests + 1, under + u32::from(held)));
+        }
         // SAFETY: `System` asks of a layout what this trait asks of it: that it is not of size 0.
         unsafe { System.alloc(layout) }
     }
@@ -354,6 +363,18 @@ fn refuse_each<T, E: std::fmt::Debug>(
         }
     }
     unreachable!("it is granted at last")
+}
+
+/// Whoever waits for the lock does so with interrupts masked, and a refuge is large.
+#[test]
+fn a_borrowers_memory_is_taken_without_the_lock() {
+    let (dma, [area, _]) = setup();
+    WATCHED.set(Some(dma));
+    let store = dma.borrower::<Movable>(area, "store", 300, Priority::Low);
+    WATCHED.set(None);
+    let (requests, under) = SEEN.get();
+    assert!(store.is_ok() && requests >= 4, "{requests} requests");
+    assert_eq!(under, 0, "of {requests} requests");
 }
 
 #[test]
