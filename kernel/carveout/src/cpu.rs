@@ -106,8 +106,8 @@ pub(crate) fn unmask_interrupts() {
 #[cfg(target_arch = "arm")]
 pub(crate) fn interrupt_pends() -> bool {
     let isr: u32;
-    // SAFETY: reads ISR, which the core has: head and machine refuse one without it. Not moved past accesses to memory,
-    // for a loop asks again.
+    // SAFETY: reads ISR, which the core has: the head refuses one without it, and who makes the machine says so. Not
+    // moved past accesses to memory, for a loop asks again.
     unsafe { asm!("mrc p15, 0, {0}, c12, c1, 0", out(reg) isr, options(nostack, preserves_flags)) };
     isr & (1 << 7) != 0
 }
