@@ -53,8 +53,8 @@ impl<M: Machine> fmt::Debug for Contract<M> {
 impl<M: Machine> Dma<M> {
     /// Declares buffers that `master` must always get, whatever else happens. All sets are promised or none: each
     /// buffer gets its place now, the largest first, and loans are recalled to make room. Takes books from the heap,
-    /// under the lock. A refusal, also one for want of heap, changes no buffer, loan or contract; room that was made for
-    /// books stays made.
+    /// under the lock. A refusal, also one for want of heap, changes no buffer, loan or contract. Room that was made
+    /// for books stays made.
     pub fn contract(&'static self, master: &Master, sets: &[Set]) -> Result<Contract<M>, ContractError> {
         if sets.is_empty() || sets.iter().any(|set| set.count == 0) {
             return Err(ContractError::NoBuffers);
