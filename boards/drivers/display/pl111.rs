@@ -8,7 +8,7 @@
 //! write to the controller, so the write has arrived. No status tells of the bus master itself: a burst that was on the
 //! bus may end after that. It only reads, and nothing shows its words, so the next owner of the memory loses nothing.
 //!
-//! This driver is ours because no kept crate has one for this controller.
+//! This driver is ours: a search of the documentation of crates found none to use.
 
 use super::{Display, Mode, ScanOutError};
 use crate::drivers::mmio::Mmio;

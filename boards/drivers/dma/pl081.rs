@@ -10,7 +10,7 @@
 //!
 //! Transfers are of words, the most a channel moves at a time: addresses and lengths are multiples of four bytes.
 //!
-//! This driver is ours because no kept crate has one for this controller.
+//! This driver is ours: a search of the documentation of crates found none to use.
 
 use crate::drivers::mmio::Mmio;
 use alloc::vec::Vec;

@@ -5,7 +5,7 @@
 //! of its queue, and `MCIDataCtrl` never has its DMA bit. So there is nothing to stop: no buffer is ever the device's
 //! (I4). Commands and responses: SD Physical Layer Simplified Specification, 4.7 and 4.9.
 //!
-//! This driver is ours because no kept crate has one for this controller.
+//! This driver is ours: a search of the documentation of crates found none to use.
 
 use crate::drivers::mmio::Mmio;
 use carveout::addr::Bytes;

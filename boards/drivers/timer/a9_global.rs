@@ -2,7 +2,7 @@
 //!
 //! Guarantees: [`A9GlobalTimer::count`] is one moment's value although its halves are read apart, and never goes back.
 //!
-//! This driver is ours because no kept crate has one for this timer.
+//! This driver is ours: nobody has looked for a kept crate yet.
 
 use super::Counter;
 use crate::drivers::mmio::Mmio;

@@ -3,7 +3,7 @@
 //! Guarantees: the count never goes back but by wrapping at 2^32 microseconds (71 minutes). They are microseconds
 //! if the board clocks the timer at 1 MHz.
 //!
-//! This driver is ours because no kept crate has one for this timer.
+//! This driver is ours: a search of the documentation of crates found none to use.
 
 use super::Counter;
 use crate::drivers::mmio::Mmio;

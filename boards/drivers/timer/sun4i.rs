@@ -3,7 +3,7 @@
 //!
 //! Guarantees: the count never goes back but by wrapping at 2^32, after 23 minutes.
 //!
-//! This driver is ours because no kept crate has one for this timer.
+//! This driver is ours: nobody has looked for a kept crate yet.
 
 use super::Counter;
 use crate::drivers::mmio::Mmio;
