@@ -3,7 +3,8 @@
 //! Guarantees: after [`Gic::new`] no shared interrupt is enabled or pending; only what
 //! [`enable`](Gic::enable) named reaches the core; each acknowledged interrupt is ended exactly as it was acknowledged.
 //!
-//! This driver is ours because arm-gic 0.8 routes no interrupt to a core and raises none, and its CPU interface spans 4 KiB where the Cortex-A9's has 256 bytes and other devices' registers follow.
+//! This driver is ours because arm-gic 0.8 routes no interrupt to a core and raises none, and its CPU interface spans
+//! 4 KiB where the Cortex-A9's has 256 bytes and other devices' registers follow.
 
 use super::InterruptController;
 use super::irq::IrqId;
