@@ -9,8 +9,7 @@ use crate::drivers::storage::{BLOCK, Backing};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
-use carveout::cma::loan::{LendError, Loan, LoanError};
-use carveout::dma::loan::{Borrower, Discardable, Movable};
+use carveout::dma::{Borrower, Discardable, LendError, Loan, LoanError, Movable};
 use carveout::machine::Machine;
 use core::fmt;
 
@@ -240,8 +239,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
 mod tests {
     use super::*;
     use crate::demo::fake::with_all_open;
-    use carveout::cma::loan::Priority;
-    use carveout::dma::buffer::Contiguous;
+    use carveout::dma::{Contiguous, LoanPriority};
     use carveout::fake::Fake;
     use carveout::setup::Setup;
     use proptest::prelude::*;
@@ -277,8 +275,8 @@ mod tests {
 
     fn cache(setup: &Setup, clean: u32, dirty: u32) -> BlockCache<Fake, Plates> {
         let area = setup.dma.area("test").unwrap();
-        let clean = setup.dma.borrower(area, "clean", clean, Priority::Low).unwrap();
-        let dirty = setup.dma.borrower(area, "dirty", dirty, Priority::High).unwrap();
+        let clean = setup.dma.borrower(area, "clean", clean, LoanPriority::Low).unwrap();
+        let dirty = setup.dma.borrower(area, "dirty", dirty, LoanPriority::High).unwrap();
         let bytes = (0..BLOCKS as usize * BLOCK).map(|n| (n / BLOCK * 7 + n) as u8).collect();
         BlockCache::new(Plates { bytes, broken: false }, clean, dirty)
     }

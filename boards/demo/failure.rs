@@ -7,7 +7,7 @@ use crate::drivers::storage::BlockError;
 use crate::drivers::storage::pl181::CardError;
 use alloc::string::String;
 use carveout::addr::Bytes;
-use carveout::cma::area::AllocError;
+use carveout::dma::AllocError;
 use core::fmt;
 
 /// Why the demo ended early.

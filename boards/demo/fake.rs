@@ -1,7 +1,6 @@
 //! What the demo's tests share.
 
-use carveout::cma::loan::{Loan, Priority, SPARES};
-use carveout::dma::loan::{Borrower, Movable};
+use carveout::dma::{Borrower, Loan, LoanPriority, Movable, SPARES};
 use carveout::fake::Fake;
 use carveout::setup::Setup;
 
@@ -15,6 +14,6 @@ pub(crate) fn with_all_open(setup: &Setup, run: &mut dyn FnMut()) {
         }
     }
     let area = setup.dma.area("test").unwrap();
-    let other = setup.dma.borrower(area, "other", SPARES, Priority::Low).unwrap();
+    let other = setup.dma.borrower(area, "other", SPARES, LoanPriority::Low).unwrap();
     nest(&other, other.borrow(SPARES).unwrap(), 0, run);
 }

@@ -10,7 +10,7 @@ use super::port::DevicePort;
 use crate::kernel::state::Kernel;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use carveout::dma::buffer::{Cpu, Device, Effort, FromDevice, Stream};
+use carveout::dma::{Cpu, Device, Effort, FromDevice, Stream};
 use carveout_armv7a::mmu::Armv7a;
 
 /// The camera's frames: 640x480 at two bytes a pixel.

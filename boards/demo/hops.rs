@@ -3,8 +3,7 @@
 use crate::println;
 use alloc::format;
 use carveout::addr::Bytes;
-use carveout::dma::Dma;
-use carveout::dma::buffer::Effort;
+use carveout::dma::{Dma, Effort};
 use carveout::machine::Lines;
 use carveout_armv7a::mmu::Armv7a;
 use core::fmt;

@@ -21,13 +21,10 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE};
-use carveout::cma::contract::Set;
-use carveout::cma::loan::{LendError, LoanStats, Priority};
-use carveout::dma::buffer::{Coherent, Contiguous, Device, DeviceOnly, FromDevice, Stream, ToDevice};
-use carveout::dma::contract::Contract;
-use carveout::dma::loan::{Discardable, Lent, LoanKind, Movable};
-use carveout::dma::master::{AreaId, Master};
-use carveout::dma::port::Port;
+use carveout::dma::{
+    AreaId, Coherent, Contiguous, Contract, ContractSet, Device, DeviceOnly, Discardable, FromDevice, LendError,
+    LentFrames, LoanKind, LoanPriority, LoanStats, Master, Movable, Port, Stream, ToDevice,
+};
 use carveout_armv7a::mmu::Armv7a;
 use core::fmt;
 
@@ -56,7 +53,7 @@ pub struct Tally {
     /// Allocations refused though promised or though there was room.
     pub failures: u32,
     /// What the area lent at the end, with the area as full of loans as it could be.
-    pub lent: Lent,
+    pub lent: LentFrames,
     /// Of the movable store.
     pub store: LoanStats,
     /// Of the discardable one.
@@ -68,7 +65,7 @@ pub struct Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pages = |count: u32| Bytes(u64::from(count) << FRAME_SHIFT);
-        let Lent { lent, unlent, reserve, refuge: (refuge, used) } = self.lent;
+        let LentFrames { lent, unlent, reserve, refuge: (refuge, used) } = self.lent;
         let share = u64::from(lent) * 100 / u64::from((lent + unlent).max(1));
         writeln!(f, "loans: idle               {}", pages(lent + unlent))?;
         writeln!(f, "loans: lent               {}, {share} % of it", pages(lent))?;
@@ -127,9 +124,9 @@ const SCALER: &[Class] = &[Class { pages: 75, count: 2, weight: 1 }, Class { pag
 
 impl Party {
     fn new(kernel: &'static Kernel, master: Master, classes: &'static [Class]) -> Result<Self, String> {
-        let sets: Vec<Set> = classes
+        let sets: Vec<ContractSet> = classes
             .iter()
-            .map(|&Class { pages, count, .. }| Set { count, bytes: pages * FRAME_SIZE, align: 1 })
+            .map(|&Class { pages, count, .. }| ContractSet { count, bytes: pages * FRAME_SIZE, align: 1 })
             .collect();
         let contract = kernel.dma.contract(&master, &sets).map_err(|error| format!("{}: {error}", master.name()))?;
         // SAFETY: `Job::new` opens a buffer by the port and closes it before it returns, and owns it meanwhile (I4).
@@ -266,8 +263,8 @@ struct Lenders {
 impl Lenders {
     fn new(kernel: &'static Kernel, area: AreaId, plan: Plan) -> Result<Self, PutError> {
         let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
-        let store = kernel.dma.borrower(area, "store", plan.store, Priority::High).map_err(PutError::Room)?;
-        let scratch = kernel.dma.borrower(area, "scratch", 2 * pages, Priority::Low).map_err(PutError::Room)?;
+        let store = kernel.dma.borrower(area, "store", plan.store, LoanPriority::High).map_err(PutError::Room)?;
+        let scratch = kernel.dma.borrower(area, "scratch", 2 * pages, LoanPriority::Low).map_err(PutError::Room)?;
         let (mut store, scratch) = (Store::new(store), Store::new(scratch));
         let (mut kept, mut buffer) = (0, Vec::new());
         while kept * 5 < plan.store {
@@ -455,8 +452,8 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut dyn Writable) -> Result<(
     let blocks = (bytes / BLOCK) as u32;
     let refused = |error: LendError| Failure::Lending(format!("{error}"));
     let (clean, dirty) = CACHE;
-    let clean = kernel.dma.borrower(area, "disk, clean", clean, Priority::High).map_err(refused)?;
-    let dirty = kernel.dma.borrower(area, "disk, unwritten", dirty, Priority::High).map_err(refused)?;
+    let clean = kernel.dma.borrower(area, "disk, clean", clean, LoanPriority::High).map_err(refused)?;
+    let dirty = kernel.dma.borrower(area, "disk, unwritten", dirty, LoanPriority::High).map_err(refused)?;
     let mut cache = BlockCache::new(disk.blocks().map_err(Failure::Disk)?, clean, dirty);
     let failed = |error| match error {
         CacheError::Disk(error) => Failure::Disk(error),

@@ -3,8 +3,7 @@
 use super::failure::Failure;
 use crate::kernel::devices;
 use crate::kernel::state::Kernel;
-use carveout::dma::buffer::Contiguous;
-use carveout::dma::master::Master;
+use carveout::dma::{Contiguous, Master};
 use carveout_armv7a::mmu::Armv7a;
 
 /// The mock devices' `compatible`.

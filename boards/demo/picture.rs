@@ -15,8 +15,7 @@ use crate::kernel::state::Kernel;
 use crate::println;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use carveout::dma::buffer::{Coherent, Cpu, DeviceOnly, Direction, Effort, FromDevice, Stream, ToDevice};
-use carveout::dma::master::Master;
+use carveout::dma::{Coherent, Cpu, DeviceOnly, Direction, Effort, FromDevice, Master, Stream, ToDevice};
 use carveout_armv7a::mmu::Armv7a;
 
 /// Heap that the codec may not have.

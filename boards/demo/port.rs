@@ -1,9 +1,7 @@
 //! The mock devices' way to memory: [`BusMaster`] over the DMA API's port.
 
 use super::mock::{BusError, BusFault, BusMaster, Window};
-use carveout::dma::Dma;
-use carveout::dma::master::Master;
-use carveout::dma::port::{Opened, Port, PortError};
+use carveout::dma::{Dma, Master, Port, PortError, PortView};
 use carveout_armv7a::mmu::Armv7a;
 
 /// The port of one mock device.
@@ -28,7 +26,7 @@ impl DevicePort {
         lines.inner + lines.outer
     }
 
-    fn open(&self, window: Window) -> Result<Opened<Armv7a>, BusError> {
+    fn open(&self, window: Window) -> Result<PortView<Armv7a>, BusError> {
         self.0.open(window.at, window.len).map_err(|error| {
             log::debug!("{error}");
             let reason = match error {

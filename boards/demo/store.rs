@@ -7,8 +7,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use carveout::addr::FRAME_SIZE;
-use carveout::cma::loan::{LendError, Loan, LoanError, LoanStats};
-use carveout::dma::loan::{Borrower, LoanKind};
+use carveout::dma::{Borrower, LendError, Loan, LoanError, LoanKind, LoanStats};
 use carveout::machine::Machine;
 use core::fmt;
 
@@ -174,8 +173,7 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
 mod tests {
     use super::*;
     use crate::demo::fake::with_all_open;
-    use carveout::cma::loan::Priority;
-    use carveout::dma::loan::Movable;
+    use carveout::dma::{LoanPriority, Movable};
     use carveout::setup::Setup;
     use std::vec;
 
@@ -183,7 +181,7 @@ mod tests {
     fn a_value_that_cannot_be_opened_is_neither_corrupt_nor_put() {
         let setup = Setup::new(1);
         let area = setup.dma.area("test").unwrap();
-        let mut store = Store::new(setup.dma.borrower::<Movable>(area, "store", 16, Priority::Low).unwrap());
+        let mut store = Store::new(setup.dma.borrower::<Movable>(area, "store", 16, LoanPriority::Low).unwrap());
         let bytes = vec![7; 2 * PAGE + 5];
         store.put(1, &bytes).unwrap();
         let mut found = Vec::new();

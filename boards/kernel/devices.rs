@@ -6,7 +6,7 @@
 use crate::drivers::intc::irq::IrqId;
 use arrayvec::ArrayVec;
 use carveout::addr::{BusAddr, PhysAddr};
-use carveout::dma::master::{BusWindow, MAX_WINDOWS};
+use carveout::dma::{Aperture, MAX_APERTURES};
 use carveout_boot::bootinfo::{BootInfo, DevicePath, bus};
 use core::fmt;
 use dtoolkit::fdt::FdtNode;
@@ -130,10 +130,10 @@ pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl Fn
 pub enum RangesError<'dtb> {
     /// The bus's `dma-ranges` is not whole entries of as many cells as it says.
     Malformed(&'dtb str),
-    /// No entry of the bus's `dma-ranges` is a window below 4 GiB on both sides, or none passes a window of the bus
+    /// No entry of the bus's `dma-ranges` is an aperture below 4 GiB on both sides, or none passes one of the bus
     /// below it on.
-    NoWindow(&'dtb str),
-    /// The bus's `dma-ranges` has more windows than are kept.
+    NoAperture(&'dtb str),
+    /// The bus's `dma-ranges` has more apertures than are kept.
     TooMany(&'dtb str),
 }
 
@@ -141,68 +141,73 @@ impl fmt::Display for RangesError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed(bus) => write!(f, "dma-ranges of {bus} is not whole entries"),
-            Self::NoWindow(bus) => write!(f, "dma-ranges of {bus} has no window below 4 GiB that goes on to memory"),
-            Self::TooMany(bus) => write!(f, "dma-ranges of {bus} has more than {MAX_WINDOWS} windows"),
+            Self::NoAperture(bus) => {
+                write!(f, "dma-ranges of {bus} has no aperture below 4 GiB that goes on to memory")
+            }
+            Self::TooMany(bus) => write!(f, "dma-ranges of {bus} has more than {MAX_APERTURES} apertures"),
         }
     }
 }
 
-type Windows = ArrayVec<BusWindow, MAX_WINDOWS>;
+type Apertures = ArrayVec<Aperture, MAX_APERTURES>;
 
-/// Returns where the device at that path sees memory: the windows of all `dma-ranges` above it, as one. `None` means
+/// Returns where the device at that path sees memory: the apertures of all `dma-ranges` above it, as one. `None` means
 /// that it sees memory where the CPU does, for none above it has entries. What a bus cannot pass on to the next is left
 /// out. If that is all, or an entry cannot be read, it is an error: a lost constraint is not no constraint.
-pub fn bus_windows<'dtb>(info: &BootInfo<'dtb>, path: &DevicePath<'_>) -> Result<Option<Windows>, RangesError<'dtb>> {
-    let mut windows = Ok(None);
+pub fn bus_apertures<'dtb>(
+    info: &BootInfo<'dtb>,
+    path: &DevicePath<'_>,
+) -> Result<Option<Apertures>, RangesError<'dtb>> {
+    let mut apertures = Ok(None);
     bus::walk(info.root(), &mut |node, buses| {
         if DevicePath::to(node, buses).as_ref() == Some(path) {
-            windows = windows_through(buses);
+            apertures = apertures_through(buses);
         }
     });
-    windows
+    apertures
 }
 
-fn windows_through<'dtb>(buses: &[FdtNode<'dtb>]) -> Result<Option<Windows>, RangesError<'dtb>> {
-    let mut through: Option<Windows> = None;
+fn apertures_through<'dtb>(buses: &[FdtNode<'dtb>]) -> Result<Option<Apertures>, RangesError<'dtb>> {
+    let mut through: Option<Apertures> = None;
     for (above, bus) in buses.iter().zip(buses.iter().skip(1)).rev() {
         if bus.property("dma-ranges").is_none_or(|property| property.value().is_empty()) {
             continue;
         }
         let cells = bus.address_cells().is_ok() && bus.size_cells().is_ok() && above.address_cells().is_ok();
         let ranges = bus.dma_ranges().ok().flatten().filter(|_| cells).ok_or(RangesError::Malformed(bus.name()))?;
-        let mut passed = Windows::new();
-        for window in ranges.filter_map(window_of) {
-            passed.try_push(window).map_err(|_| RangesError::TooMany(bus.name()))?;
+        let mut passed = Apertures::new();
+        for aperture in ranges.filter_map(aperture_of) {
+            passed.try_push(aperture).map_err(|_| RangesError::TooMany(bus.name()))?;
         }
-        let windows = match &mut through {
+        let apertures = match &mut through {
             None => through.insert(passed),
-            Some(windows) => {
+            Some(apertures) => {
                 // What comes out of the inner bus goes into this one.
-                windows.retain(|window| {
-                    let (at, bytes) = (u64::from(window.phys.raw()), window.bytes);
+                apertures.retain(|aperture| {
+                    let (at, bytes) = (u64::from(aperture.phys.raw()), aperture.bytes);
                     let onward = passed.iter().find_map(|outer| {
                         let offset = at.checked_sub(outer.bus.raw().into())?;
                         (offset.checked_add(bytes)? <= outer.bytes).then(|| outer.phys.checked_add(offset as u32))?
                     });
-                    window.phys = onward.unwrap_or(window.phys);
+                    aperture.phys = onward.unwrap_or(aperture.phys);
                     onward.is_some()
                 });
-                windows
+                apertures
             }
         };
-        if windows.is_empty() {
-            return Err(RangesError::NoWindow(bus.name()));
+        if apertures.is_empty() {
+            return Err(RangesError::NoAperture(bus.name()));
         }
     }
     Ok(through)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "passed to filter_map")]
-fn window_of(range: Range<'_>) -> Option<BusWindow> {
+fn aperture_of(range: Range<'_>) -> Option<Aperture> {
     let bus = u32::try_from(range.child_bus_address::<u64>().ok()?).ok()?;
     let phys = u32::try_from(range.parent_bus_address::<u64>().ok()?).ok()?;
     let bytes = range.length::<u64>().ok()?;
-    Some(BusWindow { bus: BusAddr::new(bus), phys: PhysAddr::new(phys), bytes })
+    Some(Aperture { bus: BusAddr::new(bus), phys: PhysAddr::new(phys), bytes })
 }
 
 fn is_okay(node: &FdtNode<'_>) -> bool {
@@ -426,16 +431,20 @@ mod tests {
     fn memory_goes_through_every_bus_and_back() {
         let tree = tree();
         let info = BootInfo::parse(&tree).unwrap();
-        let window = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
-        let windows = |path| bus_windows(&info, &DevicePath::parse(path).unwrap()).unwrap();
-        assert_eq!(windows("/soc/apb/device@1000").unwrap().as_slice(), [window], "the second is not passed on");
-        assert_eq!(windows("/memory@40000000"), None);
-        assert_eq!(windows("/device@1000"), None, "a name is no path");
+        let aperture = Aperture { bus: BusAddr::new(0), phys: PhysAddr::new(0x4100_0000), bytes: 0x0200_0000 };
+        let apertures = |path| bus_apertures(&info, &DevicePath::parse(path).unwrap()).unwrap();
+        assert_eq!(apertures("/soc/apb/device@1000").unwrap().as_slice(), [aperture], "the second is not passed on");
+        assert_eq!(apertures("/memory@40000000"), None);
+        assert_eq!(apertures("/device@1000"), None, "a name is no path");
     }
 
     /// As [`tree`], with other `dma-ranges` of its two buses, the outer first, and perhaps other cells of the inner
     /// one.
-    fn windows_of(outer: &[u32], inner: &[u32], more: &[(&'static str, Vec<u8>)]) -> Result<Option<Windows>, String> {
+    fn apertures_of(
+        outer: &[u32],
+        inner: &[u32],
+        more: &[(&'static str, Vec<u8>)],
+    ) -> Result<Option<Apertures>, String> {
         let blob = tree();
         let mut tree = DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
         for (path, value) in [("/soc", outer), ("/soc/apb", inner)] {
@@ -448,32 +457,32 @@ mod tests {
         }
         let tree = tree.to_dtb();
         let path = DevicePath::parse("/soc/apb/device@1000").unwrap();
-        bus_windows(&BootInfo::parse(&tree).unwrap(), &path).map_err(|error| error.to_string())
+        bus_apertures(&BootInfo::parse(&tree).unwrap(), &path).map_err(|error| error.to_string())
     }
 
     #[test]
     fn dma_ranges_that_are_lost_are_not_no_dma_ranges() {
         let two = || cells(&[2]);
         let wide = [("#address-cells", two()), ("#size-cells", two())];
-        let refused = |outer: &[u32], inner: &[u32], more: &[_]| windows_of(outer, inner, more).unwrap_err();
+        let refused = |outer: &[u32], inner: &[u32], more: &[_]| apertures_of(outer, inner, more).unwrap_err();
         // Above 4 GiB on the bus, or in memory's place: of 1 + 1 + 1 cells there is no such number, of 2 + 1 + 2 there
         // is.
-        let none = "dma-ranges of apb has no window below 4 GiB that goes on to memory";
+        let none = "dma-ranges of apb has no aperture below 4 GiB that goes on to memory";
         assert_eq!(refused(&[], &[1, 0, 0x4000_0000, 0, 0x1000], &wide), none);
         // As a PCI bus has them: its addresses are of three cells.
         let three = [("#address-cells", cells(&[3]))];
         assert_eq!(refused(&[], &[0x0200_0000, 0, 0, 0x4000_0000, 0x1000], &three), none);
         let outside = refused(&[0, 0x4000_0000, 0x1000], &[0, 0x1000, 0x1000], &[]);
-        assert_eq!(outside, "dma-ranges of soc has no window below 4 GiB that goes on to memory");
+        assert_eq!(outside, "dma-ranges of soc has no aperture below 4 GiB that goes on to memory");
         let malformed = "dma-ranges of apb is not whole entries";
         assert_eq!(refused(&[], &[0, 0x4000_0000], &[]), malformed);
         assert_eq!(refused(&[], &[0; 4], &[("#address-cells", Vec::from([1]))]), malformed, "cells that are no number");
         let many: Vec<u32> = (0..5).flat_map(|n| [n << 16, n << 16, 0x1000]).collect();
-        assert_eq!(refused(&[], &many, &[]), "dma-ranges of apb has more than 4 windows");
+        assert_eq!(refused(&[], &many, &[]), "dma-ranges of apb has more than 4 apertures");
         // No entries mean that all goes on.
-        assert_eq!(windows_of(&[], &[], &[]), Ok(None));
-        let one = BusWindow { bus: BusAddr::new(0), phys: PhysAddr::new(0x4000_0000), bytes: 0x1000 };
-        let both = windows_of(&[], &[0, 0, 0x4000_0000, 0, 0x1000, 1, 0, 0x5000_0000, 0, 0x1000], &wide);
+        assert_eq!(apertures_of(&[], &[], &[]), Ok(None));
+        let one = Aperture { bus: BusAddr::new(0), phys: PhysAddr::new(0x4000_0000), bytes: 0x1000 };
+        let both = apertures_of(&[], &[0, 0, 0x4000_0000, 0, 0x1000, 1, 0, 0x5000_0000, 0, 0x1000], &wide);
         assert_eq!(both.unwrap().unwrap().as_slice(), [one], "what can be had of two");
     }
 }

@@ -14,8 +14,7 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use carveout::addr::{FrameRange, PhysAddr};
 use carveout::cpu::MAX_CORES;
-use carveout::dma::Dma;
-use carveout::dma::master::{AreaId, Master};
+use carveout::dma::{AreaId, Dma, Master};
 use carveout::machine::Registers;
 use carveout::sync::Lock;
 use carveout::vm::audit::{Expect, Findings, Report};
@@ -123,11 +122,11 @@ impl Kernel {
         };
         let refused = |error: &dyn fmt::Display| {
             println!("refused: {path}: {error}");
-            master.clone().with_windows(&[]).expect("no windows are well formed")
+            master.clone().with_apertures(&[]).expect("no windows are well formed")
         };
-        match devices::bus_windows(&self.info, path) {
+        match devices::bus_apertures(&self.info, path) {
             Ok(None) => master,
-            Ok(Some(windows)) => master.clone().with_windows(&windows).unwrap_or_else(|error| refused(&error)),
+            Ok(Some(windows)) => master.clone().with_apertures(&windows).unwrap_or_else(|error| refused(&error)),
             Err(error) => refused(&error),
         }
     }

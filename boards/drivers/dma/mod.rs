@@ -10,12 +10,9 @@ pub mod pl081;
 use super::wait::{Failed, Wait, until};
 use alloc::vec::Vec;
 use carveout::addr::FRAME_SIZE;
-use carveout::cma::area::AllocError;
-use carveout::dma::Dma;
-use carveout::dma::buffer::{Coherent, Device, DeviceOnly, Direction};
-use carveout::dma::master::Master;
-use carveout::dma::scatter::Table;
-use carveout::dma::segment::{ScatterError, Segment};
+use carveout::dma::{
+    AllocError, Coherent, Device, DeviceOnly, Direction, Dma, Master, ScatterError, ScatterTable, Segment,
+};
 use carveout::machine::Machine;
 use core::fmt;
 use pl081::{BusError, ITEM_BYTES, ListError, MAX_SEGMENT, Pl081, Transfer, transfers};
@@ -94,7 +91,7 @@ unsafe impl<M: Machine> Granted for Coherent<M> {
 }
 
 // SAFETY: the segments are the table's buffers', all of which the device owns.
-unsafe impl<M: Machine, D: Direction> Granted for Table<M, D, Device> {
+unsafe impl<M: Machine, D: Direction> Granted for ScatterTable<M, D, Device> {
     fn list(&self, master: &Master) -> Result<Vec<Segment>, ScatterError> {
         Ok(self.segments(master)?.collect())
     }
@@ -216,7 +213,7 @@ mod tests {
     use super::*;
     use crate::drivers::fake::{Block, Played, block};
     use carveout::addr::{BusAddr, PhysAddr};
-    use carveout::dma::buffer::{FromDevice, ToDevice};
+    use carveout::dma::{FromDevice, ToDevice};
     use carveout::fake::Fake;
     use carveout::setup::Setup;
     use core::sync::atomic::Ordering;
@@ -334,7 +331,7 @@ mod tests {
         Copier::new(controller, Played::new(device, Controller::step), master, dma).unwrap()
     }
 
-    type Tables = (Table<Fake, ToDevice, Device>, Table<Fake, FromDevice, Device>);
+    type Tables = (ScatterTable<Fake, ToDevice, Device>, ScatterTable<Fake, FromDevice, Device>);
 
     fn copy(copier: &mut Played081, bytes: [u32; 2]) -> Result<Tables, Failed<CopyError, Tables>> {
         let master = copier.master().clone();
@@ -343,7 +340,7 @@ mod tests {
         let mut from = from.into_stream::<ToDevice>();
         from.bytes_mut().fill(0x3c);
         let to = to.into_stream::<FromDevice>();
-        copier.copy(Table::new(std::vec![from]).for_device(), Table::new(std::vec![to]).for_device())
+        copier.copy(ScatterTable::new(std::vec![from]).for_device(), ScatterTable::new(std::vec![to]).for_device())
     }
 
     /// Takes the tables back, as their owner does.

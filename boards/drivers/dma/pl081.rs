@@ -15,7 +15,7 @@
 use crate::drivers::mmio::Mmio;
 use alloc::vec::Vec;
 use carveout::addr::BusAddr;
-use carveout::dma::segment::Segment;
+use carveout::dma::Segment;
 use core::fmt;
 use tock_registers::{
     interfaces::{Readable, Writeable},

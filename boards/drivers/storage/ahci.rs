@@ -26,10 +26,7 @@ use crate::drivers::mmio::Mmio;
 use crate::drivers::wait::{Failed, Wait, until};
 use alloc::boxed::Box;
 use carveout::addr::{BusAddr, FRAME_SIZE};
-use carveout::cma::area::AllocError;
-use carveout::dma::Dma;
-use carveout::dma::buffer::{Coherent, Cpu, Device, FromDevice, Stream};
-use carveout::dma::master::Master;
+use carveout::dma::{AllocError, Coherent, Cpu, Device, Dma, FromDevice, Master, Stream};
 use carveout::machine::Machine;
 use core::fmt;
 use tock_registers::{

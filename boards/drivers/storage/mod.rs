@@ -7,8 +7,7 @@ pub mod virtio_blk;
 
 use alloc::boxed::Box;
 use carveout::addr::FRAME_SIZE;
-use carveout::dma::buffer::{Cpu, Device, FromDevice, Stream};
-use carveout::dma::master::Master;
+use carveout::dma::{Cpu, Device, FromDevice, Master, Stream};
 use carveout::machine::Machine;
 
 /// Why a disk is of no use: the error of its driver, in one line.

@@ -22,10 +22,9 @@ use crate::drivers::wait::{Failed, until};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE};
-use carveout::cma::area::AllocError;
-use carveout::dma::Dma;
-use carveout::dma::buffer::{Bidirectional, Coherent, Cpu, Device, Direction, FromDevice, Stream, Yes};
-use carveout::dma::master::Master;
+use carveout::dma::{
+    AllocError, Bidirectional, Coherent, Cpu, Device, Direction, Dma, FromDevice, Master, Stream, Yes,
+};
 use carveout::machine::Cache;
 use carveout_armv7a::mmu::Armv7a;
 use core::cell::UnsafeCell;

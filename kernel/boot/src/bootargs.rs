@@ -123,12 +123,12 @@ pub struct CmaRequest<'a> {
     /// Bytes asked for; not 0.
     pub size: u64,
     /// Where.
-    pub place: Place,
+    pub place: CmaPlace,
 }
 
 /// Where `cma=` wants its area, in physical byte addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum CmaPlace {
     /// Wherever it fits.
     Anywhere,
     /// Exactly there. A range of exactly the size means the same, as in Linux.
@@ -325,7 +325,7 @@ fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
     if rest.is_empty() {
         return Ok(match size {
             0 => Cma::Disabled,
-            _ => Cma::Request(CmaRequest { text: arg.text, size, place: Place::Anywhere }),
+            _ => Cma::Request(CmaRequest { text: arg.text, size, place: CmaPlace::Anywhere }),
         });
     }
     let place = match rest.strip_prefix('@') {
@@ -334,7 +334,7 @@ fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
     };
     let (start, rest) = number(place, "start address").map_err(refuse)?;
     let place = match rest.strip_prefix('-') {
-        None if rest.is_empty() => Place::At(start),
+        None if rest.is_empty() => CmaPlace::At(start),
         None => return Err(refuse(ArgProblem::Unexpected(rest))),
         Some(rest) => {
             let (end, rest) = number(rest, "end address").map_err(refuse)?;
@@ -344,8 +344,8 @@ fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
             match end.checked_sub(start) {
                 None | Some(0) => return Err(refuse(ArgProblem::Order { start, end })),
                 Some(room) if room < size => return Err(refuse(ArgProblem::Narrow { size, room })),
-                Some(room) if room == size => Place::At(start),
-                Some(_) => Place::Within { start, end },
+                Some(room) if room == size => CmaPlace::At(start),
+                Some(_) => CmaPlace::Within { start, end },
             }
         }
     };
@@ -414,7 +414,7 @@ mod tests {
         BootArgs::new(line.as_bytes()).cma().map_err(|error| error.to_string())
     }
 
-    fn request(line: &str) -> (u64, Place) {
+    fn request(line: &str) -> (u64, CmaPlace) {
         match cma(line) {
             Ok(Some(Cma::Request(request))) => (request.size, request.place),
             other => panic!("{line}: {other:?}"),
@@ -426,13 +426,13 @@ mod tests {
         assert_eq!(cma("quiet"), Ok(None));
         assert_eq!(cma("cma=0"), Ok(Some(Cma::Disabled)));
         assert_eq!(cma("cma=0M"), Ok(Some(Cma::Disabled)));
-        assert_eq!(request("cma=64M"), (64 << 20, Place::Anywhere));
-        assert_eq!(request("cma=0x10000k@0X60000000"), (64 << 20, Place::At(0x6000_0000)));
-        assert_eq!(request("cma=010"), (8, Place::Anywhere));
-        assert_eq!(request("cma=16m@1536M-2g"), (16 << 20, Place::Within { start: 0x6000_0000, end: 0x8000_0000 }));
-        assert_eq!(request("cma=512M@1536M-2G"), (512 << 20, Place::At(0x6000_0000)));
-        assert_eq!(request("cma=64M@0"), (64 << 20, Place::At(0)));
-        assert_eq!(request("cma=\"64M\""), (64 << 20, Place::Anywhere));
+        assert_eq!(request("cma=64M"), (64 << 20, CmaPlace::Anywhere));
+        assert_eq!(request("cma=0x10000k@0X60000000"), (64 << 20, CmaPlace::At(0x6000_0000)));
+        assert_eq!(request("cma=010"), (8, CmaPlace::Anywhere));
+        assert_eq!(request("cma=16m@1536M-2g"), (16 << 20, CmaPlace::Within { start: 0x6000_0000, end: 0x8000_0000 }));
+        assert_eq!(request("cma=512M@1536M-2G"), (512 << 20, CmaPlace::At(0x6000_0000)));
+        assert_eq!(request("cma=64M@0"), (64 << 20, CmaPlace::At(0)));
+        assert_eq!(request("cma=\"64M\""), (64 << 20, CmaPlace::Anywhere));
     }
 
     #[test]
@@ -511,10 +511,10 @@ mod tests {
         #[test]
         fn cma_numbers_mean_what_they_say(size in 1..u64::MAX, start in any::<u32>(), more in 1..u32::MAX) {
             let (start, more) = (u64::from(start), u64::from(more));
-            prop_assert_eq!(request(&format!("cma={size}@0{start:o}")), (size, Place::At(start)));
+            prop_assert_eq!(request(&format!("cma={size}@0{start:o}")), (size, CmaPlace::At(start)));
             let size = u64::from(more as u32).div_ceil(2);
             let line = format!("cma={size:#x}@{start}-{}", start + size + more);
-            prop_assert_eq!(request(&line), (size, Place::Within { start, end: start + size + more }));
+            prop_assert_eq!(request(&line), (size, CmaPlace::Within { start, end: start + size + more }));
         }
     }
 }

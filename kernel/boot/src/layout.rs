@@ -32,7 +32,7 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use dtoolkit::Node;
 
-use super::bootargs::{BootArgs, Cma, CmaRequest, Place, Ram};
+use super::bootargs::{BootArgs, Cma, CmaPlace, CmaRequest, Ram};
 use super::bootinfo::{
     AreaRuns, Binding, BootInfo, DevicePath, Dynamic, Holder, MAX_DEPTH, Reason, Refusals, Region, RegionKind, Subject,
     area_alignment, bus,
@@ -712,15 +712,15 @@ impl<'dtb> Layout<'dtb> {
         let (holder, kind) = (Holder::CommandLine, ClaimKind::Area);
         let within = |window: FrameRange| core::iter::once(window);
         let range = match request.place {
-            Place::At(base) => {
+            CmaPlace::At(base) => {
                 self.fits_ram(size)?;
                 let range = ByteRange { base, size }.frames()?;
                 self.check_free(range)?;
                 self.claim_place(range, holder, kind)?;
                 range
             }
-            Place::Anywhere => self.place(size, area_alignment(size), within(FrameRange::ALL), holder, kind)?,
-            Place::Within { start, end } => {
+            CmaPlace::Anywhere => self.place(size, area_alignment(size), within(FrameRange::ALL), holder, kind)?,
+            CmaPlace::Within { start, end } => {
                 let window = FrameRange::within(start, end - start);
                 self.place(size, area_alignment(size), within(window), holder, kind)?
             }

@@ -13,7 +13,7 @@ use carveout::vm::range::VirtRange;
 /// mapped and unmapped at run time.
 pub const SHARED: VirtRange = VirtRange::new(0x8000_0000, 0x6fe);
 /// Lent frames, mapped for the duration of a copy or a closure. A section is enough, whatever is carved: see
-/// [`dma::loan`](carveout::dma::loan).
+/// [`Borrower`](carveout::dma::Borrower).
 pub const LOAN_WINDOW: VirtRange = VirtRange::new(0xefe0_0000, 1);
 /// Device registers.
 pub const DEVICES: VirtRange = VirtRange::new(0xf000_0000, 128);

@@ -1,6 +1,6 @@
 //! The protocol: what is done to a carved frame, in which order. One table.
 //!
-//! Guarantees: [`dma::buffer`](crate::dma::buffer) executes [`Transition::row`] and nothing else, and A machine
+//! Guarantees: the [DMA API](crate::dma) executes [`Transition::row`] and nothing else, and A machine
 //! executes [`CLEAN`], [`INVALIDATE`] and [`DISCARD`]; what `vm::space` does to descriptors is compared with [`MAP`]
 //! and [`UNMAP`] by test, and so is what the port, loans and the reserve do with their rows. So the explorer in
 //! `kernel/tests/protocol`, which takes its steps from here, explores what the code does: every interleaving with two

@@ -14,8 +14,8 @@
 //! | 5 | [`OUTER_CACHE`](Rank::OUTER_CACHE): the PL310's registers | a page of line operations, or one operation by way |
 //! | 6, 7 | the embedding kernel's, inside of which it calls nothing of this crate | |
 //!
-//! Neither is held over zeroing, copying or maintenance of a buffer. The work lane ([`dma::loan`](crate::dma::loan)) is
-//! waited for without a lock, before [`DMA`](Rank::DMA) is taken: its turns are had in order, each is a batch of at
+//! Neither is held over zeroing, copying or maintenance of a buffer. The work lane ([`Borrower`](crate::dma::Borrower))
+//! is waited for without a lock, before [`DMA`](Rank::DMA) is taken: its turns are had in order, each is a batch of at
 //! most 15 pages copied or 31 zeroed, and of n cores one waits for n - 1 of them at most, with interrupts masked.
 //! Interrupts are masked by CPSR.I: fast ones are not.
 //!

@@ -1,16 +1,11 @@
 //! The DMA API on the fake: ownership, least maintenance, and what each invariant means for a buffer.
 
 use carveout::addr::{BusAddr, Bytes, Frame, PhysAddr, VirtAddr};
-use carveout::cma::area::{AllocError, NoRun};
-use carveout::cma::contract::Set;
-use carveout::cma::loan::{LendError, Priority};
-use carveout::cma::reach::Reach;
-use carveout::dma::buffer::{Bidirectional, Cpu, Device, Direction, FromDevice, Stream, ToDevice};
-use carveout::dma::loan::{Discardable, Lent};
-use carveout::dma::master::{BusWindow, Master};
-use carveout::dma::pool::{Pool, PoolError, Shape};
-use carveout::dma::port::{Port, PortError};
-use carveout::dma::{Dma, Holder, Place};
+use carveout::dma::{
+    AllocError, Aperture, Bidirectional, BlockShape, ContractSet, Cpu, Device, Direction, Discardable, Dma, FaultPlace,
+    FromDevice, Holder, LendError, LentFrames, LoanPriority, Master, NoRun, Pool, PoolError, Port, PortError, Reach,
+    Stream, ToDevice,
+};
 use carveout::fake::{Fake, Op};
 use carveout::machine::{Lines, Mmu};
 use carveout::setup::{CARVED, CARVED_BYTES, L2, Setup as Bench, WINDOW};
@@ -349,7 +344,7 @@ fn places_are_named_for_fault_reports() {
     let stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>();
     let first = stream.frames().iter().next().unwrap();
     let record = || match s.dma.place_of_frame(first) {
-        Some(Place::Buffer(record)) => record,
+        Some(FaultPlace::Buffer(record)) => record,
         other => panic!("{other:?}, not a buffer"),
     };
     assert_eq!((record().holder, record().va), (Holder::Cpu, None), "zeroed in passing");
@@ -358,9 +353,9 @@ fn places_are_named_for_fault_reports() {
     let record = record();
     assert_eq!((record.owner, record.holder), ("camera", Holder::Device));
     let va = record.va.expect("the CPU looked");
-    assert_eq!(s.dma.place_of(va), Place::Buffer(record));
+    assert_eq!(s.dma.place_of(va), FaultPlace::Buffer(record));
     let guard = VirtAddr::new(va.raw() + PAGES * 4096);
-    assert_eq!(s.dma.place_of(guard), Place::Guard(record));
+    assert_eq!(s.dma.place_of(guard), FaultPlace::Guard(record));
     assert_eq!(record.to_string(), format!("device-owned buffer {} of camera", stream.frames()));
     let _ = back(stream);
 }
@@ -474,10 +469,10 @@ fn who_holds_what_is_a_table_and_a_device_that_goes_away_leaves_none() {
 }
 
 #[test]
-fn a_bus_with_windows_is_told_its_own_addresses() {
+fn a_bus_with_apertures_is_told_its_own_addresses() {
     let s = Setup::new(20);
-    let window = BusWindow { bus: BusAddr::new(0x1000), phys: PhysAddr::new(CARVED.raw() + 0x1000), bytes: 0x4000 };
-    let master = s.master.clone().with_windows(&[window]).unwrap();
+    let window = Aperture { bus: BusAddr::new(0x1000), phys: PhysAddr::new(CARVED.raw() + 0x1000), bytes: 0x4000 };
+    let master = s.master.clone().with_apertures(&[window]).unwrap();
     let buffer = s.dma.alloc(&master, 0x4000, 1).unwrap().into_device();
     assert_eq!((buffer.bus(), buffer.frames().base()), (BusAddr::new(0x1000), window.phys));
     let full = s.dma.alloc(&master, 1, 1).unwrap_err();
@@ -503,18 +498,18 @@ fn an_area_of_another_machine_is_none() {
     let line = "the device has no area to allocate from: the one it has is another `Dma`'s";
     let refused = b.dma.alloc(&a.master("camera"), 4096, 1).unwrap_err();
     assert_eq!(refused.to_string(), line);
-    let set = Set { count: 1, bytes: 4096, align: 1 };
+    let set = ContractSet { count: 1, bytes: 4096, align: 1 };
     let refused = b.dma.contract(&a.master("camera"), &[set]).map(drop).unwrap_err();
     assert_eq!(refused.to_string(), format!("contract refused: 1 x 4 KiB: {line}"));
-    let shape = Shape { size: 64, align: 64, boundary: None };
+    let shape = BlockShape { size: 64, align: 64, boundary: None };
     let refused = Pool::new(b.dma, &a.master("camera"), shape, 1).map(drop).unwrap_err();
     assert!(matches!(refused, PoolError::Alloc(AllocError::NoCapacity { free: 0, .. } | AllocError::NoArea(_))));
-    let borrower = b.dma.borrower::<Discardable>(theirs, "cache", 4, Priority::Low);
+    let borrower = b.dma.borrower::<Discardable>(theirs, "cache", 4, LoanPriority::Low);
     assert_eq!(borrower.map(drop).unwrap_err(), LendError::NoArea);
     b.dma.set_reserve(theirs, 4096);
     assert_eq!(
         (b.dma.free_bytes(theirs), b.dma.idle_work(theirs, 64), b.dma.lent(theirs)),
-        ((0, 0), 0, Lent::default())
+        ((0, 0), 0, LentFrames::default())
     );
     assert_eq!((b.free_bytes(), b.dma.stats().zeroed), (free, 0), "nothing was taken or prepared");
     assert_eq!((a.dma.area_at(0), b.dma.area_at(0) == Some(theirs)), (Some(theirs), false));
@@ -526,9 +521,9 @@ fn alignment_is_that_of_the_address_the_device_is_told() {
     let s = Setup::new(22);
     // Two windows: one shifts by a page, the other by 64 KiB.
     let window =
-        |bus, offset, bytes| BusWindow { bus: BusAddr::new(bus), phys: PhysAddr::new(CARVED.raw() + offset), bytes };
+        |bus, offset, bytes| Aperture { bus: BusAddr::new(bus), phys: PhysAddr::new(CARVED.raw() + offset), bytes };
     let windows = [window(0x1000, 0, 1 << 20), window(0x4001_0000, 1 << 20, 3 << 20)];
-    let master = s.master.clone().with_windows(&windows).unwrap();
+    let master = s.master.clone().with_apertures(&windows).unwrap();
     let (mut told, mut frames) = (Vec::new(), 0);
     let refused = loop {
         match s.dma.alloc(&master, 0x10000, 0x20000) {
@@ -552,7 +547,10 @@ fn alignment_is_that_of_the_address_the_device_is_told() {
         // SAFETY: no device was told.
         drop(unsafe { buffer.release() });
     }
-    let sets = [Set { count: 3, bytes: 8192, align: 0x4000 }, Set { count: 1, bytes: 0x20000, align: 0x20000 }];
+    let sets = [
+        ContractSet { count: 3, bytes: 8192, align: 0x4000 },
+        ContractSet { count: 1, bytes: 0x20000, align: 0x20000 },
+    ];
     let contract = s.dma.contract(&master.clone().with_mask(BusAddr::new(0xf_ffff)), &sets).unwrap();
     let mut held = Vec::new();
     for (bytes, align) in [(8192, 0x4000), (8192, 0x4000), (8192, 0x4000), (0x20000, 0x20000)] {

@@ -2,13 +2,10 @@
 //! keep their bytes, and nobody reads another's (I1, I3, I5, I6, I7).
 
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, PhysAddr};
-use carveout::cma::area::AllocError;
-use carveout::cma::contract::{ContractError, Set};
-use carveout::cma::loan::{LendError, Loan, LoanError, MAX_BUDGET, Priority};
-use carveout::dma::Place;
-use carveout::dma::buffer::{Coherent, Contiguous, DeviceOnly, FromDevice, Stream};
-use carveout::dma::contract::Contract;
-use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable, PAGE};
+use carveout::dma::{
+    AllocError, Borrower, Coherent, Contiguous, Contract, ContractError, ContractSet, DeviceOnly, Discardable,
+    FaultPlace, FromDevice, LOAN_PAGE, LendError, Loan, LoanError, LoanKind, LoanPriority, MAX_BUDGET, Movable, Stream,
+};
 use carveout::fake::Fake;
 use carveout::setup::Setup;
 use proptest::prelude::*;
@@ -20,7 +17,7 @@ enum Held {
     Bare(Contiguous<Fake>),
     Both(Coherent<Fake>),
     Device(DeviceOnly<Fake>),
-    Filming(Stream<Fake, FromDevice, carveout::dma::buffer::Device>),
+    Filming(Stream<Fake, FromDevice, carveout::dma::Device>),
 }
 
 impl Held {
@@ -96,7 +93,7 @@ struct Party<K: LoanKind> {
 }
 
 impl<K: LoanKind> Party<K> {
-    fn new(setup: &Setup, name: &'static str, pages: u32, priority: Priority, survives: bool) -> Self {
+    fn new(setup: &Setup, name: &'static str, pages: u32, priority: LoanPriority, survives: bool) -> Self {
         let area = setup.dma.area("test").unwrap();
         let borrower = setup.dma.borrower::<K>(area, name, pages, priority).unwrap();
         Self { borrower, loans: Vec::new(), recalled: 0, survives }
@@ -105,7 +102,7 @@ impl<K: LoanKind> Party<K> {
     fn borrow(&mut self, count: u32) -> Result<u32, LendError> {
         let loan = self.borrower.borrow(count)?;
         assert!(loan.len() >= 1 && loan.len() <= count);
-        self.loans.push(Model { loan, pages: vec![Some(vec![0; PAGE]); loan.len() as usize] });
+        self.loans.push(Model { loan, pages: vec![Some(vec![0; LOAN_PAGE]); loan.len() as usize] });
         Ok(loan.len())
     }
 
@@ -197,7 +194,7 @@ impl<K: LoanKind> Party<K> {
     fn finish(&mut self) {
         for at in 0..self.loans.len() {
             for page in 0..self.loans[at].pages.len() {
-                self.touch(at, page, 0, &[0; PAGE], 1);
+                self.touch(at, page, 0, &[0; LOAN_PAGE], 1);
             }
         }
         while !self.loans.is_empty() {
@@ -266,10 +263,10 @@ fn ops(count: usize) -> impl Strategy<Value = Vec<Op>> {
         4 => (index(), any::<u8>(), inside())
             .prop_map(|(class, kind, inside)| Op::Contract { class, kind, inside }),
         4 => (any::<u8>(), 1..100u32).prop_map(|(who, count)| Op::Borrow { who, count }),
-        9 => (any::<u8>(), index(), index(), 0..PAGE, prop_oneof![1..100usize, Just(PAGE)], any::<u8>(), any::<u8>())
+        9 => (any::<u8>(), index(), index(), 0..LOAN_PAGE, prop_oneof![1..100usize, Just(LOAN_PAGE)], any::<u8>(), any::<u8>())
             .prop_map(|(who, loan, page, offset, len, byte, how)| {
-                let offset = if len == PAGE { 0 } else { offset };
-                Op::Touch { who, loan, page, offset, len: len.min(PAGE - offset), byte, how }
+                let offset = if len == LOAN_PAGE { 0 } else { offset };
+                Op::Touch { who, loan, page, offset, len: len.min(LOAN_PAGE - offset), byte, how }
             }),
         2 => (any::<u8>(), index()).prop_map(|(who, loan)| Op::GiveBack { who, loan }),
         1 => (1..64u32).prop_map(Op::Idle),
@@ -306,9 +303,9 @@ impl World {
         let setup = Setup::with_area(seed, FRAMES * FRAME_SIZE);
         let area = setup.dma.area("test").unwrap();
         setup.dma.set_reserve(area, u64::from(reserve * FRAME_SIZE));
-        let stills = Party::new(&setup, "stills", 300, Priority::Low, false);
-        let films = Party::new(&setup, "films", 60, Priority::High, false);
-        let store = Party::new(&setup, "store", 90, Priority::High, true);
+        let stills = Party::new(&setup, "stills", 300, LoanPriority::Low, false);
+        let films = Party::new(&setup, "films", 60, LoanPriority::High, false);
+        let store = Party::new(&setup, "store", 90, LoanPriority::High, true);
         Self { setup, stills, films, store, held: Vec::new() }
     }
 
@@ -459,10 +456,10 @@ proptest! {
         }
         let mut parties: Vec<Party2> = Vec::new();
         for deal in &deals {
-            let sets: Vec<Set> = deal
+            let sets: Vec<ContractSet> = deal
                 .sets
                 .iter()
-                .map(|&(count, frames, order)| Set { count, bytes: frames * FRAME_SIZE - 5, align: 1 << order })
+                .map(|&(count, frames, order)| ContractSet { count, bytes: frames * FRAME_SIZE - 5, align: 1 << order })
                 .collect();
             let free = world.setup.free_bytes();
             match world.setup.dma.contract(&world.setup.master("camera"), &sets) {
@@ -549,14 +546,14 @@ proptest! {
     }
 }
 
-fn area(setup: &Setup) -> carveout::dma::master::AreaId {
+fn area(setup: &Setup) -> carveout::dma::AreaId {
     setup.dma.area("test").unwrap()
 }
 
 #[test]
 fn i1_a_page_cannot_be_opened_twice_nor_recalled_while_it_is_open() {
     let setup = Setup::with_area(1, 8 * FRAME_SIZE);
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 8, Priority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 8, LoanPriority::Low).unwrap();
     let device = setup.master("device");
     let loan = cache.borrow(8).unwrap();
     cache.write(loan, 3, 0, b"open").unwrap();
@@ -580,8 +577,8 @@ fn i1_a_page_cannot_be_opened_twice_nor_recalled_while_it_is_open() {
 #[test]
 fn a_lent_frame_is_told_from_a_free_one_with_its_borrower() {
     let setup = Setup::with_area(1, 8 * FRAME_SIZE);
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 3, Priority::Low).unwrap();
-    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 1, Priority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 3, LoanPriority::Low).unwrap();
+    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 1, LoanPriority::Low).unwrap();
     cache.borrow(3).unwrap();
     store.borrow(1).unwrap();
     let device = setup.dma.alloc(&setup.master("camera"), FRAME_SIZE, 1).unwrap();
@@ -595,7 +592,7 @@ fn a_lent_frame_is_told_from_a_free_one_with_its_borrower() {
     drop(device);
     // What was recalled is its buffer's, not its borrower's.
     let all = setup.dma.alloc(&setup.master("camera"), 8 * FRAME_SIZE, 1).unwrap();
-    assert!(matches!(place(3), Place::Buffer(record) if record.owner == "camera"));
+    assert!(matches!(place(3), FaultPlace::Buffer(record) if record.owner == "camera"));
     drop(all);
     assert_eq!(place(3).to_string(), "free carved frame 0x60203000");
 }
@@ -604,8 +601,8 @@ fn a_lent_frame_is_told_from_a_free_one_with_its_borrower() {
 fn i7_contract_memory_cannot_be_pinned() {
     let setup = Setup::with_area(2, 8 * FRAME_SIZE);
     let device = setup.master("device");
-    let contract = setup.dma.contract(&device, &[Set { count: 1, bytes: 8 * FRAME_SIZE, align: 1 }]).unwrap();
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 8, Priority::Low).unwrap();
+    let contract = setup.dma.contract(&device, &[ContractSet { count: 1, bytes: 8 * FRAME_SIZE, align: 1 }]).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 8, LoanPriority::Low).unwrap();
     let loan = cache.borrow(8).unwrap();
     assert_eq!(setup.dma.lent(area(&setup)).lent, 8, "contract memory is lent while unused");
     cache.write(loan, 3, 0, b"open").unwrap();
@@ -630,11 +627,11 @@ fn closures_nest_to_a_limit_and_others_get_their_refusal() {
         }
     }
     let setup = Setup::new(3);
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 20, Priority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 20, LoanPriority::Low).unwrap();
     let loan = cache.borrow(20).unwrap();
     assert_eq!(nest(&cache, loan, 0), 7);
     assert_eq!(nest(&cache, loan, 0), 7, "they close");
-    let other = setup.dma.borrower::<Movable>(area(&setup), "other", 20, Priority::Low).unwrap();
+    let other = setup.dma.borrower::<Movable>(area(&setup), "other", 20, LoanPriority::Low).unwrap();
     assert_eq!(other.read(loan, 0, 0, &mut [0]), Err(LoanError::Stale), "another's loan");
     let range = LoanError::Range { page: 20, offset: 0, len: 0 };
     assert_eq!(cache.read(loan, 20, 0, &mut [0]), Err(range));
@@ -643,7 +640,7 @@ fn closures_nest_to_a_limit_and_others_get_their_refusal() {
     assert_eq!(range.to_string(), "97 bytes from 4000 of page 1 are not all in the loan");
     assert_eq!(cache.borrow(1), Err(LendError::Spent { pages: 20 }));
     for pages in [0, MAX_BUDGET + 1] {
-        let refused = setup.dma.borrower::<Movable>(area(&setup), "none", pages, Priority::Low);
+        let refused = setup.dma.borrower::<Movable>(area(&setup), "none", pages, LoanPriority::Low);
         assert_eq!(refused.unwrap_err(), LendError::Budget { pages });
     }
 }
@@ -651,7 +648,7 @@ fn closures_nest_to_a_limit_and_others_get_their_refusal() {
 #[test]
 fn a_handle_is_stale_although_its_pages_are_lent_again() {
     let setup = Setup::new(10);
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 8, Priority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 8, LoanPriority::Low).unwrap();
     let old = cache.borrow(8).unwrap();
     cache.give_back(old).unwrap();
     let new = cache.borrow(8).unwrap();
@@ -666,25 +663,25 @@ fn i5_a_page_never_written_reads_as_zeros() {
     let device = setup.master("device");
     let secret = setup.dma.alloc(&device, 4 * FRAME_SIZE, 1).unwrap();
     Held::new(&setup, secret, 3).free();
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 4, Priority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 4, LoanPriority::Low).unwrap();
     let loan = cache.borrow(4).unwrap();
-    let mut bytes = [1; PAGE];
+    let mut bytes = [1; LOAN_PAGE];
     cache.read(loan, 0, 0, &mut bytes).unwrap();
-    assert_eq!(bytes, [0; PAGE]);
+    assert_eq!(bytes, [0; LOAN_PAGE]);
     cache.write(loan, 1, 17, b"x").unwrap();
     cache.read(loan, 1, 0, &mut bytes).unwrap();
     assert_eq!((bytes[16], bytes[17], bytes[18]), (0, b'x', 0));
-    assert!(cache.with(loan, 2, |page| *page == [0; PAGE]).unwrap());
+    assert!(cache.with(loan, 2, |page| *page == [0; LOAN_PAGE]).unwrap());
 }
 
 #[test]
 fn discards_come_before_moves_uncached_before_cached_and_low_priority_first() {
     let setup = Setup::with_area(5, 64 * FRAME_SIZE);
     let device = setup.master("device");
-    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 16, Priority::Low).unwrap();
-    let high = setup.dma.borrower::<Discardable>(area(&setup), "high", 16, Priority::High).unwrap();
-    let cached = setup.dma.borrower::<Discardable>(area(&setup), "cached", 16, Priority::Low).unwrap();
-    let fresh = setup.dma.borrower::<Discardable>(area(&setup), "fresh", 16, Priority::Low).unwrap();
+    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 16, LoanPriority::Low).unwrap();
+    let high = setup.dma.borrower::<Discardable>(area(&setup), "high", 16, LoanPriority::High).unwrap();
+    let cached = setup.dma.borrower::<Discardable>(area(&setup), "cached", 16, LoanPriority::Low).unwrap();
+    let fresh = setup.dma.borrower::<Discardable>(area(&setup), "fresh", 16, LoanPriority::Low).unwrap();
     let kept = store.borrow(16).unwrap();
     for borrower in [&high, &cached, &fresh] {
         borrower.borrow(16).unwrap();
@@ -692,7 +689,7 @@ fn discards_come_before_moves_uncached_before_cached_and_low_priority_first() {
     let loans = cached.borrow(1);
     assert_eq!(loans, Err(LendError::Spent { pages: 16 }));
     for page in 0..16 {
-        store.write(kept, page, 0, &[page as u8; PAGE]).unwrap();
+        store.write(kept, page, 0, &[page as u8; LOAN_PAGE]).unwrap();
     }
     let discarded = || [fresh.stats().discarded, cached.stats().discarded, high.stats().discarded, store.stats().moved];
     let mut held = Vec::new();
@@ -704,10 +701,10 @@ fn discards_come_before_moves_uncached_before_cached_and_low_priority_first() {
         assert_eq!((found[2], found[3]), (want[2], want[3]));
     }
     assert_eq!(store.stats().in_refuge, 16);
-    let mut bytes = [0; PAGE];
+    let mut bytes = [0; LOAN_PAGE];
     for page in 0..16 {
         store.read(kept, page, 0, &mut bytes).unwrap();
-        assert_eq!(bytes, [page as u8; PAGE]);
+        assert_eq!(bytes, [page as u8; LOAN_PAGE]);
     }
 }
 
@@ -715,8 +712,8 @@ fn discards_come_before_moves_uncached_before_cached_and_low_priority_first() {
 fn the_refuge_serves_discardable_borrowers_until_it_is_needed() {
     let setup = Setup::with_area(6, 16 * FRAME_SIZE);
     let device = setup.master("device");
-    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 16, Priority::Low).unwrap();
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 64, Priority::Low).unwrap();
+    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 16, LoanPriority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 64, LoanPriority::Low).unwrap();
     let kept = store.borrow(16).unwrap();
     store.write(kept, 0, 0, b"kept").unwrap();
     let loan = cache.borrow(64).unwrap();
@@ -735,10 +732,10 @@ fn the_refuge_serves_discardable_borrowers_until_it_is_needed() {
 fn a_contract_is_refused_with_the_reason_and_nobody_loses_anything() {
     let setup = Setup::new(7);
     let device = setup.master("device");
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 1024, Priority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 1024, LoanPriority::Low).unwrap();
     let loan = cache.borrow(1024).unwrap();
-    let set = |count, bytes, align| Set { count, bytes, align };
-    let refused = |sets: &[Set]| setup.dma.contract(&device, sets).map(drop).unwrap_err().to_string();
+    let set = |count, bytes, align| ContractSet { count, bytes, align };
+    let refused = |sets: &[ContractSet]| setup.dma.contract(&device, sets).map(drop).unwrap_err().to_string();
     assert_eq!(refused(&[]), "contract refused: it declares no buffers");
     assert_eq!(refused(&[set(0, 4096, 1)]), "contract refused: it declares no buffers");
     assert_eq!(refused(&[set(1, 0, 1)]), "contract refused: 1 x 0 B: allocation of no bytes");
@@ -800,7 +797,7 @@ fn i7_a_contract_keeps_alignments_apart() {
     let device = setup.master("camera");
     // So that what comes first is not aligned by chance.
     let hog = setup.dma.alloc(&device, 4096, 1).unwrap();
-    let set = |count, bytes, align| Set { count, bytes, align };
+    let set = |count, bytes, align| ContractSet { count, bytes, align };
     let sets = [set(1, 8192, 1 << 20), set(2, 8192, 1), set(1, 8192, 1 << 14), set(1, 4096, 1 << 16)];
     let contract = setup.dma.contract(&device, &sets).unwrap();
     let alloc = |bytes, align| contract.alloc(bytes, align);
@@ -878,7 +875,7 @@ fn idle_work_ends_however_many_runs_are_idle() {
 fn the_reserve_is_never_lent_and_refilled_from_discardable_loans() {
     let setup = Setup::with_area(9, 64 * FRAME_SIZE);
     setup.dma.set_reserve(area(&setup), u64::from(16 * FRAME_SIZE));
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 200, Priority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 200, LoanPriority::Low).unwrap();
     let loan = cache.borrow(200).unwrap();
     assert_eq!(cache.stats().in_area, 48, "what the reserve lacks is not lent");
     assert_eq!(setup.dma.idle_work(area(&setup), 100), 16);
@@ -895,7 +892,7 @@ fn the_reserve_is_never_lent_and_refilled_from_discardable_loans() {
 fn the_reserve_is_refilled_from_dearer_loans_while_some_frames_are_idle() {
     let setup = Setup::with_area(9, 64 * FRAME_SIZE);
     setup.dma.set_reserve(area(&setup), u64::from(16 * FRAME_SIZE));
-    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 48, Priority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 48, LoanPriority::Low).unwrap();
     let loan = cache.borrow(48).unwrap();
     for page in 0..48 {
         cache.with(loan, page, |bytes| bytes.fill(1)).unwrap();
@@ -908,7 +905,7 @@ fn the_reserve_is_refilled_from_dearer_loans_while_some_frames_are_idle() {
 
     let setup = Setup::with_area(9, 64 * FRAME_SIZE);
     setup.dma.set_reserve(area(&setup), u64::from(16 * FRAME_SIZE));
-    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 48, Priority::Low).unwrap();
+    let store = setup.dma.borrower::<Movable>(area(&setup), "store", 48, LoanPriority::Low).unwrap();
     store.borrow(48).unwrap();
     let buffer = setup.dma.alloc(&setup.master("device"), 8 * FRAME_SIZE, 1).unwrap();
     idle(&setup);

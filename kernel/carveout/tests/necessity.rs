@@ -6,8 +6,7 @@
 //! added without notice.
 
 use carveout::addr::{BusAddr, FrameRange, PhysAddr};
-use carveout::dma::buffer::{Bidirectional, Direction, FromDevice, Stream, ToDevice};
-use carveout::dma::port::Port;
+use carveout::dma::{Bidirectional, Direction, FromDevice, Port, Stream, ToDevice};
 use carveout::fake::Op;
 use carveout::setup::Setup;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,7 +42,7 @@ fn next_owner(s: &Setup) {
     assert_eq!(s.audit().unwrap().window_frames, LEN / 4096);
 }
 
-fn new<D: Direction>(s: &Setup) -> Stream<carveout::fake::Fake, D, carveout::dma::buffer::Cpu> {
+fn new<D: Direction>(s: &Setup) -> Stream<carveout::fake::Fake, D, carveout::dma::Cpu> {
     s.dma.alloc(&s.master("device"), LEN, 1).unwrap().into_stream::<D>()
 }
 

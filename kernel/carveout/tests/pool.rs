@@ -1,10 +1,9 @@
 //! Pools of coherent blocks on the fake: shape, zeros, exhaustion, and who gets the memory back.
 
 use carveout::addr::{BusAddr, FrameRange, PhysAddr};
-use carveout::cma::area::AllocError;
-use carveout::dma::Dma;
-use carveout::dma::master::{BusWindow, Master};
-use carveout::dma::pool::{Block, Exhausted, Pool, PoolError, Shape, StillOut};
+use carveout::dma::{
+    AllocError, Aperture, BlockShape, BlocksOut, Dma, Master, Pool, PoolBlock, PoolError, PoolExhausted,
+};
 use carveout::fake::{Fake, Op};
 use carveout::machine::Cache;
 use carveout::setup::{self, Setup as Bench};
@@ -32,21 +31,21 @@ impl Setup {
         self.bench.free_bytes()
     }
 
-    fn pool(&self, shape: Shape, blocks: u32) -> Pool<Fake> {
+    fn pool(&self, shape: BlockShape, blocks: u32) -> Pool<Fake> {
         Pool::new(self.dma, &self.master, shape, blocks).unwrap()
     }
 }
 
-const SHAPE: Shape = Shape { size: 24, align: 16, boundary: Some(4096) };
+const SHAPE: BlockShape = BlockShape { size: 24, align: 16, boundary: Some(4096) };
 
 /// The block's bytes as the CPU sees them.
-fn bytes(block: &Block<Fake>) -> Vec<u8> {
+fn bytes(block: &PoolBlock<Fake>) -> Vec<u8> {
     let mut bytes = vec![0xee; block.len()];
     assert_eq!(block.read_at(0, &mut bytes), block.len());
     bytes
 }
 
-fn free(block: Block<Fake>) {
+fn free(block: PoolBlock<Fake>) {
     // SAFETY: the fake's device accesses are over when the calls return.
     unsafe { block.free() }
 }
@@ -124,7 +123,7 @@ fn a_block_nobody_was_told_of_goes_back_when_dropped_and_another_is_lost() {
     let other = pool.alloc().unwrap();
     assert_ne!(other.bus(), at, "the device may still use it");
     let refused = pool.alloc().unwrap_err();
-    assert_eq!(refused, Exhausted { owner: "dma-engine", blocks: 2, lost: 1 });
+    assert_eq!(refused, PoolExhausted { owner: "dma-engine", blocks: 2, lost: 1 });
     assert_eq!(refused.to_string(), "all 2 blocks of the pool of dma-engine are out, 1 of them lost");
     free(other);
 }
@@ -138,7 +137,7 @@ fn destroying_frees_the_memory_once_all_blocks_are_back() {
     let block = pool.alloc().unwrap();
     let _ = block.bus();
     let (refused, pool) = pool.destroy().unwrap_err();
-    assert_eq!(refused, StillOut { owner: "dma-engine", held: 1, lost: 0 });
+    assert_eq!(refused, BlocksOut { owner: "dma-engine", held: 1, lost: 0 });
     assert_eq!(refused.to_string(), "the pool of dma-engine has 1 blocks held and 0 lost");
     free(block);
     pool.destroy().unwrap();
@@ -167,7 +166,7 @@ fn i4_only_buffers_with_lost_blocks_are_quarantined() {
     let s = Setup::new(8);
     let before = s.free_bytes();
     let master = s.master.clone().with_boundary(4096).unwrap();
-    let shape = Shape { size: 2048, align: 1, boundary: None };
+    let shape = BlockShape { size: 2048, align: 1, boundary: None };
     let pool = Pool::new(s.dma, &master, shape, 6).unwrap();
     assert_eq!(s.free_bytes(), before - 3 * 4096);
     let blocks: Vec<_> = (0..6).map(|_| pool.alloc().unwrap()).collect();
@@ -176,7 +175,7 @@ fn i4_only_buffers_with_lost_blocks_are_quarantined() {
         if n == 2 { drop(block) } else { free(block) }
     }
     let (refused, pool) = pool.destroy().unwrap_err();
-    assert_eq!(refused, StillOut { owner: "dma-engine", held: 0, lost: 1 });
+    assert_eq!(refused, BlocksOut { owner: "dma-engine", held: 0, lost: 1 });
     drop(pool);
     assert_eq!(s.dma.stats().quarantined, 4096);
     assert_eq!(s.free_bytes(), before - 4096);
@@ -190,16 +189,16 @@ fn refusals_say_why_and_take_nothing() {
     let s = Setup::new(9);
     let before = s.free_bytes();
     let fails = |master: &Master, shape, blocks| Pool::new(s.dma, master, shape, blocks).unwrap_err();
-    assert_eq!(fails(&s.master, Shape { size: 0, ..SHAPE }, 1), PoolError::ZeroSize);
+    assert_eq!(fails(&s.master, BlockShape { size: 0, ..SHAPE }, 1), PoolError::ZeroSize);
     assert_eq!(fails(&s.master, SHAPE, 0), PoolError::NoBlocks);
-    assert_eq!(fails(&s.master, Shape { align: 12, ..SHAPE }, 1), PoolError::Alignment { align: 12 });
-    assert_eq!(fails(&s.master, Shape { boundary: Some(96), ..SHAPE }, 1), PoolError::Boundary { boundary: 96 });
+    assert_eq!(fails(&s.master, BlockShape { align: 12, ..SHAPE }, 1), PoolError::Alignment { align: 12 });
+    assert_eq!(fails(&s.master, BlockShape { boundary: Some(96), ..SHAPE }, 1), PoolError::Boundary { boundary: 96 });
     let crossing = PoolError::Crossing { size: 4097, boundary: 4096 };
-    assert_eq!(fails(&s.master, Shape { size: 4097, ..SHAPE }, 1), crossing);
+    assert_eq!(fails(&s.master, BlockShape { size: 4097, ..SHAPE }, 1), crossing);
     let align = 1 << 30;
     let alignment = PoolError::Alloc(AllocError::Alignment { align });
-    assert_eq!(fails(&s.master, Shape { align, ..SHAPE }, 1), alignment);
-    let full = fails(&s.master, Shape { size: 4096, align: 1, boundary: None }, 257);
+    assert_eq!(fails(&s.master, BlockShape { align, ..SHAPE }, 1), alignment);
+    let full = fails(&s.master, BlockShape { size: 4096, align: 1, boundary: None }, 257);
     let (wanted, free) = (257 << 12, CARVED_BYTES);
     assert_eq!(full, PoolError::Alloc(AllocError::NoCapacity { wanted, free }));
     assert_eq!(full.to_string(), "pool: no room for 1028 KiB: 1 MiB free in the area");
@@ -209,7 +208,7 @@ fn refusals_say_why_and_take_nothing() {
     let mut pages: Vec<_> = (0..256).map(|_| s.dma.alloc(&s.master, 4096, 1).unwrap()).collect();
     pages.retain(|page| !matches!(page.frames().start() - (CARVED >> 12) as u32, 0..6 | 8 | 10 | 12 | 14));
     let narrow = s.master.clone().with_boundary(8192).unwrap();
-    let halfway = fails(&narrow, Shape { size: 8192, align: 1, boundary: None }, 4);
+    let halfway = fails(&narrow, BlockShape { size: 8192, align: 1, boundary: None }, 4);
     assert_eq!(
         halfway.to_string(),
         "pool: no run of 8 KiB without crossing a multiple of 8 KiB: 16 KiB free in the area, the largest such run 4 KiB, \
@@ -220,8 +219,8 @@ fn refusals_say_why_and_take_nothing() {
     drop(pages);
     // The bus shifts memory by a page: blocks are aligned where the device sees them.
     let (bus, phys) = (BusAddr::new(0x1000), PhysAddr::new(CARVED as u32));
-    let odd = s.master.clone().with_windows(&[BusWindow { bus, phys, bytes: CARVED_BYTES }]).unwrap();
-    let pool = Pool::new(s.dma, &odd, Shape { size: 8192, align: 8192, boundary: None }, 3).unwrap();
+    let odd = s.master.clone().with_apertures(&[Aperture { bus, phys, bytes: CARVED_BYTES }]).unwrap();
+    let pool = Pool::new(s.dma, &odd, BlockShape { size: 8192, align: 8192, boundary: None }, 3).unwrap();
     for block in [pool.alloc(), pool.alloc(), pool.alloc()].map(Result::unwrap) {
         assert!(block.bus().is_aligned(8192), "{}", block.bus());
         // SAFETY: no device was told of it.
@@ -253,17 +252,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn shape() -> impl Strategy<Value = Shape> {
+fn shape() -> impl Strategy<Value = BlockShape> {
     let size = prop_oneof![1..80u32, 1..5000u32];
     (size, 0..14u32, prop::option::of(0..5u32)).prop_map(|(size, align, boundary)| {
         let boundary = boundary.map(|more| size.next_power_of_two() << more);
-        Shape { size, align: 1 << align, boundary }
+        BlockShape { size, align: 1 << align, boundary }
     })
 }
 
 /// What the model knows of a block: where the device sees it, and what it holds.
 struct Known {
-    block: Block<Fake>,
+    block: PoolBlock<Fake>,
     at: u64,
     bytes: Vec<u8>,
 }
@@ -288,7 +287,7 @@ proptest! {
         let _ahead: Vec<_> = (0..ahead).map(|_| s.dma.alloc(&s.master, 1, 1).unwrap()).collect();
         let before = s.free_bytes();
         let (bus, phys) = (BusAddr::new(0x4000_0000 + (shift << 13)), PhysAddr::new(CARVED as u32));
-        let mut master = s.master.clone().with_windows(&[BusWindow { bus, phys, bytes: CARVED_BYTES }]).unwrap();
+        let mut master = s.master.clone().with_apertures(&[Aperture { bus, phys, bytes: CARVED_BYTES }]).unwrap();
         if let Some(order) = master_boundary.filter(|&order| shape.size <= 1 << order) {
             master = master.with_boundary(1 << order).unwrap();
         }

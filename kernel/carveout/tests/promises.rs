@@ -4,14 +4,10 @@
 
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::carve_out::CarveOut;
-use carveout::cma::contract::{ContractError, Set};
-use carveout::cma::loan::{LendError, LoanError, Priority};
-use carveout::dma::buffer::Bidirectional;
-use carveout::dma::loan::{Discardable, Movable};
-use carveout::dma::master::{AreaId, Master};
-use carveout::dma::pool::{Pool, PoolError, Shape};
-use carveout::dma::scatter::Table;
-use carveout::dma::{Dma, DmaError, Place};
+use carveout::dma::{
+    AreaId, Bidirectional, BlockShape, ContractError, ContractSet, Discardable, Dma, DmaError, FaultPlace, LendError,
+    LoanError, LoanPriority, Master, Movable, Pool, PoolError, ScatterTable,
+};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
 use carveout::vm::alias::Aliases;
 use carveout::vm::attr::Shareability::{self, Shareable};
@@ -57,7 +53,7 @@ unsafe impl GlobalAlloc for Heap {
         TAKEN.set(TAKEN.get().wrapping_add(layout.size()));
         if let Some(dma) = WATCHED.get() {
             let (requests, under) = SEEN.get();
-            let held = dma.place_of(VirtAddr::new(WINDOW)) == Place::Busy;
+            let held = dma.place_of(VirtAddr::new(WINDOW)) == FaultPlace::Busy;
             SEEN.set((requests + 1, under + u32::from(held)));
         }
         // SAFETY: `System` asks of a layout what this trait asks of it: that it is not of size 0.
@@ -214,7 +210,7 @@ impl Drop for Ends<'_> {
 fn i6_a_recall_waits_for_one_turn_of_each_other_core() {
     const ROUNDS: u8 = 150;
     let (dma, [one, two]) = setup();
-    let store = dma.borrower::<Movable>(one, "store", 64, Priority::Low).unwrap();
+    let store = dma.borrower::<Movable>(one, "store", 64, LoanPriority::Low).unwrap();
     dma.set_reserve(two, 1 << 30);
     let (idle, device) = (Master::new("idle", Some(two)), Master::new("device", Some(one)));
     let done = AtomicBool::new(false);
@@ -260,8 +256,8 @@ fn i7_an_allocation_that_waits_for_its_slot_waits_for_no_later_copy() {
     static STEP: AtomicU32 = AtomicU32::new(0);
     let (dma, [one, _]) = setup();
     let device = Master::new("device", Some(one));
-    let contract = dma.contract(&device, &[Set { count: 1, bytes: FRAMES * FRAME_SIZE, align: 1 }]).unwrap();
-    let cache = dma.borrower::<Discardable>(one, "cache", 2, Priority::Low).unwrap();
+    let contract = dma.contract(&device, &[ContractSet { count: 1, bytes: FRAMES * FRAME_SIZE, align: 1 }]).unwrap();
+    let cache = dma.borrower::<Discardable>(one, "cache", 2, LoanPriority::Low).unwrap();
     let loan = cache.borrow(2).unwrap();
     let (copies, done) = (AtomicU32::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -310,7 +306,7 @@ fn i5_a_loan_is_no_other_borrowers_whatever_its_area_or_machine() {
     for (machine, (dma, areas)) in [setup(), setup()].into_iter().enumerate() {
         for (place, area) in areas.into_iter().enumerate() {
             for name in ["a", "b"] {
-                let borrower = dma.borrower::<Movable>(area, name, 4, Priority::Low).unwrap();
+                let borrower = dma.borrower::<Movable>(area, name, 4, LoanPriority::Low).unwrap();
                 let secret = format!("{machine} {place} {name}");
                 // The second of its pages: the number of times they were lent is the same, too.
                 borrower.give_back(borrower.borrow(4).unwrap()).unwrap();
@@ -370,7 +366,7 @@ fn refuse_each<T, E: std::fmt::Debug>(
 fn a_borrowers_memory_is_taken_without_the_lock() {
     let (dma, [area, _]) = setup();
     WATCHED.set(Some(dma));
-    let store = dma.borrower::<Movable>(area, "store", 300, Priority::Low);
+    let store = dma.borrower::<Movable>(area, "store", 300, LoanPriority::Low);
     WATCHED.set(None);
     let (requests, under) = SEEN.get();
     assert!(store.is_ok() && requests >= 4, "{requests} requests");
@@ -385,7 +381,7 @@ fn a_full_heap_refuses_a_borrower_and_nothing_has_changed() {
     let refused = |of| assert_eq!(dma.lent(area), of, "as before");
     let (store, refusals) = refuse_each(
         || {
-            let result = dma.borrower::<Movable>(area, "store", 300, Priority::Low);
+            let result = dma.borrower::<Movable>(area, "store", 300, LoanPriority::Low);
             result.inspect_err(|_| refused(lent))
         },
         is_refusal,
@@ -397,7 +393,7 @@ fn a_full_heap_refuses_a_borrower_and_nothing_has_changed() {
     store.write(loan, 299, 0, b"kept").unwrap();
     // Others of the area: the lists of borrowers grow, and stay so.
     for name in ["two", "three", "four", "five", "six"] {
-        let attempt = || dma.borrower::<Movable>(area, name, 300, Priority::Low);
+        let attempt = || dma.borrower::<Movable>(area, name, 300, LoanPriority::Low);
         assert!(refuse_each(attempt, is_refusal, true).1 >= 4);
     }
     let all = dma.alloc(&Master::new("device", Some(area)), FRAMES * FRAME_SIZE, 1).unwrap();
@@ -411,10 +407,13 @@ fn a_full_heap_refuses_a_borrower_and_nothing_has_changed() {
 #[test]
 fn a_full_heap_refuses_a_contract_and_discards_no_loan() {
     let (dma, [area, _]) = setup();
-    let cache = dma.borrower::<Discardable>(area, "cache", FRAMES, Priority::Low).unwrap();
+    let cache = dma.borrower::<Discardable>(area, "cache", FRAMES, LoanPriority::Low).unwrap();
     let loan = cache.borrow(FRAMES).unwrap();
     let device = Master::new("device", Some(area));
-    let sets = [Set { count: 3, bytes: 16 * FRAME_SIZE, align: 1 }, Set { count: 40, bytes: FRAME_SIZE, align: 1 }];
+    let sets = [
+        ContractSet { count: 3, bytes: 16 * FRAME_SIZE, align: 1 },
+        ContractSet { count: 40, bytes: FRAME_SIZE, align: 1 },
+    ];
     let attempt = || {
         let result = dma.contract(&device, &sets);
         result.inspect_err(|_| assert_eq!(cache.left(loan), Ok(FRAMES), "all loans stand"))
@@ -452,7 +451,7 @@ fn a_full_heap_refuses_the_machine() {
 fn a_full_heap_refuses_a_pool() {
     let (dma, [area, _]) = setup();
     let device = Master::new("device", Some(area)).with_boundary(FRAME_SIZE).unwrap();
-    let shape = Shape { size: 1024, align: 1, boundary: None };
+    let shape = BlockShape { size: 1024, align: 1, boundary: None };
     let free = dma.free_bytes(area);
     // Two lists of blocks, what the blocks share, and a list of buffers, which grows.
     let attempt = || {
@@ -490,7 +489,7 @@ fn a_full_heap_stops_no_hand_over_of_a_table() {
     let (dma, [area, _]) = setup();
     let device = Master::new("device", Some(area));
     let stream = |_| dma.alloc(&device, FRAME_SIZE, 1).unwrap().into_stream::<Bidirectional>();
-    let mut table = Table::new((0..5).map(stream).collect());
+    let mut table = ScatterTable::new((0..5).map(stream).collect());
     table.views_mut().for_each(|bytes| bytes.fill(0xa5));
     GRANTED.set(Some(0));
     let table = table.for_device();

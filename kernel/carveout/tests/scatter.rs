@@ -1,11 +1,10 @@
 //! Scatter-gather on the fake: one hand-over of many buffers, and the segments a device is given.
 
 use carveout::addr::{BusAddr, FrameRange, PhysAddr};
-use carveout::dma::buffer::{Bidirectional, Cpu, Device, Direction, FromDevice, Stream, ToDevice};
-use carveout::dma::master::{BusWindow, Master};
-use carveout::dma::scatter::Table;
-use carveout::dma::segment::{ScatterError, Segment};
-use carveout::dma::{Dma, Holder, Place};
+use carveout::dma::{
+    Aperture, Bidirectional, Cpu, Device, Direction, Dma, FaultPlace, FromDevice, Holder, Master, ScatterError,
+    ScatterTable, Segment, Stream, ToDevice,
+};
 use carveout::fake::{Fake, Op};
 use carveout::machine::Lines;
 use carveout::setup::{self, Setup as Bench};
@@ -33,8 +32,8 @@ impl Setup {
         self.dma.alloc(&self.master, bytes, 1).unwrap().into_stream()
     }
 
-    fn table<D: Direction>(&self, bytes: &[u32]) -> Table<Fake, D, Cpu> {
-        Table::new(bytes.iter().map(|&bytes| self.stream(bytes)).collect())
+    fn table<D: Direction>(&self, bytes: &[u32]) -> ScatterTable<Fake, D, Cpu> {
+        ScatterTable::new(bytes.iter().map(|&bytes| self.stream(bytes)).collect())
     }
 
     /// A device that goes through its segments, as a descriptor list makes it.
@@ -54,11 +53,11 @@ impl Setup {
     }
 }
 
-fn segments<D: Direction>(table: &Table<Fake, D, Device>, master: &Master) -> Vec<Segment> {
+fn segments<D: Direction>(table: &ScatterTable<Fake, D, Device>, master: &Master) -> Vec<Segment> {
     table.segments(master).unwrap().collect()
 }
 
-fn back<D: Direction>(table: Table<Fake, D, Device>) -> Table<Fake, D, Cpu> {
+fn back<D: Direction>(table: ScatterTable<Fake, D, Device>) -> ScatterTable<Fake, D, Cpu> {
     // SAFETY: the fake's device accesses are over when the calls return.
     unsafe { table.for_cpu() }
 }
@@ -99,7 +98,7 @@ fn i3_buffers_of_two_machines_get_the_barrier_of_each() {
         stream.bytes_mut().fill(7);
         stream
     };
-    let table = Table::new(vec![filled(&a), filled(&a), filled(&b), filled(&b), filled(&a)]);
+    let table = ScatterTable::new(vec![filled(&a), filled(&a), filled(&b), filled(&b), filled(&a)]);
     for s in [&a, &b] {
         s.fake.take_log();
     }
@@ -157,7 +156,7 @@ fn i4_all_buffers_are_the_device_s_or_none_is() {
     let streams = owned.into_streams();
     for frame in streams.iter().flat_map(|stream| stream.frames().iter()) {
         assert_eq!(s.dma.state_of(frame), Some(Carved::Unmapped));
-        let Some(Place::Buffer(record)) = s.dma.place_of_frame(frame) else { panic!("no buffer at {frame:?}") };
+        let Some(FaultPlace::Buffer(record)) = s.dma.place_of_frame(frame) else { panic!("no buffer at {frame:?}") };
         assert_eq!(record.holder, Holder::Device);
     }
     drop(streams);
@@ -173,7 +172,7 @@ fn buffers_adjacent_on_the_bus_share_a_segment_and_a_part_page_ends_one() {
     // In another order they are not adjacent.
     let mut streams = back(owned).into_streams();
     streams.swap(0, 1);
-    let owned = Table::new(streams).for_device();
+    let owned = ScatterTable::new(streams).for_device();
     let all = segments(&owned, &s.master);
     let swapped = [at(CARVED + 0x1000, 8192), at(CARVED, 4096), at(CARVED + 0x3000, 100), at(CARVED + 0x4000, 4103)];
     assert_eq!(all, swapped);
@@ -245,16 +244,16 @@ fn a_single_buffer_has_segments_too() {
 fn a_hole_between_windows_is_not_bridged() {
     let s = Setup::new(9);
     let owned = s.table::<FromDevice>(&[0x3000]).for_device();
-    let window = |offset: u32, bus: u32| BusWindow {
+    let window = |offset: u32, bus: u32| Aperture {
         bus: BusAddr::new(bus),
         phys: PhysAddr::new(CARVED as u32 + offset),
         bytes: 0x1000,
     };
     // First and last page where they would be if the middle one were between them.
     let windows = [window(0, 0x1000), window(0x1000, 0x8000), window(0x2000, 0x3000)];
-    let master = Master::new("codec", None).with_windows(&windows).unwrap();
+    let master = Master::new("codec", None).with_apertures(&windows).unwrap();
     assert_eq!(segments(&owned, &master), [at(0x1000, 0x1000), at(0x8000, 0x1000), at(0x3000, 0x1000)]);
-    let master = Master::new("codec", None).with_windows(&[windows[0], windows[2]]).unwrap();
+    let master = Master::new("codec", None).with_apertures(&[windows[0], windows[2]]).unwrap();
     let refused = owned.segments(&master).map(|_| ()).unwrap_err();
     let (frames, hole) = (FrameRange::within(CARVED, 0x3000), PhysAddr::new(CARVED as u32 + 0x1000));
     assert_eq!(refused, ScatterError::OutOfReach { master: "codec", frames, at: hole });
@@ -299,11 +298,11 @@ fn master() -> impl Strategy<Value = Master> {
             if let Some((middle, hole, apart)) = windows {
                 bus = 0x1000_0000;
                 let (from, to) = (BusAddr::new(bus), BusAddr::new(bus + middle + hole + apart));
-                let low = BusWindow { bus: from, phys: PhysAddr::new(base), bytes: u64::from(middle) };
+                let low = Aperture { bus: from, phys: PhysAddr::new(base), bytes: u64::from(middle) };
                 let high = PhysAddr::new(base + middle + hole);
-                let high = BusWindow { bus: to, phys: high, bytes: u64::from(end - middle - hole) };
+                let high = Aperture { bus: to, phys: high, bytes: u64::from(end - middle - hole) };
                 let windows = [low, high];
-                master = master.with_windows(&windows[usize::from(middle == 0)..]).unwrap();
+                master = master.with_apertures(&windows[usize::from(middle == 0)..]).unwrap();
             }
             if let Some(order) = boundary {
                 master = master.with_boundary(1 << order).unwrap();
@@ -333,7 +332,7 @@ proptest! {
             .collect();
         streams.sort_by_key(|&(order, _)| order);
         let buffers: Vec<_> = streams.iter().map(|(_, stream)| (stream.frames(), stream.len())).collect();
-        let owned = Table::new(streams.into_iter().map(|(_, stream)| stream).collect()).for_device();
+        let owned = ScatterTable::new(streams.into_iter().map(|(_, stream)| stream).collect()).for_device();
         for master in masters {
             match (owned.segments(&master), naive(&buffers, &master)) {
                 (Ok(found), Some(wanted)) => prop_assert_eq!(found.collect::<Vec<_>>(), wanted),

@@ -3,12 +3,10 @@
 
 use carveout::addr::{FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::carve_out::CarveOut;
-use carveout::cma::area::{AllocError, NoRun};
-use carveout::cma::contract::Set;
-use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, DeviceOnly, Stream};
-use carveout::dma::master::Master;
-use carveout::dma::port::Port;
-use carveout::dma::{Dma, DmaError, MAX_BUFFERS};
+use carveout::dma::{
+    AllocError, Bidirectional, Coherent, Contiguous, ContractSet, Cpu, DeviceOnly, Dma, DmaError, MAX_BUFFERS, Master,
+    NoRun, Port, Stream,
+};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
 use carveout::vm::alias::Aliases;
 use carveout::vm::attr::Shareability;
@@ -231,7 +229,7 @@ fn churn(mib: u32, count: u32, sections: u32, all_guards: bool) {
     let mut random = Random(u64::from(mib) << 32 | u64::from(sections) << 8 | u64::from(count) | 1 << 63);
     let mut held: Vec<Held> = Vec::new();
     let record = |frames: FrameRange| {
-        let Some(carveout::dma::Place::Buffer(record)) = dma.place_of_frame(frames.iter().next().unwrap()) else {
+        let Some(carveout::dma::FaultPlace::Buffer(record)) = dma.place_of_frame(frames.iter().next().unwrap()) else {
             panic!("no buffer at {frames}");
         };
         record
@@ -348,7 +346,7 @@ fn contracts_and_ports_lack_no_addresses() {
     let areas = areas(8, 1);
     let dma = dma(&areas, image_sections(areas.iter().copied()), false).unwrap();
     let master = Master::new("camera", dma.area("one"));
-    let contract = dma.contract(&master, &[Set { count: 256, bytes: 4096, align: 1 }]).unwrap();
+    let contract = dma.contract(&master, &[ContractSet { count: 256, bytes: 4096, align: 1 }]).unwrap();
     let others: Vec<_> = core::iter::from_fn(|| Some(dma.alloc(&master, 16 << 12, 1).ok()?.into_coherent())).collect();
     assert_eq!(others.len(), (8 * 256 - 256) / 16);
     let kept: Vec<_> = (0..256).map(|_| contract.alloc(4096, 1).unwrap().into_stream::<Bidirectional>()).collect();

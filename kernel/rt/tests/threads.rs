@@ -5,22 +5,14 @@
 
 use carveout::addr::{BusAddr, Bytes, Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::carve_out::CarveOut;
-use carveout::cma::area::{AllocError, Area, NoRun};
-use carveout::cma::contract::{ContractError, Set};
-use carveout::cma::index::{Index, IndexError, Node};
-use carveout::cma::loan::{Kind, LendError, LoanStats};
-use carveout::cma::reach::Reach;
-use carveout::dma::buffer::{
-    Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Effort, FromDevice, No, Stream, ToDevice, Yes,
+use carveout::cma::{Area, Index, IndexError, Node};
+use carveout::dma::{
+    AllocError, Aperture, AreaId, Bidirectional, BlockShape, BlocksOut, BufferRecord, Coherent, Contiguous, Contract,
+    ContractError, ContractSet, Cpu, Device, DeviceOnly, Dma, DmaError, DmaStats, Effort, FaultPlace, FromDevice,
+    Holder, Holders, LendError, LentFrames, LoanStats, Master, MasterError, No, NoRun, PageKind, Pool, PoolBlock,
+    PoolError, PoolExhausted, Port, PortError, PortView, Reach, ScatterError, ScatterTable, Segment, Stream, ToDevice,
+    Yes,
 };
-use carveout::dma::contract::Contract;
-use carveout::dma::loan::Lent;
-use carveout::dma::master::{AreaId, BusWindow, Master, MasterError};
-use carveout::dma::pool::{Block, Exhausted, Pool, PoolError, Shape, StillOut};
-use carveout::dma::port::{Opened, Port, PortError};
-use carveout::dma::scatter::Table;
-use carveout::dma::segment::{ScatterError, Segment};
-use carveout::dma::{Dma, DmaError, Holder, Holders, Place, Record, Stats};
 use carveout::fake::{Fake, Op};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
 use carveout::protocol::{Knowledge, LineStep, MapStep, Span, Transition, When};
@@ -36,7 +28,7 @@ use carveout::vm::range::VirtRange;
 use carveout::vm::space::{MapError, Region};
 use carveout::vm::walk::{Attributes, Caching, Domain, First, Memory, Pointer, Rights, Sharing, Ttbr};
 use carveout_armv7a::ids::{Core, Geometry};
-use carveout_boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaRequest, Place as CmaPlace, Ram, RamArg};
+use carveout_boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaPlace, CmaRequest, Ram, RamArg};
 use carveout_boot::bootinfo::{
     Binding, BootError, BootInfo, DevicePath, Dynamic, Holder as Claimant, Reason, Refusal, Refusals,
     Region as TreeRegion, RegionKind, Subject,
@@ -182,7 +174,7 @@ shared![
     First,
     Pointer,
     Ttbr,
-    carveout::vm::walk::Leaf,
+    carveout::vm::walk::Translation,
     VirtRange,
     Leaf,
     L1Entry,
@@ -193,19 +185,19 @@ shared![
     AliasError,
     Aliases,
     MapError,
-    Shape,
+    BlockShape,
     PoolError,
-    Exhausted,
-    StillOut,
+    PoolExhausted,
+    BlocksOut,
     Segment,
     ScatterError,
     Holder,
-    Record,
-    Stats,
-    Place,
+    BufferRecord,
+    DmaStats,
+    FaultPlace,
     PortError,
     AreaId,
-    BusWindow,
+    Aperture,
     MasterError,
     DmaError,
     Master,
@@ -229,11 +221,11 @@ shared![
     NoRun,
     Reach,
     Op,
-    Kind,
+    PageKind,
     LendError,
-    Lent,
+    LentFrames,
     LoanStats,
-    Set,
+    ContractSet,
     ContractError,
     FaultAccess,
     Fault,
@@ -248,7 +240,7 @@ shared![Index<'static>, Area, Ledger<'static>, Region<'static>, Mapped, Part<'st
 shared![
     Dma<Machine>,
     Contract<Machine>,
-    Opened<Machine>,
+    PortView<Machine>,
     Holders<'static, Machine>,
     Pool<Machine>,
     Lock<u32>,
@@ -261,8 +253,8 @@ handed_on![
     Stream<Machine, ToDevice, Cpu>,
     Stream<Machine, FromDevice, Device>,
     DeviceOnly<Machine>,
-    Block<Machine>,
-    Table<Machine, ToDevice, Cpu>,
+    PoolBlock<Machine>,
+    ScatterTable<Machine, ToDevice, Cpu>,
     Port<Machine>,
 ];
 

@@ -2,7 +2,7 @@
 //! that an adversary fragmented.
 
 use bench_report::{Runs, adversary, fresh, trace};
-use carveout::cma::index::Index;
+use carveout::cma::Index;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use std::hint::black_box;
 

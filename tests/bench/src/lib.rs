@@ -7,7 +7,7 @@
 
 use bitmap_allocator::{BitAlloc, BitAlloc64K};
 use buddy_system_allocator::FrameAllocator;
-use carveout::cma::index::{Index, Node};
+use carveout::cma::{Index, Node};
 use rlsf::Tlsf;
 use std::alloc::Layout;
 use std::mem::MaybeUninit;

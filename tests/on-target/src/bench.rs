@@ -13,11 +13,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
-use carveout::cma::index::{Index, Node};
-use carveout::cma::loan::{Loan, Priority, SPARES};
-use carveout::dma::buffer::{Coherent, Contiguous, Cpu, Device, FromDevice, Stream};
-use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable};
-use carveout::dma::master::{AreaId, Master};
+use carveout::cma::{Index, Node};
+use carveout::dma::{
+    AreaId, Borrower, Coherent, Contiguous, Cpu, Device, Discardable, FromDevice, Loan, LoanKind, LoanPriority, Master,
+    Movable, SPARES, Stream,
+};
 use carveout::vm::ledger::{Cell, Ledger};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::drivers::timer::a9_global::A9GlobalTimer;
@@ -289,7 +289,7 @@ impl Bench<'_> {
     }
 
     fn borrower<K: LoanKind>(&self, name: &'static str, frames: u32) -> Borrower<Armv7a, K> {
-        let borrower = self.kernel.dma.borrower(self.area(), name, frames, Priority::Low);
+        let borrower = self.kernel.dma.borrower(self.area(), name, frames, LoanPriority::Low);
         borrower.unwrap_or_else(|error| console::die(format_args!("bench: {error}")))
     }
 

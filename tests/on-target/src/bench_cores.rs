@@ -9,8 +9,7 @@
 
 use carveout::addr::FRAME_SIZE;
 use carveout::cpu::CoreId;
-use carveout::dma::buffer::Bidirectional;
-use carveout::dma::master::Master;
+use carveout::dma::{Bidirectional, Master};
 use carveout::sync::{self, Lock, Rank};
 use carveout_boards::drivers::timer::a9_global::A9GlobalTimer;
 use carveout_boards::kernel::{bring_up, state::Kernel};

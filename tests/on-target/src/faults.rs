@@ -4,7 +4,7 @@
 #![no_main]
 
 use carveout::addr::{FRAME_SIZE, Frame, VirtAddr};
-use carveout::dma::buffer::FromDevice;
+use carveout::dma::FromDevice;
 use carveout::sync::{Lock, Rank};
 use carveout_boards::kernel::{bring_up, state::Kernel};
 use carveout_boards::kernel::{console, cores};

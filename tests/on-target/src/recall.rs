@@ -14,8 +14,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE};
-use carveout::cma::loan::{Kind, Loan, Priority};
-use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable};
+use carveout::dma::{Borrower, Discardable, Loan, LoanKind, LoanPriority, Movable, PageKind};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::demo::random::Random;
 use carveout_boards::drivers::timer::Counter;
@@ -64,11 +63,11 @@ fn count(kernel: &'static Kernel, clock: &dyn Counter) -> Result<(), String> {
         "recall: {:<22} {:>7} {:>8} {:>9} {:>6} {:>6} {:>7} {:>9} of pages",
         "instructions", "recalls", "pages", "mean/page", "slope", "rate", "fixed", "worst"
     );
-    let fresh = kernel.dma.borrower::<Discardable>(area, "fresh", pages, Priority::Low).map_err(refused)?;
+    let fresh = kernel.dma.borrower::<Discardable>(area, "fresh", pages, LoanPriority::Low).map_err(refused)?;
     measure(kernel, clock, &fresh, pages, false, &Promise { name: "discard, not cached", rate: 60 })?;
-    let cached = kernel.dma.borrower::<Discardable>(area, "cached", pages, Priority::Low).map_err(refused)?;
+    let cached = kernel.dma.borrower::<Discardable>(area, "cached", pages, LoanPriority::Low).map_err(refused)?;
     measure(kernel, clock, &cached, pages, true, &Promise { name: "discard, cached", rate: 400 })?;
-    let moved = kernel.dma.borrower::<Movable>(area, "moved", pages, Priority::Low).map_err(refused)?;
+    let moved = kernel.dma.borrower::<Movable>(area, "moved", pages, LoanPriority::Low).map_err(refused)?;
     measure(kernel, clock, &moved, pages, true, &Promise { name: "move", rate: 1000 })
 }
 
@@ -129,7 +128,7 @@ fn measure<K: LoanKind>(
             left > 0 || borrower.give_back(loan).is_err()
         });
         // What was moved to the refuge stays there until given back: by the loans of the lowest frames, the last ones.
-        while K::KIND == Kind::Movable
+        while K::KIND == PageKind::Movable
             && borrower.stats().in_refuge > 0
             && let Some(loan) = loans.pop()
         {

@@ -10,12 +10,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::cma::area::{AllocError, NoRun};
-use carveout::cma::reach::Reach;
-use carveout::dma::buffer::{Contiguous, Cpu, Direction, FromDevice, Stream, ToDevice};
-use carveout::dma::master::Master;
-use carveout::dma::scatter::Table;
-use carveout::dma::segment::ScatterError;
+use carveout::dma::{
+    AllocError, Contiguous, Cpu, Direction, FromDevice, Master, NoRun, Reach, ScatterError, ScatterTable, Stream,
+    ToDevice,
+};
 use carveout::vm::alias::Alias;
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::audit::Finding;
@@ -138,7 +136,7 @@ const fn word(n: u32) -> u32 {
 
 /// Copies from streams of `from` sizes in one device's area to streams of `to` sizes in another's, and compares.
 fn copies(kernel: &'static Kernel, from: (&'static str, &[u32]), to: (&'static str, &[u32])) -> Verdict {
-    let mut source = Table::new(streams::<ToDevice>(kernel, from.0, from.1)?);
+    let mut source = ScatterTable::new(streams::<ToDevice>(kernel, from.0, from.1)?);
     let mut n = 0;
     for view in source.views_mut() {
         for bytes in view.chunks_exact_mut(4) {
@@ -147,7 +145,7 @@ fn copies(kernel: &'static Kernel, from: (&'static str, &[u32]), to: (&'static s
         }
     }
     let source = source.for_device();
-    let target = Table::new(streams::<FromDevice>(kernel, to.0, to.1)?).for_device();
+    let target = ScatterTable::new(streams::<FromDevice>(kernel, to.0, to.1)?).for_device();
     let (source, target) = copier(kernel)?.copy(source, target).map_err(|failed| text(failed.error))?;
     // SAFETY: `copy` gave it back: the controller has stopped (I4).
     let source = unsafe { source.for_cpu() };

@@ -10,10 +10,7 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE};
-use carveout::dma::buffer::{Bidirectional, FromDevice, ToDevice};
-use carveout::dma::pool::{Pool, Shape};
-use carveout::dma::port::Port;
-use carveout::dma::scatter::Table;
+use carveout::dma::{Bidirectional, BlockShape, FromDevice, Pool, Port, ScatterTable, ToDevice};
 use carveout::machine::Lines;
 use carveout_armv7a::l2c310::L2c310;
 use carveout_armv7a::mmu::Armv7a;
@@ -95,7 +92,7 @@ fn a_large_buffer_is_maintained_by_lines_inside_and_by_ways_outside(kernel: &'st
 }
 
 fn a_pool_gives_blocks_that_a_device_reaches(kernel: &'static Kernel) -> Verdict {
-    let shape = Shape { size: 48, align: 64, boundary: Some(FRAME_SIZE) };
+    let shape = BlockShape { size: 48, align: 64, boundary: Some(FRAME_SIZE) };
     let pool = Pool::new(kernel.dma, &master(kernel), shape, 100).map_err(|error| error.to_string())?;
     let changes = kernel.dma.stats().map_changes;
     let mut blocks = Vec::new();
@@ -125,7 +122,7 @@ fn a_table_hands_over_all_its_streams(kernel: &'static Kernel) -> Verdict {
         stream.bytes_mut().fill(n as u8 + 1);
         streams.push(stream);
     }
-    let table = Table::new(streams).for_device();
+    let table = ScatterTable::new(streams).for_device();
     let master = master(kernel);
     let mut seen = Vec::new();
     for segment in table.segments(&master).map_err(|error| error.to_string())? {

@@ -10,13 +10,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::cma::area::AllocError;
-use carveout::cma::loan::{Loan, LoanError, Priority};
 use carveout::cpu::{CoreId, MAX_CORES};
-use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Stream};
-use carveout::dma::loan::{Borrower, Discardable, Movable};
-use carveout::dma::master::Master;
-use carveout::dma::pool::{Pool, Shape};
+use carveout::dma::{
+    AllocError, Bidirectional, BlockShape, Borrower, Coherent, Contiguous, Cpu, Device, DeviceOnly, Discardable, Loan,
+    LoanError, LoanPriority, Master, Movable, Pool, Stream,
+};
 use carveout::machine::{Mmu, Registers};
 use carveout::sync::{self, CoreState, Lock, Rank};
 use carveout::vm::attr::{Access, MemoryType};
@@ -412,7 +410,7 @@ fn handlers_may_allocate_whatever_they_interrupt(kernel: &'static Kernel) -> Ver
         println!("cores: the board's interrupt controller has none that software raises: nothing to show");
         return Ok(());
     }
-    let shape = Shape { size: 64, align: 64, boundary: None };
+    let shape = BlockShape { size: 64, align: 64, boundary: None };
     let master = master(kernel);
     let pool = Pool::new(kernel.dma, &master, shape, 32).map_err(|error| format!("{error}"))?;
     *HANDLER.lock() = Some((kernel, master.clone(), pool));
@@ -448,7 +446,8 @@ fn a_recall_goes_round_a_page_that_another_core_has_open(kernel: &'static Kernel
     }
     let area = kernel.default_area().ok_or("no default area")?;
     let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
-    let cache = kernel.dma.borrower::<Discardable>(area, "cache", pages, Priority::Low).map_err(|e| format!("{e}"))?;
+    let cache =
+        kernel.dma.borrower::<Discardable>(area, "cache", pages, LoanPriority::Low).map_err(|e| format!("{e}"))?;
     let loan = cache.borrow(pages).map_err(|e| format!("{e}"))?;
     let (open, taken, micros) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU32::new(0));
     let wrong = Mutex::new(None);
@@ -498,8 +497,8 @@ fn a_recall_waits_for_a_turn_of_each_other_core(kernel: &'static Kernel) -> Verd
     let pages = (kernel.dma.free_bytes(area).0 >> FRAME_SHIFT) as u32;
     let failed = |error| format!("{error}");
     let store =
-        kernel.dma.borrower::<Movable>(area, "moved", MAX_CORES as u32 * PAGES, Priority::High).map_err(failed)?;
-    let cache = kernel.dma.borrower::<Discardable>(area, "filler", pages, Priority::Low).map_err(failed)?;
+        kernel.dma.borrower::<Movable>(area, "moved", MAX_CORES as u32 * PAGES, LoanPriority::High).map_err(failed)?;
+    let cache = kernel.dma.borrower::<Discardable>(area, "filler", pages, LoanPriority::Low).map_err(failed)?;
     kernel.dma.set_reserve(area, 1 << 20);
     let master = master(kernel);
     let verdicts = Mutex::new(Vec::new());
@@ -825,8 +824,8 @@ fn four_cores_at_random(kernel: &'static Kernel) -> Verdict {
     let pages = (before.0 >> FRAME_SHIFT) as u32;
     let failed = |error| format!("{error}");
     let by = Borrowers {
-        store: kernel.dma.borrower(area, "store", MAX_CORES as u32 * KEPT, Priority::High).map_err(failed)?,
-        cache: kernel.dma.borrower(area, "cache", pages, Priority::Low).map_err(failed)?,
+        store: kernel.dma.borrower(area, "store", MAX_CORES as u32 * KEPT, LoanPriority::High).map_err(failed)?,
+        cache: kernel.dma.borrower(area, "cache", pages, LoanPriority::Low).map_err(failed)?,
     };
     let shared = Shared {
         kernel,

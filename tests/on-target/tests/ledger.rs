@@ -7,9 +7,7 @@ extern crate alloc;
 
 use alloc::format;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, SECTION_SIZE, VirtAddr};
-use carveout::dma::Holder;
-use carveout::dma::buffer::{Bidirectional, FromDevice};
-use carveout::dma::port::{Port, PortError};
+use carveout::dma::{Bidirectional, FromDevice, Holder, Port, PortError};
 use carveout::machine::Mmu;
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::desc::L1Desc;

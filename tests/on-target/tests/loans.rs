@@ -10,8 +10,7 @@ extern crate alloc;
 
 use alloc::format;
 use carveout::addr::{FRAME_SIZE, VirtAddr};
-use carveout::cma::loan::{LoanError, Priority};
-use carveout::dma::loan::{Discardable, Movable, PAGE};
+use carveout::dma::{Discardable, LOAN_PAGE, LoanError, LoanPriority, Movable};
 use carveout::vm::attr::MemoryType;
 use carveout::vm::ledger::Carved;
 use carveout_boards::demo::lending::{Plan, churn};
@@ -31,11 +30,11 @@ const STEPS: u32 = 100_000;
 
 fn a_lent_page_is_mapped_while_a_closure_runs_and_no_longer(kernel: &'static Kernel) -> Verdict {
     let area = kernel.default_area().ok_or("no default area")?;
-    let cache = kernel.dma.borrower::<Discardable>(area, "cache", 4, Priority::Low).map_err(|e| format!("{e}"))?;
+    let cache = kernel.dma.borrower::<Discardable>(area, "cache", 4, LoanPriority::Low).map_err(|e| format!("{e}"))?;
     let loan = cache.borrow(4).map_err(|e| format!("{e}"))?;
     let at = cache
         .with(loan, 2, |page| -> Result<VirtAddr, alloc::string::String> {
-            ensure_eq!(*page, [0; PAGE], "a page never written");
+            ensure_eq!(*page, [0; LOAN_PAGE], "a page never written");
             page[17] = 17;
             let va = VirtAddr::new(page.as_ptr().addr() as u32);
             ensure!(LOAN_WINDOW.contains(va), "{va} is not in the loan window");
@@ -54,13 +53,13 @@ fn a_lent_page_is_mapped_while_a_closure_runs_and_no_longer(kernel: &'static Ker
 
 fn a_device_gets_what_was_lent(kernel: &'static Kernel) -> Verdict {
     let area = kernel.default_area().ok_or("no default area")?;
-    let store = kernel.dma.borrower::<Movable>(area, "store", 64, Priority::Low).map_err(|e| format!("{e}"))?;
+    let store = kernel.dma.borrower::<Movable>(area, "store", 64, LoanPriority::Low).map_err(|e| format!("{e}"))?;
     let free = kernel.dma.free_bytes(area).0 as u32;
-    let cache = kernel.dma.borrower::<Discardable>(area, "cache", free / FRAME_SIZE, Priority::Low);
+    let cache = kernel.dma.borrower::<Discardable>(area, "cache", free / FRAME_SIZE, LoanPriority::Low);
     let cache = cache.map_err(|e| format!("{e}"))?;
     let kept = store.borrow(64).map_err(|e| format!("{e}"))?;
     for page in 0..64 {
-        store.write(kept, page, 0, &[page as u8 + 1; PAGE]).map_err(|e| format!("{e}"))?;
+        store.write(kept, page, 0, &[page as u8 + 1; LOAN_PAGE]).map_err(|e| format!("{e}"))?;
     }
     let rest = cache.borrow(free / FRAME_SIZE).map_err(|e| format!("{e}"))?;
     ensure_eq!(kernel.dma.lent(area).unlent, 0, "frames that are not lent");
@@ -79,10 +78,10 @@ fn a_device_gets_what_was_lent(kernel: &'static Kernel) -> Verdict {
         Some(Carved::Mapped(MemoryType::NonCacheable)),
         "the first frame"
     );
-    let mut bytes = [0; PAGE];
+    let mut bytes = [0; LOAN_PAGE];
     for page in 0..64 {
         store.read(kept, page, 0, &mut bytes).map_err(|e| format!("{e}"))?;
-        ensure!(bytes == [page as u8 + 1; PAGE], "I6: movable page {page} changed");
+        ensure!(bytes == [page as u8 + 1; LOAN_PAGE], "I6: movable page {page} changed");
     }
     // SAFETY: no device was told of it.
     drop(unsafe { all.release() });
@@ -97,12 +96,12 @@ fn the_reserve_needs_no_zeroing(kernel: &'static Kernel) -> Verdict {
     let zeroed = kernel.dma.stats().zeroed;
     let mut buffer = alloc(kernel, 1 << 20)?.into_coherent();
     ensure_eq!(kernel.dma.stats().zeroed, zeroed, "bytes zeroed");
-    let mut bytes = [1; PAGE];
+    let mut bytes = [1; LOAN_PAGE];
     for page in 0..256 {
-        buffer.read_at(page * PAGE, &mut bytes);
-        ensure!(bytes == [0; PAGE], "I5: page {page} of the reserve is not zeroed");
+        buffer.read_at(page * LOAN_PAGE, &mut bytes);
+        ensure!(bytes == [0; LOAN_PAGE], "I5: page {page} of the reserve is not zeroed");
     }
-    buffer.write_at(0, &[1; PAGE]);
+    buffer.write_at(0, &[1; LOAN_PAGE]);
     kernel.dma.set_reserve(area, 0);
     Ok(())
 }

@@ -9,17 +9,10 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, FrameRange, SECTION_SIZE, VirtAddr};
-use carveout::cma::area::{AllocError, MAX_ALIGN, NoRun};
-use carveout::cma::contract::Set;
-use carveout::cma::loan::Priority;
-use carveout::cma::reach::Reach;
-use carveout::dma::buffer::{Bidirectional, FromDevice, Stream, ToDevice};
-use carveout::dma::loan::{Discardable, Movable};
-use carveout::dma::master::Master;
-use carveout::dma::pool::{Pool, Shape};
-use carveout::dma::port::Port;
-use carveout::dma::scatter::Table;
-use carveout::dma::{Holder, MAX_BUFFERS, Place};
+use carveout::dma::{
+    AllocError, Bidirectional, BlockShape, ContractSet, Discardable, FaultPlace, FromDevice, Holder, LoanPriority,
+    MAX_ALIGN, MAX_BUFFERS, Master, Movable, NoRun, Pool, Port, Reach, ScatterTable, Stream, ToDevice,
+};
 use carveout::sync::{Lock, Rank};
 use carveout::vm::attr::MemoryType;
 use carveout::vm::ledger::Carved;
@@ -123,7 +116,8 @@ fn a_device_only_buffer_is_never_mapped(kernel: &'static Kernel) -> Verdict {
         for frame in buffer.frames().iter() {
             ensure_eq!(kernel.dma.state_of(frame), Some(Carved::Unmapped), "the state of frame {}", frame.base());
         }
-        let Some(Place::Buffer(record)) = kernel.dma.place_of_frame(Frame::containing(buffer.frames().base())) else {
+        let Some(FaultPlace::Buffer(record)) = kernel.dma.place_of_frame(Frame::containing(buffer.frames().base()))
+        else {
             return Err("no buffer is known to be there".into());
         };
         ensure_eq!((record.holder, record.owner), (Holder::Device, "test-master"), "holder and owner");
@@ -175,7 +169,7 @@ fn a_guard_follows_every_buffer(kernel: &'static Kernel) -> Verdict {
         ensure!(read(after(end, 0u32.wrapping_sub(4))).is_ok(), "the last word below {end} cannot be read");
         is_unmapped(end)?;
         let place = kernel.dma.place_of(end);
-        ensure!(matches!(place, Place::Guard(record) if record.frames == buffer.frames()), "{end} is {place}");
+        ensure!(matches!(place, FaultPlace::Guard(record) if record.frames == buffer.frames()), "{end} is {place}");
     }
     Ok(())
 }
@@ -313,7 +307,7 @@ fn a_dropped_device_owned_buffer_is_never_reused(kernel: &'static Kernel) -> Ver
     let frame = Frame::containing(frames.base());
     let place = kernel.dma.place_of_frame(frame);
     ensure!(
-        matches!(place, Some(Place::Buffer(record)) if record.holder == Holder::Quarantine),
+        matches!(place, Some(FaultPlace::Buffer(record)) if record.holder == Holder::Quarantine),
         "the frame is {place:?}"
     );
     ensure!(direct_map_place(frame).is_some_and(|va| is_unmapped(va).is_ok()), "the frame can be reached");
@@ -362,22 +356,22 @@ fn nothing_takes_a_lock_of_the_kernel_around_it(kernel: &'static Kernel) -> Verd
             drop(device);
             let streams = vec![alloc(kernel, FRAME_SIZE)?.into_stream(), alloc(kernel, FRAME_SIZE)?.into_stream()];
             lost.extend(streams.iter().map(Stream::frames));
-            drop(Table::<_, ToDevice, _>::new(streams).for_device());
-            let shape = Shape { size: 64, align: 64, boundary: None };
+            drop(ScatterTable::<_, ToDevice, _>::new(streams).for_device());
+            let shape = BlockShape { size: 64, align: 64, boundary: None };
             let pool = Pool::new(dma, &test, shape, 8).map_err(|error| format!("{error}"))?;
             let block = pool.alloc().map_err(|error| format!("{error}"))?;
             lost.push(FrameRange::within(block.bus().raw().into(), FRAME_SIZE.into()));
             drop((block, pool));
-            let contract = dma.contract(&test, &[Set { count: 2, bytes: FRAME_SIZE, align: 1 }]);
+            let contract = dma.contract(&test, &[ContractSet { count: 2, bytes: FRAME_SIZE, align: 1 }]);
             let contract = contract.map_err(|error| format!("{error}"))?;
             let buffer = contract.alloc(1, 1).map_err(|error| format!("{error}"))?.into_coherent();
             let _ = buffer.bus();
             lost.push(buffer.frames());
             drop((buffer, contract));
             // Lent, used, recalled, given back.
-            let cache = dma.borrower::<Discardable>(area, "cache", pages, Priority::Low);
+            let cache = dma.borrower::<Discardable>(area, "cache", pages, LoanPriority::Low);
             let cache = cache.map_err(|error| format!("{error}"))?;
-            let store = dma.borrower::<Movable>(area, "store", 32, Priority::High);
+            let store = dma.borrower::<Movable>(area, "store", 32, LoanPriority::High);
             let store = store.map_err(|error| format!("{error}"))?;
             let kept = store.borrow(32).map_err(|error| format!("{error}"))?;
             let cached = cache.borrow(pages).map_err(|error| format!("{error}"))?;

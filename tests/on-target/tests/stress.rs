@@ -11,11 +11,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, SECTION_SIZE};
-use carveout::cma::area::{AllocError, NoRun};
-use carveout::dma::Place;
-use carveout::dma::buffer::{Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Stream};
-use carveout::dma::master::AreaId;
-use carveout::dma::port::Port;
+use carveout::dma::{
+    AllocError, AreaId, Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, FaultPlace, NoRun, Port, Stream,
+};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::demo::random::Random;
 use carveout_boards::kernel::state::Kernel;
@@ -237,7 +235,7 @@ fn walk(kernel: &'static Kernel, area: AreaId, mut random: Random, items: &mut V
             for item in &*items {
                 ensure_eq!(item.frames(), item.frames, "step {step}: a buffer's frames");
                 let place = kernel.dma.place_of_frame(Frame::containing(item.frames.base()));
-                let known = matches!(place, Some(Place::Buffer(record)) if record.frames == item.frames);
+                let known = matches!(place, Some(FaultPlace::Buffer(record)) if record.frames == item.frames);
                 ensure!(known, "step {step}: {} is {place:?}", item.frames);
             }
         }

@@ -18,7 +18,7 @@ use core::fmt;
 
 /// Declares `count` buffers of `bytes`, aligned to `align`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Set {
+pub struct ContractSet {
     /// Buffers that may be allocated at a time.
     pub count: u32,
     /// Bytes of each, rounded up to whole frames.
@@ -28,7 +28,7 @@ pub struct Set {
     pub align: u32,
 }
 
-impl fmt::Display for Set {
+impl fmt::Display for ContractSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} x {}", self.count, Bytes(self.bytes.into()))
     }
@@ -42,7 +42,7 @@ pub enum ContractError {
     /// Not all buffers of this set have a place.
     Set {
         /// The set.
-        set: Set,
+        set: ContractSet,
         /// Buffers of the contract that had got a place, the largest first.
         placed: u32,
         /// Why the next has none beside them.

@@ -1,8 +1,11 @@
 //! Contiguous areas: which carved frames are free, who gets them, what is promised and what is lent.
 
-pub mod area;
-pub mod contract;
-pub mod index;
-pub mod loan;
-pub mod reach;
+pub(crate) mod area;
+pub(crate) mod contract;
+pub(crate) mod index;
+pub(crate) mod loan;
+pub(crate) mod reach;
 pub(crate) mod reserve;
+
+pub use area::Area;
+pub use index::{Index, IndexError, MAX_ALIGN_ORDER, MAX_UNITS, Node};

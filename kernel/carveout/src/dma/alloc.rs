@@ -4,7 +4,7 @@ use crate::cma::area::{AllocError, Taken};
 use crate::dma::body::Body;
 use crate::dma::buffer::Contiguous;
 use crate::dma::master::{AreaId, Master};
-use crate::dma::registry::{Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS, Slot};
+use crate::dma::registry::{BufferSlot, Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS};
 use crate::holder::Holder;
 use crate::machine::Machine;
 use crate::vm::ledger::Residue;
@@ -55,7 +55,7 @@ impl<M: Machine> Dma<M> {
     /// A buffer whose record stands, once what was lent of its frames is out of the way.
     pub(super) fn handed_out(
         &'static self,
-        slot: Slot,
+        slot: BufferSlot,
         master: &Master,
         area: AreaId,
         body: &'static mut Body,

@@ -3,11 +3,11 @@
 //!
 //! ```
 //! use carveout::setup::Setup;
-//! use carveout::cma::contract::Set;
+//! use carveout::dma::ContractSet;
 //!
 //! let setup = Setup::new(1);                            // an area of 4 MiB
 //! let camera = setup.master("camera");
-//! let ring = [Set { count: 3, bytes: 640 * 480 * 2, align: 1 }];
+//! let ring = [ContractSet { count: 3, bytes: 640 * 480 * 2, align: 1 }];
 //! let contract = setup.dma.contract(&camera, &ring).expect("room for three frames");
 //!
 //! // Whatever anybody else takes, the camera gets its buffers.
@@ -22,12 +22,12 @@
 //! ```
 
 use crate::cma::area::{AllocError, PlanError, shape};
-use crate::cma::contract::{ContractError, ContractSlot, Set};
+use crate::cma::contract::{ContractError, ContractSet, ContractSlot};
 use crate::cpu::relax;
 use crate::dma::body::Body;
 use crate::dma::buffer::Contiguous;
 use crate::dma::master::{AreaId, Master};
-use crate::dma::registry::{Book, Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS, Slot, State};
+use crate::dma::registry::{Book, BufferSlot, Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS, State};
 use crate::heap::room;
 use crate::holder::Holder;
 use crate::machine::Machine;
@@ -55,16 +55,16 @@ impl<M: Machine> Dma<M> {
     /// buffer gets its place now, the largest first, and loans are recalled to make room. Takes books from the heap,
     /// under the lock. A refusal, also one for want of heap, changes no buffer, loan or contract. Room that was made
     /// for books stays made.
-    pub fn contract(&'static self, master: &Master, sets: &[Set]) -> Result<Contract<M>, ContractError> {
+    pub fn contract(&'static self, master: &Master, sets: &[ContractSet]) -> Result<Contract<M>, ContractError> {
         if sets.is_empty() || sets.iter().any(|set| set.count == 0) {
             return Err(ContractError::NoBuffers);
         }
-        let refuse = |set: Set, placed: u32| move |error| ContractError::Set { set, placed, error };
+        let refuse = |set: ContractSet, placed: u32| move |error| ContractError::Set { set, placed, error };
         let declared: u64 = sets.iter().map(|set| u64::from(set.count)).sum();
         let limit = MAX_BUFFERS as u32;
         let no_records = |free: u32| ContractError::Records { wanted: declared, free, limit };
         let full = |_| ContractError::Heap { wanted: declared };
-        let mut wanted: Vec<(u32, u8, Set)> = Vec::new();
+        let mut wanted: Vec<(u32, u8, ContractSet)> = Vec::new();
         for &set in sets {
             let (frames, order) = shape(set.bytes, set.align).map_err(refuse(set, 0))?;
             if declared > limit.into() {
@@ -134,7 +134,7 @@ impl State {
     }
 
     /// A record for a contract's slot.
-    fn take_entry(&mut self) -> Option<Slot> {
+    fn take_entry(&mut self) -> Option<BufferSlot> {
         let slot = self.free?;
         if let Entry::Free { next } = core::mem::replace(&mut self.entries[slot.0], Entry::Promised) {
             self.free = next;
@@ -144,7 +144,7 @@ impl State {
 }
 
 /// What an allocation got: the record, the buffer's body, what the caches may hold, whether loans are to be moved.
-type Taken = (Slot, &'static mut Body, Residue, bool);
+type Taken = (BufferSlot, &'static mut Body, Residue, bool);
 
 impl<M: Machine> Contract<M> {
     /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes` at `align` or

@@ -12,18 +12,17 @@
 //! - **I6** a recall waits for nothing but other cores' turns of the *work lane*. A turn is a copy of at most `BATCH`
 //!   pages, or 31 pages zeroed in idle time. Turns are had in the order in which they were asked for, and idle work
 //!   takes none that anybody waits for. A core asks for one turn at a time, so of n cores one waits for n - 1 turns at
-//!   most, for each turn of its own: [`Stats::worst_wait`](crate::dma::Stats) has the most that any waited for.
+//!   most, for each turn of its own: [`DmaStats::worst_wait`](crate::dma::DmaStats) has the most that any waited for.
 //!   Interrupts are masked from the moment a turn is asked for until it ends, so that no handler waits for a turn of
 //!   what it interrupted. Loans themselves are not for handlers: a page that is to be moved is waited for.
 //!
 //! ```
 //! use carveout::setup::Setup;
-//! use carveout::cma::loan::{LoanError, Priority};
-//! use carveout::dma::loan::Discardable;
+//! use carveout::dma::{Discardable, LoanError, LoanPriority};
 //!
 //! let setup = Setup::new(1);
 //! let area = setup.dma.area("test").unwrap();
-//! let cache = setup.dma.borrower::<Discardable>(area, "cache", 1024, Priority::Low).unwrap();
+//! let cache = setup.dma.borrower::<Discardable>(area, "cache", 1024, LoanPriority::Low).unwrap();
 //! let loan = cache.borrow(1024).unwrap();               // all 4 MiB
 //! cache.write(loan, 7, 0, b"block 7").unwrap();
 //! let mut bytes = [0; 7];
@@ -38,7 +37,7 @@
 //! A page cannot leave the closure that has it open:
 //!
 //! ```compile_fail
-//! use carveout::{machine::Machine, cma::loan::Loan, dma::loan::{Borrower, Movable}};
+//! use carveout::{dma::{Borrower, Loan, Movable}, machine::Machine};
 //! fn pin<M: Machine>(store: &Borrower<M, Movable>, loan: Loan) -> &[u8; 4096] {
 //!     store.with(loan, 0, |page| page).unwrap()
 //! }
@@ -47,7 +46,7 @@
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::area::Area;
 use crate::cma::loan::{
-    BATCH, Batch, Kind, LendError, Loan, LoanError, LoanPlace, LoanStats, NotOpen, Opening, Priority,
+    BATCH, Batch, LendError, Loan, LoanError, LoanPlace, LoanPriority, LoanStats, NotOpen, Opening, PageKind,
 };
 use crate::cma::loan::{Candidate, Lending, Target};
 use crate::cma::reserve::REQUEST_KINDS;
@@ -65,16 +64,16 @@ use core::marker::PhantomData;
 use core::ops::Range;
 
 /// Bytes of a page of a loan.
-pub const PAGE: usize = FRAME_SIZE as usize;
+pub const LOAN_PAGE: usize = FRAME_SIZE as usize;
 
 mod sealed {
     pub trait Sealed {}
 }
 
-/// Names a [kind](Kind) of loan as a type: what becomes of a borrower's pages on recall. The set is closed.
+/// Names a [kind](PageKind) of loan as a type: what becomes of a borrower's pages on recall. The set is closed.
 pub trait LoanKind: sealed::Sealed {
     /// The same as a value.
-    const KIND: Kind;
+    const KIND: PageKind;
 }
 
 /// Marks pages that are forgotten on recall: a cache of what can be had again.
@@ -83,7 +82,7 @@ pub enum Discardable {}
 
 impl sealed::Sealed for Discardable {}
 impl LoanKind for Discardable {
-    const KIND: Kind = Kind::Discardable;
+    const KIND: PageKind = PageKind::Discardable;
 }
 
 /// Marks pages that survive a recall.
@@ -92,7 +91,7 @@ pub enum Movable {}
 
 impl sealed::Sealed for Movable {}
 impl LoanKind for Movable {
-    const KIND: Kind = Kind::Movable;
+    const KIND: PageKind = PageKind::Movable;
 }
 
 impl State {
@@ -116,7 +115,7 @@ impl State {
 
 /// What an area lends, in frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Lent {
+pub struct LentFrames {
     /// Lent now.
     pub lent: u32,
     /// Neither held by a buffer nor lent: idle, or an idle contract slot's.
@@ -222,7 +221,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
     /// Copies bytes into a page, from `offset` on.
     pub fn write(&self, loan: Loan, page: u32, offset: usize, from: &[u8]) -> Result<(), LoanError> {
         let Range { start, end } = Self::inside(page, offset, from.len())?;
-        let open = self.open(loan, page, For::Write { all: from.len() == PAGE })?;
+        let open = self.open(loan, page, For::Write { all: from.len() == LOAN_PAGE })?;
         let to = open.bytes.wrapping_add(start);
         // SAFETY: `inside` found the bytes in the page, which `open` alone maps (I1); `from` is a slice of as many.
         unsafe { to.copy_from_nonoverlapping(from.as_ptr(), end - start) };
@@ -231,10 +230,10 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
 
     /// Runs a closure over a page, mapped write-back while it runs. The page cannot be recalled meanwhile: an
     /// allocation from within, or by another core, goes round it. It must be short, then, as a critical section is.
-    pub fn with<R>(&self, loan: Loan, page: u32, run: impl FnOnce(&mut [u8; PAGE]) -> R) -> Result<R, LoanError> {
+    pub fn with<R>(&self, loan: Loan, page: u32, run: impl FnOnce(&mut [u8; LOAN_PAGE]) -> R) -> Result<R, LoanError> {
         let open = self.open(loan, page, For::Closure)?;
         // SAFETY: a page mapped for as long as `open` lives, which alone names it; aligned to a page.
-        let bytes = unsafe { &mut *open.bytes.cast::<[u8; PAGE]>() };
+        let bytes = unsafe { &mut *open.bytes.cast::<[u8; LOAN_PAGE]>() };
         Ok(run(bytes))
     }
 
@@ -246,7 +245,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
 
     fn inside(page: u32, offset: usize, len: usize) -> Result<Range<usize>, LoanError> {
         match offset.checked_add(len) {
-            Some(end) if end <= PAGE => Ok(offset..end),
+            Some(end) if end <= LOAN_PAGE => Ok(offset..end),
             _ => Err(LoanError::Range { page, offset, len }),
         }
     }
@@ -306,7 +305,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
             }
             if zero {
                 // SAFETY: a page that `open` alone names.
-                unsafe { machine.zero(open.bytes, PAGE) };
+                unsafe { machine.zero(open.bytes, LOAN_PAGE) };
             }
             return Ok(open);
         }
@@ -325,7 +324,7 @@ impl<M: Machine> Dma<M> {
         area: AreaId,
         name: &'static str,
         pages: u32,
-        priority: Priority,
+        priority: LoanPriority,
     ) -> Result<Borrower<M, K>, LendError> {
         let runs = self.state.lock().area_mut(area).ok_or(LendError::NoArea)?.may_lend()?;
         // Dropped after the guard, with what another registration made needless.
@@ -335,9 +334,9 @@ impl<M: Machine> Dma<M> {
     }
 
     /// What an area lends.
-    pub fn lent(&self, area: AreaId) -> Lent {
+    pub fn lent(&self, area: AreaId) -> LentFrames {
         let state = self.state.lock();
-        state.area(area).map_or(Lent::default(), |memory| Lent {
+        state.area(area).map_or(LentFrames::default(), |memory| LentFrames {
             lent: memory.lending().map_or(0, |lending| lending.occupancy.lent()),
             unlent: memory.unlent(),
             reserve: memory.reserved(),
@@ -346,7 +345,7 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Calls `each` with every borrower of an area. The lock is not held meanwhile.
-    pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, Kind, LoanStats))) {
+    pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, PageKind, LoanStats))) {
         let borrower = |number: usize| {
             let state = self.state.lock();
             state.area(area).and_then(Area::lending).and_then(|lending| lending.borrowers().nth(number))
@@ -490,12 +489,12 @@ impl<M: Machine> Dma<M> {
         if let Some(target) = &target {
             let start = self.machine.reach_to_overwrite(target.va(), count as u32 * FRAME_SIZE);
             for (n, pointer) in refuge.iter_mut().enumerate() {
-                *pointer = start.wrapping_add(n * PAGE);
+                *pointer = start.wrapping_add(n * LOAN_PAGE);
             }
         }
         for (n, &to) in refuge[..count].iter().enumerate() {
             // SAFETY: both pages are mapped and, while the page is moving, nobody else's; two frames.
-            unsafe { copy_page(to, from.wrapping_add(n * PAGE)) };
+            unsafe { copy_page(to, from.wrapping_add(n * LOAN_PAGE)) };
         }
         let mut guard = self.state.lock();
         let state = &mut *guard;

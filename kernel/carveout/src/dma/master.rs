@@ -1,7 +1,7 @@
 //! Bus masters: what a device reaches, where its buffers come from, and what shape they must have.
 //!
 //! Guarantees: a [`BusAddr`] that the DMA API hands out is one the device can drive, to the last byte of the buffer
-//! it belongs to, through one window of its bus's `dma-ranges`; no buffer crosses the device's boundary.
+//! it belongs to, through one aperture of its bus's `dma-ranges`; no buffer crosses the device's boundary.
 //!
 //! The names are Linux's where the idea is: `dma_mask`, `dma_get_seg_boundary`, `dma_get_max_seg_size`,
 //! `dma-ranges`, `memory-region`.
@@ -14,8 +14,8 @@ use arrayvec::ArrayVec;
 use core::fmt;
 use core::slice;
 
-/// Windows of `dma-ranges` that a master can have.
-pub const MAX_WINDOWS: usize = 4;
+/// Apertures of `dma-ranges` that a master can have.
+pub const MAX_APERTURES: usize = 4;
 
 /// An area, by its place among those of the [`Dma`](super::registry::Dma) that told it, which is known by its window.
 /// To another `Dma` it is no area.
@@ -24,7 +24,7 @@ pub struct AreaId(pub(super) usize, pub(super) RegionId);
 
 /// One entry of a bus's `dma-ranges`: the bus addresses `[bus, bus + bytes)` are the memory from `phys` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BusWindow {
+pub struct Aperture {
     /// First bus address.
     pub bus: BusAddr,
     /// The memory behind it.
@@ -33,11 +33,11 @@ pub struct BusWindow {
     pub bytes: u64,
 }
 
-impl BusWindow {
+impl Aperture {
     /// All of the 32-bit space, at the CPU's addresses: a bus without `dma-ranges`.
     pub const IDENTITY: Self = Self { bus: BusAddr::new(0), phys: PhysAddr::new(0), bytes: 1 << 32 };
 
-    /// The memory of the window whose bus addresses end at `mask` or before, in whole frames.
+    /// The memory of the aperture whose bus addresses end at `mask` or before, in whole frames.
     fn reach(&self, mask: BusAddr) -> Option<Reachable> {
         let driven = (u64::from(mask.raw()) + 1).saturating_sub(self.bus.raw().into());
         let frames = FrameRange::within(self.phys.raw().into(), driven.min(self.bytes));
@@ -49,11 +49,11 @@ impl BusWindow {
 /// Why a description of a bus master is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MasterError {
-    /// The window has no bytes, passes 4 GiB on one of its sides, names memory or bus addresses of another one, or
+    /// The aperture has no bytes, passes 4 GiB on one of its sides, names memory or bus addresses of another one, or
     /// shifts memory by part of a frame.
-    Window(BusWindow),
-    /// More than [`MAX_WINDOWS`].
-    TooManyWindows,
+    Aperture(Aperture),
+    /// More than [`MAX_APERTURES`].
+    TooManyApertures,
     /// A boundary is a power of two, a frame or more.
     Boundary(u32),
     /// The largest segment holds at least a frame.
@@ -63,10 +63,10 @@ pub enum MasterError {
 impl fmt::Display for MasterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Window(BusWindow { bus, phys, bytes }) => {
-                write!(f, "dma-ranges: {bytes:#x} bytes from bus {bus} at {phys} are no window of this bus")
+            Self::Aperture(Aperture { bus, phys, bytes }) => {
+                write!(f, "dma-ranges: {bytes:#x} bytes from bus {bus} at {phys} are no aperture of this bus")
             }
-            Self::TooManyWindows => write!(f, "dma-ranges: more than {MAX_WINDOWS} windows"),
+            Self::TooManyApertures => write!(f, "dma-ranges: more than {MAX_APERTURES} apertures"),
             Self::Boundary(bytes) => write!(f, "boundary of {bytes:#x} bytes is not a power of two of 4 KiB or more"),
             Self::Segment(bytes) => write!(f, "largest segment of {} is less than a frame", Bytes((*bytes).into())),
         }
@@ -80,9 +80,9 @@ pub struct Master {
     /// Or why it has none, if it names one that was refused.
     area: Result<AreaId, Option<&'static str>>,
     mask: BusAddr,
-    windows: ArrayVec<BusWindow, MAX_WINDOWS>,
-    /// The memory it reaches, window by window: by mask and windows.
-    reach: ArrayVec<Reachable, MAX_WINDOWS>,
+    apertures: ArrayVec<Aperture, MAX_APERTURES>,
+    /// The memory it reaches, aperture by aperture: by mask and apertures.
+    reach: ArrayVec<Reachable, MAX_APERTURES>,
     boundary: Option<u32>,
     max_segment: u32,
 }
@@ -103,46 +103,46 @@ impl Master {
 
     fn with_area(name: &'static str, area: Result<AreaId, Option<&'static str>>) -> Self {
         let mask = BusAddr::new(u32::MAX);
-        let (windows, reach) = (ArrayVec::new(), ArrayVec::new());
-        let master = Self { name, area, mask, windows, reach, boundary: None, max_segment: u32::MAX };
-        master.reaching(mask, core::iter::once(BusWindow::IDENTITY).collect())
+        let (apertures, reach) = (ArrayVec::new(), ArrayVec::new());
+        let master = Self { name, area, mask, apertures, reach, boundary: None, max_segment: u32::MAX };
+        master.reaching(mask, core::iter::once(Aperture::IDENTITY).collect())
     }
 
     /// The same master, driving bus addresses up to `last` only, that byte included: its DMA mask.
     #[must_use]
     pub fn with_mask(self, last: BusAddr) -> Self {
-        let windows = self.windows.clone();
-        self.reaching(last, windows)
+        let apertures = self.apertures.clone();
+        self.reaching(last, apertures)
     }
 
     /// The same master on a bus with these `dma-ranges`; memory outside of them it cannot reach.
-    pub fn with_windows(self, windows: &[BusWindow]) -> Result<Self, MasterError> {
-        for (n, window) in windows.iter().enumerate() {
-            let fits = |base: u32| window.bytes <= (1 << 32) - u64::from(base);
+    pub fn with_apertures(self, apertures: &[Aperture]) -> Result<Self, MasterError> {
+        for (n, aperture) in apertures.iter().enumerate() {
+            let fits = |base: u32| aperture.bytes <= (1 << 32) - u64::from(base);
             let apart = |a: u32, b: u32, bytes: u64| {
-                u64::from(a) + window.bytes <= b.into() || u64::from(b) + bytes <= a.into()
+                u64::from(a) + aperture.bytes <= b.into() || u64::from(b) + bytes <= a.into()
             };
-            if window.bytes == 0 || !fits(window.bus.raw()) || !fits(window.phys.raw()) {
-                return Err(MasterError::Window(*window));
+            if aperture.bytes == 0 || !fits(aperture.bus.raw()) || !fits(aperture.phys.raw()) {
+                return Err(MasterError::Aperture(*aperture));
             }
-            let clear = windows[..n].iter().all(|other| {
-                apart(window.bus.raw(), other.bus.raw(), other.bytes)
-                    && apart(window.phys.raw(), other.phys.raw(), other.bytes)
+            let clear = apertures[..n].iter().all(|other| {
+                apart(aperture.bus.raw(), other.bus.raw(), other.bytes)
+                    && apart(aperture.phys.raw(), other.phys.raw(), other.bytes)
             });
             // A shift by part of a frame would make a frame of memory two on the bus.
-            let whole = window.bus.raw() % FRAME_SIZE == window.phys.raw() % FRAME_SIZE;
+            let whole = aperture.bus.raw() % FRAME_SIZE == aperture.phys.raw() % FRAME_SIZE;
             if !clear || !whole {
-                return Err(MasterError::Window(*window));
+                return Err(MasterError::Aperture(*aperture));
             }
         }
-        let windows = ArrayVec::try_from(windows).map_err(|_| MasterError::TooManyWindows)?;
+        let apertures = ArrayVec::try_from(apertures).map_err(|_| MasterError::TooManyApertures)?;
         let mask = self.mask;
-        Ok(self.reaching(mask, windows))
+        Ok(self.reaching(mask, apertures))
     }
 
-    fn reaching(self, mask: BusAddr, windows: ArrayVec<BusWindow, MAX_WINDOWS>) -> Self {
-        let reach = windows.iter().filter_map(|window| window.reach(mask)).collect();
-        Self { mask, windows, reach, ..self }
+    fn reaching(self, mask: BusAddr, apertures: ArrayVec<Aperture, MAX_APERTURES>) -> Self {
+        let reach = apertures.iter().filter_map(|aperture| aperture.reach(mask)).collect();
+        Self { mask, apertures, reach, ..self }
     }
 
     /// The same master, whose buffers and segments do not cross a multiple of `bytes` on the bus: a power of two.
@@ -168,7 +168,7 @@ impl Master {
 
     /// What limits where its buffers may lie, for refusals.
     pub(super) fn limits(&self) -> Reach {
-        let ranges = self.windows.as_slice() != [BusWindow::IDENTITY];
+        let ranges = self.apertures.as_slice() != [Aperture::IDENTITY];
         Reach { last: self.mask, ranges, boundary: self.boundary }
     }
 
@@ -190,7 +190,7 @@ impl Master {
     pub(super) fn places(&self, run: FrameRange) -> Places<'_> {
         Places {
             boundary: self.boundary,
-            windows: self.reach.iter(),
+            apertures: self.reach.iter(),
             run,
             left: Reachable::unshifted(FrameRange::EMPTY),
         }
@@ -203,10 +203,10 @@ impl Master {
 
     /// Where the master sees physical address `at`, and how many bytes from there on are consecutive on both sides.
     pub(super) fn bus_run(&self, at: PhysAddr) -> Option<(BusAddr, u64)> {
-        let (bus, left) = self.windows.iter().find_map(|window| {
-            let offset = at.raw().checked_sub(window.phys.raw())?;
-            let left = window.bytes.checked_sub(offset.into())?;
-            (left > 0).then(|| (BusAddr::new(window.bus.raw() + offset), left))
+        let (bus, left) = self.apertures.iter().find_map(|aperture| {
+            let offset = at.raw().checked_sub(aperture.phys.raw())?;
+            let left = aperture.bytes.checked_sub(offset.into())?;
+            (left > 0).then(|| (BusAddr::new(aperture.bus.raw() + offset), left))
         })?;
         let driven = (u64::from(self.mask.raw()) + 1).checked_sub(bus.raw().into())?;
         (driven > 0).then(|| (bus, left.min(driven)))
@@ -217,9 +217,9 @@ impl Master {
         if at > self.mask {
             return None;
         }
-        self.windows.iter().find_map(|window| {
-            let offset = at.raw().checked_sub(window.bus.raw())?;
-            (u64::from(offset) < window.bytes).then(|| PhysAddr::new(window.phys.raw() + offset))
+        self.apertures.iter().find_map(|aperture| {
+            let offset = at.raw().checked_sub(aperture.bus.raw())?;
+            (u64::from(offset) < aperture.bytes).then(|| PhysAddr::new(aperture.phys.raw() + offset))
         })
     }
 }
@@ -227,9 +227,9 @@ impl Master {
 /// Of [`Master::places`].
 pub(super) struct Places<'m> {
     boundary: Option<u32>,
-    windows: slice::Iter<'m, Reachable>,
+    apertures: slice::Iter<'m, Reachable>,
     run: FrameRange,
-    /// Of the window in turn, what was not yet given.
+    /// Of the aperture in turn, what was not yet given.
     left: Reachable,
 }
 
@@ -239,7 +239,7 @@ impl Iterator for Places<'_> {
     #[inline]
     fn next(&mut self) -> Option<Reachable> {
         while self.left.frames.is_empty() {
-            let &Reachable { frames, shift } = self.windows.next()?;
+            let &Reachable { frames, shift } = self.apertures.next()?;
             self.left = Reachable { frames: frames.intersection(self.run), shift };
         }
         let Reachable { frames, shift } = self.left;
@@ -262,12 +262,12 @@ mod tests {
     use std::string::ToString;
     use std::vec::Vec;
 
-    const SOC: BusWindow =
-        BusWindow { bus: BusAddr::new(0xc000_0000), phys: PhysAddr::new(0x4000_0000), bytes: 0x2000_0000 };
+    const SOC: Aperture =
+        Aperture { bus: BusAddr::new(0xc000_0000), phys: PhysAddr::new(0x4000_0000), bytes: 0x2000_0000 };
 
     #[test]
-    fn addresses_go_through_the_window_and_back() {
-        let master = Master::new("ve", None).with_windows(&[SOC]).unwrap();
+    fn addresses_go_through_the_aperture_and_back() {
+        let master = Master::new("ve", None).with_apertures(&[SOC]).unwrap();
         assert_eq!(master.bus(PhysAddr::new(0x4000_1000)), Some(BusAddr::new(0xc000_1000)));
         assert_eq!(master.phys(BusAddr::new(0xdfff_ffff)), Some(PhysAddr::new(0x5fff_ffff)));
         assert_eq!(master.bus(PhysAddr::new(0x6000_0000)), None);
@@ -275,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_cuts_windows_to_the_last_byte() {
-        let master = Master::new("ve", None).with_windows(&[SOC]).unwrap().with_mask(BusAddr::new(0xc000_2fff));
+    fn a_mask_cuts_apertures_to_the_last_byte() {
+        let master = Master::new("ve", None).with_apertures(&[SOC]).unwrap().with_mask(BusAddr::new(0xc000_2fff));
         let reach = |bytes| [Reachable { frames: FrameRange::within(0x4000_0000, bytes), shift: 0x80000 }];
         assert_eq!(master.reach.to_vec(), reach(0x3000));
         let short = master.with_mask(BusAddr::new(0xc000_2ffe));
@@ -288,8 +288,8 @@ mod tests {
 
     #[test]
     fn boundaries_are_the_bus_s() {
-        let odd = BusWindow { bus: BusAddr::new(0x0000_3000), phys: PhysAddr::new(0x4000_0000), bytes: 0x10_0000 };
-        let master = Master::new("ac97", None).with_windows(&[odd]).unwrap().with_boundary(0x4000).unwrap();
+        let odd = Aperture { bus: BusAddr::new(0x0000_3000), phys: PhysAddr::new(0x4000_0000), bytes: 0x10_0000 };
+        let master = Master::new("ac97", None).with_apertures(&[odd]).unwrap().with_boundary(0x4000).unwrap();
         let within = FrameRange::within(0x4000_0000, 0x7000);
         let parts: Vec<_> = master.places(within).map(|part| (part.frames.start(), part.frames.end())).collect();
         assert_eq!(parts, [(0x40000, 0x40001), (0x40001, 0x40005), (0x40005, 0x40007)]);
@@ -306,20 +306,20 @@ mod tests {
 
     #[test]
     fn refusals_are_one_clear_line() {
-        let long = BusWindow { bytes: 0x8000_0000, ..SOC };
-        let refused = Master::new("x", None).with_windows(&[long]).unwrap_err();
-        let text = "dma-ranges: 0x80000000 bytes from bus 0xc0000000 at 0x40000000 are no window of this bus";
+        let long = Aperture { bytes: 0x8000_0000, ..SOC };
+        let refused = Master::new("x", None).with_apertures(&[long]).unwrap_err();
+        let text = "dma-ranges: 0x80000000 bytes from bus 0xc0000000 at 0x40000000 are no aperture of this bus";
         assert_eq!(refused.to_string(), text);
-        let shifted = BusWindow { bus: BusAddr::new(0xc000_0200), ..SOC };
-        let endless = BusWindow { bytes: u64::MAX, ..SOC };
-        assert_eq!(Master::new("x", None).with_windows(&[endless]).unwrap_err(), MasterError::Window(endless));
-        assert_eq!(Master::new("x", None).with_windows(&[shifted]).unwrap_err(), MasterError::Window(shifted));
-        assert_eq!(Master::new("x", None).with_windows(&[SOC; 2]).unwrap_err(), MasterError::Window(SOC), "twice");
+        let shifted = Aperture { bus: BusAddr::new(0xc000_0200), ..SOC };
+        let endless = Aperture { bytes: u64::MAX, ..SOC };
+        assert_eq!(Master::new("x", None).with_apertures(&[endless]).unwrap_err(), MasterError::Aperture(endless));
+        assert_eq!(Master::new("x", None).with_apertures(&[shifted]).unwrap_err(), MasterError::Aperture(shifted));
+        assert_eq!(Master::new("x", None).with_apertures(&[SOC; 2]).unwrap_err(), MasterError::Aperture(SOC), "twice");
         let many: [_; 5] = core::array::from_fn(|n| {
             let base = n as u32 * 0x1000_0000;
-            BusWindow { bus: BusAddr::new(base), phys: PhysAddr::new(base), bytes: 0x1000_0000 }
+            Aperture { bus: BusAddr::new(base), phys: PhysAddr::new(base), bytes: 0x1000_0000 }
         });
-        assert_eq!(Master::new("x", None).with_windows(&many).unwrap_err(), MasterError::TooManyWindows);
+        assert_eq!(Master::new("x", None).with_apertures(&many).unwrap_err(), MasterError::TooManyApertures);
         let boundary = Master::new("x", None).with_boundary(0x3000).unwrap_err();
         assert_eq!(boundary.to_string(), "boundary of 0x3000 bytes is not a power of two of 4 KiB or more");
         let segment = Master::new("x", None).with_max_segment(512).unwrap_err();

@@ -9,7 +9,7 @@
 //! Any core may call anything here at any time, and so may interrupt handlers: the lock masks interrupts
 //! ([`sync`](crate::sync)). What takes long takes long there too: making a buffer zeroes it, a hand-over maintains its
 //! lines. Not for handlers are [`Dma::new`], making and ending contracts and pools, making borrowers and scatter
-//! tables, which use the heap; [loans](loan), which may have to wait; and the audit, which walks all tables with
+//! tables, which use the heap; [loans](Borrower), which may have to wait; and the audit, which walks all tables with
 //! interrupts masked.
 //!
 //! Nothing here prints or logs, and nothing but what was just named uses the heap. So all of it may be called under the
@@ -18,19 +18,37 @@
 
 mod alloc;
 mod body;
-pub mod buffer;
-pub mod contract;
+pub(crate) mod buffer;
+pub(crate) mod contract;
 mod lanes;
-pub mod loan;
-pub mod master;
-pub mod pool;
-pub mod port;
+pub(crate) mod loan;
+pub(crate) mod master;
+pub(crate) mod pool;
+pub(crate) mod port;
 mod registry;
 mod report;
-pub mod scatter;
-pub mod segment;
-pub mod word;
+pub(crate) mod scatter;
+pub(crate) mod segment;
+pub(crate) mod word;
 
+pub use crate::cma::area::{AllocError, MAX_ALIGN, NoRun};
+pub use crate::cma::contract::{ContractError, ContractSet};
+pub use crate::cma::loan::{
+    LendError, Loan, LoanError, LoanPriority, LoanStats, MAX_BORROWERS, MAX_BUDGET, PageKind, SPARES,
+};
+pub use crate::cma::reach::Reach;
 pub use crate::holder::Holder;
-pub use registry::{Dma, DmaError, MAX_BUFFERS, Record, Stats};
-pub use report::{Holders, Place};
+pub use buffer::{
+    Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Direction, Effort, FromDevice, No, Stream, ToDevice,
+    Yes,
+};
+pub use contract::Contract;
+pub use loan::{Borrower, Discardable, LOAN_PAGE, LentFrames, LoanKind, Movable};
+pub use master::{Aperture, AreaId, MAX_APERTURES, Master, MasterError};
+pub use pool::{BlockShape, BlocksOut, Pool, PoolBlock, PoolError, PoolExhausted};
+pub use port::{Port, PortError, PortView};
+pub use registry::{BufferRecord, Dma, DmaError, DmaStats, MAX_BUFFERS};
+pub use report::{FaultPlace, Holders};
+pub use scatter::ScatterTable;
+pub use segment::{ScatterError, Segment};
+pub use word::Word;

@@ -1,12 +1,12 @@
 //! Pools of small coherent blocks for descriptors and command tables: Linux's `dma_pool`.
 //!
-//! Guarantees: every block has the size, alignment and boundary of the pool's [`Shape`] on the bus; no two blocks
+//! Guarantees: every block has the size, alignment and boundary of the pool's [`BlockShape`] on the bus; no two blocks
 //! that are out share a byte; whoever gets a block finds zeros in it (I5). A pool takes its memory once, when it is
 //! made (`dma_pool_create`, but that allocates later, page by page), so that afterwards only one thing can be
-//! refused: more blocks than there are. [`Pool::alloc`] and [`Block::free`] map nothing, maintain no cache line, touch
-//! one entry of the free list whatever the number of blocks, and take no lock: this is the path for interrupt handlers
-//! and other contexts that must neither wait nor map. The free list stands outside the coherent memory, where no
-//! device can scribble on it.
+//! refused: more blocks than there are. [`Pool::alloc`] and [`PoolBlock::free`] map nothing, maintain no cache line,
+//! touch one entry of the free list whatever the number of blocks, and take no lock: this is the path for interrupt
+//! handlers and other contexts that must neither wait nor map. The free list stands outside the coherent memory, where
+//! no device can scribble on it.
 //!
 //! What `dma_pool_free` leaves to the caller cannot be written here: a block knows its pool, so it cannot be freed to
 //! another one, and freeing consumes it. A block keeps its pool's memory mapped, so no block outlives its bytes.
@@ -18,24 +18,24 @@
 //! block of one that was dropped: this takes memory from the heap, or gives it back.
 //!
 //! ```compile_fail,E0382
-//! use carveout::{machine::Machine, dma::pool::Block};
-//! fn double_free<M: Machine>(block: Block<M>) {
+//! use carveout::{dma::PoolBlock, machine::Machine};
+//! fn double_free<M: Machine>(block: PoolBlock<M>) {
 //!     unsafe { block.free() };
 //!     unsafe { block.free() };
 //! }
 //! ```
 //!
 //! ```compile_fail,E0382
-//! use carveout::{addr::BusAddr, machine::Machine, dma::pool::Block};
-//! fn use_after_free<M: Machine>(block: Block<M>) -> BusAddr {
+//! use carveout::{addr::BusAddr, dma::PoolBlock, machine::Machine};
+//! fn use_after_free<M: Machine>(block: PoolBlock<M>) -> BusAddr {
 //!     unsafe { block.free() };
 //!     block.bus()
 //! }
 //! ```
 //!
 //! ```compile_fail,E0599
-//! use carveout::{machine::Machine, dma::pool::Block};
-//! fn two_owners<M: Machine>(block: Block<M>) -> (Block<M>, Block<M>) {
+//! use carveout::{dma::PoolBlock, machine::Machine};
+//! fn two_owners<M: Machine>(block: PoolBlock<M>) -> (PoolBlock<M>, PoolBlock<M>) {
 //!     (block.clone(), block)
 //! }
 //! ```
@@ -62,7 +62,7 @@ use spin::Mutex;
 
 /// What each block of a pool is like, in bytes, at the addresses the device sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Shape {
+pub struct BlockShape {
     /// Bytes of a block, 1 or more.
     pub size: u32,
     /// A power of two that its bus address is a multiple of.
@@ -71,7 +71,7 @@ pub struct Shape {
     pub boundary: Option<u32>,
 }
 
-impl Shape {
+impl BlockShape {
     fn check(self) -> Result<(), PoolError> {
         let Self { size, align, boundary } = self;
         if size == 0 {
@@ -162,7 +162,7 @@ impl fmt::Display for PoolError {
 
 /// All blocks of a pool are out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Exhausted {
+pub struct PoolExhausted {
     /// The device the pool was made for.
     pub owner: &'static str,
     /// Blocks of the pool.
@@ -171,7 +171,7 @@ pub struct Exhausted {
     pub lost: u32,
 }
 
-impl fmt::Display for Exhausted {
+impl fmt::Display for PoolExhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { owner, blocks, lost } = self;
         write!(f, "all {blocks} blocks of the pool of {owner} are out, {lost} of them lost")
@@ -180,7 +180,7 @@ impl fmt::Display for Exhausted {
 
 /// Blocks of a pool did not come back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StillOut {
+pub struct BlocksOut {
     /// The device the pool was made for.
     pub owner: &'static str,
     /// Blocks that somebody holds.
@@ -189,7 +189,7 @@ pub struct StillOut {
     pub lost: u32,
 }
 
-impl fmt::Display for StillOut {
+impl fmt::Display for BlocksOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { owner, held, lost } = self;
         write!(f, "the pool of {owner} has {held} blocks held and {lost} lost")
@@ -255,16 +255,16 @@ impl FreeList {
 
 /// Where a block is.
 #[derive(Debug)]
-struct Place {
+struct BlockPlace {
     at: NonNull<u8>,
     bus: BusAddr,
     buffer: usize,
 }
 
-// SAFETY: an address is not an access; those go through the one `Block` of this place.
-unsafe impl Send for Place {}
+// SAFETY: an address is not an access; those go through the one `PoolBlock` of this place.
+unsafe impl Send for BlockPlace {}
 // SAFETY: as above.
-unsafe impl Sync for Place {}
+unsafe impl Sync for BlockPlace {}
 
 /// What the pool and its blocks share: it lives as long as any of them.
 struct Store<M: Machine + 'static> {
@@ -273,7 +273,7 @@ struct Store<M: Machine + 'static> {
     dma: &'static Dma<M>,
     owner: &'static str,
     size: u32,
-    places: Vec<Place>,
+    places: Vec<BlockPlace>,
     free: FreeList,
     lost: AtomicU32,
     /// Never locked: what is shared must be `Sync`, and only the drop, which has it alone, looks at them.
@@ -351,12 +351,12 @@ pub struct Pool<M: Machine + 'static> {
 impl<M: Machine> Pool<M> {
     /// Takes the memory for `blocks` blocks from the device's area, in as few buffers as its boundary permits, and 16
     /// bytes of heap for each: all that the pool ever takes. [`PoolError`] says what a refusal leaves changed.
-    pub fn new(dma: &'static Dma<M>, master: &Master, shape: Shape, blocks: u32) -> Result<Self, PoolError> {
+    pub fn new(dma: &'static Dma<M>, master: &Master, shape: BlockShape, blocks: u32) -> Result<Self, PoolError> {
         shape.check()?;
         if blocks == 0 {
             return Err(PoolError::NoBlocks);
         }
-        let Shape { size, align, .. } = shape;
+        let BlockShape { size, align, .. } = shape;
         // No buffer crosses the master's boundary, so none is larger.
         let largest = master.boundary().map_or(u32::MAX, |boundary| boundary.max(size));
         let mut buffers = Vec::new();
@@ -368,7 +368,7 @@ impl<M: Machine> Pool<M> {
                 return Err(PoolError::Alloc(AllocError::NoCapacity { wanted, free }));
             }
         }
-        let mut places: Vec<Place> = Vec::new();
+        let mut places: Vec<BlockPlace> = Vec::new();
         places.try_reserve_exact(blocks as usize).map_err(|_| PoolError::Heap { blocks })?;
         let free = FreeList::new(blocks).ok_or(PoolError::Heap { blocks })?;
         let place = room(1).map_err(|_| PoolError::Heap { blocks })?;
@@ -394,7 +394,7 @@ impl<M: Machine> Pool<M> {
                 }
                 let at = buffer.as_ptr().as_ptr().wrapping_add((start - first) as usize);
                 let at = NonNull::new(at).expect("a mapped address is not null");
-                places.push(Place { at, bus: BusAddr::new(start as u32), buffer: buffers.len() });
+                places.push(BlockPlace { at, bus: BusAddr::new(start as u32), buffer: buffers.len() });
             }
             let holds_one = places.last().is_some_and(|place| place.buffer == buffers.len());
             assert!(holds_one, "a buffer begins at the alignment on the bus, so a block fits it");
@@ -406,13 +406,13 @@ impl<M: Machine> Pool<M> {
     }
 
     /// Takes a block, zeroed: `dma_pool_zalloc`. Never waits, never maps. As with all that the CPU writes, the device
-    /// finds the zeros after [`Block::device_barrier`].
-    pub fn alloc(&self) -> Result<Block<M>, Exhausted> {
+    /// finds the zeros after [`PoolBlock::device_barrier`].
+    pub fn alloc(&self) -> Result<PoolBlock<M>, PoolExhausted> {
         let store = &self.store;
         let Some(number) = store.free.pop() else {
-            return Err(Exhausted { owner: store.owner, blocks: store.free.next.len() as u32, lost: self.lost() });
+            return Err(PoolExhausted { owner: store.owner, blocks: store.free.next.len() as u32, lost: self.lost() });
         };
-        let block = Block { store: store.clone(), number, told: Cell::new(false) };
+        let block = PoolBlock { store: store.clone(), number, told: Cell::new(false) };
         // SAFETY: a block's bytes are mapped, writable, while it lives; off the free list they are its alone, and no
         // device uses them: whoever freed the block promised it, or none was ever told of it.
         unsafe { block.place().at.write_bytes(0, block.len()) };
@@ -431,11 +431,11 @@ impl<M: Machine> Pool<M> {
     }
 
     /// Frees the pool's memory, or gives the pool back if blocks are out: `dma_pool_destroy`. Safe, for each
-    /// [`Block::free`] already promised that the device has done with that block.
-    pub fn destroy(self) -> Result<(), (StillOut, Self)> {
+    /// [`PoolBlock::free`] already promised that the device has done with that block.
+    pub fn destroy(self) -> Result<(), (BlocksOut, Self)> {
         match (self.held(), self.lost()) {
             (0, 0) => Ok(()),
-            (held, lost) => Err((StillOut { owner: self.store.owner, held, lost }, self)),
+            (held, lost) => Err((BlocksOut { owner: self.store.owner, held, lost }, self)),
         }
     }
 }
@@ -452,14 +452,14 @@ impl<M: Machine> fmt::Debug for Pool<M> {
 ///
 /// Dropping it puts it back, unless a device was told its address: then it is lost, counted by [`Pool::lost`], and
 /// [`free`](Self::free) is the way back.
-pub struct Block<M: Machine + 'static> {
+pub struct PoolBlock<M: Machine + 'static> {
     store: Share<M>,
     number: u32,
     told: Cell<bool>,
 }
 
-impl<M: Machine> Block<M> {
-    fn place(&self) -> &Place {
+impl<M: Machine> PoolBlock<M> {
+    fn place(&self) -> &BlockPlace {
         &self.store.places[self.number as usize]
     }
 
@@ -549,7 +549,7 @@ impl<M: Machine> Block<M> {
     }
 }
 
-impl<M: Machine> Drop for Block<M> {
+impl<M: Machine> Drop for PoolBlock<M> {
     fn drop(&mut self) {
         if self.told.get() {
             self.store.free.lose(self.number);
@@ -560,9 +560,12 @@ impl<M: Machine> Drop for Block<M> {
     }
 }
 
-impl<M: Machine> fmt::Debug for Block<M> {
+impl<M: Machine> fmt::Debug for PoolBlock<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("owner", &self.store.owner).field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("PoolBlock")
+            .field("owner", &self.store.owner)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 
@@ -629,7 +632,7 @@ mod tests {
         fn shared<T: Send + Sync>() {}
         fn handed<T: Send>() {}
         shared::<Pool<M>>();
-        handed::<Block<M>>();
+        handed::<PoolBlock<M>>();
     }
 
     #[test]
@@ -637,7 +640,7 @@ mod tests {
         for size in [1, 7, 16, 24, 100, 4096] {
             for align in [1, 8, 64, 8192] {
                 for boundary in [None, Some(128), Some(4096), Some(1 << 16)] {
-                    let shape = Shape { size, align, boundary };
+                    let shape = BlockShape { size, align, boundary };
                     if shape.check().is_err() {
                         continue;
                     }
@@ -653,7 +656,7 @@ mod tests {
 
     #[test]
     fn refusals_are_one_clear_line() {
-        let check = |size, align, boundary| Shape { size, align, boundary }.check().unwrap_err().to_string();
+        let check = |size, align, boundary| BlockShape { size, align, boundary }.check().unwrap_err().to_string();
         assert_eq!(check(0, 1, None), "pool of blocks of no bytes");
         assert_eq!(check(1, 0, None), "pool: alignment of 0x0 bytes is not a power of two");
         assert_eq!(check(1, 24, None), "pool: alignment of 0x18 bytes is not a power of two");

@@ -6,7 +6,7 @@
 
 use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::dma::master::Master;
-use crate::dma::registry::{Dma, Kept, Slot, State};
+use crate::dma::registry::{BufferSlot, Dma, Kept, State};
 use crate::holder::Holder;
 use crate::machine::{Lines, Machine};
 use crate::vm::attr::{Access, MemoryType};
@@ -85,7 +85,7 @@ impl<M: Machine> Port<M> {
     }
 
     /// Opens `len` bytes at `at` for the duration of the value returned.
-    pub fn open(&self, at: BusAddr, len: u32) -> Result<Opened<M>, PortError> {
+    pub fn open(&self, at: BusAddr, len: u32) -> Result<PortView<M>, PortError> {
         let last = len.checked_sub(1).and_then(|more| at.checked_add(more));
         let (Some(first), Some(last)) = (self.master.phys(at), last.and_then(|last| self.master.phys(last))) else {
             return Err(PortError::Length { at, len });
@@ -115,7 +115,7 @@ impl<M: Machine> Port<M> {
             let lines = self.dma.machine.discard(mapped.all());
             self.lines.set(self.lines.get() + lines);
         }
-        Ok(Opened { dma: self.dma, slot, own, va, offset, len: len as usize })
+        Ok(PortView { dma: self.dma, slot, own, va, offset, len: len as usize })
     }
 
     /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still,
@@ -141,16 +141,16 @@ impl<M: Machine> Port<M> {
 
 /// A buffer the port has open. Dropping it ends the mapping.
 #[derive(Debug)]
-pub struct Opened<M: Machine + 'static> {
+pub struct PortView<M: Machine + 'static> {
     dma: &'static Dma<M>,
-    slot: Slot,
+    slot: BufferSlot,
     own: Option<Mapped>,
     va: VirtAddr,
     offset: usize,
     len: usize,
 }
 
-impl<M: Machine> Opened<M> {
+impl<M: Machine> PortView<M> {
     fn start(&self) -> *mut u8 {
         self.dma.machine.reach(self.va).wrapping_add(self.offset)
     }
@@ -169,7 +169,7 @@ impl<M: Machine> Opened<M> {
     }
 }
 
-impl<M: Machine> Drop for Opened<M> {
+impl<M: Machine> Drop for PortView<M> {
     fn drop(&mut self) {
         // What the device wrote is in memory before its completion is seen.
         self.dma.machine.device_barrier();

@@ -27,7 +27,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The book of a contract: a slot has its buffer's record for good.
-pub(super) type Book = ContractBook<Slot>;
+pub(super) type Book = ContractBook<BufferSlot>;
 
 /// Of a master whose area is another `Dma`'s.
 pub(super) const NOT_OURS: AllocError = AllocError::NoArea(Some("the one it has is another `Dma`'s"));
@@ -37,7 +37,7 @@ pub const MAX_BUFFERS: usize = 1024;
 
 /// What is known of a buffer while it lives, at a moment that may have passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Record {
+pub struct BufferRecord {
     /// Its frames.
     pub frames: FrameRange,
     /// Where it is mapped whenever it is; `None` before it is for the first time, and of a buffer for devices alone.
@@ -52,7 +52,7 @@ pub struct Record {
     pub born: u64,
 }
 
-impl fmt::Display for Record {
+impl fmt::Display for BufferRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} buffer {} of {}", self.holder, self.frames, self.owner)
     }
@@ -98,7 +98,7 @@ impl Standing {
 
 /// A buffer's place among the records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Slot(pub(super) usize);
+pub(super) struct BufferSlot(pub(super) usize);
 
 /// How long a mapping stays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,7 +112,7 @@ pub(super) enum Stay {
 #[derive(Debug)]
 pub(super) enum Entry {
     Free {
-        next: Option<Slot>,
+        next: Option<BufferSlot>,
     },
     /// An idle contract slot's.
     Promised,
@@ -128,7 +128,7 @@ pub(super) struct State {
     pub(super) entries: Vec<Entry>,
     /// Those of no buffer: as many as there are entries that no buffer has.
     pub(super) bodies: Vec<&'static mut Body>,
-    pub(super) free: Option<Slot>,
+    pub(super) free: Option<BufferSlot>,
     pub(super) contracts: Vec<Book>,
     pub(super) lanes: Lanes,
     pub(super) map_changes: u64,
@@ -181,7 +181,7 @@ impl fmt::Display for DmaError {
 
 /// Counters since boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Stats {
+pub struct DmaStats {
     /// Cache lines cleaned for buffers.
     pub cleaned: Lines,
     /// Cache lines invalidated for buffers.
@@ -198,7 +198,7 @@ pub struct Stats {
     /// of the carve-outs. None where it has [`Dma::window_sections`].
     pub unguarded: u64,
     /// The most turns of the work lane that passed while a recall waited for its own: fewer than there are cores
-    /// ([`loan`](crate::dma::loan)).
+    /// ([`Borrower`](crate::dma::Borrower)).
     pub worst_wait: u32,
 }
 
@@ -220,7 +220,7 @@ impl LineCounter {
     }
 }
 
-/// Of what [`Stats`] reads, what is counted without the lock.
+/// Of what [`DmaStats`] reads, what is counted without the lock.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) cleaned: LineCounter,
@@ -240,7 +240,7 @@ pub struct Dma<M: 'static> {
     pub(super) work: Tickets,
     pub(super) window: VirtRange,
     pub(super) guarded: bool,
-    /// By [`Slot`].
+    /// By [`BufferSlot`].
     pub(super) standings: Vec<Standing>,
     pub(super) counters: Counters,
 }
@@ -269,7 +269,7 @@ impl<M: Machine> Dma<M> {
 
     /// Does the same with a window that may be too small for every guard: it must have each carved frame once. No
     /// allocation is refused for that: where a buffer's neighbours leave it no place with guards, it lies right beside
-    /// one of them, and is counted in [`Stats::unguarded`].
+    /// one of them, and is counted in [`DmaStats::unguarded`].
     ///
     /// # Panics
     ///
@@ -310,7 +310,7 @@ impl<M: Machine> Dma<M> {
         let ledger = Ledger::new(ranges(), aliases, cells);
         let ledger = ledger.expect("disjoint carve-outs by their first names, no more than the ledger holds");
         let (images, range) = (Images::new(ranges(), window.range()), window.range());
-        let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(Slot(n + 1)) };
+        let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(BufferSlot(n + 1)) };
         let (mut bodies, mut free_bodies) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
         let (mut entries, mut standings) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
         let areas = collected(carved.into_iter().map(Area::new)).map_err(full)?;
@@ -325,7 +325,7 @@ impl<M: Machine> Dma<M> {
             images,
             entries,
             bodies: free_bodies,
-            free: Some(Slot(0)),
+            free: Some(BufferSlot(0)),
             contracts: Vec::new(),
             lanes: Lanes::new(loans),
             map_changes: 0,
@@ -373,7 +373,7 @@ impl<M: Machine> Dma<M> {
 
     /// Claims and maps a buffer: at the addresses it has, else at ones that it has from now on or, of a mapping that
     /// the same call ends, in passing.
-    pub(super) fn map(&self, slot: Slot, body: &Body, memory: MemoryType, stay: Stay) -> Mapped {
+    pub(super) fn map(&self, slot: BufferSlot, body: &Body, memory: MemoryType, stay: Stay) -> Mapped {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let frames = body.frames();
@@ -391,7 +391,7 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Ends that a buffer, which is unmapped, has addresses.
-    pub(super) fn give_up_addresses(&self, slot: Slot) {
+    pub(super) fn give_up_addresses(&self, slot: BufferSlot) {
         self.state.lock().give_addresses(slot);
     }
 
@@ -405,7 +405,7 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` where the ledger has it.
-    pub(super) fn give_back(&self, slot: Slot, residue: Option<Residue>, body: &'static mut Body) {
+    pub(super) fn give_back(&self, slot: BufferSlot, residue: Option<Residue>, body: &'static mut Body) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.bodies.push(body);
@@ -439,7 +439,7 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Keeps the frames for ever. Telling of it is for who asks: this may run under any lock of the embedding kernel.
-    pub(super) fn quarantine(&self, slot: Slot, residue: Residue) {
+    pub(super) fn quarantine(&self, slot: BufferSlot, residue: Residue) {
         self.standings[slot.0].set(Holder::Quarantine, residue);
         let mut state = self.state.lock();
         let kept = state.kept_mut(slot);
@@ -450,9 +450,9 @@ impl<M: Machine> Dma<M> {
 }
 
 impl<M> Dma<M> {
-    pub(super) fn record(&self, slot: Slot, kept: &Kept) -> Record {
+    pub(super) fn record(&self, slot: BufferSlot, kept: &Kept) -> BufferRecord {
         let &Kept { frames, va, owner, bytes, born, .. } = kept;
-        Record { frames, va, owner, holder: self.standings[slot.0].get().0, bytes, born }
+        BufferRecord { frames, va, owner, holder: self.standings[slot.0].get().0, bytes, born }
     }
 }
 
@@ -466,14 +466,14 @@ impl State {
         if area.1 == self.window.id() { self.areas.get_mut(area.0) } else { None }
     }
 
-    pub(super) fn buffers(&self) -> impl Iterator<Item = (Slot, &Kept)> {
+    pub(super) fn buffers(&self) -> impl Iterator<Item = (BufferSlot, &Kept)> {
         self.entries.iter().enumerate().filter_map(|(n, entry)| match entry {
-            Entry::Used(kept) => Some((Slot(n), kept)),
+            Entry::Used(kept) => Some((BufferSlot(n), kept)),
             Entry::Free { .. } | Entry::Promised => None,
         })
     }
 
-    pub(super) fn kept_mut(&mut self, slot: Slot) -> &mut Kept {
+    pub(super) fn kept_mut(&mut self, slot: BufferSlot) -> &mut Kept {
         match &mut self.entries[slot.0] {
             Entry::Used(kept) => kept,
             Entry::Free { .. } | Entry::Promised => unreachable!("a buffer has a record"),
@@ -482,7 +482,7 @@ impl State {
 
     /// A buffer comes to be, in an entry that was taken for it.
     #[inline]
-    pub(super) fn occupy(&mut self, slot: Slot, kept: Kept) -> &'static mut Body {
+    pub(super) fn occupy(&mut self, slot: BufferSlot, kept: Kept) -> &'static mut Body {
         self.allocations += 1;
         let body = self.bodies.pop().expect("as many as records to be had");
         body.place(kept.frames, kept.bytes);
@@ -490,14 +490,14 @@ impl State {
         body
     }
 
-    pub(super) fn free_entry(&mut self, slot: Slot) {
+    pub(super) fn free_entry(&mut self, slot: BufferSlot) {
         self.entries[slot.0] = Entry::Free { next: self.free };
         self.free = Some(slot);
     }
 
     /// Addresses for a buffer, until it is freed or the devices' for good: with a guard on either side if there are
     /// such.
-    pub(super) fn take_addresses(&mut self, slot: Slot, frames: FrameRange) -> VirtAddr {
+    pub(super) fn take_addresses(&mut self, slot: BufferSlot, frames: FrameRange) -> VirtAddr {
         let homes = self.images.homes(frames);
         let (image, guarded) = self.ledger.take_image(frames, homes.images);
         self.unguarded += u64::from(!guarded);
@@ -506,7 +506,7 @@ impl State {
         va
     }
 
-    pub(super) fn give_addresses(&mut self, slot: Slot) {
+    pub(super) fn give_addresses(&mut self, slot: BufferSlot) {
         let kept = self.kept_mut(slot);
         let frames = kept.frames;
         if kept.va.take().is_some() {

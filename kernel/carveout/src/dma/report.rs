@@ -5,7 +5,7 @@
 
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, VirtAddr};
 use crate::dma::master::Master;
-use crate::dma::registry::{Dma, Entry, MAX_BUFFERS, Record, Slot, Stats};
+use crate::dma::registry::{BufferRecord, BufferSlot, Dma, DmaStats, Entry, MAX_BUFFERS};
 use crate::machine::Machine;
 use crate::vm::audit::{Expect, Finding, Findings, Report, audit};
 use crate::vm::ledger::Carved;
@@ -14,11 +14,11 @@ use core::sync::atomic::Ordering;
 
 /// What lies at an address in or near the carved memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum FaultPlace {
     /// In a buffer's frames or addresses.
-    Buffer(Record),
+    Buffer(BufferRecord),
     /// The guard page after a buffer.
-    Guard(Record),
+    Guard(BufferRecord),
     /// A frame of an area, lent to a borrower of that name.
     Lent(Frame, &'static str),
     /// A frame of an area that no buffer holds and nobody borrows.
@@ -29,7 +29,7 @@ pub enum Place {
     Busy,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FaultPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Buffer(record) => write!(f, "{record}"),
@@ -58,13 +58,13 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Counters since boot.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> DmaStats {
         let counters = &self.counters;
         let (map_changes, allocations, unguarded) = {
             let state = self.state.lock();
             (state.map_changes, state.allocations, state.unguarded)
         };
-        Stats {
+        DmaStats {
             cleaned: counters.cleaned.get(),
             invalidated: counters.invalidated.get(),
             map_changes,
@@ -93,7 +93,7 @@ impl<M: Machine> Dma<M> {
     ///
     /// Never waits, so a fault report may ask too: while another context has the records there is none, and a later
     /// call returns it. Where no buffer was lost, no lock is looked at.
-    pub fn next_quarantined(&self) -> Option<Record> {
+    pub fn next_quarantined(&self) -> Option<BufferRecord> {
         if self.counters.untold.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -106,34 +106,34 @@ impl<M: Machine> Dma<M> {
     }
 
     /// What lies at an address of the window, for a fault report. Never waits.
-    pub fn place_of(&self, va: VirtAddr) -> Place {
-        let Some(state) = self.state.try_lock() else { return Place::Busy };
+    pub fn place_of(&self, va: VirtAddr) -> FaultPlace {
+        let Some(state) = self.state.try_lock() else { return FaultPlace::Busy };
         let page = va.raw() >> FRAME_SHIFT;
-        let mut place = Place::UnusedWindow;
+        let mut place = FaultPlace::UnusedWindow;
         for (slot, kept) in state.buffers() {
             let Some(va) = kept.va else { continue };
             let first = va.raw() >> FRAME_SHIFT;
             let end = first + kept.frames.count();
             if (first..end).contains(&page) {
-                return Place::Buffer(self.record(slot, kept));
+                return FaultPlace::Buffer(self.record(slot, kept));
             }
             // Another buffer's, where a guard was given up.
             if page == end {
-                place = Place::Guard(self.record(slot, kept));
+                place = FaultPlace::Guard(self.record(slot, kept));
             }
         }
         place
     }
 
     /// What lies at a frame; `None` if it is not carved. Never waits.
-    pub fn place_of_frame(&self, frame: Frame) -> Option<Place> {
-        let Some(state) = self.state.try_lock() else { return Some(Place::Busy) };
+    pub fn place_of_frame(&self, frame: Frame) -> Option<FaultPlace> {
+        let Some(state) = self.state.try_lock() else { return Some(FaultPlace::Busy) };
         state.ledger.state(frame)?;
         if let Some((slot, kept)) = state.buffers().find(|(_, kept)| kept.frames.contains(frame)) {
-            return Some(Place::Buffer(self.record(slot, kept)));
+            return Some(FaultPlace::Buffer(self.record(slot, kept)));
         }
         let borrower = state.areas.iter().find_map(|area| area.borrower_of(frame));
-        Some(borrower.map_or(Place::FreeFrame(frame), |borrower| Place::Lent(frame, borrower)))
+        Some(borrower.map_or(FaultPlace::FreeFrame(frame), |borrower| FaultPlace::Lent(frame, borrower)))
     }
 
     /// How a carved frame is mapped now; `None` if it is not carved.
@@ -151,10 +151,10 @@ pub struct Holders<'d, M: 'static> {
 
 impl<M> Holders<'_, M> {
     /// Calls `each` with every buffer of the table, in no particular order. The lock is not held meanwhile.
-    pub fn for_each(&self, mut each: impl FnMut(&Record)) {
+    pub fn for_each(&self, mut each: impl FnMut(&BufferRecord)) {
         for slot in 0..MAX_BUFFERS {
             let record = match &self.dma.state.lock().entries[slot] {
-                Entry::Used(kept) => self.dma.record(Slot(slot), kept),
+                Entry::Used(kept) => self.dma.record(BufferSlot(slot), kept),
                 Entry::Free { .. } | Entry::Promised => continue,
             };
             if self.owner.is_none_or(|owner| record.owner == owner) {
@@ -176,7 +176,7 @@ impl<M> fmt::Display for Holders<'_, M> {
         let (mut result, mut count, mut bytes) = (Ok(()), 0, 0);
         writeln!(f, "{:<12} {:>10} {:<12} {:>6}  frames", "device", "bytes", "state", "age")?;
         self.for_each(|record| {
-            let Record { frames, owner, holder, bytes: wanted, born, .. } = record;
+            let BufferRecord { frames, owner, holder, bytes: wanted, born, .. } = record;
             count += 1;
             bytes += frames.bytes();
             let age = now - born;

@@ -1,34 +1,34 @@
 //! Scatter-gather: several streams handed over as one; Linux's `dma_map_sg` and `sg_table`.
 //!
-//! Guarantees: all buffers of a [`Table`] are the CPU's or all are the device's; each hand-over does the least
+//! Guarantees: all buffers of a [`ScatterTable`] are the CPU's or all are the device's; each hand-over does the least
 //! maintenance for each buffer, as [`Stream`] does, and at most one device barrier for all: those of another machine
 //! get that machine's. The [`Segment`]s of all of them are as few as [`segment`](super::segment) makes them. While the
 //! device owns them no mapping exists (I4). A hand-over takes nothing from the heap.
 //!
 //! ```compile_fail,E0599
-//! use carveout::{machine::Machine, dma::buffer::{Device, FromDevice}, dma::scatter::Table};
-//! fn read_while_the_device_owns_it<M: Machine>(table: Table<M, FromDevice, Device>) {
+//! use carveout::{dma::{Device, FromDevice, ScatterTable}, machine::Machine};
+//! fn read_while_the_device_owns_it<M: Machine>(table: ScatterTable<M, FromDevice, Device>) {
 //!     let _ = table.views();
 //! }
 //! ```
 //!
 //! ```compile_fail,E0599
-//! use carveout::{machine::Machine, dma::{buffer::{Cpu, ToDevice}, master::Master, scatter::Table}};
-//! fn tell_the_device_before_the_hand_over<M: Machine>(table: Table<M, ToDevice, Cpu>, master: &Master) {
+//! use carveout::{dma::{Cpu, Master, ScatterTable, ToDevice}, machine::Machine};
+//! fn tell_the_device_before_the_hand_over<M: Machine>(table: ScatterTable<M, ToDevice, Cpu>, master: &Master) {
 //!     let _ = table.segments(master);
 //! }
 //! ```
 //!
 //! ```compile_fail,E0599
-//! use carveout::{machine::Machine, dma::buffer::{Cpu, FromDevice}, dma::scatter::Table};
-//! fn write_what_only_the_device_writes<M: Machine>(mut table: Table<M, FromDevice, Cpu>) {
+//! use carveout::{dma::{Cpu, FromDevice, ScatterTable}, machine::Machine};
+//! fn write_what_only_the_device_writes<M: Machine>(mut table: ScatterTable<M, FromDevice, Cpu>) {
 //!     let _ = table.views_mut();
 //! }
 //! ```
 //!
 //! ```compile_fail,E0505
-//! use carveout::{machine::Machine, dma::buffer::{Cpu, ToDevice}, dma::scatter::Table};
-//! fn keep_a_view_across_the_hand_over<M: Machine>(table: Table<M, ToDevice, Cpu>) -> usize {
+//! use carveout::{dma::{Cpu, ScatterTable, ToDevice}, machine::Machine};
+//! fn keep_a_view_across_the_hand_over<M: Machine>(table: ScatterTable<M, ToDevice, Cpu>) -> usize {
 //!     let views = table.views();
 //!     let _device = table.for_device();
 //!     views.count()
@@ -45,11 +45,11 @@ use alloc::vec::Vec;
 ///
 /// Dropping it drops its streams: those a device owns are quarantined.
 #[derive(Debug)]
-pub struct Table<M: Machine + 'static, D: Direction, O> {
+pub struct ScatterTable<M: Machine + 'static, D: Direction, O> {
     streams: Vec<Stream<M, D, O>>,
 }
 
-impl<M: Machine, D: Direction, O> Table<M, D, O> {
+impl<M: Machine, D: Direction, O> ScatterTable<M, D, O> {
     /// Bytes asked for, of all buffers.
     pub fn bytes(&self) -> u64 {
         self.streams.iter().map(|stream| stream.len() as u64).sum()
@@ -66,7 +66,7 @@ impl<M: Machine, D: Direction, O> Table<M, D, O> {
     }
 }
 
-impl<M: Machine, D: Direction> Table<M, D, Cpu> {
+impl<M: Machine, D: Direction> ScatterTable<M, D, Cpu> {
     /// A table of these buffers, in this order.
     pub const fn new(streams: Vec<Stream<M, D, Cpu>>) -> Self {
         Self { streams }
@@ -80,19 +80,19 @@ impl<M: Machine, D: Direction> Table<M, D, Cpu> {
 
     /// Hands all buffers to the device (`dma_map_sg`, `dma_sync_sg_for_device`): cleans those that the CPU may have
     /// written, unmaps those that are mapped, then passes one barrier for all, if one is due for any.
-    pub fn for_device(self) -> Table<M, D, Device> {
-        Table { streams: Stream::all_for_device(self.streams) }
+    pub fn for_device(self) -> ScatterTable<M, D, Device> {
+        ScatterTable { streams: Stream::all_for_device(self.streams) }
     }
 }
 
-impl<M: Machine, D: Direction<CpuWrites = Yes>> Table<M, D, Cpu> {
+impl<M: Machine, D: Direction<CpuWrites = Yes>> ScatterTable<M, D, Cpu> {
     /// The bytes, writable, buffer by buffer. Only buffers that the iterator comes to are cleaned at the hand-over.
     pub fn views_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
         self.streams.iter_mut().map(Stream::bytes_mut)
     }
 }
 
-impl<M: Machine, D: Direction> Table<M, D, Device> {
+impl<M: Machine, D: Direction> ScatterTable<M, D, Device> {
     /// What to program into the device. All buffers are checked first, so that no driver programs half a list;
     /// `count()` of the iterator says how many entries it takes. A segment begins where the one before ended, if that
     /// was full: devices that want aligned segments have an aligned largest one.
@@ -109,8 +109,8 @@ impl<M: Machine, D: Direction> Table<M, D, Device> {
     ///
     /// I4: the device has finished with every buffer, which it said in a register or in memory
     /// read before this call, and will not access any until it is handed over again.
-    pub unsafe fn for_cpu(self) -> Table<M, D, Cpu> {
+    pub unsafe fn for_cpu(self) -> ScatterTable<M, D, Cpu> {
         // SAFETY: the device has finished with every buffer (I4), as this function demands.
-        Table { streams: unsafe { Stream::all_for_cpu(self.streams) } }
+        ScatterTable { streams: unsafe { Stream::all_for_cpu(self.streams) } }
     }
 }

@@ -8,7 +8,7 @@
 //! 794074). Who writes a word that a device changes too passes `dma_wmb` before the next write to those eight bytes.
 //!
 //! ```compile_fail,E0277
-//! use carveout::{machine::Machine, dma::buffer::Coherent};
+//! use carveout::{dma::Coherent, machine::Machine};
 //! fn no_word_that_two_accesses_make<M: Machine>(ring: &Coherent<M>) -> u64 {
 //!     ring.read_word(0)
 //! }

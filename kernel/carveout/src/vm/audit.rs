@@ -20,7 +20,7 @@ use crate::vm::attr::{MemoryType, Shareability};
 use crate::vm::desc::{L1_ENTRIES, L2_ENTRIES, L2_TABLE_SIZE};
 use crate::vm::ledger::{Carved, Ledger};
 use crate::vm::range::VirtRange;
-use crate::vm::walk::{self, Attributes, Caching, Domain, First, Leaf, Memory, Pointer, Sharing, Ttbr, bit};
+use crate::vm::walk::{self, Attributes, Caching, Domain, First, Memory, Pointer, Sharing, Translation, Ttbr, bit};
 use core::fmt;
 use core::ops::Range;
 
@@ -737,7 +737,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
     }
 
     /// Checks a leaf, whose memory begins at `va`.
-    fn leaf(&mut self, va: VirtAddr, word: u32, leaf: &Leaf) {
+    fn leaf(&mut self, va: VirtAddr, word: u32, leaf: &Translation) {
         let domain = leaf.domain;
         if !domain.is_checked() && self.unchecked >> domain.number & 1 == 0 {
             self.unchecked |= 1 << domain.number;
@@ -754,7 +754,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
     }
 
     /// Checks one frame of a leaf.
-    fn frame(&mut self, va: VirtAddr, frame: Frame, leaf: &Leaf) {
+    fn frame(&mut self, va: VirtAddr, frame: Frame, leaf: &Translation) {
         let Attributes { memory: has, sharing } = leaf.attributes;
         if let Some(of) = self.ledger.aliases().first_name(frame) {
             return self.found.add(Finding::SecondName { va, frame, of, has });
@@ -803,7 +803,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
     }
 
     /// W^X, and what users may reach.
-    fn rights(&mut self, va: VirtAddr, frame: Frame, leaf: &Leaf) {
+    fn rights(&mut self, va: VirtAddr, frame: Frame, leaf: &Translation) {
         let executes = leaf.kernel.execute || leaf.users.execute;
         let writes = leaf.kernel.write || leaf.users.write;
         let users = leaf.users.any();

@@ -253,7 +253,7 @@ impl<'m> Ledger<'m> {
 
     /// The residue of the first frame of the range, and how many from it on have the same.
     pub fn residue_run(&self, frames: FrameRange) -> (u32, Residue) {
-        let Some(Place { mut cell, mut bit, count }) = self.place_of(frames) else {
+        let Some(LedgerPlace { mut cell, mut bit, count }) = self.place_of(frames) else {
             return (frames.count(), Residue::Nothing);
         };
         let first = self.cells[cell].residue(bit);
@@ -382,10 +382,14 @@ impl<'m> Ledger<'m> {
     }
 
     #[inline]
-    fn place_of(&self, frames: FrameRange) -> Option<Place> {
+    fn place_of(&self, frames: FrameRange) -> Option<LedgerPlace> {
         let (run, first) = self.run_of(frames)?;
         let start = frames.start() - run.start();
-        Some(Place { cell: first + (start / CELL_FRAMES) as usize, bit: start % CELL_FRAMES, count: frames.count() })
+        Some(LedgerPlace {
+            cell: first + (start / CELL_FRAMES) as usize,
+            bit: start % CELL_FRAMES,
+            count: frames.count(),
+        })
     }
 
     /// Shows each cell of the range with the range's bits in it; none if it is not all carved.
@@ -398,14 +402,14 @@ impl<'m> Ledger<'m> {
 
 /// A range of frames among the cells.
 #[derive(Clone, Copy)]
-struct Place {
+struct LedgerPlace {
     cell: usize,
     bit: u32,
     /// At least one.
     count: u32,
 }
 
-impl Place {
+impl LedgerPlace {
     /// Its cells, its bits in the first of them and in the last.
     #[inline]
     fn masks(self) -> (core::ops::Range<usize>, u32, u32) {

@@ -166,7 +166,7 @@ impl Domain {
 
 /// What a valid descriptor of memory says, of either level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Leaf {
+pub struct Translation {
     /// Where the memory is.
     pub base: PhysAddr,
     /// Bytes: 4 KiB, 64 KiB, 1 MiB or 16 MiB.
@@ -195,7 +195,7 @@ pub enum First {
     /// A second-level table.
     Table(Pointer),
     /// A section or a supersection.
-    Leaf(Leaf),
+    Leaf(Translation),
     /// A supersection above 4 GiB.
     Beyond,
 }
@@ -328,9 +328,9 @@ fn rights(fields: &Fields, domain: Domain, registers: &Registers) -> (Rights, Ri
     )
 }
 
-fn leaf(base: u32, size: u32, fields: &Fields, domain: Domain, non_secure: bool, registers: &Registers) -> Leaf {
+fn leaf(base: u32, size: u32, fields: &Fields, domain: Domain, non_secure: bool, registers: &Registers) -> Translation {
     let (kernel, users, reserved_rights) = rights(fields, domain, registers);
-    Leaf {
+    Translation {
         base: PhysAddr::new(base),
         size,
         attributes: attributes(fields, registers),
@@ -379,7 +379,7 @@ pub fn first_level(word: u32, registers: &Registers) -> First {
 }
 
 /// What a second-level word says, in a table that `pointer` leads to; `None` if any access faults.
-pub fn second_level(word: u32, pointer: Pointer, registers: &Registers) -> Option<Leaf> {
+pub fn second_level(word: u32, pointer: Pointer, registers: &Registers) -> Option<Translation> {
     let (size, tex, xn) = match word & 0b11 {
         0b00 => return None,
         0b01 => (LARGE_PAGE_SIZE, word >> 12 & 7, bit(word, 15)),
@@ -555,7 +555,7 @@ mod tests {
         /// Whatever the constructors make, the hardware takes as it was meant.
         #[test]
         fn what_is_meant_is_what_is_read(word in any::<u32>(), large in any::<bool>()) {
-            let alike = |leaf: Leaf, meant: crate::vm::desc::Leaf| {
+            let alike = |leaf: Translation, meant: crate::vm::desc::Leaf| {
                 let normal = Memory::from(meant.memory).may_be_normal();
                 (leaf.base, leaf.size, leaf.attributes.memory) == (meant.base, meant.size, meant.memory.into())
                     && (!normal || (leaf.attributes.sharing == Sharing::Outer) == (meant.shareability == Shareability::Shareable))

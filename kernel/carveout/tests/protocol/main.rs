@@ -6,11 +6,7 @@
 
 mod model;
 
-use carveout::cma::loan::Priority;
-use carveout::dma::Holder;
-use carveout::dma::buffer::Bidirectional;
-use carveout::dma::loan::{Movable, PAGE};
-use carveout::dma::port::Port;
+use carveout::dma::{Bidirectional, Holder, LOAN_PAGE, LoanPriority, Movable, Port};
 use carveout::fake::Op as Logged;
 use carveout::protocol::{Due, Knowledge, LineStep, MapStep, Op, Span, Transition, When};
 use carveout::setup::Setup;
@@ -346,11 +342,11 @@ fn the_code_follows_the_table() {
 /// A page is opened in each way there is, given back, zeroed for the reserve and allocated; another is moved.
 #[test]
 fn loans_and_the_reserve_follow_the_table() {
-    const FRAME: u32 = PAGE as u32;
+    const FRAME: u32 = LOAN_PAGE as u32;
     let new = |s, residue| Follower { setup: s, knows: Knowledge::new(residue), section: false, done: BTreeSet::new() };
     let s = Setup::with_area(1, 4 * FRAME);
     let area = s.dma.area("test").unwrap();
-    let store = s.dma.borrower::<Movable>(area, "store", 1, Priority::Low).unwrap();
+    let store = s.dma.borrower::<Movable>(area, "store", 1, LoanPriority::Low).unwrap();
     let loan = store.borrow(1).unwrap();
     s.fake.take_log();
     let mut table = new(&s, Residue::Nothing);
@@ -358,7 +354,7 @@ fn loans_and_the_reserve_follow_the_table() {
     table.check(&[Transition::OpenNewPage, Transition::ClosePage]);
     store.read(loan, 0, 17, &mut [0; 4]).unwrap();
     table.check(&[Transition::OpenPage, Transition::ClosePage]);
-    store.write(loan, 0, 0, &[1; PAGE]).unwrap();
+    store.write(loan, 0, 0, &[1; LOAN_PAGE]).unwrap();
     table.check(&[Transition::OpenPage, Transition::ClosePage]);
     store.give_back(loan).unwrap();
     table.check(&[]);
@@ -370,16 +366,16 @@ fn loans_and_the_reserve_follow_the_table() {
     table.check(&[Transition::FillReserve]);
     let coherent = s.dma.alloc(&s.master("device"), 4 * FRAME, 1).unwrap().into_coherent();
     table.check(&[Transition::IntoCoherent]);
-    assert_eq!(coherent.read_at(0, &mut [1; PAGE]), PAGE);
+    assert_eq!(coherent.read_at(0, &mut [1; LOAN_PAGE]), LOAN_PAGE);
     table.complete(|transition| OF_LOANS.contains(transition));
 
     // A page in the second frame of four: no three frames do without it, and one is left to move it to.
     let s = Setup::with_area(1, 4 * FRAME);
     let area = s.dma.area("test").unwrap();
-    let store = s.dma.borrower::<Movable>(area, "store", 1, Priority::Low).unwrap();
+    let store = s.dma.borrower::<Movable>(area, "store", 1, LoanPriority::Low).unwrap();
     let first = s.dma.alloc(&s.master("device"), FRAME, 1).unwrap();
     let loan = store.borrow(1).unwrap();
-    store.write(loan, 0, 0, &[7; PAGE]).unwrap();
+    store.write(loan, 0, 0, &[7; LOAN_PAGE]).unwrap();
     drop(first);
     s.fake.take_log();
     let mut table = new(&s, Residue::Dirty);
@@ -391,7 +387,7 @@ fn loans_and_the_reserve_follow_the_table() {
     let stats = store.stats();
     assert_eq!((stats.moved, stats.in_area), (1, 1));
     let mut byte = [0];
-    store.read(loan, 0, PAGE - 1, &mut byte).unwrap();
+    store.read(loan, 0, LOAN_PAGE - 1, &mut byte).unwrap();
     assert_eq!(byte, [7]);
     drop(coherent);
 }

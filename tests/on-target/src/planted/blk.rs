@@ -7,7 +7,7 @@
 
 use crate::careless::Careless;
 use carveout::addr::BusAddr;
-use carveout::dma::buffer::Coherent;
+use carveout::dma::Coherent;
 use carveout_boards::kernel::state::Kernel;
 use carveout_boards::kernel::{devices, known};
 use on_target::{Verdict, ensure, ensure_eq};

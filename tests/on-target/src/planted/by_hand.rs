@@ -5,7 +5,7 @@ use crate::blk::{Disk, SECTOR, Transfer};
 use crate::careless::{Bug, Careless};
 use crate::{BYTES, has_words, word};
 use carveout::addr::{BusAddr, FRAME_SIZE, FrameRange, PhysAddr};
-use carveout::dma::master::Master;
+use carveout::dma::Master;
 use carveout::machine::{Cache, Mmu};
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::mapped::{Mapped, Part};

@@ -4,10 +4,7 @@ use crate::blk::{Disk, Transfer};
 use crate::careless::Careless;
 use crate::{BYTES, has_words, word};
 use alloc::string::{String, ToString};
-use carveout::dma::Dma;
-use carveout::dma::buffer::{Bidirectional, Contiguous, FromDevice, ToDevice};
-use carveout::dma::master::Master;
-use carveout::dma::port::Port;
+use carveout::dma::{Bidirectional, Contiguous, Dma, FromDevice, Master, Port, ToDevice};
 use on_target::Verdict;
 
 /// What the workload runs on.

@@ -37,9 +37,9 @@ impl Area {
     pub(super) fn register(
         &mut self,
         name: &'static str,
-        kind: crate::cma::loan::Kind,
+        kind: crate::cma::loan::PageKind,
         pages: u32,
-        priority: crate::cma::loan::Priority,
+        priority: crate::cma::loan::LoanPriority,
     ) -> Result<usize, LendError> {
         let mut candidate = Candidate::new(name, kind, pages, priority, self.may_lend()?)?;
         self.admit(&mut candidate)

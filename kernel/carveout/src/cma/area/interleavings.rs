@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::addr::FRAME_SIZE;
-use crate::cma::loan::{Kind, LoanError, LoanPlace, NotOpen, Priority};
+use crate::cma::loan::{LoanError, LoanPlace, LoanPriority, NotOpen, PageKind};
 use crate::sync::{Lock, Rank};
 use ::alloc::vec::Vec;
 use core::iter;
@@ -20,7 +20,7 @@ fn explore(open_while: bool) {
         let frames = FrameRange::new(FIRST, FRAMES).unwrap();
         // SAFETY: frames are numbers here; nothing is mapped.
         let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
-        let number = area.register("cache", Kind::Discardable, FRAMES, Priority::Low).unwrap();
+        let number = area.register("cache", PageKind::Discardable, FRAMES, LoanPriority::Low).unwrap();
         let loan = area.borrow(number, FRAMES, |_| false).unwrap();
         let area = Arc::new(Lock::new(Rank::DMA, area));
         let memory: Arc<Vec<UnsafeCell<u32>>> = Arc::new((0..FRAMES).map(UnsafeCell::new).collect());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::addr::FRAME_SIZE;
-use crate::cma::loan::{Kind, Loan, LoanPlace, NotOpen, Opening, Priority, SPARES};
+use crate::cma::loan::{Loan, LoanPlace, LoanPriority, NotOpen, Opening, PageKind, SPARES};
 use crate::cma::reach::Reach;
 use core::ops::Range;
 use proptest::prelude::*;
@@ -11,11 +11,11 @@ use std::vec::Vec;
 const FIRST: u32 = 0x60000;
 
 /// An area of four frames, all a contract's slot and lent, of which page 2 is to be opened by a closure.
-fn contracted(kind: Kind) -> (Area, FrameRange, Loan, u32) {
+fn contracted(kind: PageKind) -> (Area, FrameRange, Loan, u32) {
     let frames = FrameRange::new(FIRST, 4).unwrap();
     // SAFETY: frames are numbers here; nothing is mapped.
     let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
-    assert_eq!(area.register("cache", kind, 4, Priority::Low), Ok(0));
+    assert_eq!(area.register("cache", kind, 4, LoanPriority::Low), Ok(0));
     area.prepare_slots().unwrap();
     assert!(!area.take_planned(&[frames]));
     area.give_slot_back(frames);
@@ -30,8 +30,8 @@ fn i6_a_window_of_unlike_discardable_loans_is_found() {
     let frames = FrameRange::new(FIRST, 4).unwrap();
     // SAFETY: frames are numbers here; nothing is mapped.
     let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
-    for (name, priority, cached) in [("stills", Priority::Low, true), ("films", Priority::High, false)] {
-        let borrower = area.register(name, Kind::Discardable, 2, priority).unwrap();
+    for (name, priority, cached) in [("stills", LoanPriority::Low, true), ("films", LoanPriority::High, false)] {
+        let borrower = area.register(name, PageKind::Discardable, 2, priority).unwrap();
         area.borrow(borrower, 2, |_| cached).unwrap();
     }
     let taken = area.alloc(4 * FRAME_SIZE, 1, |run| core::iter::once(Reachable::unshifted(run))).unwrap();
@@ -41,16 +41,16 @@ fn i6_a_window_of_unlike_discardable_loans_is_found() {
 /// Between the look and the eviction another core had the lock.
 #[test]
 fn i7_a_page_is_not_evicted_from_a_slot_that_was_taken_meanwhile() {
-    for kind in [Kind::Discardable, Kind::Movable] {
+    for kind in [PageKind::Discardable, PageKind::Movable] {
         let (mut area, frames, _, frame) = contracted(kind);
-        assert_eq!(area.take_slot(frames), kind == Kind::Movable);
+        assert_eq!(area.take_slot(frames), kind == PageKind::Movable);
         assert!(area.evict(FrameRange::new(frame, 1).unwrap()).is_none(), "the slot's buffer has the frame");
     }
 }
 
 #[test]
 fn i1_a_page_is_not_evicted_while_a_copy_has_it_open() {
-    let (mut area, frames, loan, frame) = contracted(Kind::Movable);
+    let (mut area, frames, loan, frame) = contracted(PageKind::Movable);
     let one = FrameRange::new(frame, 1).unwrap();
     let opening = area.lending_mut().unwrap().open(0, loan, 2, false).unwrap();
     assert!(area.evict(one).is_none());
@@ -62,7 +62,7 @@ fn i1_a_page_is_not_evicted_while_a_copy_has_it_open() {
 /// An eviction's copy is made without the lock: until it is done, nobody takes the slot nor ends it.
 #[test]
 fn i7_a_slot_is_left_alone_while_a_page_is_evicted_from_it() {
-    for kind in [Kind::Discardable, Kind::Movable] {
+    for kind in [PageKind::Discardable, PageKind::Movable] {
         let (mut area, frames, loan, frame) = contracted(kind);
         let one = FrameRange::new(frame, 1).unwrap();
         let batch = area.evict(one).unwrap();
@@ -75,15 +75,15 @@ fn i7_a_slot_is_left_alone_while_a_page_is_evicted_from_it() {
         assert!(area.slot_cost(frames).is_some());
         let opening = area.lending_mut().unwrap().open(0, loan, 2, true).unwrap();
         assert!(matches!(opening.place, LoanPlace::Refuge(_)));
-        assert_eq!(area.take_slot(frames), kind == Kind::Movable, "the other three");
-        assert_eq!(area.lending().unwrap().left(0, loan), Ok(if kind == Kind::Movable { 4 } else { 1 }));
+        assert_eq!(area.take_slot(frames), kind == PageKind::Movable, "the other three");
+        assert_eq!(area.lending().unwrap().left(0, loan), Ok(if kind == PageKind::Movable { 4 } else { 1 }));
     }
 }
 
 /// Whoever waits for a slot waits for the copy that is under way, and for none that begins later.
 #[test]
 fn i7_no_page_of_a_slot_is_opened_or_evicted_while_somebody_waits_for_one() {
-    let (mut area, frames, loan, frame) = contracted(Kind::Discardable);
+    let (mut area, frames, loan, frame) = contracted(PageKind::Discardable);
     let one = FrameRange::new(frame, 1).unwrap();
     let opening = area.lending_mut().unwrap().open(0, loan, 0, false).unwrap();
     area.await_slots(true);
@@ -287,7 +287,7 @@ proptest! {
     #[test]
     fn a_refusal_says_what_a_naive_look_finds(lends in any::<bool>(), ops in ops(true)) {
         let mut area = area(true);
-        let cache = lends.then(|| area.register("cache", Kind::Discardable, 100, Priority::Low).unwrap());
+        let cache = lends.then(|| area.register("cache", PageKind::Discardable, 100, LoanPriority::Low).unwrap());
         area.set_stock(5);
         let mut model = Model { held: Vec::new(), open: Vec::new() };
         let (mut loans, mut opened): (Vec<Loan>, Vec<(Opening, u32)>) = (Vec::new(), Vec::new());

@@ -99,7 +99,10 @@ impl fmt::Display for IndexError {
     }
 }
 
-/// Keeps which units are free, and finds places for requests. See the [module](self).
+/// Keeps which units of an area are free, and finds places for requests.
+///
+/// A search is exact: it fails only if no free run in the range asked for holds the count at the alignment. Each call
+/// takes O(log n) in the units of the index.
 #[derive(Debug)]
 pub struct Index<'a> {
     tree: LateTree<'a>,

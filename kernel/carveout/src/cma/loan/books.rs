@@ -4,7 +4,7 @@
 //! So a handle is good with the one borrower that got it, until it gives the loan back, and never again. All memory of
 //! a book was taken from the heap when the borrower was registered.
 
-use super::kind::Kind;
+use super::kind::PageKind;
 use super::refusal::{LendError, LoanError};
 use crate::cma::index::Index;
 use alloc::vec::Vec;
@@ -81,7 +81,7 @@ impl LoanPage {
 #[derive(Debug)]
 pub(super) struct LoanBook {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: PageKind,
     pub(super) high: bool,
     pub(super) pages: Vec<LoanPage>,
     /// Pages of no loan.

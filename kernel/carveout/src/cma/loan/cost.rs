@@ -14,7 +14,7 @@
 //!     6, 7 ...   those of the next dear kind, likewise
 //! ```
 
-use super::kind::{CACHED, CHEAPEST, DEAR, HIGH, Kind, dear_is_forgotten, extra};
+use super::kind::{CACHED, CHEAPEST, DEAR, HIGH, PageKind, dear_is_forgotten, extra};
 
 /// The first level of the dear kinds.
 const FIRST_DEAR: u32 = 4;
@@ -111,7 +111,7 @@ impl FrameBits {
     }
 
     /// Lends the frames of `mask`.
-    pub(super) fn enter(&mut self, mask: u32, kind: Kind, high: bool, cached: bool) {
+    pub(super) fn enter(&mut self, mask: u32, kind: PageKind, high: bool, cached: bool) {
         self.lent |= mask;
         for (n, dear) in self.dear.iter_mut().enumerate() {
             *dear |= if kind.dear() == Some(n) { mask } else { 0 };

@@ -19,16 +19,16 @@ enum Recall {
     Move,
 }
 
-/// Makes [`Kind`] and the table of its rows.
+/// Makes [`PageKind`] and the table of its rows.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident: $row:expr,)*) => {
         /// Says what becomes of a borrower's page when its frame is recalled.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Kind {
+        pub enum PageKind {
             $($(#[$doc])* $kind,)*
         }
 
-        const ROWS: [Row; [$(Kind::$kind),*].len()] = [$($row),*];
+        const ROWS: [Row; [$(PageKind::$kind),*].len()] = [$($row),*];
     };
 }
 
@@ -72,7 +72,7 @@ impl Recall {
     }
 }
 
-impl Kind {
+impl PageKind {
     /// Returns whether a recall forgets its pages. Else it moves them.
     pub(super) const fn is_forgotten(self) -> bool {
         ROWS[self as usize].recall.forgets()
@@ -96,7 +96,7 @@ pub(super) const fn extra(dear: usize) -> u32 {
 
 /// Says whose frames are recalled first, of two borrowers whose recall costs the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Priority {
+pub enum LoanPriority {
     /// Its frames are recalled first.
     Low,
     /// Its frames are recalled last.

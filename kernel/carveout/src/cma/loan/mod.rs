@@ -43,7 +43,7 @@ mod tenant;
 
 pub(crate) use books::LoanPlace;
 pub use books::{Loan, LoanStats};
-pub use kind::{Kind, Priority};
+pub use kind::{LoanPriority, PageKind};
 pub(crate) use occupancy::Runs;
 pub use refuge::SPARES;
 pub use refusal::{LendError, LoanError};
@@ -117,7 +117,7 @@ pub(crate) struct Lending {
 #[derive(Debug)]
 pub(crate) struct Candidate {
     name: &'static str,
-    kind: Kind,
+    kind: PageKind,
     high: bool,
     pages: Vec<LoanPage>,
     nodes: Vec<Node>,
@@ -130,9 +130,9 @@ impl Candidate {
     /// Makes one with a budget of `pages`, for an area of these runs if it has no books yet.
     pub(crate) fn new(
         name: &'static str,
-        kind: Kind,
+        kind: PageKind,
         pages: u32,
-        priority: Priority,
+        priority: LoanPriority,
         runs: Option<Runs>,
     ) -> Result<Self, LendError> {
         if pages == 0 || pages > MAX_BUDGET {
@@ -142,7 +142,7 @@ impl Candidate {
             Ok(Self {
                 name,
                 kind,
-                high: priority == Priority::High,
+                high: priority == LoanPriority::High,
                 pages: filled(pages as usize, LoanPage::VACANT)?,
                 nodes: filled(Index::nodes_needed(0, pages).expect("a budget's pages"), Node::EMPTY)?,
                 refuge: (!kind.is_forgotten()).then(|| RefugePart::new(pages)).transpose()?,
@@ -206,7 +206,7 @@ impl Lending {
     }
 
     /// Yields name, kind and counters of each borrower.
-    pub(crate) fn borrowers(&self) -> impl Iterator<Item = (&'static str, Kind, LoanStats)> + '_ {
+    pub(crate) fn borrowers(&self) -> impl Iterator<Item = (&'static str, PageKind, LoanStats)> + '_ {
         self.books.iter().map(|book| (book.name, book.kind, book.stats))
     }
 

@@ -10,7 +10,7 @@
 //! is of two runs.
 
 use super::cost::{FORGETS, FrameBits, LEVELS, Spared};
-use super::kind::{CHEAPEST, Kind};
+use super::kind::{CHEAPEST, PageKind};
 use super::tenant::Tenant;
 use crate::addr::{Frame, FrameRange};
 use crate::carve_out::CarveOut;
@@ -172,7 +172,7 @@ impl Occupancy {
     }
 
     /// Notes that frames are lent, whose tenants are entered beside.
-    pub(super) fn enter(&mut self, frames: FrameRange, kind: Kind, high: bool, cached: bool) {
+    pub(super) fn enter(&mut self, frames: FrameRange, kind: PageKind, high: bool, cached: bool) {
         for (block, mask) in masks(self.positions(frames)) {
             let block = &mut self.blocks[block];
             self.lent += mask.count_ones();
@@ -455,10 +455,10 @@ mod tests {
         let frames = |from: u32, to: u32| FrameRange::between(all.start() + from, all.start() + to).unwrap();
         occupancy.set_held(frames(16, 160), false);
         for (from, to, kind, cached) in [
-            (16, 32, Kind::Discardable, false),
-            (32, 64, Kind::Movable, false),
-            (64, 128, Kind::Discardable, false),
-            (128, 160, Kind::Discardable, true),
+            (16, 32, PageKind::Discardable, false),
+            (32, 64, PageKind::Movable, false),
+            (64, 128, PageKind::Discardable, false),
+            (128, 160, PageKind::Discardable, true),
         ] {
             occupancy.enter(frames(from, to), kind, false, cached);
         }

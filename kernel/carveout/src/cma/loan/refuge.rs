@@ -4,7 +4,7 @@
 //! and to leave it are O(1). Pages that are forgotten on recall are *guests* of it, in a list from the one that came
 //! first, so that their frames are found at once when a page that is moved needs one.
 
-use super::kind::Kind;
+use super::kind::PageKind;
 use super::tenant::{MAX_BUDGET, Tenant};
 use crate::addr::FRAME_SIZE;
 use crate::heap::{filled, room};
@@ -131,7 +131,7 @@ impl Refuge {
     }
 
     /// Gives a frame that was taken to a page.
-    pub(super) fn enter(&mut self, frame: u32, tenant: Tenant, kind: Kind) {
+    pub(super) fn enter(&mut self, frame: u32, tenant: Tenant, kind: PageKind) {
         let last = self.last_guest;
         let berth = self.berth_mut(frame);
         berth.tenant = tenant;
@@ -146,7 +146,7 @@ impl Refuge {
     }
 
     /// Takes a frame from its page, which is of this kind. Nobody has it then.
-    pub(super) fn leave(&mut self, frame: u32, kind: Kind) {
+    pub(super) fn leave(&mut self, frame: u32, kind: PageKind) {
         let left = self.left;
         let berth = self.berth_mut(frame);
         let Berth { next, before, .. } = *berth;

@@ -7,7 +7,7 @@ use crate::dma::buffer::direction::{Cpu, Direction};
 use crate::dma::buffer::raw::Raw;
 use crate::dma::buffer::stream::Stream;
 use crate::dma::master::Master;
-use crate::dma::registry::{Dma, Slot};
+use crate::dma::registry::{BufferSlot, Dma};
 use crate::machine::Machine;
 use crate::protocol::{Knowledge, Transition};
 use crate::vm::ledger::Residue;
@@ -22,7 +22,7 @@ impl<M: Machine> Contiguous<M> {
     /// Of a body that has its place.
     pub(in crate::dma) fn new(
         dma: &'static Dma<M>,
-        slot: Slot,
+        slot: BufferSlot,
         master: &Master,
         body: &'static mut Body,
         residue: Residue,

@@ -10,21 +10,21 @@
 //! touches no line and no descriptor, and a capture cycle costs one invalidate, at the CPU's first look.
 //!
 //! ```compile_fail,E0599
-//! use carveout::{machine::Machine, dma::buffer::{Device, FromDevice, Stream}};
+//! use carveout::{dma::{Device, FromDevice, Stream}, machine::Machine};
 //! fn read_while_the_device_owns_it<M: Machine>(buffer: Stream<M, FromDevice, Device>) {
 //!     let _ = buffer.bytes();
 //! }
 //! ```
 //!
 //! ```compile_fail,E0599
-//! use carveout::{machine::Machine, dma::buffer::{Cpu, FromDevice, Stream}};
+//! use carveout::{dma::{Cpu, FromDevice, Stream}, machine::Machine};
 //! fn write_what_only_the_device_writes<M: Machine>(mut buffer: Stream<M, FromDevice, Cpu>) {
 //!     buffer.bytes_mut();
 //! }
 //! ```
 //!
 //! ```compile_fail,E0382
-//! use carveout::{machine::Machine, dma::buffer::{Contiguous, ToDevice}};
+//! use carveout::{dma::{Contiguous, ToDevice}, machine::Machine};
 //! fn two_owners<M: Machine>(buffer: Contiguous<M>) {
 //!     let one = buffer.into_coherent();
 //!     let two = buffer.into_stream::<ToDevice>();
@@ -32,7 +32,7 @@
 //! ```
 //!
 //! ```compile_fail,E0505
-//! use carveout::{machine::Machine, dma::buffer::{Cpu, Stream, ToDevice}};
+//! use carveout::{dma::{Cpu, Stream, ToDevice}, machine::Machine};
 //! fn keep_a_view_across_the_hand_over<M: Machine>(buffer: Stream<M, ToDevice, Cpu>) -> u8 {
 //!     let view = buffer.bytes();
 //!     let _device = buffer.for_device();
@@ -41,7 +41,7 @@
 //! ```
 //!
 //! ```compile_fail,E0382
-//! use carveout::{machine::Machine, dma::buffer::Coherent};
+//! use carveout::{dma::Coherent, machine::Machine};
 //! fn use_after_free<M: Machine>(buffer: Coherent<M>) {
 //!     drop(buffer);
 //!     buffer.dma_wmb();
@@ -49,14 +49,14 @@
 //! ```
 //!
 //! ```compile_fail,E0599
-//! use carveout::{machine::Machine, dma::buffer::{Cpu, Stream, ToDevice}};
+//! use carveout::{dma::{Cpu, Stream, ToDevice}, machine::Machine};
 //! fn tell_a_device_what_the_cpu_owns<M: Machine>(buffer: Stream<M, ToDevice, Cpu>) {
 //!     let _ = buffer.bus();
 //! }
 //! ```
 //!
 //! ```compile_fail,E0277
-//! use carveout::{machine::Machine, dma::buffer::{Cpu, FromDevice, Stream}};
+//! use carveout::{dma::{Cpu, FromDevice, Stream}, machine::Machine};
 //! fn views_of_what_is_not_plain_old_data<M: Machine>(buffer: Stream<M, FromDevice, Cpu>) {
 //!     let _ = buffer.values::<bool>();
 //! }
@@ -132,7 +132,7 @@ macro_rules! told {
             }
 
             /// Returns the buffer as a list for `master`, a device that takes segments, as
-            /// [`Table::segments`](crate::dma::scatter::Table::segments) does. From here on a drop quarantines.
+            /// [`ScatterTable::segments`](crate::dma::ScatterTable::segments) does. From here on a drop quarantines.
             ///
             /// # Errors
             ///

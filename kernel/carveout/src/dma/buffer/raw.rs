@@ -5,7 +5,7 @@
 use crate::addr::FRAME_SHIFT;
 use crate::addr::FrameRange;
 use crate::dma::body::Body;
-use crate::dma::registry::{Dma, Slot, Stay};
+use crate::dma::registry::{BufferSlot, Dma, Stay};
 use crate::machine::{Lines, Machine};
 use crate::protocol::{Due, Op, Span, Transition};
 use crate::vm::ledger::Residue;
@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering;
 /// What all states share. Its drop frees the frames, or quarantines them if a device may still use them.
 pub(super) struct Raw<M: Machine + 'static> {
     pub(super) dma: &'static Dma<M>,
-    pub(super) slot: Slot,
+    pub(super) slot: BufferSlot,
     /// There until it is dropped.
     pub(super) body: Option<&'static mut Body>,
 }
