@@ -46,6 +46,7 @@ const CRATES: [Crate; 5] = [
             "cma::index::fit",
             "cma::index",
             "cma::reach",
+            "cma::extent",
             "cma::reserve",
             "cma::loan::kind",
             "cma::loan::cost",

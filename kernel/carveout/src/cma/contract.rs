@@ -12,6 +12,7 @@
 
 use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::area::AllocError;
+use crate::cma::extent::Extent;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
@@ -92,7 +93,7 @@ pub(crate) struct SlotId {
 /// What a slot has until its contract ends: frames, and a buffer record `S`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ContractSlot<S> {
-    pub(crate) frames: FrameRange,
+    pub(crate) extent: Extent,
     pub(crate) record: S,
 }
 
@@ -120,7 +121,7 @@ impl<S: Copy> ContractBook<S> {
     pub(crate) fn new(slots: impl Iterator<Item = (u8, ContractSlot<S>)>) -> Result<Self, TryReserveError> {
         let mut classes: Vec<SlotClass<S>> = Vec::new();
         for (order, slot) in slots {
-            let shape = (slot.frames.count(), order);
+            let shape = (slot.extent.frames().count(), order);
             let known = classes.iter().position(|class| class.shape == shape);
             if known.is_none() {
                 classes.try_reserve(1)?;
@@ -158,7 +159,7 @@ impl<S: Copy> ContractBook<S> {
         }
         let mut best: Option<(u32, usize)> = None;
         for (at, &slot) in class.idle.iter().enumerate().rev() {
-            let Some(cost) = cost(class.slots[slot].frames) else { continue };
+            let Some(cost) = cost(class.slots[slot].extent.frames()) else { continue };
             if best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, at));
             }
@@ -183,7 +184,7 @@ impl<S: Copy> ContractBook<S> {
 
     /// Yields the frames of the slots that no buffer holds.
     pub(crate) fn idle(&self) -> impl Iterator<Item = FrameRange> + '_ {
-        self.classes.iter().flat_map(|class| class.idle.iter().map(|&slot| class.slots[slot].frames))
+        self.classes.iter().flat_map(|class| class.idle.iter().map(|&slot| class.slots[slot].extent.frames()))
     }
 
     /// Returns whether the contract has ended and all its buffers are freed.

@@ -2,6 +2,7 @@
 
 pub(crate) mod area;
 pub(crate) mod contract;
+pub(crate) mod extent;
 pub(crate) mod index;
 pub(crate) mod loan;
 pub(crate) mod reach;

@@ -5,7 +5,7 @@
 //! the last few kinds of request beforehand, and zeroes idle frames where they lie. A request asks in a time that does
 //! not depend on the area's size.
 
-use crate::addr::FrameRange;
+use crate::cma::extent::Extent;
 use arrayvec::ArrayVec;
 
 /// Kinds of request that are remembered: a camera's pipeline has fewer sizes of buffer.
@@ -17,7 +17,7 @@ pub(crate) struct Request {
     pub(crate) count: u32,
     pub(crate) order: u8,
     /// Of the places the device reaches, the first that is large enough.
-    pub(crate) place: FrameRange,
+    pub(crate) place: Extent,
 }
 
 /// A kind of request that was made lately.
@@ -36,7 +36,7 @@ pub(crate) struct Reserve {
     /// Frames that are not lent while they are idle.
     pub(crate) stock: u32,
     /// Frames that are being zeroed, and meanwhile nobody's.
-    pub(crate) zeroing: Option<FrameRange>,
+    pub(crate) zeroing: Option<Extent>,
     pub(crate) kinds: ArrayVec<RequestKind, REQUEST_KINDS>,
     requests: u32,
 }

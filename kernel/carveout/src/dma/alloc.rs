@@ -38,13 +38,14 @@ impl<M: Machine> Dma<M> {
             }
         };
         let state = &mut *guard;
-        let Taken { frames, moves, .. } = taken;
+        let Taken { extent, moves, .. } = taken;
+        let frames = extent.frames();
         let residue = if taken.zeroed { Residue::Zeroed } else { state.ledger.residue(frames) };
         let Entry::Free { next } = state.entries[slot.0] else { unreachable!("the free list holds free entries") };
         state.free = next;
         let owner = master.name();
         let born = state.allocations;
-        let kept = Kept { frames, va: None, owner, bytes, born, area, slot: None, ported: false, untold: false };
+        let kept = Kept { extent, va: None, owner, bytes, born, area, slot: None, ported: false, untold: false };
         let body = state.occupy(slot, kept);
         self.standings[slot.0].set(Holder::Nobody, residue);
         drop(guard);

@@ -97,7 +97,7 @@ impl<M: Machine> Dma<M> {
         state.contracts.try_reserve(1).map_err(full)?;
         let mut records = room(planned.len()).map_err(full)?;
         records.extend(planned.iter().filter_map(|_| state.take_entry()));
-        let slots = planned.iter().zip(&records).map(|(&frames, &record)| ContractSlot { frames, record });
+        let slots = planned.iter().zip(&records).map(|(&extent, &record)| ContractSlot { extent, record });
         let book = match Book::new(shapes.iter().map(|shape| shape.1).zip(slots)) {
             Ok(book) => book,
             Err(error) => {
@@ -114,14 +114,14 @@ impl<M: Machine> Dma<M> {
         drop(guard);
         drop(turn);
         if moves {
-            for &frames in &planned {
-                self.move_out(area, frames);
+            for extent in &planned {
+                self.move_out(area, extent.frames());
             }
         }
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        for &frames in &planned {
-            state.areas[area.0].give_slot_back(frames);
+        for &extent in &planned {
+            state.areas[area.0].give_slot_back(extent);
         }
         Ok(Contract { dma: self, area, number, master: master.clone() })
     }
@@ -167,11 +167,11 @@ impl<M: Machine> Contract<M> {
     fn take(&self, state: &mut State, bytes: u32, wanted: (u32, u8)) -> Result<Option<Taken>, AllocError> {
         let memory = &mut state.areas[self.area.0];
         let found = state.contracts[self.number].take(self.number, wanted, |frames| memory.slot_cost(frames))?;
-        let Some((id, ContractSlot { frames, record: slot })) = found else { return Ok(None) };
-        let moves = memory.take_slot(frames);
-        let residue = state.ledger.residue(frames);
+        let Some((id, ContractSlot { extent, record: slot })) = found else { return Ok(None) };
+        let moves = memory.take_slot(extent);
+        let residue = state.ledger.residue(extent.frames());
         let (owner, born, area) = (self.master.name(), state.allocations, self.area);
-        let kept = Kept { frames, va: None, owner, bytes, born, area, slot: Some(id), ported: false, untold: false };
+        let kept = Kept { extent, va: None, owner, bytes, born, area, slot: Some(id), ported: false, untold: false };
         let body = state.occupy(slot, kept);
         self.dma.standings[slot.0].set(Holder::Nobody, residue);
         Ok(Some((slot, body, residue, moves)))
@@ -202,8 +202,8 @@ impl<M: Machine> Contract<M> {
         if book.idle().any(|frames| memory.slot_cost(frames).is_none()) {
             return false;
         }
-        for ContractSlot { frames, record: slot } in book.end() {
-            memory.end_slot(frames);
+        for ContractSlot { extent, record: slot } in book.end() {
+            memory.end_slot(extent);
             entries[slot.0] = Entry::Free { next: free.replace(slot) };
         }
         true

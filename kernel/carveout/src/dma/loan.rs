@@ -377,7 +377,7 @@ impl<M: Machine> Dma<M> {
             let state = &mut *guard;
             let most = (frames - done).min(LANE_PAGES - 1);
             let taken = state.area_mut(area).and_then(|memory| memory.begin_zeroing(most));
-            let Some(run) = taken else {
+            let Some(extent) = taken else {
                 drop(guard);
                 drop(turn);
                 // Not for as long as there is one: others may change the index all the time.
@@ -388,6 +388,7 @@ impl<M: Machine> Dma<M> {
                 }
                 return done;
             };
+            let run = extent.frames();
             if state.ledger.residue(run) != Residue::Zeroed {
                 let mapped = state.map_lent(self.machine, (WORK, 0), run, MemoryType::NonCacheable);
                 drop(guard);
@@ -396,7 +397,7 @@ impl<M: Machine> Dma<M> {
                 guard.unmap_lent(self.machine, mapped);
                 guard.ledger.set_residue(run, Residue::Zeroed);
             }
-            guard.areas[area.0].end_zeroing(run);
+            guard.areas[area.0].end_zeroing(extent);
             done += run.count();
         }
         done

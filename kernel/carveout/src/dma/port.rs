@@ -94,8 +94,9 @@ impl<M: Machine> Port<M> {
             .ok_or(PortError::Length { at, len })?;
         let mut guard = self.dma.state.lock();
         let state = &mut *guard;
-        let found = state.buffers().find(|(_, kept)| kept.frames.covers(wanted));
-        let Some((slot, &Kept { frames, va, ported, .. })) = found else { return Err(PortError::NoBuffer { at, len }) };
+        let found = state.buffers().find(|(_, kept)| kept.extent.frames().covers(wanted));
+        let Some((slot, &Kept { extent, va, ported, .. })) = found else { return Err(PortError::NoBuffer { at, len }) };
+        let frames = extent.frames();
         if ported {
             return Err(PortError::InUse { frames });
         }

@@ -8,6 +8,7 @@ use crate::addr::{FrameRange, VirtAddr};
 use crate::carve_out::CarveOut;
 use crate::cma::area::{AllocError, Area};
 use crate::cma::contract::{ContractBook, SlotId};
+use crate::cma::extent::Extent;
 use crate::dma::body::Body;
 use crate::dma::lanes::{Lanes, Tickets};
 use crate::dma::master::AreaId;
@@ -61,7 +62,7 @@ impl fmt::Display for BufferRecord {
 /// Of a buffer, what the lock keeps.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) frames: FrameRange,
+    pub(super) extent: Extent,
     pub(super) va: Option<VirtAddr>,
     pub(super) owner: &'static str,
     pub(super) bytes: u32,
@@ -409,7 +410,8 @@ impl<M: Machine> Dma<M> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.bodies.push(body);
-        let &mut Kept { frames, va, area, slot: promised, .. } = state.kept_mut(slot);
+        let &mut Kept { extent, va, area, slot: promised, .. } = state.kept_mut(slot);
+        let frames = extent.frames();
         if let Some(residue) = residue {
             state.ledger.set_residue(frames, residue);
         }
@@ -420,11 +422,11 @@ impl<M: Machine> Dma<M> {
             && state.contracts[id.contract].give_back(id)
         {
             state.entries[slot.0] = Entry::Promised;
-            state.areas[area.0].give_slot_back(frames);
+            state.areas[area.0].give_slot_back(extent);
             return;
         }
         state.free_entry(slot);
-        state.areas[area.0].give_back(frames);
+        state.areas[area.0].give_back(extent);
     }
 
     /// Calls `each` with runs of frames that have the same residue, in order. Nobody else may own or map them.
@@ -444,14 +446,15 @@ impl<M: Machine> Dma<M> {
         let mut state = self.state.lock();
         let kept = state.kept_mut(slot);
         kept.untold = true;
-        self.counters.quarantined.fetch_add(kept.frames.bytes(), Ordering::Relaxed);
+        self.counters.quarantined.fetch_add(kept.extent.frames().bytes(), Ordering::Relaxed);
         self.counters.untold.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl<M> Dma<M> {
     pub(super) fn record(&self, slot: BufferSlot, kept: &Kept) -> BufferRecord {
-        let &Kept { frames, va, owner, bytes, born, .. } = kept;
+        let &Kept { extent, va, owner, bytes, born, .. } = kept;
+        let frames = extent.frames();
         BufferRecord { frames, va, owner, holder: self.standings[slot.0].get().0, bytes, born }
     }
 }
@@ -485,7 +488,7 @@ impl State {
     pub(super) fn occupy(&mut self, slot: BufferSlot, kept: Kept) -> &'static mut Body {
         self.allocations += 1;
         let body = self.bodies.pop().expect("as many as records to be had");
-        body.place(kept.frames, kept.bytes);
+        body.place(kept.extent.frames(), kept.bytes);
         self.entries[slot.0] = Entry::Used(kept);
         body
     }
@@ -508,7 +511,7 @@ impl State {
 
     pub(super) fn give_addresses(&mut self, slot: BufferSlot) {
         let kept = self.kept_mut(slot);
-        let frames = kept.frames;
+        let frames = kept.extent.frames();
         if kept.va.take().is_some() {
             self.ledger.give_image(frames);
         }

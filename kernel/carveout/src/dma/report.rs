@@ -113,7 +113,7 @@ impl<M: Machine> Dma<M> {
         for (slot, kept) in state.buffers() {
             let Some(va) = kept.va else { continue };
             let first = va.raw() >> FRAME_SHIFT;
-            let end = first + kept.frames.count();
+            let end = first + kept.extent.frames().count();
             if (first..end).contains(&page) {
                 return FaultPlace::Buffer(self.record(slot, kept));
             }
@@ -129,7 +129,7 @@ impl<M: Machine> Dma<M> {
     pub fn place_of_frame(&self, frame: Frame) -> Option<FaultPlace> {
         let Some(state) = self.state.try_lock() else { return Some(FaultPlace::Busy) };
         state.ledger.state(frame)?;
-        if let Some((slot, kept)) = state.buffers().find(|(_, kept)| kept.frames.contains(frame)) {
+        if let Some((slot, kept)) = state.buffers().find(|(_, kept)| kept.extent.frames().contains(frame)) {
             return Some(FaultPlace::Buffer(self.record(slot, kept)));
         }
         let borrower = state.areas.iter().find_map(|area| area.borrower_of(frame));

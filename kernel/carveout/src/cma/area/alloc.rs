@@ -5,15 +5,16 @@
 
 use super::Area;
 use super::refusal::{AllocError, MAX_ALIGN, NoRun};
-use super::run::{free_in, run_mut};
+use super::run::free_in;
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
+use crate::cma::extent::Extent;
 use crate::cma::reach::{Reach, Reachable};
 use crate::cma::reserve::Request;
 
 /// What an allocation got.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
-    pub(crate) frames: FrameRange,
+    pub(crate) extent: Extent,
     /// The frames are known to be zeroed.
     pub(crate) zeroed: bool,
     /// Loans among them are to be moved before their first use.
@@ -56,12 +57,12 @@ impl Area {
         if free < wanted {
             return Err(AllocError::NoCapacity { wanted, free });
         }
-        if let Some(frames) = self.take_idle(count, liked, order, &places) {
-            self.hold(frames);
-            return Ok(Taken { frames, zeroed: false, moves: false });
+        if let Some(extent) = self.take_idle(count, liked, order, &places) {
+            self.hold(extent.frames());
+            return Ok(Taken { extent, zeroed: false, moves: false });
         }
         match self.window(count, order, &places) {
-            Some(frames) => Ok(Taken { frames, zeroed: false, moves: self.take_window(frames) }),
+            Some(extent) => Ok(Taken { extent, zeroed: false, moves: self.take_window(extent) }),
             None => Err(self.why_not(count, order, places)),
         }
     }
@@ -77,20 +78,20 @@ impl Area {
         if self.reserve.stock == 0 {
             return None;
         }
-        let (run, place) = self.runs.iter_mut().find_map(|run| {
+        let (number, run, place) = self.runs.iter_mut().enumerate().find_map(|(number, run)| {
             let place = places(run.frames).find(|place| place.frames.count() >= count)?;
-            Some((run, place))
+            Some((number, run, place))
         })?;
         if !place.keeps(order) {
             return None;
         }
-        let request = Request { count, order: liked, place: place.frames };
+        let request = Request { count, order: liked, place: Extent::new(number, place.frames) };
         let start = self.reserve.place_of(request, run.idle.version())?;
         run.idle.take(start, count).ok()?;
         let zeroed = run.unseen.is_empty();
         let frames = FrameRange::new(start, count)?;
         self.hold(frames);
-        Some(Taken { frames, zeroed, moves: false })
+        Some(Taken { extent: Extent::new(number, frames), zeroed, moves: false })
     }
 
     /// Takes a run of idle frames, if there is one.
@@ -100,15 +101,15 @@ impl Area {
         liked: u8,
         order: u8,
         places: impl Fn(FrameRange) -> P,
-    ) -> Option<FrameRange> {
+    ) -> Option<Extent> {
         let mut find = |liked| {
-            self.runs.iter_mut().find_map(|run| {
+            self.runs.iter_mut().enumerate().find_map(|(number, run)| {
                 let mut large = places(run.frames).filter(|place| place.frames.count() >= count);
-                large.find_map(|place| place.take(&mut run.idle, count, liked, order))
+                let start = large.find_map(|place| place.take(&mut run.idle, count, liked, order))?;
+                Some(Extent::new(number, FrameRange::new(start, count).expect("inside the area")))
             })
         };
-        let found = find(liked).or_else(|| if liked == order { None } else { find(order) });
-        found.map(|start| FrameRange::new(start, count).expect("inside the area"))
+        find(liked).or_else(|| if liked == order { None } else { find(order) })
     }
 
     /// Returns the cheapest window of what is idle and lent, if anything is lent.
@@ -117,26 +118,27 @@ impl Area {
         count: u32,
         order: u8,
         places: impl Fn(FrameRange) -> P,
-    ) -> Option<FrameRange> {
+    ) -> Option<Extent> {
         let lending = self.lending.as_ref().filter(|lending| lending.occupancy.lent_available() > 0)?;
         let search = |place| lending.occupancy.search(place, count, order);
-        let found =
-            self.runs.iter().filter_map(|run| places(run.frames).filter_map(search).min_by_key(|found| found.1));
+        let found = self.runs.iter().enumerate().filter_map(|(number, run)| {
+            let (frames, cost) = places(run.frames).filter_map(search).min_by_key(|found| found.1)?;
+            Some((Extent::new(number, frames), cost))
+        });
         found.min_by_key(|found| found.1).map(|found| found.0)
     }
 
     /// Takes a window that is idle or lent. Returns whether loans in it are to be moved.
-    pub(super) fn take_window(&mut self, frames: FrameRange) -> bool {
-        self.hold(frames);
-        self.reclaim(frames, false)
+    pub(super) fn take_window(&mut self, extent: Extent) -> bool {
+        self.hold(extent.frames());
+        self.reclaim(extent, false)
     }
 
     /// Takes what is idle of these frames and recalls what is lent. Returns whether loans among them are to be moved.
-    pub(super) fn reclaim(&mut self, frames: FrameRange, contracted: bool) -> bool {
-        let runs = &mut self.runs;
+    pub(super) fn reclaim(&mut self, extent: Extent, contracted: bool) -> bool {
+        let (frames, index) = (extent.frames(), self.runs[extent.run()].index_mut(contracted));
         let mut take = |unlent: FrameRange| {
-            let run = run_mut(runs, unlent);
-            run.index_mut(contracted).take(unlent.start(), unlent.count()).expect("frames that are idle");
+            index.take(unlent.start(), unlent.count()).expect("frames that are idle");
         };
         let Some(lending) = &mut self.lending else {
             take(frames);
@@ -183,10 +185,10 @@ impl Area {
     /// # Panics
     ///
     /// If the frames are not the area's or not taken: a run is given back once, by the one value that owns it.
-    pub(crate) fn give_back(&mut self, frames: FrameRange) {
-        free_in(&mut self.runs, frames, false);
+    pub(crate) fn give_back(&mut self, extent: Extent) {
+        free_in(&mut self.runs, extent, false);
         if let Some(lending) = &mut self.lending {
-            lending.occupancy.set_held(frames, false);
+            lending.occupancy.set_held(extent.frames(), false);
         }
     }
 }

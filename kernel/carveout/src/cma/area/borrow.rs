@@ -4,7 +4,7 @@
 //! of a contract slot is lent for that slot's contract to take back.
 
 use super::Area;
-use super::run::free_in;
+use super::run::{extent_of, free_in};
 use crate::addr::{Frame, FrameRange};
 use crate::cma::loan::{Batch, Candidate, LendError, Lending, Loan, LoanError, Runs};
 
@@ -73,7 +73,7 @@ impl Area {
         let wanted = pages.end - pages.start;
         let mut got = 0;
         let idle: u32 = self.runs.iter().map(|run| run.idle.free_units()).sum();
-        let zeroing = self.reserve.zeroing.map_or(0, FrameRange::count);
+        let zeroing = self.reserve.zeroing.map_or(0, |extent| extent.frames().count());
         let mut idle = idle.saturating_sub(self.reserve.stock.saturating_sub(zeroing));
         for contracted in [false, true] {
             for run in self.runs.iter_mut().filter(|run| !contracted || run.spare.is_some()) {
@@ -103,7 +103,10 @@ impl Area {
     pub(crate) fn give_loan_back(&mut self, borrower: usize, loan: Loan) -> Result<Option<()>, LoanError> {
         let lending = self.lending.as_mut().ok_or(LoanError::Stale)?;
         let runs = &mut self.runs;
-        lending.give_back(borrower, loan, |frames, contracted| free_in(runs, frames, contracted))
+        lending.give_back(borrower, loan, |frames, contracted| {
+            let extent = extent_of(runs, frames);
+            free_in(runs, extent, contracted);
+        })
     }
 
     /// Returns the next pages of `window` to be moved, with frames for them: idle ones, those of an idle contract slot,
@@ -132,6 +135,7 @@ impl Area {
     pub(crate) fn evicted(&mut self, frame: FrameRange) {
         let Some(lending) = &mut self.lending else { return };
         lending.end_move(frame);
-        free_in(&mut self.runs, frame, lending.occupancy.is_held(frame.start()));
+        let extent = extent_of(&self.runs, frame);
+        free_in(&mut self.runs, extent, lending.occupancy.is_held(frame.start()));
     }
 }

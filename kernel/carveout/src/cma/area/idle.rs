@@ -4,8 +4,9 @@
 //! another core is zeroing. Frames are zeroed one run at a time.
 
 use super::Area;
-use super::run::{AreaRun, run_mut};
+use super::run::AreaRun;
 use crate::addr::FrameRange;
+use crate::cma::extent::Extent;
 use crate::cma::index::Index;
 use crate::cma::reserve::Request;
 
@@ -34,11 +35,11 @@ impl Area {
 
     /// Takes up to `most` frames that may not be zeroed yet: idle ones or, if fewer are idle than are to be, those of
     /// loans that are forgotten. They are nobody's until [`end_zeroing`](Self::end_zeroing).
-    pub(crate) fn begin_zeroing(&mut self, most: u32) -> Option<FrameRange> {
+    pub(crate) fn begin_zeroing(&mut self, most: u32) -> Option<Extent> {
         if self.reserve.stock == 0 {
             return None;
         }
-        let next = |run: &mut AreaRun| {
+        let next = |(number, run): (usize, &mut AreaRun)| {
             let Some(free) = run.idle.first_run(run.unseen.clone()) else {
                 run.unseen = 0..0;
                 return None;
@@ -46,31 +47,33 @@ impl Area {
             let count = most.min(free.end - free.start);
             run.unseen.start = free.start + count;
             run.idle.take(free.start, count).ok()?;
-            FrameRange::new(free.start, count)
+            Some(Extent::new(number, FrameRange::new(free.start, count)?))
         };
-        let frames = if let Some(frames) = self.runs.iter_mut().find_map(next) {
-            self.hold(frames);
-            frames
+        let extent = if let Some(extent) = self.runs.iter_mut().enumerate().find_map(next) {
+            self.hold(extent.frames());
+            extent
         } else {
             let count = self.reserve.stock.saturating_sub(self.idle_frames()).min(most);
             if count == 0 {
                 return None;
             }
             let lending = self.lending.as_ref()?;
-            let found = self.runs.iter().find_map(|run| lending.occupancy.first_forgotten(run.frames))?;
+            let mut forgotten = self.runs.iter().map(|run| lending.occupancy.first_forgotten(run.frames)).enumerate();
+            let (number, found) = forgotten.find_map(|(number, found)| Some((number, found?)))?;
             let (frames, _) = found.split_at(count.min(found.count()))?;
-            let moves = self.take_window(frames);
+            let extent = Extent::new(number, frames);
+            let moves = self.take_window(extent);
             debug_assert!(!moves, "only loans that are forgotten");
-            frames
+            extent
         };
-        self.reserve.zeroing = Some(frames);
-        Some(frames)
+        self.reserve.zeroing = Some(extent);
+        Some(extent)
     }
 
     /// Makes frames idle that were taken and are zeroed now.
-    pub(crate) fn end_zeroing(&mut self, frames: FrameRange) {
+    pub(crate) fn end_zeroing(&mut self, extent: Extent) {
         self.reserve.zeroing = None;
-        let idle = &mut run_mut(&mut self.runs, frames).idle;
+        let (frames, idle) = (extent.frames(), &mut self.runs[extent.run()].idle);
         idle.free(frames.start(), frames.count()).expect("frames that were taken");
         if let Some(lending) = &mut self.lending {
             lending.occupancy.set_held(frames, false);
@@ -84,7 +87,7 @@ impl Area {
         }
         for kind in &mut self.reserve.kinds {
             let Request { count, order, place } = kind.request;
-            let idle = &mut run_mut(&mut self.runs, place).idle;
+            let (place, idle) = (place.frames(), &mut self.runs[place.run()].idle);
             if kind.foreseen.is_none_or(|(version, _)| version != idle.version()) {
                 kind.foreseen = Some((idle.version(), idle.find(count, order, place.start()..place.end())));
                 return true;

@@ -55,8 +55,8 @@ fn explore(open_while: bool) {
                     .lock()
                     .alloc(FRAME_SIZE, 1, |run| iter::once(Reachable::unshifted(run)))
                     .expect("a recall never fails");
-                taken.frames.iter().for_each(|frame| touch(&memory, frame.number()));
-                area.lock().give_back(taken.frames);
+                taken.extent.frames().iter().for_each(|frame| touch(&memory, frame.number()));
+                area.lock().give_back(taken.extent);
             }
         });
         match area.lock().give_loan_back(number, loan) {
@@ -97,9 +97,9 @@ fn idle_work(waits: bool) {
             let (area, lane, memory) = (Arc::clone(&area), Arc::clone(&lane), Arc::clone(&memory));
             move || {
                 while let Some(_turn) = lane.try_lock() {
-                    let Some(frames) = ({ area.lock().begin_zeroing(1) }) else { break };
-                    touch(&memory, frames);
-                    area.lock().end_zeroing(frames);
+                    let Some(extent) = ({ area.lock().begin_zeroing(1) }) else { break };
+                    touch(&memory, extent.frames());
+                    area.lock().end_zeroing(extent);
                 }
                 while area.lock().foresee() {}
             }
@@ -119,8 +119,8 @@ fn idle_work(waits: bool) {
         };
         drop(guard);
         drop(turn);
-        touch(&memory, all.frames);
-        area.lock().give_back(all.frames);
+        touch(&memory, all.extent.frames());
+        area.lock().give_back(all.extent);
         idle.join().unwrap();
         assert_eq!(area.lock().free_bytes(), u64::from(FRAMES * FRAME_SIZE));
     });

@@ -93,7 +93,7 @@ impl Area {
 
     /// Returns the number of idle frames, those that are being zeroed included.
     fn idle_frames(&self) -> u32 {
-        let zeroing = self.reserve.zeroing.map_or(0, FrameRange::count);
+        let zeroing = self.reserve.zeroing.map_or(0, |extent| extent.frames().count());
         self.runs.iter().map(|run| run.idle.free_units()).sum::<u32>() + zeroing
     }
 

@@ -4,6 +4,7 @@
 
 use crate::addr::FrameRange;
 use crate::carve_out::CarveOut;
+use crate::cma::extent::Extent;
 use crate::cma::index::{Index, Node};
 use crate::cma::reach::Reachable;
 use crate::heap::filled;
@@ -61,14 +62,15 @@ fn heap_index(frames: FrameRange) -> Result<Index<'static>, TryReserveError> {
 /// The runs of an area.
 pub(super) type AreaRuns = ArrayVec<AreaRun, { CarveOut::RANGES }>;
 
-/// Returns the run that these frames are of.
-pub(super) fn run_mut(runs: &mut [AreaRun], frames: FrameRange) -> &mut AreaRun {
-    runs.iter_mut().find(|run| run.frames.covers(frames)).expect("frames of this area")
+/// Returns the extent of frames that loans' books name by their numbers alone.
+pub(super) fn extent_of(runs: &[AreaRun], frames: FrameRange) -> Extent {
+    let run = runs.iter().position(|run| run.frames.covers(frames)).expect("frames of this area");
+    Extent::new(run, frames)
 }
 
 /// Frees frames that were taken: they are idle, or (`contracted`) an idle contract slot's.
-pub(super) fn free_in(runs: &mut [AreaRun], frames: FrameRange, contracted: bool) {
-    let run = run_mut(runs, frames);
+pub(super) fn free_in(runs: &mut [AreaRun], extent: Extent, contracted: bool) {
+    let (run, frames) = (&mut runs[extent.run()], extent.frames());
     if !contracted {
         let Range { start, end } = run.unseen.clone();
         let all =

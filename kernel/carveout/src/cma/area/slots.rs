@@ -6,9 +6,10 @@
 use super::Area;
 use super::alloc::liked;
 use super::refusal::{AllocError, NoRun};
-use super::run::{AreaRun, free_in, largest_in, run_mut};
+use super::run::{AreaRun, free_in, largest_in};
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::carve_out::CarveOut;
+use crate::cma::extent::Extent;
 use crate::cma::index::{Index, Node};
 use crate::cma::reach::{Reach, Reachable};
 use crate::heap::{filled, room};
@@ -38,7 +39,7 @@ impl Area {
         &mut self,
         shapes: &[(u32, u8)],
         places: impl Fn(FrameRange) -> P,
-    ) -> Result<Vec<FrameRange>, PlanError> {
+    ) -> Result<Vec<Extent>, PlanError> {
         let mut nodes: ArrayVec<Vec<Node>, { CarveOut::RANGES }> = ArrayVec::new();
         for run in &self.runs {
             let needed = Index::nodes_needed(run.frames.start(), run.frames.count()).expect("as its own index");
@@ -59,12 +60,12 @@ impl Area {
         for (n, &(count, order)) in shapes.iter().enumerate() {
             let liked = liked(count, order);
             let mut find = |liked| {
-                scratch
-                    .iter_mut()
-                    .find_map(|(run, index)| places(*run).find_map(|place| place.take(index, count, liked, order)))
+                scratch.iter_mut().enumerate().find_map(|(number, (run, index))| {
+                    Some((number, places(*run).find_map(|place| place.take(index, count, liked, order))?))
+                })
             };
             let found = find(liked).or_else(|| find(order));
-            let Some(start) = found else {
+            let Some((number, start)) = found else {
                 let wanted = u64::from(count) << FRAME_SHIFT;
                 let free = scratch.iter().map(|(_, index)| u64::from(index.free_units())).sum::<u64>() << FRAME_SHIFT;
                 if free < wanted {
@@ -80,7 +81,7 @@ impl Area {
                 let no_run = NoRun { wanted, align: FRAME_SIZE << order, reach: Reach::ALL, free, largest, any };
                 return Err(PlanError::Slot(n, no_run.refusal(elsewhere)));
             };
-            planned.push(FrameRange::new(start, count).expect("inside the area"));
+            planned.push(Extent::new(number, FrameRange::new(start, count).expect("inside the area")));
         }
         Ok(planned)
     }
@@ -95,20 +96,20 @@ impl Area {
 
     /// Takes planned runs for a contract's slots, until [`end_slot`](Self::end_slot). The area is
     /// [prepared](Self::prepare_slots). Returns whether loans in them are to be moved.
-    pub(crate) fn take_planned(&mut self, planned: &[FrameRange]) -> bool {
-        planned.iter().fold(false, |moves, &frames| self.take_window(frames) | moves)
+    pub(crate) fn take_planned(&mut self, planned: &[Extent]) -> bool {
+        planned.iter().fold(false, |moves, &extent| self.take_window(extent) | moves)
     }
 
     /// Gives a slot its frames back, none of them lent. From now on they may be.
-    pub(crate) fn give_slot_back(&mut self, frames: FrameRange) {
+    pub(crate) fn give_slot_back(&mut self, extent: Extent) {
         if self.is_lendable() {
-            free_in(&mut self.runs, frames, true);
+            free_in(&mut self.runs, extent, true);
         }
     }
 
     /// Takes an idle slot's frames, and recalls what is lent of them. Returns whether loans among them are to be moved.
-    pub(crate) fn take_slot(&mut self, frames: FrameRange) -> bool {
-        self.is_lendable() && self.reclaim(frames, true)
+    pub(crate) fn take_slot(&mut self, extent: Extent) -> bool {
+        self.is_lendable() && self.reclaim(extent, true)
     }
 
     /// Returns what a recall of an idle slot's loans costs, or `None` while a page of them is open for a bounded copy.
@@ -126,15 +127,16 @@ impl Area {
     }
 
     /// Ends an idle slot: its frames are anybody's, and what is lent of them stays lent.
-    pub(crate) fn end_slot(&mut self, frames: FrameRange) {
+    pub(crate) fn end_slot(&mut self, extent: Extent) {
         let (lendable, runs) = (self.is_lendable(), &mut self.runs);
         let mut free = |unlent: FrameRange| {
             if lendable {
-                let spare = run_mut(runs, unlent).index_mut(true);
+                let spare = runs[extent.run()].index_mut(true);
                 spare.take(unlent.start(), unlent.count()).expect("frames of an idle slot");
             }
-            free_in(runs, unlent, false);
+            free_in(runs, Extent::new(extent.run(), unlent), false);
         };
+        let frames = extent.frames();
         match &mut self.lending {
             Some(lending) => {
                 lending.occupancy.for_each_unlent(frames, free);

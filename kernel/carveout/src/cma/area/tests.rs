@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addr::FRAME_SIZE;
+use crate::cma::extent::Extent;
 use crate::cma::loan::{Loan, LoanPlace, LoanPriority, NotOpen, Opening, PageKind, SPARES};
 use crate::cma::reach::Reach;
 use core::ops::Range;
@@ -17,8 +18,9 @@ fn contracted(kind: PageKind) -> (Area, FrameRange, Loan, u32) {
     let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
     assert_eq!(area.register("cache", kind, 4, LoanPriority::Low), Ok(0));
     area.prepare_slots().unwrap();
-    assert!(!area.take_planned(&[frames]));
-    area.give_slot_back(frames);
+    let slot = Extent::new(0, frames);
+    assert!(!area.take_planned(&[slot]));
+    area.give_slot_back(slot);
     let loan = area.borrow(0, 4, |_| false).unwrap();
     let opened = area.lending_mut().unwrap().open(0, loan, 2, true);
     let Err(NotOpen::Contracted(frame)) = opened else { panic!("{opened:?}") };
@@ -35,7 +37,7 @@ fn i6_a_window_of_unlike_discardable_loans_is_found() {
         area.borrow(borrower, 2, |_| cached).unwrap();
     }
     let taken = area.alloc(4 * FRAME_SIZE, 1, |run| core::iter::once(Reachable::unshifted(run))).unwrap();
-    assert_eq!((taken.frames, taken.moves), (frames, false));
+    assert_eq!((taken.extent.frames(), taken.moves), (frames, false));
 }
 
 /// Between the look and the eviction another core had the lock.
@@ -43,7 +45,7 @@ fn i6_a_window_of_unlike_discardable_loans_is_found() {
 fn i7_a_page_is_not_evicted_from_a_slot_that_was_taken_meanwhile() {
     for kind in [PageKind::Discardable, PageKind::Movable] {
         let (mut area, frames, _, frame) = contracted(kind);
-        assert_eq!(area.take_slot(frames), kind == PageKind::Movable);
+        assert_eq!(area.take_slot(Extent::new(0, frames)), kind == PageKind::Movable);
         assert!(area.evict(FrameRange::new(frame, 1).unwrap()).is_none(), "the slot's buffer has the frame");
     }
 }
@@ -75,7 +77,7 @@ fn i7_a_slot_is_left_alone_while_a_page_is_evicted_from_it() {
         assert!(area.slot_cost(frames).is_some());
         let opening = area.lending_mut().unwrap().open(0, loan, 2, true).unwrap();
         assert!(matches!(opening.place, LoanPlace::Refuge(_)));
-        assert_eq!(area.take_slot(frames), kind == PageKind::Movable, "the other three");
+        assert_eq!(area.take_slot(Extent::new(0, frames)), kind == PageKind::Movable, "the other three");
         assert_eq!(area.lending().unwrap().left(0, loan), Ok(if kind == PageKind::Movable { 4 } else { 1 }));
     }
 }
@@ -169,7 +171,7 @@ fn idle_step(area: &mut Area) {
 
 /// The naive area: a flag a frame for each run.
 struct Model {
-    held: Vec<FrameRange>,
+    held: Vec<Extent>,
     open: Vec<u32>,
 }
 
@@ -179,7 +181,7 @@ impl Model {
     }
 
     fn is_held(&self, frame: u32) -> bool {
-        self.held.iter().any(|held| (held.start()..held.end()).contains(&frame))
+        self.held.iter().any(|held| (held.frames().start()..held.frames().end()).contains(&frame))
     }
 
     fn free(&self) -> u64 {
@@ -266,7 +268,7 @@ proptest! {
                 Op::Alloc { count, order, reach } => {
                     let alloc = |area: &mut Area| {
                         let taken = area.alloc(count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
-                        taken.map(|taken| taken.frames)
+                        taken.map(|taken| taken.extent)
                     };
                     let got = alloc(&mut without);
                     prop_assert_eq!(alloc(&mut with), got);
@@ -295,8 +297,8 @@ proptest! {
             match (op, cache) {
                 (Op::Alloc { count, order, reach }, _) => {
                     let got = area.alloc(count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
-                    let got = got.map(|taken| taken.frames);
-                    let right = model.judge((count, order, reach), &got);
+                    let got = got.map(|taken| taken.extent);
+                    let right = model.judge((count, order, reach), &got.map(Extent::frames));
                     prop_assert!(right, "{:?}, held {:?}, open {:?}", got, model.held, model.open);
                     model.held.extend(got);
                 }
