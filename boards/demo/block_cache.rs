@@ -34,6 +34,8 @@ impl<E: fmt::Display> fmt::Display for CacheError<E> {
     }
 }
 
+impl<E: core::error::Error> core::error::Error for CacheError<E> {}
+
 /// The outcome of a copy to or from a page of the cache's own that is not recalled.
 fn kept<E>(result: Result<(), LoanError>) -> Result<(), CacheError<E>> {
     match result {

@@ -58,6 +58,8 @@ impl fmt::Display for ReadError {
     }
 }
 
+impl core::error::Error for ReadError {}
+
 /// Why a value was not put. There is none of its key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PutError {
@@ -75,6 +77,8 @@ impl fmt::Display for PutError {
         }
     }
 }
+
+impl core::error::Error for PutError {}
 
 /// Values by number.
 pub struct Store<M: Machine + 'static, K: LoanKind> {

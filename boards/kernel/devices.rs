@@ -149,6 +149,8 @@ impl fmt::Display for RangesError<'_> {
     }
 }
 
+impl core::error::Error for RangesError<'_> {}
+
 type Apertures = ArrayVec<Aperture, MAX_APERTURES>;
 
 /// Returns where the device at that path sees memory: the apertures of all `dma-ranges` above it, as one. `None` means

@@ -81,6 +81,8 @@ impl fmt::Display for BusError {
     }
 }
 
+impl core::error::Error for BusError {}
+
 /// A device's port to memory. A window that is not wholly granted to this master is refused, and the closure not run.
 pub trait BusMaster {
     /// Runs `f` on the bytes of a window that the device reads.

@@ -59,6 +59,8 @@ impl fmt::Display for ScanOutError {
     }
 }
 
+impl core::error::Error for ScanOutError {}
+
 /// A display controller. It reads only the frame it was given, until it has stopped, and writes nothing.
 ///
 /// It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the device's hands and coherent for

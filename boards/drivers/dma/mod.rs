@@ -54,6 +54,8 @@ impl fmt::Display for CopyError {
     }
 }
 
+impl core::error::Error for CopyError {}
+
 /// What a copy reads or writes: memory in a device's hands.
 ///
 /// # Safety

@@ -98,6 +98,8 @@ impl fmt::Display for ListError {
     }
 }
 
+impl core::error::Error for ListError {}
+
 /// One run of words on both sides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
@@ -194,6 +196,8 @@ impl fmt::Display for BusError {
         write!(f, "bus error while copying from {} to {}", self.from, self.to)
     }
 }
+
+impl core::error::Error for BusError {}
 
 /// A DMA controller.
 pub struct Pl081 {

@@ -122,6 +122,8 @@ impl fmt::Display for CardError {
     }
 }
 
+impl core::error::Error for CardError {}
+
 /// What a command is answered with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {

@@ -88,6 +88,8 @@ impl fmt::Display for BootFault {
     }
 }
 
+impl core::error::Error for BootFault {}
+
 /// Why registers were not mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeviceError {
@@ -137,6 +139,8 @@ impl fmt::Display for DeviceError {
         }
     }
 }
+
+impl core::error::Error for DeviceError {}
 
 /// A block of registers, mapped as Device memory for good. Whoever has this value is the one holder of its bytes.
 #[derive(Debug)]

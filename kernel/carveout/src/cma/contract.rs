@@ -82,6 +82,8 @@ impl fmt::Display for ContractError {
     }
 }
 
+impl core::error::Error for ContractError {}
+
 /// Where a contract's buffer is: in which slot, of which class and contract.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SlotId {

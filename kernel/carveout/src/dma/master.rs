@@ -73,6 +73,8 @@ impl fmt::Display for MasterError {
     }
 }
 
+impl core::error::Error for MasterError {}
+
 /// A bus master as the memory sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Master {

@@ -160,6 +160,8 @@ impl fmt::Display for PoolError {
     }
 }
 
+impl core::error::Error for PoolError {}
+
 /// All blocks of a pool are out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PoolExhausted {
@@ -178,6 +180,8 @@ impl fmt::Display for PoolExhausted {
     }
 }
 
+impl core::error::Error for PoolExhausted {}
+
 /// Blocks of a pool did not come back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlocksOut {
@@ -195,6 +199,8 @@ impl fmt::Display for BlocksOut {
         write!(f, "the pool of {owner} has {held} blocks held and {lost} lost")
     }
 }
+
+impl core::error::Error for BlocksOut {}
 
 /// After the last free block.
 const END: u32 = u32::MAX;

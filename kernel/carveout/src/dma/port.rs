@@ -60,6 +60,8 @@ impl fmt::Display for PortError {
     }
 }
 
+impl core::error::Error for PortError {}
+
 /// The port of one bus master.
 #[derive(Debug)]
 pub struct Port<M: Machine + 'static> {

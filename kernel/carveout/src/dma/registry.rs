@@ -180,6 +180,8 @@ impl fmt::Display for DmaError {
     }
 }
 
+impl core::error::Error for DmaError {}
+
 /// Counters since boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DmaStats {

@@ -38,6 +38,8 @@ impl fmt::Display for ScatterError {
     }
 }
 
+impl core::error::Error for ScatterError {}
+
 /// Bytes consecutive on the bus.
 #[derive(Clone, Copy)]
 pub(super) struct Run {

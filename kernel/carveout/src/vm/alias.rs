@@ -58,6 +58,8 @@ impl fmt::Display for AliasError {
     }
 }
 
+impl core::error::Error for AliasError {}
+
 /// The aliases of a board; none, for most.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Aliases(ArrayVec<Alias, MAX_ALIASES>);

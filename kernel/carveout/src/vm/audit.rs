@@ -478,6 +478,8 @@ impl fmt::Display for Findings {
     }
 }
 
+impl core::error::Error for Findings {}
+
 /// Walks the tables in use, and those of [`Expect::roots`], and compares each translation. Shows `each` every finding.
 /// `windows` are where carved frames may be mapped.
 ///

@@ -82,6 +82,8 @@ impl fmt::Display for LedgerError {
     }
 }
 
+impl core::error::Error for LedgerError {}
+
 /// Frames in a cell.
 pub const CELL_FRAMES: u32 = u32::BITS;
 

@@ -62,6 +62,8 @@ impl fmt::Display for MapError {
     }
 }
 
+impl core::error::Error for MapError {}
+
 /// How a region comes by second-level tables.
 #[derive(Debug)]
 enum Tables {

@@ -161,3 +161,5 @@ impl fmt::Display for AllocError {
         }
     }
 }
+
+impl core::error::Error for AllocError {}

@@ -99,6 +99,8 @@ impl fmt::Display for IndexError {
     }
 }
 
+impl core::error::Error for IndexError {}
+
 /// Keeps which units of an area are free, and finds places for requests.
 ///
 /// A search is exact: it fails only if no free run in the range asked for holds the count at the alignment. Each call

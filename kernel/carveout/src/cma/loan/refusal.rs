@@ -48,6 +48,8 @@ impl fmt::Display for LendError {
     }
 }
 
+impl core::error::Error for LendError {}
+
 /// Says why a page cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LoanError {
@@ -89,3 +91,5 @@ impl fmt::Display for LoanError {
         }
     }
 }
+
+impl core::error::Error for LoanError {}
