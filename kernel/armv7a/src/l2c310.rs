@@ -152,6 +152,12 @@ impl L2c310 {
     ///
     /// `registers` is a mapping of a PL310's registers as Device memory that is never unmapped, and no other code
     /// writes to them. `world` is the one that this runs in.
+    ///
+    /// # Errors
+    ///
+    /// [`Unusable::Off`] if the controller is off and this is the non-secure world. [`Unusable::Exclusive`] if the core
+    /// puts what it drops into this cache, or the controller was left on so. [`Unusable::Prefetch`] if it was left on
+    /// with a prefetch control register that an erratum makes wrong.
     pub unsafe fn enable(registers: NonNull<Registers>, world: World) -> Result<Self, Unusable> {
         // SAFETY: `registers` is mapped for ever, and a register may be read and written by shared reference.
         let block = unsafe { registers.as_ref() };

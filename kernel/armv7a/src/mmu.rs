@@ -110,11 +110,16 @@ impl Armv7a {
         &self.caches
     }
 
-    /// Writes a word of the image or the direct map, to the point of coherency. `false` if it is in neither.
+    /// Writes a word of the image or of the direct map, to the point of coherency. Returns `false`, and writes nothing,
+    /// if the word is in neither.
     ///
     /// # Safety
     ///
     /// `at` is a multiple of 4, and no Rust reference to the word there is alive.
+    ///
+    /// # Panics
+    ///
+    /// If the word crosses the end of a page. At a multiple of 4 it cannot.
     pub unsafe fn write_through(&self, at: PhysAddr, word: u32) -> bool {
         let Some(va) = self.virt_of(at) else { return false };
         // SAFETY: image and direct map are mapped for good, and what a cold core is told lies in neither text nor

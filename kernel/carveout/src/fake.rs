@@ -194,8 +194,12 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// `size` bytes of memory, a multiple of 1 MiB, at `base`, zeroed; a first-level table is wanted at `l1`; the
-    /// adversary goes by `seed`. What [`reach`](Mmu::reach) gives is good while the fake lives.
+    /// Makes a machine with `size` zeroed bytes of memory at `base`. Its first-level table is at `l1`. The adversary
+    /// goes by `seed`. A pointer that [`reach`](Mmu::reach) gives is good while the fake lives.
+    ///
+    /// # Panics
+    ///
+    /// Unless `base` and `size` are multiples of 1 MiB and `l1` is a multiple of 16 KiB.
     pub fn new(base: PhysAddr, size: u32, l1: PhysAddr, seed: u64) -> Self {
         assert!(base.is_aligned(SECTION_SIZE) && size.is_multiple_of(SECTION_SIZE) && l1.is_aligned(16 << 10));
         let bytes = size as usize;

@@ -58,7 +58,12 @@ impl Setup {
         Self::with_area(seed, CARVED_BYTES)
     }
 
-    /// The same with an area of `bytes`, a multiple of 4 KiB, at most [`CARVED_BYTES`].
+    /// Makes a machine whose area has `bytes`, a multiple of 4 KiB and at most [`CARVED_BYTES`]. The adversary goes by
+    /// `seed`.
+    ///
+    /// # Panics
+    ///
+    /// If `bytes` is less than 4 KiB: an area has at least one frame.
     pub fn with_area(seed: u64, bytes: u32) -> Self {
         let fake: &'static Fake = Box::leak(Box::new(Fake::new(RAM, RAM_BYTES, L1, seed)));
         let frames = FrameRange::within(CARVED.raw().into(), bytes.min(CARVED_BYTES).into());
@@ -84,6 +89,10 @@ impl Setup {
     }
 
     /// Walks the tables and compares them with the ledger.
+    ///
+    /// # Errors
+    ///
+    /// The first finding, and how many there are of each kind.
     pub fn audit(&self) -> Result<Report, Findings> {
         let ram = [FrameRange::within(RAM.raw().into(), RAM_BYTES.into())];
         let share = Shareability::Shareable;

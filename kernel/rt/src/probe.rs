@@ -55,6 +55,10 @@ unsafe extern "C" {
 /// # Safety
 ///
 /// A read of `addr` that succeeds must have no side effects: no device register that reading changes.
+///
+/// # Errors
+///
+/// The [`Fault`] of the read.
 pub unsafe fn probe_read32(addr: VirtAddr) -> Result<u32, Fault> {
     // SAFETY: a read that succeeds has no side effects, as this function demands; one that aborts is resumed by
     // `resume_access`, and changes nothing.
@@ -67,6 +71,10 @@ pub unsafe fn probe_read32(addr: VirtAddr) -> Result<u32, Fault> {
 /// # Safety
 ///
 /// If `addr` can be written, the word there belongs to the caller, and no Rust reference to it is alive.
+///
+/// # Errors
+///
+/// The [`Fault`] of the write. Nothing was written.
 pub unsafe fn probe_write32(addr: VirtAddr, value: u32) -> Result<(), Fault> {
     // SAFETY: if the write succeeds no reference to the word is alive, as this function demands; one that aborts is
     // resumed by `resume_access`, and changes nothing.
@@ -79,6 +87,10 @@ pub unsafe fn probe_write32(addr: VirtAddr, value: u32) -> Result<(), Fault> {
 /// # Safety
 ///
 /// If `addr` can be executed, ARM code lies there that keeps the procedure call standard, takes nothing and returns.
+///
+/// # Errors
+///
+/// The [`Fault`] of the fetch. Nothing was executed.
 pub unsafe fn probe_exec(addr: VirtAddr) -> Result<(), Fault> {
     // SAFETY: code that can be fetched keeps the procedure call standard and returns, as this function demands; a fetch
     // that aborts is resumed by `resume_fetch`.

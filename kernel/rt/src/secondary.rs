@@ -36,14 +36,22 @@ static MAIN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Where the other cores are to be sent, with the MMU and caches off; there they come to `main`.
 ///
-/// From here on a core may come at any time.
+/// A core may come at any time after this call.
+///
+/// # Panics
+///
+/// If the linker script left the head out of the image.
 pub fn entry(main: fn(CoreId) -> !) -> PhysAddr {
     MAIN.store(main as *mut (), Ordering::Release);
     let entry = VirtAddr::new(carveout_secondary as *const () as u32);
     translate_image(entry).expect("the head is part of the image")
 }
 
-/// Lets in the cores that wait in the head, if any do. After [`entry`].
+/// Lets in the cores that wait in the head, if any do. Call it after [`entry`].
+///
+/// # Panics
+///
+/// If the pen is not in the image that `machine` was made with.
 pub fn open_pen(machine: &Armv7a) {
     let pen = VirtAddr::new(CARVEOUT_PEN.as_ptr() as u32);
     let at = translate_image(pen).expect("the pen is part of the image");

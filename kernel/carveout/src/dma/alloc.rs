@@ -17,6 +17,13 @@ impl<M: Machine> Dma<M> {
     ///
     /// Where too little is idle, loans are recalled: that takes a bounded time (docs/src/loans.md) and never fails
     /// (I6).
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ZeroSize`] and [`AllocError::Alignment`] if the request itself is wrong. [`AllocError::NoArea`] if
+    /// the device has no area, or one of another `Dma`. [`AllocError::NoCapacity`], [`AllocError::Fragmented`],
+    /// [`AllocError::OutOfReach`] and [`AllocError::Open`] if there is no such run, with the figures.
+    /// [`AllocError::TooManyBuffers`] if all records are in use.
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         // Dropped after the guard.
         let mut turn = None;

@@ -51,10 +51,17 @@ impl<M: Machine> fmt::Debug for Contract<M> {
 }
 
 impl<M: Machine> Dma<M> {
-    /// Declares buffers that `master` must always get, whatever else happens. All sets are promised or none: each
-    /// buffer gets its place now, the largest first, and loans are recalled to make room. Takes books from the heap,
-    /// under the lock. A refusal, also one for want of heap, changes no buffer, loan or contract. Room that was made
-    /// for books stays made.
+    /// Declares buffers that `master` must always get, whatever else happens (I7). All sets are promised or none. Each
+    /// buffer gets its place now, the largest first. Loans are recalled to make room.
+    ///
+    /// This takes memory for the contract's books from the heap, under the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`ContractError::NoBuffers`] if there are no sets or a set is of no buffers. [`ContractError::Set`] if a set has
+    /// no place, with the reason. [`ContractError::Records`] if there are too few buffer records.
+    /// [`ContractError::Heap`] if the heap has no room for the books. No buffer, loan or contract changes then. Books
+    /// that had grown stay as large as they are.
     pub fn contract(&'static self, master: &Master, sets: &[ContractSet]) -> Result<Contract<M>, ContractError> {
         if sets.is_empty() || sets.iter().any(|set| set.count == 0) {
             return Err(ContractError::NoBuffers);
@@ -147,9 +154,15 @@ impl State {
 type Taken = (BufferSlot, &'static mut Body, Residue, bool);
 
 impl<M: Machine> Contract<M> {
-    /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes` at `align` or
-    /// more, and of the least such alignment. Fails only if all buffers of that size and alignment are allocated, if
-    /// none was declared, or as [`Dma::alloc`] does by what is asked for.
+    /// Allocates a buffer that the contract declares. It takes the smallest declared size that is at least `bytes` at
+    /// `align` or more. Of equal sizes it takes the least alignment. `bytes` and `align` are as for [`Dma::alloc`].
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ContractExceeded`] if all buffers of that size and alignment are allocated.
+    /// [`AllocError::NotDeclared`] if the contract declares no buffer as large at that alignment.
+    /// [`AllocError::ZeroSize`] and [`AllocError::Alignment`] if the request itself is wrong. There is no other refusal
+    /// (I7).
     pub fn alloc(&self, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         let wanted = shape(bytes, align)?;
         let taken = self.take(&mut self.dma.state.lock(), bytes, wanted);

@@ -179,14 +179,23 @@ enum For {
 }
 
 impl<M: Machine, K: LoanKind> Borrower<M, K> {
-    /// Borrows up to `count` pages, which read as zeros. The loan says how many it is of.
+    /// Borrows up to `count` pages, which read as zeros. [`Loan::len`] says how many pages it got.
+    ///
+    /// # Errors
+    ///
+    /// [`LendError::Spent`] if all pages of the budget are lent. [`LendError::NothingIdle`] if no frame is idle.
     pub fn borrow(&self, count: u32) -> Result<Loan, LendError> {
         let mut state = self.dma.state.lock();
         let State { areas, ledger, .. } = &mut *state;
         areas[self.area.0].borrow(self.number, count, |frames| ledger.residue(frames) > Residue::Nothing)
     }
 
-    /// Ends a loan, whatever was recalled of it. From then on its handle is stale.
+    /// Ends a loan, whatever was recalled of it. Its handle is stale afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`LoanError::Stale`] if the loan was given back before or is another borrower's. [`LoanError::InUse`] if a
+    /// closure runs over a page of it.
     pub fn give_back(&self, loan: Loan) -> Result<(), LoanError> {
         loop {
             let mut state = self.dma.state.lock();
@@ -198,13 +207,24 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         }
     }
 
-    /// Pages of the loan that were not recalled.
+    /// Returns how many pages of the loan were not recalled.
+    ///
+    /// # Errors
+    ///
+    /// [`LoanError::Stale`] if the loan was given back before or is another borrower's.
     pub fn left(&self, loan: Loan) -> Result<u32, LoanError> {
         let state = self.dma.state.lock();
         state.areas[self.area.0].lending().ok_or(LoanError::Stale)?.left(self.number, loan)
     }
 
-    /// Copies bytes of a page out, from `offset` on.
+    /// Copies bytes out of a page, from byte `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`LoanError::Stale`] if the loan was given back before or is another borrower's. [`LoanError::Recalled`] if the
+    /// page was recalled. [`LoanError::Range`] if the loan has no such page, or the page no such bytes.
+    /// [`LoanError::InUse`] if a closure runs over the page. [`LoanError::TooManyOpen`] if as many pages are open as
+    /// can be.
     pub fn read(&self, loan: Loan, page: u32, offset: usize, to: &mut [u8]) -> Result<(), LoanError> {
         let Range { start, end } = Self::inside(page, offset, to.len())?;
         let open = self.open(loan, page, For::Read)?;
@@ -218,7 +238,11 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         Ok(())
     }
 
-    /// Copies bytes into a page, from `offset` on.
+    /// Copies bytes into a page, from byte `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
     pub fn write(&self, loan: Loan, page: u32, offset: usize, from: &[u8]) -> Result<(), LoanError> {
         let Range { start, end } = Self::inside(page, offset, from.len())?;
         let open = self.open(loan, page, For::Write { all: from.len() == LOAN_PAGE })?;
@@ -228,8 +252,13 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         Ok(())
     }
 
-    /// Runs a closure over a page, mapped write-back while it runs. The page cannot be recalled meanwhile: an
-    /// allocation from within, or by another core, goes round it. It must be short, then, as a critical section is.
+    /// Runs a closure over a page, which is mapped write-back while it runs. The page cannot be recalled meanwhile: an
+    /// allocation goes round it, whether it comes from the closure or from another core. So the closure must be as
+    /// short as a critical section.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read). The closure does not run then.
     pub fn with<R>(&self, loan: Loan, page: u32, run: impl FnOnce(&mut [u8; LOAN_PAGE]) -> R) -> Result<R, LoanError> {
         let open = self.open(loan, page, For::Closure)?;
         // SAFETY: a page mapped for as long as `open` lives, which alone names it; aligned to a page.
@@ -317,8 +346,13 @@ impl<M: Machine> Dma<M> {
     /// about 28 bytes a page, and so is a movable borrower's refuge, a page and 12 bytes for each of the budget: where
     /// its pages go when devices want all of the area. Meanwhile discardable borrowers use what is free of the refuge.
     ///
-    /// The heap is asked without the lock, so that a large budget keeps nobody waiting. Where it has no room the
-    /// borrower is refused, and nothing has changed.
+    /// The heap is asked without the lock, so that a large budget keeps nobody waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`LendError::NoArea`] if the area is of another `Dma`. [`LendError::NotLendable`] if it is `no-map` only.
+    /// [`LendError::Budget`] if `pages` is 0 or too large. [`LendError::TooManyBorrowers`] if the area has as many as
+    /// it can. [`LendError::Heap`] if the heap has no room. Nothing has changed then.
     pub fn borrower<K: LoanKind>(
         &'static self,
         area: AreaId,

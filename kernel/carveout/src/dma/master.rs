@@ -115,7 +115,12 @@ impl Master {
         self.reaching(last, apertures)
     }
 
-    /// The same master on a bus with these `dma-ranges`; memory outside of them it cannot reach.
+    /// Puts the master on a bus with these `dma-ranges`. It cannot reach memory outside of them.
+    ///
+    /// # Errors
+    ///
+    /// [`MasterError::Aperture`] if an aperture has no bytes, ends past 4 GiB, overlaps another one, or shifts memory
+    /// by part of a frame. [`MasterError::TooManyApertures`] if there are more than [`MAX_APERTURES`].
     pub fn with_apertures(self, apertures: &[Aperture]) -> Result<Self, MasterError> {
         for (n, aperture) in apertures.iter().enumerate() {
             let fits = |base: u32| aperture.bytes <= (1 << 32) - u64::from(base);
@@ -145,7 +150,11 @@ impl Master {
         Self { mask, apertures, reach, ..self }
     }
 
-    /// The same master, whose buffers and segments do not cross a multiple of `bytes` on the bus: a power of two.
+    /// Keeps the master's buffers and segments from crossing a multiple of `bytes` on the bus, a power of two.
+    ///
+    /// # Errors
+    ///
+    /// [`MasterError::Boundary`] if `bytes` is not a power of two of at least 4 KiB.
     pub fn with_boundary(self, bytes: u32) -> Result<Self, MasterError> {
         if !bytes.is_power_of_two() || bytes < FRAME_SIZE {
             return Err(MasterError::Boundary(bytes));
@@ -153,7 +162,11 @@ impl Master {
         Ok(Self { boundary: Some(bytes), ..self })
     }
 
-    /// The same master, whose scatter-gather segments hold at most `bytes`.
+    /// Limits the master's scatter-gather segments to `bytes` each.
+    ///
+    /// # Errors
+    ///
+    /// [`MasterError::Segment`] if `bytes` is less than 4 KiB.
     pub fn with_max_segment(self, bytes: u32) -> Result<Self, MasterError> {
         if bytes < FRAME_SIZE {
             return Err(MasterError::Segment(bytes));

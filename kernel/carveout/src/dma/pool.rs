@@ -349,8 +349,16 @@ pub struct Pool<M: Machine + 'static> {
 }
 
 impl<M: Machine> Pool<M> {
-    /// Takes the memory for `blocks` blocks from the device's area, in as few buffers as its boundary permits, and 16
-    /// bytes of heap for each: all that the pool ever takes. [`PoolError`] says what a refusal leaves changed.
+    /// Makes a pool of `blocks` blocks for a device. It takes their memory from the device's area, in as few buffers as
+    /// its boundary permits, and 16 bytes of heap for each block. The pool takes nothing more afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::NoBlocks`], [`PoolError::ZeroSize`], [`PoolError::Alignment`], [`PoolError::Boundary`] and
+    /// [`PoolError::Crossing`] if the request itself is wrong. [`PoolError::Heap`] if the heap has no room for the
+    /// lists. [`PoolError::Alloc`] if the area refuses a buffer. The pool keeps no memory then. Loans that were
+    /// recalled for it stay recalled.
+    #[expect(clippy::missing_panics_doc, reason = "a buffer lies within its device's reach, and holds a block")]
     pub fn new(dma: &'static Dma<M>, master: &Master, shape: BlockShape, blocks: u32) -> Result<Self, PoolError> {
         shape.check()?;
         if blocks == 0 {
@@ -405,8 +413,12 @@ impl<M: Machine> Pool<M> {
         Ok(Self { store: Share::first(place, store) })
     }
 
-    /// Takes a block, zeroed: `dma_pool_zalloc`. Never waits, never maps. As with all that the CPU writes, the device
-    /// finds the zeros after [`PoolBlock::device_barrier`].
+    /// Takes a block, filled with zeros: `dma_pool_zalloc`. It never waits and never maps. The device finds the zeros
+    /// after [`PoolBlock::device_barrier`], as it finds all that the CPU writes.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolExhausted`] if no block is free.
     pub fn alloc(&self) -> Result<PoolBlock<M>, PoolExhausted> {
         let store = &self.store;
         let Some(number) = store.free.pop() else {
@@ -430,8 +442,12 @@ impl<M: Machine> Pool<M> {
         self.store.lost.load(Ordering::Relaxed)
     }
 
-    /// Frees the pool's memory, or gives the pool back if blocks are out: `dma_pool_destroy`. Safe, for each
-    /// [`PoolBlock::free`] already promised that the device has done with that block.
+    /// Frees the pool's memory: `dma_pool_destroy`. This is safe, because each [`PoolBlock::free`] promised that the
+    /// device has done with that block.
+    ///
+    /// # Errors
+    ///
+    /// [`BlocksOut`] and the pool itself if blocks are held or lost.
     pub fn destroy(self) -> Result<(), (BlocksOut, Self)> {
         match (self.held(), self.lost()) {
             (0, 0) => Ok(()),

@@ -84,7 +84,15 @@ impl<M: Machine> Port<M> {
         self.lines.get()
     }
 
-    /// Opens `len` bytes at `at` for the duration of the value returned.
+    /// Opens `len` bytes at bus address `at`, until the value returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Length`] if there are no bytes, or the master does not reach them. [`PortError::NoBuffer`] if they
+    /// are not all in one buffer. [`PortError::NotGranted`] if the buffer is not the device's now (I4).
+    /// [`PortError::InUse`] if a port has the buffer open. [`PortError::Mapped`] if the ledger refuses the mapping
+    /// (I1).
+    #[expect(clippy::missing_panics_doc, reason = "a coherent buffer is mapped for as long as it lives")]
     pub fn open(&self, at: BusAddr, len: u32) -> Result<PortView<M>, PortError> {
         let last = len.checked_sub(1).and_then(|more| at.checked_add(more));
         let (Some(first), Some(last)) = (self.master.phys(at), last.and_then(|last| self.master.phys(last))) else {

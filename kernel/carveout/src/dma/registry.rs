@@ -257,6 +257,12 @@ impl<M: Machine> Dma<M> {
     ///
     /// If carve-outs overlap, are named by an alias, or are more than the ledger holds: each would break what a
     /// [`CarveOut`] proves.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Window`] if the window has fewer sections than [`window_sections`](Self::window_sections).
+    /// [`DmaError::LoanWindow`] if the window of loans has none. [`DmaError::Heap`] if the heap has no room for the
+    /// metadata.
     pub fn new(
         machine: &'static M,
         carved: impl Iterator<Item = CarveOut>,
@@ -274,6 +280,10 @@ impl<M: Machine> Dma<M> {
     /// # Panics
     ///
     /// As [`new`](Self::new).
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), except that one image of the carve-outs is window enough.
     pub fn sparing_guards(
         machine: &'static M,
         carved: impl Iterator<Item = CarveOut>,

@@ -81,8 +81,11 @@ impl<M: Machine> Dma<M> {
         Holders { dma: self, owner: None }
     }
 
-    /// Says that a device goes away: whatever it was given and not yet gave back is a leak, and the table of it the
-    /// error.
+    /// Checks that a device which goes away has given back everything.
+    ///
+    /// # Errors
+    ///
+    /// A table of the buffers that it still has: they are leaks.
     pub fn retire(&self, master: &Master) -> Result<(), Holders<'_, M>> {
         let none = self.state.lock().buffers().all(|(_, kept)| kept.owner != master.name());
         if none { Ok(()) } else { Err(Holders { dma: self, owner: Some(master.name()) }) }

@@ -93,9 +93,14 @@ impl<M: Machine, D: Direction<CpuWrites = Yes>> ScatterTable<M, D, Cpu> {
 }
 
 impl<M: Machine, D: Direction> ScatterTable<M, D, Device> {
-    /// What to program into the device. All buffers are checked first, so that no driver programs half a list;
-    /// `count()` of the iterator says how many entries it takes. A segment begins where the one before ended, if that
-    /// was full: devices that want aligned segments have an aligned largest one.
+    /// Yields what to program into the device, a segment at a time. `count()` of the iterator says how many entries the
+    /// device's list needs. A segment begins where the one before ended, if that was full. So a device that wants
+    /// aligned segments must have an aligned [`max_segment`](Master::max_segment).
+    ///
+    /// # Errors
+    ///
+    /// [`ScatterError::OutOfReach`] if `master` does not reach a byte of a buffer. All buffers are checked first, so
+    /// that no driver programs half a list.
     pub fn segments(&self, master: &Master) -> Result<impl Iterator<Item = Segment>, ScatterError> {
         segments(master, move || {
             self.streams.iter().flat_map(move |stream| runs(master, stream.frames(), stream.len()))

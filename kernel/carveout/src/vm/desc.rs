@@ -122,13 +122,21 @@ impl L1Desc {
     /// The descriptor that faults.
     pub const FAULT: Self = Self(0);
 
-    /// A pointer to a second-level table at `table`, a multiple of 1 KiB.
+    /// Makes a pointer to the second-level table at `table`, a multiple of 1 KiB.
+    ///
+    /// # Panics
+    ///
+    /// If `table` is not a multiple of 1 KiB.
     pub const fn table(table: PhysAddr) -> Self {
         assert!(table.is_aligned(L2_TABLE_SIZE));
         Self(table.raw() | 0b01)
     }
 
-    /// A section at `base`, a multiple of 1 MiB.
+    /// Makes the descriptor of a section at `base`, a multiple of 1 MiB.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is not a multiple of 1 MiB.
     pub const fn section(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
         assert!(base.is_aligned(SECTION_SIZE));
         let (tex, c, b) = tex_c_b(memory);
@@ -183,7 +191,11 @@ impl L2Desc {
     /// The descriptor that faults.
     pub const FAULT: Self = Self(0);
 
-    /// A small page at `base`, a multiple of 4 KiB.
+    /// Makes the descriptor of a small page at `base`, a multiple of 4 KiB.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is not a multiple of 4 KiB.
     pub const fn small(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
         assert!(base.is_aligned(FRAME_SIZE));
         let (tex, c, b) = tex_c_b(memory);
@@ -192,7 +204,12 @@ impl L2Desc {
         Self(base.raw() | s << 10 | ap2 << 9 | tex << 6 | 0b01 << 4 | c << 3 | b << 2 | 0b10 | xn)
     }
 
-    /// A large page at `base`, a multiple of 64 KiB. The word stands in all 16 entries.
+    /// Makes the descriptor of a large page at `base`, a multiple of 64 KiB. The word must stand in all 16 entries of
+    /// the page.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is not a multiple of 64 KiB.
     pub const fn large(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
         assert!(base.is_aligned(LARGE_PAGE_SIZE));
         let (tex, c, b) = tex_c_b(memory);

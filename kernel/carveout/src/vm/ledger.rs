@@ -144,8 +144,13 @@ impl<'m> Ledger<'m> {
         carved.map(|frames| frames.count().div_ceil(CELL_FRAMES) as usize).sum()
     }
 
-    /// A ledger of these runs, all unmapped and without residue, in at least as many cells as they need, on a board
-    /// with these aliases.
+    /// Makes a ledger of these runs, all unmapped and without residue. It takes at least
+    /// [`cells_needed`](Self::cells_needed) cells. `aliases` are the board's.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::SecondName`] if a run is RAM by its second name. [`LedgerError::Storage`] if two runs overlap, if
+    /// there are more runs than [`CarveOut::MAX_RANGES`], or if there are too few cells.
     pub fn new(
         carved: impl Iterator<Item = FrameRange>,
         aliases: Aliases,
@@ -189,7 +194,13 @@ impl<'m> Ledger<'m> {
         })
     }
 
-    /// Claims frames for one mapping. Must come before the mapping is made.
+    /// Claims frames for one mapping. The claim must come before the mapping is made. The frames must lie in one carved
+    /// run.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Mapped`] if a frame is mapped already (I1). [`LedgerError::SecondName`] if a frame is RAM by its
+    /// second name (I1). [`LedgerError::NotCarved`] if the frames are not all in one carved run.
     ///
     /// # Panics
     ///

@@ -139,7 +139,11 @@ impl<'m> Region<'m> {
     ///
     /// # Safety
     ///
-    /// `l1` and `l2` are the only names of those tables, and stand where it says.
+    /// `l1` and `l2` are the only names of those tables, and the tables stand at `l1_at` and `l2_at`.
+    ///
+    /// # Panics
+    ///
+    /// If `l1` has not one entry for each section of `range`, or if `l2_at` is not a multiple of 1 KiB.
     pub unsafe fn on_demand(
         range: VirtRange,
         share: Shareability,
@@ -160,6 +164,15 @@ impl<'m> Region<'m> {
     /// # Safety
     ///
     /// As [`on_demand`](Self::on_demand).
+    ///
+    /// # Errors
+    ///
+    /// [`TryReserveError`] if the heap has no room for two bytes a section.
+    ///
+    /// # Panics
+    ///
+    /// If `l1` or `l2` has not one entry for each section of `range`, if an entry of `l1` is in use, or if `l2_at` is
+    /// not a multiple of 1 KiB.
     pub unsafe fn one_each<M: Mmu>(
         mmu: &M,
         range: VirtRange,
@@ -199,6 +212,13 @@ impl<'m> Region<'m> {
     ///
     /// No other translation of the frames has another type while this one lasts (I1). `mmu` is the machine whose walks
     /// read this region's tables, and the mapping is ended through it.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::Empty`] if there are no frames. [`MapError::Misaligned`] if `va` is not a multiple of 4 KiB.
+    /// [`MapError::OutsideRegion`] if the mapping would leave the region. [`MapError::Occupied`] if something is mapped
+    /// there. [`MapError::NoTable`] if a section needs a second-level table and none is left. Nothing is written then.
+    #[expect(clippy::missing_panics_doc, reason = "each section that holds pages was given a table before")]
     pub unsafe fn map<M: Mmu>(
         &mut self,
         mmu: &M,

@@ -16,8 +16,12 @@ pub struct Coherent<M: Machine + 'static> {
 }
 
 impl<M: Machine> Coherent<M> {
-    /// The first byte, for drivers that lay out shared structures themselves. Valid for reads and writes of
-    /// [`len`](Self::len) bytes while the buffer lives, by volatile accesses: the device may change any byte.
+    /// Returns the first byte, for drivers that lay out shared structures themselves. It is valid for reads and writes
+    /// of [`len`](Self::len) bytes while the buffer lives, by volatile accesses: the device may change any byte.
+    ///
+    /// # Panics
+    ///
+    /// If the CPU has the buffer at address 0, where no window may begin.
     pub fn as_ptr(&self) -> NonNull<u8> {
         NonNull::new(self.raw.pointer()).expect("a mapped address is not null")
     }
