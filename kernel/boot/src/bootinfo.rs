@@ -18,7 +18,7 @@
 //! | neither `no-map` nor `reusable`, no pool | [`RegionKind::Plain`]: reserved, stays in the direct map |
 //! | `no-map`, no pool | [`RegionKind::Firmware`]: out of the direct map, never an area |
 //! | `compatible = "shared-dma-pool"`, `no-map` | [`RegionKind::Area`], never lent |
-//! | `compatible = "shared-dma-pool"`, `reusable` | [`RegionKind::Area`], lendable, and out of the direct map all the same |
+//! | `compatible = "shared-dma-pool"`, `reusable` | [`RegionKind::Area`], lendable, and out of the direct map too |
 //! | `compatible = "shared-dma-pool"`, neither | refused as an area, reserved |
 //! | `no-map` and `reusable` | refused as an area, for the binding makes them exclusive; out of the direct map |
 //! | `reusable`, no pool | [`RegionKind::Plain`], and a line that says so |

@@ -267,7 +267,7 @@ extern "C" fn carveout_fault(kind: u32, frame: &mut FaultFrame) {
 /// Prints `exception` over semihosting and ends the program with 101. Parks the core where nobody answers.
 fn report_by_semihosting(exception: &Exception) -> ! {
     let mut message = ArrayString::<512>::new();
-    // The longest exception takes some 400 bytes. One that does not fit is cut, and printed all the same.
+    // The longest exception takes some 400 bytes. One that does not fit is cut, and its beginning is printed.
     let _ = write!(message, "carveout: {exception}");
     let end = message.len().min(message.capacity() - 2);
     message.truncate(end);

@@ -79,7 +79,7 @@ pub struct Region<'dtb> {
     pub kind: RegionKind,
     /// Whether `linux,cma-default` stands on it and it is an area.
     pub default: bool,
-    /// Why the node does not get what it asks for, whether an area or a place. Its addresses are kept all the same.
+    /// Why the node does not get what it asks for, whether an area or a place. Its addresses are kept even then.
     pub refused: Option<Reason<'dtb>>,
     /// Whether it is a `shared-dma-pool`. A device that names one wants an area.
     pub is_pool: bool,
@@ -181,7 +181,8 @@ impl<'dtb> Region<'dtb> {
             Ok(()) if is_pool => region.kind = RegionKind::Area { lendable: reusable },
             Ok(()) if reusable => say(Reason::ReusableWithoutPool),
             Ok(()) => {}
-            // The parent's fault was reported once. It is no fault of a reservation, which is kept all the same.
+            // The parent's fault was reported once. It is no fault of a reservation, which needs neither area nor
+            // place.
             Err(Reason::Parent) => region.refuse(Reason::Parent),
             Err(fault) if reg.is_some() && !is_pool => say(fault),
             Err(fault) => {

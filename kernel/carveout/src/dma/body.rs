@@ -1,4 +1,4 @@
-//! The parts of a buffer that are the same in every state.
+//! The body of a buffer: what it has in every state.
 
 use crate::addr::{BusAddr, FrameRange, VirtAddr};
 use crate::machine::Lines;
@@ -8,8 +8,8 @@ use crate::vm::mapped::Mapped;
 use core::cell::Cell;
 use core::fmt;
 
-/// The parts of a buffer that are the same in every state. A body stays at its address while the buffer moves from
-/// state to state, or each move would copy it.
+/// What a buffer has in every state. A body stays at its address while the buffer moves from state to state, or each
+/// move would copy it.
 ///
 /// In this order of fields no two counters of lines are neighbours. So the compiler zeroes each by a store, and calls
 /// no function that fills memory.

@@ -107,7 +107,7 @@ pub enum Finding {
         has: Attributes,
     },
     /// TTBCR.PD0 or PD1 is set: a miss faults, while the TLB may hold what the table said before (I1). The audit walks
-    /// the table all the same.
+    /// the table nevertheless.
     WalksOff {
         /// The register whose table it is.
         ttbr: Ttbr,
