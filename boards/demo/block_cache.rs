@@ -106,6 +106,11 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     }
 
     /// Reads a block.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Disk`] if the disk does not read it. [`CacheError::Busy`] if it is only in memory, and as many
+    /// lent pages are open as can be.
     pub fn read(&mut self, block: u32, to: &mut [u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
         if let Some(&loan) = self.written.get(&block) {
             kept(self.dirty.read(loan, 0, 0, to))?;
@@ -176,6 +181,10 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
 
     /// Writes a block: to memory now, to the disk when there are too many such or [`flush`](Self::flush) is called.
     /// Where memory has no room, or cannot be opened, the block goes straight to the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Disk`] if the disk does not write this block, or one that it makes room for.
     pub fn write(&mut self, block: u32, from: &[u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
         let mut loan = self.written.get(&block).copied().or_else(|| self.dirty.borrow(1).ok());
         if loan.is_none() {
@@ -212,6 +221,11 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     }
 
     /// Writes to the disk what is not on it yet.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Disk`] if the disk does not write a block. [`CacheError::Busy`] if as many lent pages are open as
+    /// can be. What was not written stays in memory.
     pub fn flush(&mut self) -> Result<(), CacheError<D::Error>> {
         while let Some((&block, &loan)) = self.written.first_key_value() {
             let mut buffer = core::mem::take(&mut self.buffer);

@@ -67,6 +67,10 @@ struct Bench {
 }
 
 /// Tries both operations on the lines of every core that is in.
+///
+/// # Errors
+///
+/// [`Failure::NoRoom`] if there is no page to try them on. [`Failure::Incoherent`] if one did not reach a core's lines.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let buffer = memory::alloc(kernel, &kernel.master("coherency"), FRAME_SIZE, "the page")?.into_device();
     let mut bench = Bench { machine: kernel.machine, region: region(kernel), frames: buffer.frames() };

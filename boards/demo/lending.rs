@@ -373,6 +373,11 @@ impl Devices {
 }
 
 /// Fills the default area with loans and lets three devices with contracts, and one without, take and free buffers.
+///
+/// # Errors
+///
+/// A line that says what went wrong: a refusal, a finding of the audit, a value that is not what was put, or an
+/// allocation that failed.
 pub fn churn(kernel: &'static Kernel, plan: Plan) -> Result<Tally, String> {
     let area = kernel.default_area().ok_or("no default area")?;
     let mut random = Random::new(plan.seed);

@@ -16,6 +16,10 @@ use alloc::vec::Vec;
 /// seen to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, only
 /// the part that needs no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory
 /// of its own.
+///
+/// # Errors
+///
+/// What ended the demo early. [`Failure::Leak`] if it did not give its memory back.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     if asked(kernel) == Some("coherency") {
         return coherency::run(kernel);

@@ -103,6 +103,10 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
     }
 
     /// Puts a value in place of any of that key. The old value is gone, also where the new one is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Room`] if no more frames are lent. [`PutError::Busy`] if as many lent pages are open as can be.
     pub fn put(&mut self, key: u32, bytes: &[u8]) -> Result<(), PutError> {
         self.remove(key);
         let mut value = Value { loans: Vec::new(), bytes: bytes.len(), hash: hash(bytes) };
@@ -136,6 +140,11 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
     }
 
     /// Reads a value into `to`, whose old bytes are lost.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Corrupt`] if the value is not what was put. [`ReadError::Busy`] if as many lent pages are open as
+    /// can be.
     pub fn read(&mut self, key: u32, to: &mut Vec<u8>) -> Result<Found, ReadError> {
         to.clear();
         let Some(value) = self.values.get(&key) else { return Ok(Found::Nothing) };

@@ -240,8 +240,11 @@ pub fn online() -> impl Iterator<Item = CoreId> {
     CoreId::all().filter(|core| STATES[core.index()].load(Ordering::Acquire) == IN)
 }
 
-/// Does the work on every core that is in, on all at once, and returns when all have done it. Only core 0 calls it, and
-/// not from within work.
+/// Does the work on every core that is in, on all at once, and returns when all have done it.
+///
+/// # Panics
+///
+/// If another core than core 0 calls it. Work must not call it either: it would wait for itself.
 pub fn on_all(work: Work<'_>) {
     let this = CoreId::current();
     assert_eq!(this.index(), 0, "core 0 gives out work");
@@ -275,6 +278,10 @@ pub fn on_all(work: Work<'_>) {
 
 /// Runs the audit for every core: core 0 walks the tables, and the registers that each core came with and those that it
 /// has now must give them the same meaning. Only core 0 calls it, and not from within work.
+///
+/// # Errors
+///
+/// The first finding, and how many there are of each kind.
 pub fn audit(kernel: &Kernel) -> Result<Report, Findings> {
     let now = [const { Once::new() }; MAX_CORES];
     on_all(&|core| {

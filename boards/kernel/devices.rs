@@ -155,7 +155,13 @@ type Apertures = ArrayVec<Aperture, MAX_APERTURES>;
 
 /// Returns where the device at that path sees memory: the apertures of all `dma-ranges` above it, as one. `None` means
 /// that it sees memory where the CPU does, for none above it has entries. What a bus cannot pass on to the next is left
-/// out. If that is all, or an entry cannot be read, it is an error: a lost constraint is not no constraint.
+/// out.
+///
+/// # Errors
+///
+/// [`RangesError::Malformed`] if an entry cannot be read. [`RangesError::NoAperture`] if nothing is left of a bus's
+/// apertures. [`RangesError::TooMany`] if a bus has more than [`MAX_APERTURES`]. A lost constraint is not no
+/// constraint.
 pub fn bus_apertures<'dtb>(
     info: &BootInfo<'dtb>,
     path: &DevicePath<'_>,

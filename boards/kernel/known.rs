@@ -151,6 +151,10 @@ const DISKS: [(&str, OpenDisk); 2] = [
 ];
 
 /// Opens the first disk that answers and that nobody else has, if there is one.
+///
+/// # Errors
+///
+/// The error of the driver whose disk answers and does not open.
 pub fn disk(kernel: &'static Kernel) -> Result<Option<Disk>, BlockError> {
     for (compatible, open) in DISKS {
         let mut all = Vec::new();
@@ -173,6 +177,10 @@ pub fn virtio_transport(kernel: &'static Kernel, found: &Found<'_>) -> Option<Mm
 }
 
 /// Opens the memory card, if a controller has one.
+///
+/// # Errors
+///
+/// [`CardError`] if there is a card and it does not start.
 pub fn card(kernel: &'static Kernel) -> Result<Option<Card>, CardError> {
     let Some(found) = devices::find(&kernel.info, "arm,pl181") else { return Ok(None) };
     // SAFETY: the tree says that these are a PL181's.
@@ -216,6 +224,10 @@ pub fn displays(kernel: &Kernel) -> Vec<KnownDisplay> {
 pub type BoardCopier = Copier<Armv7a, Interrupt>;
 
 /// Takes the DMA controller over. Returns `None` if the board has none, or somebody has it.
+///
+/// # Errors
+///
+/// [`CopyError::NoRoom`] if the area has no room for the controller's list.
 pub fn copier(kernel: &'static Kernel) -> Result<Option<BoardCopier>, CopyError> {
     let Some(found) = devices::find(&kernel.info, "arm,pl081") else { return Ok(None) };
     let Some(irq) = found.irq else { return Ok(None) };

@@ -114,6 +114,7 @@ impl Kernel {
     }
 
     /// Returns a bus master as [`master`](Self::master) does, by the path itself, called `name` in tables and reports.
+    #[expect(clippy::missing_panics_doc, reason = "a master with no windows is always accepted")]
     pub fn master_at(&self, name: &'static str, path: &DevicePath<'static>) -> Master {
         let master = match self.layout.area_of(path) {
             Ok(None) => Master::new(name, self.default_area),
@@ -149,6 +150,10 @@ impl Kernel {
 
     /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those that each core came with. What
     /// the others have now is seen by [`cores::audit`](super::cores::audit).
+    ///
+    /// # Errors
+    ///
+    /// The first finding, and how many there are of each kind.
     pub fn audit(&self) -> Result<Report, Findings> {
         let cores: ArrayVec<_, MAX_CORES> = came().collect();
         self.audit_beside(&cores)

@@ -190,7 +190,11 @@ impl<'r> Driver<'r> {
         self.registers.ctrl.write(CTRL::STREAM::CLEAR);
     }
 
-    /// Hands a buffer over: it is the device's until [`finish`](Self::finish) returns it.
+    /// Hands a buffer over. It is the device's until [`finish`](Self::finish) returns it.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if the ring has no free slot.
     pub fn queue(&mut self, buffer: Window) -> Result<(), Full> {
         let slot = &self.registers.slots[self.head];
         if !slot.state.matches_all(SLOT::STATE::Free) {

@@ -218,6 +218,10 @@ impl<'r> Driver<'r> {
 
     /// Starts a job that reads the file at `source` only as far as its first scan. The window is the device's until
     /// [`finish`](Self::finish) returns the result.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] if the device is still at work.
     pub fn parse_header(&mut self, source: Window) -> Result<(), Busy> {
         let registers = self.registers;
         registers.job.idle()?;
@@ -229,6 +233,10 @@ impl<'r> Driver<'r> {
 
     /// Starts a job that decodes the file at `source`, which anything may follow, to `destination`. Both windows are
     /// the device's until [`finish`](Self::finish) returns the result.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] if the device is still at work.
     pub fn decode(&mut self, source: Window, destination: Window) -> Result<(), Busy> {
         let registers = self.registers;
         registers.job.idle()?;

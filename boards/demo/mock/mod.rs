@@ -86,12 +86,25 @@ impl core::error::Error for BusError {}
 /// A device's port to memory. A window that is not wholly granted to this master is refused, and the closure not run.
 pub trait BusMaster {
     /// Runs `f` on the bytes of a window that the device reads.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError`] with [`BusFault::NotGranted`] if a byte of the window is not this master's, or
+    /// [`BusFault::PastTheEnd`] if the window leaves the bus's addresses.
     fn read<R>(&mut self, from: Window, f: impl FnOnce(&[u8]) -> R) -> Result<R, BusError>;
 
     /// Runs `f` on the bytes of a window that the device writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
     fn write<R>(&mut self, to: Window, f: impl FnOnce(&mut [u8]) -> R) -> Result<R, BusError>;
 
     /// Runs `f` on a window that the device reads and another that it writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), and [`BusFault::Overlap`] if the two share a byte.
     fn read_write<R>(&mut self, from: Window, to: Window, f: impl FnOnce(&[u8], &mut [u8]) -> R)
     -> Result<R, BusError>;
 }

@@ -166,6 +166,10 @@ impl<'r> Driver<'r> {
 
     /// Starts a job: the picture of `size` at `source` onto the screen at `destination`. Both windows are the
     /// device's until [`finish`](Self::finish) returns its result.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] if the device is still at work.
     pub fn start(&mut self, source: Window, size: Size, destination: Window) -> Result<(), Busy> {
         let registers = self.registers;
         registers.job.idle()?;

@@ -74,6 +74,11 @@ pub trait Display: Send {
     /// # Safety
     ///
     /// The frame is the display's until [`off`](Self::off) returns true (I4).
+    ///
+    /// # Errors
+    ///
+    /// [`ScanOutError::Misaligned`] if the controller cannot name the frame's address. [`ScanOutError::Hung`] if the
+    /// controller shows something else and does not stop.
     unsafe fn scan_out(&mut self, frame: BusAddr, mode: Mode) -> Result<(), ScanOutError>;
 
     /// Stops the scan-out, and returns whether it stopped. If not, the frame is still the display's.

@@ -113,6 +113,11 @@ pub struct Copier<M: Machine + 'static, W: Wait> {
 impl<M: Machine, W: Wait> Copier<M, W> {
     /// Takes the controller over. `wait` is its interrupt, `master` what it is as a bus master; its list comes from the
     /// area of `master`.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError::NoRoom`] if the area has no room for the list.
+    #[expect(clippy::missing_panics_doc, reason = "the largest segment is more than a frame")]
     pub fn new(controller: Pl081, wait: W, master: Master, dma: &'static Dma<M>) -> Result<Self, CopyError> {
         let master = master.with_max_segment(MAX_SEGMENT).expect("more than a frame");
         let list = dma.alloc(&master, FRAME_SIZE, 1).map_err(CopyError::NoRoom)?.into_coherent();

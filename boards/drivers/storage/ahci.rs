@@ -169,6 +169,11 @@ impl<M: Machine, W: Wait> AhciDisk<M, W> {
 
     /// Starts port 0 with a page of `master`'s area for its commands, and asks the disk for its size. `wait` is the
     /// controller's interrupt.
+    ///
+    /// # Errors
+    ///
+    /// [`AhciError::NoRoom`] if the area has no page. [`AhciError::Refused`], [`AhciError::Silent`] and
+    /// [`AhciError::Hung`] if the disk does not say its size.
     pub fn open(registers: Mmio<Registers>, wait: W, master: Master, dma: &'static Dma<M>) -> Result<Self, AhciError> {
         let page = dma.alloc(&master, FRAME_SIZE, 1).map_err(AhciError::NoRoom)?.into_coherent();
         let mut disk = Self { registers, page: Some(page), wait, sectors: 0, master };

@@ -24,8 +24,11 @@ pub trait BlockDevice<M: Machine + 'static> {
     /// Returns the bytes on the disk.
     fn bytes(&self) -> u64;
 
-    /// Reads from the start of the disk into a buffer, as much as the buffer holds, and gives the buffer back. After an
-    /// error it goes back to its area, unless the device keeps it: then it is in quarantine.
+    /// Reads from the start of the disk into a buffer, as much as the buffer holds, and gives the buffer back.
+    ///
+    /// # Errors
+    ///
+    /// The driver's own error. The buffer goes back to its area, unless the device keeps it: then it is in quarantine.
     fn read(&mut self, buffer: Stream<M, FromDevice, Device>) -> Result<Stream<M, FromDevice, Cpu>, BlockError>;
 
     /// Returns the disk for writing too, if its driver writes.
@@ -40,6 +43,10 @@ pub trait Writable {
     fn bytes(&self) -> u64;
 
     /// Lends the disk by blocks, through a buffer that it takes from the disk's area.
+    ///
+    /// # Errors
+    ///
+    /// The driver's own error: the area has no room for the buffer.
     fn blocks(&mut self) -> Result<Box<dyn Backing<Error = BlockError> + '_>, BlockError>;
 }
 
@@ -53,8 +60,16 @@ pub trait Backing {
     /// What goes wrong.
     type Error;
     /// Reads whole blocks.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says was wrong. `to` holds nothing of use then.
     fn read(&mut self, first: u32, to: &mut [u8]) -> Result<(), Self::Error>;
-    /// Writes whole blocks. Those that begin past the disk's end are refused.
+    /// Writes whole blocks.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says was wrong, or that a block begins past its end.
     fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Self::Error>;
 }
 

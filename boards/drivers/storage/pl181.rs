@@ -144,6 +144,11 @@ pub struct Card {
 
 impl Card {
     /// Wakes the card up. Returns `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`CardError::Command`] if the card does not answer a command. [`CardError::PowerUp`] if it does not power up.
+    /// [`CardError::Csd`] if its registers are of an unknown version.
     pub fn open(registers: Mmio<Registers>) -> Result<Option<Self>, CardError> {
         for mask in &registers.mask {
             mask.set(0);
@@ -190,6 +195,11 @@ impl Card {
     }
 
     /// Reads from the start of the card into `to`, of which the last block may be a part.
+    ///
+    /// # Errors
+    ///
+    /// [`CardError::PastTheEnd`] if the card has fewer bytes. [`CardError::Command`] and [`CardError::Data`] if a block
+    /// does not come whole.
     pub fn read(&mut self, to: &mut [u8]) -> Result<(), CardError> {
         if to.len() as u64 > self.bytes() {
             return Err(CardError::PastTheEnd { wanted: to.len() as u64, bytes: self.bytes() });

@@ -310,6 +310,11 @@ impl Disk {
     /// # Panics
     ///
     /// If it was called before.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::NoRoom`] if the area has no room for the rings and headers. [`DiskError::Device`] if the device
+    /// refuses.
     pub fn open(
         transport: MmioTransport<'static>,
         master: Master,

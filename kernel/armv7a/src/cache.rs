@@ -1,7 +1,7 @@
-//! The data caches up to the point of coherency: inner by MVA, outer by physical address, composed.
+//! The data caches up to the point of coherency: the inner ones by MVA, the outer one by physical address.
 //!
-//! Guarantees maintenance of every line that holds a byte of a part, in the order of [`protocol`]. Never by set/way:
-//! that is local to one core and misses the outer cache.
+//! Guarantees maintenance of every line that holds a byte of a part, in the order of [`protocol`]. It is never by
+//! set/way, which is local to one core and misses the outer cache.
 //!
 //! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (DDI
 //! 0344K 3.2.21), and there is no outer controller.
@@ -18,7 +18,7 @@ use carveout::vm::mapped::Part;
 use core::arch::asm;
 use spin::Once;
 
-/// Inner caches and, if the board has one, the outer cache.
+/// The inner caches and, if the board has one, the outer cache.
 #[derive(Debug)]
 pub struct Caches {
     /// The smallest data line of any inner level, in bytes: CTR.DminLine.
@@ -28,7 +28,7 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// The core's own caches, as its registers describe them.
+    /// Reads the core's own caches from its registers.
     pub(super) fn new() -> Self {
         let levels = ids::data_levels(Clidr::read().0).map(|level| Geometry::of(level, ccsidr(level))).collect();
         Self { line: ids::data_line(Ctr::read().0), levels, outer: Once::new() }
@@ -39,17 +39,17 @@ impl Caches {
         self.outer.call_once(|| outer);
     }
 
-    /// Bytes of an inner line.
+    /// Returns the bytes of an inner line.
     pub const fn line(&self) -> u32 {
         self.line
     }
 
-    /// The core's own levels that hold data, the first one first.
+    /// Returns the core's own levels that hold data, the first one first.
     pub fn levels(&self) -> &[Geometry] {
         &self.levels
     }
 
-    /// The outer cache.
+    /// Returns the outer cache, if there is one.
     pub fn outer(&self) -> Option<&L2c310> {
         self.outer.get()
     }
@@ -92,7 +92,7 @@ impl Caches {
     }
 }
 
-/// CCSIDR of a level's data or unified cache.
+/// Reads CCSIDR of a level's data or unified cache.
 fn ccsidr(level: u32) -> u32 {
     let word: u32;
     // SAFETY: selects a cache and reads its CCSIDR. `Caches::new` alone calls this, before interrupts are on, and no

@@ -1,7 +1,7 @@
-//! Cores: by what they are told apart, and what must be the same on each of them.
+//! Cores: what tells them apart, and what must be the same on each of them.
 //!
-//! Guarantees: two cores whose [`registers`] are equal translate every address alike and cache alike, whatever the
-//! tables hold: what the audit finds on one holds on the other (I1, I2).
+//! Guarantees: two cores with equal [`registers`] translate and cache every address alike, whatever the tables hold. So
+//! what the audit finds on one holds on the other (I1, I2).
 
 use core::arch::asm;
 use core::fmt;
@@ -12,14 +12,15 @@ use crate::errata;
 use crate::ids::{self, ACTLR_SMP};
 use carveout::machine::Registers;
 
-/// A world of the Security Extensions (ARM ARM B1.5). No register that both worlds may read tells them apart, so the
-/// head finds out by a read that one of them may not make.
+/// A world of the Security Extensions (ARM ARM B1.5). No register that both worlds may read says which one a core is
+/// in. So the head tries a read that only the secure world may make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum World {
-    /// May write every register; or the core says that it has no Security Extensions, and so one world.
+    /// May write every register. A core that says that it has no Security Extensions, and so one world, counts as
+    /// secure too.
     Secure,
-    /// May not write what decides over both worlds: the SCU, most of ACTLR, the PL310's control. The secure world's
-    /// firmware has written it.
+    /// May not write what decides over both worlds: the SCU, most of ACTLR, the PL310's control. The firmware of the
+    /// secure world has written it.
     NonSecure,
 }
 
@@ -38,7 +39,7 @@ pub enum Alone {
 }
 
 impl Alone {
-    /// Returns why this core must not be joined by others, or `None` if it may.
+    /// Returns why this core must run alone, or `None` if other cores may join it.
     pub fn current(world: World) -> Option<Self> {
         let midr = Midr::read().raw_value();
         let coherent = world == World::Secure || Actlr::read().0 & ACTLR_SMP != 0;
@@ -79,7 +80,7 @@ pub fn registers() -> Registers {
     // SAFETY: reads ACTLR.
     unsafe { asm!("mrc p15, 0, {0}, c1, c0, 1", out(reg) actlr, options(nomem, nostack, preserves_flags)) };
     let (mut prrr, mut nmrr) = (0u32, 0u32);
-    // Without TEX remap they mean nothing, and may differ from core to core.
+    // Without TEX remap PRRR and NMRR mean nothing, and may differ from core to core.
     if sctlr & TRE != 0 {
         // SAFETY: reads PRRR.
         unsafe { asm!("mrc p15, 0, {0}, c10, c2, 0", out(reg) prrr, options(nomem, nostack, preserves_flags)) };
@@ -91,5 +92,5 @@ pub fn registers() -> Registers {
     Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, multiprocessing, pxn, actlr }
 }
 
-/// TEX remap, in SCTLR.
+/// The bit of SCTLR that turns TEX remap on.
 const TRE: u32 = 1 << 28;

@@ -1,8 +1,8 @@
-//! Errata that a bit of a register works around, by revision. What is done about all others stands in `armv7a`'s table.
+//! Errata that a bit of a register works around, by revision. The table in `armv7a` says what is done about all others.
 //!
-//! Guarantees: the head sets what [`diagnostic`] says, by the same table, on every Cortex-A9 before its caches are on,
-//! in the secure world, which alone may write the register. A core gets the bits of the errata it has and no others,
-//! for each costs speed. A PL310 is turned on with what [`outer_prefetch`] says, or refused.
+//! Guarantees: the head sets what [`diagnostic`] says, by this table, on every Cortex-A9 before its caches are on. It
+//! does so in the secure world, which alone may write the register. A core gets the bits of the errata it has and no
+//! others, for each costs speed. A PL310 is turned on with what [`outer_prefetch`] says, or it is refused.
 
 use super::ids;
 
@@ -15,24 +15,24 @@ struct Erratum {
     last: u32,
 }
 
-/// ARM's notices UAN 0004 and UAN 0009, as far as this crate does what they are about: several cores that write whole
-/// lines, order their writes by DMB, and invalidate each other's TLBs, in handlers of interrupts too.
+/// ARM's notices UAN 0004 and UAN 0009, as far as they concern what this crate does: several cores write whole lines,
+/// order their writes by DMB, and invalidate each other's TLBs, in interrupt handlers too.
 const CORTEX_A9: [Erratum; 6] = [
-    // A DMB between two writes may be too weak: it becomes a DSB.
+    // A DMB between two writes may be too weak. The bit makes it a DSB.
     Erratum { number: 742_230, bits: 1 << 4, first: 0x10, last: 0x22 },
-    // Two cores at a line that one of them replaces: corrupted data.
+    // Data is corrupted if two cores access a line that one of them replaces.
     Erratum { number: 742_231, bits: 1 << 12 | 1 << 22, first: 0x20, last: 0x22 },
     // Merging of stores corrupts data.
     Erratum { number: 743_622, bits: 1 << 6, first: 0x20, last: 0x2f },
     // A broadcast operation is lost in a handler that interrupted an ICIALLUIS, which an embedding kernel may use.
     Erratum { number: 751_472, bits: 1 << 11, first: 0x00, last: 0x2f },
-    // Whole lines written by two cores, looked at by a third: a deadlock.
+    // The cores deadlock if two of them write whole lines and a third looks at these.
     Erratum { number: 761_320, bits: 1 << 21, first: 0x00, last: 0x3f },
-    // A dirty line is lost to whole lines written while another core asks for it.
+    // A dirty line is lost if another core asks for it while whole lines are written.
     Erratum { number: 845_369, bits: 1 << 22, first: 0x00, last: 0xff },
 ];
 
-/// The table as the head reads it: bits, first and last revision of each; bits of 0 end it.
+/// The table as the head reads it: for each erratum its bits, its first and its last revision. Bits of 0 end the table.
 pub const TABLE: [[u32; 3]; CORTEX_A9.len() + 1] = {
     let mut table = [[0; 3]; CORTEX_A9.len() + 1];
     let mut n = 0;
@@ -54,16 +54,16 @@ pub fn loses_tlb_invalidates(midr: u32) -> bool {
     midr & ids::CORE_MASK == CORTEX_A15_MIDR && ids::revision(midr) <= 0x32
 }
 
-/// RTL releases of the PL310, as its cache ID register has them (DDI 0246 3.3.1).
+/// RTL release r2p0 of the PL310, as its cache ID register has it (DDI 0246 3.3.1).
 pub const PL310_R2P0: u32 = 0x4;
-/// r3p0.
+/// RTL release r3p0 of the PL310.
 pub const PL310_R3P0: u32 = 0x5;
-/// r3p2.
+/// RTL release r3p2 of the PL310.
 pub const PL310_R3P2: u32 = 0x8;
 
-/// Double linefill, in the PL310's prefetch control register.
+/// The bit of the PL310's prefetch control register that turns double linefill on.
 const DOUBLE_LINEFILL: u32 = 1 << 30;
-/// How far ahead the PL310 prefetches, in lines, less one.
+/// The field of the PL310's prefetch control register that says how far ahead it prefetches: in lines, less one.
 const PREFETCH_OFFSET: u32 = 0x1f;
 
 /// Returns what a PL310 of this release must hold in its prefetch control register in place of `prefetch`.

@@ -1,24 +1,24 @@
 //! What a core says of itself, decoded: which one it is, and what caches it has.
 //!
-//! Guarantees: nothing is assumed of a core's caches that it does not say itself: which levels there are is CLIDR's
-//! word, their shape CCSIDR's, and the smallest line of them CTR's. How a core joins coherency no register says:
-//! [`CORES`] is the list of those that are known.
+//! Guarantees: nothing is assumed of a core's caches that the core does not say itself. CLIDR says which levels there
+//! are, CCSIDR their shape, and CTR the smallest line of them. No register says how a core joins coherency: [`CORES`]
+//! lists the cores for which that is known.
 
 use carveout::addr::Bytes;
 use core::fmt;
 
-/// What of MIDR names the core: implementer, architecture and part, whatever the revision (ARM ARM B4.1.105).
+/// The bits of MIDR that name the core: implementer, architecture and part, whatever the revision (ARM ARM B4.1.105).
 pub const CORE_MASK: u32 = 0xff0f_fff0;
 
-/// ACTLR.SMP: the core takes part in coherency. The same bit on all cores of [`CORES`] that have one.
+/// ACTLR.SMP: the core takes part in coherency. It is one bit on all cores of [`CORES`] that have it.
 pub const ACTLR_SMP: u32 = 1 << 6;
 /// ACTLR.FW of Cortex-A5 and Cortex-A9: maintenance reaches the other cores. Later cores have no such switch.
 const ACTLR_FW: u32 = 1 << 0;
-/// ACTLR.EXCL of Cortex-A5 and Cortex-A9: a clean line that leaves the core goes into the PL310. One that was there
-/// when the outer cache was invalidated would turn up in it again: [`INVALIDATE`](carveout::protocol::INVALIDATE) is in
-/// the wrong order for that.
+/// ACTLR.EXCL of Cortex-A5 and Cortex-A9: a clean line that leaves the core goes into the PL310. So a line could turn
+/// up in the outer cache after that was invalidated. The order of [`INVALIDATE`](carveout::protocol::INVALIDATE) is
+/// wrong for such a core.
 pub const ACTLR_EXCL: u32 = 1 << 7;
-/// ACTLR's "write full line of zeros" of Cortex-A9: right only while the PL310 has the same switch on.
+/// ACTLR's "write full line of zeros" of Cortex-A9. It is right only while the PL310 has this switch on too.
 const ACTLR_ZEROS: u32 = 1 << 3;
 
 /// A core that the head knows.
@@ -26,15 +26,16 @@ const ACTLR_ZEROS: u32 = 1 << 3;
 pub struct Core {
     /// MIDR under [`CORE_MASK`].
     pub midr: u32,
-    /// Its name.
+    /// The core's name.
     pub name: &'static str,
     /// Bits of ACTLR that the head sets before the caches are on.
     pub set: u32,
-    /// Bits of ACTLR that the head clears, which a boot loader may have set.
+    /// Bits of ACTLR that the head clears. A boot loader may have set them.
     pub clear: u32,
 }
 
-/// All of them. ARM's reference manuals say what the bits of ACTLR are: they differ from core to core.
+/// All cores that the head knows. ARM's reference manuals say what the bits of ACTLR are: they differ from core to
+/// core.
 pub const CORES: [Core; 7] = [
     Core { midr: 0x410f_c050, name: "Cortex-A5", set: ACTLR_SMP | ACTLR_FW, clear: ACTLR_EXCL },
     Core { midr: 0x410f_c070, name: "Cortex-A7", set: ACTLR_SMP, clear: 0 },
@@ -45,7 +46,8 @@ pub const CORES: [Core; 7] = [
     Core { midr: 0x410f_c0f0, name: "Cortex-A15", set: ACTLR_SMP, clear: 0 },
 ];
 
-/// The table as the head reads it: MIDR, bits to set and bits to clear of each; a MIDR of 0 ends it.
+/// The table as the head reads it: for each core its MIDR, the bits to set and the bits to clear. A MIDR of 0 ends the
+/// table.
 pub const CORE_TABLE: [[u32; 3]; CORES.len() + 1] = {
     let mut table = [[0; 3]; CORES.len() + 1];
     let mut n = 0;
@@ -66,14 +68,14 @@ pub const fn revision(midr: u32) -> u32 {
     (midr >> 20 & 0xf) << 4 | midr & 0xf
 }
 
-/// Bytes of the smallest line of any data or unified cache of the core: CTR.DminLine (ARM ARM B4.1.42). Maintenance by
-/// address goes by this step, and so misses no line of any level.
+/// Returns the bytes of the smallest line of any data or unified cache of the core: CTR.DminLine (ARM ARM B4.1.42).
+/// Maintenance by address that goes by this step misses no line of any level.
 pub const fn data_line(ctr: u32) -> u32 {
     4 << ((ctr >> 16) & 0xf)
 }
 
-/// The levels that hold data, from 1 on, up to the level of coherency (CLIDR, ARM ARM B4.1.20): those of which a line
-/// may differ from what a bus master sees.
+/// Yields the levels that hold data, from 1 on, up to the level of coherency (CLIDR, ARM ARM B4.1.20). A line of such a
+/// level may differ from what a bus master sees.
 pub fn data_levels(clidr: u32) -> impl Iterator<Item = u32> {
     let coherency = (clidr >> 24) & 7;
     // 2: data; 3: data and instructions, apart; 4: unified.
@@ -83,24 +85,24 @@ pub fn data_levels(clidr: u32) -> impl Iterator<Item = u32> {
 /// The shape of one cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
-    /// Which level, from 1 on.
+    /// The level, from 1 on.
     pub level: u32,
-    /// Sets.
+    /// The number of sets.
     pub sets: u32,
-    /// Lines in each.
+    /// The number of lines in a set.
     pub ways: u32,
-    /// Bytes in each of those.
+    /// The bytes of a line.
     pub line: u32,
 }
 
 impl Geometry {
-    /// As CCSIDR has it while CSSELR selects the level's data or unified cache (ARM ARM B4.1.19).
+    /// Decodes CCSIDR, read while CSSELR selected the data or unified cache of `level` (ARM ARM B4.1.19).
     pub const fn of(level: u32, ccsidr: u32) -> Self {
         let (sets, ways) = ((ccsidr >> 13) & 0x7fff, (ccsidr >> 3) & 0x3ff);
         Self { level, sets: sets + 1, ways: ways + 1, line: 16 << (ccsidr & 7) }
     }
 
-    /// Bytes in all.
+    /// Returns the cache's size in bytes.
     pub const fn bytes(&self) -> u32 {
         self.sets * self.ways * self.line
     }

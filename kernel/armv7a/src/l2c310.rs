@@ -1,10 +1,10 @@
 //! The PL310 outer cache controller (L2C-310 TRM, DDI 0246).
 //!
-//! Guarantees: an [`L2c310`] is on, not exclusive of the core's own level, and free of what its release does wrong; its
-//! operations are done when they return, and what they wrote is in memory after
-//! [`wait`](Level::wait): a cache sync, which empties the controller's buffers (TRM 3.3.10). Physical addresses
-//! throughout: what it caches is known by them alone. A range as large as the cache is maintained by ways, so that no
-//! operation costs more than one pass over the cache.
+//! Guarantees: an [`L2c310`] is on. It is not exclusive of the core's own level, and it is free of what its release
+//! does wrong. Its operations are done when they return. What they wrote is in memory after [`wait`](Level::wait): a
+//! cache sync, which empties the controller's buffers (TRM 3.3.10). It goes by physical addresses, for the controller
+//! knows only those. A range as large as the cache is maintained by ways, so no operation costs more than one pass over
+//! the cache.
 //!
 //! Errata, by the RTL release in the cache ID register:
 //! - 727915 (r2p0 to r3p0): the background clean-and-invalidate by way can corrupt data; the debug register holds back
@@ -15,11 +15,11 @@
 //! - 769419 (before r3p2): the store buffer does not drain by itself. Whatever another master shall see is followed by
 //!   a sync: [`Cache::device_barrier`](carveout::machine::Cache::device_barrier).
 //!
-//! Control, auxiliary control, prefetch control and debug are the secure world's to write (TRM 3.3): a write from the
-//! other aborts. There the controller must be on already, and right.
+//! Only the secure world may write control, auxiliary control, prefetch control and debug (TRM 3.3): a write from the
+//! other world aborts. There the controller must be on already, and right.
 //!
 //! Unless bit 22 of the auxiliary control register is set, shared non-cacheable accesses look up this cache (TRM
-//! 2.3.2): that is right here because no line of such a frame is left (I3).
+//! 2.3.2). That does no harm here, because no line of such a frame is left (I3).
 
 use crate::cores::World;
 use crate::errata::{PL310_R2P0, PL310_R3P0, outer_prefetch};
@@ -35,7 +35,7 @@ use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
 
-/// Bytes of a line: fixed in this controller.
+/// Bytes of a line, which are fixed in this controller.
 const LINE: u32 = 32;
 
 register_bitfields! [u32,
@@ -85,7 +85,7 @@ register_structs! {
         (0x800 => _unused6),
         (0xf40 => debug: ReadWrite<u32, Debug::Register>),
         (0xf44 => _unused7),
-        /// Since r2p0.
+        /// The prefetch control register, since r2p0.
         (0xf60 => prefetch: ReadWrite<u32>),
         (0xf64 => @END),
     }
@@ -94,16 +94,16 @@ register_structs! {
 /// Why a controller cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unusable {
-    /// It is off, and the non-secure world may not turn it on. Nothing is lost but speed: it caches nothing.
+    /// It is off, and the non-secure world may not turn it on. Only speed is lost: it caches nothing.
     Off,
-    /// It was left on, exclusive of the core's own level: a line that the core drops goes into it after it was
+    /// It was left on, exclusive of the core's own level. A line that the core drops would go into it after it was
     /// invalidated.
     Exclusive,
     /// It was left on with a prefetch control register that errata 752271 or 765569 make wrong.
     Prefetch {
         /// What it holds.
         has: u32,
-        /// What it would have to hold.
+        /// What it must hold.
         needs: u32,
     },
 }
@@ -126,11 +126,11 @@ impl fmt::Display for Unusable {
 
 impl core::error::Error for Unusable {}
 
-/// The controller, on.
+/// A controller that is on.
 #[derive(Debug)]
 pub struct L2c310 {
     registers: NonNull<Registers>,
-    /// Held over operations of a page, or one by way.
+    /// The lock that is held over line operations of a page, or over one operation by way.
     operation: Lock<()>,
     size: u32,
     ways: u32,
@@ -152,6 +152,12 @@ impl L2c310 {
     ///
     /// `registers` is a mapping of a PL310's registers as Device memory that is never unmapped, and no other code
     /// writes to them. `world` is the one that this runs in.
+    ///
+    /// # Errors
+    ///
+    /// [`Unusable::Off`] if the controller is off and this is the non-secure world. [`Unusable::Exclusive`] if the core
+    /// puts what it drops into this cache, or the controller was left on so. [`Unusable::Prefetch`] if it was left on
+    /// with a prefetch control register that an erratum makes wrong.
     pub unsafe fn enable(registers: NonNull<Registers>, world: World) -> Result<Self, Unusable> {
         // SAFETY: `registers` is mapped for ever, and a register may be read and written by shared reference.
         let block = unsafe { registers.as_ref() };
@@ -204,12 +210,12 @@ impl L2c310 {
         })
     }
 
-    /// Bytes in all, and ways.
+    /// Returns the size in bytes, and the number of ways.
     pub const fn geometry(&self) -> (u32, u32) {
         (self.size, self.ways)
     }
 
-    /// Its registers, which it alone uses.
+    /// Returns its registers, which it alone uses.
     pub const fn registers(&self) -> NonNull<Registers> {
         self.registers
     }
@@ -219,8 +225,9 @@ impl L2c310 {
         unsafe { self.registers.as_ref() }
     }
 
-    /// Line operations are atomic: a write waits until the one before is done (TRM 3.3.10). The lock keeps those by way
-    /// apart from them, and is given up after each page, so that nobody waits for a large range.
+    /// Operates on each line of a part. Line operations are atomic: a write waits until the one before is done (TRM
+    /// 3.3.10). The lock keeps operations by way apart from them. It is given up after each page, so that nobody waits
+    /// for a large range.
     fn each_line(&self, part: Part<'_>, operate: impl Fn(&Registers, u32)) -> u64 {
         let block = self.block();
         let (at, bytes) = (part.pa().raw(), u64::from(part.bytes()));
@@ -238,8 +245,8 @@ impl L2c310 {
         lines
     }
 
-    /// An operation by way runs in the background until its bits are clear; nothing else may be asked of the
-    /// controller meanwhile, which the lock sees to.
+    /// Operates on all ways. The operation runs in the background until its bits are clear. Nothing else may be asked
+    /// of the controller meanwhile, and the lock sees to that.
     fn all_ways(&self, register: impl Fn(&Registers) -> &ReadWrite<u32>, hold: bool) -> u64 {
         let _guard = self.operation.lock();
         let block = self.block();
@@ -275,8 +282,8 @@ impl Level for L2c310 {
         self.each_line(part, |block, line| block.clean_line.set(line))
     }
 
-    /// By ways others' dirty lines must survive, so the cache is cleaned and invalidated: the caller's dirty lines are
-    /// dead and may as well be written.
+    /// An operation by ways meets the lines of others, whose dirty data must survive. So it cleans and invalidates. The
+    /// caller's dirty lines are dead and may be written too.
     fn invalidate(&self, part: Part<'_>) -> u64 {
         if part.bytes() >= self.size && !self.invalidate_by_line {
             return self.all_ways(|block| &block.flush_way, self.hold_while_flushing);
@@ -291,7 +298,8 @@ impl Level for L2c310 {
     }
 }
 
-/// Whether the core puts what it drops into the outer cache: ACTLR.EXCL, which the head clears in the secure world.
+/// Returns whether the core puts what it drops into the outer cache: ACTLR.EXCL, which the head clears in the secure
+/// world.
 fn core_is_exclusive() -> bool {
     let clear = ids::core(Midr::read().raw_value()).map_or(0, |core| core.clear);
     Actlr::read().0 & clear & ACTLR_EXCL != 0

@@ -1,7 +1,7 @@
-//! Cache levels composed: the protocol's sequences, executed.
+//! Cache levels, one after another: the protocol's sequences are executed here.
 //!
 //! Guarantees the order of [`protocol`](carveout::protocol), whatever the levels are. Without an outer level its steps
-//! fall away.
+//! are left out.
 
 use carveout::machine::Lines;
 use carveout::protocol::LineStep;
@@ -19,7 +19,7 @@ pub trait Level {
     fn wait(&self);
 }
 
-/// Takes the steps; returns how many lines were asked for.
+/// Takes the steps, and returns how many lines were asked for.
 #[inline]
 pub fn run(steps: &[LineStep], inner: &impl Level, outer: Option<&impl Level>, part: Part<'_>) -> Lines {
     let mut lines = Lines::default();

@@ -1,8 +1,8 @@
 //! The MMU of Cortex-A8 and Cortex-A9, and the caches in front of a bus master, as one machine.
 //!
-//! Guarantees the duties of [`Mmu`] and [`Cache`] on these cores. All sequences of cp15 operations
-//! and barriers are written here and in [`cache`](super::cache), with memory as a clobber, so that the compiler moves
-//! no access across them; aarch32-cpu is used for its register types, where a read has no such side.
+//! Guarantees the duties of [`Mmu`] and [`Cache`] on these cores. All sequences of cp15 operations and barriers are
+//! written here and in [`cache`](super::cache). Memory is a clobber of each, so that the compiler moves no access
+//! across them. aarch32-cpu gives the register types, for reads that need no such order.
 
 use crate::cache::Caches;
 use crate::cores;
@@ -16,7 +16,8 @@ use carveout::vm::mapped::{Mapped, Part};
 use core::arch::asm;
 use spin::Once;
 
-/// More pages than this are forgotten by forgetting all: an operation a page would cost more than the refills.
+/// The most pages whose translations are forgotten one by one. Beyond it the whole TLB is: an operation for each page
+/// would cost more than the refills.
 const TLB_PAGES: u32 = 32;
 
 /// A Cortex-A8 or Cortex-A9 and its caches.
@@ -26,9 +27,9 @@ pub struct Armv7a {
     /// Maintenance reaches the other cores of the inner shareable domain: `ID_MMFR3[15:12]` = 2. Its operations are
     /// UNDEFINED on Cortex-A8.
     broadcast: bool,
-    /// Walks look in the data cache: `ID_MMFR3[23:20]` = 1. On Cortex-A8 they do not.
+    /// Table walks look in the data cache: `ID_MMFR3[23:20]` = 1. On Cortex-A8 they do not.
     coherent_walk: bool,
-    /// Added to an image address, gives the physical one.
+    /// What is added to an address in the image to get the physical one.
     image_offset: u32,
     /// The part of the image that is mapped without a gap.
     image: FrameRange,
@@ -36,16 +37,16 @@ pub struct Armv7a {
 }
 
 impl Armv7a {
-    /// The machine this runs on. `image` are frames of the kernel's image, and `image_offset` is what to add to a
-    /// linked address to get the physical one.
+    /// Makes the machine that this runs on. `image` are frames of the kernel's image. `image_offset` is what is added
+    /// to a linked address to get the physical one.
     ///
     /// # Safety
     ///
     /// All of `image` is mapped for good at its linked addresses, readable and write-back: tables there are read
-    /// without another look. Guard pages are not mapped, so none is in `image`.
+    /// without another check. Guard pages are not mapped, so none of them is in `image`.
     ///
-    /// The core has the Security Extensions, as each of [`CORES`](crate::ids::CORES) has: the lock reads ISR,
-    /// which is theirs (ARM ARM B4.1.83). The head refuses a core without.
+    /// The core has the Security Extensions, as each of [`CORES`](crate::ids::CORES) has. The lock reads ISR, a
+    /// register of theirs (ARM ARM B4.1.83). The head refuses a core without them.
     pub unsafe fn new(image: FrameRange, image_offset: u32) -> Self {
         let features = IdMmfr3::read().0;
         Self {
@@ -58,36 +59,36 @@ impl Armv7a {
         }
     }
 
-    /// Takes note of memory beside the image that is mapped: from then on tables in it can be read. The first call
-    /// counts.
+    /// Takes note of mapped memory beside the image. Tables in it can be read from then on. Only the first call counts.
     ///
     /// # Safety
     ///
-    /// All of it is mapped where `map` says, write-back, for good: tables are read there (I1).
+    /// All of that memory is mapped where `map` says, write-back, for good: tables are read there (I1).
     pub unsafe fn set_linear_map(&self, map: &'static dyn LinearMap) {
         self.linear.call_once(|| map);
     }
 
-    /// Adds the outer cache, which is on from now on, to what is maintained.
+    /// Adds the outer cache, which is on, to the caches that are maintained.
     ///
     /// # Safety
     ///
-    /// No [`Dma`](carveout::dma::Dma) was made over this machine yet: of what a buffer or a device has seen this cache
-    /// would have lines that nothing maintained (I3).
+    /// No [`Dma`](carveout::dma::Dma) was made over this machine yet. Otherwise this cache could hold lines that nobody
+    /// maintained, of what a buffer or a device has seen (I3).
     ///
     /// # Panics
     ///
-    /// If there is one already: it would be on, and not maintained.
+    /// If there is one already: two are on then, and one of them would not be maintained.
     pub unsafe fn set_outer(&self, outer: L2c310) {
         self.caches.set_outer(outer);
     }
 
-    /// Whether Normal memory is Shareable here: on cores with the Multiprocessing Extensions (ARM ARM B4.1.106).
+    /// Returns whether Normal memory is Shareable here: on cores with the Multiprocessing Extensions it is (ARM ARM
+    /// B4.1.106).
     pub fn shareability() -> Shareability {
         if Mpidr::read().0 >> 31 == 1 { Shareability::Shareable } else { Shareability::NonShareable }
     }
 
-    /// The core's name and revision, from MIDR.
+    /// Returns the core's name, its variant and its revision, from MIDR.
     pub fn core() -> (&'static str, u32, u32) {
         let midr = Midr::read().raw_value();
         let (variant, revision) = ((midr >> 20) & 0xf, midr & 0xf);
@@ -99,22 +100,27 @@ impl Armv7a {
         (name, variant, revision)
     }
 
-    /// Whether the core's own second level is on: `false` on a Cortex-A8 whose ACTLR.L2EN a secure world left clear and
-    /// does not let others set (DDI 0344K 3.2.26). Other cores here have no such switch.
+    /// Returns whether the core's own second level is on. It is off on a Cortex-A8 if a secure world left ACTLR.L2EN
+    /// clear and does not let others set it (DDI 0344K 3.2.26). Other cores here have no such switch.
     pub fn second_level_is_on(&self) -> bool {
         Self::core().0 != "Cortex-A8" || Actlr::read().0 & 1 << 1 != 0
     }
 
-    /// The caches.
+    /// Returns the caches.
     pub const fn caches(&self) -> &Caches {
         &self.caches
     }
 
-    /// Writes a word of the image or the direct map, to the point of coherency. `false` if it is in neither.
+    /// Writes a word of the image or of the direct map, to the point of coherency. Returns `false`, and writes nothing,
+    /// if the word is in neither.
     ///
     /// # Safety
     ///
     /// `at` is a multiple of 4, and no Rust reference to the word there is alive.
+    ///
+    /// # Panics
+    ///
+    /// If the word crosses the end of a page. At a multiple of 4 it cannot.
     pub unsafe fn write_through(&self, at: PhysAddr, word: u32) -> bool {
         let Some(va) = self.virt_of(at) else { return false };
         // SAFETY: image and direct map are mapped for good, and what a cold core is told lies in neither text nor
@@ -175,15 +181,16 @@ unsafe impl Mmu for Armv7a {
                 }
             }
         }
-        // Only this makes the invalidates complete, here and on other cores, with every access that went before (ARM
-        // ARM B3.10.1).
+        // Only this makes the invalidates complete, here and on other cores, with every access that came before them
+        // (ARM ARM B3.10.1).
         dsb();
         isb();
     }
 
     fn reach(&self, va: VirtAddr) -> *mut u8 {
-        // Another core may have made the mapping: its DSB ordered the descriptors for every walk, but an access that is
-        // ahead of its turn here may have walked before. What follows an ISB has not (ARM ARM B3.10.1).
+        // Another core may have made the mapping. Its DSB ordered the descriptors for every walk. But this core may
+        // have begun a later access early, and walked for it before that DSB. An access that follows an ISB has not
+        // (ARM ARM B3.10.1).
         isb();
         va.raw() as *mut u8
     }

@@ -1,10 +1,11 @@
 //! The kernel's command line.
 //!
-//! Guarantees: the line is split as Linux splits it (blanks separate, double quotes hold together and are dropped
-//! around a value, `--` ends the kernel's part, `-` and `_` are one character in a name, the last of several wins),
-//! and the values read here are read strictly: where Linux ignores what follows a number, the argument is refused and
-//! its text named. What withholds RAM is held as far as it can be read, and complained about besides. An argument with
-//! bytes that are no text is dropped alone. Nothing here panics or allocates.
+//! Guarantees: the line is split as Linux splits it. Blanks separate arguments. Double quotes hold an argument together
+//! and are dropped around a value. `--` ends the kernel's part. `-` and `_` are one character in a name. The last of
+//! several arguments of a name counts. The values read here are read strictly: where Linux ignores what follows a
+//! number, the argument is refused and its text named. An argument that withholds RAM is obeyed as far as it can be
+//! read, even if it is refused. An argument with bytes that are no text is dropped, and no other with it. Nothing here
+//! panics or allocates.
 
 #![forbid(unsafe_code)]
 
@@ -22,26 +23,26 @@ pub struct BootArgs<'a>(&'a [u8]);
 /// One argument of the line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arg<'a> {
-    /// The argument as it stands in the line, quotes and all.
+    /// The argument as it stands in the line, with its quotes.
     pub text: &'a str,
-    /// What stands before the first `=`, or all of it.
+    /// What stands before the first `=`, or the whole argument.
     pub name: &'a str,
-    /// What stands behind the first `=`, without the quotes around it.
+    /// What stands after the first `=`, without the quotes around it.
     pub value: Option<&'a str>,
 }
 
 impl<'a> BootArgs<'a> {
-    /// The line `line`, whose bytes need not be text.
+    /// Takes `line` as a command line. Its bytes need not be text.
     pub const fn new(line: &'a [u8]) -> Self {
         Self(line)
     }
 
-    /// The arguments in order, up to a lone `--`, without those that are no text.
+    /// Yields the arguments in order, up to a lone `--`, without those that are no text.
     pub fn iter(self) -> impl Iterator<Item = Arg<'a>> {
         self.split().filter_map(Result::ok)
     }
 
-    /// The arguments that are no text (UTF-8), each by what stands before its first bad byte.
+    /// Yields the arguments that are no text (UTF-8), each by what stands before its first bad byte.
     pub fn unreadable(self) -> impl Iterator<Item = ArgError<'a>> {
         self.split().filter_map(Result::err)
     }
@@ -51,26 +52,27 @@ impl<'a> BootArgs<'a> {
         core::iter::from_fn(move || split_first(&mut rest)).take_while(|arg| !matches!(arg, Ok(Arg { text: "--", .. })))
     }
 
-    /// The last argument called `name`.
+    /// Returns the last argument called `name`.
     pub fn get(self, name: &str) -> Option<Arg<'a>> {
         let plain = |byte: u8| if byte == b'-' { b'_' } else { byte };
         self.iter().filter(|arg| arg.name.bytes().map(plain).eq(name.bytes().map(plain))).last()
     }
 
-    /// `cma=nn[KMG]@[start[KMG][-end[KMG]]]`: the size of the default area, and where it may lie.
+    /// Reads `cma=nn[KMG]@[start[KMG][-end[KMG]]]`: the size of the default area, and where it may lie.
     ///
     /// # Errors
     ///
-    /// Anything that is not wholly of this form.
+    /// An [`ArgError`] if the argument is not wholly of this form.
     pub fn cma(self) -> Result<Option<Cma<'a>>, ArgError<'a>> {
         self.get("cma").map(parse_cma).transpose()
     }
 
-    /// What the line says of RAM, in its order. Unlike elsewhere no argument replaces another.
+    /// Yields what the line says of RAM, in its order. Unlike elsewhere, a later argument does not replace an earlier
+    /// one.
     ///
-    /// - `mem=nn[KMG]`: only the `nn` bytes from the start of the RAM that the kernel is in are used; with `@ss[KMG]`
-    ///   those from `ss` on. Several add up. This is what Linux takes on ARM.
-    /// - `memmap=`, a list with commas: `nn$ss`, `nn#ss` and `nn!ss` withhold a range; with `exactmap`, only what
+    /// - `mem=nn[KMG]`: only the `nn` bytes from the start of the RAM that the kernel is in are used. With `@ss[KMG]`,
+    ///   the `nn` bytes from `ss` on are used. Several arguments add up. This is what Linux takes on ARM.
+    /// - `memmap=`, a list with commas: `nn$ss`, `nn#ss` and `nn!ss` withhold a range. With `exactmap`, only what
     ///   `nn@ss` names is used. Linux takes it on other architectures.
     pub fn ram(self) -> impl Iterator<Item = RamArg<'a>> {
         self.iter().flat_map(|arg| {
@@ -85,13 +87,13 @@ impl<'a> BootArgs<'a> {
         })
     }
 
-    /// `loglevel=n`, n from 0 to 8. As in Linux, what is printed are the messages below n, where an error is 3, a
-    /// warning 4, a notice 5, information 6 and debugging 7. `log` has nothing above an error and no notice; 8 lets
-    /// everything through, which here takes in `trace`.
+    /// Reads `loglevel=n`, with n from 0 to 8. As in Linux, messages below n are printed: an error is 3, a warning 4, a
+    /// notice 5, information 6 and debugging 7. `log` has nothing above an error and no notice. 8 lets everything
+    /// through, also what `log` calls `trace`.
     ///
     /// # Errors
     ///
-    /// Anything but one digit from 0 to 8.
+    /// An [`ArgError`] if the value is anything but one digit from 0 to 8.
     pub fn loglevel(self) -> Result<Option<LevelFilter>, ArgError<'a>> {
         let Some(arg) = self.get("loglevel") else { return Ok(None) };
         let level = match arg.value {
@@ -106,7 +108,7 @@ impl<'a> BootArgs<'a> {
     }
 }
 
-/// What `cma=` asks for.
+/// The request that `cma=` makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cma<'a> {
     /// `cma=0`: no default area, whatever the device tree says.
@@ -115,14 +117,14 @@ pub enum Cma<'a> {
     Request(CmaRequest<'a>),
 }
 
-/// A well-formed `cma=` of some size. Whether it fits the machine is for [`super::layout`] to say.
+/// A well-formed `cma=` of some size. [`super::layout`] says whether it fits the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CmaRequest<'a> {
     /// The argument's text, for messages.
     pub text: &'a str,
-    /// Bytes asked for; not 0.
+    /// Bytes asked for, not 0.
     pub size: u64,
-    /// Where.
+    /// Where the area may lie.
     pub place: CmaPlace,
 }
 
@@ -131,7 +133,7 @@ pub struct CmaRequest<'a> {
 pub enum CmaPlace {
     /// Wherever it fits.
     Anywhere,
-    /// Exactly there. A range of exactly the size means the same, as in Linux.
+    /// Exactly there. A range of exactly the size means this too, as in Linux.
     At(u64),
     /// Wherever it fits in `start..end`, which is larger than the area.
     Within {
@@ -142,7 +144,7 @@ pub enum CmaPlace {
     },
 }
 
-/// What one argument, or one item of its list, says of RAM.
+/// One argument, or one item of its list, about RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RamArg<'a> {
     /// The argument's text.
@@ -156,15 +158,15 @@ pub struct RamArg<'a> {
 /// RAM by the command line, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ram {
-    /// `mem=nn`: use this much, from the start of the RAM that the kernel is in.
+    /// `mem=nn`: use this many bytes, from the start of the RAM that the kernel is in.
     First(u64),
-    /// `mem=nn@ss`: use this.
+    /// `mem=nn@ss`: use this range.
     Use(ByteRange),
-    /// `memmap=nn@ss`: use this, where [`Ram::Exact`] is said too.
+    /// `memmap=nn@ss`: use this range. It counts where [`Ram::Exact`] is said too.
     Map(ByteRange),
     /// `memmap=exactmap`: use nothing else.
     Exact,
-    /// `memmap=nn$ss`: leave this alone.
+    /// `memmap=nn$ss`: leave this range alone.
     Withhold(ByteRange),
 }
 
@@ -182,7 +184,7 @@ pub struct ArgError<'a> {
 pub enum ArgProblem<'a> {
     /// The part named has no digits.
     Missing(&'static str),
-    /// This follows a number and should not.
+    /// This text follows a number and should not.
     Unexpected(&'a str),
     /// A number of 2^64 or more.
     Overflow,
@@ -233,7 +235,7 @@ impl fmt::Display for ArgProblem<'_> {
 
 impl core::error::Error for ArgError<'_> {}
 
-/// Takes the first argument off `rest`.
+/// Takes the first argument from the front of `rest`.
 fn split_first<'a>(rest: &mut &'a [u8]) -> Option<Result<Arg<'a>, ArgError<'a>>> {
     let is_blank = |byte: u8| byte.is_ascii_whitespace() || byte == b'\x0b';
     let start = rest.iter().position(|&byte| !is_blank(byte))?;
@@ -273,7 +275,7 @@ fn read_arg(text: &str) -> Arg<'_> {
 
 type RamSaid<'a> = (Option<Ram>, Option<ArgProblem<'a>>);
 
-/// Splits `nn[KMG]` off, which must be more than 0.
+/// Reads `nn[KMG]`, which must be more than 0. Returns it and the rest.
 fn size_of_ram(text: &str) -> Result<(u64, &str), ArgProblem<'_>> {
     match number(text, "size")? {
         (0, _) => Err(ArgProblem::ZeroSize),
@@ -281,7 +283,7 @@ fn size_of_ram(text: &str) -> Result<(u64, &str), ArgProblem<'_>> {
     }
 }
 
-/// What is left after all was read.
+/// Returns the problem if anything is left after all was read.
 fn junk(rest: &str) -> Option<ArgProblem<'_>> {
     (!rest.is_empty()).then_some(ArgProblem::Unexpected(rest))
 }
@@ -352,8 +354,8 @@ fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
     Ok(Cma::Request(CmaRequest { text: arg.text, size, place }))
 }
 
-/// A number as Linux's `memparse` takes it (decimal, octal after `0`, hexadecimal after `0x`, then K, M or G in
-/// either case), and what follows it. `part` names the number if there is none.
+/// Reads a number as Linux's `memparse` does: decimal, octal after `0`, hexadecimal after `0x`, then K, M or G in
+/// either case. Returns it and what follows it. `part` names the number if there is none.
 fn number<'a>(text: &'a str, part: &'static str) -> Result<(u64, &'a str), ArgProblem<'a>> {
     let (radix, digits) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) if digits.starts_with(|c: char| c.is_ascii_hexdigit()) => (16, digits),

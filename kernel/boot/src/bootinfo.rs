@@ -1,13 +1,13 @@
-//! What the boot loader says of the machine: a device tree, read once and judged.
+//! What the boot loader says of the machine: a device tree, read and checked.
 //!
-//! Guarantees: no sequence of bytes makes [`BootInfo::parse`] panic, loop or recurse; what it returns has been checked
-//! node by node, and a node that asks for something that cannot be is among the [refusals](BootInfo::refusals), each a
+//! Guarantees: no sequence of bytes makes [`BootInfo::parse`] panic, loop or recurse. What it returns has been checked
+//! node by node. A node that asks for something impossible becomes one of the [refusals](BootInfo::refusals), each a
 //! value that prints as one line. Only a tree that cannot be walked, or one without memory, stops the boot.
 //!
-//! It fails safe. Whoever writes a reservation is using that memory, so that every address of it that can be read is
-//! reserved, and `no-map` is out of the direct map, whatever else is wrong with the node; what is refused is a service,
-//! an area or a place to be found. Reservations, regions and bindings are read from the tree whenever they are asked
-//! for: no list of them can be full.
+//! It fails safe. Somebody uses the memory that a reservation names. So every address of a reservation that can be read
+//! is reserved, whatever else is wrong with the node, and `no-map` memory stays out of the direct map. Only a service
+//! is refused: an area, or a place to be found. Reservations, regions and bindings are read from the tree whenever they
+//! are asked for. So no list of them can be full.
 //!
 //! | `/reserved-memory` child | becomes |
 //! |---|---|
@@ -18,7 +18,7 @@
 //! | neither `no-map` nor `reusable`, no pool | [`RegionKind::Plain`]: reserved, stays in the direct map |
 //! | `no-map`, no pool | [`RegionKind::Firmware`]: out of the direct map, never an area |
 //! | `compatible = "shared-dma-pool"`, `no-map` | [`RegionKind::Area`], never lent |
-//! | `compatible = "shared-dma-pool"`, `reusable` | [`RegionKind::Area`], lendable, and out of the direct map all the same |
+//! | `compatible = "shared-dma-pool"`, `reusable` | [`RegionKind::Area`], lendable, and out of the direct map too |
 //! | `compatible = "shared-dma-pool"`, neither | refused as an area, reserved |
 //! | `no-map` and `reusable` | refused as an area, for the binding makes them exclusive; out of the direct map |
 //! | `reusable`, no pool | [`RegionKind::Plain`], and a line that says so |
@@ -26,10 +26,10 @@
 //! | `linux,cma-default` | on an area: the default one; the first such area wins |
 //! | `memory-region` of another node | a [`Binding`] of that device to each region named |
 //!
-//! `#address-cells` and `#size-cells` of 1 and 2 are read; `/reserved-memory` needs both and an empty `ranges`, as in
-//! Linux. If it has not, that is said once, its children are reserved by the cells that it does declare, else the
-//! root's, and none of them is an area. Where its `ranges` is not empty, the addresses that it translates to are
-//! reserved too.
+//! `#address-cells` and `#size-cells` may be 1 or 2. `/reserved-memory` needs both and an empty `ranges`, as in Linux.
+//! If it has not, one line says so. Its children are then reserved by the cells that it does declare, and by the root's
+//! where it declares none. None of them is an area. Where its `ranges` is not empty, the addresses that it translates
+//! to are reserved too.
 //!
 //! | `/chosen` | becomes |
 //! |---|---|
@@ -43,7 +43,7 @@
 //! |---|---|
 //! | `compatible = "carveout,ram-alias"`, `reg`, `carveout,alias-of` | an [`Alias`]: at `reg`, one entry, the board's address decoder shows the RAM at `carveout,alias-of`, an address, a second time. It is no property of the memory node because boot loaders write that one anew. Whatever names RAM by its second name is refused, reservations excepted: they are made by its first |
 //!
-//! Memory is what has `device_type = "memory"`, whatever its name. Addresses past 4 GiB are out of reach.
+//! A node is memory if it has `device_type = "memory"`, whatever its name. Addresses past 4 GiB are out of reach.
 
 #![forbid(unsafe_code)]
 
@@ -71,21 +71,21 @@ use crate::byte_range::ByteRange;
 use carveout::addr::{FRAME_SIZE, FrameRange, SECTION_SIZE};
 use carveout::vm::alias::{Alias, Aliases};
 
-/// RAM banks that are used; further ones are counted and stay unused.
+/// The most RAM banks that are used. Further ones are counted and stay unused.
 pub const MAX_BANKS: usize = 16;
-/// Refusals kept; further ones are counted.
+/// The most refusals that are kept. Further ones are counted.
 pub const MAX_REFUSALS: usize = 24;
-/// Names of a device's path; no driver finds a device below more nodes.
+/// The most names in a device's path. No driver finds a device below more nodes.
 pub const MAX_DEPTH: usize = 24;
 /// The largest `alignment` a region may ask for: 256 MiB.
 pub const MAX_ALIGNMENT: u64 = 256 << 20;
 
-/// What becomes of a region.
+/// The use that is made of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RegionKind {
     /// Reserved, and in the direct map like other RAM.
     Plain,
-    /// Out of the direct map and left alone.
+    /// Out of the direct map, and not used.
     Firmware,
     /// Out of the direct map, for buffers.
     Area {
@@ -94,7 +94,7 @@ pub enum RegionKind {
     },
 }
 
-/// What the boot loader says of the machine. See the module's documentation.
+/// What the boot loader says of the machine. See the [module](self).
 #[derive(Clone, Debug)]
 pub struct BootInfo<'dtb> {
     fdt: Fdt<'dtb>,
@@ -102,7 +102,7 @@ pub struct BootInfo<'dtb> {
     stdout_path: Option<&'dtb str>,
     aliases: Aliases,
     banks: ArrayVec<FrameRange, MAX_BANKS>,
-    /// Of the root.
+    /// The cells of the root's children.
     cells: Cells,
     initrd: Option<ByteRange>,
     elfcorehdr: Option<ByteRange>,
@@ -111,11 +111,11 @@ pub struct BootInfo<'dtb> {
 }
 
 impl<'dtb> BootInfo<'dtb> {
-    /// Reads a flattened device tree at the start of `dtb`; what follows it is ignored.
+    /// Reads the flattened device tree at the start of `dtb`. What follows the tree is ignored.
     ///
     /// # Errors
     ///
-    /// A tree that is truncated or corrupt, or that names no memory.
+    /// A [`BootError`] if the tree is truncated or corrupt, or if it names no memory.
     pub fn parse(dtb: &'dtb [u8]) -> Result<Self, BootError> {
         let fdt = structure::check(dtb)?;
         let mut info = Self {
@@ -154,54 +154,56 @@ impl<'dtb> BootInfo<'dtb> {
         Ok(info)
     }
 
-    /// The tree's bytes, as long as its header says.
+    /// Returns the tree's bytes, as many as its header says.
     pub fn dtb(&self) -> &'dtb [u8] {
         self.fdt.data()
     }
 
-    /// The root node. The tree was checked: going through nodes, names and properties does not panic, as long as a
-    /// child iterator is not asked again after its end. Numbers of cells are unchecked but for those read here.
+    /// Returns the root node. The tree was checked. So going through nodes, names and properties does not panic, as
+    /// long as nobody asks a child iterator again after its end. Numbers of cells are checked only where this crate
+    /// reads them.
     pub fn root(&self) -> FdtNode<'dtb> {
         self.fdt.root()
     }
 
-    /// The board's name.
+    /// Returns the board's name.
     pub fn model(&self) -> Option<&'dtb str> {
         string(value(self.root(), "model")?)
     }
 
-    /// What the board is compatible with, the closest first.
+    /// Yields what the board is compatible with, the closest first.
     pub fn compatible(&self) -> impl Iterator<Item = &'dtb str> {
         strings(value(self.root(), "compatible").unwrap_or_default())
     }
 
-    /// The command line; empty if there is none.
+    /// Returns the command line, which is empty if there is none.
     pub const fn bootargs(&self) -> BootArgs<'dtb> {
         self.bootargs
     }
 
-    /// `/chosen/stdout-path`, options and all.
+    /// Returns `/chosen/stdout-path`, with its options.
     pub const fn stdout_path(&self) -> Option<&'dtb str> {
         self.stdout_path
     }
 
-    /// RAM, in the tree's order, by its first addresses. At least one bank; banks may touch or overlap.
+    /// Returns the banks of RAM in the tree's order, by their first addresses. There is at least one. Banks may touch
+    /// or overlap.
     pub fn banks(&self) -> &[FrameRange] {
         &self.banks
     }
 
-    /// Second addresses of RAM.
+    /// Returns the second addresses of RAM.
     pub const fn aliases(&self) -> &Aliases {
         &self.aliases
     }
 
-    /// The memory reservation block, rounded outward.
+    /// Yields the entries of the memory reservation block, rounded outward to frames.
     pub fn memreserves(&self) -> impl Iterator<Item = FrameRange> + use<'dtb> {
         let entries = self.fdt.memory_reservations();
         entries.map(|entry| FrameRange::covering(entry.address(), entry.size())).filter(|range| !range.is_empty())
     }
 
-    /// The children of `/reserved-memory` that count, in the tree's order.
+    /// Yields the children of `/reserved-memory` in the tree's order, without those that are disabled.
     pub fn regions(&self) -> impl Iterator<Item = Region<'dtb>> + use<'dtb> {
         let cells = self.cells;
         reserved_memory(self.root()).flat_map(move |node| {
@@ -210,33 +212,34 @@ impl<'dtb> BootInfo<'dtb> {
         })
     }
 
-    /// Devices and the regions they name, in the tree's order.
+    /// Yields the devices that name regions, in the tree's order.
     pub fn bindings(&self) -> impl Iterator<Item = Binding<'dtb>> + use<'dtb> {
         AskingNodes::new(self.dtb()).filter_map(Result::ok)
     }
 
-    /// The initial RAM disk that the boot loader put into memory. Its frames are reserved, and in the direct map.
+    /// Returns where the boot loader put the initial RAM disk. Its frames are reserved, and in the direct map.
     pub const fn initrd(&self) -> Option<ByteRange> {
         self.initrd
     }
 
-    /// The ELF header by which a kernel that crashed left its memory. Its frames are reserved, and in the direct map.
+    /// Returns where a kernel that crashed left the ELF header of its memory. Its frames are reserved, and in the
+    /// direct map.
     pub const fn elfcorehdr(&self) -> Option<ByteRange> {
         self.elfcorehdr
     }
 
-    /// The only RAM that may be used, if `/chosen` says.
+    /// Yields the only RAM that may be used. Returns `None` if `/chosen` does not limit it.
     pub fn usable(&self) -> Option<impl Iterator<Item = FrameRange> + use<'dtb>> {
         let whole = self.usable?.whole();
         Some(whole.map(|range| FrameRange::within(range.base, range.size)))
     }
 
-    /// What the tree asks for and does not get. [`super::layout::Layout::refusals`] repeats these.
+    /// Returns what the tree asks for and does not get. [`super::layout::Layout::refusals`] holds these too.
     pub const fn refusals(&self) -> &Refusals<'dtb> {
         &self.refusals
     }
 
-    /// Takes the refusals out, for whoever adds to them.
+    /// Takes the refusals out, so that others can be added to them.
     pub(crate) fn take_refusals(&mut self) -> Refusals<'dtb> {
         core::mem::take(&mut self.refusals)
     }
@@ -271,7 +274,7 @@ impl<'dtb> BootInfo<'dtb> {
                 if range.past_four_gib() {
                     self.refusals.push(subject, Reason::PastFourGib(range));
                 }
-                // A placeholder for the boot loader to fill in has size 0.
+                // An entry that the boot loader was to fill in has size 0.
                 let bank = FrameRange::within(range.base, range.size);
                 if let Some(alias) = self.aliases.find(bank) {
                     self.refusals.push(subject, Reason::SecondName(alias));
@@ -316,7 +319,7 @@ impl<'dtb> BootInfo<'dtb> {
         self.usable = entries("linux,usable-memory-range", true).filter(|entries| entries.whole().next().is_some());
     }
 
-    /// Says what is wrong with the regions, for once.
+    /// Refuses what is wrong with the regions. This is done once.
     fn judge_regions(&mut self, root: FdtNode<'dtb>) {
         for node in reserved_memory(root) {
             let (parent, fault) = Parent::read(node, self.cells);
@@ -331,7 +334,7 @@ impl<'dtb> BootInfo<'dtb> {
     }
 }
 
-/// Both ends, or neither. Ends at one address are none.
+/// Returns the initial RAM disk. One end without the other is refused. Equal ends mean that there is none.
 fn read_initrd(chosen: FdtNode<'_>) -> Result<Option<ByteRange>, Reason<'_>> {
     const ENDS: [&str; 2] = ["linux,initrd-start", "linux,initrd-end"];
     let [start, end] = ENDS.map(|name| match value(chosen, name) {
@@ -348,7 +351,7 @@ fn read_initrd(chosen: FdtNode<'_>) -> Result<Option<ByteRange>, Reason<'_>> {
     }
 }
 
-/// The nodes of that name at the root: one, in a tree that is in order.
+/// Yields the root's children of that name. A tree in order has one.
 fn reserved_memory(root: FdtNode<'_>) -> impl Iterator<Item = FdtNode<'_>> {
     root.children().filter(|node| base_name(node.name()) == RESERVED_MEMORY)
 }
@@ -364,14 +367,15 @@ fn read_alias(node: FdtNode<'_>, cells: Cells) -> Result<Alias, Reason<'_>> {
     Ok(Alias { frames: at.frames()?, of: of.frames()? })
 }
 
-/// The alignment in bytes an area of `size` bytes gets unasked: from a section up it is mapped by sections.
+/// Returns the alignment in bytes of an area of `size` bytes that asks for none. From a section up it is a section, so
+/// that sections map it.
 pub(super) const fn area_alignment(size: u64) -> u32 {
     if size >= SECTION_SIZE as u64 { SECTION_SIZE } else { FRAME_SIZE }
 }
 
 const RESERVED_MEMORY: &str = "reserved-memory";
 
-/// How many cells the children of a node take for an address and for a size: 1 or 2 each.
+/// The number of cells that the children of a node use for an address and for a size: 1 or 2 each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Cells {
     address: usize,
@@ -379,14 +383,14 @@ struct Cells {
 }
 
 impl Default for Cells {
-    /// Devicetree Specification 2.3.5.
+    /// Returns the default of the Devicetree Specification, 2.3.5.
     fn default() -> Self {
         Self { address: 2, size: 1 }
     }
 }
 
 impl Cells {
-    /// Those of the children of `node`; the default where it does not say.
+    /// Returns the cells that `node` declares for its children, or the default where it declares none.
     fn of(node: FdtNode<'_>) -> Result<Self, Reason<'_>> {
         let Self { address, size } = Self::default();
         let read =
@@ -394,8 +398,8 @@ impl Cells {
         Ok(Self { address: read("#address-cells", address)?, size: read("#size-cells", size)? })
     }
 
-    /// Those that `node` declares for its children, each that it does not declare as `root` has it; and whether it
-    /// declares both.
+    /// Returns the cells that `node` declares for its children, and whether it declares both. What it does not declare
+    /// is as in `root`.
     fn declared(node: FdtNode<'_>, root: Self) -> (Self, bool) {
         let read = |name| value(node, name).and_then(cell_count);
         let (address, size) = (read("#address-cells"), read("#size-cells"));
@@ -407,7 +411,7 @@ impl Cells {
         (self.address + self.size) * 4
     }
 
-    /// The property `name` of `node` as pairs of address and size; at least one.
+    /// Returns the property `name` of `node` as pairs of address and size, at least one.
     fn entries<'dtb>(
         self,
         node: FdtNode<'dtb>,
@@ -417,7 +421,7 @@ impl Cells {
         Some(if entries.are_whole() { Ok(entries.whole()) } else { Err(Reason::Malformed(name)) })
     }
 
-    /// The property `name` of `node` as one size.
+    /// Returns the property `name` of `node` as one size.
     fn size<'dtb>(self, node: FdtNode<'dtb>, name: &'static str) -> Result<Option<u64>, Reason<'dtb>> {
         match value(node, name) {
             None => Ok(None),
@@ -442,8 +446,8 @@ struct Entries<'dtb> {
 }
 
 impl<'dtb> Entries<'dtb> {
-    /// `bytes` by the root's cells if that makes one entry, or `several` where there may be, else by as many cells as
-    /// one entry must have to be so long.
+    /// Reads `bytes` by the root's cells if that makes one entry, or `several` where there may be more. Otherwise it
+    /// reads them as one entry, of as many cells as its length needs.
     fn by_length(bytes: &'dtb [u8], root: Cells, several: bool) -> Self {
         let both = |cells| Cells { address: cells, size: cells };
         let guess = if bytes.len() == both(1).entry_bytes() { both(1) } else { both(2) };
@@ -452,18 +456,18 @@ impl<'dtb> Entries<'dtb> {
         if is_one || several { by_root.or_by(guess) } else { Self { bytes, cells: guess }.or_by(root) }
     }
 
-    /// Returns the bytes read by other cells, if they are whole entries by those and not by their own.
+    /// Returns the bytes as read by `other` cells, if they are whole entries by those and not by their own.
     fn or_by(self, other: Cells) -> Self {
         let other = Self { cells: other, ..self };
         if !self.are_whole() && other.are_whole() { other } else { self }
     }
 
-    /// Whether they are whole entries, at least one.
+    /// Returns whether the bytes are whole entries, at least one.
     const fn are_whole(&self) -> bool {
         !self.bytes.is_empty() && self.bytes.len().is_multiple_of(self.cells.entry_bytes())
     }
 
-    /// The entries that are whole.
+    /// Yields the entries that are whole.
     fn whole(self) -> impl Iterator<Item = ByteRange> + use<'dtb> {
         self.bytes.chunks_exact(self.cells.entry_bytes()).map(move |entry| {
             let (base, size) = entry.split_at(self.cells.address * 4);
@@ -471,27 +475,27 @@ impl<'dtb> Entries<'dtb> {
         })
     }
 
-    /// The address of a last entry that is cut off, if it has a whole one.
+    /// Returns the address of a last entry that is cut off, if the address itself is whole.
     fn cut(self) -> Option<u64> {
         let rest = self.bytes.chunks_exact(self.cells.entry_bytes()).remainder();
         rest.get(..self.cells.address * 4).map(big_endian)
     }
 }
 
-/// What a node's `status` says.
+/// The meaning of a node's `status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Status {
     /// The node counts.
     Okay,
-    /// It is withdrawn.
+    /// The node is withdrawn.
     Disabled,
-    /// Neither.
+    /// The status is neither.
     Other,
 }
 
 impl Status {
-    /// A node that says "reserved" is somebody else's to use (Devicetree Specification 0.4, 2.3.4), and what cannot be
-    /// read says nothing.
+    /// Reads a status. "reserved" means that the node is for somebody else to use (Devicetree Specification 0.4,
+    /// 2.3.4). A status that cannot be read says nothing.
     fn of(status: Option<&[u8]>) -> Self {
         match status.map(string) {
             None | Some(Some("okay" | "ok")) => Self::Okay,
@@ -501,7 +505,7 @@ impl Status {
     }
 }
 
-/// A node's name without its unit address.
+/// Returns a node's name without its unit address.
 fn base_name(name: &str) -> &str {
     name.split('@').next().unwrap_or_default()
 }
@@ -514,12 +518,12 @@ fn value<'dtb>(node: FdtNode<'dtb>, name: &str) -> Option<&'dtb [u8]> {
     node.property(name)?.value_as().ok()
 }
 
-/// The string in `bytes`, up to its NUL.
+/// Returns the string in `bytes`, up to its NUL.
 fn string(bytes: &[u8]) -> Option<&str> {
     core::ffi::CStr::from_bytes_until_nul(bytes).ok()?.to_str().ok()
 }
 
-/// The strings in `bytes`, up to the first that is none.
+/// Yields the strings in `bytes`, up to the first that is none.
 fn strings(mut bytes: &[u8]) -> impl Iterator<Item = &str> {
     core::iter::from_fn(move || {
         let first = string(bytes)?;
@@ -532,7 +536,7 @@ fn is_memory(node: FdtNode<'_>) -> bool {
     value(node, "device_type").and_then(string) == Some("memory")
 }
 
-/// Whether a node counts, by Linux's reading of `status`.
+/// Returns whether a node counts, by Linux's reading of `status`.
 fn is_available(node: FdtNode<'_>) -> bool {
     Status::of(value(node, "status")) == Status::Okay
 }

@@ -1,9 +1,9 @@
-//! Bytes of memory as somebody names them.
+//! A range of bytes, as a device tree or a command line names it.
 
 use carveout::addr::Bytes;
 use core::fmt;
 
-/// Bytes `[base, base + size)` as a node or an argument names them, not yet frames.
+/// The bytes `[base, base + size)`, as a node or an argument names them. They need not be whole frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ByteRange {
     /// First byte.

@@ -1,19 +1,20 @@
 //! The plan of the direct map, and the proof that a carve-out is not in it.
 //!
 //! Guarantees I2 by construction: a [`CarveOut`](carveout::carve_out::CarveOut) is made only of a
-//! [`Layout`](super::layout::Layout) that is in force, whose direct map leaves its frames out; nothing else is ever
-//! mapped as direct map. Pure: no table is touched.
+//! [`Layout`](super::layout::Layout) that is in force, and the direct map of that layout leaves its frames out. Nothing
+//! else is ever mapped as direct map. This module touches no table.
 //!
-//! RAM banks may lie far apart, so each has an offset of its own: banks follow one another in the direct map, each
-//! congruent to its physical address modulo 1 MiB, so that sections map it. A carve-out leaves a hole.
+//! RAM banks may lie far apart, so each has an offset of its own. Banks follow one another in the direct map. Each lies
+//! at an address that equals its physical address modulo 1 MiB, so that sections map it. A carve-out leaves a hole.
 //!
-//! The window of the areas has what the direct map leaves of [`SHARED`]. Where banks with their holes would leave it
-//! too little for three images of what is carved ([`window`](carveout::vm::window)), the holes go: whatever lies
-//! between two of them is a bank of its own. Where that is not enough, RAM in the direct map comes before guards
-//! between buffers, and one image before RAM in the direct map: without an image an area could not be used at all.
+//! The window of the areas gets what the direct map leaves of [`SHARED`]. Banks with their holes may leave it too
+//! little for three images of the carved memory ([`window`](carveout::vm::window)). Then the holes take no addresses:
+//! each part between two holes becomes a bank of its own. If that is not enough, RAM in the direct map comes before
+//! guards between buffers. But one image comes before RAM in the direct map, because an area could not be used at all
+//! without an image.
 //!
-//! RAM for which there is no room, no entry in a list or no second-level table is left out of the map, listed as far as
-//! the list goes, and reserved, so that nobody allocates what nothing maps.
+//! RAM is left out of the map if there is no room for it, no entry in a list or no second-level table. Such RAM is
+//! listed as far as the list goes, and reserved, so that nobody allocates what nothing maps.
 
 use crate::bootinfo;
 use crate::memblock::RUNS;
@@ -24,16 +25,16 @@ use carveout::machine::LinearMap;
 use carveout::vm::range::VirtRange;
 use carveout::vm::window::{IMAGES, image_sections};
 
-/// Runs of mapped frames a plan holds: as many as there can be between memblock's marks and the image.
+/// The most runs of mapped frames in a plan: as many as memblock's marks and the image can make.
 pub const MAX_RUNS: usize = RUNS + bootinfo::MAX_BANKS + 2;
-/// Banks a plan holds, and parts of banks where their holes take no addresses; what is beyond is left out.
+/// The most banks in a plan. Where holes take no addresses, each part of a bank counts. What is beyond is left out.
 const MAX_BANKS: usize = 64;
-/// Parts of RAM that [`DirectMap::left_out`] lists.
+/// The most parts of RAM that [`DirectMap::left_out`] lists.
 const MAX_LEFT_OUT: usize = bootinfo::MAX_BANKS;
-/// Sections of which a run maps a part, each of which takes a second-level table; what is beyond is left out.
+/// The most sections that are mapped in part. Each takes a second-level table. What is beyond is left out.
 pub const MAX_RAGGED: usize = 256;
 
-/// A run of RAM and where the direct map has it.
+/// A run of RAM, and its address in the direct map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Bank {
     frames: FrameRange,
@@ -46,22 +47,22 @@ impl Bank {
     }
 }
 
-/// Which frames the direct map holds, and where.
+/// The frames that the direct map holds, and their addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DirectMap {
     banks: ArrayVec<Bank, MAX_BANKS>,
     runs: ArrayVec<FrameRange, MAX_RUNS>,
     left_out: ArrayVec<FrameRange, MAX_LEFT_OUT>,
-    /// Bytes left out beyond those.
+    /// Bytes that are left out and not listed.
     more_left_out: u64,
-    /// Sections of which a run maps a part, and the last of them.
+    /// The number of sections that are mapped in part, and the last of them.
     ragged: usize,
     last_ragged: Option<u32>,
     /// Sections of [`SHARED`], from its start on.
     sections: u32,
 }
 
-/// A direct-map run to be mapped: read, write, execute-never, write-back.
+/// A run of the direct map to be mapped: read, write, execute-never, write-back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// First address.
@@ -71,10 +72,10 @@ pub struct Run {
 }
 
 impl DirectMap {
-    /// A plan for `banks` of RAM that maps `mapped` of it, less the kernel's image, which has a window of its own,
-    /// beside a window for these areas.
+    /// Plans a direct map of the RAM in `banks` that maps `mapped` of it, beside a window for these areas. The kernel's
+    /// image is left out: it has a window of its own.
     ///
-    /// Both give disjoint runs in ascending order, as memblock's do.
+    /// Both yield disjoint runs in ascending order, as memblock's do.
     pub(super) fn beside<B: Iterator<Item = FrameRange>, I: Iterator<Item = FrameRange>>(
         areas: impl Iterator<Item = FrameRange>,
         banks: impl Fn() -> B,
@@ -82,7 +83,7 @@ impl DirectMap {
         image: FrameRange,
     ) -> Self {
         let one = image_sections(areas);
-        // A section between direct map and window is nobody's.
+        // One section between direct map and window stays unused.
         let room = |images: u32| SHARED.sections().saturating_sub(one.saturating_mul(images).saturating_add(1));
         let with_holes = Self::new(banks(), &mapped, image, room(IMAGES));
         if with_holes.left_out.is_empty() {
@@ -106,7 +107,7 @@ impl DirectMap {
             let va = next + u64::from(frames.base().raw() % SECTION_SIZE);
             let fit = (limit.saturating_sub(va) >> FRAME_SHIFT).min(u64::from(frames.count())) as u32;
             let Some((held, rest)) = frames.split_at(fit) else { continue };
-            // A bank that finds no place in the list of banks is left out whole.
+            // A bank for which the list of banks has no room is left out whole.
             let bank = Bank { frames: held, va: VirtAddr::new(va as u32) };
             let rest = if held.is_empty() || plan.banks.try_push(bank).is_err() { frames } else { rest };
             plan.leave_out(rest);
@@ -129,7 +130,8 @@ impl DirectMap {
         plan
     }
 
-    /// Enters a run of `bank`, above all others of it, without the ends that would take one table too many.
+    /// Enters a run of `bank`, which lies above all others of that bank. An end is left out if it would take one table
+    /// too many.
     fn enter(&mut self, bank: Bank, run: FrameRange) {
         let pages = SECTION_SIZE >> FRAME_SHIFT;
         let page = |frame: u32| (bank.va.raw() >> FRAME_SHIFT) + (frame - bank.frames.start());
@@ -152,7 +154,7 @@ impl DirectMap {
         }
     }
 
-    /// Whether there is a table for a part of this section. Sections come in ascending order.
+    /// Returns whether there is a table for a part of this section. Sections come in ascending order.
     fn take_table(&mut self, section: u32) -> bool {
         if self.last_ragged != Some(section) {
             if self.ragged == MAX_RAGGED {
@@ -169,33 +171,33 @@ impl DirectMap {
         }
     }
 
-    /// What is to be mapped.
+    /// Yields the runs to be mapped.
     pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
         self.runs.iter().filter_map(|&frames| Some(Run { va: self.place(frames)?, frames }))
     }
 
-    /// Where the direct map is.
+    /// Returns the direct map's addresses.
     pub const fn range(&self) -> VirtRange {
         SHARED.first(self.sections)
     }
 
-    /// What it leaves for the window of the areas.
+    /// Returns the addresses that it leaves for the window of the areas.
     pub const fn window(&self) -> VirtRange {
         SHARED.after(self.sections + 1)
     }
 
-    /// RAM there was no room for. Only the first of it, where there is much.
+    /// Returns the RAM that there was no room for. Where there is much, this is only the first of it.
     pub fn left_out(&self) -> &[FrameRange] {
         &self.left_out
     }
 
-    /// Bytes there was no room for beside [`DirectMap::left_out`].
+    /// Returns how many bytes there was no room for, beside [`DirectMap::left_out`].
     pub const fn more_left_out(&self) -> u64 {
         self.more_left_out
     }
 
-    /// The frame whose place in the direct map `va` is, and whether the direct map holds it: a carve-out leaves a
-    /// hole at the place its frame would have.
+    /// Returns the frame whose place in the direct map is `va`, and whether the direct map holds it. A carve-out leaves
+    /// a hole at the place of its frame.
     pub fn frame_at(&self, va: VirtAddr) -> Option<(Frame, bool)> {
         self.banks.iter().find_map(|bank| {
             let offset = va.raw().checked_sub(bank.va.raw())? >> FRAME_SHIFT;
@@ -218,7 +220,8 @@ impl LinearMap for DirectMap {
     }
 }
 
-/// Banks in parts, each at least a section apart from the next: what is not mapped between them takes no addresses.
+/// Yields the banks in parts, each at least a section from the next. What is not mapped between two parts takes no
+/// addresses.
 fn without_holes<B: Iterator<Item = FrameRange>, I: Iterator<Item = FrameRange>>(
     banks: impl Fn() -> B,
     mapped: impl Fn() -> I,

@@ -1,29 +1,29 @@
-//! Who gets which memory, decided before the MMU is on.
+//! The plan of the memory: who gets which part of it. It is made before the direct map is.
 //!
-//! Guarantees: a frame of an area is nobody else's (not of the kernel image, the device tree, the initrd,
-//! `/memreserve/`, a reservation or another area) and will not be in the direct map (I2): RAM is marked so, and what is
-//! no RAM never was; a request that cannot be granted is refused before anything is entered for it, as a value that
-//! prints as one line, and the plan goes on. All claims are by the RAM's first names: a reservation by a second name
-//! holds the RAM it means, an area by one is refused (I1).
+//! Guarantees: a frame of an area belongs to nobody else: not to the kernel image, the device tree, the initrd,
+//! `/memreserve/`, a reservation or another area. It will not be in the direct map (I2): RAM is marked so, and what is
+//! no RAM never was in it. A request that cannot be granted is refused before anything is entered for it. The refusal
+//! is a value that prints as one line, and the plan goes on. All claims are by the RAM's first names. A reservation by
+//! a second name holds the RAM that it means. An area by a second name is refused (I1).
 //!
-//! Nothing that was to be kept is lost: a refused region's memory stays reserved, and out of the direct map if it says
-//! `no-map`. Reservations are read from the tree as often as they are asked for, and no list of them can be full but
-//! memblock's of disjoint runs: there the boot ends, with a line. What an area may have too many of is areas and
-//! ranges: then it is refused, and its memory kept.
+//! Nothing that was to be kept is lost. A refused region's memory stays reserved, and out of the direct map if the
+//! region says `no-map`. Reservations are read from the tree as often as they are asked for. So no list of them can be
+//! full, except memblock's lists of disjoint runs: if one of those is full, the boot ends with a line. An area is
+//! refused, and its memory kept, if there are too many areas or too many ranges of an area.
 //!
-//! The order: image and device tree; RAM that is withheld; `/memreserve/`, what `/chosen` names, reservations and
-//! refused regions; static areas; dynamic regions, top down, so that low memory stays whole; the default area of the
-//! command line last. Within each the tree's order.
+//! The order of decisions: first image and device tree; then RAM that is withheld; `/memreserve/`, what `/chosen`
+//! names, reservations and refused regions; static areas; dynamic regions, from the top down, so that low memory stays
+//! whole; last the default area of the command line. Within each group, the tree's order counts.
 //!
-//! The default area is decided as in Linux: a well-formed `cma=` takes over from `linux,cma-default` whatever its
-//! size (also 0) and whether or not it can be placed; that region is then no area, and its devices have none.
-//! A malformed `cma=` is refused and otherwise ignored. With neither there is no default area.
+//! The default area is decided as in Linux. A well-formed `cma=` takes over from `linux,cma-default`, whatever its size
+//! (also 0) and whether or not it can be placed. The region of `linux,cma-default` is then no area, and its devices
+//! have none. A malformed `cma=` is refused and otherwise ignored. Without either there is no default area.
 //!
-//! RAM that the command line or `linux,usable-memory-range` withholds is neither memory for memblock nor for an area.
-//! A device tree that lies there stays mapped, read-only; an image that does ends the boot.
+//! RAM that the command line or `linux,usable-memory-range` withholds is neither memory for memblock nor for an area. A
+//! device tree that lies there stays mapped, read-only. An image that lies there ends the boot.
 //!
-//! An area outside RAM, of video memory or SRAM, is a carve-out by nature. It must be `no-map`, and no node's registers
-//! may be there, unless the node is the one that names the region or is such memory itself.
+//! An area outside RAM, in video memory or SRAM, is never in the direct map. It must be `no-map`. No node may have
+//! registers there, except the node that names the region, and nodes of such memory.
 
 #![forbid(unsafe_code)]
 
@@ -44,10 +44,10 @@ use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use carveout::carve_out::CarveOut;
 use carveout::vm::alias::Alias;
 
-/// Places found at boot, of regions and of `cma=`.
+/// The most places that are found at boot, for regions and for `cma=`.
 pub const MAX_PLACED: usize = 64;
 
-/// Why there is no plan at all.
+/// Why there is no plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LayoutError<'dtb> {
     /// The kernel image is not in RAM: the tree does not describe this machine.
@@ -59,10 +59,10 @@ pub enum LayoutError<'dtb> {
         /// Who withholds it.
         by: Holder<'dtb>,
     },
-    /// The boot loader put the device tree where RAM answers by its second name: it is read by that name, and would be
-    /// in the direct map by the first (I1).
+    /// The boot loader put the device tree where RAM answers by its second name. The tree is read by that name, and the
+    /// direct map would have it by the first (I1).
     TreeBySecondName(Alias),
-    /// The memory map did not take an entry.
+    /// Memblock refused an entry.
     Memblock(MemblockError),
 }
 
@@ -85,12 +85,12 @@ impl From<MemblockError> for LayoutError<'_> {
     }
 }
 
-/// What becomes of claimed memory.
+/// The use that is made of claimed memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClaimKind {
     /// Reserved, in the direct map.
     Reserved,
-    /// Out of the direct map, left to whoever asked: firmware, or nobody if it was to be an area.
+    /// Out of the direct map, and left to firmware. Memory of a refused area is left to nobody.
     Firmware,
     /// Not to be used at all, and out of the direct map.
     Withheld,
@@ -128,16 +128,16 @@ pub struct AreaPlan<'dtb> {
     pub ranges: AreaRuns,
     /// Whether idle frames may be lent.
     pub lendable: bool,
-    /// Whether it serves the devices that name no area. True of at most one.
+    /// Whether it serves the devices that name no area. At most one area does.
     pub default: bool,
     /// Whether it is no RAM.
     pub outside_ram: bool,
-    /// Its place in [`BootInfo::regions`], if it is one.
+    /// Its place in [`BootInfo::regions`], if it is a region.
     region: Option<usize>,
 }
 
 impl AreaPlan<'_> {
-    /// Bytes in all ranges.
+    /// Returns the bytes in all ranges.
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.bytes()).sum()
     }
@@ -156,10 +156,10 @@ pub enum Lost<'dtb> {
     Refused {
         /// The region's name.
         region: &'dtb str,
-        /// Why, if that is still known.
+        /// The reason, if it is still known.
         reason: Option<Reason<'dtb>>,
     },
-    /// None of the regions it names was ever to be an area; this is the first.
+    /// None of the regions that it names asks to be an area. This is the first of them.
     NoArea(&'dtb str),
 }
 
@@ -196,8 +196,7 @@ impl From<MemblockError> for Stop<'_> {
     }
 }
 
-/// Gives `each` the parts of `range` that are in none of the holes, in order. `hole` finds the lowest one in what is
-/// left.
+/// Gives `each` the parts of `range` that are in no hole, in order. `hole` finds the lowest hole in what is left.
 fn parts_outside(range: FrameRange, hole: impl Fn(FrameRange) -> FrameRange, mut each: impl FnMut(FrameRange)) {
     let mut rest = range;
     while !rest.is_empty() {
@@ -210,13 +209,13 @@ fn parts_outside(range: FrameRange, hole: impl Fn(FrameRange) -> FrameRange, mut
     }
 }
 
-/// The lowest part of `range` that is in one of `runs`.
+/// Returns the lowest part of `range` that is in one of `runs`.
 fn lowest(range: FrameRange, runs: impl Iterator<Item = FrameRange>) -> FrameRange {
     let met = runs.map(|run| run.intersection(range)).filter(|part| !part.is_empty());
     met.min_by_key(|part| part.start()).unwrap_or(FrameRange::EMPTY)
 }
 
-/// Who holds what, so far: what was decided here, beside what the tree says.
+/// Who holds what so far: what was decided here, and what the tree says.
 #[derive(Debug)]
 struct Book<'dtb> {
     info: BootInfo<'dtb>,
@@ -226,12 +225,12 @@ struct Book<'dtb> {
     ram: u32,
     areas: ArrayVec<AreaPlan<'dtb>, { CarveOut::MAX }>,
     placed: ArrayVec<Claim<'dtb>, MAX_PLACED>,
-    /// Regions before this one have been decided on, of those that are to be areas.
+    /// The plan has decided on regions before this one, of those that are to be areas.
     decided: usize,
 }
 
 impl<'dtb> Book<'dtb> {
-    /// Every claim: the image, the tree, and what the device tree reserves; then the places that were found.
+    /// Gives `each` every claim: the image, the tree, what the device tree reserves, then the places that were found.
     fn each_claim(&self, mut each: impl FnMut(Claim<'dtb>)) {
         each(Claim { range: self.image, holder: Holder::KernelImage, kind: ClaimKind::Reserved });
         each(Claim { range: self.dtb, holder: Holder::DeviceTree, kind: ClaimKind::Reserved });
@@ -250,7 +249,7 @@ impl<'dtb> Book<'dtb> {
         self.placed.iter().copied().for_each(each);
     }
 
-    /// What a region with a `reg` holds: an area's ranges, or what is left to one that is none.
+    /// Gives `each` what a region with a `reg` holds: an area's ranges, or what is kept of a region that is no area.
     fn each_of_region(&self, index: usize, region: &Region<'dtb>, each: &mut impl FnMut(Claim<'dtb>)) {
         let holder = Holder::Region(region.name);
         if let Some(area) = self.areas.iter().find(|area| area.region == Some(index)) {
@@ -264,8 +263,8 @@ impl<'dtb> Book<'dtb> {
         }
     }
 
-    /// The claims of one who is to be kept `range`, by first names. What an area has is its own, and image and tree
-    /// stay mapped.
+    /// Gives `each` the claims of a holder of `range`, by first names. What an area has is the area's own. Image and
+    /// tree stay mapped.
     fn hold(&self, range: FrameRange, holder: Holder<'dtb>, kind: ClaimKind, each: &mut impl FnMut(Claim<'dtb>)) {
         let ours = [self.image, self.dtb];
         let ours = if kind == ClaimKind::Reserved { &[][..] } else { &ours[..] };
@@ -276,7 +275,7 @@ impl<'dtb> Book<'dtb> {
         }
     }
 
-    /// RAM that must not be used, and who says so.
+    /// Gives `each` the RAM that must not be used, and who says so.
     fn each_withheld(&self, mut each: impl FnMut(FrameRange, Holder<'dtb>)) {
         let args = self.info.bootargs();
         if let Some(first) = limits(args).next() {
@@ -299,7 +298,8 @@ impl<'dtb> Book<'dtb> {
         }
     }
 
-    /// The RAM that the command line lets the kernel use, if it says, and by which argument.
+    /// Yields the RAM that the command line lets the kernel use, each with its argument. It yields nothing if the
+    /// command line does not limit RAM.
     fn usable_by_args(&self) -> impl Iterator<Item = (&'dtb str, FrameRange)> + '_ {
         let args = self.info.bootargs();
         let exact = is_exact(args);
@@ -315,7 +315,7 @@ impl<'dtb> Book<'dtb> {
         ranges.flat_map(|(text, range)| self.info.aliases().first_names(range).map(move |range| (text, range)))
     }
 
-    /// Whether `range` is clear of all claims.
+    /// Checks that `range` is clear of all claims.
     fn check_overlap(&self, range: FrameRange) -> Result<(), Reason<'dtb>> {
         let mut met = None;
         self.each_claim(|claim| {
@@ -326,8 +326,9 @@ impl<'dtb> Book<'dtb> {
         met.map_or(Ok(()), Err)
     }
 
-    /// Whether a node has registers at `range`, which is no RAM, or takes it for such: mapped as Device memory it would
-    /// have two attributes (I1). The node that names the region may: it uses one or the other.
+    /// Checks that no node has its `reg` at `range`, which is no RAM. A driver would map it as Device memory, and it
+    /// would have two attributes (I1). Nodes of memory do not count. The node that names the region may have registers
+    /// there: it uses one or the other.
     fn check_registers(&self, range: FrameRange, region: &Region<'dtb>) -> Result<(), Reason<'dtb>> {
         let mut met = None;
         bus::walk(self.info.root(), &mut |node, buses| {
@@ -352,15 +353,15 @@ impl<'dtb> Book<'dtb> {
     }
 }
 
-/// Whether a node is memory beside RAM that is mapped as Normal memory.
+/// Returns whether a node is memory other than RAM that is mapped as Normal memory.
 fn is_memory_like(node: &dtoolkit::fdt::FdtNode<'_>) -> bool {
     const MEMORY: [&str; 4] = ["mmio-sram", "arm,vexpress-vram", "arm,vexpress-psram", "mtd-ram"];
     let named = node.compatible().is_some_and(|mut all| all.any(|name| MEMORY.contains(&name)));
-    // So the binding of mmio-sram says that it takes Device memory.
+    // By the binding of mmio-sram, this property says that the SRAM takes Device memory.
     named && node.property("no-memory-wc").is_none()
 }
 
-/// The texts of the arguments that limit RAM to what they name.
+/// Yields the texts of the arguments that limit RAM to what they name.
 fn limits(args: BootArgs<'_>) -> impl Iterator<Item = &str> {
     let limits = |says| matches!(says, Ram::First(_) | Ram::Use(_) | Ram::Exact);
     args.ram().filter(move |arg| arg.says.is_some_and(limits)).map(|arg| arg.text)
@@ -370,7 +371,7 @@ fn is_exact(args: BootArgs<'_>) -> bool {
     args.ram().any(|arg| arg.says == Some(Ram::Exact))
 }
 
-/// The plan: who gets which memory, and the direct map. [`mapped`](Self::mapped) hands the memory out, once.
+/// The plan of the memory, with the direct map. [`mapped`](Self::mapped) hands the memory out, once.
 #[derive(Debug)]
 pub struct Layout<'dtb> {
     memblock: Memblock<RUNS>,
@@ -381,12 +382,13 @@ pub struct Layout<'dtb> {
 }
 
 impl<'dtb> Layout<'dtb> {
-    /// Plans the memory of the machine `info` describes, with the kernel in `image` and the tree in `dtb`.
+    /// Plans the memory of the machine that `info` describes, with the kernel in `image` and the tree in `dtb`.
     ///
     /// # Errors
     ///
-    /// An image outside RAM or in RAM that is withheld, a tree at a second name of RAM, and more than [`RUNS`] disjoint
-    /// runs of anything.
+    /// [`LayoutError::ImageOutsideRam`] and [`LayoutError::ImageWithheld`] if the kernel lies where it may not.
+    /// [`LayoutError::TreeBySecondName`] if the tree lies at a second name of RAM. [`LayoutError::Memblock`] if there
+    /// are more than [`RUNS`] disjoint runs of anything.
     pub fn plan(info: &BootInfo<'dtb>, image: FrameRange, dtb: FrameRange) -> Result<Self, LayoutError<'dtb>> {
         let mut info = info.clone();
         let refusals = info.take_refusals();
@@ -440,7 +442,7 @@ impl<'dtb> Layout<'dtb> {
         Ok(plan)
     }
 
-    /// Plans the direct map, which leaves out what is carved out, and reserves RAM that it has no room for.
+    /// Plans the direct map without the carve-outs, and reserves RAM that it has no room for.
     #[inline(never)] // Copies of a direct map are large for the boot's stack.
     fn plan_direct_map(&mut self) -> Result<(), MemblockError> {
         let Self { memblock, map, book, .. } = self;
@@ -459,17 +461,17 @@ impl<'dtb> Layout<'dtb> {
         }
     }
 
-    /// The memory map: RAM that may be used, everything claimed, and what the direct map leaves out.
+    /// Returns the memory map: RAM that may be used, everything claimed, and what the direct map leaves out.
     pub const fn memblock(&self) -> &Memblock<RUNS> {
         &self.memblock
     }
 
-    /// What is to be mapped as direct map, and where.
+    /// Returns the plan of the direct map.
     pub const fn direct_map(&self) -> &DirectMap {
         &self.map
     }
 
-    /// Whether it was not in force; from now on it is.
+    /// Says that the layout is in force. Returns whether it was not in force before.
     pub(super) const fn come_into_force(&mut self) -> bool {
         !core::mem::replace(&mut self.in_force, true)
     }
@@ -478,19 +480,19 @@ impl<'dtb> Layout<'dtb> {
         &mut self.memblock
     }
 
-    /// What the device tree says.
+    /// Returns what the device tree says.
     pub const fn info(&self) -> &BootInfo<'dtb> {
         &self.book.info
     }
 
-    /// Tells `each` who holds what: the image, the device tree, what is withheld and reserved in the tree's order, then
-    /// the places found at boot. An area's claims overlap no other; reservations may overlap.
+    /// Tells `each` who holds what: the image and the device tree, then what is withheld and reserved, in the tree's
+    /// order, then the places found at boot. An area's claims overlap no other claim. Reservations may overlap.
     pub fn each_claim(&self, each: impl FnMut(Claim<'dtb>)) {
         self.book.each_claim(each);
     }
 
-    /// Tells `each` every range of RAM that nothing may map: what is withheld, or carved out for firmware. Outside RAM
-    /// a driver may find its registers there.
+    /// Tells `each` every range of RAM that nothing may map: what is withheld, and what is carved out for firmware.
+    /// Outside RAM a driver may map such a range, for its registers may be there.
     pub fn each_unmapped(&self, mut each: impl FnMut(FrameRange)) {
         self.each_claim(|claim| {
             if matches!(claim.kind, ClaimKind::Firmware | ClaimKind::Withheld) {
@@ -500,12 +502,12 @@ impl<'dtb> Layout<'dtb> {
         });
     }
 
-    /// The areas to be made, in the order they were decided.
+    /// Returns the areas to be made, in the order in which they were decided.
     pub fn areas(&self) -> &[AreaPlan<'dtb>] {
         &self.book.areas
     }
 
-    /// The devices whose `memory-region` names the area at place `area` of [`Layout::areas`].
+    /// Yields the devices whose `memory-region` names the area at place `area` of [`Layout::areas`].
     pub fn devices(&self, area: usize) -> impl Iterator<Item = DevicePath<'dtb>> + '_ {
         let region = self.areas().get(area).and_then(|area| area.region);
         let region = region.and_then(|index| self.book.info.regions().nth(index));
@@ -515,12 +517,12 @@ impl<'dtb> Layout<'dtb> {
         })
     }
 
-    /// The area that the device names: the place in [`Layout::areas`] of the first, if it names several. `None` if it
-    /// names no memory.
+    /// Returns the place in [`Layout::areas`] of the area that the device names. If it names several, this is the
+    /// first. Returns `None` if it names no memory.
     ///
     /// # Errors
     ///
-    /// It names memory, and one of the areas among it is none: it may have no other.
+    /// A [`Lost`] if one of the regions that it names was to be an area and is none. The device may have no other area.
     pub fn area_of(&self, device: &DevicePath<'_>) -> Result<Option<usize>, Lost<'dtb>> {
         let mut bindings = self.book.info.bindings();
         bindings
@@ -529,7 +531,7 @@ impl<'dtb> Layout<'dtb> {
             .transpose()
     }
 
-    /// The devices that name an area and have none, with the reason.
+    /// Yields the devices that name an area and have none, with the reason.
     pub fn devices_without(&self) -> impl Iterator<Item = (DevicePath<'dtb>, Lost<'dtb>)> + '_ {
         self.book.info.bindings().filter_map(|binding| match self.area_named(&binding) {
             Ok(_) | Err(Lost::NoArea(_)) => None,
@@ -563,12 +565,12 @@ impl<'dtb> Layout<'dtb> {
         first.ok_or(Lost::NoArea(idle.unwrap_or_default()))
     }
 
-    /// Everything that was asked for and not granted, the tree's own refusals first.
+    /// Returns everything that was asked for and not granted, the tree's own refusals first.
     pub const fn refusals(&self) -> &Refusals<'dtb> {
         &self.refusals
     }
 
-    /// Says what the command line says wrongly of RAM.
+    /// Refuses what is wrong in the command line about RAM.
     fn say_of_limits(&mut self) {
         let Self { book, refusals, .. } = self;
         for arg in book.info.bootargs().ram() {
@@ -582,7 +584,7 @@ impl<'dtb> Layout<'dtb> {
         }
     }
 
-    /// Keeps a refusal; passes on what stops the plan.
+    /// Returns what was entered. Keeps a refusal and returns `None`. Passes on an error that stops the plan.
     fn or_refuse<T>(
         &mut self,
         subject: Subject<'dtb>,
@@ -598,11 +600,11 @@ impl<'dtb> Layout<'dtb> {
         }
     }
 
-    /// Enters all that is decided already: no area, and no place to be found.
+    /// Enters all that needs no decision: everything but areas and places to be found.
     fn enter_reservations(&mut self) -> Result<(), LayoutError<'dtb>> {
         let Self { memblock, book, refusals, .. } = self;
         for region in book.info.regions().filter(|region| region.kind == RegionKind::Firmware) {
-            // It gets all but what the boot needs.
+            // All of it is withheld, except what the boot needs.
             let ours = [(book.image, Holder::KernelImage), (book.dtb, Holder::DeviceTree)];
             for range in region.kept().flat_map(|range| book.info.aliases().first_names(range)) {
                 if let Some(&(held, holder)) = ours.iter().find(|(held, _)| held.overlaps(range)) {
@@ -637,7 +639,7 @@ impl<'dtb> Layout<'dtb> {
         Ok(entered?)
     }
 
-    /// An area's ranges, and whether one of them is no RAM; or why it is none.
+    /// Returns an area's ranges, and whether one of them is no RAM. Otherwise returns why the region is no area.
     fn judge_static(&self, region: &Region<'dtb>, has_cma: bool) -> Result<(AreaRuns, bool), Reason<'dtb>> {
         if region.default && has_cma {
             return Err(Reason::DefaultFromCommandLine { kept: true });
@@ -735,7 +737,7 @@ impl<'dtb> Layout<'dtb> {
         self.book.info.aliases().find(range).map_or(Ok(()), |alias| Err(Reason::SecondName(alias)))
     }
 
-    /// Whether all of `range` is RAM that nobody holds.
+    /// Checks that all of `range` is RAM that nobody holds.
     fn check_free(&self, range: FrameRange) -> Result<(), Reason<'dtb>> {
         self.is_first_name(range)?;
         let ram = |rest| lowest(rest, self.book.info.banks().iter().copied());
@@ -749,7 +751,7 @@ impl<'dtb> Layout<'dtb> {
         if size <= ram { Ok(()) } else { Err(Reason::LargerThanRam { size, ram }) }
     }
 
-    /// Finds `size` bytes, a number of frames, in the first of `within` that has room, and enters them.
+    /// Finds `size` bytes, whole frames, in the first of `within` that has room, and enters them.
     fn place(
         &mut self,
         size: u64,
@@ -785,7 +787,7 @@ impl<'dtb> Layout<'dtb> {
     }
 }
 
-/// Takes a claim's frames out of what is free, and out of the direct map if it says so.
+/// Takes a claim's frames out of what is free, and out of the direct map if the claim says so.
 fn enter(memblock: &mut Memblock<RUNS>, claim: Claim<'_>) -> Result<(), MemblockError> {
     let range = claim.range;
     match claim.kind {
@@ -793,7 +795,7 @@ fn enter(memblock: &mut Memblock<RUNS>, claim: Claim<'_>) -> Result<(), Memblock
         ClaimKind::Reserved => return memblock.reserve(range),
         ClaimKind::Firmware | ClaimKind::Area => memblock.reserve(range)?,
     }
-    // It may reach beyond RAM, where there is nothing to leave out.
+    // The claim may reach beyond RAM, where there is nothing to leave out.
     let mut rest = range;
     loop {
         let part = lowest(rest, memblock.memory());

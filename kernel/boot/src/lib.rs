@@ -1,14 +1,14 @@
-//! From a device tree and a command line to a plan of memory, for a kernel that boots with [`carveout`].
+//! The plan of memory, by a device tree and a command line, for a kernel that boots with [`carveout`].
 //!
-//! Guarantees: each module consumes what the one before it made, what somebody asked to be kept stays kept whatever
-//! else is refused, and a [`CarveOut`](carveout::carve_out::CarveOut) comes only of a plan whose direct map leaves its
+//! Guarantees: each module consumes what the one before it made. What somebody asked to be kept stays kept, whatever
+//! else is refused. A [`CarveOut`](carveout::carve_out::CarveOut) comes only of a plan whose direct map leaves its
 //! frames out (I2).
 //!
 //! ```text
 //! device tree + command line -> bootinfo, bootargs -> layout (memblock, direct_map) -> memory (CarveOuts, RAM)
 //! ```
 //!
-//! Pure: nothing here reads a register or writes a table.
+//! Nothing here reads a register or writes a table.
 #![no_std]
 
 #[cfg(test)]

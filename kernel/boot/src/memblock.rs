@@ -1,11 +1,10 @@
-//! The map of physical memory at boot: what is RAM, what is taken, what the direct map must leave out.
+//! The map of physical memory at boot: what is RAM, what is reserved, and what the direct map must leave out.
 //!
-//! Guarantees: each list is sorted, its runs are disjoint and never touch (neighbours are merged); a `nomap` mark is
-//! a property of memory, so that `nomap` is at all times a subset of `memory`; an operation that fails, for whatever
-//! reason, changes nothing. There is no allocation: the lists hold `N` runs each, and the run that does not fit is
-//! named in the error.
+//! Guarantees: each list is sorted. Its runs are disjoint and never touch: neighbours are merged. A `nomap` mark is a
+//! property of memory, so `nomap` is a subset of `memory` at all times. An operation that fails changes nothing,
+//! whatever the reason. Nothing is allocated: each list holds `N` runs, and the error names the run that does not fit.
 //!
-//! The names are those of Linux's memblock. Reservations may lie outside memory, as firmware's sometimes do.
+//! The names are those of Linux's memblock. A reservation may lie outside memory, as firmware's sometimes does.
 
 #![forbid(unsafe_code)]
 
@@ -15,42 +14,42 @@ use arrayvec::ArrayVec;
 
 use carveout::addr::{Bytes, FRAME_SHIFT, FrameRange};
 
-/// Disjoint runs in each list of a plan's memory map.
+/// The most disjoint runs in each list of a plan's memory map.
 pub const RUNS: usize = 384;
 
-/// Which end of a window [`Memblock::phys_alloc_range`] takes frames from.
+/// The end of a window from which [`Memblock::phys_alloc_range`] takes frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
-    /// The highest place that fits.
+    /// From the top: the highest place that fits.
     TopDown,
-    /// The lowest place that fits.
+    /// From the bottom: the lowest place that fits.
     BottomUp,
 }
 
-/// One of the three lists, for an error to name.
+/// One of the three lists, as an error names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum List {
     /// RAM.
     Memory,
-    /// What somebody holds.
+    /// Memory that somebody holds.
     Reserved,
     /// RAM that the direct map leaves out.
     Nomap,
 }
 
-/// Why an operation changed nothing.
+/// Why an operation failed. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemblockError {
     /// The list would need more runs than it can hold.
     Full {
         /// The list.
         list: List,
-        /// What was to be entered or cut out.
+        /// The run that was to be entered or cut out.
         range: FrameRange,
         /// Runs the list can hold.
         capacity: usize,
     },
-    /// A mark was asked for frames that are not all memory.
+    /// A mark was asked for, for frames that are not all memory.
     NotMemory(FrameRange),
     /// An allocation of no frames.
     ZeroFrames,
@@ -62,7 +61,7 @@ pub enum MemblockError {
         frames: u32,
         /// Alignment asked for, in frames.
         align: u32,
-        /// Where it was to lie.
+        /// The window in which it was to lie.
         within: FrameRange,
         /// Frames in the largest free run of the window, counted from its first aligned frame.
         largest: u32,
@@ -100,12 +99,12 @@ fn bytes(frames: u32) -> Bytes {
     Bytes(u64::from(frames) << FRAME_SHIFT)
 }
 
-/// Sorted, disjoint runs that never touch.
+/// Runs that are sorted and disjoint, and never touch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct RangeSet<const N: usize>(ArrayVec<FrameRange, N>);
 
-/// Runs `[first, last)` of a set give way to one or two others: a change computed first and applied later, so that
-/// an operation on two sets can be refused whole.
+/// A change to a set: one or two other runs take the place of its runs `[first, last)`. A change is computed first and
+/// applied later, so that an operation on two sets can be refused as a whole.
 struct Edit {
     first: usize,
     last: usize,
@@ -117,7 +116,7 @@ impl<const N: usize> RangeSet<N> {
         Self(ArrayVec::new_const())
     }
 
-    /// The change that enters `range`, merged with what it meets or touches.
+    /// Returns the change that enters `range`, merged with the runs that it meets or touches.
     fn insertion(&self, range: FrameRange) -> Option<Edit> {
         let first = self.0.partition_point(|run| run.end() < range.start());
         let last = self.0.partition_point(|run| run.start() <= range.end());
@@ -127,7 +126,7 @@ impl<const N: usize> RangeSet<N> {
         self.edit(first, last, [FrameRange::between(start, end), None])
     }
 
-    /// The change that cuts `range` out.
+    /// Returns the change that cuts `range` out.
     fn removal(&self, range: FrameRange) -> Option<Edit> {
         let first = self.0.partition_point(|run| run.end() <= range.start());
         let last = self.0.partition_point(|run| run.start() < range.end()).max(first);
@@ -137,7 +136,7 @@ impl<const N: usize> RangeSet<N> {
         self.edit(first, last, [left, right])
     }
 
-    /// `None` if the set cannot hold the outcome.
+    /// Makes a change, or returns `None` if the set cannot hold its outcome.
     fn edit(&self, first: usize, last: usize, with: [Option<FrameRange>; 2]) -> Option<Edit> {
         let with: ArrayVec<_, 2> = with.into_iter().flatten().filter(|run| !run.is_empty()).collect();
         (self.0.len() - (last - first) + with.len() <= N).then_some(Edit { first, last, with })
@@ -155,7 +154,7 @@ impl<const N: usize> RangeSet<N> {
     }
 }
 
-/// Memory, reservations and `nomap` marks, `N` runs of each: `24 * N` bytes.
+/// The map of physical memory: memory, reservations and `nomap` marks, `N` runs of each. It takes `24 * N` bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Memblock<const N: usize = 128> {
     memory: RangeSet<N>,
@@ -170,16 +169,16 @@ impl<const N: usize> Default for Memblock<N> {
 }
 
 impl<const N: usize> Memblock<N> {
-    /// No memory, nothing reserved.
+    /// Makes a map without memory or reservations.
     pub const fn new() -> Self {
         Self { memory: RangeSet::new(), reserved: RangeSet::new(), nomap: RangeSet::new() }
     }
 
-    /// Enters `range` as memory. Frames that are memory already keep their mark.
+    /// Enters `range` as memory. Frames that are memory already keep their `nomap` mark.
     ///
     /// # Errors
     ///
-    /// [`MemblockError::Full`].
+    /// [`MemblockError::Full`] if the list has no room for another run.
     pub fn add(&mut self, range: FrameRange) -> Result<(), MemblockError> {
         insert(&mut self.memory, List::Memory, range)
     }
@@ -200,16 +199,16 @@ impl<const N: usize> Memblock<N> {
         Ok(())
     }
 
-    /// Takes `range` for somebody. What was reserved already stays so: reservations do not nest.
+    /// Reserves `range`. What was reserved already stays so: reservations do not nest.
     ///
     /// # Errors
     ///
-    /// [`MemblockError::Full`].
+    /// [`MemblockError::Full`] if the list has no room for another run.
     pub fn reserve(&mut self, range: FrameRange) -> Result<(), MemblockError> {
         insert(&mut self.reserved, List::Reserved, range)
     }
 
-    /// Gives `range` back. What was not reserved stays so.
+    /// Frees `range`. What was not reserved stays free.
     ///
     /// # Errors
     ///
@@ -227,7 +226,8 @@ impl<const N: usize> Memblock<N> {
     ///
     /// # Errors
     ///
-    /// [`MemblockError::NotMemory`] unless all of it is memory; [`MemblockError::Full`].
+    /// [`MemblockError::NotMemory`] unless all of it is memory. [`MemblockError::Full`] if the list has no room for
+    /// another run.
     pub fn mark_nomap(&mut self, range: FrameRange) -> Result<(), MemblockError> {
         if !self.memory.covers(range) {
             return Err(MemblockError::NotMemory(range));
@@ -235,13 +235,15 @@ impl<const N: usize> Memblock<N> {
         insert(&mut self.nomap, List::Nomap, range)
     }
 
-    /// Finds `frames` free frames (memory, not reserved, not marked) inside `within`, the first at a multiple of
-    /// `align` frames, at the end of the window that `direction` names; reserves and returns them.
+    /// Finds, reserves and returns `frames` free frames inside `within`: memory that is neither reserved nor marked.
+    /// The first frame is a multiple of `align` frames. `direction` names the end of the window from which they are
+    /// taken.
     ///
     /// # Errors
     ///
-    /// [`MemblockError::ZeroFrames`], [`MemblockError::Alignment`], [`MemblockError::NoSpace`],
-    /// [`MemblockError::Full`].
+    /// [`MemblockError::ZeroFrames`] if `frames` is 0. [`MemblockError::Alignment`] if `align` is not a power of two.
+    /// [`MemblockError::NoSpace`] if no free run is large enough. [`MemblockError::Full`] if the list of reservations
+    /// has no room.
     pub fn phys_alloc_range(
         &mut self,
         frames: u32,
@@ -278,32 +280,32 @@ impl<const N: usize> Memblock<N> {
         Ok(range)
     }
 
-    /// RAM, in order.
+    /// Yields the RAM, in order.
     pub fn memory(&self) -> impl Iterator<Item = FrameRange> + '_ {
         self.memory.0.iter().copied()
     }
 
-    /// Reservations, in order.
+    /// Yields the reservations, in order.
     pub fn reserved(&self) -> impl Iterator<Item = FrameRange> + '_ {
         self.reserved.0.iter().copied()
     }
 
-    /// RAM the direct map leaves out, in order.
+    /// Yields the RAM that the direct map leaves out, in order.
     pub fn nomap(&self) -> impl Iterator<Item = FrameRange> + '_ {
         self.nomap.0.iter().copied()
     }
 
-    /// RAM nobody holds and the direct map holds, in order: each run as long as it can be.
+    /// Yields the RAM that nobody holds and the direct map holds, in order. Each run is as long as it can be.
     pub fn free_ranges(&self) -> impl Iterator<Item = FrameRange> + '_ {
         Remainder { runs: &self.memory.0, holes: [&self.reserved.0, &self.nomap.0], from: 0 }
     }
 
-    /// What the direct map holds: RAM without the `nomap` marks, in order, each run as long as it can be.
+    /// Yields what the direct map holds: RAM without `nomap` marks, in order. Each run is as long as it can be.
     pub fn mapped_ranges(&self) -> impl Iterator<Item = FrameRange> + '_ {
         Remainder { runs: &self.memory.0, holes: [&self.nomap.0, &[]], from: 0 }
     }
 
-    /// Whether all of `range` is memory.
+    /// Returns whether all of `range` is memory.
     pub fn is_memory(&self, range: FrameRange) -> bool {
         self.memory.covers(range)
     }
@@ -321,7 +323,7 @@ fn insert<const N: usize>(set: &mut RangeSet<N>, list: List, range: FrameRange) 
     Ok(())
 }
 
-/// `runs` without any of `holes`, by one walk along the three sorted lists.
+/// An iterator over the parts of `runs` that are in none of `holes`, by one walk along the three sorted lists.
 struct Remainder<'a> {
     runs: &'a [FrameRange],
     holes: [&'a [FrameRange]; 2],

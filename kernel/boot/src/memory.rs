@@ -1,11 +1,11 @@
-//! What a plan of memory hands out once it is in force.
+//! The memory that a plan hands out once it is in force.
 //!
 //! Guarantees: carve-outs and RAM come out of one plan, each once. A [`Layout`] is arithmetic: it can be planned any
-//! number of times, and it hands out nothing. [`Layout::mapped`] says that its direct map is the one that the machine
-//! translates by. Only then are there [`CarveOut`]s, whose frames that direct map leaves out (I2), and bytes of RAM
-//! that belong to their taker alone. On a board `AddressSpace::adopt` does this, by the one handover of the boot.
+//! number of times, and it hands out nothing. [`Layout::mapped`] says that the machine translates by its direct map.
+//! Only then are there [`CarveOut`]s, whose frames that direct map leaves out (I2), and bytes of RAM that belong to
+//! their taker alone. On a board `AddressSpace::adopt` makes that call, with the one handover of the boot.
 //!
-//! Of one layout there is one [`BootMemory`], for that has it to itself:
+//! A layout gives one [`BootMemory`], which borrows it mutably:
 //!
 //! ```compile_fail,E0499
 //! # use carveout_boot::layout::Layout;
@@ -15,7 +15,7 @@
 //! }
 //! ```
 //!
-//! What ends it, with the carve-outs handed out, consumes it:
+//! The call that hands the carve-outs out consumes it:
 //!
 //! ```compile_fail,E0382
 //! # use carveout_boot::memory::BootMemory;
@@ -24,7 +24,7 @@
 //! }
 //! ```
 //!
-//! Safe code gets no carve-outs out of a plan that nothing maps:
+//! Safe code gets no carve-outs from a plan that is not mapped:
 //!
 //! ```compile_fail,E0133
 //! # use carveout_boot::layout::Layout;
@@ -33,7 +33,7 @@
 //! }
 //! ```
 //!
-//! Nor can it reserve or free what the plan gives away:
+//! Safe code cannot reserve or free what the plan gives away:
 //!
 //! ```compile_fail,E0596
 //! # use carveout::addr::FrameRange;
@@ -59,10 +59,10 @@ impl<'dtb> Layout<'dtb> {
     /// - The layout's device tree describes the machine that this runs on, and image and tree are where the layout has
     ///   them.
     /// - Every run of [`direct_map`](Self::direct_map) is mapped at its address, write-back, and stays so.
-    /// - Beside that nothing translates to the machine's RAM or to a frame of an area, in any table, by any physical
-    ///   name, but the window of the image and mappings of the tree; nothing ever will but this crate.
-    /// - No other plan of the machine's memory was or will be in force: neither a second layout, nor a [`CarveOut`]
-    ///   that was assumed of frames of this one.
+    /// - Nothing else translates to the machine's RAM or to a frame of an area, in any table, by any physical name,
+    ///   except the window of the image and mappings of the tree. Nothing but this crate ever will.
+    /// - No other plan of the machine's memory was or will be in force. That means no second layout, and no
+    ///   [`CarveOut`] that was assumed of frames of this one.
     ///
     /// # Panics
     ///
@@ -79,7 +79,7 @@ impl<'dtb> Layout<'dtb> {
     }
 }
 
-/// The memory of a machine whose direct map stands. There is one, so each part of it is handed out once.
+/// The memory of a machine whose direct map is mapped. There is one value, so each part of it is handed out once.
 #[derive(Debug)]
 pub struct BootMemory<'l, 'dtb> {
     layout: &'l mut Layout<'dtb>,
@@ -87,18 +87,18 @@ pub struct BootMemory<'l, 'dtb> {
 }
 
 impl<'l, 'dtb> BootMemory<'l, 'dtb> {
-    /// Who gets which memory.
+    /// Returns the plan: who gets which memory.
     pub const fn layout(&self) -> &Layout<'dtb> {
         self.layout
     }
 
-    /// The carve-outs, in the order of [`Layout::areas`].
+    /// Returns the carve-outs, in the order of [`Layout::areas`].
     pub fn carved(&self) -> &[CarveOut] {
         &self.carved
     }
 
-    /// Takes `count` frames of free RAM for good, aligned to `align` frames, from the bottom up. `None` if there is no
-    /// such run.
+    /// Takes `count` frames of free RAM for good, aligned to `align` frames, from the bottom up. Returns `None` if
+    /// there is no such run.
     pub fn take_ram(&mut self, count: u32, align: u32) -> Option<BootRam> {
         let memblock = self.layout.memblock_mut();
         let frames = memblock.phys_alloc_range(count, align, FrameRange::ALL, Direction::BottomUp).ok()?;
@@ -106,13 +106,13 @@ impl<'l, 'dtb> BootMemory<'l, 'dtb> {
     }
 
     /// Gives the layout, for reports, and the carve-outs, for [`Dma::new`](carveout::dma::Dma::new). No RAM can be
-    /// taken any more.
+    /// taken afterwards.
     pub fn into_parts(self) -> (&'l Layout<'dtb>, ArrayVec<CarveOut, { CarveOut::MAX }>) {
         (self.layout, self.carved)
     }
 }
 
-/// RAM taken for good, and where the direct map has it.
+/// RAM that was taken for good, and its address in the direct map.
 #[derive(Debug)]
 pub struct BootRam {
     va: VirtAddr,
@@ -120,12 +120,12 @@ pub struct BootRam {
 }
 
 impl BootRam {
-    /// The frames behind it.
+    /// Returns the frames behind it.
     pub const fn frames(&self) -> FrameRange {
         self.frames
     }
 
-    /// The bytes, as they were.
+    /// Returns the bytes, as they were left.
     pub fn into_bytes(self) -> &'static mut [u8] {
         let first = core::ptr::with_exposed_provenance_mut(self.va.raw() as usize);
         let length = (self.frames.count() as usize) << FRAME_SHIFT;

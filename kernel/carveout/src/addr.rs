@@ -1,18 +1,18 @@
 //! Addresses and frames, one newtype for each address space.
 //!
-//! Guarantees: a [`PhysAddr`] is never used as a [`VirtAddr`] or a [`BusAddr`] without a function whose name says
-//! so; a [`FrameRange`] is half-open, ordered and inside the 32-bit physical space of ARMv7-A without LPAE (ARM ARM
-//! B3.5, short descriptors), so that arithmetic on it cannot overflow.
+//! Guarantees: a [`PhysAddr`] becomes a [`VirtAddr`] or a [`BusAddr`] only by a function whose name says so. A
+//! [`FrameRange`] is half-open, ordered and inside the 32-bit physical space of ARMv7-A without LPAE (ARM ARM B3.5,
+//! short descriptors). So arithmetic on it cannot overflow.
 
 use core::fmt;
 
-/// Bytes in a frame, the smallest unit the short-descriptor format maps (a small page).
+/// Bytes in a frame, the smallest unit that the short-descriptor format maps (a small page).
 pub const FRAME_SIZE: u32 = 4096;
-/// log2 of [`FRAME_SIZE`].
+/// The binary logarithm of [`FRAME_SIZE`].
 pub const FRAME_SHIFT: u32 = 12;
-/// Bytes a section descriptor maps.
+/// Bytes that a section descriptor maps.
 pub const SECTION_SIZE: u32 = 1 << 20;
-/// One past the last frame number: 4 GiB of frames.
+/// The number after the last frame's: there are 4 GiB of frames.
 const FRAMES: u32 = 1 << (32 - FRAME_SHIFT);
 
 macro_rules! address {
@@ -23,17 +23,17 @@ macro_rules! address {
         pub struct $name(u32);
 
         impl $name {
-            /// The address with this number.
+            /// Makes the address of this number.
             pub const fn new(raw: u32) -> Self {
                 Self(raw)
             }
 
-            /// The number a register or a descriptor takes.
+            /// Returns the number that a register or a descriptor takes.
             pub const fn raw(self) -> u32 {
                 self.0
             }
 
-            /// The address `bytes` further on, or `None` past the end of the space.
+            /// Returns the address `bytes` further on, or `None` past the end of the space.
             pub const fn checked_add(self, bytes: u32) -> Option<Self> {
                 match self.0.checked_add(bytes) {
                     Some(raw) => Some(Self(raw)),
@@ -41,7 +41,7 @@ macro_rules! address {
                 }
             }
 
-            /// Whether the address is a multiple of `align`, a power of two in bytes.
+            /// Returns whether the address is a multiple of `align`, a power of two in bytes.
             pub const fn is_aligned(self, align: u32) -> bool {
                 self.0 & (align - 1) == 0
             }
@@ -62,15 +62,15 @@ macro_rules! address {
 }
 
 address! {
-    /// A physical address, as descriptors and outer cache controllers take it.
+    /// A physical address, as descriptors and outer cache controllers use it.
     PhysAddr
 }
 address! {
-    /// A virtual address, as the CPU and its maintenance operations by MVA take it.
+    /// A virtual address, as the CPU and its maintenance operations by MVA use it.
     VirtAddr
 }
 address! {
-    /// An address as a bus master sees it: the only number a driver may program into a device.
+    /// An address as a bus master sees it. Only such a number may be programmed into a device.
     BusAddr
 }
 
@@ -79,28 +79,28 @@ address! {
 pub struct Frame(u32);
 
 impl Frame {
-    /// The frame that holds `addr`.
+    /// Returns the frame that holds `addr`.
     pub const fn containing(addr: PhysAddr) -> Self {
         Self(addr.0 >> FRAME_SHIFT)
     }
 
-    /// The frame with this number, or `None` past 4 GiB.
+    /// Returns the frame of this number, or `None` past 4 GiB.
     pub const fn from_number(number: u32) -> Option<Self> {
         if number < FRAMES { Some(Self(number)) } else { None }
     }
 
-    /// The frame's number: its address in units of [`FRAME_SIZE`].
+    /// Returns the frame's number: its address in units of [`FRAME_SIZE`].
     pub const fn number(self) -> u32 {
         self.0
     }
 
-    /// The address of the frame's first byte.
+    /// Returns the address of the frame's first byte.
     pub const fn base(self) -> PhysAddr {
         PhysAddr(self.0 << FRAME_SHIFT)
     }
 }
 
-/// A half-open run of frames `[start, end)`. Empty runs are allowed and hold nothing.
+/// A half-open run of frames `[start, end)`. A run may be empty.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameRange {
     start: u32,
@@ -110,10 +110,10 @@ pub struct FrameRange {
 impl FrameRange {
     /// The run of no frames.
     pub const EMPTY: Self = Self { start: 0, end: 0 };
-    /// Every frame a short descriptor can name.
+    /// The run of all frames that a short descriptor can name.
     pub const ALL: Self = Self { start: 0, end: FRAMES };
 
-    /// `count` frames from number `start`, or `None` past 4 GiB.
+    /// Makes the run of `count` frames from number `start` on. Returns `None` if it ends past 4 GiB.
     pub const fn new(start: u32, count: u32) -> Option<Self> {
         match start.checked_add(count) {
             Some(end) if end <= FRAMES => Some(Self { start, end }),
@@ -121,76 +121,79 @@ impl FrameRange {
         }
     }
 
-    /// The frames `[start, end)` by number, or `None` if out of order or past 4 GiB.
+    /// Makes the run of the frames `[start, end)`, by number. Returns `None` if they are out of order or end past 4
+    /// GiB.
     pub const fn between(start: u32, end: u32) -> Option<Self> {
         if start <= end && end <= FRAMES { Some(Self { start, end }) } else { None }
     }
 
-    /// The frames that lie wholly within `size` bytes from `base`: memory rounds inward. The part past 4 GiB is cut.
+    /// Returns the frames that lie wholly within `size` bytes from `base`, as memory is rounded: inward. The part past
+    /// 4 GiB is cut off.
     pub const fn within(base: u64, size: u64) -> Self {
         let end = min(base.saturating_add(size), 1 << 32) >> FRAME_SHIFT;
         let start = base.saturating_add(FRAME_SIZE as u64 - 1) >> FRAME_SHIFT;
         if start < end { Self { start: start as u32, end: end as u32 } } else { Self::EMPTY }
     }
 
-    /// The frames that `size` bytes from `base` touch: reservations round outward. The part past 4 GiB is cut.
+    /// Returns the frames that `size` bytes from `base` touch, as reservations are rounded: outward. The part past 4
+    /// GiB is cut off.
     pub const fn covering(base: u64, size: u64) -> Self {
         let end = min(base.saturating_add(size), 1 << 32).saturating_add(FRAME_SIZE as u64 - 1) >> FRAME_SHIFT;
         let start = base >> FRAME_SHIFT;
         if size > 0 && start < end { Self { start: start as u32, end: end as u32 } } else { Self::EMPTY }
     }
 
-    /// Number of the first frame.
+    /// Returns the number of the first frame.
     pub const fn start(self) -> u32 {
         self.start
     }
 
-    /// Number of the frame after the last; up to `0x10_0000`, which no [`Frame`] can hold.
+    /// Returns the number of the frame after the last. It is `0x10_0000` at most, which no [`Frame`] has.
     pub const fn end(self) -> u32 {
         self.end
     }
 
-    /// Frames in the run.
+    /// Returns the number of frames in the run.
     pub const fn count(self) -> u32 {
         self.end - self.start
     }
 
-    /// Bytes in the run.
+    /// Returns the number of bytes in the run.
     pub const fn bytes(self) -> u64 {
         (self.count() as u64) << FRAME_SHIFT
     }
 
-    /// Address of the first byte.
+    /// Returns the address of the first byte.
     pub const fn base(self) -> PhysAddr {
         PhysAddr(self.start << FRAME_SHIFT)
     }
 
-    /// Address of the last byte, or `None` of an empty run.
+    /// Returns the address of the last byte, or `None` of an empty run.
     pub const fn last_byte(self) -> Option<PhysAddr> {
         if self.is_empty() { None } else { Some(PhysAddr(((self.end - 1) << FRAME_SHIFT) | (FRAME_SIZE - 1))) }
     }
 
-    /// Whether the run holds no frame.
+    /// Returns whether the run holds no frame.
     pub const fn is_empty(self) -> bool {
         self.start == self.end
     }
 
-    /// Whether `frame` is in the run.
+    /// Returns whether `frame` is in the run.
     pub const fn contains(self, frame: Frame) -> bool {
         self.start <= frame.0 && frame.0 < self.end
     }
 
-    /// Whether all of `other` is in the run. An empty `other` always is.
+    /// Returns whether all of `other` is in the run. An empty `other` always is.
     pub const fn covers(self, other: Self) -> bool {
         other.is_empty() || (self.start <= other.start && other.end <= self.end)
     }
 
-    /// Whether a frame is in both.
+    /// Returns whether the two runs have a frame in common.
     pub const fn overlaps(self, other: Self) -> bool {
         !self.intersection(other).is_empty()
     }
 
-    /// The frames in both.
+    /// Returns the frames that are in both runs.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         let start = if self.start > other.start { self.start } else { other.start };
@@ -198,7 +201,7 @@ impl FrameRange {
         if start < end { Self { start, end } } else { Self::EMPTY }
     }
 
-    /// Splits off the first `count` frames; `None` if there are fewer.
+    /// Splits off the first `count` frames. Returns `None` if there are fewer.
     pub const fn split_at(self, count: u32) -> Option<(Self, Self)> {
         if count > self.count() {
             return None;
@@ -207,7 +210,7 @@ impl FrameRange {
         Some((Self { start: self.start, end: middle }, Self { start: middle, end: self.end }))
     }
 
-    /// The frames, in order.
+    /// Yields the frames, in order.
     pub fn iter(self) -> impl DoubleEndedIterator<Item = Frame> {
         (self.start..self.end).map(Frame)
     }

@@ -1,13 +1,13 @@
 //! The proof that memory is not in the direct map.
 //!
-//! Guarantees I2 by its type: there is one way to make a [`CarveOut`], which is unsafe and states I2 as its duty. The
-//! plan of the memory makes them of what it left out; a kernel that did its own reservation makes one itself.
+//! Guarantees I2 by its type. There is one way to make a [`CarveOut`]: an unsafe function whose duty is I2. The plan of
+//! the memory calls it for what the plan left out. A kernel that did its own reservation calls it itself.
 
 use crate::addr::FrameRange;
 use arrayvec::{ArrayString, ArrayVec};
 
-/// The proof that its frames are absent from the direct map, for ever (I2). Not `Clone`: only one
-/// [`Area`](crate::cma::area::Area) can be made of it.
+/// The proof that its frames are absent from the direct map, for ever (I2). It is not `Clone`, so only one
+/// [`Area`](crate::cma::Area) can be made of it.
 #[derive(Debug)]
 pub struct CarveOut {
     name: ArrayString<{ CarveOut::NAME }>,
@@ -16,23 +16,27 @@ pub struct CarveOut {
 }
 
 impl CarveOut {
-    /// Bytes kept of a name.
+    /// The most bytes that are kept of a name.
     pub const NAME: usize = 31;
-    /// Carve-outs that there may be.
+    /// The most carve-outs that there may be.
     pub const MAX: usize = 32;
-    /// Runs a carve-out may span: one area over two banks, say.
+    /// The most runs that a carve-out may have: one area may span two banks.
     pub const RANGES: usize = 8;
-    /// Runs of all carve-outs.
+    /// The most runs of all carve-outs together.
     pub const MAX_RANGES: usize = Self::MAX * Self::RANGES;
 
-    /// A carve-out of another kernel's making.
+    /// Makes a carve-out of memory that another kernel reserved. Of `name` the first [`NAME`](Self::NAME) bytes are
+    /// kept. `lendable` says whether idle frames may be lent.
     ///
     /// # Safety
     ///
-    /// I2 holds for these frames: no translation of any of these frames exists, in any table, through any physical
-    /// alias, from the instruction that turned the MMU on; none will be made but by this crate; and no other `CarveOut`
-    /// holds any of them, by whichever of their physical names, nor does a plan of `carveout-boot` that is in force.
-    /// `ranges` are disjoint, named by the names that RAM's banks have, and at most [`RANGES`](Self::RANGES).
+    /// I2 holds for these frames. That means:
+    ///
+    /// - No translation of any of these frames exists, in any table, through any physical alias, from the instruction
+    ///   that turned the MMU on. Nothing but this crate will ever make one.
+    /// - No other `CarveOut` holds any of these frames, by whichever of their physical names. No plan of
+    ///   `carveout-boot` that is in force holds any.
+    /// - `ranges` are disjoint, have the names that RAM's banks have, and are at most [`RANGES`](Self::RANGES).
     pub unsafe fn assume(name: &str, ranges: &[FrameRange], lendable: bool) -> Self {
         let mut short = ArrayString::new();
         for letter in name.chars() {
@@ -43,22 +47,22 @@ impl CarveOut {
         Self { name: short, ranges: ranges.iter().copied().collect(), lendable }
     }
 
-    /// What the device tree or `cma=` calls it.
+    /// Returns its name in the device tree, or `cma` for the area of the command line.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The frames, ascending and disjoint.
+    /// Returns the runs of frames, which are disjoint.
     pub fn ranges(&self) -> &[FrameRange] {
         &self.ranges
     }
 
-    /// Whether idle frames may be lent: `reusable`, not `no-map`.
+    /// Returns whether idle frames may be lent: the memory is `reusable`, not `no-map` only.
     pub const fn is_lendable(&self) -> bool {
         self.lendable
     }
 
-    /// Bytes in all.
+    /// Returns the number of bytes in all runs.
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|frames| frames.bytes()).sum()
     }

@@ -1,4 +1,4 @@
-//! The core that this runs on: its number, its interrupts, its barriers.
+//! The core that the code runs on: its number, its interrupts, its barriers.
 //!
 //! Guarantees: each barrier and each change of the interrupt mask has memory as a clobber, so that the compiler moves
 //! no access across it.
@@ -7,15 +7,15 @@
 use core::arch::asm;
 use core::fmt;
 
-/// Cores that have stacks: as many as a Cortex-A9 `MPCore` has at most (MPIDR's CPU ID is two bits wide).
+/// The most cores that have stacks. A Cortex-A9 `MPCore` has no more (MPIDR's CPU ID is two bits wide).
 pub const MAX_CORES: usize = 4;
 
-/// A core, by the CPU ID in its MPIDR; 0 boots.
+/// A core, by the CPU ID in its MPIDR. Core 0 boots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CoreId(u8);
 
 impl CoreId {
-    /// The one this runs on. Without the Multiprocessing Extensions (MPIDR bit 31) there is one.
+    /// Returns the core that this runs on. Without the Multiprocessing Extensions (MPIDR bit 31) it is core 0.
     #[cfg(target_arch = "arm")]
     pub fn current() -> Self {
         let mpidr: u32;
@@ -24,24 +24,25 @@ impl CoreId {
         if mpidr >> 31 == 1 { Self((mpidr % MAX_CORES as u32) as u8) } else { Self(0) }
     }
 
-    /// The core that a `reg` of `/cpus` means, the affinity bits of its MPIDR: `None` if it has no stacks here.
+    /// Returns the core that a `reg` of `/cpus` names by the affinity bits of its MPIDR, or `None` if that core has no
+    /// stacks here.
     pub fn from_reg(reg: u32) -> Option<Self> {
         let id = reg & 0xff;
-        // The cluster is the same for all: an MPCore is one.
+        // All cores are of one cluster: an MPCore is one.
         (id < MAX_CORES as u32).then_some(Self(id as u8))
     }
 
-    /// All there can be.
+    /// Yields all cores that there can be.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..MAX_CORES as u8).map(Self)
     }
 
-    /// Counted from 0, below [`MAX_CORES`].
+    /// Returns the core's number, from 0 to below [`MAX_CORES`].
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// Its bit in a mask of cores, such as the GIC's targets.
+    /// Returns the core's bit in a mask of cores, such as the GIC's targets.
     pub const fn bit(self) -> u32 {
         1 << self.0
     }
@@ -53,12 +54,12 @@ impl fmt::Display for CoreId {
     }
 }
 
-/// Lets time pass in a loop that waits for another core.
+/// Relaxes the core in a loop that waits for another core.
 ///
-/// It is a YIELD, at which an emulator goes on with another core, and a DMB, which two errata of Cortex-A9 need in such
-/// a loop and which costs nobody but who waits. 754327 (before r2p0): what this core stored before stays in its store
-/// buffer, where the other core does not see it, for as long as this one only loads. 761319 (all): of two loads of one
-/// word the second may be the older one.
+/// This is a YIELD, at which an emulator goes on with another core, and a DMB. Two errata of Cortex-A9 need the DMB in
+/// such a loop, and it costs only the core that waits. By erratum 754327 (before r2p0), what this core stored before
+/// stays in its store buffer, where the other core does not see it, for as long as this core only loads. By erratum
+/// 761319 (all revisions), the second of two loads of one word may give the older value.
 #[inline]
 pub fn relax() {
     #[cfg(target_arch = "arm")]
@@ -84,7 +85,7 @@ pub fn wait_for_interrupt() {
     unsafe { asm!("wfi", options(nostack, preserves_flags)) };
 }
 
-/// Has this core take no interrupts, and says whether it took none before.
+/// Masks this core's interrupts. Returns whether they were masked before.
 #[cfg(target_arch = "arm")]
 pub(crate) fn mask_interrupts() -> bool {
     let cpsr: u32;
@@ -95,7 +96,7 @@ pub(crate) fn mask_interrupts() -> bool {
     cpsr & (1 << 7) != 0
 }
 
-/// Has this core take interrupts again: those who masked them found them unmasked.
+/// Unmasks this core's interrupts. The caller found them unmasked when it masked them.
 #[cfg(target_arch = "arm")]
 pub(crate) fn unmask_interrupts() {
     // SAFETY: the critical section that masked them ends here; memory is a clobber.
@@ -112,7 +113,7 @@ pub(crate) fn interrupt_pends() -> bool {
     isr & (1 << 7) != 0
 }
 
-/// What follows is fetched and executed with the context set so far.
+/// Passes an ISB: the instructions after it are fetched and executed with the context set so far.
 #[cfg(target_arch = "arm")]
 pub fn isb() {
     // SAFETY: a barrier; memory is a clobber.

@@ -1,6 +1,6 @@
 //! The host's stand-in for MMU, caches and DRAM: stricter than hardware.
 //!
-//! Guarantees: what hardware merely allows to go wrong, goes wrong here at once, with a panic that names the invariant,
+//! Guarantees: what may go wrong on hardware does go wrong here, at once, with a panic that names the invariant,
 //! whatever the seed.
 //! - A frame that two translations reach with two attributes, stale TLB entries included: panic (I1).
 //! - A translation replaced while a TLB may hold the old one: panic (break-before-make, I3).
@@ -12,15 +12,16 @@
 //! - A write through a pointer that outlived its mapping: panic when the frame is mapped again (I4); a read finds
 //!   [`POISON`].
 //!
-//! "May" means what a permitted history of speculation and eviction could do, not what this one did. Beside these
-//! rules an adversary acts at every operation, by a seed: it fills lines of whatever a write-back translation, live or
-//! stale, reaches, and evicts lines, mostly near what was last maintained. So wrong data shows too, not only a broken
-//! rule. Every translation ever valid stays in the TLB until invalidated by its address.
+//! "May" is about every history of speculation and eviction that the architecture permits, not about the one that
+//! happened. Beside these rules an adversary acts at every operation, by a seed. It fills lines of whatever a
+//! write-back translation reaches, live or stale, and evicts lines, mostly near what was last maintained. So not only
+//! broken rules show, but wrong data too. Every translation that was ever valid stays in the TLB until it is
+//! invalidated by its address.
 //!
-//! Memory has two copies, as bus masters see it and as the CPU sees it: through caches where mapped write-back,
-//! through a write buffer that only the device barrier drains where mapped otherwise. Views are real slices of the
-//! second. The fake learns what was written through them by comparing the copies, so a write that changes no byte
-//! goes unseen.
+//! Memory has two copies: one as bus masters see it, and one as the CPU sees it. The CPU sees memory through caches
+//! where it is mapped write-back, and otherwise through a write buffer that only the device barrier drains. Views are
+//! real slices of the CPU's copy. The fake learns what was written through them by comparing the copies. So a write
+//! that changes no byte is not seen.
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::machine::{Cache, Lines, Mmu, Registers};
@@ -32,9 +33,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-/// Bytes of a cache line, as Cortex-A9.
+/// The bytes of a cache line, as on Cortex-A9.
 pub const LINE: usize = 32;
-/// What a pointer that outlived its mapping reads.
+/// The byte that a pointer reads after its mapping ended.
 pub const POISON: u8 = 0xdb;
 
 const FRAME: usize = FRAME_SIZE as usize;
@@ -49,7 +50,7 @@ const OUTDATED: u8 = 1;
 /// Mark of a line that was dirty and reached memory by an eviction only, with no clean since: by luck.
 const LUCKY: u8 = 2;
 
-/// What the fake was asked to do, for tests of order.
+/// An operation that the fake was asked for, for tests of order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
     /// Table words were published.
@@ -60,7 +61,7 @@ pub enum Op {
     Clean(FrameRange),
     /// Lines were discarded.
     Invalidate(FrameRange),
-    /// The device barrier.
+    /// The device barrier was passed.
     Barrier,
 }
 
@@ -194,8 +195,12 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// `size` bytes of memory, a multiple of 1 MiB, at `base`, zeroed; a first-level table is wanted at `l1`; the
-    /// adversary goes by `seed`. What [`reach`](Mmu::reach) gives is good while the fake lives.
+    /// Makes a machine with `size` zeroed bytes of memory at `base`. Its first-level table is at `l1`. The adversary
+    /// goes by `seed`. A pointer that [`reach`](Mmu::reach) gives is good while the fake lives.
+    ///
+    /// # Panics
+    ///
+    /// Unless `base` and `size` are multiples of 1 MiB and `l1` is a multiple of 16 KiB.
     pub fn new(base: PhysAddr, size: u32, l1: PhysAddr, seed: u64) -> Self {
         assert!(base.is_aligned(SECTION_SIZE) && size.is_multiple_of(SECTION_SIZE) && l1.is_aligned(16 << 10));
         let bytes = size as usize;
@@ -227,14 +232,14 @@ impl Fake {
         Self { sim: RefCell::new(sim) }
     }
 
-    /// What a bus master reads at `at`.
+    /// Returns what a bus master reads at `at`.
     pub fn device_read(&self, at: PhysAddr, len: usize) -> Vec<u8> {
         let sim = &mut *self.sim.borrow_mut();
         let from = sim.before_device(at, len, "reads");
         sim.dram[from..from + len].to_vec()
     }
 
-    /// A bus master writes at `at`.
+    /// Writes at `at`, as a bus master does.
     pub fn device_write(&self, at: PhysAddr, bytes: &[u8]) {
         let sim = &mut *self.sim.borrow_mut();
         let to = sim.before_device(at, bytes.len(), "writes");
@@ -248,13 +253,13 @@ impl Fake {
         sim.disturb();
     }
 
-    /// Leaves out the operation that comes after `count` others, as a machine would that never got it: for tests of
-    /// necessity. It is logged, so that what goes wrong is the same but for that.
+    /// Leaves out the operation that comes after `count` others, like a machine that never got it. Tests of necessity
+    /// use this. The operation is still logged.
     pub fn leave_out(&self, count: usize) {
         self.sim.borrow_mut().leave_out = Some(count);
     }
 
-    /// What was done since the last call.
+    /// Returns the operations since the last call, and forgets them.
     pub fn take_log(&self) -> Vec<Op> {
         core::mem::take(&mut self.sim.borrow_mut().log)
     }

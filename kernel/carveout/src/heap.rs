@@ -1,25 +1,25 @@
-//! Lists from the heap whose length a caller named.
+//! Lists from the heap, of lengths that a caller named.
 //!
-//! Guarantees: where the heap has no room, the caller is told. `vec!` and `collect` would end the program.
+//! Guarantees: if the heap has no room, the caller gets an error. `vec!` and `collect` would end the program.
 
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
-/// An empty list with room for `count`.
+/// Makes an empty list with room for `count`.
 pub(crate) fn room<T>(count: usize) -> Result<Vec<T>, TryReserveError> {
     let mut list = Vec::new();
     list.try_reserve_exact(count)?;
     Ok(list)
 }
 
-/// A list of `count` times the same.
+/// Makes a list of `count` times `value`.
 pub(crate) fn filled<T: Clone>(count: usize, value: T) -> Result<Vec<T>, TryReserveError> {
     let mut list = room(count)?;
     list.resize(count, value);
     Ok(list)
 }
 
-/// A list of what may itself find no room.
+/// Makes a list of values whose making may itself find no room.
 pub(crate) fn collected<T>(each: impl Iterator<Item = Result<T, TryReserveError>>) -> Result<Vec<T>, TryReserveError> {
     let mut list = Vec::new();
     for one in each {

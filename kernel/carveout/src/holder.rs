@@ -1,19 +1,19 @@
-//! Who may touch a buffer, of whatever state.
+//! Who may access a buffer, in whatever state.
 
 use core::fmt;
 
-/// Who may touch a buffer's bytes now.
+/// Who may access a buffer's bytes now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Holder {
-    /// Allocated, in no state yet.
+    /// Nobody: the buffer is allocated, and in no state yet.
     Nobody,
     /// The CPU.
     Cpu,
-    /// The device alone.
+    /// The device, and nobody else.
     Device,
     /// CPU and device, through non-cacheable memory.
     Both,
-    /// Dropped while a device owned it: never reused.
+    /// A device, perhaps: the buffer was dropped while a device owned it. Its memory is never reused.
     Quarantine,
 }
 

@@ -11,35 +11,37 @@ use core::ops::{Add, AddAssign};
 /// The registers that decide what a core's tables mean, as they stand (ARM ARM B4.1). [`crate::vm::walk`] decodes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Registers {
-    /// MMU, byte order of walks, TEX remap, access flag, writable memory that does not execute.
+    /// SCTLR: MMU, byte order of walks, TEX remap, access flag, writable memory that does not execute.
     pub sctlr: u32,
-    /// The table of the lower addresses, and how walks of it go through the caches.
+    /// TTBR0: the table of the lower addresses, and how walks of it go through the caches.
     pub ttbr0: u32,
-    /// The table of the upper addresses, and how walks of it go through the caches.
+    /// TTBR1: the table of the upper addresses, and how walks of it go through the caches.
     pub ttbr1: u32,
-    /// Where the two meet, which of them is walked, and the format of their tables.
+    /// TTBCR: where the two meet, which of them is walked, and the format of their tables.
     pub ttbcr: u32,
-    /// What each domain is checked for.
+    /// DACR: what each domain is checked for.
     pub dacr: u32,
-    /// The memory types of the remapped regions, and their shareability. 0 where SCTLR.TRE is clear: it means nothing.
+    /// PRRR: the memory types of the remapped regions, and their shareability. It is 0 where SCTLR.TRE is clear, for it
+    /// means nothing then.
     pub prrr: u32,
-    /// The cacheability of the remapped regions. 0 where SCTLR.TRE is clear.
+    /// NMRR: the cacheability of the remapped regions. It is 0 where SCTLR.TRE is clear.
     pub nmrr: u32,
-    /// The core has the Multiprocessing Extensions (MPIDR bit 31).
+    /// Whether the core has the Multiprocessing Extensions (MPIDR bit 31).
     pub multiprocessing: bool,
-    /// The core knows the PXN bit (`ID_MMFR0[3:0]` is 4 or more).
+    /// Whether the core knows the PXN bit (`ID_MMFR0[3:0]` is 4 or more).
     pub pxn: bool,
-    /// Coherency and broadcast, among others: each core's manual says which bits. Compared between cores only.
+    /// ACTLR: coherency and broadcast, among others. Each core's manual says which bits these are. It is only compared
+    /// between cores.
     pub actlr: u32,
 }
 
 impl Registers {
-    /// Returns those of an `MPCore` with one table for both halves: TTBCR.N = 1, walks write-back and Shareable,
-    /// domain 0 a client's, no remap and no access flag.
+    /// Returns the registers of an `MPCore` with one table for both halves: TTBCR.N = 1, walks write-back and
+    /// Shareable, domain 0 a client's, no remap and no access flag.
     pub const fn plain(table: PhysAddr) -> Self {
         let ttbr = table.raw() | 0x6a;
         Self {
-            // M, C, Z and I.
+            // M, C, Z and I are set.
             sctlr: 0x1805,
             ttbr0: ttbr,
             ttbr1: ttbr,
@@ -49,7 +51,7 @@ impl Registers {
             nmrr: 0,
             multiprocessing: true,
             pxn: false,
-            // SMP and FW, of a Cortex-A9.
+            // SMP and FW of a Cortex-A9 are set.
             actlr: 0x41,
         }
     }
@@ -63,9 +65,9 @@ impl Registers {
 /// - after [`publish`](Self::publish) returns, every walk that starts later reads those words;
 /// - after [`invalidate_tlb`](Self::invalidate_tlb) returns, no observer translates an address of the range by
 ///   anything but the tables as published, and every access made through an older translation is complete;
-/// - [`reach`](Self::reach) gives the pointer by which the CPU accesses exactly that address; accesses after it
-///   translate by whatever any core published in what comes before it: on a machine of several cores the one that
-///   published waited for that, and this is where the one that looks takes note.
+/// - [`reach`](Self::reach) gives the pointer by which the CPU accesses exactly that address. Accesses after it
+///   translate by whatever any core published before it. On a machine of several cores, the core that published waited
+///   for that, and the core that looks takes note here.
 pub unsafe trait Mmu {
     /// Makes table words visible to the walker: the words at physical address `at` were just written to `words`.
     fn publish(&self, at: PhysAddr, words: &[u32]);
@@ -74,11 +76,12 @@ pub unsafe trait Mmu {
     /// is done. `bytes` is a multiple of 4 KiB.
     fn invalidate_tlb(&self, va: VirtAddr, bytes: u32);
 
-    /// The pointer with which this program reaches `va`.
+    /// Returns the pointer with which this program reaches `va`.
     fn reach(&self, va: VirtAddr) -> *mut u8;
 
-    /// The same for who writes every byte of `[va, va + bytes)`, whole frames, before it reads any. Lines of them may
-    /// be stale: what is written takes their place.
+    /// Returns the pointer with which this program reaches `va`, for a caller that writes every byte of
+    /// `[va, va + bytes)`, whole frames, before it reads any. Lines of them may be stale: what is written takes their
+    /// place.
     fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8;
 
     /// Writes zeros to `[at, at + bytes)`, whole frames.
@@ -91,19 +94,19 @@ pub unsafe trait Mmu {
         unsafe { at.write_bytes(0, bytes) };
     }
 
-    /// The registers of the core that this runs on.
+    /// Returns the registers of the core that this runs on.
     fn registers(&self) -> Registers;
 
-    /// A word of a table, as the walker would read it; `None` where no known memory stands.
+    /// Returns a word of a table, as the walker would read it, or `None` where there is no known memory.
     fn table_word(&self, at: PhysAddr) -> Option<u32>;
 }
 
 /// Cache lines maintained, by level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Lines {
-    /// By MVA, to the point where the outer cache begins.
+    /// Lines by MVA, to the point where the outer cache begins.
     pub inner: u64,
-    /// By physical address, in an outer cache.
+    /// Lines by physical address, in an outer cache.
     pub outer: u64,
 }
 
@@ -129,22 +132,22 @@ impl AddAssign for Lines {
 /// # Safety
 ///
 /// The implementer's duties, on which I3 to I5 rest:
-/// - after [`clean`](Self::clean), all that the CPU wrote to the range is on its way to memory, where a device barrier
-///   sees it arrive: [`CLEAN`](crate::protocol::CLEAN);
-/// - when [`invalidate`](Self::invalidate) returns, no level holds a line of the range that was there when it was
-///   called, whatever is speculated meanwhile; the caller says that none is dirty:
-///   [`INVALIDATE`](crate::protocol::INVALIDATE);
-/// - when [`discard`](Self::discard) returns, no level holds a line of the range, and none of their data, which is
-///   dead, reaches memory later; the caller says that no write-back translation of it exists:
-///   [`DISCARD`](crate::protocol::DISCARD);
-/// - when [`device_barrier`](Self::device_barrier) returns, all earlier accesses to Normal memory, non-cacheable ones
-///   and cleans included, are visible to bus masters before any later access to a device;
+/// - After [`clean`](Self::clean), all that the CPU wrote to the range is on its way to memory, and a device barrier
+///   waits until it is there: [`CLEAN`](crate::protocol::CLEAN).
+/// - When [`invalidate`](Self::invalidate) returns, no level holds a line of the range that was there when it was
+///   called, whatever is speculated meanwhile. The caller says that none is dirty:
+///   [`INVALIDATE`](crate::protocol::INVALIDATE).
+/// - When [`discard`](Self::discard) returns, no level holds a line of the range. Their data, which is dead, does not
+///   reach memory later. The caller says that no write-back translation of the range exists:
+///   [`DISCARD`](crate::protocol::DISCARD).
+/// - When [`device_barrier`](Self::device_barrier) returns, bus masters see all earlier accesses to Normal memory,
+///   non-cacheable ones and cleans included, before any later access to a device.
 /// - [`dma_wmb`](Self::dma_wmb) and [`dma_rmb`](Self::dma_rmb) order accesses to coherent memory as bus masters see
 ///   them.
 ///
 /// All of them order against the compiler too: memory is a clobber.
 pub unsafe trait Cache {
-    /// Starts writing dirty lines of the part back to the point of coherency.
+    /// Starts to write dirty lines of the part back to the point of coherency.
     fn clean(&self, part: Part<'_>) -> Lines;
 
     /// Drops lines of the part, none of which is dirty.
@@ -153,23 +156,23 @@ pub unsafe trait Cache {
     /// Drops lines of the part, dirty ones too, while nothing can fill any.
     fn discard(&self, part: Part<'_>) -> Lines;
 
-    /// The barrier between memory and a device's registers, to be passed before a device is told to go: Linux's
-    /// `wmb()`, a DSB and the outer cache's sync. It comes before a word that the device polls too, where that tells of
-    /// what was cleaned.
+    /// Passes the barrier between memory and a device's registers, before a device is told to go: Linux's `wmb()`, a
+    /// DSB and the outer cache's sync. It also stands before a word that the device polls, if that tells of what was
+    /// cleaned.
     fn device_barrier(&self);
 
-    /// The barrier between two writes to coherent memory that a device polls, such as a descriptor and the word that
-    /// makes it valid: Linux's `dma_wmb()`, a DMB (ARM ARM A3.8.3). What was cleaned may be in the outer cache's
-    /// buffers still, and so may both writes: erratum 769419 of the PL310 keeps them there until a
-    /// [`device_barrier`](Self::device_barrier), so that one follows where a device polls and is not told.
+    /// Passes the barrier between two writes to coherent memory that a device polls, such as a descriptor and the word
+    /// that makes it valid: Linux's `dma_wmb()`, a DMB (ARM ARM A3.8.3). What was cleaned may still be in the outer
+    /// cache's buffers, and so may both writes: erratum 769419 of the PL310 keeps them there until a
+    /// [`device_barrier`](Self::device_barrier). So a device barrier follows where a device polls and is not told.
     ///
-    /// It stands, or a device barrier does, between a write to a word that a device may take over and the next write to
-    /// the same aligned 8 bytes: by erratum 794074 of Cortex-A9 the first of the two may be done again after the
-    /// second, over what the device wrote meanwhile.
+    /// This barrier, or a device barrier, stands between a write to a word that a device may take over and the next
+    /// write to the same aligned 8 bytes. By erratum 794074 of Cortex-A9 the first of the two writes may be done again
+    /// after the second, over what the device wrote meanwhile.
     fn dma_wmb(&self);
 
-    /// The barrier between two reads of coherent memory that a device writes, such as a completion word and what it
-    /// says is complete: Linux's `dma_rmb()`, a DMB.
+    /// Passes the barrier between two reads of coherent memory that a device writes, such as a completion word and what
+    /// it says is complete: Linux's `dma_rmb()`, a DMB.
     fn dma_rmb(&self);
 }
 

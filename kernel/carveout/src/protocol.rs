@@ -1,11 +1,10 @@
 //! The protocol: what is done to a carved frame, in which order. One table.
 //!
-//! Guarantees: the [DMA API](crate::dma) executes [`Transition::row`] and nothing else, and A machine
-//! executes [`CLEAN`], [`INVALIDATE`] and [`DISCARD`]; what `vm::space` does to descriptors is compared with [`MAP`]
-//! and [`UNMAP`] by test, and so is what the port, loans and the reserve do with their rows. So the explorer in
-//! `kernel/tests/protocol`, which takes its steps from here, explores what the code does: every interleaving with two
-//! cores' TLBs and caches, a device and an adversary that speculates and evicts. `docs/src/protocol.md` is what it
-//! found.
+//! Guarantees: the [DMA API](crate::dma) executes [`Transition::row`] and nothing else. A machine executes [`CLEAN`],
+//! [`INVALIDATE`] and [`DISCARD`]. Tests compare what `vm::space` does to descriptors with [`MAP`] and [`UNMAP`], and
+//! what the port, loans and the reserve do with their rows. The explorer in `kernel/carveout/tests/protocol` takes its
+//! steps from here. So it explores what the code does: every interleaving with two cores' TLBs and caches, a device,
+//! and an adversary that speculates and evicts. `docs/src/protocol.md` has what it found.
 
 use crate::holder::Holder;
 use crate::vm::attr::MemoryType;
@@ -20,7 +19,7 @@ pub enum MapStep {
     Describe,
     /// The words written are visible to every walk from now on.
     Publish,
-    /// Where a section takes the place of a pointer to a table: every core forgets the pointer.
+    /// Every core forgets a pointer to a table, if a section takes its place.
     ForgetTable,
     /// Fault descriptors are written.
     Erase,
@@ -30,17 +29,17 @@ pub enum MapStep {
     Release,
 }
 
-/// A mapping is made. Fault to valid: no translation is to be forgotten.
+/// The steps that make a mapping. Entries go from fault to valid, so no translation is to be forgotten.
 pub const MAP: [MapStep; 4] = [MapStep::Claim, MapStep::Describe, MapStep::Publish, MapStep::ForgetTable];
-/// A mapping ends.
+/// The steps that end a mapping.
 pub const UNMAP: [MapStep; 4] = [MapStep::Erase, MapStep::Publish, MapStep::InvalidateTlb, MapStep::Release];
 
-/// A step of cache maintenance. Operations on lines are started by one and complete when waited for.
+/// A step of cache maintenance. One step starts operations on lines, and another waits until they are complete.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LineStep {
-    /// Dirty lines of the inner levels, on every core, to the outer one.
+    /// Dirty lines of the inner levels, on every core, are written to the outer one.
     CleanInner,
-    /// Dirty lines of the outer level to memory.
+    /// Dirty lines of the outer level are written to memory.
     CleanOuter,
     /// Lines of the inner levels, on every core, are dropped.
     InvalidateInner,
@@ -52,52 +51,53 @@ pub enum LineStep {
     WaitOuter,
 }
 
-/// What the CPU wrote goes to memory: what leaves the inner level lands in the outer one, and would stay there if that
-/// had been cleaned before. The outer operations complete by the device barrier, which must follow before a device
-/// is told.
+/// The steps by which what the CPU wrote goes to memory. Data that leaves the inner level lands in the outer one. If
+/// the outer level had been cleaned before, the data would stay there. The device barrier completes the outer
+/// operations. It must follow before a device is told.
 pub const CLEAN: [LineStep; 3] = [LineStep::CleanInner, LineStep::WaitInner, LineStep::CleanOuter];
 
-/// Lines that a device made stale go, while a write-back mapping exists: the other way round, an inner line would be
-/// refilled from an outer one that is stale. None is dirty.
+/// The steps that drop lines which a device made stale, while a write-back mapping exists. None is dirty. In the other
+/// order, an inner line would be refilled from an outer one that is stale.
 pub const INVALIDATE: [LineStep; 4] =
     [LineStep::InvalidateOuter, LineStep::WaitOuter, LineStep::InvalidateInner, LineStep::WaitInner];
 
-/// Lines of former owners go, dirty ones too, while no write-back mapping exists: nothing refills, but a dirty inner
-/// line evicted after the outer level's turn would stay there and be written later, over whatever came meanwhile.
+/// The steps that drop lines of former owners, dirty ones too, while no write-back mapping exists. Nothing refills
+/// then. In the other order, a dirty inner line could be evicted after the outer level's turn. It would stay there and
+/// be written later, over whatever came meanwhile.
 pub const DISCARD: [LineStep; 4] =
     [LineStep::InvalidateInner, LineStep::WaitInner, LineStep::InvalidateOuter, LineStep::WaitOuter];
 
-/// What a transition consists of.
+/// One operation of a transition.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Op {
     /// The frames are mapped: [`MAP`].
     Map(MemoryType),
     /// The mapping ends: [`UNMAP`].
     Unmap,
-    /// What the CPU may have written: [`CLEAN`].
+    /// What the CPU may have written is cleaned: [`CLEAN`].
     Clean,
-    /// What a device may have written: [`INVALIDATE`].
+    /// What a device may have written is invalidated: [`INVALIDATE`].
     Invalidate,
-    /// All frames: [`DISCARD`].
+    /// The lines of all frames are dropped: [`DISCARD`].
     Discard,
     /// The CPU writes zeros through the mapping (I5).
     Zero,
-    /// All that was written and cleaned is seen by bus masters before a device is told.
+    /// Bus masters see all that was written and cleaned, before a device is told.
     DeviceBarrier,
-    /// The records say from now on who may touch the bytes: one store, without the lock of mappings.
+    /// The records say from now on who may access the bytes: one store, without the lock of mappings.
     Hold(Holder),
-    /// The ledger says from now on what the caches may hold of frames that are no buffer's.
+    /// The ledger says from now on what the caches may hold of these frames, which are no buffer's.
     Mark(Residue),
 }
 
-/// Whether an op is due, by what is known of the frames.
+/// The condition under which an operation is due, by what is known of the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum When {
-    /// In any case.
+    /// It is due in any case.
     Always,
     /// A mapping exists.
     Mapped,
-    /// None exists.
+    /// No mapping exists.
     Unmapped,
     /// The caches may hold lines.
     Lines,
@@ -111,17 +111,17 @@ pub enum When {
     Unordered,
 }
 
-/// An op and when it is due.
+/// An operation, and when it is due.
 pub type Due = (When, Op);
 
-/// Transitions of a buffer, of a page that is lent, and of the reserve.
+/// The transitions of a buffer, of a page that is lent, and of the reserve.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Transition {
-    /// Contiguous to coherent.
+    /// A contiguous buffer becomes coherent.
     IntoCoherent,
-    /// Contiguous to the CPU's stream.
+    /// A contiguous buffer becomes the CPU's stream.
     IntoStream,
-    /// Contiguous to devices only.
+    /// A contiguous buffer becomes the devices' alone.
     IntoDevice,
     /// The CPU is about to access its stream.
     Look,
@@ -131,31 +131,31 @@ pub enum Transition {
     Grant,
     /// The stream is the CPU's again.
     ForCpu,
-    /// No state any more: what a coherent buffer, the CPU's stream or devices' memory goes back to.
+    /// A coherent buffer, the CPU's stream or devices' memory goes back to no state.
     IntoContiguous,
-    /// The end, of a buffer that no device may access: its frames are free afterwards.
+    /// A buffer ends that no device may access. Its frames are free afterwards.
     Free,
-    /// The end, of a buffer that a device may access still.
+    /// A buffer ends that a device may still access.
     Quarantine,
     /// The CPU is about to tell a device of what it wrote to coherent memory.
     Tell,
     /// A device that the CPU plays gains access to a device's buffer.
     OpenPort,
-    /// It loses it.
+    /// A device that the CPU plays loses access to a device's buffer.
     ClosePort,
     /// A borrower is about to access part of a page that it never wrote, in a frame of unknown content.
     OpenNewPage,
-    /// It is about to access one that it wrote, or that holds zeros, or to overwrite all of one: a page that moves is
-    /// opened twice so, where it was and where it will be.
+    /// A borrower is about to access a page that it wrote, or one that holds zeros, or to overwrite all of one. A page
+    /// that moves is opened twice in this way: where it was and where it will be.
     OpenPage,
-    /// It is done. From here on the frame can be recalled: no more is done to it then.
+    /// A borrower is done with a page. From here on the frame can be recalled, with no further step.
     ClosePage,
-    /// Idle frames are prepared for whoever comes next.
+    /// Idle frames are prepared for their next owner.
     FillReserve,
 }
 
 impl Transition {
-    /// All of them.
+    /// All transitions.
     pub const ALL: [Self; 17] = [
         Self::IntoCoherent,
         Self::IntoStream,
@@ -176,7 +176,7 @@ impl Transition {
         Self::FillReserve,
     ];
 
-    /// Steps of the longest row.
+    /// The number of steps of the longest row.
     pub const LONGEST: usize = {
         let (mut longest, mut n) = (0, 0);
         while n < Self::ALL.len() {
@@ -187,7 +187,7 @@ impl Transition {
         longest
     };
 
-    /// What it does, in this order.
+    /// Returns the transition's operations, in their order.
     pub const fn row(self) -> &'static [Due] {
         use MemoryType::{NonCacheable, WriteBack};
         use Op::{Clean, DeviceBarrier, Discard, Hold, Invalidate, Map, Mark, Unmap, Zero};
@@ -240,7 +240,7 @@ impl Transition {
     }
 }
 
-/// Bytes of a buffer, as one run: the smallest that holds all that was added. Empty if `start` is `end`.
+/// A run of a buffer's bytes: the smallest that holds all that was added. It is empty if `start` is `end`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Span {
     /// The first byte.
@@ -250,15 +250,15 @@ pub struct Span {
 }
 
 impl Span {
-    /// No byte.
+    /// The span of no bytes.
     pub const EMPTY: Self = Self { start: 0, end: 0 };
 
-    /// Whether it holds no byte.
+    /// Returns whether it holds no byte.
     pub const fn is_empty(self) -> bool {
         self.start == self.end
     }
 
-    /// The smallest run that holds both.
+    /// Returns the smallest span that holds both.
     #[must_use]
     pub fn with(self, more: Self) -> Self {
         match (self.is_empty(), more.is_empty()) {
@@ -269,7 +269,7 @@ impl Span {
     }
 }
 
-/// What is known of frames: by this alone it is decided what is due.
+/// What is known of frames. This alone decides what is due.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Knowledge {
     /// Whether a mapping exists.
@@ -280,17 +280,17 @@ pub struct Knowledge {
     pub written: Span,
     /// What a device may have written since the last invalidate, while lines of it may be cached.
     pub stale: Span,
-    /// The CPU wrote to memory, itself or by a clean, with no device barrier since.
+    /// Whether the CPU wrote to memory, itself or by a clean, with no device barrier since.
     pub unordered: bool,
 }
 
 impl Knowledge {
-    /// Of frames that nothing maps and former owners left so.
+    /// Makes the knowledge of frames that nothing maps, and that former owners left with this residue.
     pub const fn new(residue: Residue) -> Self {
         Self { mapped: false, residue, written: Span::EMPTY, stale: Span::EMPTY, unordered: false }
     }
 
-    /// Whether an op is due.
+    /// Returns whether an operation is due.
     #[inline]
     pub fn due(&self, when: When) -> bool {
         match when {
@@ -305,7 +305,7 @@ impl Knowledge {
         }
     }
 
-    /// The same after an op.
+    /// Returns what is known after an operation.
     #[must_use]
     #[inline]
     pub fn after(mut self, op: Op) -> Self {
@@ -331,14 +331,14 @@ impl Knowledge {
             }
             Op::Zero => self.unordered = true,
             Op::DeviceBarrier => self.unordered = false,
-            // Whoever holds it writes it.
+            // Its holder may write it, so it is not known to be zeros.
             Op::Hold(_) => self.residue = self.residue.max(Residue::Nothing),
             Op::Mark(residue) => self.residue = residue,
         }
         self
     }
 
-    /// The same once the CPU has a writable view of a span.
+    /// Returns what is known once the CPU has a writable view of a span.
     #[must_use]
     pub fn writable(mut self, span: Span) -> Self {
         self.residue = Residue::Dirty;
@@ -346,7 +346,7 @@ impl Knowledge {
         self
     }
 
-    /// The same after a device may have written a span. Without lines, none is stale.
+    /// Returns what is known after a device may have written a span. If the caches hold no lines, none is stale.
     #[must_use]
     pub fn device_wrote(mut self, span: Span) -> Self {
         if self.residue > Residue::Nothing {

@@ -1,4 +1,4 @@
-//! A fake machine with one area, as tests and examples begin with.
+//! A fake machine with one area, with which tests and examples begin.
 
 use crate::addr::{FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::carve_out::CarveOut;
@@ -15,26 +15,26 @@ use crate::vm::space::Region;
 use std::boxed::Box;
 use std::vec;
 
-/// First byte of RAM.
+/// The first byte of RAM.
 pub const RAM: PhysAddr = PhysAddr::new(0x6000_0000);
-/// Bytes of RAM.
+/// The size of RAM in bytes.
 pub const RAM_BYTES: u32 = 8 << 20;
-/// The carved part of it.
+/// The first byte of the carved part of RAM.
 pub const CARVED: PhysAddr = PhysAddr::new(0x6020_0000);
-/// Bytes of that, unless a test wants fewer.
+/// The size of the carved part in bytes, unless a test wants fewer.
 pub const CARVED_BYTES: u32 = 4 << 20;
-/// Where the first-level table is.
+/// The address of the first-level table.
 pub const L1: PhysAddr = PhysAddr::new(0x6000_4000);
-/// Where the window's second-level tables begin.
+/// The address at which the window's second-level tables begin.
 pub const L2: PhysAddr = PhysAddr::new(0x6001_0000);
 
 /// The window for lent frames.
 const LOAN_WINDOW: VirtRange = VirtRange::new(0xefe0_0000, 1);
 
-/// Where the areas' window begins.
+/// The address at which the areas' window begins.
 pub const WINDOW: VirtAddr = VirtAddr::new(0xc000_0000);
 
-/// A window whose second-level tables begin at `tables`.
+/// Makes a window whose second-level tables begin at `tables`.
 fn region(fake: &Fake, range: VirtRange, tables: PhysAddr) -> Region<'static> {
     let count = range.sections() as usize;
     let l1: &'static mut [L1Desc] = vec![L1Desc::FAULT; count].leak();
@@ -44,7 +44,7 @@ fn region(fake: &Fake, range: VirtRange, tables: PhysAddr) -> Region<'static> {
     unsafe { Region::one_each(fake, range, Shareability::Shareable, l1, at, l2, tables) }.expect("heap for the region")
 }
 
-/// A machine, and the DMA API over it. What it takes is never given back.
+/// A machine, and the DMA API over it. The memory that it takes is never given back.
 pub struct Setup {
     /// The machine: memory as devices see it, and the adversary.
     pub fake: &'static Fake,
@@ -53,12 +53,17 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A fresh one with an area of [`CARVED_BYTES`], whose adversary goes by `seed`.
+    /// Makes a machine with an area of [`CARVED_BYTES`], whose adversary goes by `seed`.
     pub fn new(seed: u64) -> Self {
         Self::with_area(seed, CARVED_BYTES)
     }
 
-    /// The same with an area of `bytes`, a multiple of 4 KiB, at most [`CARVED_BYTES`].
+    /// Makes a machine whose area has `bytes`, a multiple of 4 KiB and at most [`CARVED_BYTES`]. The adversary goes by
+    /// `seed`.
+    ///
+    /// # Panics
+    ///
+    /// If `bytes` is less than 4 KiB: an area has at least one frame.
     pub fn with_area(seed: u64, bytes: u32) -> Self {
         let fake: &'static Fake = Box::leak(Box::new(Fake::new(RAM, RAM_BYTES, L1, seed)));
         let frames = FrameRange::within(CARVED.raw().into(), bytes.min(CARVED_BYTES).into());
@@ -73,17 +78,21 @@ impl Setup {
         Self { fake, dma }
     }
 
-    /// A bus master that allocates from the area.
+    /// Makes a bus master that allocates from the area.
     pub fn master(&self, name: &'static str) -> Master {
         Master::new(name, self.dma.area("test"))
     }
 
-    /// Bytes free in the area.
+    /// Returns the bytes that are free in the area.
     pub fn free_bytes(&self) -> u64 {
         self.dma.area("test").map_or(0, |area| self.dma.free_bytes(area).0)
     }
 
     /// Walks the tables and compares them with the ledger.
+    ///
+    /// # Errors
+    ///
+    /// The first finding, and how many there are of each kind.
     pub fn audit(&self) -> Result<Report, Findings> {
         let ram = [FrameRange::within(RAM.raw().into(), RAM_BYTES.into())];
         let share = Shareability::Shareable;

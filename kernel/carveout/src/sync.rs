@@ -1,9 +1,9 @@
-//! The lock of what cores and interrupt handlers share.
+//! The lock around what cores and interrupt handlers share.
 //!
-//! Guarantees: while a [`Guard`] lives, its core takes no interrupt, so a handler may take any lock: none is held by
-//! the code it interrupted. Guards may be dropped in any order: interrupts stay masked until the last is gone. A core
-//! takes locks in rising order of [`Rank`]; one taken out of order, or twice, is a panic that says where both were
-//! taken, and never a deadlock.
+//! Guarantees: while a [`Guard`] lives, its core takes no interrupt. So a handler may take any lock: the code that it
+//! interrupted holds none. Guards may be dropped in any order: interrupts stay masked until the last one is dropped. A
+//! core takes locks in rising order of [`Rank`]. A lock that is taken out of order, or twice, is a panic that says
+//! where both were taken. It is never a deadlock.
 //!
 //! # Lock order
 //!
@@ -14,44 +14,47 @@
 //! | 5 | [`OUTER_CACHE`](Rank::OUTER_CACHE): the PL310's registers | a page of line operations, or one operation by way |
 //! | 6, 7 | the embedding kernel's, inside of which it calls nothing of this crate | |
 //!
-//! Neither is held over zeroing, copying or maintenance of a buffer. The work lane ([`Borrower`](crate::dma::Borrower))
-//! is waited for without a lock, before [`DMA`](Rank::DMA) is taken: its turns are had in order, each is a batch of at
-//! most 15 pages copied or 31 zeroed, and of n cores one waits for n - 1 of them at most, with interrupts masked.
-//! Interrupts are masked by CPSR.I: fast ones are not.
+//! Neither of the two is held over zeroing, copying or maintenance of a buffer. The work lane
+//! ([`Borrower`](crate::dma::Borrower)) is waited for without a lock, before [`DMA`](Rank::DMA) is taken. Its turns
+//! come in the order in which they were asked for. A turn is a batch of at most 15 pages copied or 31 pages zeroed. Of
+//! n cores, one waits for at most n - 1 turns, with interrupts masked. Interrupts are masked by CPSR.I, so fast ones
+//! are not masked.
 //!
-//! Nothing of this crate prints or logs, so no lock of the embedding kernel's is taken behind its back but the heap's,
-//! and that only by what says that it uses the heap ([`dma`](crate::dma)). What there is to tell waits until it is
-//! asked for: [`Dma::next_quarantined`](crate::dma::Dma::next_quarantined).
+//! Nothing in this crate prints or logs. So the only lock of the embedding kernel that it takes is the heap's. Only
+//! calls that are documented to use the heap take that ([`dma`](crate::dma)). What the crate has to report waits until
+//! it is asked for: [`Dma::next_quarantined`](crate::dma::Dma::next_quarantined).
 //!
 //! # The longest wait
 //!
-//! A lock is offered on, never just freed while a core waits: to the next core in rising order, and after the last to
-//! the first. So a core waits for **one turn of each other core at most**, the turn under way among them: with four
-//! cores for three turns. How long a turn is, is what the table says a lock is held over. The argument:
+//! While a core waits for it, a lock is never just freed. Its holder offers it to the next waiting core in rising
+//! order, and after the last core to the first. So a core waits for **at most one turn of each other core**, the turn
+//! under way included. With four cores these are three turns. The table says what a turn covers. The argument:
 //!
-//! - Each turn ends with an offer to the next waiting core after its own. Offers move in one direction round the cores
-//!   and go past none that waits and comes. Before one comes to a core, each other core had one turn at most.
-//! - `try_lock` and a core that comes anew find the lock held or offered while anybody waits. So nobody overtakes.
+//! - Each turn ends with an offer to the next waiting core after its own. Offers move in one direction round the cores.
+//!   They pass by no core that waits and comes. Before an offer comes to a core, each other core had one turn at most.
+//! - While anybody waits, the lock is held or offered. So `try_lock` fails then, and a core that begins to wait
+//!   overtakes nobody.
 //! - Exclusive stores must succeed in the end. The architecture promises no bound for that, for any lock.
-//! - A core that was offered the lock and does not come, though others look 64 times, is not running: an emulator or a
-//!   hypervisor took it off, or it was stopped. They go round it (`CoreState::gone_round` counts), or all would stand
-//!   still with it. It keeps its place and waits for one turn of each other core more.
+//! - Suppose that a core was offered the lock and does not come, though others look 64 times. That core does not run:
+//!   an emulator or a hypervisor took it off, or it was stopped. The others go round it (`CoreState::gone_round` counts
+//!   this), or all would stand still with it. It keeps its place, and waits for one more turn of each other core.
 //!
-//! While a core waits, its interrupts are served as they were before the call. They are masked while the core has a
-//! place among those who wait, for a handler must not come then: the lock would be offered to the code that it
-//! interrupted, and a handler that wants the same lock would wait for what waits for it. So the core looks at ISR, a
-//! register of the Security Extensions: when an interrupt is pending it leaves its place, takes the interrupt and waits
-//! anew. An offer that came just then goes on to the next. So:
+//! While a core waits, its interrupts are served as they were before the call. They are masked only while the core has
+//! a place among those who wait. If a handler ran then, the lock would be offered to the code that it interrupted. A
+//! handler that wants this lock would wait for code that waits for it. So the core reads ISR, a register of the
+//! Security Extensions. When an interrupt is pending, the core leaves its place, takes the interrupt, and begins to
+//! wait again. An offer that came just then goes on to the next core. It follows:
 //!
-//! - A handler may take the lock that its core waits for: it finds its core in no place, and waits as any other would.
-//! - A core that is stopped by an interrupt, because another one panicked, has no place. One that is stopped by other
-//!   means is gone round. One that is stopped while it holds a lock never frees it; `Lock::force_unlock` does.
-//! - The bound is for a wait without interrupts. Each interrupt that a core takes while it waits begins the wait anew,
-//!   after the handler.
-//! - What `on_wait` calls runs in a place, with interrupts masked. If it ends the program it calls `abandon` first,
-//!   which leaves the place.
+//! - A handler may take the lock that its core waits for. Its core has no place then, so the handler waits as any other
+//!   code would.
+//! - A core that is stopped by an interrupt, because another one panicked, has no place. A core that is stopped by
+//!   other means is gone round. A core that is stopped while it holds a lock never frees it; `Lock::force_unlock` does.
+//! - The bound is for a wait without interrupts. After each interrupt that a core takes while it waits, the wait begins
+//!   again.
+//! - The function of `on_wait` runs while its core has a place, with interrupts masked. If it ends the program, it
+//!   first calls `abandon`, which leaves the place.
 //!
-//! On the host, which has threads and no interrupts, there are no ranks, and a thread waits for 24 turns at most while
+//! The host has threads and no interrupts. There, ranks are not checked, and a thread waits for at most 24 turns while
 //! no more than 24 wait.
 
 #[cfg(any(not(loom), test))]
@@ -73,25 +76,25 @@ pub use self::by_core::{CoreState, abandon, cores, on_wait};
 pub struct Rank(u8);
 
 impl Rank {
-    /// How many there are.
+    /// The number of ranks.
     pub const COUNT: usize = 8;
-    /// Of [`Dma`](crate::dma::Dma).
+    /// The rank of the lock of [`Dma`](crate::dma::Dma).
     pub const DMA: Self = Self(4);
-    /// Of the outer cache's controller.
+    /// The rank of the lock of the outer cache's controller.
     pub const OUTER_CACHE: Self = Self(5);
 
-    /// The rank `n`.
+    /// Makes the rank `n`.
     ///
     /// # Panics
     ///
-    /// If `n` is not below [`COUNT`](Self::COUNT): at compile time where a lock is a static.
+    /// If `n` is not below [`COUNT`](Self::COUNT). Where a lock is a static, this is at compile time.
     pub const fn new(n: u8) -> Self {
         assert!(n < Self::COUNT as u8, "there are eight ranks");
         Self(n)
     }
 }
 
-/// A value that one core at a time has, and none of its interrupt handlers meanwhile.
+/// A value that only one core at a time may access. Interrupt handlers of that core may not access it meanwhile.
 pub struct Lock<T> {
     #[cfg_attr(not(target_arch = "arm"), expect(dead_code, reason = "the host has no ranks"))]
     rank: Rank,
@@ -108,7 +111,7 @@ pub struct Lock<T> {
 #[cfg(not(loom))]
 unsafe impl<T: Send> Sync for Lock<T> {}
 
-/// The value of a [`Lock`], until it is dropped. It stays on its core:
+/// Access to the value of a [`Lock`], until it is dropped. It stays on its core:
 ///
 /// ```compile_fail,E0277
 /// fn sent<T: Send>() {}
@@ -119,10 +122,10 @@ pub struct Guard<'l, T> {
     lock: &'l Lock<T>,
     #[cfg(loom)]
     inner: loom::sync::MutexGuard<'l, T>,
-    /// Dropped after the lock is free: interrupts stay masked until then.
+    /// It is dropped after the lock is free: interrupts stay masked until then.
     #[cfg(target_arch = "arm")]
     _held: by_core::Held,
-    /// Where this thread waited.
+    /// The place at which this thread waited.
     #[cfg(not(any(target_arch = "arm", loom)))]
     place: u32,
     _on_this_core: PhantomData<*mut ()>,
@@ -130,7 +133,7 @@ pub struct Guard<'l, T> {
 
 #[cfg(not(loom))]
 impl<T> Lock<T> {
-    /// A free lock of that rank.
+    /// Makes a free lock of that rank.
     pub const fn new(rank: Rank, value: T) -> Self {
         Self { rank, turns: Turns::new(), value: UnsafeCell::new(value) }
     }
@@ -142,7 +145,7 @@ impl<T> Lock<T> {
     ///
     /// # Panics
     ///
-    /// If this core holds a lock of the same rank or a later one.
+    /// If this core holds a lock of that rank or a later one.
     #[track_caller]
     #[inline]
     pub fn lock(&self) -> Guard<'_, T> {
@@ -153,7 +156,8 @@ impl<T> Lock<T> {
         Guard { lock: self, _held: held, _on_this_core: PhantomData }
     }
 
-    /// Takes the lock if it is free and nobody waits for it: at any time, whatever else this core holds.
+    /// Takes the lock if it is free and nobody waits for it. This is allowed at any time, whatever else this core
+    /// holds.
     #[track_caller]
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         let held = by_core::Held::tried(self.rank, core::panic::Location::caller());
@@ -198,7 +202,7 @@ impl<T> Lock<T> {
 
 #[cfg(loom)]
 impl<T> Lock<T> {
-    /// A free lock of that rank.
+    /// Makes a free lock of that rank.
     pub fn new(rank: Rank, value: T) -> Self {
         Self { rank, inner: loom::sync::Mutex::new(value) }
     }
@@ -214,8 +218,8 @@ impl<T> Lock<T> {
     }
 }
 
-/// While it lives, its core takes no interrupt: around what other cores wait for without a lock, and what a handler on
-/// this one would wait for in vain.
+/// Keeps its core's interrupts masked while it lives. It stands around code that other cores wait for without a lock: a
+/// handler on this core would wait for that code for ever.
 pub(crate) struct Masked {
     #[cfg(target_arch = "arm")]
     _mask: by_core::Mask,
@@ -292,7 +296,7 @@ impl<T> fmt::Debug for Guard<'_, T> {
     }
 }
 
-/// What each core holds and waits for: written by that core alone, read by whoever reports.
+/// The locks that each core holds and waits for. Only that core writes its record. Whoever reports reads it.
 #[cfg(target_arch = "arm")]
 mod by_core {
     use super::{Poll, Rank, Turns};
@@ -306,37 +310,39 @@ mod by_core {
 
     type Site = &'static Location<'static>;
 
-    /// The lowest bit of ranks in a record's `held`. They are uppermost: a shift leaves a rank and those after it
-    /// alone.
+    /// The lowest bit of ranks in a record's `held`. The ranks are the highest bits, so that a shift leaves a rank and
+    /// all after it.
     const RANKS: u32 = 24;
-    /// One [`Mask`] in it. There is room for more of them than a stack has.
+    /// What one [`Mask`] adds to `held`. There is room for more of them than fit on a stack.
     const MASKED: u32 = 1 << 8;
-    /// The bits that count those.
+    /// The bits of `held` that count [`Mask`]s.
     const ALL_MASKED: u32 = (1 << RANKS) - MASKED;
-    /// The bits of ranks of which several locks are held.
+    /// The bits of `held` that are set for ranks of which several locks are held.
     const SEVERAL: u32 = MASKED - 1;
 
-    /// Of one core; in lines of its own, for only that core writes it.
+    /// The record of one core. It has cache lines of its own, for only that core writes it.
     #[repr(align(64))]
     struct Record {
-        /// From bit [`RANKS`] on, a bit a rank held; from bit 0 on, a bit a rank of which several locks are held;
-        /// between, how many [`Mask`]s there are. While it is other than zero, interrupts are masked.
+        /// What the core holds. From bit [`RANKS`] on there is a bit for each rank held. From bit 0 on there is a bit
+        /// for each rank of which several locks are held. Between them is the number of [`Mask`]s. While the word is
+        /// not zero, interrupts are masked.
         held: AtomicU32,
-        /// Whether interrupts were masked when `held` became other than zero.
+        /// Whether interrupts were masked when `held` became non-zero.
         masked_before: AtomicU32,
-        /// Of each rank, locks held beyond one: those were tried.
+        /// For each rank, the locks held beyond the first. Those were taken by `try_lock`.
         more: [AtomicU32; Rank::COUNT],
         /// Where each rank held was taken.
         sites: [AtomicPtr<Location<'static>>; Rank::COUNT],
-        /// Where the core waits, and for which rank; null if it does not.
+        /// The place in the program where the core waits, and the rank it waits for. It is null if the core does not
+        /// wait.
         waits: AtomicPtr<Location<'static>>,
         waits_for: AtomicU32,
-        /// Those in whose midst it waits, at `place`; null if it does not, or left.
+        /// The lock that it waits for, at `place`. It is null if the core does not wait, or left its place.
         queue: AtomicPtr<Turns>,
         place: AtomicU32,
-        /// How often others went round it: written by them.
+        /// How often others went round this core. The others write it.
         gone_round: AtomicU32,
-        /// Locks taken, those of them not at once, and rounds waited for them.
+        /// The number of locks taken, of those that were not free at once, and of rounds waited for them.
         taken: AtomicU32,
         contended: AtomicU32,
         rounds: AtomicU32,
@@ -362,18 +368,18 @@ mod by_core {
     /// The function of [`on_wait`], or null.
     static ON_WAIT: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
-    /// Rounds of waiting between two calls of [`on_wait`]'s function.
+    /// The rounds of waiting between two calls of [`on_wait`]'s function.
     const ROUNDS: u32 = 1 << 12;
 
-    /// Has `hook` called now and then while a core waits for a lock, with how often it was called for this wait: the
-    /// place for a watchdog. Interrupts are masked meanwhile. It takes no lock, unless it ends the program: then it
-    /// calls [`abandon`] first.
+    /// Sets the function that is called now and then while a core waits for a lock: a watchdog, say. Its argument is
+    /// how often it was called before for this wait. Interrupts are masked meanwhile. The function takes no lock. If it
+    /// ends the program, it calls [`abandon`] first, and may take locks then.
     pub fn on_wait(hook: fn(u32)) {
         ON_WAIT.store(hook as *mut (), Ordering::Release);
     }
 
-    /// Has this core's order begin anew, whatever it holds or waits for: for a last report, after which the program
-    /// ends. The locks that it holds stay taken. It waits for none from here on, so none is passed to it.
+    /// Forgets all locks that this core holds or waits for, for a last report, after which the program ends. The locks
+    /// that it holds stay taken. It waits for no lock afterwards, so none is passed to it.
     pub fn abandon() {
         let record = record();
         let queue = record.queue.swap(core::ptr::null_mut(), Ordering::Relaxed);
@@ -388,7 +394,7 @@ mod by_core {
     }
 
     impl Record {
-        /// Changes `held` once interrupts are masked, which they were before or not.
+        /// Changes `held`, once the caller has masked interrupts. `masked` says whether they were masked before.
         #[inline]
         fn begin(&self, held: u32, now: u32, masked: bool) {
             if held == 0 {
@@ -397,7 +403,7 @@ mod by_core {
             self.held.store(now, Ordering::Relaxed);
         }
 
-        /// Changes `held`; with the last reason to mask interrupts gone, they are as they were before the first.
+        /// Changes `held`. When the last reason to mask interrupts is gone, restores what was before the first.
         #[inline]
         fn end(&self, left: u32) {
             self.held.store(left, Ordering::Relaxed);
@@ -411,25 +417,25 @@ mod by_core {
         &RECORDS[CoreId::current().index()]
     }
 
-    /// Returns where this core waits, whatever it waits for.
+    /// Returns the place at which this core waits, for whatever lock.
     pub(super) fn place() -> u32 {
         CoreId::current().index() as u32
     }
 
-    /// A core's locks, at a moment that may have passed.
+    /// A core's locks. It may be out of date.
     #[derive(Clone, Copy, Debug)]
     pub struct CoreState {
-        /// The rank it waits for, and where.
+        /// The rank it waits for, and the place in the program.
         pub waits: Option<(Rank, Site)>,
-        /// Where it took those it holds, by rank; the last, of several.
+        /// Where in the program it took the locks it holds, by rank. Of several locks of a rank it is the last.
         pub held: [Option<Site>; Rank::COUNT],
-        /// Locks taken, modulo 2^32.
+        /// The number of locks taken, modulo 2^32.
         pub taken: u32,
         /// How many of them were held by somebody else, modulo 2^32.
         pub contended: u32,
-        /// Rounds of the loop that waited for them, modulo 2^32.
+        /// The rounds of the loop that waited for them, modulo 2^32.
         pub rounds: u32,
-        /// How often it was offered a lock and did not come, modulo 2^32: it was not running.
+        /// How often it was offered a lock and did not come, because it was not running. Counted modulo 2^32.
         pub gone_round: u32,
     }
 
@@ -448,7 +454,7 @@ mod by_core {
         }
     }
 
-    /// Each core's locks.
+    /// Yields each core's locks.
     pub fn cores() -> impl Iterator<Item = (CoreId, CoreState)> {
         // SAFETY: only references to `Location`s of this program are stored, or null.
         let site = |at: &AtomicPtr<Location<'static>>| unsafe { at.load(Ordering::Acquire).as_ref() };
@@ -473,19 +479,20 @@ mod by_core {
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
     }
 
-    /// A lock's rank is in this core's record, and interrupts are masked. Dropping it undoes both.
+    /// A rank that is entered in this core's record while interrupts are masked. Dropping it undoes both.
     ///
-    /// The record's stores are not ordered: this core needs no order, and a report is of a core that has stood still
-    /// for long. In a short window it may name a lock's last site for this one.
+    /// The record's stores are not ordered. This core needs no order, and a report is about a core that has stood still
+    /// for long. For a short time a report may name the place where a lock was taken last for the one where it is taken
+    /// now.
     pub(super) struct Held {
         record: &'static Record,
-        /// The rank's.
+        /// The bit of the rank.
         bit: u32,
         _on_this_core: PhantomData<*mut ()>,
     }
 
     impl Held {
-        /// To take a lock in its order.
+        /// Enters a rank, for a lock that is taken in its order.
         #[inline]
         pub(super) fn new(rank: Rank, site: Site) -> Self {
             let masked = mask_interrupts();
@@ -497,7 +504,7 @@ mod by_core {
             Self::note(record, held, rank, site, masked)
         }
 
-        /// To take a lock that nobody waits for.
+        /// Enters a rank, for a lock that is tried and not waited for.
         pub(super) fn tried(rank: Rank, site: Site) -> Self {
             let masked = mask_interrupts();
             let record = record();
@@ -518,13 +525,13 @@ mod by_core {
             Self { record, bit, _on_this_core: PhantomData }
         }
 
-        /// The lock was taken.
+        /// Counts the lock as taken.
         #[inline]
         pub(super) fn count(&self) {
             count(&self.record.taken, 1);
         }
 
-        /// Returns whether the core holds another lock of the rank, which it then holds once less.
+        /// Returns whether the core holds another lock of the rank. If so, it counts one less.
         #[cold]
         fn is_one_of_several(&self, held: u32) -> bool {
             let rank = (self.bit >> RANKS).trailing_zeros();
@@ -551,7 +558,7 @@ mod by_core {
         }
     }
 
-    /// Interrupts are masked, and this core's record counts it. Dropping it undoes both.
+    /// An entry in this core's record while interrupts are masked. Dropping it undoes both.
     pub(super) struct Mask(&'static Record);
 
     impl Mask {
@@ -583,14 +590,14 @@ mod by_core {
         }
     }
 
-    /// Waits for the lock, which its core does not hold meanwhile, and takes it.
+    /// Waits for the lock and takes it. `held` is given up while this waits.
     #[cold]
     #[inline(never)]
     pub(super) fn wait(held: Held, rank: Rank, site: Site, turns: &Turns) -> Held {
         drop(held);
         let masked = mask_interrupts();
         let record = record();
-        // A handler that waits in the middle of this leaves it as it was.
+        // This may run in a handler that interrupted another wait. That wait's words are put back at the end.
         let outer = (record.waits.load(Ordering::Relaxed), record.waits_for.load(Ordering::Relaxed));
         let mut rounds = 0;
         // At each turn of this loop interrupts are masked and the core has no place.
@@ -604,7 +611,7 @@ mod by_core {
                     Poll::Taken => break true,
                     Poll::Waits => super::turns::relax(),
                     Poll::Ignored(other) => {
-                        // Before it is gone round, so that who looks never finds too few.
+                        // The count comes before the round, so that a reader never finds too few.
                         if let Some(record) = RECORDS.get(other as usize) {
                             record.gone_round.fetch_add(1, Ordering::Relaxed);
                         }
@@ -625,7 +632,7 @@ mod by_core {
                 break;
             }
             unmask_interrupts();
-            // Between the two, so that the interrupt is taken there.
+            // The ISB stands between the two, so that the interrupt is taken here.
             isb();
             mask_interrupts();
         }

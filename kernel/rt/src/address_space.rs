@@ -1,8 +1,8 @@
-//! The kernel's half of the address space, from the head's tables on.
+//! The kernel's half of the address space, which begins with the head's tables.
 //!
-//! Guarantees: the direct map holds what the plan says and no more (I2), and the memory is handed out after it is
-//! mapped; registers are mapped as Device and never over RAM, nor over an area outside RAM (I1), and each byte of them
-//! has one holder at a time.
+//! Guarantees: the direct map holds what the plan says and no more (I2). The memory is handed out after it is mapped.
+//! Registers are mapped as Device memory, and never over RAM or over an area outside RAM (I1). Each byte of them has
+//! one holder at a time.
 
 use crate::start::{BootHandover, BootTables, DtbFault, translate_image};
 use arrayvec::ArrayVec;
@@ -25,15 +25,15 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use spin::Once;
 
-/// Second-level tables for ragged edges of the direct map: as many as a plan takes.
+/// Second-level tables for sections that the direct map maps in part: as many as a plan uses.
 const DIRECT_TABLES: usize = MAX_RAGGED;
-/// Second-level tables for devices: 16 MiB of registers.
+/// Second-level tables for devices, enough for 16 MiB of registers.
 const DEVICE_TABLES: usize = 16;
-/// Blocks of registers that are mapped.
+/// The most blocks of registers that are mapped.
 const MAX_BLOCKS: usize = 64;
 
-/// Room in the image: second-level tables for what is mapped before any RAM is, and the layout, which is large for a
-/// stack.
+/// Room in the image. It has second-level tables for what is mapped before there is any RAM to take, and the layout,
+/// which is large for a stack.
 #[repr(C, align(1024))]
 struct Reserve {
     direct: UnsafeCell<[L2Table; DIRECT_TABLES]>,
@@ -64,9 +64,9 @@ pub fn direct_map() -> Option<&'static DirectMap> {
 pub enum BootFault {
     /// There is no device tree.
     NoTree(DtbFault),
-    /// The device tree is of no use.
+    /// The device tree cannot be used.
     Tree(BootError),
-    /// What it says of memory cannot be held to.
+    /// There is no plan for the memory that it describes.
     Layout(LayoutError<'static>),
     /// A run of the direct map was not mapped.
     DirectMap {
@@ -93,11 +93,11 @@ impl core::error::Error for BootFault {}
 /// Why registers were not mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeviceError {
-    /// The range is RAM, or touches it: registers are never mapped over memory (I1).
+    /// The range touches RAM. Registers are never mapped over memory (I1).
     OverRam {
         /// What was asked for.
         registers: FrameRange,
-        /// The bank it touches, or the alias of one.
+        /// The bank that it touches, or the alias of one.
         bank: FrameRange,
     },
     /// The range touches an area outside RAM, whose buffers are mapped as Normal memory (I1).
@@ -107,13 +107,13 @@ pub enum DeviceError {
         /// The area's range.
         area: FrameRange,
     },
-    /// Some of these registers are somebody's already.
+    /// Somebody holds some of these registers already.
     Held {
         /// The first byte asked for.
         at: PhysAddr,
         /// The first byte of the block that is held.
         held: PhysAddr,
-        /// Its bytes.
+        /// The bytes of that block.
         bytes: u32,
     },
     /// There is no room for one more block.
@@ -142,7 +142,7 @@ impl fmt::Display for DeviceError {
 
 impl core::error::Error for DeviceError {}
 
-/// A block of registers, mapped as Device memory for good. Whoever has this value is the one holder of its bytes.
+/// A block of registers, mapped as Device memory for good. Whoever has this value is the only holder of its bytes.
 #[derive(Debug)]
 pub struct DeviceBlock {
     at: PhysAddr,
@@ -151,14 +151,14 @@ pub struct DeviceBlock {
 }
 
 impl DeviceBlock {
-    /// Where the CPU has them. `None` unless the block is as large as an `R` and aligned as one.
+    /// Returns the CPU's address of the registers, or `None` unless the block is as large as an `R` and aligned as one.
     pub fn pointer<R>(&self) -> Option<NonNull<R>> {
         let first = NonNull::new(self.va.raw() as *mut R)?;
         (first.is_aligned() && self.bytes as usize >= size_of::<R>()).then_some(first)
     }
 }
 
-/// A block that was mapped, and whether a [`DeviceBlock`] of it is out.
+/// A block that was mapped, and whether somebody has its [`DeviceBlock`].
 #[derive(Debug)]
 struct Block {
     at: PhysAddr,
@@ -174,7 +174,7 @@ impl Block {
     }
 }
 
-/// First-level entries of everything above the lower half, by region.
+/// The first-level entries of the upper half, by region.
 #[derive(Debug)]
 pub struct AddressSpace {
     machine: &'static Armv7a,
@@ -183,13 +183,13 @@ pub struct AddressSpace {
     next_device: VirtAddr,
     blocks: ArrayVec<Block, MAX_BLOCKS>,
     ram: ArrayVec<FrameRange, { MAX_BANKS + MAX_ALIASES }>,
-    /// Areas outside RAM.
+    /// The areas outside RAM.
     areas: ArrayVec<FrameRange, { CarveOut::MAX * CarveOut::RANGES }>,
     window: Option<Window>,
     loans: Option<Window>,
 }
 
-/// A window that was not taken yet: its first-level entries, and where they are.
+/// The first-level entries of a window that was not taken yet, and their address.
 #[derive(Debug)]
 struct Window {
     range: VirtRange,
@@ -201,11 +201,12 @@ impl AddressSpace {
     /// Plans the memory by the device tree that was handed over, takes over the head's tables and maps the direct map.
     /// Only then is there memory to hand out.
     ///
-    /// The handover is consumed: there is one, so one plan of the machine's memory comes into force.
+    /// The handover is consumed. There is only one, so only one plan of the machine's memory comes into force.
     ///
     /// # Errors
     ///
-    /// No device tree, or one that no boot can go by.
+    /// [`BootFault::NoTree`] if there is no device tree. [`BootFault::Tree`] if it cannot be used.
+    /// [`BootFault::Layout`] if there is no plan for its memory. [`BootFault::DirectMap`] if a run cannot be mapped.
     pub fn adopt(
         machine: &'static Armv7a,
         handover: BootHandover,
@@ -239,7 +240,7 @@ impl AddressSpace {
         let at = |slot: usize| PhysAddr::new(l1.phys.raw() + 4 * slot as u32);
 
         let (mut rest, mut first) = (table.as_mut_slice(), 0);
-        // From the lowest.
+        // The entries are taken from the lowest on.
         let mut take = |range: VirtRange| {
             let slot = (range.start().raw() / SECTION_SIZE) as usize;
             let (_, above) = core::mem::take(&mut rest).split_at_mut(slot - first);
@@ -288,12 +289,14 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Maps `bytes` of registers at `at` as Device memory and gives them to the caller. A block that was given back is
-    /// not mapped again.
+    /// Maps `bytes` of registers at `at` as Device memory and gives them to the caller. A block that was mapped before
+    /// and given back is not mapped again.
     ///
     /// # Errors
     ///
-    /// RAM or an area is there (I1), somebody holds some of the registers, or there is no room.
+    /// [`DeviceError::OverRam`] and [`DeviceError::OverArea`] if memory is there (I1). [`DeviceError::Held`] if
+    /// somebody holds some of the registers. [`DeviceError::TooMany`] and [`DeviceError::Map`] if there is no room, or
+    /// no bytes were asked for.
     pub fn map_device(&mut self, at: PhysAddr, bytes: u32) -> Result<DeviceBlock, DeviceError> {
         let registers = FrameRange::covering(at.raw().into(), bytes.into());
         if let Some(&bank) = self.ram.iter().find(|bank| bank.overlaps(registers)) {
@@ -316,14 +319,14 @@ impl AddressSpace {
         // SAFETY: the frames are no RAM and no area's, and registers are mapped as Device only (I1).
         let mapped = unsafe { self.devices.map(self.machine, page, registers, MemoryType::Device, Access::ReadWrite) };
         let mapped = mapped.map_err(DeviceError::Map)?;
-        // A guard page between blocks.
+        // A guard page stays between blocks.
         self.next_device = VirtAddr::new(page.raw() + mapped.bytes() + FRAME_SIZE);
         let va = VirtAddr::new(page.raw() + at.raw() % FRAME_SIZE);
         self.blocks.push(Block { at, va, bytes, held: true });
         Ok(DeviceBlock { at, va, bytes })
     }
 
-    /// Takes registers back, for another to have them. They stay mapped.
+    /// Takes registers back, so that somebody else can have them. They stay mapped.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: the holder has them no more")]
     pub fn give_back(&mut self, block: DeviceBlock) {
         let DeviceBlock { at, bytes, .. } = block;
@@ -332,14 +335,14 @@ impl AddressSpace {
         }
     }
 
-    /// The window of the areas, the first `sections` of it, with a second-level table each in `tables`: as many KiB as
-    /// sections. `None` if it was taken before, the tables are too few, or the heap is full.
+    /// Takes the first `sections` of the areas' window. `tables` has room for a second-level table of each: as many KiB
+    /// as sections. Returns `None` if the window was taken before, if the tables are too few, or if the heap is full.
     pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Region<'static>> {
         self::window(self.machine, sections, &mut self.window, tables)
     }
 
-    /// Takes the whole window for lent frames, with a table for each of its sections. `None` as
-    /// [`take_window`](Self::take_window).
+    /// Takes the whole window for lent frames, with a table for each of its sections. Returns `None` as
+    /// [`take_window`](Self::take_window) does.
     pub fn take_loan_window(&mut self, tables: BootRam) -> Option<Region<'static>> {
         self::window(self.machine, LOAN_WINDOW.sections(), &mut self.loans, tables)
     }

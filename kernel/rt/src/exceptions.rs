@@ -1,8 +1,8 @@
-//! Exception vectors: every fault becomes an [`Exception`] that a person can read; interrupts reach one function.
+//! Exception vectors: every fault becomes an [`Exception`] that a person can read. Interrupts reach one function.
 //!
-//! Guarantees: a fault, also one of a stack that ran into its guard page, is reported on a stack of its own, complete
-//! with the registers at the instruction that caused it; a fault while reporting a fault ends in a shorter report, and
-//! one more parks the core, so reporting never loops. Fault handlers return only to [`probe`]s.
+//! Guarantees: each fault is reported on a stack of its own, with all registers as they were at the instruction that
+//! caused it. This holds also if the fault is a stack's that ran into its guard page. A fault during a report ends in a
+//! shorter report, and another one parks the core, so reporting never loops. Fault handlers return only to [`probe`]s.
 //!
 //! The vectors save no floating-point registers: the target's code uses none.
 
@@ -112,21 +112,21 @@ vector_irq:
 );
 
 unsafe extern "C" {
-    /// head.s: prints `message`, which ends in a zero byte, over semihosting and exits with 101; without semihosting
+    /// Prints `message`, which ends in a zero byte, over semihosting and exits with 101 (head.s). Without semihosting
     /// the SVC comes back here as an exception.
     fn carveout_die(message: *const u8) -> !;
-    /// head.s: masks everything and waits for ever.
+    /// Masks everything and waits for ever (head.s).
     safe fn carveout_park() -> !;
 }
 
-/// The vector an exception came by.
+/// The vector by which an exception came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Vector {
-    /// A branch to the reset vector or the reserved one: no exception comes that way.
+    /// A branch to the reset vector or the reserved one. No exception comes by these.
     Stray,
-    /// An instruction this core does not have, or not in this mode.
+    /// An instruction that this core does not have, or does not have in this mode.
     Undefined,
-    /// SVC: this kernel has no calls; a semihosting call that nobody answered looks like this.
+    /// An SVC. This kernel has no system calls. A semihosting call that nobody answered looks like this.
     SupervisorCall,
     /// An instruction that could not be fetched.
     PrefetchAbort(Fault),
@@ -136,26 +136,26 @@ pub enum Vector {
     Fiq,
 }
 
-/// An exception and the state it interrupted.
+/// An exception, and the state that it interrupted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exception {
-    /// How it came.
+    /// The vector by which it came.
     pub vector: Vector,
-    /// r0 to r12.
+    /// The registers r0 to r12.
     pub r: [u32; 13],
-    /// Stack pointer of the interrupted mode.
+    /// The stack pointer of the interrupted mode.
     pub sp: u32,
-    /// Link register of the interrupted mode. The exception itself overwrote it if that mode handles the exception:
-    /// an SVC from Supervisor mode, an abort from Abort mode.
+    /// The link register of the interrupted mode. The exception overwrote it if that mode handles the exception: an SVC
+    /// from Supervisor mode, an abort from Abort mode.
     pub lr: u32,
-    /// The instruction that caused it; after an asynchronous abort or a fast interrupt the next to run.
+    /// The instruction that caused it. After an asynchronous abort or a fast interrupt it is the next one to run.
     pub pc: VirtAddr,
     /// The interrupted CPSR.
     pub cpsr: u32,
 }
 
 impl Exception {
-    /// The interrupted mode's name.
+    /// Returns the interrupted mode's name.
     pub const fn mode(&self) -> &'static str {
         match self.cpsr & 0x1f {
             0x10 => "User",
@@ -171,7 +171,7 @@ impl Exception {
         }
     }
 
-    /// The abort's cause, if it was an abort.
+    /// Returns the abort's cause, if it was an abort.
     pub const fn fault(&self) -> Option<&Fault> {
         match &self.vector {
             Vector::PrefetchAbort(fault) | Vector::DataAbort(fault) => Some(fault),
@@ -181,7 +181,7 @@ impl Exception {
 }
 
 impl fmt::Display for Exception {
-    /// A line that says what happened, then three of registers. No newline at the end.
+    /// Writes a line that says what happened, then three lines of registers, without a newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.vector {
             Vector::Stray => f.write_str("branch to the reset or the reserved vector")?,
@@ -200,27 +200,29 @@ impl fmt::Display for Exception {
     }
 }
 
-/// The function faults are reported to; null for [`report_by_semihosting`].
+/// The function that faults are reported to. Null means [`report_by_semihosting`].
 static FAULT_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-/// The function interrupts go to; null for none.
+/// The function that interrupts go to. Null means none.
 static IRQ_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-/// Faults each core took so far, probes apart.
+/// The number of faults that each core took so far, without those of probes.
 static DEPTH: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(0) }; MAX_CORES];
 
-/// Has `hook` called at each fault, in Abort mode on the stack of faults (16 KiB), interrupts masked. What it prints
-/// must not wait for a lock the interrupted code may hold. Until then faults are printed over semihosting and end the
-/// program with 101.
+/// Sets the function that is called at each fault, in Abort mode on the stack of faults (16 KiB), with interrupts
+/// masked. What it prints must not wait for a lock that the interrupted code may hold. Before this call, faults are
+/// printed over semihosting and end the program with 101.
 pub fn on_fault(hook: fn(&Exception) -> !) {
     FAULT_HOOK.store(hook as *mut (), Ordering::Release);
 }
 
-/// Has `hook` called at each interrupt, in Supervisor mode on the interrupted stack, interrupts masked: it asks the
-/// interrupt controller which, and acknowledges. An interrupt before that is a fault of the program: it panics.
+/// Sets the function that is called at each interrupt, in Supervisor mode on the interrupted stack, with interrupts
+/// masked. It asks the interrupt controller which interrupt it is, and acknowledges it. An interrupt before this call
+/// is a fault of the program: it panics.
 pub fn on_irq(hook: fn()) {
     IRQ_HOOK.store(hook as *mut (), Ordering::Release);
 }
 
-/// Where the fault vectors lead. Returns only when a probe faulted, with the frame changed to continue after it.
+/// Handles a fault, for the fault vectors. It returns only when a probe faulted, with the frame changed so that the
+/// probe goes on.
 #[unsafe(no_mangle)]
 extern "C" fn carveout_fault(kind: u32, frame: &mut FaultFrame) {
     let vector = match kind {
@@ -255,17 +257,17 @@ extern "C" fn carveout_fault(kind: u32, frame: &mut FaultFrame) {
             let hook = unsafe { mem::transmute::<*mut (), fn(&Exception) -> !>(hook) };
             hook(&exception)
         }
-        // A semihosting call in the report that nobody answered: the report is out, or cannot get out.
+        // Nobody answered a semihosting call of the report. So the report is printed already, or it cannot be.
         (1, Vector::SupervisorCall) => carveout_park(),
         (1, _) => report_by_semihosting(&exception),
         _ => carveout_park(),
     }
 }
 
-/// Prints `exception` over semihosting and ends the program with 101; parks where nobody answers.
+/// Prints `exception` over semihosting and ends the program with 101. Parks the core where nobody answers.
 fn report_by_semihosting(exception: &Exception) -> ! {
     let mut message = ArrayString::<512>::new();
-    // The longest exception takes some 400 bytes; one that did not fit would be cut, and printed all the same.
+    // The longest exception takes some 400 bytes. One that does not fit is cut, and its beginning is printed.
     let _ = write!(message, "carveout: {exception}");
     let end = message.len().min(message.capacity() - 2);
     message.truncate(end);
@@ -274,7 +276,7 @@ fn report_by_semihosting(exception: &Exception) -> ! {
     unsafe { carveout_die(message.as_ptr()) }
 }
 
-/// Where the interrupt vector leads.
+/// Handles an interrupt, for the interrupt vector.
 #[unsafe(no_mangle)]
 extern "C" fn carveout_irq() {
     let hook = IRQ_HOOK.load(Ordering::Acquire);

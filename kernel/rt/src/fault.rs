@@ -1,13 +1,13 @@
-//! What a fault was, as the core's registers tell it.
+//! Faults, decoded from the core's registers.
 //!
-//! Guarantees: fault status is that of the short-descriptor format (ARM ARM B3.13, table B3-23; B4.1, DFSR and IFSR),
-//! and words of the manual are pinned. aarch32-cpu's `Dfsr` decodes the long-descriptor layout, so only its raw value
-//! is used.
+//! Guarantees: a fault status is read by the short-descriptor format (ARM ARM B3.13, table B3-23; B4.1, DFSR and IFSR),
+//! and words from the manual are checked. aarch32-cpu's `Dfsr` decodes the long-descriptor layout, so only its raw
+//! value is used.
 
 use carveout::addr::VirtAddr;
 use core::fmt;
 
-/// What the vectors leave on the stack.
+/// The frame that the vectors leave on the stack.
 #[cfg(target_arch = "arm")]
 #[repr(C)]
 pub(crate) struct FaultFrame {
@@ -18,7 +18,7 @@ pub(crate) struct FaultFrame {
     pub(crate) cpsr: u32,
 }
 
-/// Level of the table walk a fault arose at: 1 for sections, 2 for pages.
+/// The level of the table walk at which a fault arose: 1 for sections, 2 for pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
     /// First-level descriptor.
@@ -34,7 +34,7 @@ pub enum FaultStatus {
     Alignment,
     /// Debug event.
     Debug,
-    /// Access flag clear, which SCTLR.AFE = 0 rules out here.
+    /// Access flag clear. SCTLR.AFE = 0 rules it out here.
     AccessFlag(Level),
     /// Instruction cache maintenance.
     InstructionCacheMaintenance,
@@ -42,7 +42,8 @@ pub enum FaultStatus {
     Translation(Level),
     /// Domain without access.
     Domain(Level),
-    /// Descriptor's permissions forbid it: a write to read-only memory, or a fetch from execute-never memory.
+    /// Permission fault: the descriptor forbids the access. It was a write to read-only memory, or a fetch from
+    /// execute-never memory.
     Permission(Level),
     /// External abort of the access itself, synchronous.
     External,
@@ -52,7 +53,7 @@ pub enum FaultStatus {
     Parity,
     /// Parity error of a table walk, synchronous.
     ParityOnWalk(Level),
-    /// External abort that arrived later: neither the address nor the instruction is known.
+    /// External abort that arrived later. Neither the address nor the instruction is known.
     AsynchronousExternal,
     /// Parity error that arrived later.
     AsynchronousParity,
@@ -67,7 +68,7 @@ pub enum FaultStatus {
 }
 
 impl FaultStatus {
-    /// The meaning of the five-bit fault status FS (bit 10 and bits 3 to 0 of DFSR or IFSR).
+    /// Decodes the five-bit fault status FS (bit 10 and bits 3 to 0 of DFSR or IFSR).
     pub const fn from_bits(fs: u8) -> Self {
         use Level::{First, Second};
         match fs {
@@ -97,13 +98,13 @@ impl FaultStatus {
         }
     }
 
-    /// Whether the fault address register says where (ARM ARM B3.13.2); a debug event leaves it UNKNOWN.
+    /// Returns whether the fault address register has the address (ARM ARM B3.13.2). A debug event leaves it UNKNOWN.
     const fn has_address(self) -> bool {
         !matches!(self, Self::AsynchronousExternal | Self::AsynchronousParity | Self::Debug)
     }
 }
 
-// Pinned to the manual: words as DFSR and IFSR hold them (ARM ARM B4.1).
+// Words as DFSR and IFSR hold them, checked against the manual (ARM ARM B4.1).
 const _: () = {
     let at = VirtAddr::new(0x8000_0000);
     let write = Fault::from_dfsr(0x0000_0807, at);
@@ -147,18 +148,18 @@ impl fmt::Display for FaultStatus {
     }
 }
 
-/// An abort's cause, as DFSR or IFSR and the fault address register tell it.
+/// An abort's cause, from DFSR or IFSR and the fault address register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
     /// What went wrong.
     pub status: FaultStatus,
-    /// What was being done.
+    /// What the instruction was doing.
     pub access: Access,
-    /// Where, unless the fault is asynchronous or a debug event.
+    /// The address, unless the fault is asynchronous or a debug event.
     pub address: Option<VirtAddr>,
-    /// The domain, 0 to 15: of data aborts that got as far as a descriptor with one, otherwise UNKNOWN.
+    /// The domain, 0 to 15. It is UNKNOWN except for a data abort whose walk found a descriptor with a domain.
     pub domain: u8,
-    /// `ExT`: how the bus classed an external abort, IMPLEMENTATION DEFINED (a decode error on Cortex-A9 if clear).
+    /// `ExT`: the bus's class of an external abort, IMPLEMENTATION DEFINED. On Cortex-A9, clear means a decode error.
     pub external_type: bool,
 }
 
@@ -167,20 +168,20 @@ pub struct Fault {
 pub enum Access {
     /// A load.
     Read,
-    /// A store, or a maintenance operation by address: DFSR.WnR is set for both.
+    /// A store, or a maintenance operation by address. DFSR.WnR is set for both.
     Write,
     /// An instruction fetch.
     Execute,
 }
 
 impl Fault {
-    /// A data abort's, from DFSR and DFAR.
+    /// Decodes a data abort, from DFSR and DFAR.
     pub const fn from_dfsr(dfsr: u32, dfar: VirtAddr) -> Self {
         let access = if dfsr & (1 << 11) == 0 { Access::Read } else { Access::Write };
         Self::new(dfsr, access, ((dfsr >> 4) & 0xf) as u8, dfar)
     }
 
-    /// A prefetch abort's, from IFSR, which names no domain, and IFAR.
+    /// Decodes a prefetch abort, from IFSR and IFAR. IFSR names no domain.
     pub const fn from_ifsr(ifsr: u32, ifar: VirtAddr) -> Self {
         Self::new(ifsr, Access::Execute, 0, ifar)
     }

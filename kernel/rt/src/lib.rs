@@ -1,8 +1,8 @@
 //! The boot path of a bare-metal image over [`carveout`], for kernels without one of their own.
 //!
-//! Guarantees: from the instruction that turns the MMU on, what is mapped is mapped by the plan alone (I1, I2).
-//! [`start`] has the contract with the boot loader, [`address_space`] takes the head's tables over, [`exceptions`]
-//! makes every [`fault`] a report, [`secondary`] lets the other cores in.
+//! Guarantees: from the instruction that turns the MMU on, only the plan decides what is mapped (I1, I2). [`start`] has
+//! the contract with the boot loader. [`address_space`] takes over the head's tables. [`exceptions`] makes a report of
+//! every [`fault`]. [`secondary`] lets the other cores in.
 #![no_std]
 
 #[cfg(test)]

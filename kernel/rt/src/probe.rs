@@ -1,7 +1,8 @@
-//! Accesses that may fault and say so: how tests show that an address is out of reach.
+//! Probes: accesses that may fault and report it. Tests show with them that an address is out of reach.
 //!
-//! Guarantees: a probe either does exactly one access of the kind named, or returns the [`Fault`] it met and changes
-//! nothing. It works in Supervisor mode, with interrupts masked or not, and uses no memory but the address probed.
+//! Guarantees: a probe either does exactly one access of the kind named, or returns the [`Fault`] that it met and
+//! changes nothing. It works in Supervisor mode, with interrupts masked or not. It uses no memory but the address
+//! probed.
 
 use core::arch::global_asm;
 
@@ -9,7 +10,7 @@ use crate::fault::{Fault, FaultFrame};
 use carveout::addr::VirtAddr;
 
 // Each returns r0 = 0 and the value in r1, or r0 = 1 and the fault status register in r1. The abort handler knows the
-// two instructions by their addresses, and a fetch by the return address the call left.
+// two instructions by their addresses. It knows a fetch by the return address that the call left.
 global_asm!(
     r#"
     .syntax unified
@@ -50,11 +51,15 @@ unsafe extern "C" {
     safe fn carveout_probe_exec_fault();
 }
 
-/// Reads the word at `addr`, or says why it cannot be read.
+/// Reads the word at `addr`.
 ///
 /// # Safety
 ///
 /// A read of `addr` that succeeds must have no side effects: no device register that reading changes.
+///
+/// # Errors
+///
+/// The [`Fault`] of the read.
 pub unsafe fn probe_read32(addr: VirtAddr) -> Result<u32, Fault> {
     // SAFETY: a read that succeeds has no side effects, as this function demands; one that aborts is resumed by
     // `resume_access`, and changes nothing.
@@ -62,11 +67,15 @@ pub unsafe fn probe_read32(addr: VirtAddr) -> Result<u32, Fault> {
     value_or(outcome, |dfsr| Fault::from_dfsr(dfsr, addr))
 }
 
-/// Writes `value` to the word at `addr`, or says why it cannot be written.
+/// Writes `value` to the word at `addr`.
 ///
 /// # Safety
 ///
 /// If `addr` can be written, the word there belongs to the caller, and no Rust reference to it is alive.
+///
+/// # Errors
+///
+/// The [`Fault`] of the write. Nothing was written.
 pub unsafe fn probe_write32(addr: VirtAddr, value: u32) -> Result<(), Fault> {
     // SAFETY: if the write succeeds no reference to the word is alive, as this function demands; one that aborts is
     // resumed by `resume_access`, and changes nothing.
@@ -74,11 +83,15 @@ pub unsafe fn probe_write32(addr: VirtAddr, value: u32) -> Result<(), Fault> {
     value_or(outcome, |dfsr| Fault::from_dfsr(dfsr, addr)).map(|_| ())
 }
 
-/// Calls `addr`, or says why it cannot be fetched from.
+/// Calls the function at `addr`.
 ///
 /// # Safety
 ///
 /// If `addr` can be executed, ARM code lies there that keeps the procedure call standard, takes nothing and returns.
+///
+/// # Errors
+///
+/// The [`Fault`] of the fetch. Nothing was executed.
 pub unsafe fn probe_exec(addr: VirtAddr) -> Result<(), Fault> {
     // SAFETY: code that can be fetched keeps the procedure call standard and returns, as this function demands; a fetch
     // that aborts is resumed by `resume_fetch`.
@@ -91,7 +104,7 @@ fn value_or(outcome: u64, fault: impl FnOnce(u32) -> Fault) -> Result<u32, Fault
     if failed { Err(fault(word)) } else { Ok(word) }
 }
 
-/// If a probe's load or store aborted, has it return the fault.
+/// Makes a probe whose load or store aborted return the fault. Returns whether it was a probe's.
 pub(super) fn resume_access(frame: &mut FaultFrame, dfsr: u32) -> bool {
     let probes = [carveout_probe_read as *const () as u32, carveout_probe_write as *const () as u32];
     let hit = probes.contains(&frame.pc);
@@ -102,7 +115,7 @@ pub(super) fn resume_access(frame: &mut FaultFrame, dfsr: u32) -> bool {
     hit
 }
 
-/// If a probe's call could not be fetched, has it return the fault.
+/// Makes a probe whose call could not be fetched return the fault. Returns whether it was a probe's.
 pub(super) fn resume_fetch(frame: &mut FaultFrame, ifsr: u32) -> bool {
     let hit = frame.pc == frame.r[0] && frame.lr == carveout_probe_exec_return as *const () as u32;
     if hit {

@@ -1,37 +1,42 @@
-//! From the boot loader to `main`: the image's head, and what it hands over.
+//! The way from the boot loader to `main`: the image's head, and what it hands over.
 //!
-//! Guarantees, when `main` begins: Supervisor mode on a stack of 128 KiB above unmapped guard pages, interrupts masked,
-//! asynchronous aborts not (where the secure world lets a non-secure one choose); MMU, caches and branch prediction on;
-//! [`exceptions`](super::exceptions) in charge of every vector. Mapped are the image (text executable and read-only,
-//! constants read-only, the rest writable, and neither of the last two executable) and the device tree read-only;
-//! nothing else, so that I2 holds from the instruction that turned the MMU on. (That one ran by another table, which
-//! has the page of the head at its physical address.) All of it is Normal write-back write-allocate memory, Shareable
-//! on cores with the Multiprocessing Extensions (I1).
+//! Guarantees, when `main` begins:
+//!
+//! - It runs in Supervisor mode on a stack of 128 KiB above unmapped guard pages. Interrupts are masked. Asynchronous
+//!   aborts are not, where the secure world lets a non-secure one choose. [`exceptions`](super::exceptions) has every
+//!   vector.
+//! - MMU, caches and branch prediction are on.
+//! - The image and the device tree are mapped, and nothing else is, so I2 holds from the instruction that turned the
+//!   MMU on. (That one ran by another table, which has the page of the head at its physical address.) Text is
+//!   executable and read-only, constants are read-only, and the rest of the image is writable. Neither of the last two
+//!   is executable. The device tree is read-only.
+//! - All of it is Normal write-back write-allocate memory, Shareable on cores with the Multiprocessing Extensions (I1).
 //!
 //! # Contract with the boot loader
 //!
-//! That of 32-bit ARM Linux: the raw image, a zImage by its header, is entered at its first byte in a privileged mode
-//! other than Hyp, an outer cache off or empty, r2 the physical address of the device tree or anything. MMU and data
-//! caches are off, and nothing is in them that memory still needs; or they are on, and the MMU changes no address of
-//! the image: then the head writes every dirty line back and turns them off. U-Boot's `bootz` and QEMU's `-kernel` keep
-//! it. In addition:
+//! The contract is that of 32-bit ARM Linux. The raw image, a zImage by its header, is entered at its first byte, in a
+//! privileged mode other than Hyp. An outer cache is off or empty. r2 is the physical address of the device tree, or
+//! anything else. MMU and data caches are off, and hold nothing that memory still needs. Or they are on, and the MMU
+//! changes no address of the image: then the head writes every dirty line back and turns them off. U-Boot's `bootz` and
+//! QEMU's `-kernel` keep this contract. In addition:
 //!
 //! - the load address is a multiple of 32 bytes;
-//! - there is RAM for the image, `.bss` included, at the first address from there up that is 0x10000 modulo 1 MiB and
-//!   clear of the device tree: there the image moves itself;
+//! - there is RAM for the image, `.bss` included, at the first address from there upward that is 0x10000 modulo 1 MiB
+//!   and clear of the device tree: the image moves itself there;
 //! - that address is below `0xFE00_0000`.
 //!
-//! Only the first core boots. Others that enter with it wait where the image was loaded, MMU and caches off, for
-//! [`secondary`](super::secondary) to let them in; where the image had to move, that is memory somebody else may get,
-//! so a boot loader that releases all cores at once loads the image where it stays.
+//! Only the first core boots. Others that enter with it wait where the image was loaded, with MMU and caches off, until
+//! [`secondary`](super::secondary) lets them in. If the image had to move, somebody else may get that memory. So a boot
+//! loader that releases all cores at once must load the image where it stays.
 //!
 //! On a core of [`CORES`](carveout_armv7a::ids::CORES) the head does what coherency needs: the SCU, ACTLR.SMP and
 //! ACTLR.FW of Cortex-A5 and Cortex-A9, ACTLR.SMP of the later ones, the second-level cache of Cortex-A8. A core that
-//! is not in that list runs as it was found, and alone; it is refused if it says that it has no Security Extensions. In
-//! the [non-secure world](World) the head writes nothing that only the secure one may: its firmware must have done it.
+//! is not in that list runs as it was found, and alone. A core is refused if it says that it has no Security
+//! Extensions. In the [non-secure world](World) the head writes nothing that only the secure one may write. The
+//! firmware must have written it.
 //!
-//! An exception before `main` says its vector's name over semihosting and exits with 101. On a machine where nobody
-//! answers semihosting the core parks instead, silently: there is no console yet.
+//! At an exception before `main`, the head prints the vector's name over semihosting and exits with 101. On a machine
+//! where nobody answers semihosting the core parks, without a message: there is no console yet.
 
 use core::arch::global_asm;
 use core::fmt;
@@ -51,10 +56,11 @@ use carveout_boot::upper_half::{FIXMAP, IMAGE};
 const IMAGE_TABLES: u32 = IMAGE.sections();
 /// Second-level tables of the fixmap; they come next.
 const FIXMAP_TABLES: u32 = FIXMAP.sections();
-/// And one, the last, for the page of the head at its physical address: of the table that turns the MMU on.
+/// All second-level tables. The last one is for the page of the head at its physical address. It belongs to the table
+/// that turns the MMU on.
 const TABLES: u32 = IMAGE_TABLES + FIXMAP_TABLES + 1;
 
-// How the head says what became of the device tree.
+// The head's codes for what it did with the device tree.
 const DTB_FOUND: u32 = 0;
 const DTB_ABSENT: u32 = 1;
 const DTB_MISALIGNED: u32 = 2;
@@ -62,7 +68,7 @@ const DTB_UNREADABLE: u32 = 3;
 const DTB_BAD_MAGIC: u32 = 4;
 const DTB_BAD_SIZE: u32 = 5;
 
-/// The descriptor of a page of Normal write-back memory at physical address 0.
+/// Returns the descriptor of a page of Normal write-back memory at physical address 0.
 const fn page(access: Access, share: Shareability) -> u32 {
     L2Desc::small(PhysAddr::new(0), MemoryType::WriteBack, access, share).raw()
 }
@@ -89,16 +95,17 @@ global_asm!(
     dtb_bad_size = const DTB_BAD_SIZE,
 );
 
-/// What the head found out, written by it with the MMU off after `.bss` was cleared: the image's physical minus its
-/// linked address, r2, the device tree's size (0: none), what became of it, a `DTB_*`, and the world, a `World`.
+/// What the head found out. It writes this with the MMU off, after `.bss` was cleared: the image's physical minus its
+/// linked address; r2; the device tree's size, or 0 if there is none; what became of the tree, a `DTB_*`; and the
+/// world, a `World`.
 #[unsafe(no_mangle)]
 static CARVEOUT_BOOT: [AtomicU32; 5] = [const { AtomicU32::new(0) }; 5];
 
-/// Read by the head with the MMU off, at the place the image was loaded to.
+/// The errata of Cortex-A9. The head reads it with the MMU off, at the place where the image was loaded.
 #[unsafe(no_mangle)]
 static CARVEOUT_ERRATA: [[u32; 3]; TABLE.len()] = TABLE;
 
-/// Read by the head with the MMU off, at the place the image was loaded to.
+/// The cores that are known. The head reads it with the MMU off, at the place where the image was loaded.
 #[unsafe(no_mangle)]
 static CARVEOUT_CORES: [[u32; 3]; CORE_TABLE.len()] = CORE_TABLE;
 
@@ -118,7 +125,7 @@ unsafe extern "C" {
     static carveout_l2: u8;
 }
 
-/// The address of a linker's symbol.
+/// Gives the address of a linker's symbol.
 macro_rules! symbol {
     ($name:ident) => {
         VirtAddr::new((&raw const $name) as u32)
@@ -126,12 +133,12 @@ macro_rules! symbol {
 }
 
 unsafe extern "Rust" {
-    /// Defined by [`entry!`](crate::entry), with this type.
+    /// The kernel's `main`. [`entry!`](crate::entry) defines it, with this type.
     safe fn carveout_main(handover: BootHandover) -> !;
 }
 
-/// Names the function a kernel begins with, once a program: `carveout_rt::entry!(main)`, where `main` is a
-/// `fn(BootHandover) -> !`.
+/// Names the function with which a kernel begins: `carveout_rt::entry!(main)`, where `main` is a
+/// `fn(BootHandover) -> !`. A program uses it once.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
@@ -152,16 +159,16 @@ pub enum DtbFault {
     Absent,
     /// r2 is not a multiple of four.
     Misaligned(PhysAddr),
-    /// Reading there aborts.
+    /// A read at r2 aborts.
     Unreadable(PhysAddr),
-    /// The bytes there are not the magic 0xd00dfeed.
+    /// The bytes at r2 are not the magic 0xd00dfeed.
     BadMagic(PhysAddr),
     /// Its `totalsize` is below 0x28 or above 1 MiB, or reaches past 4 GiB.
     BadSize(PhysAddr),
 }
 
 impl DtbFault {
-    /// The fault a code of the head other than `DTB_FOUND` stands for.
+    /// Returns the fault that a code of the head stands for. The code is not `DTB_FOUND`.
     fn from_code(code: u32, r2: PhysAddr) -> Self {
         match code {
             DTB_MISALIGNED => Self::Misaligned(r2),
@@ -189,12 +196,12 @@ impl fmt::Display for DtbFault {
 
 impl core::error::Error for DtbFault {}
 
-/// A translation table: where the CPU writes it and where the MMU walks it.
+/// A translation table, by the address where the CPU writes it and the one where the MMU walks it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TableAt {
-    /// Through the image's window.
+    /// Its address in the image's window.
     pub virt: VirtAddr,
-    /// For descriptors and TTBRs.
+    /// Its address for descriptors and TTBRs.
     pub phys: PhysAddr,
 }
 
@@ -209,32 +216,33 @@ impl TableAt {
     }
 }
 
-/// The tables in use when `main` begins. They lie in the image's `.bss`; nothing else refers to them.
+/// The tables in use when `main` begins. They lie in the image's `.bss`. Nothing else refers to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BootTables {
-    /// 16 KiB, in both TTBR0 and TTBR1 with TTBCR.N = 1.
+    /// The first-level table, 16 KiB. It is in both TTBR0 and TTBR1, with TTBCR.N = 1.
     pub l1: TableAt,
-    /// Of first-level slots 0xFF0 to 0xFF3.
+    /// The second-level tables of first-level slots 0xFF0 to 0xFF3.
     pub image: [TableAt; IMAGE_TABLES as usize],
-    /// Of first-level slots 0xFE0 and 0xFE1, present whether or not there is a device tree.
+    /// The second-level tables of first-level slots 0xFE0 and 0xFE1. They are there whether or not there is a device
+    /// tree.
     pub fixmap: [TableAt; FIXMAP_TABLES as usize],
 }
 
-/// How the image is mapped. Each range starts and ends on a page.
+/// The image's mappings. Each range starts and ends on a page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ImageMap {
-    /// Read-only and executable; the head first.
+    /// Read-only and executable. The head comes first.
     pub text: Range<VirtAddr>,
     /// Read-only, execute-never.
     pub rodata: Range<VirtAddr>,
-    /// Writable, execute-never: `.data`, `.bss` and stacks, less [`guards`](Self::guards).
+    /// Writable, execute-never: `.data`, `.bss` and stacks, without [`guards`](Self::guards).
     pub data: Range<VirtAddr>,
-    /// Never mapped, for each core: the pages below its stack and below that of its fault handlers.
+    /// Never mapped: for each core the pages below its stack and those below the stack of its fault handlers.
     pub guards: [[Range<VirtAddr>; 2]; MAX_CORES],
 }
 
 impl ImageMap {
-    /// The map of the running image.
+    /// Returns the mappings of the running image.
     pub fn get() -> Self {
         let stride = symbol!(__fault_stack_top).raw() - symbol!(__svc_guard).raw();
         let of_core = |core: usize, range: Range<VirtAddr>| {
@@ -254,43 +262,44 @@ impl ImageMap {
     }
 }
 
-/// What the head hands to `main`, once: nobody else can make or change one.
+/// What the head hands to `main`, once. Nobody else can make or change one.
 #[derive(Debug)]
 pub struct BootHandover {
     pub(super) image: FrameRange,
     image_below_stacks: FrameRange,
     image_phys_offset: u32,
     world: World,
-    /// As many bytes as its header says. Checked are its magic and its size.
+    /// The device tree, as many bytes as its header says. Its magic and its size were checked.
     pub(super) dtb: Result<&'static [u8], DtbFault>,
     pub(super) dtb_frames: FrameRange,
-    /// The tables behind all this: whoever holds the handover may take them over.
+    /// The tables behind all this. Whoever holds the handover may take them over.
     pub(super) tables: BootTables,
 }
 
 impl BootHandover {
-    /// The image's frames, with `.bss`, stacks and their guards.
+    /// Returns the image's frames, with `.bss`, stacks and their guards.
     pub const fn image(&self) -> FrameRange {
         self.image
     }
 
-    /// Those of them below the stacks: all are mapped, while the guards among the stacks are not.
+    /// Returns the image's frames below the stacks. All of these are mapped, while the guards among the stacks are not.
     pub const fn image_below_stacks(&self) -> FrameRange {
         self.image_below_stacks
     }
 
-    /// The world that the kernel runs in: the head tried.
+    /// Returns the world that the kernel runs in, which the head found out.
     pub const fn world(&self) -> World {
         self.world
     }
 
-    /// What to add, modulo 2^32, to an address in the image's window for the physical one: see [`translate_image`].
+    /// Returns what to add, modulo 2^32, to an address in the image's window for the physical one. See
+    /// [`translate_image`].
     pub const fn image_phys_offset(&self) -> u32 {
         self.image_phys_offset
     }
 }
 
-/// The physical address of something in the image, or `None` if `addr` is outside of it.
+/// Returns the physical address of something in the image, or `None` if `addr` is outside of it.
 pub fn translate_image(addr: VirtAddr) -> Option<PhysAddr> {
     let image = symbol!(__image_start)..symbol!(__image_end);
     image.contains(&addr).then(|| PhysAddr::new(addr.raw().wrapping_add(phys_offset())))
@@ -300,7 +309,7 @@ fn phys_offset() -> u32 {
     CARVEOUT_BOOT[0].load(Ordering::Relaxed)
 }
 
-/// Where the head ends.
+/// Runs `main`, when the head is done.
 #[unsafe(no_mangle)]
 extern "C" fn carveout_start() -> ! {
     carveout_main(handover())

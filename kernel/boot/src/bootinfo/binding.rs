@@ -1,7 +1,7 @@
 //! Which devices name memory of their own.
 //!
-//! Guarantees: every `memory-region` of the tree is found, at whatever depth, and told by the device's whole path; none
-//! is kept in a list that could be full.
+//! Guarantees: every `memory-region` of the tree is found, at whatever depth, and is reported with the device's whole
+//! path. None is kept in a list that could be full.
 
 use core::fmt;
 
@@ -17,7 +17,7 @@ use super::{MAX_DEPTH, RESERVED_MEMORY, Status, base_name, string};
 pub struct DevicePath<'dtb>(ArrayVec<&'dtb str, MAX_DEPTH>);
 
 impl<'dtb> DevicePath<'dtb> {
-    /// The path of `node`, below `buses` from the root on. `None` if it has more names than [`MAX_DEPTH`].
+    /// Returns the path of `node`, below `buses` from the root on, or `None` if it has more names than [`MAX_DEPTH`].
     pub fn to(node: &FdtNode<'dtb>, buses: &[FdtNode<'dtb>]) -> Option<Self> {
         let mut path = ArrayVec::new();
         for node in buses.iter().skip(1).chain([node]) {
@@ -26,8 +26,8 @@ impl<'dtb> DevicePath<'dtb> {
         Some(Self(path))
     }
 
-    /// The path that `text`, such as `/soc/codec@10010000`, writes. `None` unless it begins with a slash, or if it has
-    /// more names than [`MAX_DEPTH`].
+    /// Parses a path such as `/soc/codec@10010000`. Returns `None` if `text` does not begin with a slash, or has more
+    /// names than [`MAX_DEPTH`].
     pub fn parse(text: &'dtb str) -> Option<Self> {
         let mut path = ArrayVec::new();
         for name in text.strip_prefix('/')?.split('/') {
@@ -36,7 +36,7 @@ impl<'dtb> DevicePath<'dtb> {
         Some(Self(path))
     }
 
-    /// The node's own name, with its unit address.
+    /// Returns the node's own name, with its unit address.
     pub fn name(&self) -> &'dtb str {
         self.0.last().copied().unwrap_or_default()
     }
@@ -51,30 +51,30 @@ impl fmt::Display for DevicePath<'_> {
 /// A device that names memory of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Binding<'dtb> {
-    /// The device. Of a node deeper than [`MAX_DEPTH`], the path down to there.
+    /// The device's path. For a node deeper than [`MAX_DEPTH`] it is the path down to that depth.
     pub device: DevicePath<'dtb>,
-    /// Whether the node is deeper than [`MAX_DEPTH`]: no driver finds it.
+    /// Whether the node is deeper than [`MAX_DEPTH`]. No driver finds it then.
     pub too_deep: bool,
     phandles: &'dtb [u8],
 }
 
 impl<'dtb> Binding<'dtb> {
-    /// The phandles in its `memory-region`.
+    /// Yields the phandles in its `memory-region`.
     pub fn phandles(&self) -> impl Iterator<Item = u32> + use<'dtb> {
         self.phandles.as_chunks().0.iter().copied().map(u32::from_be_bytes)
     }
 
-    /// Whether its `memory-region` is phandles and nothing else, at least one.
+    /// Returns whether its `memory-region` is phandles and nothing else, at least one.
     pub const fn is_well_formed(&self) -> bool {
         !self.phandles.is_empty() && self.phandles.len().is_multiple_of(4)
     }
 }
 
-/// A node that asks to be RAM and is no child of the root: its name.
+/// The name of a node that asks to be RAM and is no child of the root.
 pub(super) struct MemoryInside<'dtb>(pub(super) &'dtb str);
 
-/// All nodes but those of `/reserved-memory` that ask for something. A node that is not `okay` asks for nothing, nor
-/// does anything below it.
+/// An iterator over all nodes that ask for something, without those of `/reserved-memory`. A node that is not `okay`
+/// asks for nothing, and nothing below it does.
 #[derive(Clone, Debug)]
 pub(super) struct AskingNodes<'dtb> {
     events: Events<'dtb>,
@@ -82,9 +82,9 @@ pub(super) struct AskingNodes<'dtb> {
     depth: usize,
     /// The depth of the node below which nothing counts.
     hidden: Option<usize>,
-    /// What was read of the node whose properties are under way.
+    /// What was read so far of the node whose properties come now.
     open: Option<Read<'dtb>>,
-    /// Of the node that was just read, what is still to be told.
+    /// What is still to be yielded of the node that was just read.
     memory: Option<&'dtb str>,
 }
 
@@ -102,7 +102,7 @@ impl<'dtb> AskingNodes<'dtb> {
         Self { events: Events::new(dtb), path, depth: 0, hidden: None, open: None, memory: None }
     }
 
-    /// All properties of the node are read, for they stand before its children.
+    /// Ends a node's properties, which stand before its children. Returns its binding, if it has one.
     fn finish(&mut self) -> Option<Binding<'dtb>> {
         let read = self.open.take()?;
         if self.hidden.is_some() || self.depth < 2 {

@@ -1,7 +1,7 @@
-//! Where the registers of a node are for the CPU.
+//! The CPU's addresses of a node's registers.
 //!
-//! Guarantees: addresses are translated through every `ranges` between a node and the root; a node that is not `okay`,
-//! or is below one, is not visited.
+//! Guarantees: addresses are translated through every `ranges` between a node and the root. A node that is not `okay`,
+//! or lies below one that is not, is not visited.
 
 use arrayvec::ArrayVec;
 use dtoolkit::fdt::FdtNode;
@@ -13,10 +13,10 @@ use super::{MAX_DEPTH, is_available};
 /// The buses from the root down to a node, the root first.
 pub type Buses<'dtb> = ArrayVec<FdtNode<'dtb>, MAX_DEPTH>;
 
-/// Is given a node, and the buses from the root down to it.
+/// A function that takes a node, and the buses from the root down to it.
 pub type Visit<'v, 'dtb> = &'v mut dyn FnMut(&FdtNode<'dtb>, &[FdtNode<'dtb>]);
 
-/// Visits every node below `root` that is there, down to [`MAX_DEPTH`].
+/// Visits every node below `root` that is `okay`, down to [`MAX_DEPTH`].
 pub fn walk<'dtb>(root: FdtNode<'dtb>, visit: Visit<'_, 'dtb>) {
     visit_below(root, &mut Buses::new(), visit);
 }
@@ -32,7 +32,8 @@ fn visit_below<'dtb>(bus: FdtNode<'dtb>, buses: &mut Buses<'dtb>, visit: Visit<'
     buses.pop();
 }
 
-/// The blocks of a node's `reg` in order, each as address and size for the CPU, up to the first it cannot reach.
+/// Yields the blocks of a node's `reg` in order, each as address and size for the CPU, up to the first that the CPU
+/// cannot reach.
 pub fn blocks<'dtb>(node: &FdtNode<'dtb>, buses: &[FdtNode<'dtb>]) -> impl Iterator<Item = (u32, u32)> {
     let reg = node.reg().ok().flatten();
     let block = move |reg: Reg<'_>| {
@@ -43,7 +44,7 @@ pub fn blocks<'dtb>(node: &FdtNode<'dtb>, buses: &[FdtNode<'dtb>]) -> impl Itera
     reg.into_iter().flatten().map_while(block)
 }
 
-/// Where the CPU sees what the innermost bus calls `at`. The root has no `ranges`: its addresses are the CPU's.
+/// Returns where the CPU sees what the innermost bus calls `at`. The root has no `ranges`: its addresses are the CPU's.
 fn translate(mut at: u64, bytes: u64, buses: &[FdtNode<'_>]) -> Option<u64> {
     for bus in buses.iter().skip(1).rev() {
         let ranges = bus.property("ranges")?;

@@ -1,4 +1,4 @@
-//! What the boot can say no to, and in which words: one line each.
+//! What the boot can refuse, and the words for it: one line each.
 
 use core::fmt;
 
@@ -13,7 +13,7 @@ use carveout::vm::alias::{Alias, AliasError};
 /// Why a device tree cannot be used at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BootError {
-    /// Shorter than its header, or than its header says.
+    /// The tree is shorter than its header, or than its header says.
     Truncated {
         /// Bytes it should have.
         expected: usize,
@@ -22,13 +22,13 @@ pub enum BootError {
     },
     /// The first word is not 0xd00dfeed.
     Magic(u32),
-    /// Not readable as version 17 of the format.
+    /// The tree cannot be read as version 17 of the format.
     Version(u32),
     /// The header names a block that is out of bounds or misaligned.
     Header(&'static str),
-    /// The structure block breaks off or makes no sense at this byte of the tree.
+    /// The structure block ends early or is malformed at this byte of the tree.
     Structure(usize),
-    /// No memory in any node with `device_type = "memory"`.
+    /// No node with `device_type = "memory"` names any memory.
     NoMemory,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for Subject<'_> {
 }
 
 impl ByteRange {
-    /// The very frames, or what is in the way of that.
+    /// Returns the range as frames, or the reason why it is not exactly frames.
     pub(crate) fn frames<'dtb>(self) -> Result<FrameRange, Reason<'dtb>> {
         let frame = u64::from(FRAME_SIZE);
         if self.size == 0 {
@@ -102,9 +102,9 @@ pub enum Holder<'dtb> {
     Elfcorehdr,
     /// An argument of the command line that withholds RAM, by its text.
     Argument(&'dtb str),
-    /// `linux,usable-memory-range`, by not naming it.
+    /// `linux,usable-memory-range`, which does not name the memory.
     UsableRange,
-    /// The default area of the command line.
+    /// The default area, by the command line.
     CommandLine,
 }
 
@@ -124,7 +124,7 @@ impl fmt::Display for Holder<'_> {
     }
 }
 
-/// What was asked for and not granted, and why.
+/// A request that was not granted, with the reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refusal<'dtb> {
     /// Who asked.
@@ -142,7 +142,7 @@ impl fmt::Display for Refusal<'_> {
 /// Why something was not granted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason<'dtb> {
-    /// More of these than there is room for. The one refused is the first too many.
+    /// There are more of these than there is room for. The one refused is the first that has none.
     TooMany {
         /// What there are too many of.
         what: &'static str,
@@ -159,9 +159,9 @@ pub enum Reason<'dtb> {
     Ranges,
     /// Memory that is not a child of the root: its address would need translation.
     NotAtRoot,
-    /// So many RAM banks more than [`MAX_BANKS`]. The one refused is the first of them.
+    /// There are this many RAM banks more than [`MAX_BANKS`]. The one refused is the first of them.
     SpareBanks(usize),
-    /// The end of an initrd before its start.
+    /// The end of an initrd lies before its start.
     InitrdOrder {
         /// `linux,initrd-start`.
         start: u64,
@@ -170,7 +170,7 @@ pub enum Reason<'dtb> {
     },
     /// A pool whose `status` is neither "okay" nor "disabled".
     NotOkay,
-    /// The `/reserved-memory` that it is a child of is malformed.
+    /// Its parent, `/reserved-memory`, is malformed.
     Parent,
     /// A size of 0.
     ZeroSize,
@@ -182,7 +182,7 @@ pub enum Reason<'dtb> {
     AlignmentTooLarge(u64),
     /// A range that does not start and end with a frame.
     Unaligned(ByteRange),
-    /// A size that is not a number of frames.
+    /// A size that is not a multiple of the frame size.
     UnalignedSize(u64),
     /// A range that does not end below 4 GiB.
     PastFourGib(ByteRange),
@@ -195,11 +195,11 @@ pub enum Reason<'dtb> {
     },
     /// `no-map` and `reusable` at once.
     NoMapAndReusable,
-    /// A `shared-dma-pool` that is neither.
+    /// A `shared-dma-pool` that is neither `no-map` nor `reusable`.
     PoolInDirectMap,
     /// `reusable` without `shared-dma-pool`.
     ReusableWithoutPool,
-    /// `linux,cma-default` on what is no area.
+    /// `linux,cma-default` on a region that is no area.
     DefaultIsNoArea,
     /// Another area is the default already.
     SecondDefault(&'dtb str),
@@ -208,40 +208,40 @@ pub enum Reason<'dtb> {
         /// Whether the region names its place, which stays reserved.
         kept: bool,
     },
-    /// An alias that cannot be.
+    /// An alias that cannot be entered.
     Alias(AliasError),
     /// RAM by its second name (I1).
     SecondName(Alias),
-    /// Not wholly RAM.
+    /// A range that is not all RAM.
     OutsideRam(FrameRange),
     /// An area outside RAM that asks to be lent.
     ReusableOutsideRam(FrameRange),
-    /// An area outside RAM, where a device has its registers, or memory that is mapped as such (I1).
+    /// An area outside RAM where a device has its registers, or where memory is mapped as registers are (I1).
     Registers {
         /// What was asked for.
         range: FrameRange,
         /// The device's node.
         node: &'dtb str,
     },
-    /// RAM to be used that the tree does not name.
+    /// RAM that is to be used and that the tree does not name.
     NotNamed(FrameRange),
-    /// Somebody holds part of it.
+    /// Somebody holds part of the range.
     Overlap {
         /// What was asked for.
         range: FrameRange,
         /// Who holds part of it.
         holder: Holder<'dtb>,
-        /// What that one holds.
+        /// The range that the holder has.
         held: FrameRange,
     },
-    /// More than all RAM.
+    /// The request is larger than all RAM.
     LargerThanRam {
         /// Bytes asked for.
         size: u64,
         /// Bytes of RAM.
         ram: u64,
     },
-    /// No free run is large enough, of those where it may lie.
+    /// No free run where it may lie is large enough.
     NoRun {
         /// Bytes asked for.
         size: u64,
@@ -326,7 +326,7 @@ impl fmt::Display for Reason<'_> {
     }
 }
 
-/// Refusals in the order they were met: the first [`MAX_REFUSALS`], and how many more.
+/// Refusals in the order in which they were found: the first [`MAX_REFUSALS`], and how many more.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Refusals<'dtb> {
     kept: ArrayVec<Refusal<'dtb>, MAX_REFUSALS>,
@@ -340,12 +340,12 @@ impl<'dtb> Refusals<'dtb> {
         }
     }
 
-    /// Those kept.
+    /// Yields the refusals that were kept.
     pub fn iter(&self) -> impl Iterator<Item = &Refusal<'dtb>> {
         self.kept.iter()
     }
 
-    /// How many were not kept.
+    /// Returns how many were not kept.
     pub const fn more(&self) -> usize {
         self.more
     }

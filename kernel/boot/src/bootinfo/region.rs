@@ -1,9 +1,9 @@
 //! The children of `/reserved-memory`.
 //!
-//! Guarantees: whatever a node's faults are, [`Region::kept`] is every address that can be read of its `reg`, and
-//! `no-map` stays `no-map`; what a fault costs a node is its service, an area or a place to be found. Where the parent
-//! translates addresses, both readings are kept: the address as it stands, which is how Linux reads it, and the address
-//! that the parent's `ranges` makes of it.
+//! Guarantees: whatever is wrong with a node, [`Region::kept`] holds every address that can be read of its `reg`, and
+//! `no-map` stays `no-map`. A fault costs the node only its service: an area, or a place to be found. Where the parent
+//! translates addresses, both readings are kept: the address as it stands, as Linux reads it, and the address that the
+//! parent's `ranges` makes of it.
 
 use arrayvec::ArrayVec;
 use dtoolkit::Node;
@@ -15,7 +15,7 @@ use crate::byte_range::ByteRange;
 use carveout::addr::{FRAME_SIZE, FrameRange};
 use carveout::carve_out::CarveOut;
 
-/// Runs of an area, those that touch as one.
+/// The runs of an area. Runs that touch are merged.
 pub(crate) type AreaRuns = ArrayVec<FrameRange, { CarveOut::RANGES }>;
 
 /// What holds for all children of a `/reserved-memory`.
@@ -28,7 +28,8 @@ pub(super) struct Parent<'dtb> {
 }
 
 impl<'dtb> Parent<'dtb> {
-    /// Reads the node `parent` of a root with the cells `root`, and what is wrong with it.
+    /// Reads the node `parent`, below a root with the cells `root`. Returns it with the reason why it is malformed, if
+    /// it is.
     pub(super) fn read(parent: FdtNode<'dtb>, root: Cells) -> (Self, Option<Reason<'dtb>>) {
         let (cells, declared) = Cells::declared(parent, root);
         let ranges = value(parent, "ranges");
@@ -74,15 +75,15 @@ impl<'dtb> Ranges<'dtb> {
 pub struct Region<'dtb> {
     /// The node's name, with its unit address.
     pub name: &'dtb str,
-    /// What becomes of it. A pool that is refused is no [`RegionKind::Area`].
+    /// The use that is made of it. A pool that is refused is no [`RegionKind::Area`].
     pub kind: RegionKind,
-    /// `linux,cma-default`, on an area.
+    /// Whether `linux,cma-default` stands on it and it is an area.
     pub default: bool,
-    /// Why the node does not get what it asks for, whether an area or a place. Its addresses are kept all the same.
+    /// Why the node does not get what it asks for, whether an area or a place. Its addresses are kept even then.
     pub refused: Option<Reason<'dtb>>,
-    /// Whether it is a `shared-dma-pool`: whoever names it wants an area.
+    /// Whether it is a `shared-dma-pool`. A device that names one wants an area.
     pub is_pool: bool,
-    /// The place to be found for it.
+    /// The place that is to be found for it, if its node names none.
     pub dynamic: Option<Dynamic<'dtb>>,
     reg: Entries<'dtb>,
     ranges: Ranges<'dtb>,
@@ -92,7 +93,7 @@ pub struct Region<'dtb> {
 /// A place to be found at boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Dynamic<'dtb> {
-    /// Bytes: whole frames, not 0.
+    /// The size in bytes: whole frames, not 0.
     pub size: u64,
     /// Alignment in bytes: a power of two, from a frame to [`MAX_ALIGNMENT`].
     pub align: u32,
@@ -100,7 +101,7 @@ pub struct Dynamic<'dtb> {
 }
 
 impl<'dtb> Dynamic<'dtb> {
-    /// Where it may lie, in the order to be tried. At least one is large enough.
+    /// Yields the ranges where it may lie, in the order in which they are tried. At least one is large enough.
     pub fn within(&self) -> impl Iterator<Item = FrameRange> + use<'dtb> {
         let anywhere = self.within.is_none().then_some(FrameRange::ALL);
         let listed = self.within.into_iter().flat_map(Entries::whole);
@@ -142,7 +143,7 @@ impl<'dtb> Dynamic<'dtb> {
 }
 
 impl<'dtb> Region<'dtb> {
-    /// Reads a node; `say` is told its faults. `None` if its `status` withdraws it.
+    /// Reads a node and tells `say` its faults. Returns `None` if its `status` withdraws it.
     pub(super) fn read(node: FdtNode<'dtb>, parent: Parent<'dtb>, say: &mut dyn FnMut(Reason<'dtb>)) -> Option<Self> {
         let status = Status::of(value(node, "status"));
         if status == Status::Disabled {
@@ -180,7 +181,8 @@ impl<'dtb> Region<'dtb> {
             Ok(()) if is_pool => region.kind = RegionKind::Area { lendable: reusable },
             Ok(()) if reusable => say(Reason::ReusableWithoutPool),
             Ok(()) => {}
-            // The parent's fault was said once, and a reservation loses nothing by its own.
+            // The parent's fault was reported once. It is no fault of a reservation, which needs neither area nor
+            // place.
             Err(Reason::Parent) => region.refuse(Reason::Parent),
             Err(fault) if reg.is_some() && !is_pool => say(fault),
             Err(fault) => {
@@ -202,7 +204,7 @@ impl<'dtb> Region<'dtb> {
         self.dynamic = None;
     }
 
-    /// What is wrong with `reg`; the first of it.
+    /// Checks `reg`, and returns the first thing that is wrong with it.
     fn check_reg(&self, is_area: bool) -> Result<(), Reason<'dtb>> {
         if !self.reg.are_whole() {
             return Err(Reason::Malformed("reg"));
@@ -219,8 +221,8 @@ impl<'dtb> Region<'dtb> {
         if is_area { self.runs().map(drop) } else { Ok(()) }
     }
 
-    /// Every frame that its `reg` touches, as far as that can be read: an address whose size cannot be read is a frame.
-    /// What lies past 4 GiB is cut off.
+    /// Yields every frame that its `reg` touches, as far as that can be read. An address whose size cannot be read
+    /// counts as one frame. What lies past 4 GiB is cut off.
     pub fn kept(&self) -> impl Iterator<Item = FrameRange> + use<'dtb> {
         let cut = self.reg.cut().map(|base| ByteRange { base, size: 1 });
         let touched = |entry: ByteRange| FrameRange::covering(entry.base, entry.size);
@@ -229,7 +231,7 @@ impl<'dtb> Region<'dtb> {
         self.reg.whole().chain(cut).flat_map(readings).map(touched).filter(|range| !range.is_empty())
     }
 
-    /// What becomes of its memory if it is not the area it asks to be.
+    /// Returns the use that is made of its memory if it is not the area it asks to be.
     pub const fn kind_if_refused(&self) -> RegionKind {
         match self.kind {
             RegionKind::Area { lendable: true } => RegionKind::Plain,
@@ -238,7 +240,8 @@ impl<'dtb> Region<'dtb> {
         }
     }
 
-    /// The place of an area with a `reg`, those that touch as one. None if the place is to be found.
+    /// Returns the runs of an area with a `reg`. Runs that touch are merged. There are none if the place is to be
+    /// found.
     pub(crate) fn runs(&self) -> Result<AreaRuns, Reason<'dtb>> {
         let mut runs = AreaRuns::new();
         for range in self.kept() {
@@ -256,7 +259,7 @@ impl<'dtb> Region<'dtb> {
         Ok(runs)
     }
 
-    /// Whether `phandle` is its own.
+    /// Returns whether `phandle` is its own.
     pub fn is_called(&self, phandle: u32) -> bool {
         self.phandle == Some(phandle)
     }

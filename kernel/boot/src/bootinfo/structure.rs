@@ -1,13 +1,13 @@
-//! Whether a blob can be walked at all.
+//! The check that a blob can be walked at all.
 
 use dtoolkit::fdt::Fdt;
 
 use super::{BootError, string};
 
-/// Checks all that `dtoolkit`'s accessors take for granted, and panic without.
+/// Checks all that `dtoolkit`'s accessors rely on: they panic if it does not hold.
 ///
-/// `Fdt::new` is no substitute: it adds lengths of the blob's choice as `usize`, which wraps on a 32-bit target (a
-/// property of length `0xffff_fff4` makes it loop for ever), and it refuses the whole tree for a name of more than 31
+/// `Fdt::new` cannot take its place. It adds lengths that the blob chooses as `usize`, which wraps on a 32-bit target:
+/// a property of length `0xffff_fff4` makes it loop for ever. And it refuses the whole tree for a name of more than 31
 /// characters, which trees with symbols have.
 pub(super) fn check(dtb: &[u8]) -> Result<Fdt<'_>, BootError> {
     const HEADER: usize = 40;
@@ -84,7 +84,7 @@ fn check_nodes(dtb: &[u8], start: usize, strings: &[u8]) -> Result<(), BootError
     }
 }
 
-/// What the structure block holds, in its order.
+/// One item of the structure block.
 pub(super) enum Event<'dtb> {
     /// A node begins: its name, with the unit address.
     Begin(&'dtb str),

@@ -1,13 +1,13 @@
 //! Contracts: sets of buffers declared up front, which can be allocated for ever after (I7). Pure bookkeeping.
 //!
-//! A contract *pre-assigns places*. When it is declared, each buffer of each set gets a *slot* and a buffer record. A
-//! slot is a run of frames that nobody else's allocation can have until the contract ends. It needs no addresses
-//! beforehand: a run of frames always has some ([`window`](crate::vm::window)). A slot is held by one buffer, or idle.
-//! While it is idle its frames may be lent.
+//! A contract *assigns places beforehand*. When it is declared, each buffer of each set gets a *slot* and a buffer
+//! record. A slot is a run of frames that nobody else's allocation can have until the contract ends. It needs no
+//! addresses beforehand: a run of frames always has some ([`window`](crate::vm::window)). A slot is held by one buffer,
+//! or idle. While it is idle its frames may be lent.
 //!
 //! Guarantees: slots of one size and alignment are a class. An allocation takes an idle slot of the smallest class that
-//! serves its size and alignment. Of classes as small, it takes the least aligned. It never takes a slot of another
-//! class. So what it finds depends on how many of its own class are held, and on nothing else. docs/src/loans.md has
+//! serves its size and alignment. If several are as small, it takes the least aligned. It never takes a slot of another
+//! class. So an allocation's outcome depends only on how many slots of its own class are held. docs/src/loans.md has
 //! the proof that it cannot fail.
 
 use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
@@ -38,15 +38,15 @@ impl fmt::Display for ContractSet {
 /// Says why a contract was refused. Nobody lost anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ContractError {
-    /// It declares no buffers, or a set of none.
+    /// The contract declares no buffers, or a set of none.
     NoBuffers,
     /// Not all buffers of this set have a place.
     Set {
         /// The set.
         set: ContractSet,
-        /// Buffers of the contract that had got a place, the largest first.
+        /// How many buffers of the contract had got a place. The largest get theirs first.
         placed: u32,
-        /// Why the next has none beside them.
+        /// Why the next buffer has no place beside them.
         error: AllocError,
     },
     /// It declares more buffers than there are records for.
@@ -84,7 +84,7 @@ impl fmt::Display for ContractError {
 
 impl core::error::Error for ContractError {}
 
-/// Where a contract's buffer is: in which slot, of which class and contract.
+/// The place of a contract's buffer: its slot, with the slot's class and contract.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SlotId {
     pub(crate) contract: usize,
@@ -92,7 +92,7 @@ pub(crate) struct SlotId {
     slot: usize,
 }
 
-/// What a slot has until its contract ends: frames, and a buffer record `S`.
+/// The frames and the buffer record `S` that a slot has until its contract ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ContractSlot<S> {
     pub(crate) extent: Extent,
@@ -111,7 +111,7 @@ struct SlotClass<S> {
 /// The books of one contract.
 #[derive(Debug)]
 pub(crate) struct ContractBook<S> {
-    /// From the smallest; as small ones from the least aligned.
+    /// The classes from the smallest on. Of equal sizes, the least aligned comes first.
     classes: Vec<SlotClass<S>>,
     /// Slots that a buffer holds.
     held: u32,
@@ -141,7 +141,7 @@ impl<S: Copy> ContractBook<S> {
     }
 
     /// Takes the idle slot whose loans cost least, for a buffer of this shape, (frames, order). `cost` returns `None`
-    /// of a slot that must not be taken now. If all are such, this returns `Ok(None)`.
+    /// for a slot that must not be taken now. If that is so for all of them, this returns `Ok(None)`.
     pub(crate) fn take(
         &mut self,
         contract: usize,

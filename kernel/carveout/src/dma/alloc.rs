@@ -1,4 +1,4 @@
-//! Allocation: from a master's wish to frames that are its own.
+//! Allocation: from a master's request to frames that are its own.
 
 use crate::cma::area::{AllocError, Taken};
 use crate::dma::body::Body;
@@ -10,15 +10,22 @@ use crate::machine::Machine;
 use crate::vm::ledger::Residue;
 
 impl<M: Machine> Dma<M> {
-    /// Allocates `bytes`, rounded up to whole frames and physically contiguous, from the device's area and within its
-    /// reach and shape. `align` is a power of two in bytes, at most [`MAX_ALIGN`](crate::cma::area::MAX_ALIGN), that
-    /// the address which the device is told is a multiple of; 1 means a frame. The physical address is a multiple too,
-    /// unless the device's `dma-ranges` shift memory by part of `align`: then such places are searched run by run.
+    /// Allocates `bytes`, rounded up to whole frames and physically contiguous. They come from the device's area,
+    /// within the device's reach and shape. `align` is a power of two in bytes, at most
+    /// [`MAX_ALIGN`](super::MAX_ALIGN); 1 means a frame. The address that the device is told is a multiple of it. The
+    /// physical address is a multiple too, unless the device's `dma-ranges` shift memory by part of `align`. Places for
+    /// such a device are searched run by run.
     ///
-    /// Where too little is idle, loans are recalled: that takes a bounded time (docs/src/loans.md) and never fails
-    /// (I6).
+    /// If too little is idle, loans are recalled. That takes a bounded time (docs/src/loans.md) and never fails (I6).
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ZeroSize`] and [`AllocError::Alignment`] if the request itself is wrong. [`AllocError::NoArea`] if
+    /// the device has no area, or one of another `Dma`. [`AllocError::NoCapacity`], [`AllocError::Fragmented`],
+    /// [`AllocError::OutOfReach`] and [`AllocError::Open`] if there is no such run, with the figures.
+    /// [`AllocError::TooManyBuffers`] if all records are in use.
     pub fn alloc(&'static self, master: &Master, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
-        // Dropped after the guard.
+        // It is dropped after the guard.
         let mut turn = None;
         let mut guard = self.state.lock();
         let area = master.area()?;
@@ -27,7 +34,7 @@ impl<M: Machine> Dma<M> {
             let Some(slot) = state.free else { return Err(AllocError::TooManyBuffers { limit: MAX_BUFFERS }) };
             let Some(memory) = state.area_mut(area) else { return Err(NOT_OURS) };
             match memory.alloc(bytes, align, |run| master.places(run)) {
-                // In this core's turn nobody has any in hand, so it is tried once more.
+                // While this core has the turn, nobody has frames in hand. So this is tried once more.
                 Err(error) if error.is_of_room() && memory.has_in_hand() => {
                     drop(guard);
                     turn = Some(self.work.wait());
@@ -53,7 +60,7 @@ impl<M: Machine> Dma<M> {
         Ok(self.handed_out(slot, master, area, body, residue, moves))
     }
 
-    /// A buffer whose record stands, once what was lent of its frames is out of the way.
+    /// Makes a buffer whose record exists, once what was lent of its frames has moved away.
     pub(super) fn handed_out(
         &'static self,
         slot: BufferSlot,

@@ -1,4 +1,4 @@
-//! What a buffer consists of, in whatever state.
+//! The body of a buffer: what it has in every state.
 
 use crate::addr::{BusAddr, FrameRange, VirtAddr};
 use crate::machine::Lines;
@@ -8,27 +8,28 @@ use crate::vm::mapped::Mapped;
 use core::cell::Cell;
 use core::fmt;
 
-/// What a buffer consists of. It stays where it is while the buffer moves from state to state, or each move would copy
-/// it.
+/// What a buffer has in every state. A body stays at its address while the buffer moves from state to state, or each
+/// move would copy it.
 ///
-/// In this order no two counters of lines are next to each other: zeroing them is a store each, and no call that fills
-/// memory.
+/// In this order of fields no two counters of lines are neighbours. So the compiler zeroes each by a store, and calls
+/// no function that fills memory.
 #[repr(C)]
 pub(super) struct Body {
     pub(super) cleaned: Cell<Lines>,
     pub(super) frames: FrameRange,
-    /// Where it is mapped, or was last.
+    /// The address at which it is mapped, or was last.
     pub(super) va: Cell<VirtAddr>,
     pub(super) bytes: u32,
     pub(super) invalidated: Cell<Lines>,
     pub(super) bus: BusAddr,
     pub(super) mapped: Cell<Option<Mapped>>,
     pub(super) knows: Cell<Knowledge>,
-    /// The ledger has each frame's residue, which need not be the same: until it is in a state.
+    /// Whether the ledger has each frame's residue, and the frames may differ. This is so until the buffer is in a
+    /// state.
     pub(super) in_ledger: Cell<bool>,
-    /// A device was told the address and not yet made to forget it.
+    /// Whether a device was told the address and not yet made to forget it.
     pub(super) exposed: Cell<bool>,
-    /// It has addresses: those of `va`, whenever it is mapped.
+    /// Whether it has addresses. It is mapped at `va` then, whenever it is mapped.
     pub(super) placed: Cell<bool>,
     pub(super) transitions: Cell<u32>,
     pub(super) map_changes: Cell<u32>,
@@ -37,7 +38,7 @@ pub(super) struct Body {
 pub(super) const NO_LINES: Lines = Lines { inner: 0, outer: 0 };
 
 impl Body {
-    /// Nobody's.
+    /// Makes a body of no buffer.
     pub(super) const fn vacant() -> Self {
         Self {
             frames: FrameRange::EMPTY,
@@ -56,7 +57,7 @@ impl Body {
         }
     }
 
-    /// Of a new buffer from now on.
+    /// Makes this the body of a new buffer.
     pub(super) const fn place(&mut self, frames: FrameRange, bytes: u32) {
         (self.frames, self.bytes) = (frames, bytes);
     }
@@ -65,7 +66,7 @@ impl Body {
         self.frames
     }
 
-    /// Where it is mapped whenever it is.
+    /// Returns the address at which it is mapped whenever it is mapped, if it has one.
     pub(super) fn address(&self) -> Option<VirtAddr> {
         self.placed.get().then(|| self.va.get())
     }

@@ -1,5 +1,5 @@
-//! Contracts: a device's buffers, promised up front (I7). What is promised and why it holds stands in
-//! [`crate::cma::contract`] and docs/src/loans.md.
+//! Contracts: a device's buffers, promised beforehand (I7). [`crate::cma::contract`] and docs/src/loans.md say what is
+//! promised and why it holds.
 //!
 //! ```
 //! use carveout::setup::Setup;
@@ -36,7 +36,8 @@ use crate::vm::ledger::Residue;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// The promise that a set of buffers can be allocated. Dropping it ends the promise; buffers of it live on.
+/// The promise that sets of buffers can be allocated. Dropping it ends the promise. Buffers that were allocated by it
+/// live on.
 pub struct Contract<M: Machine + 'static> {
     dma: &'static Dma<M>,
     area: AreaId,
@@ -51,10 +52,17 @@ impl<M: Machine> fmt::Debug for Contract<M> {
 }
 
 impl<M: Machine> Dma<M> {
-    /// Declares buffers that `master` must always get, whatever else happens. All sets are promised or none: each
-    /// buffer gets its place now, the largest first, and loans are recalled to make room. Takes books from the heap,
-    /// under the lock. A refusal, also one for want of heap, changes no buffer, loan or contract. Room that was made
-    /// for books stays made.
+    /// Declares buffers that `master` must always get, whatever else happens (I7). All sets are promised or none. Each
+    /// buffer gets its place now, the largest first. Loans are recalled to make room.
+    ///
+    /// This takes memory for the contract's books from the heap, under the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`ContractError::NoBuffers`] if there are no sets or a set is of no buffers. [`ContractError::Set`] if a set has
+    /// no place, with the reason. [`ContractError::Records`] if there are too few buffer records.
+    /// [`ContractError::Heap`] if the heap has no room for the books. No buffer, loan or contract changes then. Books
+    /// that had grown stay as large as they are.
     pub fn contract(&'static self, master: &Master, sets: &[ContractSet]) -> Result<Contract<M>, ContractError> {
         if sets.is_empty() || sets.iter().any(|set| set.count == 0) {
             return Err(ContractError::NoBuffers);
@@ -73,14 +81,14 @@ impl<M: Machine> Dma<M> {
             wanted.try_reserve(set.count as usize).map_err(full)?;
             wanted.extend((0..set.count).map(|_| (frames, order, set)));
         }
-        // Not the stable sort, which takes memory.
+        // The stable sort would take memory.
         wanted.sort_unstable_by_key(|&(frames, order, _)| core::cmp::Reverse((frames, order)));
         let mut shapes: Vec<(u32, u8)> = room(wanted.len()).map_err(full)?;
         shapes.extend(wanted.iter().map(|&(frames, order, _)| (frames, order)));
         let first = wanted[0].2;
         let area = master.area().map_err(refuse(first, 0))?;
 
-        // In this core's turn nobody has frames in hand that could be a slot's.
+        // While this core has the turn, nobody zeroes or moves frames that could be a slot's.
         let turn = self.work.wait();
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -128,12 +136,12 @@ impl<M: Machine> Dma<M> {
 }
 
 impl State {
-    /// Records that no buffer and no contract has.
+    /// Returns how many records no buffer and no contract has.
     fn free_records(&self) -> u32 {
         self.entries.iter().filter(|entry| matches!(entry, Entry::Free { .. })).count() as u32
     }
 
-    /// A record for a contract's slot.
+    /// Takes a record for a contract's slot.
     fn take_entry(&mut self) -> Option<BufferSlot> {
         let slot = self.free?;
         if let Entry::Free { next } = core::mem::replace(&mut self.entries[slot.0], Entry::Promised) {
@@ -143,13 +151,19 @@ impl State {
     }
 }
 
-/// What an allocation got: the record, the buffer's body, what the caches may hold, whether loans are to be moved.
+/// What an allocation got: the record, the buffer's body, what the caches may hold, and whether loans are to be moved.
 type Taken = (BufferSlot, &'static mut Body, Residue, bool);
 
 impl<M: Machine> Contract<M> {
-    /// Allocates a buffer that the contract declares: of the smallest size declared for at least `bytes` at `align` or
-    /// more, and of the least such alignment. Fails only if all buffers of that size and alignment are allocated, if
-    /// none was declared, or as [`Dma::alloc`] does by what is asked for.
+    /// Allocates a buffer that the contract declares. It takes the smallest declared size that is at least `bytes` at
+    /// `align` or more. Of equal sizes it takes the least alignment. `bytes` and `align` are as for [`Dma::alloc`].
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ContractExceeded`] if all buffers of that size and alignment are allocated.
+    /// [`AllocError::NotDeclared`] if the contract declares no buffer as large at that alignment.
+    /// [`AllocError::ZeroSize`] and [`AllocError::Alignment`] if the request itself is wrong. There is no other refusal
+    /// (I7).
     pub fn alloc(&self, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
         let wanted = shape(bytes, align)?;
         let taken = self.take(&mut self.dma.state.lock(), bytes, wanted);
@@ -161,8 +175,8 @@ impl<M: Machine> Contract<M> {
         Ok(self.dma.handed_out(slot, &self.master, self.area, body, residue, moves))
     }
 
-    /// Takes an idle slot for a buffer of this shape, (frames, order). `None`: other cores copy to or from a lent page
-    /// in each.
+    /// Takes an idle slot for a buffer of this shape, (frames, order). Returns `None` if other cores copy to or from a
+    /// lent page in each idle slot.
     #[inline]
     fn take(&self, state: &mut State, bytes: u32, wanted: (u32, u8)) -> Result<Option<Taken>, AllocError> {
         let memory = &mut state.areas[self.area.0];
@@ -177,9 +191,9 @@ impl<M: Machine> Contract<M> {
         Ok(Some((slot, body, residue, moves)))
     }
 
-    /// Waits for copies to or from lent pages in idle slots, which are bounded, until `attempt` gives something.
-    /// Meanwhile no such copy begins, so it waits for those under way alone. Interrupts are masked, for it keeps others
-    /// waiting.
+    /// Waits for copies to or from lent pages in idle slots until `attempt` gives something. The copies are bounded,
+    /// and none begins meanwhile, so this waits only for those under way. Interrupts are masked, for others wait for
+    /// this core.
     #[cold]
     fn once_closed<R>(&self, mut attempt: impl FnMut(&mut State) -> Option<R>) -> R {
         let _masked = Masked::new();
@@ -195,7 +209,8 @@ impl<M: Machine> Contract<M> {
         }
     }
 
-    /// Ends the promise. `false`: other cores copy to or from a lent page in an idle slot.
+    /// Ends the promise. Returns `false`, and changes nothing, if other cores copy to or from a lent page in an idle
+    /// slot.
     fn end(&self, state: &mut State) -> bool {
         let State { areas, contracts, entries, free, .. } = state;
         let (memory, book) = (&mut areas[self.area.0], &mut contracts[self.number]);

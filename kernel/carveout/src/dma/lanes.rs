@@ -1,6 +1,7 @@
-//! Where lent frames are mapped while somebody is at them: lanes of a window, and whose turn it is at the work lane.
+//! Lanes: the parts of a window where lent frames are mapped while somebody accesses them. And tickets: whose turn it
+//! is to use the work lane.
 //!
-//! Guarantees: turns of the work lane are had in the order in which they were asked for (I6).
+//! Guarantees: turns of the work lane come in the order in which they were asked for (I6).
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, SECTION_SIZE, VirtAddr};
 use crate::cma::loan::{BATCH, SPARES};
@@ -10,23 +11,24 @@ use crate::vm::range::VirtRange;
 use crate::vm::space::Region;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Addresses for lent frames: lanes of 32 pages, one for recalls and idle work, the others for a page each.
+/// Addresses for lent frames: lanes of 32 pages. One lane is for recalls and idle work. Each other lane is for one
+/// page.
 #[derive(Debug)]
 pub(super) struct Lanes {
     pub(super) window: Region<'static>,
-    /// A bit a lane but the first, which goes by [`Tickets`].
+    /// The free lanes, a bit each. The first lane is not among them: [`Tickets`] give it out.
     free: u32,
 }
 
-/// Whose turn of the work lane it is: tickets, had in the order of their numbers.
+/// Tickets of the work lane. Turns come in the order of their numbers.
 ///
-/// This is not the lock ([`sync`](crate::sync)). There a core leaves its place to take an interrupt, and others go
-/// round a core that does not come. A ticket keeps its number whatever happens, so a recall waits for one turn of
-/// each other core at most (I6). So interrupts are masked over the whole wait: an interrupted core's ticket would keep
-/// all later ones waiting, its own handler's among them.
+/// A ticket is not a place at a lock ([`sync`](crate::sync)). There a core leaves its place to take an interrupt, and
+/// others go round a core that does not come. A ticket keeps its number whatever happens, so a recall waits for at most
+/// one turn of each other core (I6). That is why interrupts are masked over the whole wait. The ticket of an
+/// interrupted core would keep all later ones waiting, also those of its own handler.
 #[derive(Debug)]
 pub(super) struct Tickets {
-    /// The number that the next to ask gets.
+    /// The number of the next ticket.
     next: AtomicU32,
     /// The number whose turn it is.
     now: AtomicU32,
@@ -34,10 +36,10 @@ pub(super) struct Tickets {
     worst: AtomicU32,
 }
 
-/// A turn of the work lane, until it is dropped. The lock is never held when one is waited for, nor after it.
+/// A turn of the work lane, until it is dropped. Nobody holds the lock while waiting for one.
 pub(super) struct Turn<'t> {
     tickets: &'t Tickets,
-    /// Dropped last.
+    /// It is dropped last.
     _masked: Masked,
 }
 
@@ -46,7 +48,7 @@ impl Tickets {
         Self { next: AtomicU32::new(0), now: AtomicU32::new(0), worst: AtomicU32::new(0) }
     }
 
-    /// Waits for the turn after all that were asked for before.
+    /// Takes a ticket and waits for its turn.
     pub(super) fn wait(&self) -> Turn<'_> {
         let masked = Masked::new();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +68,7 @@ impl Tickets {
         Some(Turn { tickets: self, _masked: masked })
     }
 
-    /// The most turns that passed while one was waited for.
+    /// Returns the most turns that passed while one was waited for.
     pub(super) fn worst_wait(&self) -> u32 {
         self.worst.load(Ordering::Relaxed)
     }
@@ -74,28 +76,27 @@ impl Tickets {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // Nobody else writes it meanwhile.
+        // Nobody else writes it during a turn.
         let now = self.tickets.now.load(Ordering::Relaxed);
         self.tickets.now.store(now.wrapping_add(1), Ordering::Release);
     }
 }
 
 pub(super) const LANE_PAGES: u32 = 32;
-/// The work lane, of recalls and of idle work: its first half for what is copied from, its second for what is copied
-/// to.
+/// The number of the work lane, for recalls and idle work. Pages are copied from its first half to its second half.
 pub(super) const WORK: u32 = 0;
 
 impl Lanes {
-    /// Sections of window that all lanes take: no more pages are open at a time, whatever the areas hold.
+    /// The sections of window that all lanes take. No more pages are open at a time, whatever the areas hold.
     pub(super) const SECTIONS: u32 = ((SPARES + 1) * LANE_PAGES * FRAME_SIZE).div_ceil(SECTION_SIZE);
 
-    /// The lanes of a window that has [`SECTIONS`](Self::SECTIONS).
+    /// Makes the lanes of a window that has [`SECTIONS`](Self::SECTIONS).
     pub(super) fn new(window: Region<'static>) -> Self {
         const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
         Self { window, free: (1 << (SPARES + 1)) - (1 << (WORK + 1)) }
     }
 
-    /// The window.
+    /// Returns the window's addresses.
     pub(super) const fn range(&self) -> VirtRange {
         self.window.range()
     }

@@ -1,20 +1,22 @@
-//! Borrowers: idle frames of an area, used by the CPU until a device wants them. The protocol stands in
-//! [`crate::cma::loan`].
+//! Borrowers: the CPU uses idle frames of an area until a device wants them. The protocol stands in `cma::loan`.
 //!
-//! Access is a bounded copy in or out, or a closure over one page, mapped write-back in the loan window while it runs;
-//! no other way to name a lent frame's bytes exists, so none can be pinned. What this guarantees:
+//! Access is a bounded copy in or out, or a closure over one page, which is mapped write-back in the loan window while
+//! it runs. There is no other way to name a lent frame's bytes, so none can be pinned. What this guarantees:
 //!
-//! - **I1** a lent frame is mapped by the one closure or copy that has it open, claimed in the ledger like any other.
-//! - **I3** whatever lines that leaves are written to the ledger as residue; the frame's next owner drops them through
-//!   its own non-cacheable mapping, once. A recall itself touches no line of a page it discards. Nor does a page's
-//!   first opening: stale lines are written over before anything is read ([`protocol`](crate::protocol)).
-//! - **I5** a page reads as zeros until its borrower wrote it, whatever the frame held.
-//! - **I6** a recall waits for nothing but other cores' turns of the *work lane*. A turn is a copy of at most `BATCH`
-//!   pages, or 31 pages zeroed in idle time. Turns are had in the order in which they were asked for, and idle work
-//!   takes none that anybody waits for. A core asks for one turn at a time, so of n cores one waits for n - 1 turns at
-//!   most, for each turn of its own: [`DmaStats::worst_wait`](crate::dma::DmaStats) has the most that any waited for.
-//!   Interrupts are masked from the moment a turn is asked for until it ends, so that no handler waits for a turn of
-//!   what it interrupted. Loans themselves are not for handlers: a page that is to be moved is waited for.
+//! - **I1** Only the closure or copy that has a lent frame open maps it. The mapping is claimed in the ledger like any
+//!   other.
+//! - **I3** The lines that such a mapping leaves are noted in the ledger as residue. The frame's next owner drops them
+//!   once, through its own non-cacheable mapping. A recall itself touches no line of a page that it discards. A page's
+//!   first opening touches none either: stale lines are written over before anything is read
+//!   ([`protocol`](crate::protocol)).
+//! - **I5** A page reads as zeros until its borrower writes it, whatever the frame held.
+//! - **I6** A recall waits only for other cores' turns of the *work lane*. A turn is a copy of at most `BATCH` pages,
+//!   or 31 pages zeroed in idle time. Turns come in the order in which they were asked for, and idle work takes none
+//!   that anybody waits for. A core asks for one turn at a time. So of n cores, one waits for at most n - 1 turns
+//!   before each turn of its own: [`DmaStats::worst_wait`](crate::dma::DmaStats) has the most that any waited for.
+//!   Interrupts are masked from the moment a turn is asked for until it ends, so no handler waits for a turn of the
+//!   code that it interrupted. Loans themselves are not for handlers: whoever wants a page that is to be moved waits
+//!   for it.
 //!
 //! ```
 //! use carveout::setup::Setup;
@@ -63,20 +65,20 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
 
-/// Bytes of a page of a loan.
+/// The bytes of a page of a loan.
 pub const LOAN_PAGE: usize = FRAME_SIZE as usize;
 
 mod sealed {
     pub trait Sealed {}
 }
 
-/// Names a [kind](PageKind) of loan as a type: what becomes of a borrower's pages on recall. The set is closed.
+/// A [kind](PageKind) of loan as a type: what becomes of a borrower's pages on recall. The set is closed.
 pub trait LoanKind: sealed::Sealed {
-    /// The same as a value.
+    /// The kind as a value.
     const KIND: PageKind;
 }
 
-/// Marks pages that are forgotten on recall: a cache of what can be had again.
+/// The kind of pages that are forgotten on recall: a cache of what can be had again.
 #[derive(Debug)]
 pub enum Discardable {}
 
@@ -85,7 +87,7 @@ impl LoanKind for Discardable {
     const KIND: PageKind = PageKind::Discardable;
 }
 
-/// Marks pages that survive a recall.
+/// The kind of pages that survive a recall.
 #[derive(Debug)]
 pub enum Movable {}
 
@@ -97,7 +99,7 @@ impl LoanKind for Movable {
 impl State {
     fn map_lent<M: Machine>(&mut self, machine: &M, at: (u32, u32), frames: FrameRange, memory: MemoryType) -> Mapped {
         if memory == MemoryType::WriteBack {
-            // Said before the mapping is made: from then on lines may come.
+            // This is noted before the mapping is made: lines may come as soon as it is.
             self.ledger.raise_residue(frames, Residue::Dirty);
         }
         self.ledger.claim(frames, memory).expect("nobody maps a lent frame but who has it open");
@@ -116,17 +118,17 @@ impl State {
 /// What an area lends, in frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LentFrames {
-    /// Lent now.
+    /// Frames that are lent now.
     pub lent: u32,
-    /// Neither held by a buffer nor lent: idle, or an idle contract slot's.
+    /// Frames that are neither held by a buffer nor lent: idle ones, or an idle contract slot's.
     pub unlent: u32,
-    /// Of those, idle ones that are kept from borrowers: the reserve, or what there is of it.
+    /// Of those, idle frames that are kept from borrowers: the reserve, as far as there are any.
     pub reserve: u32,
-    /// Frames of the refuge, and of those in use.
+    /// Frames of the refuge, and how many of them are in use.
     pub refuge: (u32, u32),
 }
 
-/// Who may borrow frames of an area, and what for. Registered once, for good.
+/// A user of an area's idle frames. It is registered once, for good.
 pub struct Borrower<M: Machine + 'static, K> {
     dma: &'static Dma<M>,
     area: AreaId,
@@ -140,7 +142,7 @@ impl<M: Machine, K> fmt::Debug for Borrower<M, K> {
     }
 }
 
-/// A page that is open. Closes when dropped, also where a closure unwinds.
+/// A page that is open. It closes when dropped, also where a closure unwinds.
 struct Open<'b, M: Machine + 'static, K> {
     by: &'b Borrower<M, K>,
     opening: Opening,
@@ -148,7 +150,8 @@ struct Open<'b, M: Machine + 'static, K> {
     mapped: Option<Mapped>,
     bytes: *mut u8,
     written: bool,
-    /// Over a copy: a handler on this core that allocates would wait for it in vain. Dropped last.
+    /// Interrupts stay masked over a copy: a handler on this core that allocates would wait for it for ever. It is
+    /// dropped last.
     _masked: Option<Masked>,
 }
 
@@ -167,26 +170,35 @@ impl<M: Machine, K> Drop for Open<'_, M, K> {
     }
 }
 
-/// What a page is opened for.
+/// The purpose for which a page is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum For {
     /// Bytes are copied out.
     Read,
-    /// All bytes are copied in, or some.
+    /// All bytes are copied in, or some of them.
     Write { all: bool },
-    /// A closure.
+    /// A closure runs over it.
     Closure,
 }
 
 impl<M: Machine, K: LoanKind> Borrower<M, K> {
-    /// Borrows up to `count` pages, which read as zeros. The loan says how many it is of.
+    /// Borrows up to `count` pages, which read as zeros. [`Loan::len`] says how many pages it got.
+    ///
+    /// # Errors
+    ///
+    /// [`LendError::Spent`] if all pages of the budget are lent. [`LendError::NothingIdle`] if no frame is idle.
     pub fn borrow(&self, count: u32) -> Result<Loan, LendError> {
         let mut state = self.dma.state.lock();
         let State { areas, ledger, .. } = &mut *state;
         areas[self.area.0].borrow(self.number, count, |frames| ledger.residue(frames) > Residue::Nothing)
     }
 
-    /// Ends a loan, whatever was recalled of it. From then on its handle is stale.
+    /// Ends a loan, whatever was recalled of it. Its handle is stale afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`LoanError::Stale`] if the loan was given back before or is another borrower's. [`LoanError::InUse`] if a
+    /// closure runs over a page of it.
     pub fn give_back(&self, loan: Loan) -> Result<(), LoanError> {
         loop {
             let mut state = self.dma.state.lock();
@@ -198,13 +210,24 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         }
     }
 
-    /// Pages of the loan that were not recalled.
+    /// Returns how many pages of the loan were not recalled.
+    ///
+    /// # Errors
+    ///
+    /// [`LoanError::Stale`] if the loan was given back before or is another borrower's.
     pub fn left(&self, loan: Loan) -> Result<u32, LoanError> {
         let state = self.dma.state.lock();
         state.areas[self.area.0].lending().ok_or(LoanError::Stale)?.left(self.number, loan)
     }
 
-    /// Copies bytes of a page out, from `offset` on.
+    /// Copies bytes out of a page, from byte `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`LoanError::Stale`] if the loan was given back before or is another borrower's. [`LoanError::Recalled`] if the
+    /// page was recalled. [`LoanError::Range`] if the loan has no such page, or the page no such bytes.
+    /// [`LoanError::InUse`] if a closure runs over the page. [`LoanError::TooManyOpen`] if as many pages are open as
+    /// can be.
     pub fn read(&self, loan: Loan, page: u32, offset: usize, to: &mut [u8]) -> Result<(), LoanError> {
         let Range { start, end } = Self::inside(page, offset, to.len())?;
         let open = self.open(loan, page, For::Read)?;
@@ -218,7 +241,11 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         Ok(())
     }
 
-    /// Copies bytes into a page, from `offset` on.
+    /// Copies bytes into a page, from byte `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
     pub fn write(&self, loan: Loan, page: u32, offset: usize, from: &[u8]) -> Result<(), LoanError> {
         let Range { start, end } = Self::inside(page, offset, from.len())?;
         let open = self.open(loan, page, For::Write { all: from.len() == LOAN_PAGE })?;
@@ -228,8 +255,13 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         Ok(())
     }
 
-    /// Runs a closure over a page, mapped write-back while it runs. The page cannot be recalled meanwhile: an
-    /// allocation from within, or by another core, goes round it. It must be short, then, as a critical section is.
+    /// Runs a closure over a page, which is mapped write-back while it runs. The page cannot be recalled meanwhile: an
+    /// allocation goes round it, whether it comes from the closure or from another core. So the closure must be as
+    /// short as a critical section.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read). The closure does not run then.
     pub fn with<R>(&self, loan: Loan, page: u32, run: impl FnOnce(&mut [u8; LOAN_PAGE]) -> R) -> Result<R, LoanError> {
         let open = self.open(loan, page, For::Closure)?;
         // SAFETY: a page mapped for as long as `open` lives, which alone names it; aligned to a page.
@@ -237,7 +269,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         Ok(run(bytes))
     }
 
-    /// What it has, and what became of it.
+    /// Returns what the borrower has, and what became of its pages.
     pub fn stats(&self) -> LoanStats {
         let state = self.dma.state.lock();
         state.areas[self.area.0].lending().map_or(LoanStats::default(), |lending| lending.stats(self.number))
@@ -250,7 +282,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         }
     }
 
-    /// Opens a page. Its bytes are null if it is for reading and was never written: zeros.
+    /// Opens a page. Its bytes are null if it is opened for reading and was never written: it is zeros.
     fn open(&self, loan: Loan, page: u32, what: For) -> Result<Open<'_, M, K>, LoanError> {
         let machine = self.dma.machine;
         loop {
@@ -264,7 +296,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                 Err(refusal) => {
                     if let NotOpen::Contracted(frame) = refusal {
                         drop(guard);
-                        // The lane is kept meanwhile: the refuge has a frame for the page if no more than the other
+                        // The lane is kept meanwhile. The refuge has a frame for the page if no more than the other
                         // lanes' pages are open.
                         self.dma.evict(self.area, frame);
                         guard = self.dma.state.lock();
@@ -314,11 +346,17 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
 
 impl<M: Machine> Dma<M> {
     /// Registers a borrower of an area, with a budget in pages of 4 KiB. All its metadata is taken from the heap here,
-    /// about 28 bytes a page, and so is a movable borrower's refuge, a page and 12 bytes for each of the budget: where
-    /// its pages go when devices want all of the area. Meanwhile discardable borrowers use what is free of the refuge.
+    /// about 28 bytes a page. A movable borrower also brings a refuge, of a page and 12 bytes for each page of the
+    /// budget. Its pages go there when devices want all of the area. Discardable borrowers use what is free of the
+    /// refuge meanwhile.
     ///
-    /// The heap is asked without the lock, so that a large budget keeps nobody waiting. Where it has no room the
-    /// borrower is refused, and nothing has changed.
+    /// The heap is asked without the lock, so that a large budget keeps nobody waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`LendError::NoArea`] if the area is of another `Dma`. [`LendError::NotLendable`] if it is `no-map` only.
+    /// [`LendError::Budget`] if `pages` is 0 or too large. [`LendError::TooManyBorrowers`] if the area has as many as
+    /// it can. [`LendError::Heap`] if the heap has no room. Nothing has changed then.
     pub fn borrower<K: LoanKind>(
         &'static self,
         area: AreaId,
@@ -327,13 +365,13 @@ impl<M: Machine> Dma<M> {
         priority: LoanPriority,
     ) -> Result<Borrower<M, K>, LendError> {
         let runs = self.state.lock().area_mut(area).ok_or(LendError::NoArea)?.may_lend()?;
-        // Dropped after the guard, with what another registration made needless.
+        // It is dropped after the guard. It may still hold what another registration made needless.
         let mut candidate = Candidate::new(name, K::KIND, pages, priority, runs)?;
         let number = self.state.lock().areas[area.0].admit(&mut candidate)?;
         Ok(Borrower { dma: self, area, number, kind: PhantomData })
     }
 
-    /// What an area lends.
+    /// Returns what an area lends.
     pub fn lent(&self, area: AreaId) -> LentFrames {
         let state = self.state.lock();
         state.area(area).map_or(LentFrames::default(), |memory| LentFrames {
@@ -344,7 +382,7 @@ impl<M: Machine> Dma<M> {
         })
     }
 
-    /// Calls `each` with every borrower of an area. The lock is not held meanwhile.
+    /// Calls `each` with every borrower of an area. The lock is not held during a call.
     pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, PageKind, LoanStats))) {
         let borrower = |number: usize| {
             let state = self.state.lock();
@@ -353,22 +391,22 @@ impl<M: Machine> Dma<M> {
         (0..).map_while(borrower).for_each(each);
     }
 
-    /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations:
-    /// [`idle_work`](Self::idle_work) sees to it. With 0, the default, nothing is kept and nothing prepared.
+    /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations.
+    /// [`idle_work`](Self::idle_work) does that work. With 0, the default, nothing is kept and nothing is prepared.
     pub fn set_reserve(&self, area: AreaId, bytes: u64) {
         if let Some(memory) = self.state.lock().area_mut(area) {
             memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
         }
     }
 
-    /// Goes through up to `frames` frames that became idle, drops their lines and zeroes those that are not zeroed yet,
-    /// and returns how many it went through. Where fewer are idle than the reserve is to be, it recalls discardable
-    /// loans and does the same with those. Last it finds places for the kinds of request that were made lately. For the
-    /// idle loop: until it returns 0, which it does once all is prepared, and also while another core is at it, or
+    /// Prepares up to `frames` frames that became idle: drops their lines and zeroes those that are not zeroed yet.
+    /// Returns how many it went through. If fewer are idle than the reserve is to be, it recalls discardable loans and
+    /// prepares their frames too. Last it finds places for the kinds of request that were made lately. The idle loop
+    /// calls it until it returns 0. It does so once all is prepared, and also while another core does this work, or
     /// recalls, or waits to recall.
     ///
-    /// The lock is held for at most 31 frames' bookkeeping at a time, or one search of the index. An allocation that
-    /// finds no room without the frames another core has in hand here waits for those.
+    /// The lock is held for at most 31 frames' bookkeeping at a time, or for one search of the index. An allocation
+    /// waits for the frames that another core has in hand here, if it finds no room without them.
     pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
         let mut done = 0;
         while done < frames {
@@ -380,7 +418,7 @@ impl<M: Machine> Dma<M> {
             let Some(extent) = taken else {
                 drop(guard);
                 drop(turn);
-                // Not for as long as there is one: others may change the index all the time.
+                // The number of turns is bounded, for others may change the index all the time.
                 for _ in 0..REQUEST_KINDS {
                     if !self.state.lock().area_mut(area).is_some_and(Area::foresee) {
                         break;
@@ -403,7 +441,7 @@ impl<M: Machine> Dma<M> {
         done
     }
 
-    /// Drops what the caches hold of a non-cacheable mapping's frames and fills them with zeros, in memory.
+    /// Drops what the caches hold of a non-cacheable mapping's frames, and fills the frames with zeros, in memory.
     fn zero(&self, mapped: &Mapped) {
         let part = |run: FrameRange| {
             let start = (run.start() - mapped.frames().start()) << FRAME_SHIFT;
@@ -422,11 +460,11 @@ impl<M: Machine> Dma<M> {
                 unsafe { self.machine.zero(first, run.bytes() as usize) };
             }
         });
-        // Whoever gets the frames need not order what was done here.
+        // Whoever gets the frames needs no barrier for what was done here.
         self.machine.device_barrier();
     }
 
-    /// Copies out of a window that was just taken what must survive, a turn of the work lane for each batch.
+    /// Copies what must survive out of a window that was just taken. Each batch takes a turn of the work lane.
     pub(super) fn move_out(&self, area: AreaId, window: FrameRange) {
         let mut left = window;
         while !left.is_empty() {
@@ -449,7 +487,7 @@ impl<M: Machine> Dma<M> {
         }
     }
 
-    /// Copies a batch, by the work lane: it is the caller's turn. The lock is not held over the copy.
+    /// Copies a batch, by the work lane, of which the caller has the turn. The lock is not held during the copy.
     fn carry<'d>(&'d self, mut state: Guard<'d, State>, area: AreaId, batch: &Batch) -> Guard<'d, State> {
         let Batch { from, to, written } = batch;
         if *written {

@@ -1,9 +1,9 @@
-//! Bus masters: what a device reaches, where its buffers come from, and what shape they must have.
+//! Bus masters: what a device reaches, which area its buffers come from, and what shape they must have.
 //!
-//! Guarantees: a [`BusAddr`] that the DMA API hands out is one the device can drive, to the last byte of the buffer
-//! it belongs to, through one aperture of its bus's `dma-ranges`; no buffer crosses the device's boundary.
+//! Guarantees: the device can drive each [`BusAddr`] that the DMA API hands out, up to the last byte of the buffer it
+//! belongs to, through one aperture of its bus's `dma-ranges`. No buffer crosses the device's boundary.
 //!
-//! The names are Linux's where the idea is: `dma_mask`, `dma_get_seg_boundary`, `dma_get_max_seg_size`,
+//! Where the idea is Linux's, the name is too: `dma_mask`, `dma_get_seg_boundary`, `dma_get_max_seg_size`,
 //! `dma-ranges`, `memory-region`.
 
 use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
@@ -14,30 +14,29 @@ use arrayvec::ArrayVec;
 use core::fmt;
 use core::slice;
 
-/// Apertures of `dma-ranges` that a master can have.
+/// The most apertures of `dma-ranges` that a master can have.
 pub const MAX_APERTURES: usize = 4;
 
-/// An area, by its place among those of the [`Dma`](super::registry::Dma) that told it, which is known by its window.
-/// To another `Dma` it is no area.
+/// The name of an area of one [`Dma`](super::Dma). To another `Dma` it names no area.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AreaId(pub(super) usize, pub(super) RegionId);
 
-/// One entry of a bus's `dma-ranges`: the bus addresses `[bus, bus + bytes)` are the memory from `phys` on.
+/// One entry of a bus's `dma-ranges`: the bus addresses `[bus, bus + bytes)` reach the memory from `phys` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Aperture {
-    /// First bus address.
+    /// The first bus address.
     pub bus: BusAddr,
-    /// The memory behind it.
+    /// The first byte of the memory behind it.
     pub phys: PhysAddr,
-    /// Bytes, 1 to 4 GiB.
+    /// The number of bytes, 1 to 4 GiB.
     pub bytes: u64,
 }
 
 impl Aperture {
-    /// All of the 32-bit space, at the CPU's addresses: a bus without `dma-ranges`.
+    /// The aperture of a bus without `dma-ranges`: all of the 32-bit space, at the CPU's addresses.
     pub const IDENTITY: Self = Self { bus: BusAddr::new(0), phys: PhysAddr::new(0), bytes: 1 << 32 };
 
-    /// The memory of the aperture whose bus addresses end at `mask` or before, in whole frames.
+    /// Returns the memory that the aperture reaches by bus addresses up to `mask`, in whole frames.
     fn reach(&self, mask: BusAddr) -> Option<Reachable> {
         let driven = (u64::from(mask.raw()) + 1).saturating_sub(self.bus.raw().into());
         let frames = FrameRange::within(self.phys.raw().into(), driven.min(self.bytes));
@@ -46,17 +45,17 @@ impl Aperture {
     }
 }
 
-/// Why a description of a bus master is refused.
+/// Why a description of a bus master was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MasterError {
-    /// The aperture has no bytes, passes 4 GiB on one of its sides, names memory or bus addresses of another one, or
+    /// The aperture has no bytes, passes 4 GiB on one of its sides, overlaps another one in memory or on the bus, or
     /// shifts memory by part of a frame.
     Aperture(Aperture),
-    /// More than [`MAX_APERTURES`].
+    /// There are more apertures than [`MAX_APERTURES`].
     TooManyApertures,
-    /// A boundary is a power of two, a frame or more.
+    /// The boundary is not a power of two of at least a frame.
     Boundary(u32),
-    /// The largest segment holds at least a frame.
+    /// The largest segment holds less than a frame.
     Segment(u32),
 }
 
@@ -75,30 +74,30 @@ impl fmt::Display for MasterError {
 
 impl core::error::Error for MasterError {}
 
-/// A bus master as the memory sees it.
+/// A bus master: a device that accesses memory by itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Master {
     name: &'static str,
-    /// Or why it has none, if it names one that was refused.
+    /// The area that it allocates from. If it names one that was refused, the reason.
     area: Result<AreaId, Option<&'static str>>,
     mask: BusAddr,
     apertures: ArrayVec<Aperture, MAX_APERTURES>,
-    /// The memory it reaches, aperture by aperture: by mask and apertures.
+    /// The memory that it reaches by its mask, aperture by aperture.
     reach: ArrayVec<Reachable, MAX_APERTURES>,
     boundary: Option<u32>,
     max_segment: u32,
 }
 
 impl Master {
-    /// Describes a master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`,
-    /// that of its `memory-region` or, if it names none, the default one.
+    /// Describes a master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`.
+    /// That is the area of its `memory-region`, or the default one if it names none.
     pub fn new(name: &'static str, area: Option<AreaId>) -> Self {
         Self::with_area(name, area.ok_or(None))
     }
 
-    /// Describes a master that may use no area: the one that its `memory-region` names was refused, and another might
-    /// be where it does not reach. `why` names it and the reason, and is part of the [`AllocError::NoArea`] that every
-    /// allocation for it ends with.
+    /// Describes a master that may use no area, because the one that its `memory-region` names was refused. It may not
+    /// reach another one. `why` names the area and the reason. Each allocation for this master fails with
+    /// [`AllocError::NoArea`], whose text has it.
     pub fn without_area(name: &'static str, why: &'static str) -> Self {
         Self::with_area(name, Err(Some(why)))
     }
@@ -110,14 +109,19 @@ impl Master {
         master.reaching(mask, core::iter::once(Aperture::IDENTITY).collect())
     }
 
-    /// The same master, driving bus addresses up to `last` only, that byte included: its DMA mask.
+    /// Limits the master to bus addresses up to `last`, that byte included: its DMA mask.
     #[must_use]
     pub fn with_mask(self, last: BusAddr) -> Self {
         let apertures = self.apertures.clone();
         self.reaching(last, apertures)
     }
 
-    /// The same master on a bus with these `dma-ranges`; memory outside of them it cannot reach.
+    /// Puts the master on a bus with these `dma-ranges`. It cannot reach memory outside of them.
+    ///
+    /// # Errors
+    ///
+    /// [`MasterError::Aperture`] if an aperture has no bytes, ends past 4 GiB, overlaps another one, or shifts memory
+    /// by part of a frame. [`MasterError::TooManyApertures`] if there are more than [`MAX_APERTURES`].
     pub fn with_apertures(self, apertures: &[Aperture]) -> Result<Self, MasterError> {
         for (n, aperture) in apertures.iter().enumerate() {
             let fits = |base: u32| aperture.bytes <= (1 << 32) - u64::from(base);
@@ -131,7 +135,7 @@ impl Master {
                 apart(aperture.bus.raw(), other.bus.raw(), other.bytes)
                     && apart(aperture.phys.raw(), other.phys.raw(), other.bytes)
             });
-            // A shift by part of a frame would make a frame of memory two on the bus.
+            // With a shift by part of a frame, a frame of memory would lie in two frames of the bus.
             let whole = aperture.bus.raw() % FRAME_SIZE == aperture.phys.raw() % FRAME_SIZE;
             if !clear || !whole {
                 return Err(MasterError::Aperture(*aperture));
@@ -147,7 +151,11 @@ impl Master {
         Self { mask, apertures, reach, ..self }
     }
 
-    /// The same master, whose buffers and segments do not cross a multiple of `bytes` on the bus: a power of two.
+    /// Keeps the master's buffers and segments from crossing a multiple of `bytes` on the bus, a power of two.
+    ///
+    /// # Errors
+    ///
+    /// [`MasterError::Boundary`] if `bytes` is not a power of two of at least 4 KiB.
     pub fn with_boundary(self, bytes: u32) -> Result<Self, MasterError> {
         if !bytes.is_power_of_two() || bytes < FRAME_SIZE {
             return Err(MasterError::Boundary(bytes));
@@ -155,7 +163,11 @@ impl Master {
         Ok(Self { boundary: Some(bytes), ..self })
     }
 
-    /// The same master, whose scatter-gather segments hold at most `bytes`.
+    /// Limits the master's scatter-gather segments to `bytes` each.
+    ///
+    /// # Errors
+    ///
+    /// [`MasterError::Segment`] if `bytes` is less than 4 KiB.
     pub fn with_max_segment(self, bytes: u32) -> Result<Self, MasterError> {
         if bytes < FRAME_SIZE {
             return Err(MasterError::Segment(bytes));
@@ -163,12 +175,12 @@ impl Master {
         Ok(Self { max_segment: bytes, ..self })
     }
 
-    /// What it is called in tables and reports.
+    /// Returns its name in tables and reports.
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// What limits where its buffers may lie, for refusals.
+    /// Returns the limits of where its buffers may lie, for refusals.
     pub(super) fn limits(&self) -> Reach {
         let ranges = self.apertures.as_slice() != [Aperture::IDENTITY];
         Reach { last: self.mask, ranges, boundary: self.boundary }
@@ -178,17 +190,17 @@ impl Master {
         self.area.map_err(AllocError::NoArea)
     }
 
-    /// The boundary no buffer or segment crosses, in bytes.
+    /// Returns the boundary that no buffer or segment crosses, in bytes.
     pub const fn boundary(&self) -> Option<u32> {
         self.boundary
     }
 
-    /// Bytes of the largest segment.
+    /// Returns the bytes of the largest segment.
     pub const fn max_segment(&self) -> u32 {
         self.max_segment
     }
 
-    /// The parts of `run` where a buffer may lie: within reach, and without crossing a boundary.
+    /// Yields the parts of `run` where a buffer may lie: within reach, and without crossing a boundary.
     pub(super) fn places(&self, run: FrameRange) -> Places<'_> {
         Places {
             boundary: self.boundary,
@@ -198,12 +210,13 @@ impl Master {
         }
     }
 
-    /// Where the master sees physical address `at`; `None` if it does not.
+    /// Returns the bus address at which the master sees physical address `at`, or `None` if it does not reach it.
     pub fn bus(&self, at: PhysAddr) -> Option<BusAddr> {
         self.bus_run(at).map(|(bus, _)| bus)
     }
 
-    /// Where the master sees physical address `at`, and how many bytes from there on are consecutive on both sides.
+    /// Returns the bus address at which the master sees physical address `at`, and how many bytes from there on are
+    /// consecutive on both sides.
     pub(super) fn bus_run(&self, at: PhysAddr) -> Option<(BusAddr, u64)> {
         let (bus, left) = self.apertures.iter().find_map(|aperture| {
             let offset = at.raw().checked_sub(aperture.phys.raw())?;
@@ -214,7 +227,8 @@ impl Master {
         (driven > 0).then(|| (bus, left.min(driven)))
     }
 
-    /// The memory behind one of the master's addresses; `None` if there is none, or it cannot drive the address.
+    /// Returns the physical address behind a bus address, or `None` if there is no memory or the master cannot drive
+    /// the address.
     pub fn phys(&self, at: BusAddr) -> Option<PhysAddr> {
         if at > self.mask {
             return None;
@@ -226,12 +240,12 @@ impl Master {
     }
 }
 
-/// Of [`Master::places`].
+/// The iterator of [`Master::places`].
 pub(super) struct Places<'m> {
     boundary: Option<u32>,
     apertures: slice::Iter<'m, Reachable>,
     run: FrameRange,
-    /// Of the aperture in turn, what was not yet given.
+    /// The part of the current aperture that was not yielded yet.
     left: Reachable,
 }
 

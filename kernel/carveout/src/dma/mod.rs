@@ -1,20 +1,23 @@
 //! The DMA API: contiguous buffers in states, with the least maintenance that suffices.
 //!
-//! Guarantees: a buffer's frames have at most one mapping, with one attribute (I1), claimed in the ledger before it is
-//! made and released after it is gone from every TLB (I3); while a device owns a buffer no value of this API names its
-//! bytes and no mapping of them exists (I4); whoever gets a buffer finds zeros in it (I5). The lock is held over
-//! updates of indexes, ledger and descriptors, never over zeroing, copying or cache work; a change of hands that maps
-//! and unmaps nothing takes none.
+//! Guarantees:
 //!
-//! Any core may call anything here at any time, and so may interrupt handlers: the lock masks interrupts
-//! ([`sync`](crate::sync)). What takes long takes long there too: making a buffer zeroes it, a hand-over maintains its
-//! lines. Not for handlers are [`Dma::new`], making and ending contracts and pools, making borrowers and scatter
-//! tables, which use the heap; [loans](Borrower), which may have to wait; and the audit, which walks all tables with
-//! interrupts masked.
+//! - A buffer's frames have at most one mapping, with one attribute (I1).
+//! - The ledger is asked before a mapping is made, and told after it is gone from every TLB (I3).
+//! - While a device owns a buffer, no value of this API names its bytes and no mapping of them exists (I4).
+//! - Whoever gets a buffer finds zeros in it (I5).
+//! - The lock is held over updates of indexes, ledger and descriptors, and never over zeroing, copying or cache work. A
+//!   change of hands that maps and unmaps nothing takes no lock.
 //!
-//! Nothing here prints or logs, and nothing but what was just named uses the heap. So all of it may be called under the
-//! embedding kernel's locks of ranks 0 to 3, drops included, whatever rank its console has. A buffer that was lost is
-//! told by [`Dma::next_quarantined`], which is there to be asked.
+//! Any core may call anything here at any time. So may interrupt handlers, for the lock masks interrupts
+//! ([`sync`](crate::sync)). A call takes as long in a handler as elsewhere: making a buffer zeroes it, and a hand-over
+//! maintains its lines. These calls are not for handlers: [`Dma::new`], making and ending contracts and pools, making
+//! borrowers and scatter tables, for they use the heap; [loans](Borrower), for they may have to wait; and the audit,
+//! for it walks all tables with interrupts masked.
+//!
+//! Nothing here prints or logs, and only the calls just named use the heap. So all others may be made under the
+//! embedding kernel's locks of ranks 0 to 3, whatever rank its console has. Drops are among them.
+//! [`Dma::next_quarantined`] tells of a buffer that was lost, when it is asked.
 
 mod alloc;
 mod body;

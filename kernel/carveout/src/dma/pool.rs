@@ -1,21 +1,25 @@
 //! Pools of small coherent blocks for descriptors and command tables: Linux's `dma_pool`.
 //!
-//! Guarantees: every block has the size, alignment and boundary of the pool's [`BlockShape`] on the bus; no two blocks
-//! that are out share a byte; whoever gets a block finds zeros in it (I5). A pool takes its memory once, when it is
-//! made (`dma_pool_create`, but that allocates later, page by page), so that afterwards only one thing can be
-//! refused: more blocks than there are. [`Pool::alloc`] and [`PoolBlock::free`] map nothing, maintain no cache line,
-//! touch one entry of the free list whatever the number of blocks, and take no lock: this is the path for interrupt
-//! handlers and other contexts that must neither wait nor map. The free list stands outside the coherent memory, where
-//! no device can scribble on it.
+//! Guarantees:
 //!
-//! What `dma_pool_free` leaves to the caller cannot be written here: a block knows its pool, so it cannot be freed to
-//! another one, and freeing consumes it. A block keeps its pool's memory mapped, so no block outlives its bytes.
+//! - Every block has the size, alignment and boundary of the pool's [`BlockShape`] on the bus.
+//! - No two blocks that are held share a byte. Whoever gets a block finds zeros in it (I5).
+//! - A pool takes its memory once, when it is made. (`dma_pool_create` allocates later, page by page.) So an allocation
+//!   is refused only if no block is free.
+//! - [`Pool::alloc`] and [`PoolBlock::free`] map nothing, maintain no cache line and take no lock. They change one
+//!   entry of the free list, however many blocks there are. So interrupt handlers and other contexts that must neither
+//!   wait nor map may call them.
+//! - The free list stands outside the coherent memory, where no device can write to it.
 //!
-//! Blocks stay mapped, so a core that was given a pool by another needs a context synchronisation before its first
-//! block and none later: the exception that woke it, or an ISB (ARM ARM B3.10.1).
+//! Two mistakes that `dma_pool_free` leaves to the caller do not compile here. A block knows its pool, so it cannot be
+//! freed to another one. Freeing consumes the block. A block keeps its pool's memory mapped, so no block outlives its
+//! bytes.
 //!
-//! An interrupt handler may allocate, free, drop and access blocks. It must not make a pool or drop it, nor the last
-//! block of one that was dropped: this takes memory from the heap, or gives it back.
+//! Blocks stay mapped. So a core that another core gave a pool needs one context synchronisation before its first
+//! block: the exception that woke it, or an ISB (ARM ARM B3.10.1).
+//!
+//! An interrupt handler may allocate, free, drop and access blocks. It must not make a pool or drop one, and it must
+//! not drop the last block of a pool that was dropped: these calls use the heap.
 //!
 //! ```compile_fail,E0382
 //! use carveout::{dma::PoolBlock, machine::Machine};
@@ -60,14 +64,14 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use spin::Mutex;
 
-/// What each block of a pool is like, in bytes, at the addresses the device sees.
+/// The shape of a pool's blocks, in bytes, at the addresses that the device sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockShape {
-    /// Bytes of a block, 1 or more.
+    /// The size of a block, 1 or more.
     pub size: u32,
-    /// A power of two that its bus address is a multiple of.
+    /// A power of two. The bus address of each block is a multiple of it.
     pub align: u32,
-    /// A power of two, `size` or more, that no block crosses a multiple of; `None` if it may cross any.
+    /// A power of two, `size` or more. No block crosses a multiple of it. With `None` a block may cross any.
     pub boundary: Option<u32>,
 }
 
@@ -87,17 +91,18 @@ impl BlockShape {
         }
     }
 
-    /// The first place for a block at bus address `from` or after.
+    /// Returns the first place for a block at bus address `from` or after.
     fn place(self, from: u64) -> u64 {
         let start = from.next_multiple_of(self.align.into());
         match self.boundary.map(u64::from) {
-            // A block that would cross does not begin at a boundary, so boundaries are the coarser ones, and aligned.
+            // A block that would cross a boundary moves up to it. A boundary is coarser than the alignment then, so the
+            // block stays aligned.
             Some(boundary) if start % boundary + u64::from(self.size) > boundary => start.next_multiple_of(boundary),
             _ => start,
         }
     }
 
-    /// Bytes that `blocks`, 1 or more, take from a multiple of both alignment and boundary on.
+    /// Returns the bytes that `blocks`, 1 or more, take from a multiple of both alignment and boundary on.
     fn span(self, blocks: u32) -> u64 {
         let (size, align) = (u64::from(self.size), u64::from(self.align));
         let stride = size.next_multiple_of(align);
@@ -110,13 +115,13 @@ impl BlockShape {
     }
 }
 
-/// Why a pool was not made. No memory was taken. A pool takes its buffers one after another, so loans may have been
+/// Why a pool was not made. It keeps no memory. A pool takes its buffers one after another, so loans may have been
 /// recalled for those that came before the refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PoolError {
-    /// Blocks of no bytes.
+    /// The blocks would have no bytes.
     ZeroSize,
-    /// A pool of no blocks.
+    /// The pool would have no blocks.
     NoBlocks,
     /// The alignment is not a power of two.
     Alignment {
@@ -137,10 +142,10 @@ pub enum PoolError {
     },
     /// The heap has no room for the pool's lists.
     Heap {
-        /// How many were asked for.
+        /// The blocks asked for.
         blocks: u32,
     },
-    /// The memory is not to be had.
+    /// The area refused the memory.
     Alloc(AllocError),
 }
 
@@ -162,12 +167,12 @@ impl fmt::Display for PoolError {
 
 impl core::error::Error for PoolError {}
 
-/// All blocks of a pool are out.
+/// The refusal of a block: all blocks of the pool are held or lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PoolExhausted {
-    /// The device the pool was made for.
+    /// The device that the pool was made for.
     pub owner: &'static str,
-    /// Blocks of the pool.
+    /// The number of blocks of the pool.
     pub blocks: u32,
     /// How many of them were dropped while a device may have known their address.
     pub lost: u32,
@@ -182,10 +187,10 @@ impl fmt::Display for PoolExhausted {
 
 impl core::error::Error for PoolExhausted {}
 
-/// Blocks of a pool did not come back.
+/// The refusal to free a pool: some of its blocks did not come back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlocksOut {
-    /// The device the pool was made for.
+    /// The device that the pool was made for.
     pub owner: &'static str,
     /// Blocks that somebody holds.
     pub held: u32,
@@ -202,24 +207,24 @@ impl fmt::Display for BlocksOut {
 
 impl core::error::Error for BlocksOut {}
 
-/// After the last free block.
+/// What follows the last free block in the list.
 const END: u32 = u32::MAX;
-/// Said of a block that never comes back. Not a block's number: a pool that large has no memory.
+/// The mark of a block that never comes back. No block has this number: a pool that large has no memory.
 const LOST: u32 = u32::MAX - 1;
 
-/// Numbers of free blocks, last in first out.
+/// The numbers of free blocks, last in first out.
 #[derive(Debug)]
 struct FreeList {
-    /// The first free block, and in the upper half a count of changes: without it an update prepared before others
-    /// took that block and gave it back would succeed and revive an old list. It would have to sleep through 2^32
-    /// changes to be fooled.
+    /// The first free block and, in the upper half, a count of changes. Without the count, an update could succeed
+    /// although others took that block and gave it back meanwhile, and would bring back an old list. With it, that
+    /// takes exactly 2^32 changes meanwhile.
     head: AtomicU64,
-    /// For each free block the next one.
+    /// The next free block, for each free block.
     next: Vec<AtomicU32>,
 }
 
 impl FreeList {
-    /// A list of all blocks, or `None` if the heap has no room for it.
+    /// Makes a list of all blocks, or returns `None` if the heap has no room for it.
     fn new(blocks: u32) -> Option<Self> {
         let mut next = Vec::new();
         next.try_reserve_exact(blocks as usize).ok()?;
@@ -236,11 +241,11 @@ impl FreeList {
             let next = self.next.get(head as u32 as usize)?.load(Ordering::Relaxed);
             Some(Self::changed(head, next))
         };
-        // Acquire: what the one who freed the block did to it comes first.
+        // Acquire: what was done to the block before it was freed comes first.
         self.head.fetch_update(Ordering::Acquire, Ordering::Acquire, after).ok().map(|head| head as u32)
     }
 
-    /// Of a block that was popped and not pushed since.
+    /// Puts back a block that was popped and not pushed since.
     fn push(&self, block: u32) {
         let before = |head: u64| {
             self.next[block as usize].store(head as u32, Ordering::Relaxed);
@@ -249,7 +254,7 @@ impl FreeList {
         self.head.fetch_update(Ordering::Release, Ordering::Relaxed, before).expect("there is always a head");
     }
 
-    /// Of a block that was popped: it is never pushed again.
+    /// Marks a block that was popped as lost. It is never pushed again.
     fn lose(&self, block: u32) {
         self.next[block as usize].store(LOST, Ordering::Relaxed);
     }
@@ -259,7 +264,7 @@ impl FreeList {
     }
 }
 
-/// Where a block is.
+/// The place of a block.
 #[derive(Debug)]
 struct BlockPlace {
     at: NonNull<u8>,
@@ -272,9 +277,9 @@ unsafe impl Send for BlockPlace {}
 // SAFETY: as above.
 unsafe impl Sync for BlockPlace {}
 
-/// What the pool and its blocks share: it lives as long as any of them.
+/// The parts that the pool and its blocks share. They live as long as any of those.
 struct Store<M: Machine + 'static> {
-    /// How many there are.
+    /// How many shares there are.
     shares: AtomicU32,
     dma: &'static Dma<M>,
     owner: &'static str,
@@ -282,21 +287,22 @@ struct Store<M: Machine + 'static> {
     places: Vec<BlockPlace>,
     free: FreeList,
     lost: AtomicU32,
-    /// Never locked: what is shared must be `Sync`, and only the drop, which has it alone, looks at them.
+    /// The buffers. The mutex makes the store `Sync` and is never locked: only the drop, which has the store alone,
+    /// uses them.
     buffers: Mutex<Vec<Coherent<M>>>,
 }
 
 impl<M: Machine> Drop for Store<M> {
     fn drop(&mut self) {
-        // No block is held any more. Each is free, so no device uses it, or lost: then its buffer counts as told, and
-        // is quarantined when dropped.
+        // No block is held any more. A free block is used by no device. The buffer of a lost block counts as told here,
+        // so that its drop quarantines it.
         for n in self.free.lost() {
             let _ = self.buffers.get_mut()[self.places[n].buffer].bus();
         }
     }
 }
 
-/// A share of a store, which goes with the last one. Not an `Arc`, which ends the program where the heap is full.
+/// A share of a store, which is dropped with the last one. An `Arc` would end the program where the heap is full.
 struct Share<M: Machine + 'static>(NonNull<Store<M>>);
 
 // SAFETY: as `Arc`: whoever has a share has a reference to the store, and the last one drops it.
@@ -305,7 +311,7 @@ unsafe impl<M: Machine> Send for Share<M> where Store<M>: Send + Sync {}
 unsafe impl<M: Machine> Sync for Share<M> where Store<M>: Send + Sync {}
 
 impl<M: Machine> Share<M> {
-    /// The first share, of the one store. The list is empty and has room for it.
+    /// Makes a store and its first share. `place` is an empty list with room for it.
     fn first(mut place: Vec<Store<M>>, store: Store<M>) -> Self {
         place.push(store);
         Self(NonNull::from(Box::leak(place.into_boxed_slice())).cast())
@@ -314,7 +320,7 @@ impl<M: Machine> Share<M> {
 
 impl<M: Machine> Clone for Share<M> {
     fn clone(&self) -> Self {
-        // There are fewer blocks than the counter counts.
+        // There are fewer blocks than the counter can count.
         self.shares.fetch_add(1, Ordering::Relaxed);
         Self(self.0)
     }
@@ -331,7 +337,7 @@ impl<M: Machine> Deref for Share<M> {
 
 impl<M: Machine> Drop for Share<M> {
     fn drop(&mut self) {
-        // Release and acquire: whatever was done by way of other shares comes before the store's drop.
+        // Release and acquire: what was done through other shares comes before the store's drop.
         if self.shares.fetch_sub(1, Ordering::Release) == 1 {
             fence(Ordering::Acquire);
             // SAFETY: `first` leaked it as a list of one, which has the layout of one; no other share is left.
@@ -340,7 +346,7 @@ impl<M: Machine> Drop for Share<M> {
     }
 }
 
-/// The master, confined between multiples of `boundary`, or of a frame: buffers begin at frames.
+/// Confines the master between multiples of `boundary`. That is at least a frame, for buffers begin at frames.
 fn between(master: &Master, boundary: u32) -> Master {
     let own = master.boundary().unwrap_or(boundary);
     let confined = master.clone().with_boundary(boundary.min(own).max(FRAME_SIZE));
@@ -349,14 +355,22 @@ fn between(master: &Master, boundary: u32) -> Master {
 
 /// Blocks of one shape for one device.
 ///
-/// Dropping it, and all its blocks, frees its memory; buffers with lost blocks are quarantined.
+/// When it and all its blocks are dropped, its memory is freed. Buffers with lost blocks are quarantined.
 pub struct Pool<M: Machine + 'static> {
     store: Share<M>,
 }
 
 impl<M: Machine> Pool<M> {
-    /// Takes the memory for `blocks` blocks from the device's area, in as few buffers as its boundary permits, and 16
-    /// bytes of heap for each: all that the pool ever takes. [`PoolError`] says what a refusal leaves changed.
+    /// Makes a pool of `blocks` blocks for a device. It takes their memory from the device's area, in as few buffers as
+    /// its boundary permits, and 16 bytes of heap for each block. The pool takes nothing more afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::NoBlocks`], [`PoolError::ZeroSize`], [`PoolError::Alignment`], [`PoolError::Boundary`] and
+    /// [`PoolError::Crossing`] if the request itself is wrong. [`PoolError::Heap`] if the heap has no room for the
+    /// lists. [`PoolError::Alloc`] if the area refuses a buffer. The pool keeps no memory then. Loans that were
+    /// recalled for it stay recalled.
+    #[expect(clippy::missing_panics_doc, reason = "a buffer lies within its device's reach, and holds a block")]
     pub fn new(dma: &'static Dma<M>, master: &Master, shape: BlockShape, blocks: u32) -> Result<Self, PoolError> {
         shape.check()?;
         if blocks == 0 {
@@ -366,7 +380,7 @@ impl<M: Machine> Pool<M> {
         // No buffer crosses the master's boundary, so none is larger.
         let largest = master.boundary().map_or(u32::MAX, |boundary| boundary.max(size));
         let mut buffers = Vec::new();
-        // Before the heap is asked for a list that no memory could stand behind.
+        // This comes first, so that the heap is not asked for a list of more blocks than the area has memory for.
         if let Ok(area) = master.area() {
             let wanted = shape.span(blocks).next_multiple_of(u64::from(FRAME_SIZE));
             let (free, _) = dma.free_bytes(area);
@@ -381,14 +395,16 @@ impl<M: Machine> Pool<M> {
         while let left @ 1.. = blocks - places.len() as u32 {
             let span = shape.span(left);
             let bytes = span.min(largest.into()) as u32;
-            // What fits between two boundaries is put there. What does not holds a block wherever it begins.
+            // Blocks that all fit between two boundaries are put there. Otherwise a buffer holds a block wherever it
+            // begins.
             let confined = match shape.boundary {
                 Some(boundary) if span <= boundary.into() => between(master, boundary),
                 _ => master.clone(),
             };
             buffers.try_reserve(1).map_err(|_| PoolError::Heap { blocks })?;
             let buffer = dma.alloc(&confined, bytes, align).map_err(PoolError::Alloc)?.into_coherent();
-            // Not the buffer's own `bus`: nobody is told yet, and a pool refused half-way just frees.
+            // The buffer's own `bus` would count as told. Nobody is told yet, and a pool that is refused half-way just
+            // frees its buffers.
             let bus = master.bus(buffer.frames().base()).expect("frames within the reach they were allocated in");
             let first = u64::from(bus.raw());
             let mut next = first;
@@ -411,8 +427,12 @@ impl<M: Machine> Pool<M> {
         Ok(Self { store: Share::first(place, store) })
     }
 
-    /// Takes a block, zeroed: `dma_pool_zalloc`. Never waits, never maps. As with all that the CPU writes, the device
-    /// finds the zeros after [`PoolBlock::device_barrier`].
+    /// Takes a block, filled with zeros: `dma_pool_zalloc`. It never waits and never maps. The device finds the zeros
+    /// after [`PoolBlock::device_barrier`], as it finds all that the CPU writes.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolExhausted`] if no block is free.
     pub fn alloc(&self) -> Result<PoolBlock<M>, PoolExhausted> {
         let store = &self.store;
         let Some(number) = store.free.pop() else {
@@ -425,19 +445,23 @@ impl<M: Machine> Pool<M> {
         Ok(block)
     }
 
-    /// Blocks that somebody holds.
+    /// Returns how many blocks somebody holds.
     pub fn held(&self) -> u32 {
-        // Each block shares the store, and nothing else does but this.
+        // Only the blocks and this pool share the store.
         self.store.shares.load(Ordering::Relaxed) - 1
     }
 
-    /// Blocks dropped while a device may have known their address: never used again.
+    /// Returns how many blocks were dropped while a device may have known their address. They are never used again.
     pub fn lost(&self) -> u32 {
         self.store.lost.load(Ordering::Relaxed)
     }
 
-    /// Frees the pool's memory, or gives the pool back if blocks are out: `dma_pool_destroy`. Safe, for each
-    /// [`PoolBlock::free`] already promised that the device has done with that block.
+    /// Frees the pool's memory: `dma_pool_destroy`. This is safe, because each [`PoolBlock::free`] promised that the
+    /// device has done with that block.
+    ///
+    /// # Errors
+    ///
+    /// [`BlocksOut`] and the pool itself if blocks are held or lost.
     pub fn destroy(self) -> Result<(), (BlocksOut, Self)> {
         match (self.held(), self.lost()) {
             (0, 0) => Ok(()),
@@ -453,10 +477,10 @@ impl<M: Machine> fmt::Debug for Pool<M> {
     }
 }
 
-/// A block of a pool, Normal non-cacheable as [`Coherent`] is: what CPU or device writes, the other sees after the
-/// barriers below. They are the core's: one on any block or buffer serves all.
+/// A block of a pool. It is Normal non-cacheable memory, as [`Coherent`] is: what CPU or device writes, the other sees
+/// after the barriers below. A barrier is the core's: one on any block or buffer serves all.
 ///
-/// Dropping it puts it back, unless a device was told its address: then it is lost, counted by [`Pool::lost`], and
+/// Dropping it puts it back, unless a device was told its address. Then it is lost, and [`Pool::lost`] counts it.
 /// [`free`](Self::free) is the way back.
 pub struct PoolBlock<M: Machine + 'static> {
     store: Share<M>,
@@ -469,24 +493,24 @@ impl<M: Machine> PoolBlock<M> {
         &self.store.places[self.number as usize]
     }
 
-    /// The address to program into the device.
+    /// Returns the address to program into the device. From here on a drop loses the block.
     pub fn bus(&self) -> BusAddr {
         self.told.set(true);
         self.place().bus
     }
 
-    /// The first byte, for drivers that lay out descriptors themselves. Valid for reads and writes of
+    /// Returns the first byte, for drivers that lay out descriptors themselves. It is valid for reads and writes of
     /// [`len`](Self::len) bytes while the block lives, by volatile accesses: the device may change any byte.
     pub fn as_ptr(&self) -> NonNull<u8> {
         self.place().at
     }
 
-    /// Bytes: the size in the pool's shape.
+    /// Returns the bytes of the block: the size in the pool's shape.
     pub fn len(&self) -> usize {
         self.store.size as usize
     }
 
-    /// Never: a pool of empty blocks is refused.
+    /// Returns `false`: a pool of empty blocks is refused.
     pub const fn is_empty(&self) -> bool {
         false
     }
@@ -497,7 +521,7 @@ impl<M: Machine> PoolBlock<M> {
         unsafe { Bytes::new(self.as_ptr().as_ptr(), self.len()) }
     }
 
-    /// Reads the word at `offset` by one access, which sees no half of what the device writes there.
+    /// Reads the word at `offset` by one access. So it is never half old and half new where the device writes it.
     ///
     /// # Panics
     ///
@@ -506,7 +530,7 @@ impl<M: Machine> PoolBlock<M> {
         self.access().read_word(offset)
     }
 
-    /// Writes the word at `offset` by one access, of which the device sees no half.
+    /// Writes the word at `offset` by one access. So the device never sees it half written.
     ///
     /// # Panics
     ///
@@ -515,37 +539,39 @@ impl<M: Machine> PoolBlock<M> {
         self.access().write_word(offset, word);
     }
 
-    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes
-    /// by words wherever words fit. A word that the device writes while the CPU polls it is read by
-    /// [`read_word`](Self::read_word).
+    /// Copies bytes out, from `offset` on, up to the end of the block or of `to`. Returns how many. This is for bytes
+    /// in bulk, and goes by words wherever words fit. Use [`read_word`](Self::read_word) for a word that the CPU polls
+    /// and the device writes.
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         self.access().read_at(offset, to)
     }
 
-    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes
-    /// by words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
+    /// Copies bytes in, from `offset` on, up to the end of the block or of `from`. Returns how many. This is for bytes
+    /// in bulk, and goes by words wherever words fit. Use [`write_word`](Self::write_word) for a word that the device
+    /// polls.
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
         self.access().write_at(offset, from)
     }
 
-    /// Between two writes that the device must see in this order, such as a descriptor and the word that hands it
-    /// over: Linux's `dma_wmb`.
+    /// Orders two writes that the device must see in this order, such as a descriptor and the word that hands it over.
+    /// It stands between them: Linux's `dma_wmb`.
     pub fn dma_wmb(&self) {
         self.store.dma.machine.dma_wmb();
     }
 
-    /// Between two reads that the device wrote in this order, such as a completion word and what it announces: Linux's
-    /// `dma_rmb`.
+    /// Orders two reads of what the device wrote, such as a completion word and what it announces. It stands between
+    /// them: Linux's `dma_rmb`.
     pub fn dma_rmb(&self) {
         self.store.dma.machine.dma_rmb();
     }
 
-    /// Before a register tells the device to look at what was written: Linux's `wmb`.
+    /// Passes the barrier after which the device sees what was written. It stands before the register write that tells
+    /// the device to look: Linux's `wmb`.
     pub fn device_barrier(&self) {
         self.store.dma.machine.device_barrier();
     }
 
-    /// Puts the block back into its pool: `dma_pool_free`. Never waits.
+    /// Puts the block back into its pool: `dma_pool_free`. It never waits.
     ///
     /// # Safety
     ///

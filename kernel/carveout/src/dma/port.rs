@@ -1,8 +1,8 @@
-//! A bus master's port for devices that the CPU plays: the mock devices.
+//! Ports: a bus master's access to memory, for devices that the CPU plays. These are the mock devices.
 //!
-//! Guarantees: a port reaches only buffers whose device was given them; it maps them non-cacheable while, and only
-//! while, no other mapping exists (I1), and drops what the caches hold of them before its first access (I3). What it
-//! spends on that is the mock's cost: it is counted here, not in the buffer's [`Effort`](super::buffer::Effort).
+//! Guarantees: a port reaches only buffers that their device was given. It maps them non-cacheable, while no other
+//! mapping exists and only then (I1). It drops what the caches hold of them before its first access (I3). What it
+//! spends on that is the mock's cost: it is counted here, not in the buffer's [`Effort`](super::Effort).
 
 use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::dma::master::Master;
@@ -15,10 +15,10 @@ use crate::vm::mapped::Mapped;
 use core::cell::Cell;
 use core::fmt;
 
-/// Why a port cannot reach memory: on a real bus, a decode error.
+/// Why a port cannot reach memory. On a real bus it would be a decode error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortError {
-    /// No bytes, or out of the master's reach.
+    /// There are no bytes, or they are out of the master's reach.
     Length {
         /// First address.
         at: BusAddr,
@@ -71,7 +71,7 @@ pub struct Port<M: Machine + 'static> {
 }
 
 impl<M: Machine> Port<M> {
-    /// The port of `master`.
+    /// Makes the port of `master`.
     ///
     /// # Safety
     ///
@@ -81,12 +81,20 @@ impl<M: Machine> Port<M> {
         Self { dma, master, lines: Cell::new(Lines { inner: 0, outer: 0 }) }
     }
 
-    /// Lines the port dropped from the caches before its accesses: the mock's cost.
+    /// Returns how many lines the port dropped from the caches before its accesses: the mock's cost.
     pub fn lines(&self) -> Lines {
         self.lines.get()
     }
 
-    /// Opens `len` bytes at `at` for the duration of the value returned.
+    /// Opens `len` bytes at bus address `at`, until the value returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Length`] if there are no bytes, or the master does not reach them. [`PortError::NoBuffer`] if they
+    /// are not all in one buffer. [`PortError::NotGranted`] if the buffer is not the device's now (I4).
+    /// [`PortError::InUse`] if a port has the buffer open. [`PortError::Mapped`] if the ledger refuses the mapping
+    /// (I1).
+    #[expect(clippy::missing_panics_doc, reason = "a coherent buffer is mapped for as long as it lives")]
     pub fn open(&self, at: BusAddr, len: u32) -> Result<PortView<M>, PortError> {
         let last = len.checked_sub(1).and_then(|more| at.checked_add(more));
         let (Some(first), Some(last)) = (self.master.phys(at), last.and_then(|last| self.master.phys(last))) else {
@@ -103,7 +111,7 @@ impl<M: Machine> Port<M> {
             return Err(PortError::InUse { frames });
         }
         let offset = (first.raw() - frames.base().raw()) as usize;
-        // A coherent buffer has the one mapping it may have; the port uses that.
+        // A coherent buffer has the one mapping that it may have. The port uses that.
         let (holder, residue) = self.dma.standings[slot.0].get();
         let own = match holder {
             Holder::Both => None,
@@ -121,9 +129,9 @@ impl<M: Machine> Port<M> {
         Ok(PortView { dma: self.dma, slot, own, va, offset, len: len as usize })
     }
 
-    /// Maps a buffer for the port: not where its own mapping would be, so that a stray pointer of the CPU faults still,
-    /// if the window has another image of it; with guards around it if one is left for that. The ledger is asked first:
-    /// it alone decides whether a mapping may be (I1).
+    /// Maps a buffer for the port. If the window has another image of it, this is not where its own mapping would be,
+    /// so a stray pointer of the CPU still faults. It has guards if an image is left for that. The ledger is asked
+    /// first: it alone decides whether a mapping may be (I1).
     fn map(&self, state: &mut State, frames: FrameRange, holder: Holder) -> Result<Mapped, PortError> {
         state.ledger.claim(frames, MemoryType::NonCacheable).map_err(PortError::Mapped)?;
         if holder != Holder::Device {
@@ -142,7 +150,7 @@ impl<M: Machine> Port<M> {
     }
 }
 
-/// A buffer the port has open. Dropping it ends the mapping.
+/// A buffer that the port has open. Dropping it ends the mapping.
 #[derive(Debug)]
 pub struct PortView<M: Machine + 'static> {
     dma: &'static Dma<M>,
@@ -158,14 +166,14 @@ impl<M: Machine> PortView<M> {
         self.dma.machine.reach(self.va).wrapping_add(self.offset)
     }
 
-    /// The bytes the device reads.
+    /// Returns the bytes that the device reads.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: mapped for its whole length while this value lives; the port has it open once (`ported`), and by the
         // contract of `Port::new` nobody else writes it or ends its mapping meanwhile (I4).
         unsafe { core::slice::from_raw_parts(self.start(), self.len) }
     }
 
-    /// The bytes the device writes.
+    /// Returns the bytes that the device writes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only view.
         unsafe { core::slice::from_raw_parts_mut(self.start(), self.len) }
@@ -174,7 +182,7 @@ impl<M: Machine> PortView<M> {
 
 impl<M: Machine> Drop for PortView<M> {
     fn drop(&mut self) {
-        // What the device wrote is in memory before its completion is seen.
+        // What the device wrote must be in memory before its completion is seen.
         self.dma.machine.device_barrier();
         let mut state = self.dma.state.lock();
         let state = &mut *state;

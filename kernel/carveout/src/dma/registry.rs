@@ -1,8 +1,8 @@
-//! The books of the DMA API: areas, window, ledger and a record for each buffer.
+//! The books of the DMA API: areas, window, ledger, and a record for each buffer.
 //!
-//! Guarantees: frames are claimed in the ledger before a mapping of them is made, and released after it is gone from
-//! every TLB (I1, I3). The lock is held over updates of the books and of descriptors, never over zeroing, copying or
-//! cache work.
+//! Guarantees: frames are claimed in the ledger before a mapping of them is made. They are released after it is gone
+//! from every TLB (I1, I3). The lock is held over updates of the books and of descriptors, and never over zeroing,
+//! copying or cache work.
 
 use crate::addr::{FrameRange, VirtAddr};
 use crate::carve_out::CarveOut;
@@ -27,29 +27,30 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// The book of a contract: a slot has its buffer's record for good.
+/// The book of a contract. Each slot keeps the record of its buffer.
 pub(super) type Book = ContractBook<BufferSlot>;
 
-/// Of a master whose area is another `Dma`'s.
+/// The refusal of a master whose area is another `Dma`'s.
 pub(super) const NOT_OURS: AllocError = AllocError::NoArea(Some("the one it has is another `Dma`'s"));
 
-/// Buffers that can exist at a time.
+/// The most buffers that can exist at a time.
 pub const MAX_BUFFERS: usize = 1024;
 
-/// What is known of a buffer while it lives, at a moment that may have passed.
+/// What is known of a live buffer. It may be out of date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferRecord {
     /// Its frames.
     pub frames: FrameRange,
-    /// Where it is mapped whenever it is; `None` before it is for the first time, and of a buffer for devices alone.
+    /// The address at which it is mapped whenever it is mapped. It is `None` before the first time, and for a buffer of
+    /// devices alone.
     pub va: Option<VirtAddr>,
-    /// The device it was allocated for.
+    /// The device that it was allocated for.
     pub owner: &'static str,
-    /// Who may touch it.
+    /// Who may access it.
     pub holder: Holder,
-    /// Bytes asked for.
+    /// The bytes asked for.
     pub bytes: u32,
-    /// How many buffers were allocated before it, since boot: its age is how many came after.
+    /// How many buffers were allocated before it, since boot. Its age is how many were allocated after it.
     pub born: u64,
 }
 
@@ -59,7 +60,7 @@ impl fmt::Display for BufferRecord {
     }
 }
 
-/// Of a buffer, what the lock keeps.
+/// The part of a buffer's record that the lock protects.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) extent: Extent,
@@ -68,15 +69,15 @@ pub(super) struct Kept {
     pub(super) bytes: u32,
     pub(super) born: u64,
     pub(super) area: AreaId,
-    /// The contract's slot it is in.
+    /// The contract's slot that it is in, if it is in one.
     pub(super) slot: Option<SlotId>,
     pub(super) ported: bool,
-    /// It is in quarantine, and nobody was told.
+    /// Whether it is in quarantine and nobody was told yet.
     pub(super) untold: bool,
 }
 
-/// Who may touch a buffer's bytes, and what the caches may hold of them: written by the buffer as it changes hands,
-/// without the lock, read by reports and ports.
+/// Who may access a buffer's bytes, and what the caches may hold of them. The buffer writes it as it changes hands,
+/// without the lock. Reports and ports read it.
 #[derive(Debug)]
 pub(super) struct Standing(AtomicU8);
 
@@ -106,7 +107,7 @@ pub(super) struct BufferSlot(pub(super) usize);
 pub(super) enum Stay {
     /// The call that makes it ends it.
     InPassing,
-    /// It outlasts the call.
+    /// The mapping outlasts the call.
     ToLast,
 }
 
@@ -115,7 +116,7 @@ pub(super) enum Entry {
     Free {
         next: Option<BufferSlot>,
     },
-    /// An idle contract slot's.
+    /// The record of an idle contract slot.
     Promised,
     Used(Kept),
 }
@@ -127,7 +128,7 @@ pub(super) struct State {
     pub(super) window: Region<'static>,
     pub(super) images: Images,
     pub(super) entries: Vec<Entry>,
-    /// Those of no buffer: as many as there are entries that no buffer has.
+    /// The bodies of no buffer: as many as there are entries that no buffer has.
     pub(super) bodies: Vec<&'static mut Body>,
     pub(super) free: Option<BufferSlot>,
     pub(super) contracts: Vec<Book>,
@@ -137,26 +138,26 @@ pub(super) struct State {
     pub(super) unguarded: u64,
 }
 
-/// Why areas are not taken over.
+/// Why areas were not taken over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DmaError {
     /// The window has no room for the images of the carve-outs that it must hold.
     Window {
-        /// Sections of 1 MiB that it has.
+        /// The sections of 1 MiB that it has.
         given: u32,
-        /// Sections that it must have.
+        /// The sections that it must have.
         needed: u32,
-        /// Sections that it must have where guards may be given up: [`Dma::sparing_guards`].
+        /// The sections that it must have where guards may be given up: [`Dma::sparing_guards`].
         least: u32,
     },
     /// The window for lent frames has no section.
     LoanWindow {
-        /// Sections that it has.
+        /// The sections that it has.
         given: u32,
-        /// Sections that it must have.
+        /// The sections that it must have.
         needed: u32,
     },
-    /// The heap has no room for the books of the carve-outs. What was taken of it is lost.
+    /// The heap has no room for the books of the carve-outs. What was taken of the heap is lost.
     Heap,
 }
 
@@ -182,7 +183,7 @@ impl fmt::Display for DmaError {
 
 impl core::error::Error for DmaError {}
 
-/// Counters since boot.
+/// What was counted since boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DmaStats {
     /// Cache lines cleaned for buffers.
@@ -197,15 +198,15 @@ pub struct DmaStats {
     pub allocations: u64,
     /// Bytes zeroed before a new owner or a device got them (I5).
     pub zeroed: u64,
-    /// Buffers that got addresses right beside another buffer's, without a page between: the window has too few images
-    /// of the carve-outs. None where it has [`Dma::window_sections`].
+    /// Buffers that got addresses right beside another buffer's, without a page between them, because the window has
+    /// too few images of the carve-outs. There are none if it has [`Dma::window_sections`].
     pub unguarded: u64,
-    /// The most turns of the work lane that passed while a recall waited for its own: fewer than there are cores
+    /// The most turns of the work lane that passed while a recall waited for its own turn. There are fewer than cores
     /// ([`Borrower`](crate::dma::Borrower)).
     pub worst_wait: u32,
 }
 
-/// Lines, counted from anywhere.
+/// A count of cache lines. Any core may add to it.
 #[derive(Debug, Default)]
 pub(super) struct LineCounter {
     pub(super) inner: AtomicU64,
@@ -223,43 +224,50 @@ impl LineCounter {
     }
 }
 
-/// Of what [`DmaStats`] reads, what is counted without the lock.
+/// The part of [`DmaStats`] that is counted without the lock.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) cleaned: LineCounter,
     pub(super) invalidated: LineCounter,
     pub(super) quarantined: AtomicU64,
-    /// Buffers in quarantine of which nobody was told: written under the lock.
+    /// Buffers in quarantine of which nobody was told. It is written under the lock.
     pub(super) untold: AtomicU32,
     pub(super) zeroed: AtomicU64,
 }
 
-/// Areas, window and ledger: one for the whole machine.
+/// The DMA API of a machine: its areas, window and ledger. There is one for the whole machine.
 #[derive(Debug)]
 pub struct Dma<M: 'static> {
     pub(super) machine: &'static M,
     pub(super) state: Lock<State>,
-    /// Of the work lane.
+    /// The tickets of the work lane.
     pub(super) work: Tickets,
     pub(super) window: VirtRange,
     pub(super) guarded: bool,
-    /// By [`BufferSlot`].
+    /// The standings, by [`BufferSlot`].
     pub(super) standings: Vec<Standing>,
     pub(super) counters: Counters,
 }
 
 impl<M: Machine> Dma<M> {
-    /// Takes over the carve-outs, the window they will be mapped in, and the one lent frames will be: of that a section
-    /// is enough. `aliases` are the board's: by them refusals and the audit know second names of a frame. I1 does not
-    /// rest on them, for what a [`CarveOut`] proves holds by every name. Metadata comes from the heap once, here.
+    /// Takes over the carve-outs, the window in which they will be mapped, and the window for lent frames, of which a
+    /// section is enough. `aliases` are the board's. By them refusals and the audit know second names of a frame. I1
+    /// does not rest on them, for what a [`CarveOut`] proves holds by every name. Metadata is taken from the heap once,
+    /// here.
     ///
-    /// The window must have [`window_sections`](Self::window_sections): then each buffer has a guard on either side,
+    /// The window must have [`window_sections`](Self::window_sections). Then each buffer has a guard on either side,
     /// for ever.
     ///
     /// # Panics
     ///
     /// If carve-outs overlap, are named by an alias, or are more than the ledger holds: each would break what a
     /// [`CarveOut`] proves.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Window`] if the window has fewer sections than [`window_sections`](Self::window_sections).
+    /// [`DmaError::LoanWindow`] if the window of loans has none. [`DmaError::Heap`] if the heap has no room for the
+    /// metadata.
     pub fn new(
         machine: &'static M,
         carved: impl Iterator<Item = CarveOut>,
@@ -270,13 +278,17 @@ impl<M: Machine> Dma<M> {
         Self::with_images(machine, carved, aliases, window, loans, IMAGES)
     }
 
-    /// Does the same with a window that may be too small for every guard: it must have each carved frame once. No
-    /// allocation is refused for that: where a buffer's neighbours leave it no place with guards, it lies right beside
-    /// one of them, and is counted in [`DmaStats::unguarded`].
+    /// Takes over the carve-outs as [`new`](Self::new) does, with a window that may be too small for every guard. It
+    /// must have each carved frame once. No allocation is refused for want of a guard. If a buffer's neighbours leave
+    /// it no place with guards, it lies right beside one of them, and [`DmaStats::unguarded`] counts it.
     ///
     /// # Panics
     ///
     /// As [`new`](Self::new).
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), except that one image of the carve-outs is window enough.
     pub fn sparing_guards(
         machine: &'static M,
         carved: impl Iterator<Item = CarveOut>,
@@ -356,7 +368,7 @@ impl<M: Machine> Dma<M> {
         self.guarded
     }
 
-    /// The area of that name.
+    /// Returns the area of that name.
     pub fn area(&self, name: &str) -> Option<AreaId> {
         let state = self.state.lock();
         let place = state.areas.iter().position(|area| area.name() == name)?;
@@ -369,13 +381,13 @@ impl<M: Machine> Dma<M> {
         (place < state.areas.len()).then_some(AreaId(place, state.window.id()))
     }
 
-    /// Bytes free in an area, and in its largest run.
+    /// Returns the bytes that are free in an area, and those in its largest run.
     pub fn free_bytes(&self, area: AreaId) -> (u64, u64) {
         self.state.lock().area_mut(area).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
     }
 
-    /// Claims and maps a buffer: at the addresses it has, else at ones that it has from now on or, of a mapping that
-    /// the same call ends, in passing.
+    /// Claims and maps a buffer, at the addresses that it has. If it has none, a mapping that is to last gives it some.
+    /// A mapping that this very call ends does not.
     pub(super) fn map(&self, slot: BufferSlot, body: &Body, memory: MemoryType, stay: Stay) -> Mapped {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -387,18 +399,18 @@ impl<M: Machine> Dma<M> {
             (None, Stay::InPassing) => state.images.homes(frames).address(0),
             (None, Stay::ToLast) => state.take_addresses(slot, frames),
         };
-        // No other frames have these addresses and the window has all its tables, so nothing is in the way.
+        // No other frames have these addresses, and the window has all its tables. So nothing is in the way.
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
         let mapped = unsafe { state.window.map(self.machine, va, frames, memory, Access::ReadWrite) };
         mapped.expect("the buffer's own addresses are unmapped")
     }
 
-    /// Ends that a buffer, which is unmapped, has addresses.
+    /// Takes the addresses from a buffer that is unmapped.
     pub(super) fn give_up_addresses(&self, slot: BufferSlot) {
         self.state.lock().give_addresses(slot);
     }
 
-    /// Unmaps, then releases the claim: in this order, or another mapping could precede the TLB invalidate (I3).
+    /// Unmaps, then releases the claim. In the other order another mapping could precede the TLB invalidate (I3).
     pub(super) fn unmap(&self, mapped: Mapped) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -407,7 +419,7 @@ impl<M: Machine> Dma<M> {
         state.ledger.release(frames);
     }
 
-    /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` where the ledger has it.
+    /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` if the ledger has it already.
     pub(super) fn give_back(&self, slot: BufferSlot, residue: Option<Residue>, body: &'static mut Body) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -431,7 +443,7 @@ impl<M: Machine> Dma<M> {
         state.areas[area.0].give_back(extent);
     }
 
-    /// Calls `each` with runs of frames that have the same residue, in order. Nobody else may own or map them.
+    /// Calls `each` with runs of frames of one residue, in order. Nobody else may own or map the frames.
     pub(super) fn for_each_residue(&self, frames: FrameRange, mut each: impl FnMut(FrameRange, Residue)) {
         let mut left = frames;
         while !left.is_empty() {
@@ -442,7 +454,8 @@ impl<M: Machine> Dma<M> {
         }
     }
 
-    /// Keeps the frames for ever. Telling of it is for who asks: this may run under any lock of the embedding kernel.
+    /// Keeps the frames for ever. This prints nothing, for it may run under any lock of the embedding kernel.
+    /// [`next_quarantined`](Self::next_quarantined) tells of it.
     pub(super) fn quarantine(&self, slot: BufferSlot, residue: Residue) {
         self.standings[slot.0].set(Holder::Quarantine, residue);
         let mut state = self.state.lock();
@@ -462,7 +475,7 @@ impl<M> Dma<M> {
 }
 
 impl State {
-    /// The area, if it is of this `Dma`.
+    /// Returns the area, if it is of this `Dma`.
     pub(super) fn area(&self, area: AreaId) -> Option<&Area> {
         if area.1 == self.window.id() { self.areas.get(area.0) } else { None }
     }
@@ -485,7 +498,7 @@ impl State {
         }
     }
 
-    /// A buffer comes to be, in an entry that was taken for it.
+    /// Enters a new buffer in an entry that was taken for it. Returns its body.
     #[inline]
     pub(super) fn occupy(&mut self, slot: BufferSlot, kept: Kept) -> &'static mut Body {
         self.allocations += 1;
@@ -500,8 +513,8 @@ impl State {
         self.free = Some(slot);
     }
 
-    /// Addresses for a buffer, until it is freed or the devices' for good: with a guard on either side if there are
-    /// such.
+    /// Takes addresses for a buffer, until it is freed or becomes the devices' for good. There is a guard on either
+    /// side if the window has such addresses.
     pub(super) fn take_addresses(&mut self, slot: BufferSlot, frames: FrameRange) -> VirtAddr {
         let homes = self.images.homes(frames);
         let (image, guarded) = self.ledger.take_image(frames, homes.images);

@@ -1,7 +1,7 @@
-//! What the DMA API tells: who holds what, what lies at an address, counters, and the audit.
+//! Reports of the DMA API: who holds what, what lies at an address, counters, and the audit.
 //!
-//! Guarantees: what a fault report asks never waits ([`Dma::place_of`], [`Dma::place_of_frame`],
-//! [`Dma::next_quarantined`]); no lock is held over the writing of a table.
+//! Guarantees: the calls that a fault report makes never wait ([`Dma::place_of`], [`Dma::place_of_frame`],
+//! [`Dma::next_quarantined`]). No lock is held while a table is written.
 
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, VirtAddr};
 use crate::dma::master::Master;
@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering;
 /// What lies at an address in or near the carved memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultPlace {
-    /// In a buffer's frames or addresses.
+    /// The frames or addresses of a buffer.
     Buffer(BufferRecord),
     /// The guard page after a buffer.
     Guard(BufferRecord),
@@ -25,7 +25,7 @@ pub enum FaultPlace {
     FreeFrame(Frame),
     /// An address of the window that no buffer has.
     UnusedWindow,
-    /// Not to be told: another context holds the records.
+    /// It is not known: another context holds the records.
     Busy,
 }
 
@@ -45,8 +45,8 @@ impl fmt::Display for FaultPlace {
 impl<M: Machine> Dma<M> {
     /// Walks the live tables and compares them with the ledger (I1, I2, W^X). Shows `each` every finding.
     ///
-    /// `each` runs under the lock. So it prints nothing where the console's lock comes before the lock's rank
-    /// ([`sync`](crate::sync)), and calls nothing of this crate: it keeps what is to be printed.
+    /// `each` runs under the lock. So it must not print if the console's lock comes before the lock's rank
+    /// ([`sync`](crate::sync)), and it must call nothing of this crate. It can keep what is to be printed.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl<M: Machine> Dma<M> {
         audit(self.machine, expect, &windows, &mut state.ledger, each)
     }
 
-    /// Counters since boot.
+    /// Returns what was counted since boot.
     pub fn stats(&self) -> DmaStats {
         let counters = &self.counters;
         let (map_changes, allocations, unguarded) = {
@@ -76,23 +76,27 @@ impl<M: Machine> Dma<M> {
         }
     }
 
-    /// Who holds what, as a table with a line a buffer.
+    /// Returns a table that says who holds what, with a line for each buffer.
     pub const fn holders(&self) -> Holders<'_, M> {
         Holders { dma: self, owner: None }
     }
 
-    /// Says that a device goes away: whatever it was given and not yet gave back is a leak, and the table of it the
-    /// error.
+    /// Checks that a device which goes away has given back everything.
+    ///
+    /// # Errors
+    ///
+    /// A table of the buffers that it still has: they are leaks.
     pub fn retire(&self, master: &Master) -> Result<(), Holders<'_, M>> {
         let none = self.state.lock().buffers().all(|(_, kept)| kept.owner != master.name());
         if none { Ok(()) } else { Err(Holders { dma: self, owner: Some(master.name()) }) }
     }
 
-    /// Returns a buffer that was dropped while a device may still use it, each once, in no particular order. It is lost
-    /// until reset. Ask in the idle loop or wherever a line is printed, until there is none.
+    /// Returns a buffer that was dropped while a device may still use it. Each such buffer is returned once, in no
+    /// particular order. It is lost until reset. Ask in the idle loop, or wherever a line is printed, until there is
+    /// none.
     ///
-    /// Never waits, so a fault report may ask too: while another context has the records there is none, and a later
-    /// call returns it. Where no buffer was lost, no lock is looked at.
+    /// This never waits, so a fault report may ask too. While another context has the records it returns `None`, and a
+    /// later call returns the buffer. If no buffer was lost, it looks at no lock.
     pub fn next_quarantined(&self) -> Option<BufferRecord> {
         if self.counters.untold.load(Ordering::Relaxed) == 0 {
             return None;
@@ -105,7 +109,7 @@ impl<M: Machine> Dma<M> {
         Some(self.record(slot, kept))
     }
 
-    /// What lies at an address of the window, for a fault report. Never waits.
+    /// Returns what lies at an address of the window, for a fault report. This never waits.
     pub fn place_of(&self, va: VirtAddr) -> FaultPlace {
         let Some(state) = self.state.try_lock() else { return FaultPlace::Busy };
         let page = va.raw() >> FRAME_SHIFT;
@@ -117,7 +121,7 @@ impl<M: Machine> Dma<M> {
             if (first..end).contains(&page) {
                 return FaultPlace::Buffer(self.record(slot, kept));
             }
-            // Another buffer's, where a guard was given up.
+            // It is another buffer's page if a guard was given up.
             if page == end {
                 place = FaultPlace::Guard(self.record(slot, kept));
             }
@@ -125,7 +129,7 @@ impl<M: Machine> Dma<M> {
         place
     }
 
-    /// What lies at a frame; `None` if it is not carved. Never waits.
+    /// Returns what lies at a frame, or `None` if it is not carved. This never waits.
     pub fn place_of_frame(&self, frame: Frame) -> Option<FaultPlace> {
         let Some(state) = self.state.try_lock() else { return Some(FaultPlace::Busy) };
         state.ledger.state(frame)?;
@@ -136,21 +140,21 @@ impl<M: Machine> Dma<M> {
         Some(borrower.map_or(FaultPlace::FreeFrame(frame), |borrower| FaultPlace::Lent(frame, borrower)))
     }
 
-    /// How a carved frame is mapped now; `None` if it is not carved.
+    /// Returns how a carved frame is mapped now, or `None` if it is not carved.
     pub fn state_of(&self, frame: Frame) -> Option<Carved> {
         self.state.lock().ledger.state(frame)
     }
 }
 
-/// A table of buffers: device, bytes, who may touch it, age, frames. Displaying it takes the lock once for each record
-/// there can be, never over the writing: a buffer that comes or goes meanwhile may be in it or not.
+/// A table of buffers: device, bytes, who may access it, age, frames. Displaying it takes the lock once for each
+/// possible record, and never while it writes. A buffer that comes or goes meanwhile may be in it or not.
 pub struct Holders<'d, M: 'static> {
     dma: &'d Dma<M>,
     owner: Option<&'static str>,
 }
 
 impl<M> Holders<'_, M> {
-    /// Calls `each` with every buffer of the table, in no particular order. The lock is not held meanwhile.
+    /// Calls `each` with every buffer of the table, in no particular order. The lock is not held during a call.
     pub fn for_each(&self, mut each: impl FnMut(&BufferRecord)) {
         for slot in 0..MAX_BUFFERS {
             let record = match &self.dma.state.lock().entries[slot] {

@@ -1,32 +1,33 @@
-//! A buffer's bytes as a device transfers them.
+//! Segments: a buffer's bytes as a device transfers them.
 //!
-//! Guarantees: the [`Segment`]s that a device is given cover exactly the bytes asked for, in order, are all within its
-//! reach, break neither its largest segment nor its boundary, and are as few as that permits: buffers adjacent on the
-//! bus share one.
+//! Guarantees: the [`Segment`]s of a device cover exactly the bytes asked for, in order. All are within its reach. No
+//! segment is longer than the device's largest, and none crosses its boundary. There are as few as these limits permit:
+//! buffers that are adjacent on the bus share one.
 
 use crate::addr::{BusAddr, FrameRange, PhysAddr};
 use crate::dma::master::Master;
 use core::fmt;
 
-/// Bytes that a device transfers at one go: one entry of its descriptor list.
+/// Bytes that a device transfers as one: an entry of its descriptor list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// The first byte.
     pub bus: BusAddr,
-    /// Bytes, 1 or more.
+    /// The number of bytes, 1 or more.
     pub bytes: u32,
 }
 
 /// Why a device cannot be given a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ScatterError {
-    /// The device's mask or windows leave out bytes of a buffer, which was allocated for another device.
+    /// The device does not reach a byte of the buffer, by its mask or apertures. The buffer was allocated for another
+    /// device.
     OutOfReach {
         /// The device.
         master: &'static str,
         /// The buffer.
         frames: FrameRange,
-        /// The first byte it does not reach.
+        /// The first byte that it does not reach.
         at: PhysAddr,
     },
 }
@@ -70,7 +71,7 @@ pub(super) fn runs(
     })
 }
 
-/// Runs as segments, once all of them are known to be within reach.
+/// Yields runs as segments, once all of them are known to be within reach.
 pub(super) fn segments<R: Iterator<Item = Result<Run, ScatterError>>, F: Fn() -> R>(
     master: &Master,
     all: F,
@@ -96,7 +97,7 @@ pub(super) fn segments<R: Iterator<Item = Result<Run, ScatterError>>, F: Fn() ->
     }))
 }
 
-/// One buffer as segments.
+/// Yields the segments of one buffer.
 pub(super) fn segments_of(
     master: &Master,
     frames: FrameRange,

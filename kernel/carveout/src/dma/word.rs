@@ -1,11 +1,12 @@
-//! How the CPU accesses coherent memory: by words, and in bulk.
+//! The CPU's accesses to coherent memory: by words, and in bulk.
 //!
-//! Guarantees: a [`Word`] is read or written by one access of its size, which no bus master sees half of (ARM ARM
-//! A3.5.3); bytes in bulk go by words too, and by smaller accesses only at ends that no word fits. All are volatile:
-//! each happens once, in the order of the program. None leaves the bytes that the buffer or block was made for.
+//! Guarantees: a [`Word`] is read or written by one access of its size, of which no bus master sees a half (ARM ARM
+//! A3.5.3). Bytes in bulk go by words too, and by smaller accesses only at ends where no word fits. All accesses are
+//! volatile: each happens once, in the order of the program. No access leaves the bytes of its buffer or block.
 //!
-//! A Cortex-A9 may repeat a write on the bus until a DMB, if another to the same aligned eight bytes follows (erratum
-//! 794074). Who writes a word that a device changes too passes `dma_wmb` before the next write to those eight bytes.
+//! A Cortex-A9 may repeat a write on the bus until a DMB, if another write to the same aligned eight bytes follows
+//! (erratum 794074). So code that writes a word which a device changes too must pass `dma_wmb` before the next write to
+//! those eight bytes.
 //!
 //! ```compile_fail,E0277
 //! use carveout::{dma::Coherent, machine::Machine};
@@ -20,7 +21,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// What a core reads and writes at once: `u8`, `u16` and `u32`, in the CPU's byte order.
+/// A type that a core reads and writes by one access: `u8`, `u16` and `u32`, in the CPU's byte order.
 pub trait Word: Copy + sealed::Sealed {}
 
 impl sealed::Sealed for u8 {}
@@ -43,16 +44,16 @@ impl Bytes {
     ///
     /// # Safety
     ///
-    /// They are mapped non-cacheable and writable while the value lives. No reference to any of them exists.
+    /// The bytes are mapped non-cacheable and writable while the value lives. No reference to any of them exists.
     pub(super) const unsafe fn new(first: *mut u8, len: usize) -> Self {
         Self { first, len }
     }
 
-    /// Where a word stands.
+    /// Returns the place of a word.
     ///
     /// # Panics
     ///
-    /// If it is not all inside, or not aligned.
+    /// If the word is not all inside, or not aligned.
     fn place<W: Word>(self, offset: usize) -> *mut W {
         let at = self.first.wrapping_add(offset).cast::<W>();
         let inside = self.len.checked_sub(offset).is_some_and(|left| left >= size_of::<W>());
@@ -73,13 +74,13 @@ impl Bytes {
         unsafe { at.write_volatile(word) }
     }
 
-    /// How many of `wanted` bytes there are from `offset` on.
+    /// Returns how many of `wanted` bytes there are from `offset` on.
     fn clip(self, offset: usize, wanted: usize) -> usize {
         wanted.min(self.len.saturating_sub(offset))
     }
 
-    /// How many of the `left` bytes at `at` the next accesses take: all its words, or a half-word or byte that no word
-    /// fits.
+    /// Returns how many of the `left` bytes at `at` the next accesses take: all that fill words, or a half-word or byte
+    /// where no word fits.
     fn step(at: *mut u8, left: usize) -> usize {
         match (at.addr() % 4, left) {
             (0, 4..) => left / 4 * 4,

@@ -1,42 +1,42 @@
-//! Who has a lock and who has it next.
+//! Turns: who has a lock, and who has it next.
 //!
-//! Guarantees: one place at a time has the lock. A turn ends by offering the lock to the next place at which somebody
-//! waits, in rising order, and from the last place on to the first. Until it is taken there nobody else takes it. So
-//! whoever waits and comes for the lock gets it after at most one turn of each other place. Leaving a place takes one
-//! step at any time, and an offer to it goes on to the next. A place that does not come for its offer is gone round by
-//! those who wait, and stays where it is in the order.
+//! Guarantees: one place at a time has the lock. A turn ends with an offer of the lock to the next place at which
+//! somebody waits, in rising order, and after the last place to the first. Nobody else takes the lock until it is taken
+//! there. So whoever waits and comes for the lock gets it after at most one turn of each other place. Leaving a place
+//! takes one step at any time, and an offer to it goes on to the next place. Those who wait go round a place that does
+//! not come for its offer. That place keeps its position in the order.
 //!
-//! A place is a core's on the machine. On the host it is that of one wait.
+//! On the machine each core has one place. On the host each wait has one.
 
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicU32, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, Ordering};
 
-/// Places at which somebody can wait.
+/// The number of places at which somebody can wait.
 pub(super) const PLACES: u32 = 24;
 
-/// The places, a bit each, set while somebody waits there.
+/// The bits of the places. A bit is set while somebody waits there.
 const WAITS: u32 = (1 << PLACES) - 1;
-/// From this bit on stands the place that the lock is offered to.
+/// The lowest bit of the number of the place that the lock is offered to.
 const TO: u32 = PLACES;
-/// Set while the lock is offered: nobody has it.
+/// The bit that is set while the lock is offered. Nobody has it then.
 const OFFERED: u32 = 1 << 30;
-/// Set while somebody has the lock.
+/// The bit that is set while somebody has the lock.
 const HELD: u32 = 1 << 31;
 
-/// How often whoever waits looks at an offer to another place before it goes round that. A core that runs comes within
+/// How often a waiter looks at an offer to another place before it goes round that place. A core that runs comes within
 /// a few instructions: it waits with interrupts masked.
 const PATIENCE: u32 = if cfg!(loom) { 1 } else { 64 };
 
-/// What somebody who waits finds.
+/// The result of one look at the lock, by somebody who waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Poll {
     /// The lock is the caller's from now on.
     Taken,
-    /// It is not yet.
+    /// The lock is not the caller's yet.
     Waits,
-    /// It is offered to this place, which does not come for it: to be gone round.
+    /// The lock is offered to this place, which does not come for it. The caller may go round it.
     Ignored(u32),
 }
 
@@ -44,23 +44,23 @@ pub(super) enum Poll {
 #[derive(Debug)]
 pub(super) struct Wait {
     place: u32,
-    /// The offer last seen, and how often.
+    /// The offer that was seen last, and how often it was seen.
     offer: u32,
     seen: u32,
 }
 
-/// The word of a lock.
+/// The state of a lock: one word.
 #[derive(Debug)]
 pub(super) struct Turns(AtomicU32);
 
 impl Turns {
-    /// Nobody has it and nobody waits.
+    /// Makes a lock that nobody has and nobody waits for.
     #[cfg(not(loom))]
     pub(super) const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 
-    /// Nobody has it and nobody waits.
+    /// Makes a lock that nobody has and nobody waits for.
     #[cfg(loom)]
     pub(super) fn new() -> Self {
         Self(AtomicU32::new(0))
@@ -82,7 +82,7 @@ impl Turns {
             } else if let Some(place) = first_from(place, !word & WAITS) {
                 (word | 1 << place, Some(Wait { place, offer: 0, seen: 0 }))
             } else {
-                // All places are taken. There are more of them than cores.
+                // All places are taken. On the machine there are more places than cores.
                 relax();
                 word = self.0.load(Ordering::Relaxed);
                 continue;
@@ -117,20 +117,21 @@ impl Turns {
     /// Offers the lock to the next place after one that did not come, if nothing changed since.
     pub(super) fn go_round(&self, wait: &Wait) {
         if let Some(ignored) = offer(wait.offer) {
-            // It frees nothing, for the caller waits. If something changed, so much the better.
+            // This frees nothing, for the caller waits. If something changed meanwhile, there is no need to go round.
             let next = after(wait.offer, ignored);
             let _ = self.0.compare_exchange(wait.offer, next, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// Ends a wait, in which the lock was not taken. If it is offered there, it is offered to the next place or freed.
+    /// Ends a wait in which the lock was not taken. If the lock is offered to this place, it is offered to the next one
+    /// or freed.
     #[cfg(any(test, target_arch = "arm"))]
     pub(super) fn leave(&self, place: u32) {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let left = word & !(1 << place);
             let next = if offer(word) == Some(place) { after(left, place) } else { left };
-            // Release: of an offer, what the last holder did.
+            // Release: if this passes an offer on, it passes on what the last holder did.
             match self.0.compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => word = now,
@@ -159,13 +160,13 @@ impl Turns {
 }
 
 impl Wait {
-    /// Where it waits.
+    /// Returns the place at which it waits.
     pub(super) const fn place(&self) -> u32 {
         self.place
     }
 }
 
-/// Lets others go on while this core, or thread, waits.
+/// Lets other cores, or threads, run while this one waits.
 #[cfg(any(not(loom), test))]
 pub(super) fn relax() {
     #[cfg(loom)]
@@ -186,7 +187,7 @@ fn after(word: u32, place: u32) -> u32 {
     first_from(place + 1, word & WAITS).map_or(0, |next| word & WAITS | next << TO | OFFERED)
 }
 
-/// Returns the first of the `places` from `start` on, and from 0 again.
+/// Returns the first of the `places` from `start` on, or else the first from 0 on.
 fn first_from(start: u32, places: u32) -> Option<u32> {
     let later = places & u32::MAX << start;
     let first = if later == 0 { places } else { later };

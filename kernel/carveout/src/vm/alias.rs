@@ -1,15 +1,16 @@
 //! Physical aliases: RAM that answers at a second range of physical addresses.
 //!
-//! Caches are tagged by physical address (ARM ARM B3.11.1), so two names of one frame are two lines of one memory,
-//! whatever their attributes: that they agree, which is I1, would not be enough. Hence one name of each frame is used,
-//! the one that the RAM banks use. Guarantees: what is a second name is nobody's first, so that a name leads to its
-//! frame in one step; [`Aliases`] is asked wherever a physical address comes in, in the plan, the ledger and the audit.
+//! Caches are tagged by physical address (ARM ARM B3.11.1). So two names of one frame are two lines for one memory,
+//! whatever their attributes. It would not be enough that the attributes agree, which is I1. Hence only one name of
+//! each frame is used, the one that the RAM banks use. Guarantees: a second name is nobody's first name, so a name
+//! leads to its frame in one step. Wherever a physical address comes in, in the plan, the ledger and the audit,
+//! [`Aliases`] is asked.
 
 use crate::addr::{Frame, FrameRange};
 use arrayvec::ArrayVec;
 use core::fmt;
 
-/// Aliases a board can have.
+/// The most aliases that a board can have.
 pub const MAX_ALIASES: usize = 4;
 
 /// A range of addresses at which RAM answers that has other addresses too.
@@ -17,7 +18,7 @@ pub const MAX_ALIASES: usize = 4;
 pub struct Alias {
     /// The second names.
     pub frames: FrameRange,
-    /// The same RAM by its first names, as many.
+    /// The first names of that RAM, as many.
     pub of: FrameRange,
 }
 
@@ -28,7 +29,7 @@ impl fmt::Display for Alias {
 }
 
 impl Alias {
-    /// The part of the alias within `frames`.
+    /// Returns the part of the alias within `frames`.
     fn within(self, frames: FrameRange) -> Option<Self> {
         let met = self.frames.intersection(frames);
         let skipped = met.start().checked_sub(self.frames.start())?;
@@ -40,11 +41,11 @@ impl Alias {
 /// Why an alias was not entered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AliasError {
-    /// There is room for [`MAX_ALIASES`].
+    /// There are [`MAX_ALIASES`] already.
     TooMany,
-    /// First and second names are not equally many, or none.
+    /// There are more of the one kind of name than of the other, or there are none.
     Counts,
-    /// These frames would be a first and a second name, or a second name twice.
+    /// These frames would be both a first and a second name, or a second name twice.
     Ambiguous(FrameRange),
 }
 
@@ -60,16 +61,17 @@ impl fmt::Display for AliasError {
 
 impl core::error::Error for AliasError {}
 
-/// The aliases of a board; none, for most.
+/// The aliases of a board. Most boards have none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Aliases(ArrayVec<Alias, MAX_ALIASES>);
 
 impl Aliases {
-    /// Enters one.
+    /// Enters an alias.
     ///
     /// # Errors
     ///
-    /// One too many, or that would make a name ambiguous.
+    /// [`AliasError::Counts`] if the names are not as many on both sides. [`AliasError::Ambiguous`] if a name would be
+    /// given twice. [`AliasError::TooMany`] if there is no room.
     pub fn add(&mut self, alias: Alias) -> Result<(), AliasError> {
         if alias.frames.count() != alias.of.count() || alias.frames.is_empty() {
             return Err(AliasError::Counts);
@@ -87,23 +89,23 @@ impl Aliases {
         self.0.try_push(alias).map_err(|_| AliasError::TooMany)
     }
 
-    /// All of them.
+    /// Yields all aliases.
     pub fn iter(&self) -> impl Iterator<Item = Alias> + '_ {
         self.0.iter().copied()
     }
 
-    /// The lowest part of `frames` that is a second name.
+    /// Returns the lowest part of `frames` that is a second name.
     pub fn find(&self, frames: FrameRange) -> Option<Alias> {
         self.iter().filter_map(|alias| alias.within(frames)).min_by_key(|alias| alias.frames.start())
     }
 
-    /// The first name of a frame that `frame` is a second name of.
+    /// Returns the first name of the frame that `frame` is a second name of, or `None` if it is no second name.
     pub fn first_name(&self, frame: Frame) -> Option<Frame> {
         let alias = self.find(FrameRange::new(frame.number(), 1)?)?;
         Frame::from_number(alias.of.start())
     }
 
-    /// The same frames by their first names, in the order of `frames`, each run as long as one alias goes.
+    /// Yields these frames by their first names, in the order of `frames`. Each run is as long as one alias goes.
     pub fn first_names(&self, frames: FrameRange) -> impl Iterator<Item = FrameRange> + '_ {
         let mut rest = frames;
         core::iter::from_fn(move || {

@@ -1,16 +1,16 @@
-//! What a mapping can be: closed enums, never OR-able bits.
+//! What a mapping can be: closed enums, and never bits that could be combined at will.
 //!
-//! Guarantees: a mapping that is writable and executable cannot be expressed; a memory type is one of four, each with
-//! one encoding (ARM ARM B3.8.2, TEX remap off), so that two mappings agree exactly when their [`MemoryType`]s do.
+//! Guarantees: no value stands for a mapping that is both writable and executable. A memory type is one of four, each
+//! with one encoding (ARM ARM B3.8.2, TEX remap off). So two mappings agree exactly when their [`MemoryType`]s do.
 
 use core::fmt;
 
-/// Memory type and cacheability, inner and outer alike.
+/// A memory type with its cacheability, which is one for the inner and the outer caches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum MemoryType {
-    /// Normal, write-back, write-allocate. Shareable on an MPCore.
+    /// Normal, write-back, write-allocate. It is Shareable on an MPCore.
     WriteBack,
-    /// Normal, non-cacheable: bufferable, so writes combine and need a barrier before a device is told.
+    /// Normal, non-cacheable. It is bufferable: writes combine, and need a barrier before a device is told.
     NonCacheable,
     /// Device: registers.
     Device,
@@ -29,7 +29,7 @@ impl fmt::Display for MemoryType {
     }
 }
 
-/// What the kernel may do through a mapping. Users may do nothing.
+/// The kernel's rights through a mapping. Users have none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Access {
     /// Read only, execute-never.
@@ -50,11 +50,11 @@ impl fmt::Display for Access {
     }
 }
 
-/// Whether Normal write-back memory is marked Shareable: the whole machine's choice, made once.
+/// Whether Normal memory is marked Shareable. It is one choice for the whole machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Shareability {
-    /// One core, as Cortex-A8.
+    /// The machine has one core, such as a Cortex-A8.
     NonShareable,
-    /// Cores kept coherent by an SCU, as Cortex-A9 MPCore.
+    /// An SCU keeps the machine's cores coherent, as in a Cortex-A9 MPCore.
     Shareable,
 }

@@ -1,18 +1,22 @@
-//! The audit: walks the live tables, as the hardware would, and compares them with what must be true.
+//! The audit: it walks the live tables as the hardware would, and compares them with what must be true.
 //!
-//! Guarantees, when [`audit`] returns a [`Report`]: every carved frame is mapped exactly as the ledger says and
-//! nowhere else (I1), none of them outside the windows made for them (I2); all other RAM is mapped write-back only,
-//! no register as memory, no RAM by its second name; nothing of the kernel's is writable and executable, and only the
-//! kernel's text executes (W^X); users reach neither a carved frame nor a table; and the registers of every core that
-//! [`Expect::cores`] lists give this crate's own descriptors the meaning that this crate relies on. What users may do
-//! otherwise is their kernel's business.
+//! Guarantees, when [`audit`] returns a [`Report`]:
 //!
-//! What a descriptor may translate counts, not only what its place in the table says: one entry of a large page covers
-//! 64 KiB, one of a supersection 16 MiB. A table whose walks are off counts as walked, for the TLB may still hold it.
+//! - Every carved frame is mapped exactly as the ledger says and nowhere else (I1). None is mapped outside the windows
+//!   made for them (I2).
+//! - All other RAM is mapped write-back only. No register is mapped as memory. No RAM is mapped by its second name.
+//! - Nothing of the kernel's is both writable and executable, and only the kernel's text executes (W^X).
+//! - Users reach neither a carved frame nor a table. What users may do otherwise is their kernel's business.
+//! - The registers of every core in [`Expect::cores`] give this crate's descriptors the meaning that this crate relies
+//!   on.
 //!
-//! It reads registers and descriptors from the machine, decodes every word ([`super::walk`]), and trusts no bookkeeping
-//! of [`super::space`]. It goes on after a finding: each one is shown to the caller, and counted by kind. A finding of
-//! a register or a descriptor counts once, one of memory counts once a frame.
+//! A descriptor counts for all that it may translate, and not only for its place in the table: one entry of a large
+//! page covers 64 KiB, one of a supersection 16 MiB. A table whose walks are off counts as walked, for the TLB may
+//! still hold it.
+//!
+//! The audit reads registers and descriptors from the machine and decodes every word ([`super::walk`]). It trusts no
+//! bookkeeping of [`super::space`]. It goes on after a finding. Each finding is shown to the caller, and counted by
+//! kind. A finding about a register or a descriptor counts once. A finding about memory counts once a frame.
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::machine::{Mmu, Registers};
@@ -24,30 +28,30 @@ use crate::vm::walk::{self, Attributes, Caching, Domain, First, Memory, Pointer,
 use core::fmt;
 use core::ops::Range;
 
-/// What the audit compares with.
+/// What the audit compares the tables with.
 #[derive(Clone, Copy, Debug)]
 pub struct Expect<'a> {
-    /// Every run of RAM the board has, carved or not.
+    /// Every run of RAM that the board has, carved or not.
     pub ram: &'a [FrameRange],
-    /// Carved runs that are no area: firmware's. Nothing may map them.
+    /// Carved runs of firmware, which are no area. Nothing may map them.
     pub firmware: &'a [FrameRange],
     /// The kernel's text.
     pub text: FrameRange,
-    /// What Normal memory must carry.
+    /// The shareability that Normal memory must have.
     pub share: Shareability,
-    /// First-level tables that TTBR0 does not hold now: those of the processes that do not run. Each is walked as if it
-    /// stood there. What it has word for word at the same address as TTBR0's own table is looked at once.
+    /// First-level tables that TTBR0 does not hold now: those of the processes that do not run. Each is walked as if
+    /// TTBR0 held it. Words that it shares with TTBR0's own table, at one index, are checked only once.
     pub roots: &'a [PhysAddr],
-    /// Registers of cores, by the number of the core, as each read its own: when it came up, or just now, or both. The
-    /// audit walks by those of the core that it runs on, so all must mean the same. TTBR0 alone may name another table,
-    /// one of `roots`.
+    /// The registers of cores, by the number of the core. Each core read its own: when it came up, or just now, or
+    /// both. The audit walks by the registers of the core that it runs on, so those of all cores must mean the same.
+    /// Only TTBR0 may differ: it may name one of `roots`.
     pub cores: &'a [(u32, Registers)],
 }
 
-/// What was found right.
+/// What was found to be right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
-    /// Sections of 1 MiB; a supersection counts as 16.
+    /// Sections of 1 MiB. A supersection counts as 16.
     pub sections: u32,
     /// Large pages of 64 KiB.
     pub large_pages: u32,
@@ -59,7 +63,7 @@ pub struct Report {
     pub window_frames: u32,
     /// Carved frames in all.
     pub carved_frames: u32,
-    /// Frames that execute.
+    /// Frames of text that may be executed.
     pub text_frames: u32,
 }
 
@@ -74,66 +78,66 @@ impl fmt::Display for Report {
     }
 }
 
-/// One thing found wrong.
+/// One thing that was found to be wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Finding {
-    /// TTBCR.EAE is set: the tables have the long format. Nothing else was looked at.
+    /// TTBCR.EAE is set: the tables have the long format. Nothing else was checked.
     LongFormat,
-    /// SCTLR.EE is set: walks read words in the other byte order. Nothing else was looked at.
+    /// SCTLR.EE is set: walks read words in the other byte order. Nothing else was checked.
     BigEndian,
     /// SCTLR.M is clear: no table is in force.
     Off,
-    /// SCTLR.C or SCTLR.I is clear: what is mapped write-back is accessed, or fetched, past the caches (I1).
+    /// SCTLR.C or SCTLR.I is clear: accesses to write-back memory, or fetches from it, bypass the caches (I1).
     CacheOff {
-        /// Fetches bypass the caches (I), or else data accesses and walks do (C).
+        /// Whether fetches bypass the caches (I). Otherwise data accesses and walks do (C).
         fetches: bool,
     },
     /// TEX remap changes what this crate's descriptors mean (I1).
     Remap {
-        /// What this crate writes the descriptor for.
+        /// The type for which this crate writes the descriptor.
         memory: MemoryType,
-        /// What the hardware takes it for.
+        /// The attributes that the hardware reads in it.
         means: Attributes,
     },
-    /// Walks read the tables with other attributes than RAM is mapped with (I1).
+    /// Walks read the tables with other attributes than those that RAM is mapped with (I1).
     WalkAttributes {
-        /// Whose walks.
+        /// The register whose table it is.
         ttbr: Ttbr,
         /// The attributes found.
         has: Attributes,
     },
-    /// TTBCR.PD0 or PD1 is set: a miss faults, while the TLB may hold what the table said before (I1). It is walked
-    /// here all the same.
+    /// TTBCR.PD0 or PD1 is set: a miss faults, while the TLB may hold what the table said before (I1). The audit walks
+    /// the table nevertheless.
     WalksOff {
-        /// Whose walks.
+        /// The register whose table it is.
         ttbr: Ttbr,
     },
-    /// A core whose registers may give the tables another meaning than those of the core that the audit runs on (I1).
+    /// A core's registers may give the tables another meaning than those of the core that the audit runs on (I1).
     OtherCore {
         /// The core's number in [`Expect::cores`].
         core: u32,
         /// The register.
         register: &'static str,
-        /// What it holds on that core.
+        /// Its value on that core.
         has: u32,
-        /// What it holds on this one.
+        /// Its value on this core.
         here: u32,
     },
-    /// A domain in use whose permissions the hardware does not check (W^X).
+    /// A domain is in use whose permissions the hardware does not check (W^X).
     Unchecked {
         /// The first address found in it.
         va: VirtAddr,
         /// The domain.
         domain: Domain,
     },
-    /// A table, or a part of it, stands where no known memory is mapped, or in a carve-out: nobody can say what it
+    /// A table, or a part of it, stands where no known memory is mapped, or in a carve-out. So nobody can say what it
     /// holds.
     UnknownTable {
         /// The address in the register or descriptor.
         at: PhysAddr,
     },
-    /// The 16 descriptors of a large page or of a supersection are not alike: each may translate all of it, and is
-    /// judged as if it did (I1). Counts once for each unlike word.
+    /// The 16 descriptors of a large page or of a supersection are not equal. Each may translate all of it, and is
+    /// judged as if it did (I1). This counts once for each word that differs.
     Torn {
         /// The first address of the 16.
         va: VirtAddr,
@@ -142,80 +146,80 @@ pub enum Finding {
     },
     /// A supersection above 4 GiB.
     Beyond {
-        /// What it translates.
+        /// The address that it translates.
         va: VirtAddr,
         /// The word.
         word: u32,
     },
     /// A descriptor whose AP bits are reserved (W^X).
     ReservedRights {
-        /// What it translates.
+        /// The address that it translates.
         va: VirtAddr,
         /// The word.
         word: u32,
     },
-    /// Writable and executable, or executable outside the kernel's text (W^X).
+    /// Memory is writable and executable, or executable outside the kernel's text (W^X).
     Executable {
-        /// Where.
+        /// The address.
         va: VirtAddr,
-        /// What executes there.
+        /// The frame that executes there.
         frame: Frame,
     },
     /// The kernel's text is writable through this mapping (W^X).
     WritableText {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame of text.
         frame: Frame,
     },
-    /// A carved frame outside the windows (I2).
+    /// A carved frame is mapped outside the windows (I2).
     CarvedOutside {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame.
         frame: Frame,
     },
-    /// A translation of a carved frame that the ledger does not know (I1).
+    /// A carved frame has a translation that the ledger does not know (I1).
     Alias {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame.
         frame: Frame,
         /// The type found.
         has: Memory,
-        /// What the ledger says.
+        /// The state in the ledger.
         ledger: Carved,
     },
-    /// A second translation of a carved frame, of the right type (I1).
+    /// A carved frame has a second translation, of the right type (I1).
     Twice {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame.
         frame: Frame,
     },
-    /// A carved frame in a window, for users, or for one address space alone (I4).
+    /// A carved frame is mapped in a window for users, or for one address space alone (I4).
     Exposed {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame.
         frame: Frame,
     },
     /// Users can reach a table (I1 to I5 rest on it).
     TableExposed {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame in which the table is.
         frame: Frame,
     },
-    /// A frame the ledger has as mapped, that no translation maps so (I1).
+    /// The ledger has a frame as mapped, and no translation maps it so (I1).
     Unreached {
         /// The frame.
         frame: Frame,
     },
-    /// RAM by its second name, through a physical alias, whatever the type: the line of the one name is not that of the
-    /// other (I1).
+    /// RAM is mapped by its second name, through a physical alias, whatever the type. The cache lines of the one name
+    /// are not those of the other (I1).
     SecondName {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The second name.
         frame: Frame,
@@ -224,30 +228,30 @@ pub enum Finding {
         /// The type found.
         has: Memory,
     },
-    /// RAM through a descriptor with NS set: in the Secure state its lines are not those of the same address without
-    /// (I1).
+    /// RAM is mapped through a descriptor with NS set. In the Secure state its lines are not those of the address
+    /// without NS (I1).
     NonSecure {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame.
         frame: Frame,
     },
-    /// RAM mapped otherwise than write-back, or registers as Normal memory (I1).
+    /// RAM is not mapped write-back, or registers are mapped as Normal memory (I1).
     WrongType {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame.
         frame: Frame,
         /// The type found.
         has: Memory,
     },
-    /// Normal memory with the wrong S bit: shareability is part of I1.
+    /// Normal memory is mapped with the wrong S bit. Shareability is part of I1.
     WrongShareability {
-        /// Where.
+        /// The address.
         va: VirtAddr,
         /// The frame.
         frame: Frame,
-        /// What was found.
+        /// The shareability found.
         has: Sharing,
     },
 }
@@ -281,7 +285,7 @@ const KINDS: [&str; 24] = [
 ];
 
 impl Finding {
-    /// Its place in [`KINDS`]; shareability shares the one of types.
+    /// Returns its place in [`KINDS`]. Types and shareability have one place.
     const fn kind(&self) -> usize {
         match self {
             Self::LongFormat => 0,
@@ -432,7 +436,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The region of PRRR and NMRR that this crate's descriptors of a type select: TEX\[0\], C, B.
+/// Returns the region of PRRR and NMRR that this crate's descriptors of a type select: TEX\[0\], C, B.
 const fn region(memory: MemoryType) -> u32 {
     match memory {
         MemoryType::WriteBack => 7,
@@ -442,21 +446,21 @@ const fn region(memory: MemoryType) -> u32 {
     }
 }
 
-/// All that was found wrong: the first of it, and how much by kind.
+/// All that was found to be wrong: the first finding, and how many there are of each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Findings {
-    /// The first one.
+    /// The first finding.
     pub first: Finding,
     counts: [u32; KINDS.len()],
 }
 
 impl Findings {
-    /// How many.
+    /// Returns the number of findings.
     pub fn total(&self) -> u32 {
         self.counts.iter().sum()
     }
 
-    /// Those of the kind of `finding`.
+    /// Returns the number of findings of the kind of `finding`.
     pub const fn like(&self, finding: &Finding) -> u32 {
         self.counts[finding.kind()]
     }
@@ -480,11 +484,11 @@ impl fmt::Display for Findings {
 
 impl core::error::Error for Findings {}
 
-/// Walks the tables in use, and those of [`Expect::roots`], and compares each translation. Shows `each` every finding.
-/// `windows` are where carved frames may be mapped.
+/// Walks the tables in use and those of [`Expect::roots`], and compares each translation. Shows `each` every finding.
+/// Carved frames may be mapped in `windows` only.
 ///
-/// Two translations of one carved frame cannot both pass: each found in a window must be the ledger's, and the second
-/// one is a finding. The ledger is changed only in its marks of what was found.
+/// Two translations of one carved frame cannot both pass. Each that is found in a window must be the ledger's, and the
+/// second one is a finding. The ledger is changed only in its marks of what was seen.
 ///
 /// # Errors
 ///
@@ -519,7 +523,7 @@ pub fn audit<M: Mmu>(
     }
 }
 
-/// Where findings go.
+/// Counts the findings, and shows them.
 struct Found<F> {
     each: F,
     findings: Option<Findings>,
@@ -541,12 +545,12 @@ struct Audit<'a, 'l, M, F> {
     windows: &'a [VirtRange],
     ledger: &'a mut Ledger<'l>,
     registers: Registers,
-    /// How this crate's mappings are shared under these registers, by type.
+    /// The shareability of this crate's write-back mappings under these registers, and of its non-cacheable ones.
     write_back: Sharing,
     non_cacheable: Sharing,
-    /// Domains found unchecked, by bit.
+    /// The domains that were found unchecked, a bit each.
     unchecked: u16,
-    /// Where tables are, once somebody has asked.
+    /// The places of tables, once they were asked for.
     tables: Option<TablePlaces>,
     report: Report,
     found: Found<F>,
@@ -562,7 +566,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
             return self.found.add(Finding::BigEndian);
         }
         self.meanings();
-        // TTBR0's table first, then TTBR1's, which is the order of addresses.
+        // TTBR0's table comes first, then TTBR1's: this is the order of addresses.
         let used = [Ttbr::Ttbr0, Ttbr::Ttbr1].into_iter().filter(|&ttbr| registers.translates(ttbr));
         for ttbr in used.clone() {
             if registers.walks_are_off(ttbr) {
@@ -589,7 +593,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// Compares what decides about the meaning of tables, on another core and on this one.
+    /// Compares the registers that decide what tables mean: another core's with this one's.
     fn other_core(&mut self, core: u32, has: &Registers) {
         let here = self.registers;
         let table = has.table(Ttbr::Ttbr0);
@@ -615,7 +619,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// What the registers do to this crate's own descriptors.
+    /// Checks that the registers give this crate's own descriptors their meaning.
     fn meanings(&mut self) {
         let sctlr = self.registers.sctlr;
         if bit(sctlr, walk::M) == 0 {
@@ -638,7 +642,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// Walks a first-level table, but for what it has in common with `but_for`.
+    /// Walks a first-level table, without the words that it has in common with `but_for`.
     fn table(&mut self, table: PhysAddr, ttbr: Ttbr, but_for: Option<PhysAddr>) {
         let sections = self.sections(ttbr);
         let (start, end) = ((4 * sections.start) & !(FRAME_SIZE - 1), 4 * sections.end);
@@ -656,7 +660,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
                 First::Leaf(leaf) => leaf.size,
                 First::Table(_) => SECTION_SIZE,
             };
-            // A word has its meaning from all that stand beside it.
+            // The meaning of a word depends on the words of its group.
             let group = group(section, size / SECTION_SIZE);
             if but_for.is_some_and(|other| group.clone().all(|n| self.word(other, n) == self.word(table, n))) {
                 continue;
@@ -699,8 +703,8 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// Says whether entry `n` is the first of its group with this word, so that nobody has judged yet what the word may
-    /// translate: `size` bytes from `va` on. If the words of the group are not alike, that is a finding.
+    /// Returns whether entry `n` is the first of its group with this word. Then nobody has judged yet what the word may
+    /// translate: `size` bytes from `va` on. If the words of the group are not equal, that is a finding.
     fn is_new(&mut self, table: PhysAddr, n: u32, group: Range<u32>, word: u32, va: VirtAddr, size: u32) -> bool {
         let all = group.len();
         if all == 1 {
@@ -720,7 +724,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         self.mmu.table_word(entry(table, n))
     }
 
-    /// The entries of a register's table.
+    /// Returns the entries of a register's table that translate.
     fn sections(&self, ttbr: Ttbr) -> Range<u32> {
         let split = self.registers.table_bytes(Ttbr::Ttbr0) / 4;
         match ttbr {
@@ -729,7 +733,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// Whether a table at `at` can be believed: where the CPU reads it, by its first name, and in no carve-out.
+    /// Returns whether a table at `at` can be trusted: the CPU reads it there, by its first name, and in no carve-out.
     fn holds_tables(&self, at: PhysAddr) -> bool {
         let frame = Frame::containing(at);
         self.ledger.state(frame).is_none()
@@ -804,7 +808,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// W^X, and what users may reach.
+    /// Checks the rights: W^X, and what users may reach.
     fn rights(&mut self, va: VirtAddr, frame: Frame, leaf: &Translation) {
         let executes = leaf.kernel.execute || leaf.users.execute;
         let writes = leaf.kernel.write || leaf.users.write;
@@ -816,8 +820,8 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
                 self.report.text_frames += 1;
             }
         } else if executes {
-            // What users execute is their kernel's business; but above the split it is in every address space, where
-            // nothing may be written and executed.
+            // What users execute is their kernel's business. But an address above the split is in every address space,
+            // and there nothing may be both written and executed.
             let theirs = users && !(writes && self.registers.ttbr_of(va) == Ttbr::Ttbr1);
             if !theirs {
                 self.found.add(Finding::Executable { va, frame });
@@ -828,7 +832,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// Whether a table that can be walked is in the frame.
+    /// Returns whether a table that can be walked is in the frame.
     fn holds_a_table(&mut self, frame: Frame) -> bool {
         let section = frame.base().raw() / SECTION_SIZE;
         let mut places = self.tables.take().unwrap_or_else(|| {
@@ -849,14 +853,15 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         found
     }
 
-    /// Shows where every table is: each first-level one, by frames, and all second-level ones.
+    /// Calls `each` with the place of every table: of each first-level one frame by frame, and of all second-level
+    /// ones.
     fn each_table(&self, mut each: impl FnMut(PhysAddr)) {
         let registers = &self.registers;
         let roots = self.expect.roots.iter().map(|&root| (root, Ttbr::Ttbr0));
         let own = [Ttbr::Ttbr0, Ttbr::Ttbr1].map(|ttbr| (registers.table(ttbr), ttbr));
-        // Those whose walks are off too, which a write of TTBCR turns on.
+        // Tables whose walks are off count too: a write of TTBCR turns walks on.
         for (table, ttbr) in own.into_iter().chain(roots).filter(|&(_, ttbr)| !self.sections(ttbr).is_empty()) {
-            // TTBR1's table has its first entries too, though no walk reads them.
+            // All of TTBR1's table counts, though no walk reads its first entries.
             (0..registers.table_bytes(ttbr)).step_by(FRAME_SIZE as usize).for_each(|offset| each(at(table, offset)));
             for section in self.sections(ttbr) {
                 let Some(word) = self.mmu.table_word(entry(table, section)) else { break };
@@ -875,19 +880,19 @@ const fn at(table: PhysAddr, offset: u32) -> PhysAddr {
     PhysAddr::new(table.raw().wrapping_add(offset))
 }
 
-/// The entries that translate together what entry `n` does, `count` of them: 16, or itself alone.
+/// Returns the entries that form a group with entry `n`: 16 of them, or itself alone.
 const fn group(n: u32, count: u32) -> Range<u32> {
     let first = n & !(count - 1);
     first..first + count
 }
 
-/// Where entry `n` of a table stands.
+/// Returns the address of entry `n` of a table.
 const fn entry(table: PhysAddr, n: u32) -> PhysAddr {
     at(table, 4 * n)
 }
 
-/// The frames that hold tables: all of them by MiB, and those of one MiB each by itself. Whatever their number, the
-/// room is the same.
+/// The places of tables. For each MiB it keeps whether a table is there, and for one MiB at a time which frames hold
+/// tables. So it needs one amount of room, however many tables there are.
 struct TablePlaces {
     sections: [u32; L1_ENTRIES / 32],
     in_detail: Option<u32>,

@@ -1,18 +1,18 @@
 //! Short descriptors as the table walker reads them (ARM ARM B3.5.1): first and second level as distinct types.
 //!
-//! Guarantees: each constructor makes a valid descriptor of domain 0, global, privileged-only; decoding what a
-//! constructor made gives back what went in; what no constructor makes decodes to [`Foreign`](L1Entry::Foreign). TEX
-//! remap is off (SCTLR.TRE = 0), or the audit says what it changes. What other kernels write is read by
-//! [`super::walk`].
+//! Guarantees: each constructor makes a valid descriptor of domain 0, global and privileged-only. Decoding what a
+//! constructor made gives back what went in. What no constructor makes decodes to [`Foreign`](L1Entry::Foreign). All
+//! this is for TEX remap off (SCTLR.TRE = 0); the audit says so if remap changes it. [`super::walk`] reads what other
+//! kernels write.
 
 use crate::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE};
 use crate::vm::attr::{Access, MemoryType, Shareability};
 
-/// Bytes a large page maps; its descriptor stands in 16 consecutive entries.
+/// Bytes that a large page maps. Its descriptor stands in 16 consecutive entries.
 pub const LARGE_PAGE_SIZE: u32 = 64 << 10;
 /// Entries of a first-level table.
 pub const L1_ENTRIES: usize = 4096;
-/// Entries of a second-level table: 1 KiB, 1 MiB of addresses.
+/// Entries of a second-level table. It has 1 KiB and maps 1 MiB of addresses.
 pub const L2_ENTRIES: usize = 256;
 /// Bytes of a second-level table.
 pub const L2_TABLE_SIZE: u32 = 1024;
@@ -20,7 +20,7 @@ pub const L2_TABLE_SIZE: u32 = 1024;
 /// A second-level table.
 pub type L2Table = [L2Desc; L2_ENTRIES];
 
-/// What a valid leaf descriptor says, of either level.
+/// The meaning of a valid leaf descriptor, of either level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Leaf {
     /// Where the memory is.
@@ -29,7 +29,7 @@ pub struct Leaf {
     pub size: u32,
     /// Type and cacheability.
     pub memory: MemoryType,
-    /// What the kernel may do.
+    /// The kernel's rights.
     pub access: Access,
     /// The S bit.
     pub shareability: Shareability,
@@ -44,7 +44,7 @@ pub enum L1Entry {
     Table(PhysAddr),
     /// A section of 1 MiB.
     Section(Leaf),
-    /// Valid, but nothing this crate writes: the word as it stands.
+    /// A valid word that this crate does not write.
     Foreign(u32),
 }
 
@@ -55,11 +55,11 @@ pub enum L2Entry {
     Fault,
     /// A small page (4 KiB) or one of the 16 entries of a large page (64 KiB).
     Page(Leaf),
-    /// Valid, but nothing this crate writes: the word as it stands.
+    /// A valid word that this crate does not write.
     Foreign(u32),
 }
 
-/// TEX\[0\], C and B of a type; TEX\[2:1\] are 0 for all four (ARM ARM table B3-10).
+/// Returns TEX\[0\], C and B of a type. TEX\[2:1\] are 0 for all four (ARM ARM table B3-10).
 const fn tex_c_b(memory: MemoryType) -> (u32, u32, u32) {
     match memory {
         MemoryType::WriteBack => (1, 1, 1),
@@ -79,7 +79,7 @@ const fn memory_of(tex: u32, c: u32, b: u32) -> Option<MemoryType> {
     }
 }
 
-/// AP\[2\] and XN of an access; AP\[1:0\] are 01, privileged only, for all three (ARM ARM table B3-8).
+/// Returns AP\[2\] and XN of an access. AP\[1:0\] are 01, privileged only, for all three (ARM ARM table B3-8).
 const fn ap2_xn(access: Access) -> (u32, u32) {
     match access {
         Access::Read => (1, 1),
@@ -97,7 +97,8 @@ const fn access_of(ap2: u32, ap10: u32, xn: u32) -> Option<Access> {
     }
 }
 
-/// Only Normal memory carries the machine's S bit; Device is Shareable by its type on ARMv7-A without LPAE.
+/// Returns the S bit. Only Normal memory carries the machine's; Device memory is Shareable by its type on ARMv7-A
+/// without LPAE.
 const fn s_bit(memory: MemoryType, shareability: Shareability) -> u32 {
     match (memory, shareability) {
         (MemoryType::WriteBack | MemoryType::NonCacheable, Shareability::Shareable) => 1,
@@ -122,13 +123,21 @@ impl L1Desc {
     /// The descriptor that faults.
     pub const FAULT: Self = Self(0);
 
-    /// A pointer to a second-level table at `table`, a multiple of 1 KiB.
+    /// Makes a pointer to the second-level table at `table`, a multiple of 1 KiB.
+    ///
+    /// # Panics
+    ///
+    /// If `table` is not a multiple of 1 KiB.
     pub const fn table(table: PhysAddr) -> Self {
         assert!(table.is_aligned(L2_TABLE_SIZE));
         Self(table.raw() | 0b01)
     }
 
-    /// A section at `base`, a multiple of 1 MiB.
+    /// Makes the descriptor of a section at `base`, a multiple of 1 MiB.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is not a multiple of 1 MiB.
     pub const fn section(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
         assert!(base.is_aligned(SECTION_SIZE));
         let (tex, c, b) = tex_c_b(memory);
@@ -137,7 +146,7 @@ impl L1Desc {
         Self(base.raw() | s << 16 | ap2 << 15 | tex << 12 | 0b01 << 10 | xn << 4 | c << 3 | b << 2 | 0b10)
     }
 
-    /// What the word says.
+    /// Decodes the word.
     pub const fn decode(self) -> L1Entry {
         let word = self.0;
         match word & 0b11 {
@@ -163,12 +172,12 @@ impl L1Desc {
         }
     }
 
-    /// The word a table holds.
+    /// Returns the word that a table holds.
     pub const fn raw(self) -> u32 {
         self.0
     }
 
-    /// A word found in a table.
+    /// Takes a word that was found in a table.
     pub const fn from_raw(word: u32) -> Self {
         Self(word)
     }
@@ -183,7 +192,11 @@ impl L2Desc {
     /// The descriptor that faults.
     pub const FAULT: Self = Self(0);
 
-    /// A small page at `base`, a multiple of 4 KiB.
+    /// Makes the descriptor of a small page at `base`, a multiple of 4 KiB.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is not a multiple of 4 KiB.
     pub const fn small(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
         assert!(base.is_aligned(FRAME_SIZE));
         let (tex, c, b) = tex_c_b(memory);
@@ -192,7 +205,12 @@ impl L2Desc {
         Self(base.raw() | s << 10 | ap2 << 9 | tex << 6 | 0b01 << 4 | c << 3 | b << 2 | 0b10 | xn)
     }
 
-    /// A large page at `base`, a multiple of 64 KiB. The word stands in all 16 entries.
+    /// Makes the descriptor of a large page at `base`, a multiple of 64 KiB. The word must stand in all 16 entries of
+    /// the page.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is not a multiple of 64 KiB.
     pub const fn large(base: PhysAddr, memory: MemoryType, access: Access, share: Shareability) -> Self {
         assert!(base.is_aligned(LARGE_PAGE_SIZE));
         let (tex, c, b) = tex_c_b(memory);
@@ -201,7 +219,7 @@ impl L2Desc {
         Self(base.raw() | xn << 15 | tex << 12 | s << 10 | ap2 << 9 | 0b01 << 4 | c << 3 | b << 2 | 0b01)
     }
 
-    /// What the word says. A large page's `base` is that of the whole page.
+    /// Decodes the word. The `base` of a large page is that of the whole page.
     pub const fn decode(self) -> L2Entry {
         let word = self.0;
         let (base, size, tex, xn) = match word & 0b11 {
@@ -212,7 +230,7 @@ impl L2Desc {
         let memory = memory_of(tex, bit(word, 3), bit(word, 2));
         let access = access_of(bit(word, 9), (word >> 4) & 3, xn);
         match (memory, access) {
-            // Global; and a large page's bits [8:6] are zero.
+            // It is global, and a large page's bits [8:6] are zero.
             (Some(memory), Some(access)) if bit(word, 11) == 0 && (size == FRAME_SIZE || word & 0x1c0 == 0) => {
                 L2Entry::Page(Leaf {
                     base: PhysAddr::new(base),
@@ -226,12 +244,12 @@ impl L2Desc {
         }
     }
 
-    /// The word a table holds.
+    /// Returns the word that a table holds.
     pub const fn raw(self) -> u32 {
         self.0
     }
 
-    /// A word found in a table.
+    /// Takes a word that was found in a table.
     pub const fn from_raw(word: u32) -> Self {
         Self(word)
     }

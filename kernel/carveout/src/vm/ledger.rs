@@ -1,10 +1,10 @@
-//! The attribute of each carved frame, seven bits a frame, kept outside the carved memory.
+//! The ledger: the attribute of each carved frame, in seven bits a frame, kept outside the carved memory.
 //!
-//! Guarantees I1 for carved frames: a frame is claimed by at most one mapping at a time, so a second mapping, with
-//! whatever attribute, is refused before a descriptor is written; so is one through a physical alias. Also remembers
-//! what caches may still hold of a frame after its mapping ended, so that the next owner does the least that suffices
-//! (I3), in which image of the [window](super::window) its buffer has its addresses, and whether it is known to be
-//! zeroed (I5).
+//! Guarantees I1 for carved frames: a frame is claimed by at most one mapping at a time. A second mapping is refused
+//! before a descriptor is written, whatever its attribute, and also if it goes through a physical alias. The ledger
+//! also remembers three things of a frame after its mapping ended: what caches may still hold of it, so that the next
+//! owner does the least that suffices (I3); in which image of the [window](super::window) its buffer has its addresses;
+//! and whether it is known to be zeroed (I5).
 
 use crate::addr::{Frame, FrameRange};
 use crate::carve_out::CarveOut;
@@ -14,14 +14,15 @@ use crate::vm::window::IMAGES;
 use arrayvec::ArrayVec;
 use core::fmt;
 
-/// What the data caches may hold of a frame that nothing maps, and whether its bytes are known.
+/// What the data caches may hold of a frame that nothing maps, and whether its bytes are known. The variants are in
+/// rising order of what the next owner must do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Residue {
-    /// As `Nothing`, and memory holds zeros (I5): fit for its next owner as it is.
+    /// No line, and memory holds zeros (I5). The frame is fit for its next owner as it is.
     Zeroed,
-    /// Never mapped write-back since the last invalidate through a non-cacheable mapping: no line anywhere.
+    /// No line anywhere. The frame was not mapped write-back since the last invalidate through a non-cacheable mapping.
     Nothing,
-    /// Lines that equal memory as the CPU last knew it.
+    /// Lines that equal what memory held when they were filled or cleaned.
     Clean,
     /// Lines that memory has not seen.
     Dirty,
@@ -30,13 +31,13 @@ pub enum Residue {
 /// How a carved frame is mapped now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Carved {
-    /// By nothing: the CPU cannot name its bytes.
+    /// Nothing maps it: the CPU cannot name its bytes.
     Unmapped,
-    /// By one mapping, with this type.
+    /// One mapping maps it, with this type.
     Mapped(MemoryType),
 }
 
-/// Why a claim was refused. Nothing changed.
+/// Why a claim was refused. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LedgerError {
     /// Part of the range was never carved out.
@@ -44,25 +45,25 @@ pub enum LedgerError {
         /// The range asked for.
         frames: FrameRange,
     },
-    /// A frame of the range is mapped already; a second mapping is refused, whatever its type (I1).
+    /// A frame of the range is mapped already. A second mapping is refused, whatever its type (I1).
     Mapped {
         /// The range asked for.
         frames: FrameRange,
         /// The first mapped frame in it.
         frame: Frame,
-        /// How that is mapped.
+        /// The type with which that frame is mapped.
         has: MemoryType,
         /// The type wanted for the second mapping.
         wants: MemoryType,
     },
-    /// Part of the range is RAM by its second name: one name of a frame is used (I1).
+    /// Part of the range is RAM by its second name. Only one name of a frame is used (I1).
     SecondName {
         /// The range asked for.
         frames: FrameRange,
-        /// The first part of it that is.
+        /// The first such part.
         alias: Alias,
     },
-    /// The carved ranges overlap, are too many, or the cells too few.
+    /// The carved ranges overlap, there are too many of them, or there are too few cells.
     Storage {
         /// The range that did not fit.
         frames: FrameRange,
@@ -87,24 +88,25 @@ impl core::error::Error for LedgerError {}
 /// Frames in a cell.
 pub const CELL_FRAMES: u32 = u32::BITS;
 
-/// What is known of 32 carved frames, a bit each in every word: storage for a [`Ledger`]. 7 bits a frame.
+/// What is known of 32 carved frames, a bit each in every word. A [`Ledger`] takes its storage as a slice of these: 7
+/// bits a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Cell {
     mapped: u32,
-    /// Of those mapped: write-back, or else non-cacheable.
+    /// Of mapped frames: whether the type is write-back. Otherwise it is non-cacheable.
     write_back: u32,
-    /// The residue, by its two bits: [`CODES`].
+    /// The two bits of the residue's code: [`CODES`].
     residue: [u32; 2],
     seen: u32,
-    /// Of first and last frames of buffers that have addresses, the image those are in, counted from 1, by its two
-    /// bits: see [`Ledger::take_image`].
+    /// The image in which a buffer has its addresses, counted from 1, by its two bits. It is kept for the buffer's
+    /// first and last frames. See [`Ledger::take_image`].
     image: [u32; 2],
 }
 
-/// Residues by their code in a cell: that of a fresh cell is `Nothing`.
+/// The residues by their code in a cell. The code of a fresh cell means `Nothing`.
 const CODES: [Residue; 4] = [Residue::Nothing, Residue::Zeroed, Residue::Clean, Residue::Dirty];
 
-/// Bit `n` of the residue's code, as often as a cell has frames.
+/// Returns bit `n` of the residue's code, once for each frame of a cell.
 const fn plane(residue: Residue, n: u32) -> u32 {
     let code = match residue {
         Residue::Nothing => 0,
@@ -116,7 +118,7 @@ const fn plane(residue: Residue, n: u32) -> u32 {
 }
 
 impl Cell {
-    /// The frames, a bit each, that have this residue.
+    /// Returns the frames, a bit each, that have this residue.
     const fn having(&self, residue: Residue) -> u32 {
         !((self.residue[0] ^ plane(residue, 0)) | (self.residue[1] ^ plane(residue, 1)))
     }
@@ -131,23 +133,28 @@ impl Cell {
     }
 }
 
-/// The book of carved frames.
+/// Keeps how each carved frame is mapped, and what is known of it.
 #[derive(Debug)]
 pub struct Ledger<'m> {
-    /// Each carved run and the place of its first cell.
+    /// Each carved run, and the place of its first cell.
     ranges: ArrayVec<(FrameRange, usize), { CarveOut::MAX_RANGES }>,
     cells: &'m mut [Cell],
     aliases: Aliases,
 }
 
 impl<'m> Ledger<'m> {
-    /// Cells that these runs take: one for each 32 frames, counted from the run's start.
+    /// Returns the cells that these runs take: one for each 32 frames, counted from the run's start.
     pub fn cells_needed(carved: impl Iterator<Item = FrameRange>) -> usize {
         carved.map(|frames| frames.count().div_ceil(CELL_FRAMES) as usize).sum()
     }
 
-    /// A ledger of these runs, all unmapped and without residue, in at least as many cells as they need, on a board
-    /// with these aliases.
+    /// Makes a ledger of these runs, all unmapped and without residue. It takes at least
+    /// [`cells_needed`](Self::cells_needed) cells. `aliases` are the board's.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::SecondName`] if a run is RAM by its second name. [`LedgerError::Storage`] if two runs overlap, if
+    /// there are more runs than [`CarveOut::MAX_RANGES`], or if there are too few cells.
     pub fn new(
         carved: impl Iterator<Item = FrameRange>,
         aliases: Aliases,
@@ -170,17 +177,17 @@ impl<'m> Ledger<'m> {
         Ok(Self { ranges, cells, aliases })
     }
 
-    /// The board's aliases.
+    /// Returns the board's aliases.
     pub const fn aliases(&self) -> &Aliases {
         &self.aliases
     }
 
-    /// The carved runs.
+    /// Yields the carved runs.
     pub fn ranges(&self) -> impl Iterator<Item = FrameRange> + '_ {
         self.ranges.iter().map(|&(frames, _)| frames)
     }
 
-    /// How a frame is mapped; `None` if it is not carved, by this name.
+    /// Returns how a frame is mapped, or `None` if no carved frame has this name.
     pub fn state(&self, frame: Frame) -> Option<Carved> {
         let (cell, bit) = self.cell_of(frame.number())?;
         let cell = &self.cells[cell];
@@ -191,7 +198,13 @@ impl<'m> Ledger<'m> {
         })
     }
 
-    /// Claims frames for one mapping. Must come before the mapping is made.
+    /// Claims frames for one mapping. The claim must come before the mapping is made. The frames must lie in one carved
+    /// run.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Mapped`] if a frame is mapped already (I1). [`LedgerError::SecondName`] if a frame is RAM by its
+    /// second name (I1). [`LedgerError::NotCarved`] if the frames are not all in one carved run.
     ///
     /// # Panics
     ///
@@ -234,12 +247,12 @@ impl<'m> Ledger<'m> {
         LedgerError::Mapped { frames, frame, has, wants }
     }
 
-    /// Ends the claim. Must come after the mapping ended, TLB invalidate included.
+    /// Ends the claim. This must come after the mapping ended, its TLB invalidate included.
     pub fn release(&mut self, frames: FrameRange) {
         self.each(frames, |cell, bits| cell.mapped &= !bits);
     }
 
-    /// The most the caches may hold of any frame in the range.
+    /// Returns the most that the caches may hold of any frame in the range.
     pub fn residue(&self, frames: FrameRange) -> Residue {
         let mut found = [0; CODES.len()];
         if let Some(place) = self.place_of(frames) {
@@ -253,7 +266,7 @@ impl<'m> Ledger<'m> {
         worst.unwrap_or(Residue::Zeroed)
     }
 
-    /// The residue of the first frame of the range, and how many from it on have the same.
+    /// Returns how many frames, from the range's first on, have one residue, and that residue.
     pub fn residue_run(&self, frames: FrameRange) -> (u32, Residue) {
         let Some(LedgerPlace { mut cell, mut bit, count }) = self.place_of(frames) else {
             return (frames.count(), Residue::Nothing);
@@ -277,7 +290,7 @@ impl<'m> Ledger<'m> {
         self.each(frames, |cell, bits| cell.set_residue(bits, residue));
     }
 
-    /// Records that the caches may hold that much of the frames, or what they held before if that is more.
+    /// Records that the caches may hold this much of the frames. A frame of which they may hold more keeps its residue.
     pub fn raise_residue(&mut self, frames: FrameRange, residue: Residue) {
         self.each(frames, |cell, bits| {
             let less = CODES.into_iter().filter(|&code| code < residue);
@@ -286,8 +299,8 @@ impl<'m> Ledger<'m> {
         });
     }
 
-    /// The images, a bit each, that the buffers right before and after these frames have their addresses in: two at
-    /// most. A run's neighbours do not count: in an image, each run has its own sections.
+    /// Returns the images, a bit each, in which the buffers right before and right after these frames have their
+    /// addresses: two at most. A neighbour in another run does not count: in an image, each run has its own sections.
     pub fn images_near(&self, frames: FrameRange) -> u32 {
         self.run_of(frames).map_or(0, |(run, first)| self.images_beside(run, first, frames))
     }
@@ -299,17 +312,17 @@ impl<'m> Ledger<'m> {
         before | if end < run.count() { self.image_at(first, end) } else { 0 }
     }
 
-    /// The image, as a bit, that the buffer of these frames has its addresses in; 0 if it has none.
+    /// Returns the image, as a bit, in which the buffer of these frames has its addresses, or 0 if it has none.
     pub fn image_of(&self, frames: FrameRange) -> u32 {
         self.run_of(frames).map_or(0, |(run, first)| self.image_at(first, frames.start() - run.start()))
     }
 
-    /// Chooses one of these images, a bit each, for the addresses of a buffer of these frames, and notes it: one in
-    /// which no neighbour is, if there is one. Returns the image, and whether there was.
+    /// Chooses one of these images, a bit each, for the addresses of a buffer of these frames, and notes it. It chooses
+    /// one in which no neighbour is, if there is one. Returns the image, and whether it is free of neighbours.
     ///
     /// # Panics
     ///
-    /// If the frames are not carved, in one run, or there is no image to choose from.
+    /// If the frames are not all in one carved run, or `images` has no bit set.
     #[inline]
     pub fn take_image(&mut self, frames: FrameRange, images: u32) -> (u32, bool) {
         let (run, first) = self.run_of(frames).expect("carved frames, in one run");
@@ -327,7 +340,7 @@ impl<'m> Ledger<'m> {
         }
     }
 
-    /// The image, as a bit, noted for a frame of the run whose first cell is `first`.
+    /// Returns the image, as a bit, that is noted for a frame of the run whose first cell is `first`.
     #[inline]
     fn image_at(&self, first: usize, offset: u32) -> u32 {
         let [low, high] = self.cells[first + (offset / CELL_FRAMES) as usize].image;
@@ -352,7 +365,7 @@ impl<'m> Ledger<'m> {
         }
     }
 
-    /// Notes that the tables map a frame; says whether that was noted before.
+    /// Notes that the tables map a frame. Returns whether that was noted before.
     pub(super) fn see(&mut self, frame: Frame) -> bool {
         let Some((cell, bit)) = self.cell_of(frame.number()) else { return false };
         let seen = &mut self.cells[cell].seen;
@@ -361,7 +374,7 @@ impl<'m> Ledger<'m> {
         before
     }
 
-    /// The frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
+    /// Yields the frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
     pub(super) fn mapped(&self) -> impl Iterator<Item = (Frame, bool)> + '_ {
         let frames = self.ranges().flat_map(FrameRange::iter);
         frames.filter(|&frame| self.state(frame) != Some(Carved::Unmapped)).filter_map(|frame| {
@@ -370,14 +383,14 @@ impl<'m> Ledger<'m> {
         })
     }
 
-    /// The cell of the frame of that number, and its bit there.
+    /// Returns the cell of the frame of that number, and its bit there.
     fn cell_of(&self, number: u32) -> Option<(usize, u32)> {
         let (run, first) = self.ranges.iter().find(|(run, _)| run.start() <= number && number < run.end())?;
         let offset = number - run.start();
         Some((first + (offset / CELL_FRAMES) as usize, 1 << (offset % CELL_FRAMES)))
     }
 
-    /// The run that has all of the frames, at least one, and the place of its first cell.
+    /// Returns the run that has all of the frames, at least one, and the place of its first cell.
     #[inline]
     fn run_of(&self, frames: FrameRange) -> Option<(FrameRange, usize)> {
         self.ranges.iter().find(|(run, _)| run.covers(frames) && !frames.is_empty()).copied()
@@ -394,7 +407,8 @@ impl<'m> Ledger<'m> {
         })
     }
 
-    /// Shows each cell of the range with the range's bits in it; none if it is not all carved.
+    /// Calls `each` with each cell of the range and the range's bits in it. If the range is not all carved, there is no
+    /// call.
     fn each(&mut self, frames: FrameRange, each: impl FnMut(&mut Cell, u32)) {
         if let Some(place) = self.place_of(frames) {
             place.each(self.cells, each);
@@ -412,7 +426,7 @@ struct LedgerPlace {
 }
 
 impl LedgerPlace {
-    /// Its cells, its bits in the first of them and in the last.
+    /// Returns its cells, its bits in the first of them, and its bits in the last.
     #[inline]
     fn masks(self) -> (core::ops::Range<usize>, u32, u32) {
         let last = self.bit + self.count - 1;

@@ -1,15 +1,16 @@
 //! The proof that memory is mapped, which maintenance by address needs.
 //!
-//! Guarantees: a [`Mapped`] is a translation that exists, and a [`Part`] borrows one, so that no operation on lines
-//! comes after the unmap (I3).
+//! Guarantees: a [`Mapped`] is a translation that exists. A [`Part`] borrows one, so no operation on lines comes after
+//! the unmap (I3).
 
 use crate::addr::{FRAME_SHIFT, FrameRange, PhysAddr, VirtAddr};
 use crate::vm::attr::MemoryType;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// The proof that `frames` are mapped at `va` with this memory type and nothing unmapped them since. Not `Clone`.
+/// The proof that `frames` are mapped at `va` with this memory type, and that nothing unmapped them since. It is not
+/// `Clone`.
 ///
-/// Only a [`Region`](super::space::Region) makes one for memory it mapped, and only that region takes it back.
+/// A [`Region`](super::space::Region) makes one for memory that it mapped, and only that region takes it back.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Mapped {
     pub(super) va: VirtAddr,
@@ -19,7 +20,7 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Of a mapping that no [`Region`](super::space::Region) made.
+    /// Makes the proof for a mapping that no [`Region`](super::space::Region) made.
     ///
     /// # Safety
     ///
@@ -28,46 +29,46 @@ impl Mapped {
         Self { va, frames, memory, by: RegionId::NONE }
     }
 
-    /// First address, a multiple of 4 KiB.
+    /// Returns the first address, a multiple of 4 KiB.
     pub const fn va(&self) -> VirtAddr {
         self.va
     }
 
-    /// The frames behind it, in order.
+    /// Returns the frames behind it, in order.
     pub const fn frames(&self) -> FrameRange {
         self.frames
     }
 
-    /// Bytes mapped.
+    /// Returns the number of bytes mapped.
     pub const fn bytes(&self) -> u32 {
         self.frames.count() << FRAME_SHIFT
     }
 
-    /// How they are mapped.
+    /// Returns the memory type.
     pub const fn memory(&self) -> MemoryType {
         self.memory
     }
 
-    /// All of it.
+    /// Returns the whole mapping as a part.
     pub const fn all(&self) -> Part<'_> {
         Part { mapped: self, start: 0, end: self.bytes() }
     }
 
-    /// The bytes `[start, end)` of it, or `None` if they are not in order and inside.
+    /// Returns the bytes `[start, end)` of it, or `None` if they are not in order and inside.
     pub const fn part(&self, start: u32, end: u32) -> Option<Part<'_>> {
         if start <= end && end <= self.bytes() { Some(Part { mapped: self, start, end }) } else { None }
     }
 }
 
-/// Which region made a mapping: no two regions have the same, not even one after the other, nor on two machines.
+/// The number of the region that made a mapping. No two regions ever have one number, on whatever machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RegionId(u32);
 
 impl RegionId {
-    /// No region's.
+    /// The number of no region.
     pub(crate) const NONE: Self = Self(0);
 
-    /// One that no region has yet.
+    /// Returns a number that no region has yet.
     pub(super) fn next() -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| last.checked_add(1));
@@ -75,8 +76,8 @@ impl RegionId {
     }
 }
 
-/// Bytes of a mapping that exists: what maintenance works on (I3). It goes by whole lines, and as a mapping is of
-/// whole pages, the lines it touches hold nothing else.
+/// Bytes of a mapping that exists: what maintenance works on (I3). Maintenance goes by whole lines. A mapping is of
+/// whole pages, so the lines that it touches hold nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part<'m> {
     mapped: &'m Mapped,
@@ -85,22 +86,22 @@ pub struct Part<'m> {
 }
 
 impl Part<'_> {
-    /// The mapping it is of.
+    /// Returns the mapping that it is a part of.
     pub const fn mapped(&self) -> &Mapped {
         self.mapped
     }
 
-    /// Address of the first byte.
+    /// Returns the address of the first byte.
     pub const fn va(&self) -> VirtAddr {
         VirtAddr::new(self.mapped.va.raw() + self.start)
     }
 
-    /// Physical address of the first byte.
+    /// Returns the physical address of the first byte.
     pub const fn pa(&self) -> PhysAddr {
         PhysAddr::new(self.mapped.frames.base().raw() + self.start)
     }
 
-    /// Bytes.
+    /// Returns the number of bytes.
     pub const fn bytes(&self) -> u32 {
         self.end - self.start
     }

@@ -1,9 +1,9 @@
-//! Virtual memory: what may be mapped, how, and the proof that it is.
+//! Virtual memory: what may be mapped, how, and the proof that it is mapped.
 //!
-//! Data flows one way: [`attr`] names what a mapping can be, [`desc`] encodes it as the walker reads it, [`space`]
-//! writes it to tables and makes a [`mapped`] of it, [`window`] says where buffers are mapped, [`alias`] knows which
-//! physical addresses are second names, [`ledger`] each carved frame's one attribute (I1), [`walk`] decodes any word as
-//! the hardware does, [`audit`] walks the live tables and compares.
+//! Data flows one way. [`attr`] names what a mapping can be, and [`desc`] encodes it as the table walker reads it.
+//! [`space`] writes it to tables and makes a [`mapped`] of it. [`window`] says where buffers are mapped. [`alias`]
+//! knows which physical addresses are second names. [`ledger`] keeps each carved frame's one attribute (I1). [`walk`]
+//! decodes any word as the hardware does. [`audit`] walks the live tables and compares.
 
 pub mod alias;
 pub mod attr;

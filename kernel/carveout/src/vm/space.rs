@@ -1,9 +1,9 @@
 //! Mapping and unmapping: the only place that writes descriptors.
 //!
-//! Guarantees: a [`Region`] owns its run of first-level entries exclusively; a mapping is made only where nothing was
-//! mapped (break-before-make by construction, ARM ARM B3.10.1); [`Mapped`] is the proof that a translation exists,
-//! and it ends by being moved into [`Region::unmap`], which returns when no observer can use the translation any
-//! more: unmap, DSB, TLB invalidate, DSB (the first half of I3).
+//! Guarantees: a [`Region`] alone writes its run of first-level entries. A mapping is made only where nothing was
+//! mapped (break-before-make by construction, ARM ARM B3.10.1). [`Mapped`] is the proof that a translation exists, and
+//! it ends by being moved into [`Region::unmap`]. When that returns, no observer can use the translation any more:
+//! unmap, DSB, TLB invalidate, DSB (the first half of I3).
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::heap::filled;
@@ -20,7 +20,7 @@ use core::ops::Range;
 /// Why a mapping was refused. Nothing was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
-    /// No frame to map.
+    /// There is no frame to map.
     Empty,
     /// The addresses are not all in the region.
     OutsideRegion {
@@ -36,14 +36,14 @@ pub enum MapError {
     },
     /// Something is mapped there already.
     Occupied {
-        /// The first address that is.
+        /// The first address at which something is mapped.
         va: VirtAddr,
     },
     /// No second-level table is left.
     NoTable {
         /// The section that needs one.
         va: VirtAddr,
-        /// Tables the region has.
+        /// The number of tables that the region has.
         tables: u32,
     },
 }
@@ -64,12 +64,13 @@ impl fmt::Display for MapError {
 
 impl core::error::Error for MapError {}
 
-/// How a region comes by second-level tables.
+/// How a region gets its second-level tables.
 #[derive(Debug)]
 enum Tables {
-    /// Taken from the front as sections need them, never given back; this many are taken.
+    /// They are taken from the front as sections need them, and never given back. `used` are taken.
     OnDemand { used: u32 },
-    /// One for each section, in place from the start; a section descriptor may stand in for one while it is mapped.
+    /// Each section has one from the start. A section descriptor may stand in the place of its pointer while it is
+    /// mapped.
     OneEach {
         /// Pages mapped in each section.
         mapped: Vec<u16>,
@@ -91,14 +92,14 @@ pub struct Region<'m> {
 
 /// Pages of a section.
 const SECTION_PAGES: u32 = SECTION_SIZE >> FRAME_SHIFT;
-/// Pages of a large page, and its entries.
+/// Pages of a large page. It has as many entries.
 const LARGE_PAGES: u32 = LARGE_PAGE_SIZE >> FRAME_SHIFT;
 
-/// Part of a mapping that lies in one section of its region.
+/// A part of a mapping that lies in one section of its region.
 #[derive(Clone, Copy)]
 struct Chunk {
     section: usize,
-    /// The first page in it.
+    /// The first page, counted from the section's start.
     page: u32,
     pa: PhysAddr,
     /// At least one.
@@ -106,21 +107,21 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// Whether a section descriptor can map it.
+    /// Returns whether a section descriptor can map it.
     const fn is_section(self) -> bool {
         self.pages == SECTION_PAGES && self.pa.is_aligned(SECTION_SIZE)
     }
 
-    /// Its entries of the section's table.
+    /// Returns its entries of the section's table.
     const fn entries(self) -> Range<usize> {
         self.page as usize..(self.page + self.pages) as usize
     }
 
-    /// Calls `each` with the first page in the section, the frame and the pages, 16 or 1, of the largest leaves that
-    /// fit.
+    /// Calls `each` for each of the largest leaves that fit, with its first page in the section, its frame, and its
+    /// pages: 16 or 1.
     fn for_each_leaf(self, mut each: impl FnMut(usize, PhysAddr, u32)) {
         let Self { mut page, mut pa, pages: mut left, .. } = self;
-        // Both advance together, so they agree modulo a large page all along or never.
+        // Both advance together. So they agree modulo a large page always or never.
         let alike = (page << FRAME_SHIFT) % LARGE_PAGE_SIZE == pa.raw() % LARGE_PAGE_SIZE;
         while left > 0 {
             let pages = if alike && left >= LARGE_PAGES && page % LARGE_PAGES == 0 { LARGE_PAGES } else { 1 };
@@ -133,15 +134,19 @@ impl Chunk {
 }
 
 impl<'m> Region<'m> {
-    /// A region whose sections get second-level tables from `l2` as they need them. For what is mapped once: the
-    /// direct map, devices.
+    /// Makes a region whose sections get second-level tables from `l2` as they need them. This is for what is mapped
+    /// once: the direct map, devices.
     ///
-    /// `l1` are the first-level entries of `range`, one a MiB, at physical address `l1_at`; `l2` stands at `l2_at`, a
-    /// multiple of 1 KiB. Entries of `l1` may be valid already; they are left alone.
+    /// `l1` are the first-level entries of `range`, one a MiB, at physical address `l1_at`. `l2` stands at `l2_at`, a
+    /// multiple of 1 KiB. Entries of `l1` may be valid already. They are left alone.
     ///
     /// # Safety
     ///
-    /// `l1` and `l2` are the only names of those tables, and stand where it says.
+    /// `l1` and `l2` are the only names of those tables, and the tables stand at `l1_at` and `l2_at`.
+    ///
+    /// # Panics
+    ///
+    /// If `l1` has not one entry for each section of `range`, or if `l2_at` is not a multiple of 1 KiB.
     pub unsafe fn on_demand(
         range: VirtRange,
         share: Shareability,
@@ -155,13 +160,22 @@ impl<'m> Region<'m> {
         Self { id: RegionId::next(), range, share, l1, l1_at, l2, l2_at, tables }
     }
 
-    /// A region that holds a second-level table for each of its sections from the start, so that mapping at run time
-    /// never lacks one (I6). The tables are cleared and published here. Takes two bytes a section from the heap. Where
-    /// that is full, nothing is written and the region is refused.
+    /// Makes a region that holds a second-level table for each of its sections from the start. So a mapping at run time
+    /// never lacks one (I6). The tables are cleared and published here. It takes two bytes a section from the heap. If
+    /// the heap is full, nothing is written and the region is refused.
     ///
     /// # Safety
     ///
     /// As [`on_demand`](Self::on_demand).
+    ///
+    /// # Errors
+    ///
+    /// [`TryReserveError`] if the heap has no room for two bytes a section.
+    ///
+    /// # Panics
+    ///
+    /// If `l1` or `l2` has not one entry for each section of `range`, if an entry of `l1` is in use, or if `l2_at` is
+    /// not a multiple of 1 KiB.
     pub unsafe fn one_each<M: Mmu>(
         mmu: &M,
         range: VirtRange,
@@ -184,23 +198,30 @@ impl<'m> Region<'m> {
         Ok(region)
     }
 
-    /// Which region it is, of all there ever are.
+    /// Returns the region's number, which no other region has.
     pub(crate) const fn id(&self) -> RegionId {
         self.id
     }
 
-    /// Where the region is.
+    /// Returns the region's addresses.
     pub const fn range(&self) -> VirtRange {
         self.range
     }
 
     /// Maps `frames` at `va` with sections, large pages and small pages, the largest that fit. Nothing may be mapped
-    /// there: this is fault-to-valid.
+    /// there before: the entries go from fault to valid.
     ///
     /// # Safety
     ///
-    /// No other translation of the frames has another type while this one lasts (I1). `mmu` is the machine whose walks
-    /// read this region's tables, and the mapping is ended through it.
+    /// No other translation of the frames has another type while this one lasts (I1). The walks of `mmu` read this
+    /// region's tables, and the mapping is ended through that machine.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::Empty`] if there are no frames. [`MapError::Misaligned`] if `va` is not a multiple of 4 KiB.
+    /// [`MapError::OutsideRegion`] if the mapping would leave the region. [`MapError::Occupied`] if something is mapped
+    /// there. [`MapError::NoTable`] if a section needs a second-level table and none is left. Nothing is written then.
+    #[expect(clippy::missing_panics_doc, reason = "each section that holds pages was given a table before")]
     pub unsafe fn map<M: Mmu>(
         &mut self,
         mmu: &M,
@@ -239,17 +260,17 @@ impl<'m> Region<'m> {
         self.l1[section] = L1Desc::section(chunk.pa, memory, access, self.share);
         self.publish_l1(mmu, section, 1);
         if matches!(self.tables, Tables::OneEach { .. }) {
-            // The entry pointed to a table. No leaf of it was valid, but a walk cache may hold the pointer.
+            // The entry pointed to a table. No leaf of that was valid, but a walk cache may hold the pointer.
             mmu.invalidate_tlb(self.address_of(section, 0), FRAME_SIZE);
         }
     }
 
-    /// Ends a mapping: when this returns, no access reaches the frames through it, and none is in flight.
+    /// Ends a mapping. When this returns, no access reaches the frames through it, and none is in flight.
     #[expect(clippy::needless_pass_by_value, reason = "consumed: what it stands for is gone")]
     ///
     /// # Panics
     ///
-    /// If another region made the mapping, were it at the same addresses. Nothing was written then.
+    /// If another region made the mapping, even at these addresses. Nothing was written then.
     pub fn unmap<M: Mmu>(&mut self, mmu: &M, mapped: Mapped) -> FrameRange {
         let Mapped { va, frames, by, .. } = mapped;
         assert!(by == self.id, "a mapping of this region");
@@ -293,7 +314,7 @@ impl<'m> Region<'m> {
         occupied.map_or(Ok(()), |va| Err(MapError::Occupied { va }))
     }
 
-    /// The first address of a chunk where something is mapped.
+    /// Returns the first address of a chunk where something is mapped.
     #[inline(never)]
     fn occupied(&self, chunk: Chunk) -> Option<VirtAddr> {
         let page = match self.table_of(chunk.section) {
@@ -304,7 +325,7 @@ impl<'m> Region<'m> {
         Some(self.address_of(chunk.section, chunk.page + page as u32))
     }
 
-    /// The parts of a mapping, which is inside of the region: a section each, from the lowest.
+    /// Yields the parts of a mapping, which is inside the region: a section each, from the lowest.
     fn chunks(&self, va: VirtAddr, frames: FrameRange) -> impl Iterator<Item = Chunk> + use<> {
         let mut next = (va.raw() - self.range.start().raw()) >> FRAME_SHIFT;
         let (mut pa, mut left) = (frames.base().raw(), frames.count());
@@ -314,14 +335,14 @@ impl<'m> Region<'m> {
             let section = (next / SECTION_PAGES) as usize;
             let chunk = (pages > 0).then_some(Chunk { section, page, pa: PhysAddr::new(pa), pages });
             next += pages;
-            // The last may end with the address space.
+            // The last part may end with the address space.
             pa = pa.wrapping_add(pages << FRAME_SHIFT);
             left -= pages;
             chunk
         })
     }
 
-    /// The address of a page of a section.
+    /// Returns the address of a page of a section.
     const fn address_of(&self, section: usize, page: u32) -> VirtAddr {
         VirtAddr::new(self.range.start().raw() + section as u32 * SECTION_SIZE + page * FRAME_SIZE)
     }
@@ -352,13 +373,13 @@ impl<'m> Region<'m> {
         Ok(())
     }
 
-    /// Whether a section has a table that a section descriptor may not stand in for: on demand, the pointer would be
-    /// lost, and a walk cache may hold it.
+    /// Returns whether a section keeps its pointer to a table even where a section descriptor would fit. A table that
+    /// was taken on demand does: the pointer would be lost, and a walk cache may hold it.
     fn keeps_table(&self, section: usize) -> bool {
         matches!(self.tables, Tables::OnDemand { .. }) && self.table_of(section).is_some()
     }
 
-    /// Which of the region's tables translates a section, if one does.
+    /// Returns which of the region's tables translates a section, if one does.
     fn table_of(&self, section: usize) -> Option<usize> {
         match self.l1[section].decode() {
             L1Entry::Table(at) => self.index_of(at),
@@ -370,7 +391,7 @@ impl<'m> Region<'m> {
         PhysAddr::new(self.l2_at.raw() + table as u32 * L2_TABLE_SIZE)
     }
 
-    /// Which of the region's tables stands at `at`.
+    /// Returns which of the region's tables stands at `at`.
     fn index_of(&self, at: PhysAddr) -> Option<usize> {
         let table = (at.raw().checked_sub(self.l2_at.raw())? / L2_TABLE_SIZE) as usize;
         (table < self.l2.len()).then_some(table)

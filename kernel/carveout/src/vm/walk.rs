@@ -1,9 +1,10 @@
-//! What the hardware makes of any word of a short-descriptor table, under any registers (ARM ARM B3.5.1, B3.7, B3.8).
+//! The meaning that the hardware gives to any word of a short-descriptor table, under any registers (ARM ARM B3.5.1,
+//! B3.7, B3.8).
 //!
 //! Guarantees: each of the 2^32 words of either level has one answer, whatever SCTLR, TTBCR, DACR, PRRR and NMRR hold.
-//! What the manual leaves UNPREDICTABLE or IMPLEMENTATION DEFINED is [`Memory::Reserved`], or all rights. Where a
-//! setting can change while the table stays (a domain without access, a clear access flag), the word counts as valid.
-//! This is the audit's view of other kernels' tables; what this crate writes itself stands in [`super::desc`].
+//! What the manual leaves UNPREDICTABLE or IMPLEMENTATION DEFINED becomes [`Memory::Reserved`], or all rights. Some
+//! settings can change while the table stays: a domain without access, a clear access flag. Under those the word counts
+//! as valid. This is how the audit sees other kernels' tables. [`super::desc`] has what this crate writes itself.
 
 use crate::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::machine::Registers;
@@ -11,7 +12,7 @@ use crate::vm::attr::{Access, MemoryType, Shareability};
 use crate::vm::desc::{L2_TABLE_SIZE, L2Desc, LARGE_PAGE_SIZE};
 use core::fmt;
 
-/// Bytes that a supersection maps; its descriptor stands in 16 consecutive entries.
+/// Bytes that a supersection maps. Its descriptor stands in 16 consecutive entries.
 pub const SUPERSECTION_SIZE: u32 = 16 << 20;
 
 /// How one level of caches holds Normal memory. Allocation hints do not count: they are no mismatch (A3.5.7).
@@ -25,7 +26,7 @@ pub enum Caching {
     WriteBack,
 }
 
-/// A memory type as a table can say it, which is more than this crate ever writes.
+/// A memory type that a table can express. There are more than this crate ever writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Memory {
     /// Strongly-ordered.
@@ -44,7 +45,7 @@ pub enum Memory {
 }
 
 impl Memory {
-    /// Whether the caches may hold it and the core may read it ahead: Normal, or nobody knows.
+    /// Returns whether the caches may hold it and the core may read it ahead: it is Normal, or its meaning is unknown.
     pub const fn may_be_normal(self) -> bool {
         matches!(self, Self::Normal { .. } | Self::Reserved)
     }
@@ -84,14 +85,14 @@ impl fmt::Display for Memory {
     }
 }
 
-/// Among whom Normal memory is shared. Of Device and Strongly-ordered memory nothing depends on it here.
+/// The sharers of Normal memory. For Device and Strongly-ordered memory, nothing here depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sharing {
     /// One core.
     NonShareable,
     /// The cores of an inner domain.
     Inner,
-    /// All, or the only domain that the core has.
+    /// All observers, or the only domain that the core has.
     Outer,
 }
 
@@ -105,7 +106,7 @@ impl fmt::Display for Sharing {
     }
 }
 
-/// What I1 asks to be alike in all translations of a frame.
+/// What must be equal in all translations of a frame (I1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {
     /// Type and cacheability.
@@ -123,7 +124,7 @@ impl fmt::Display for Attributes {
     }
 }
 
-/// What one privilege level may do.
+/// The rights of one privilege level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rights {
     /// Read.
@@ -137,18 +138,18 @@ pub struct Rights {
 impl Rights {
     const ALL: Self = Self { read: true, write: true, execute: true };
 
-    /// Whether any of them is given.
+    /// Returns whether any right is given.
     pub const fn any(self) -> bool {
         self.read || self.write || self.execute
     }
 }
 
-/// A domain and what DACR says of it (B3.7.3).
+/// A domain, with its access by DACR (B3.7.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Domain {
-    /// 0 to 15.
+    /// The domain's number, 0 to 15.
     pub number: u32,
-    /// 0b00 no access, 0b01 client, 0b10 reserved, 0b11 manager.
+    /// The two bits of DACR: 0b00 no access, 0b01 client, 0b10 reserved, 0b11 manager.
     pub access: u32,
 }
 
@@ -157,37 +158,37 @@ impl Domain {
         Self { number, access: registers.dacr >> (2 * number) & 3 }
     }
 
-    /// Whether permissions are checked: in a manager's domain none is, nor XN; in a reserved one nobody knows. A domain
-    /// without access counts as a client's, which a write of DACR makes it.
+    /// Returns whether permissions are checked. In a manager's domain none is, and XN is not either. In a reserved one
+    /// that is unknown. A domain without access counts as a client's: a write of DACR can make it one.
     pub const fn is_checked(self) -> bool {
         self.access < 2
     }
 }
 
-/// What a valid descriptor of memory says, of either level.
+/// The meaning of a valid leaf descriptor, of either level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
     /// Where the memory is.
     pub base: PhysAddr,
     /// Bytes: 4 KiB, 64 KiB, 1 MiB or 16 MiB.
     pub size: u32,
-    /// What I1 asks about.
+    /// The attributes that I1 is about.
     pub attributes: Attributes,
-    /// At PL1.
+    /// The rights at PL1.
     pub kernel: Rights,
-    /// At PL0.
+    /// The rights at PL0.
     pub users: Rights,
-    /// Not of one address space alone: the nG bit is clear.
+    /// Whether the nG bit is clear: the leaf belongs to all address spaces.
     pub global: bool,
     /// The NS bit.
     pub non_secure: bool,
-    /// Its domain.
+    /// The leaf's domain.
     pub domain: Domain,
-    /// AP\[2:0\] is the reserved 0b100, so that the rights are anybody's guess: all.
+    /// Whether AP\[2:0\] is the reserved 0b100. The rights are unknown then, so all count as given.
     pub reserved_rights: bool,
 }
 
-/// A first-level word.
+/// The meaning of a first-level word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum First {
     /// Any access faults.
@@ -200,7 +201,7 @@ pub enum First {
     Beyond,
 }
 
-/// What a pointer to a second-level table says of all that the table translates.
+/// A pointer to a second-level table, with what it says of all that the table translates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pointer {
     /// Where the table is.
@@ -210,7 +211,7 @@ pub struct Pointer {
     non_secure: bool,
 }
 
-/// Bits of a leaf, wherever its level has them.
+/// The bits of a leaf, whatever their place at its level.
 struct Fields {
     tex: u32,
     c: u32,
@@ -226,28 +227,28 @@ pub(super) const fn bit(word: u32, n: u32) -> u32 {
     word >> n & 1
 }
 
-/// SCTLR bits (B4.1.130): the MMU, data and unified caches, instruction caches.
+/// The numbers of bits of SCTLR (B4.1.130): first the MMU, data and unified caches, instruction caches.
 pub(super) const M: u32 = 0;
 pub(super) const C: u32 = 2;
 pub(super) const I: u32 = 12;
 const WXN: u32 = 19;
 const UWXN: u32 = 20;
-/// Words are big-endian.
+/// Set if walks read big-endian words.
 pub(super) const EE: u32 = 25;
 pub(super) const TRE: u32 = 28;
 const AFE: u32 = 29;
 
-/// What of a register decides about the meaning of tables. Of SCTLR it is none of the rest: V and U say where vectors
-/// are and how words are aligned, and HA has the hardware set access flags, which count as set anyway.
+/// The bits of SCTLR that decide what tables mean. V and U are not among them: they say where vectors are and how words
+/// are aligned. Neither is HA: it has the hardware set access flags, which count as set anyway.
 pub(super) const SCTLR_BITS: u32 = 1 << M | 1 << C | 1 << I | 1 << WXN | 1 << UWXN | 1 << EE | 1 << TRE | 1 << AFE;
-/// EAE, PD1, PD0 and N (B4.1.153).
+/// The bits of TTBCR that decide what tables mean: EAE, PD1, PD0 and N (B4.1.153).
 pub(super) const TTBCR_BITS: u32 = 1 << 31 | 1 << 5 | 1 << 4 | 7;
-/// How walks go through the caches, whatever table the register names (B4.1.154).
+/// The bits of TTBR0 and TTBR1 that say how walks go through the caches, whatever table the register names (B4.1.154).
 pub(super) const TTBR_BITS: u32 = 0x7f;
-/// Which domains nobody checks ([`Domain::is_checked`]).
+/// The bits of DACR that say which domains are not checked ([`Domain::is_checked`]).
 pub(super) const DACR_BITS: u32 = 0xaaaa_aaaa;
 
-/// A two-bit cacheability (tables B3-11 and B4.1.114).
+/// Decodes a two-bit cacheability (tables B3-11 and B4.1.114).
 const fn caching(code: u32) -> Caching {
     match code & 3 {
         0b00 => Caching::NonCacheable,
@@ -256,7 +257,7 @@ const fn caching(code: u32) -> Caching {
     }
 }
 
-/// TEX, C, B and S under SCTLR.TRE, PRRR and NMRR (B3.8.2, B3.8.3).
+/// Decodes TEX, C, B and S under SCTLR.TRE, PRRR and NMRR (B3.8.2, B3.8.3).
 fn attributes(fields: &Fields, registers: &Registers) -> Attributes {
     let &Fields { tex, c, b, s, .. } = fields;
     if bit(registers.sctlr, TRE) == 1 {
@@ -275,11 +276,11 @@ fn attributes(fields: &Fields, registers: &Registers) -> Attributes {
     Attributes { memory, sharing: if s == 1 { Sharing::Outer } else { Sharing::NonShareable } }
 }
 
-/// Region `n` of PRRR and NMRR.
+/// Decodes region `n` of PRRR and NMRR.
 fn remapped(n: u32, s: u32, registers: &Registers) -> Attributes {
     let Registers { prrr, nmrr, .. } = *registers;
     let memory = match prrr >> (2 * n) & 3 {
-        // What region 6 means is the core's own (B3.8.3).
+        // Each core gives region 6 its own meaning (B3.8.3).
         _ if n == 6 => Memory::Reserved,
         0b00 => Memory::StronglyOrdered,
         0b01 => Memory::Device,
@@ -295,7 +296,7 @@ fn remapped(n: u32, s: u32, registers: &Registers) -> Attributes {
     Attributes { memory, sharing }
 }
 
-/// Rights at PL1 and at PL0 (B3.7.1), and whether AP is reserved.
+/// Returns the rights at PL1 and at PL0 (B3.7.1), and whether AP is reserved.
 fn rights(fields: &Fields, domain: Domain, registers: &Registers) -> (Rights, Rights, bool) {
     if !domain.is_checked() {
         return (Rights::ALL, Rights::ALL, false);
@@ -343,7 +344,7 @@ fn leaf(base: u32, size: u32, fields: &Fields, domain: Domain, non_secure: bool,
     }
 }
 
-/// What a first-level word says.
+/// Decodes a first-level word.
 pub fn first_level(word: u32, registers: &Registers) -> First {
     match word & 0b11 {
         0b00 => First::Fault,
@@ -378,7 +379,7 @@ pub fn first_level(word: u32, registers: &Registers) -> First {
     }
 }
 
-/// What a second-level word says, in a table that `pointer` leads to; `None` if any access faults.
+/// Decodes a second-level word, in a table that `pointer` leads to. Returns `None` if any access faults.
 pub fn second_level(word: u32, pointer: Pointer, registers: &Registers) -> Option<Translation> {
     let (size, tex, xn) = match word & 0b11 {
         0b00 => return None,
@@ -398,7 +399,7 @@ pub fn second_level(word: u32, pointer: Pointer, registers: &Registers) -> Optio
     Some(leaf(word & !(size - 1), size, &fields, pointer.domain, pointer.non_secure, registers))
 }
 
-/// What this crate's descriptors of a type mean under these registers.
+/// Returns what this crate's descriptors of a type mean under these registers.
 pub fn meaning(memory: MemoryType, share: Shareability, registers: &Registers) -> Attributes {
     let word = L2Desc::small(PhysAddr::new(0), memory, Access::ReadWrite, share).raw();
     let fields = Fields {
@@ -414,12 +415,12 @@ pub fn meaning(memory: MemoryType, share: Shareability, registers: &Registers) -
     attributes(&fields, registers)
 }
 
-/// The registers that name tables (B4.1.154).
+/// One of the registers that name tables (B4.1.154).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ttbr {
-    /// Of the lower addresses: below 4 GiB / 2^N.
+    /// The register of the lower addresses: below 4 GiB / 2^N.
     Ttbr0,
-    /// Of the rest, if N is not 0.
+    /// The register of the other addresses, if N is not 0.
     Ttbr1,
 }
 
@@ -433,17 +434,17 @@ impl fmt::Display for Ttbr {
 }
 
 impl Registers {
-    /// TTBCR.N.
+    /// Returns TTBCR.N.
     pub const fn n(&self) -> u32 {
         self.ttbcr & 7
     }
 
-    /// Which register's table translates `va` (B3.5.4).
+    /// Returns the register whose table translates `va` (B3.5.4).
     pub const fn ttbr_of(&self, va: VirtAddr) -> Ttbr {
         if self.n() == 0 || va.raw() >> (32 - self.n()) == 0 { Ttbr::Ttbr0 } else { Ttbr::Ttbr1 }
     }
 
-    /// The first-level table that a register names: TTBR0's holds 2^(12 - N) words and is aligned to its size.
+    /// Returns the first-level table that a register names. TTBR0's holds 2^(12 - N) words and is aligned to its size.
     pub const fn table(&self, ttbr: Ttbr) -> PhysAddr {
         match ttbr {
             Ttbr::Ttbr0 => PhysAddr::new(self.ttbr0 & !((0x4000 >> self.n()) - 1)),
@@ -451,7 +452,7 @@ impl Registers {
         }
     }
 
-    /// Bytes of that table.
+    /// Returns the size of the register's first-level table, in bytes.
     pub const fn table_bytes(&self, ttbr: Ttbr) -> u32 {
         match ttbr {
             Ttbr::Ttbr0 => 0x4000 >> self.n(),
@@ -459,12 +460,12 @@ impl Registers {
         }
     }
 
-    /// Says whether N gives the register any addresses (B3.5.4).
+    /// Returns whether N gives the register any addresses (B3.5.4).
     pub const fn translates(&self, ttbr: Ttbr) -> bool {
         matches!(ttbr, Ttbr::Ttbr0) || self.n() != 0
     }
 
-    /// Says whether a miss in the TLB faults and walks no table: PD0, PD1 (B4.1.153).
+    /// Returns whether a miss in the TLB faults and walks no table: PD0, PD1 (B4.1.153).
     pub const fn walks_are_off(&self, ttbr: Ttbr) -> bool {
         match ttbr {
             Ttbr::Ttbr0 => bit(self.ttbcr, 4) == 1,
@@ -472,7 +473,8 @@ impl Registers {
         }
     }
 
-    /// The attributes with which walks read the register's tables. Without the Multiprocessing Extensions bit 0 is C.
+    /// Returns the attributes with which walks read the register's tables. Without the Multiprocessing Extensions bit 0
+    /// of the register is C.
     pub fn walk_attributes(&self, ttbr: Ttbr) -> Attributes {
         let word = match ttbr {
             Ttbr::Ttbr0 => self.ttbr0,

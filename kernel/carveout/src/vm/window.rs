@@ -1,74 +1,74 @@
-//! Where the window has the carved frames.
+//! The window: the addresses at which carved frames are mapped.
 //!
-//! An *image* is the carved memory laid out once: every carved run, in order, at addresses that agree with the physical
-//! ones modulo 1 MiB, and after each run at least a page that is nobody's. The window holds images one after another,
-//! up to [`IMAGES`]; the last may be cut short by the window's end. A buffer is mapped in one image at a time.
+//! An *image* is the carved memory laid out once: every carved run, in order, at addresses that equal the physical ones
+//! modulo 1 MiB. After each run there is at least one page that nobody has. The window holds up to [`IMAGES`] images,
+//! one after another. The window's end may cut the last one short. A buffer is mapped in one image at a time.
 //!
 //! Guarantees:
 //!
 //! - **No buffer ever lacks addresses,** if the window holds one whole image. Proof: a frame's address in an image is
-//!   the sum of where the image has its run and how far into the run it is. No other frame has that address, in
-//!   whatever image. So no mapping of other frames is ever in the way of a buffer's, and its own frames have one
-//!   mapping at most (I1). There is nothing to search, to run out of or to fragment.
-//! - **Every buffer has guards,** if the window holds three whole images. Proof: the page before a buffer's addresses
-//!   is, in that image, the one of the frame before, or nobody's where a run begins; so it is with the page after. It
-//!   is mapped only if the buffer of that frame has its addresses in the same image. There are two such neighbours at
-//!   most, and of three images at least one is neither's.
-//! - **Where the window holds fewer, no more guards are given up than must be.** A buffer takes an image in which
-//!   neither neighbour is, if it has one; else it takes another, and it is counted. A buffer has addresses from its
-//!   first mapping that outlasts the call on, and until it is freed or becomes the devices' for good. Before and after
-//!   that it is in no image: to its neighbours it is a guard.
+//!   the start of its run in that image, plus the frame's offset in the run. No other frame has that address, in
+//!   whatever image. So a mapping of other frames is never in the way of a buffer's, and its own frames have one
+//!   mapping at most (I1). There is nothing to search, nothing to run out of and nothing to fragment.
+//! - **Every buffer has guards,** if the window holds three whole images. Proof: in an image, the page before a
+//!   buffer's addresses is that of the frame before, or nobody's if a run begins there. The page after is likewise.
+//!   Such a page is mapped only if the neighbour's buffer has its addresses in that image. There are two neighbours at
+//!   most, so of three images at least one has neither.
+//! - **In a smaller window, a guard is given up only where it must be.** A buffer takes an image in which neither
+//!   neighbour is, if there is one. Otherwise it takes another, and is counted. A buffer has addresses from its first
+//!   mapping that outlasts a call, until it is freed or becomes the devices' for good. Outside that time it is in no
+//!   image, and its pages are guards to its neighbours.
 
 use crate::addr::{FRAME_SHIFT, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::carve_out::CarveOut;
 use crate::vm::range::VirtRange;
 use arrayvec::ArrayVec;
 
-/// Images that give every buffer its guards: what a window holds at most.
+/// The number of images that give every buffer its guards. A window holds no more.
 pub const IMAGES: u32 = 3;
 
 /// Frames of a section.
 const SECTION_FRAMES: u32 = SECTION_SIZE >> FRAME_SHIFT;
 
-/// Returns the sections that one image of these runs takes: those that each run touches and, where it ends with one,
-/// another for the page that is nobody's.
+/// Returns the sections that one image of these runs takes: those that each run touches, and one more for the unused
+/// page where the run ends with a section.
 pub fn image_sections(carved: impl Iterator<Item = FrameRange>) -> u32 {
     carved.map(|run| run.end() / SECTION_FRAMES + 1 - run.start() / SECTION_FRAMES).sum()
 }
 
-/// The images of a window. All counts are of pages.
+/// Knows where a window has its images. All counts are of pages.
 #[derive(Debug)]
 pub(crate) struct Images {
-    /// Each carved run and where the first image has it, from the window's start on.
+    /// Each carved run, and its place in the first image, counted from the window's start.
     runs: ArrayVec<(FrameRange, u32), { CarveOut::MAX_RANGES }>,
     start: VirtAddr,
-    /// From an image to the next.
+    /// The distance from an image to the next.
     stride: u32,
-    /// Of the window, less the last: that is the guard of what ends there.
+    /// The pages of the window, without the last one. That is the guard of what ends before it.
     pages: u32,
-    /// All images are whole.
+    /// Whether all images are whole.
     whole: bool,
 }
 
-/// Where the images have some frames.
+/// The addresses that some frames have in the images.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Homes {
     first: VirtAddr,
-    /// Bytes from an image to the next.
+    /// The distance from an image to the next, in bytes.
     stride: u32,
     /// The images that have all of the frames, a bit each.
     pub(crate) images: u32,
 }
 
 impl Homes {
-    /// The address of the first frame in an image.
+    /// Returns the address of the first frame in an image.
     pub(crate) const fn address(self, image: u32) -> VirtAddr {
         VirtAddr::new(self.first.raw() + image * self.stride)
     }
 }
 
 impl Images {
-    /// The images of these runs, no more than a ledger holds, in a window that has room for one.
+    /// Lays out the images of these runs in a window that has room for one. There are no more runs than a ledger holds.
     pub(crate) fn new(carved: impl Iterator<Item = FrameRange>, window: VirtRange) -> Self {
         let (mut runs, mut sections) = (ArrayVec::new(), 0);
         for run in carved {
@@ -81,7 +81,7 @@ impl Images {
         Self { runs, start: window.start(), stride: sections * SECTION_FRAMES, pages, whole }
     }
 
-    /// Where the images have the frames, which are carved, in one run.
+    /// Returns where the images have these frames, which are carved, in one run.
     #[inline]
     pub(crate) fn homes(&self, frames: FrameRange) -> Homes {
         let (run, place) = self.runs.iter().find(|(run, _)| run.covers(frames)).expect("carved frames, in one run");
@@ -91,7 +91,7 @@ impl Images {
         Homes { first: address, stride: self.stride << FRAME_SHIFT, images }
     }
 
-    /// The images, a bit each, that the window does not cut before this page of an image.
+    /// Returns the images, a bit each, that the window does not cut before this page of an image.
     fn images_up_to(&self, end: u32) -> u32 {
         (1..IMAGES).fold(1, |images, image| images | u32::from(end + image * self.stride <= self.pages) << image)
     }

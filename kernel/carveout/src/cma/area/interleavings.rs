@@ -66,7 +66,7 @@ fn explore(open_while: bool) {
         }
         let again = area.lock().borrow(number, 1, |_| false);
         if again.is_ok() {
-            // The same pages under a new generation: the old name is no name of them.
+            // The loan has these pages again, under a new number. The old name names none of them.
             let old = area.lock().lending().unwrap().left(number, loan);
             assert_eq!(old, Err(LoanError::Stale));
         }

@@ -1,8 +1,8 @@
 //! An area: the frames of one carve-out and which of them are free.
 //!
-//! Guarantees: only a [`CarveOut`] becomes an area (I2). Frames given out are the caller's alone until given back. A
-//! refusal says why and takes nothing from anybody. The indexes of free frames stand outside the carved memory, which
-//! nobody can read while it is idle.
+//! Guarantees: only a [`CarveOut`] becomes an area (I2). Frames given out are the caller's alone until they are given
+//! back. A refusal says why and takes nothing from anybody. The indexes of free frames stand outside the carved memory,
+//! which nobody can read while it is idle.
 //!
 //! Each frame is one of:
 //!
@@ -61,13 +61,13 @@ impl Area {
     ///
     /// # Errors
     ///
-    /// The heap has no room for the indexes.
+    /// [`TryReserveError`] if the heap has no room for the indexes.
     pub fn new(carved: CarveOut) -> Result<Self, TryReserveError> {
         let runs = carved.ranges().iter().map(|&frames| AreaRun::new(frames)).collect::<Result<_, _>>()?;
         Ok(Self { carved, runs, reserve: Reserve::default(), lending: None })
     }
 
-    /// Returns what the device tree or `cma=` calls it.
+    /// Returns its name in the device tree, or `cma` for the area of the command line.
     pub fn name(&self) -> &str {
         self.carved.name()
     }

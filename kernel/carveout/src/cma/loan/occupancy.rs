@@ -158,8 +158,8 @@ impl Occupancy {
         &self.tenants[start as usize..end as usize]
     }
 
-    /// Returns the same, to be changed. Whoever changes it keeps it true of [`enter`](Self::enter) and
-    /// [`leave`](Self::leave).
+    /// Returns the tenants of these frames, to be changed. Whoever changes them also calls [`enter`](Self::enter) or
+    /// [`leave`](Self::leave), so that the two agree.
     pub(super) fn tenants_mut(&mut self, frames: FrameRange) -> &mut [Tenant] {
         let Range { start, end } = self.positions(frames);
         &mut self.tenants[start as usize..end as usize]
@@ -171,7 +171,7 @@ impl Occupancy {
         self.tenants.copy_within(from.start as usize..from.end as usize, to.start as usize);
     }
 
-    /// Notes that frames are lent, whose tenants are entered beside.
+    /// Notes that frames are lent. The caller enters their tenants.
     pub(super) fn enter(&mut self, frames: FrameRange, kind: PageKind, high: bool, cached: bool) {
         for (block, mask) in masks(self.positions(frames)) {
             let block = &mut self.blocks[block];
@@ -181,7 +181,7 @@ impl Occupancy {
         }
     }
 
-    /// Notes that frames are not lent any more, whose tenants are taken beside.
+    /// Notes that frames are not lent any more. The caller takes their tenants.
     pub(super) fn leave(&mut self, frames: FrameRange) {
         for (block, mask) in masks(self.positions(frames)) {
             let block = &mut self.blocks[block];
@@ -337,7 +337,7 @@ impl Occupancy {
         let range = self.positions(frames);
         let up = |at: u32| place.align_up(frames.start() + (at - range.start), order) - frames.start() + range.start;
         let found = if count <= 32 {
-            // Known when this is compiled, so that the most frequent search is the fastest.
+            // Level 0 is a constant, so that the compiler makes the most frequent search the fastest.
             let first = self.first_window(|block| block.but(const { Spared::at(0) }), range.clone(), count, up);
             first.or_else(|| {
                 let present = self.levels_present(range.clone());
@@ -405,7 +405,7 @@ impl Occupancy {
     fn cheapest_window(&self, range: Range<u32>, count: u32, order: u8, up: impl Fn(u32) -> u32) -> Option<u32> {
         let sum = |blocks: &[FrameBits]| blocks.iter().map(|block| block.cost).sum::<u32>();
         let blocks_of = |at: u32| at as usize / 32..(at + count).div_ceil(32) as usize;
-        // From a window that begins with a block, the next such is this far on.
+        // The distance between two windows that begin with a block.
         let step = 32.max(1 << order);
         let mut best: Option<(u32, u32)> = None;
         for run in self.runs_of(range, FrameBits::available) {
@@ -417,7 +417,7 @@ impl Occupancy {
                 if best.is_none_or(|(least, _)| cost < least) {
                     best = Some((cost, at));
                 }
-                // A window that is lent throughout costs no less.
+                // A window that is lent throughout costs no less, so this one is good enough.
                 if cost <= blocks_of(at).len() as u32 * 32 * CHEAPEST {
                     return Some(at);
                 }

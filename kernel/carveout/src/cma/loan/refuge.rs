@@ -1,4 +1,4 @@
-//! The refuge: memory outside the area, where pages go that no frame of the area is left for.
+//! The refuge: memory outside the area. A page goes there if no frame of the area is left for it.
 //!
 //! Guarantees: all of its memory is taken from the heap when borrowers register, and never given back. To take a frame
 //! and to leave it are O(1). Pages that are forgotten on recall are *guests* of it, in a list from the one that came

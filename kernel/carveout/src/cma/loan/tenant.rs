@@ -23,7 +23,7 @@ impl Tenant {
         if self.0 == 0 { None } else { Some(((self.0 >> 24) as usize - 1, (self.0 & (MAX_BUDGET - 1)) as usize)) }
     }
 
-    /// Returns the same of a frame that somebody has.
+    /// Returns the borrower's number and the page's, of a frame that somebody has.
     pub(super) const fn of_lent(self) -> (usize, usize) {
         self.get().expect("a lent frame has a tenant")
     }

@@ -1,4 +1,4 @@
-//! A buffer of CPU and device at once.
+//! Coherent buffers, which CPU and device share.
 
 use crate::dma::buffer::raw::Raw;
 use crate::dma::word::{Bytes, Word};
@@ -6,18 +6,22 @@ use crate::machine::Machine;
 use crate::protocol::Transition;
 use core::ptr::NonNull;
 
-/// A buffer CPU and device share, Normal non-cacheable: what one writes the other sees, after the barriers below.
+/// A buffer that CPU and device share, Normal non-cacheable: what one writes the other sees, after the barriers below.
 /// Writes combine, so it is Linux's `WRITE_COMBINE` too: on ARMv7 the two are one memory type.
 ///
-/// Dropping frees it, unless a device was told its address: then it is quarantined, and
-/// [`release`](Self::release) is the way to free it.
+/// Dropping it frees it, unless a device was told its address. Then it is quarantined, and [`release`](Self::release)
+/// is the way to free it.
 pub struct Coherent<M: Machine + 'static> {
     pub(super) raw: Raw<M>,
 }
 
 impl<M: Machine> Coherent<M> {
-    /// The first byte, for drivers that lay out shared structures themselves. Valid for reads and writes of
-    /// [`len`](Self::len) bytes while the buffer lives, by volatile accesses: the device may change any byte.
+    /// Returns the first byte, for drivers that lay out shared structures themselves. It is valid for reads and writes
+    /// of [`len`](Self::len) bytes while the buffer lives, by volatile accesses: the device may change any byte.
+    ///
+    /// # Panics
+    ///
+    /// If the CPU has the buffer at address 0, where no window may begin.
     pub fn as_ptr(&self) -> NonNull<u8> {
         NonNull::new(self.raw.pointer()).expect("a mapped address is not null")
     }
@@ -28,7 +32,7 @@ impl<M: Machine> Coherent<M> {
         unsafe { Bytes::new(self.raw.pointer(), self.len()) }
     }
 
-    /// Reads the word at `offset` by one access, which sees no half of what the device writes there.
+    /// Reads the word at `offset` by one access. So it is never half old and half new where the device writes it.
     ///
     /// # Panics
     ///
@@ -37,7 +41,7 @@ impl<M: Machine> Coherent<M> {
         self.access().read_word(offset)
     }
 
-    /// Writes the word at `offset` by one access, of which the device sees no half.
+    /// Writes the word at `offset` by one access. So the device never sees it half written.
     ///
     /// # Panics
     ///
@@ -46,30 +50,32 @@ impl<M: Machine> Coherent<M> {
         self.access().write_word(offset, word);
     }
 
-    /// Copies bytes out, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes
-    /// by words wherever words fit. A word that the device writes while the CPU polls it is read by
-    /// [`read_word`](Self::read_word).
+    /// Copies bytes out, from `offset` on, up to the end of the buffer or of `to`. Returns how many. This is for bytes
+    /// in bulk, and goes by words wherever words fit. Use [`read_word`](Self::read_word) for a word that the CPU polls
+    /// and the device writes.
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         self.access().read_at(offset, to)
     }
 
-    /// Copies bytes in, from `offset` on, as far as both reach; returns how many. This is for bytes in bulk, and goes
-    /// by words wherever words fit. A word that the device polls is written by [`write_word`](Self::write_word).
+    /// Copies bytes in, from `offset` on, up to the end of the buffer or of `from`. Returns how many. This is for bytes
+    /// in bulk, and goes by words wherever words fit. Use [`write_word`](Self::write_word) for a word that the device
+    /// polls.
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
         self.access().write_at(offset, from)
     }
 
-    /// Between two writes that a device polls: what came before is seen before what comes after.
+    /// Orders two writes that a device polls. It stands between them: Linux's `dma_wmb`.
     pub fn dma_wmb(&self) {
         self.raw.dma.machine.dma_wmb();
     }
 
-    /// Between two reads of what a device writes: what comes after is read after what came before.
+    /// Orders two reads of what a device writes. It stands between them: Linux's `dma_rmb`.
     pub fn dma_rmb(&self) {
         self.raw.dma.machine.dma_rmb();
     }
 
-    /// Before the register write that tells a device to go: everything written so far is seen by it.
+    /// Passes the barrier after which the device sees everything written so far. It stands before the register write
+    /// that tells the device to go: Linux's `wmb`.
     pub fn device_barrier(&self) {
         self.raw.run(Transition::Tell);
     }

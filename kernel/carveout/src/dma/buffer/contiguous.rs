@@ -1,4 +1,4 @@
-//! A buffer in no state: the ways from there into each state, and back.
+//! Buffers in no state, and the ways from there into each state and back.
 
 use crate::dma::body::{Body, NO_LINES};
 use crate::dma::buffer::coherent::Coherent;
@@ -13,13 +13,13 @@ use crate::protocol::{Knowledge, Transition};
 use crate::vm::ledger::Residue;
 use core::marker::PhantomData;
 
-/// Frames of an area, contiguous, in no state yet: nobody can touch them. Dropping frees them.
+/// Contiguous frames of an area, in no state yet. Nobody can access them. Dropping it frees them.
 pub struct Contiguous<M: Machine + 'static> {
     pub(super) raw: Raw<M>,
 }
 
 impl<M: Machine> Contiguous<M> {
-    /// Of a body that has its place.
+    /// Makes a buffer of a body that has its frames.
     pub(in crate::dma) fn new(
         dma: &'static Dma<M>,
         slot: BufferSlot,
@@ -40,19 +40,20 @@ impl<M: Machine> Contiguous<M> {
         Self { raw: Raw { dma, slot, body: Some(body) } }
     }
 
-    /// Maps the buffer non-cacheable for CPU and device alike; zeroed.
+    /// Zeroes the buffer and maps it non-cacheable, for CPU and device to share.
     pub fn into_coherent(self) -> Coherent<M> {
         self.raw.run(Transition::IntoCoherent);
         Coherent { raw: self.raw }
     }
 
-    /// Makes it a stream, the CPU's at first; zeroed, not mapped until the CPU looks.
+    /// Zeroes the buffer and makes it a stream, which is the CPU's at first. It is mapped when the CPU first looks at
+    /// it.
     pub fn into_stream<D: Direction>(self) -> Stream<M, D, Cpu> {
         self.raw.run(Transition::IntoStream);
         Stream { raw: self.raw, state: PhantomData }
     }
 
-    /// Gives it to devices for good; zeroed, never mapped for the CPU.
+    /// Zeroes the buffer and gives it to devices for good. It is never mapped for the CPU.
     pub fn into_device(self) -> DeviceOnly<M> {
         self.raw.run(Transition::IntoDevice);
         if self.raw.placed.replace(false) {
@@ -76,7 +77,8 @@ impl<M: Machine> Coherent<M> {
 }
 
 impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
-    /// Gives up the stream for another state, which will find zeros. No device knows it: what owning it proves.
+    /// Gives up the stream for another state, in which the bytes are zeros. Owning the stream proves that no device has
+    /// it.
     pub fn into_contiguous(self) -> Contiguous<M> {
         self.raw.run(Transition::IntoContiguous);
         Contiguous { raw: self.raw }

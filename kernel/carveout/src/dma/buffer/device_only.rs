@@ -1,13 +1,12 @@
-//! A buffer of devices alone.
+//! Buffers of devices alone.
 
 use crate::dma::buffer::raw::Raw;
 use crate::machine::Machine;
 
-/// A buffer for devices alone: one writes it, another reads it, the CPU never does: Linux's `NO_KERNEL_MAPPING`, but
-/// zeroed when it is made. Dropping quarantines it once its address was told.
+/// A buffer for devices alone: one device writes it, another reads it, and the CPU never does. It is Linux's
+/// `NO_KERNEL_MAPPING`, but it is zeroed when it is made. Dropping it quarantines it once its address was told.
 ///
-/// Kept for the next job of the same owner it is not zeroed again, and no line is touched: that is the way to do
-/// without zeroing.
+/// An owner that keeps it for its next job pays nothing: it is not zeroed again, and no cache line is touched.
 pub struct DeviceOnly<M: Machine + 'static> {
     pub(super) raw: Raw<M>,
 }

@@ -1,31 +1,31 @@
-//! Which way data goes, and whose a stream is: closed sets of types.
+//! Directions and owners of streams: closed sets of types.
 
 mod sealed {
     pub trait Sealed {}
 }
 
-/// Which way a stream's data goes: a closed set of types.
+/// The direction of a stream's data. The set of types is closed.
 pub trait Direction: sealed::Sealed {
     /// Marks a direction in which the CPU writes and the device reads.
     type CpuWrites;
-    /// Whether the device writes, so that the CPU's lines are stale afterwards.
+    /// Whether the device writes. The CPU's lines are stale afterwards.
     const DEVICE_WRITES: bool;
 }
 
-/// Said of a direction: yes.
+/// The answer yes, about a direction.
 #[derive(Debug)]
 pub enum Yes {}
-/// Said of a direction: no.
+/// The answer no, about a direction.
 #[derive(Debug)]
 pub enum No {}
 
-/// The CPU writes, the device reads.
+/// The direction in which the CPU writes and the device reads.
 #[derive(Debug)]
 pub enum ToDevice {}
-/// The device writes, the CPU reads.
+/// The direction in which the device writes and the CPU reads.
 #[derive(Debug)]
 pub enum FromDevice {}
-/// Both write and read, in turns.
+/// Both directions: CPU and device write and read, in turns.
 #[derive(Debug)]
 pub enum Bidirectional {}
 

@@ -1,8 +1,8 @@
-//! What a buffer cost.
+//! The cost of a buffer.
 
 use crate::machine::Lines;
 
-/// What a buffer went through: for tables, and for tests of "least".
+/// The work that a buffer took, for tables and for tests that it was the least.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Effort {
     /// Changes of state.
@@ -16,7 +16,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// Cache lines maintained, whatever the operation.
+    /// Returns the cache lines that were maintained, by whatever operation.
     pub fn lines(&self) -> Lines {
         self.cleaned + self.invalidated
     }

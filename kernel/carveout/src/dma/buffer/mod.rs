@@ -1,13 +1,15 @@
 //! Buffers in their states: each state a type, each transition a move.
 //!
-//! What holding one proves:
-//! - [`Contiguous`]: the frames are this value's alone; no mapping exists.
-//! - [`Coherent`]: mapped non-cacheable, zeroed first; CPU and device see the same bytes, after the barriers named.
-//! - [`Stream<_, Cpu>`](Stream): no device accesses the bytes; mapped write-back from the first view on.
+//! Whoever holds a buffer in a state has a proof:
+//! - [`Contiguous`]: the frames belong to this value alone, and no mapping exists.
+//! - [`Coherent`]: the frames were zeroed and are mapped non-cacheable. CPU and device see the same bytes, after the
+//!   barriers named.
+//! - [`Stream<_, Cpu>`](Stream): no device accesses the bytes. They are mapped write-back from the first view on.
 //! - [`Stream<_, Device>`](Stream) and [`DeviceOnly`]: no mapping exists, so a stray pointer faults (I4).
 //!
-//! Least maintenance: a stream is mapped only when the CPU first looks at it, so a hand-over from device to device
-//! touches no line and no descriptor, and a capture cycle costs one invalidate, at the CPU's first look.
+//! Maintenance is the least that suffices. A stream is mapped only when the CPU first looks at it. So a hand-over from
+//! device to device touches no line and no descriptor, and a capture cycle costs one invalidate, at the CPU's first
+//! look.
 //!
 //! ```compile_fail,E0599
 //! use carveout::{dma::{Device, FromDevice, Stream}, machine::Machine};
@@ -86,22 +88,23 @@ use core::fmt;
 macro_rules! common {
     ($($state:ty: [$($generics:tt)*]),*) => {$(
         impl<M: Machine, $($generics)*> $state {
-            /// Bytes asked for when it was allocated. The frames go on to the end of the last page.
+            /// Returns the bytes that were asked for when it was allocated. The frames go on to the end of the last
+            /// page.
             pub fn len(&self) -> usize {
                 self.raw.bytes as usize
             }
 
-            /// Never: an allocation of no bytes is refused.
+            /// Returns `false`: an allocation of no bytes is refused.
             pub const fn is_empty(&self) -> bool {
                 false
             }
 
-            /// The frames.
+            /// Returns the frames.
             pub fn frames(&self) -> FrameRange {
                 self.raw.frames
             }
 
-            /// What it took so far.
+            /// Returns the effort that it took so far.
             pub fn effort(&self) -> Effort {
                 Effort {
                     transitions: self.raw.transitions.get(),
@@ -125,18 +128,20 @@ common!(Contiguous<M>: [], Coherent<M>: [], DeviceOnly<M>: [], Stream<M, D, O>: 
 macro_rules! told {
     ($($state:ty),*) => {$(
         impl<M: Machine> $state {
-            /// Returns the address to program into a device. From here on a drop quarantines.
+            /// Returns the address to program into a device. From here on a drop quarantines the buffer.
             pub fn bus(&self) -> BusAddr {
                 self.raw.exposed.set(true);
                 self.raw.bus
             }
 
-            /// Returns the buffer as a list for `master`, a device that takes segments, as
-            /// [`ScatterTable::segments`](crate::dma::ScatterTable::segments) does. From here on a drop quarantines.
+            /// Returns the buffer as a list of segments for `master`, as
+            /// [`ScatterTable::segments`](crate::dma::ScatterTable::segments) does. From here on a drop quarantines the
+            /// buffer.
             ///
             /// # Errors
             ///
-            /// `master` does not reach all of it: the buffer was allocated for another device.
+            /// [`ScatterError::OutOfReach`] if `master` does not reach all of it: the buffer was allocated for another
+            /// device.
             pub fn segments<'m>(
                 &self,
                 master: &'m Master,

@@ -1,6 +1,6 @@
-//! What all states of a buffer share: it executes the rows of the [`protocol`](crate::protocol), and nothing else does.
+//! The part that all states of a buffer share. It alone executes the rows of the [`protocol`](crate::protocol).
 //!
-//! Guarantees: frames are freed or kept in quarantine when the last state is dropped.
+//! Guarantees: when a buffer is dropped, in whatever state, its frames are freed or kept in quarantine.
 
 use crate::addr::FRAME_SHIFT;
 use crate::addr::FrameRange;
@@ -13,11 +13,11 @@ use crate::vm::mapped::Part;
 use core::ops::{Deref, Range};
 use core::sync::atomic::Ordering;
 
-/// What all states share. Its drop frees the frames, or quarantines them if a device may still use them.
+/// The part that all states share. Its drop frees the frames, or quarantines them if a device may still use them.
 pub(super) struct Raw<M: Machine + 'static> {
     pub(super) dma: &'static Dma<M>,
     pub(super) slot: BufferSlot,
-    /// There until it is dropped.
+    /// The body, which is there until the drop.
     pub(super) body: Option<&'static mut Body>,
 }
 
@@ -32,8 +32,8 @@ impl<M: Machine> Deref for Raw<M> {
 impl<M: Machine> Raw<M> {
     /// Does what is due of a transition, in the order of its row.
     ///
-    /// Step by step and inlined: each transition is known where it is made, so that of its row the compiler leaves what
-    /// may be due. As a loop over the row its questions cost as much as the answers.
+    /// The steps are written out and inlined. Each transition is known where it is made, so the compiler keeps only the
+    /// steps of its row that may be due. In a loop over the row, the questions would cost as much as the answers.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a matter of hundreds of instructions: BENCH.md")]
     pub(super) fn run(&self, transition: Transition) {
@@ -77,7 +77,7 @@ impl<M: Machine> Raw<M> {
                 self.map_changes.set(self.map_changes.get() + 1);
             }
             Op::Unmap => {
-                // It is missing only where a panic unwinds that began with it taken.
+                // It is missing only while a panic unwinds that began while it was taken.
                 if let Some(mapped) = self.mapped.take() {
                     self.dma.unmap(mapped);
                     self.map_changes.set(self.map_changes.get() + 1);
@@ -109,7 +109,7 @@ impl<M: Machine> Raw<M> {
             Op::DeviceBarrier => self.dma.machine.device_barrier(),
             Op::Mark(_) => unreachable!("in no row of a buffer: it is `give_back` that tells the ledger"),
             Op::Hold(holder) => {
-                // All of it went through the same from here on.
+                // From here on all frames have one residue.
                 self.in_ledger.set(false);
                 self.dma.standings[self.slot.0].set(holder, knows.residue);
                 self.transitions.set(self.transitions.get() + 1);
@@ -117,8 +117,7 @@ impl<M: Machine> Raw<M> {
         }
     }
 
-    /// Calls `each` with runs of frames that have the same residue: a fresh buffer goes by what each frame's last owner
-    /// left, for none had all of them.
+    /// Calls `each` with runs of frames of one residue. In a fresh buffer each frame has what its own last owner left.
     fn for_each_residue(&self, each: impl FnMut(FrameRange, Residue)) {
         if self.in_ledger.get() {
             self.dma.for_each_residue(self.frames, each);
@@ -142,13 +141,13 @@ impl<M: Machine> Raw<M> {
         lines
     }
 
-    /// Where some of its frames are.
+    /// Returns the bytes of some of its frames.
     fn span_of(&self, run: FrameRange) -> Span {
         let start = (run.start() - self.frames.start()) << FRAME_SHIFT;
         Span { start, end: start + (run.count() << FRAME_SHIFT) }
     }
 
-    /// The bytes asked for: a device has no business beyond.
+    /// Returns the bytes that were asked for. No device accesses more.
     pub(super) fn asked(&self) -> Span {
         Span { start: 0, end: self.bytes }
     }
@@ -157,20 +156,20 @@ impl<M: Machine> Raw<M> {
         self.dma.machine.reach(self.va.get())
     }
 
-    /// Makes the CPU's look possible.
+    /// Maps the bytes for the CPU to look at. Returns the first one.
     pub(super) fn open(&self) -> *mut u8 {
         self.run(Transition::Look);
         self.pointer()
     }
 
-    /// The same for writing to a span.
+    /// Maps the bytes for the CPU to write to a span. Returns the buffer's first byte.
     pub(super) fn open_mut(&self, span: Span) -> *mut u8 {
         let bytes = self.open();
         self.knows.set(self.knows.get().writable(span));
         bytes
     }
 
-    /// `range` of the bytes asked for, or `None` if it is not in order and inside.
+    /// Returns `range` of the bytes that were asked for, or `None` if it is not in order and inside.
     pub(super) fn inside(&self, range: &Range<usize>) -> Option<Span> {
         let inside = range.start <= range.end && range.end <= self.bytes as usize;
         inside.then_some(Span { start: range.start as u32, end: range.end as u32 })

@@ -1,4 +1,4 @@
-//! A buffer that is the CPU's and the device's in turns.
+//! Streams: buffers that belong to the CPU and to the device in turns.
 
 use crate::addr::BusAddr;
 use crate::dma::buffer::direction::{Cpu, Device, Direction, Yes};
@@ -12,7 +12,8 @@ use core::ops::Range;
 use core::ptr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A buffer that goes back and forth: write-back while the CPU's, unmapped while the device's.
+/// A buffer that goes back and forth. It is mapped write-back while it is the CPU's, and unmapped while it is the
+/// device's.
 #[repr(transparent)]
 pub struct Stream<M: Machine + 'static, D: Direction, O> {
     pub(super) raw: Raw<M>,
@@ -20,8 +21,8 @@ pub struct Stream<M: Machine + 'static, D: Direction, O> {
 }
 
 impl<M: Machine, D: Direction, O> Stream<M, D, O> {
-    /// Names the new owner of streams whose transition was run. The list stays where it is: `collect` may ask the heap,
-    /// and ends the program where that is full.
+    /// Changes the owner of streams whose transition was run. The list stays where it is: `collect` may ask the heap,
+    /// and ends the program if the heap is full.
     fn owned_by<P>(streams: Vec<Self>) -> Vec<Stream<M, D, P>> {
         let mut streams = ManuallyDrop::new(streams);
         let (first, count, capacity) = (streams.as_mut_ptr().cast(), streams.len(), streams.capacity());
@@ -32,7 +33,7 @@ impl<M: Machine, D: Direction, O> Stream<M, D, O> {
 }
 
 impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
-    /// The bytes, read-only: afterwards the caches may hold clean lines of them.
+    /// Returns the bytes, read-only. The caches may hold clean lines of them afterwards.
     pub fn bytes(&self) -> &[u8] {
         let bytes = self.raw.open();
         // SAFETY: the buffer is mapped write-back for its whole length and stays so while `self` is borrowed, for
@@ -40,29 +41,29 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
         unsafe { core::slice::from_raw_parts(bytes, self.len()) }
     }
 
-    /// The bytes as values of plain old data, as many as fit, read-only.
+    /// Returns the bytes as values of plain old data, as many as fit, read-only.
     ///
-    /// The buffer starts on a page, so that any `T` of alignment up to 4 KiB is aligned.
+    /// The buffer starts on a page, so any `T` of alignment up to 4 KiB is aligned.
     pub fn values<T: FromBytes + Immutable>(&self) -> &[T] {
         let count = self.len().checked_div(size_of::<T>()).unwrap_or(0);
         <[T]>::ref_from_prefix_with_elems(self.bytes(), count).map_or(&[], |(values, _)| values)
     }
 
-    /// Hands the buffer to the device: cleans what the CPU may have written, and unmaps.
+    /// Hands the buffer to the device. This cleans what the CPU may have written, and unmaps.
     ///
-    /// After this returns, the device reads what the CPU wrote, and no line is evicted over what the device writes.
+    /// After this, the device reads what the CPU wrote, and no line is evicted over what the device writes.
     pub fn for_device(self) -> Stream<M, D, Device> {
         self.raw.run(Transition::ForDevice);
         self.grant();
         Stream { raw: self.raw, state: PhantomData }
     }
 
-    /// Hands several over, with one barrier for all, if it is due for any: one for each run of buffers of a machine.
+    /// Hands several over, with one barrier for each run of buffers of one machine, if it is due for any of them.
     pub(in crate::dma) fn all_for_device(streams: Vec<Self>) -> Vec<Stream<M, D, Device>> {
         for stream in &streams {
             stream.raw.run(Transition::ForDevice);
         }
-        // The machine that passed a barrier last, since all were cleaned.
+        // The machine that passed a barrier last, after all were cleaned.
         let mut ordered: Option<&'static M> = None;
         for stream in &streams {
             let machine = stream.raw.dma.machine;
@@ -76,7 +77,7 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
         Self::owned_by(streams)
     }
 
-    /// Ends the hand-over: from here on the buffer is the device's.
+    /// Ends the hand-over. From here on the buffer is the device's.
     fn grant(&self) {
         self.raw.run(Transition::Grant);
         self.raw.exposed.set(true);
@@ -84,14 +85,16 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
 }
 
 impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
-    /// The bytes, writable: afterwards the caches may hold dirty lines of them, and the hand-over cleans them all.
+    /// Returns the bytes, writable. The caches may hold dirty lines of them afterwards, and the hand-over cleans them
+    /// all.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let bytes = self.raw.open_mut(self.raw.asked());
         // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only view.
         unsafe { core::slice::from_raw_parts_mut(bytes, self.len()) }
     }
 
-    /// A part of the bytes, writable, of which alone the hand-over cleans lines; `None` if it is not inside.
+    /// Returns a part of the bytes, writable, or `None` if it is not inside. The hand-over cleans only the lines of
+    /// this part.
     pub fn part_mut(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
         let span = self.raw.inside(&range)?;
         let bytes = self.raw.open_mut(span).wrapping_add(range.start);
@@ -99,7 +102,7 @@ impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
         Some(unsafe { core::slice::from_raw_parts_mut(bytes, range.len()) })
     }
 
-    /// The bytes as values of plain old data, as many as fit, writable.
+    /// Returns the bytes as values of plain old data, as many as fit, writable.
     pub fn values_mut<T: FromBytes + IntoBytes + Immutable + KnownLayout>(&mut self) -> &mut [T] {
         let count = self.len().checked_div(size_of::<T>()).unwrap_or(0);
         <[T]>::mut_from_prefix_with_elems(self.bytes_mut(), count).map_or(&mut [], |(values, _)| values)
@@ -107,17 +110,17 @@ impl<M: Machine, D: Direction<CpuWrites = Yes>> Stream<M, D, Cpu> {
 }
 
 impl<M: Machine, D: Direction> Stream<M, D, Device> {
-    /// The address to program into the device.
+    /// Returns the address to program into the device.
     pub fn bus(&self) -> BusAddr {
         self.raw.bus
     }
 
-    /// Takes the buffer back for the CPU. Costs nothing yet: mapping and invalidate wait for the CPU's first look.
+    /// Takes the buffer back for the CPU. This costs nothing yet: it is mapped and invalidated at the CPU's first look.
     ///
     /// # Safety
     ///
-    /// I4: the device has finished with the buffer, which it said in a register or in memory read
-    /// before this call, and will not access it until it is handed over again.
+    /// I4: the device has finished with the buffer. It said so in a register, or in memory that was read before this
+    /// call. It will not access the buffer until it is handed over again.
     pub unsafe fn for_cpu(self) -> Stream<M, D, Cpu> {
         self.take_back(self.raw.asked());
         Stream { raw: self.raw, state: PhantomData }
@@ -135,8 +138,9 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
         Self::owned_by(streams)
     }
 
-    /// The same for a device that wrote only `written` of the bytes, as a packet that filled part of its buffer: lines
-    /// elsewhere still equal memory, and the invalidate leaves them alone. A range not inside counts as all.
+    /// Takes the buffer back for the CPU from a device that wrote only `written` of the bytes, such as a packet that
+    /// filled part of its buffer. Lines elsewhere still equal memory, and the invalidate leaves them alone. A range
+    /// that is not inside counts as all.
     ///
     /// # Safety
     ///
@@ -147,7 +151,7 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
         Stream { raw: self.raw, state: PhantomData }
     }
 
-    /// The buffer is the CPU's again, of which the device wrote `written` at most.
+    /// Makes the buffer the CPU's again. The device wrote at most `written` of it.
     fn take_back(&self, written: Span) {
         if D::DEVICE_WRITES {
             self.raw.knows.set(self.raw.knows.get().device_wrote(written));
