@@ -8,9 +8,9 @@
 //!
 //! A place is a core's on the machine. On the host it is that of one wait.
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use core::sync::atomic::{AtomicU32, Ordering};
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 use loom::sync::atomic::{AtomicU32, Ordering};
 
 /// Places at which somebody can wait.
@@ -27,7 +27,7 @@ const HELD: u32 = 1 << 31;
 
 /// How often whoever waits looks at an offer to another place before it goes round that. A core that runs comes within
 /// a few instructions: it waits with interrupts masked.
-const PATIENCE: u32 = if cfg!(loom) { 1 } else { 64 };
+const PATIENCE: u32 = if cfg!(all(test, loom)) { 1 } else { 64 };
 
 /// What somebody who waits finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,13 +55,13 @@ pub(super) struct Turns(AtomicU32);
 
 impl Turns {
     /// Nobody has it and nobody waits.
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     pub(super) const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 
     /// Nobody has it and nobody waits.
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     pub(super) fn new() -> Self {
         Self(AtomicU32::new(0))
     }
@@ -166,13 +166,12 @@ impl Wait {
 }
 
 /// Lets others go on while this core, or thread, waits.
-#[cfg(any(not(loom), test))]
 pub(super) fn relax() {
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     loom::thread::yield_now();
-    #[cfg(all(not(loom), not(target_arch = "arm"), any(test, feature = "fake")))]
+    #[cfg(all(not(all(test, loom)), not(target_arch = "arm"), any(test, feature = "fake")))]
     std::thread::yield_now();
-    #[cfg(all(not(loom), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
+    #[cfg(all(not(all(test, loom)), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
     crate::cpu::relax();
 }
 
