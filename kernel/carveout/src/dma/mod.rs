@@ -17,6 +17,8 @@
 //! told by [`Dma::next_quarantined`], which is there to be asked.
 
 mod alloc;
+#[cfg(feature = "audit")]
+mod audit;
 mod body;
 pub mod buffer;
 pub mod contract;

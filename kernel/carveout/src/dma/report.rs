@@ -1,4 +1,4 @@
-//! What the DMA API tells: who holds what, what lies at an address, counters, and the audit.
+//! What the DMA API tells: who holds what, what lies at an address, and counters.
 //!
 //! Guarantees: what a fault report asks never waits ([`Dma::place_of`], [`Dma::place_of_frame`],
 //! [`Dma::next_quarantined`]); no lock is held over the writing of a table.
@@ -7,7 +7,6 @@ use crate::addr::{Bytes, FRAME_SHIFT, Frame, VirtAddr};
 use crate::dma::master::Master;
 use crate::dma::registry::{Dma, Entry, MAX_BUFFERS, Record, Slot, Stats};
 use crate::machine::Machine;
-use crate::vm::audit::{Expect, Finding, Findings, Report, audit};
 use crate::vm::ledger::Carved;
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -43,20 +42,6 @@ impl fmt::Display for Place {
 }
 
 impl<M: Machine> Dma<M> {
-    /// Walks the live tables and compares them with the ledger (I1, I2, W^X). Shows `each` every finding.
-    ///
-    /// `each` runs under the lock. So it prints nothing where the console's lock comes before the lock's rank
-    /// ([`sync`](crate::sync)), and calls nothing of this crate: it keeps what is to be printed.
-    ///
-    /// # Errors
-    ///
-    /// The first finding, and how many there are of each kind.
-    pub fn audit(&self, expect: &Expect<'_>, each: impl FnMut(Finding)) -> Result<Report, Findings> {
-        let mut state = self.state.lock();
-        let windows = [self.window, state.lanes.range()];
-        audit(self.machine, expect, &windows, &mut state.ledger, each)
-    }
-
     /// Counters since boot.
     pub fn stats(&self) -> Stats {
         let counters = &self.counters;

@@ -93,6 +93,7 @@ pub struct Cell {
     write_back: u32,
     /// The residue, by its two bits: [`CODES`].
     residue: [u32; 2],
+    #[cfg(feature = "audit")]
     seen: u32,
     /// Of first and last frames of buffers that have addresses, the image those are in, counted from 1, by its two
     /// bits: see [`Ledger::take_image`].
@@ -343,31 +344,6 @@ impl<'m> Ledger<'m> {
         }
     }
 
-    /// Begins an audit: no frame has been seen mapped.
-    pub(super) fn unsee(&mut self) {
-        for cell in &mut *self.cells {
-            cell.seen = 0;
-        }
-    }
-
-    /// Notes that the tables map a frame; says whether that was noted before.
-    pub(super) fn see(&mut self, frame: Frame) -> bool {
-        let Some((cell, bit)) = self.cell_of(frame.number()) else { return false };
-        let seen = &mut self.cells[cell].seen;
-        let before = *seen & bit != 0;
-        *seen |= bit;
-        before
-    }
-
-    /// The frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
-    pub(super) fn mapped(&self) -> impl Iterator<Item = (Frame, bool)> + '_ {
-        let frames = self.ranges().flat_map(FrameRange::iter);
-        frames.filter(|&frame| self.state(frame) != Some(Carved::Unmapped)).filter_map(|frame| {
-            let (cell, bit) = self.cell_of(frame.number())?;
-            Some((frame, self.cells[cell].seen & bit != 0))
-        })
-    }
-
     /// The cell of the frame of that number, and its bit there.
     fn cell_of(&self, number: u32) -> Option<(usize, u32)> {
         let (run, first) = self.ranges.iter().find(|(run, _)| run.start() <= number && number < run.end())?;
@@ -393,6 +369,35 @@ impl<'m> Ledger<'m> {
         if let Some(place) = self.place_of(frames) {
             place.each(self.cells, each);
         }
+    }
+}
+
+/// For the audit: which frames it saw mapped.
+#[cfg(feature = "audit")]
+impl Ledger<'_> {
+    /// Begins an audit: no frame has been seen mapped.
+    pub(super) fn unsee(&mut self) {
+        for cell in &mut *self.cells {
+            cell.seen = 0;
+        }
+    }
+
+    /// Notes that the tables map a frame; says whether that was noted before.
+    pub(super) fn see(&mut self, frame: Frame) -> bool {
+        let Some((cell, bit)) = self.cell_of(frame.number()) else { return false };
+        let seen = &mut self.cells[cell].seen;
+        let before = *seen & bit != 0;
+        *seen |= bit;
+        before
+    }
+
+    /// The frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
+    pub(super) fn mapped(&self) -> impl Iterator<Item = (Frame, bool)> + '_ {
+        let frames = self.ranges().flat_map(FrameRange::iter);
+        frames.filter(|&frame| self.state(frame) != Some(Carved::Unmapped)).filter_map(|frame| {
+            let (cell, bit) = self.cell_of(frame.number())?;
+            Some((frame, self.cells[cell].seen & bit != 0))
+        })
     }
 }
 
@@ -458,7 +463,7 @@ mod tests {
 
     #[test]
     fn i1_a_second_mapping_is_refused_whatever_its_type() {
-        let mut cells = [Cell { seen: 7, residue: [u32::MAX; 2], ..Cell::default() }; 2];
+        let mut cells = [Cell { residue: [u32::MAX; 2], ..Cell::default() }; 2];
         let mut ledger =
             Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         ledger.claim(run(0x104, 4), NonCacheable).unwrap();
