@@ -21,6 +21,10 @@
 //! Unless bit 22 of the auxiliary control register is set, shared non-cacheable accesses look up this cache (TRM
 //! 2.3.2). That does no harm here, because no line of such a frame is left (I3).
 
+mod unusable;
+
+pub use unusable::Unusable;
+
 use crate::cores::World;
 use crate::errata::{PL310_R2P0, PL310_R3P0, outer_prefetch};
 use crate::ids::{self, ACTLR_EXCL};
@@ -29,7 +33,6 @@ use aarch32_cpu::register::{Actlr, Midr};
 use carveout::addr::FRAME_SIZE;
 use carveout::sync::{Lock, Rank};
 use carveout::vm::mapped::Part;
-use core::fmt;
 use core::ptr::NonNull;
 use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
@@ -90,41 +93,6 @@ register_structs! {
         (0xf64 => @END),
     }
 }
-
-/// Why a controller cannot be used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unusable {
-    /// It is off, and the non-secure world may not turn it on. Only speed is lost: it caches nothing.
-    Off,
-    /// It was left on, exclusive of the core's own level. A line that the core drops would go into it after it was
-    /// invalidated.
-    Exclusive,
-    /// It was left on with a prefetch control register that errata 752271 or 765569 make wrong.
-    Prefetch {
-        /// What it holds.
-        has: u32,
-        /// What it must hold.
-        needs: u32,
-    },
-}
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => {
-                f.write_str("off, and the non-secure world may not turn it on: the secure world's firmware must")
-            }
-            Self::Exclusive => f.write_str("left on, exclusive of the core's cache: the boot loader must turn it off"),
-            Self::Prefetch { has, needs } => write!(
-                f,
-                "left on with prefetch control {has:#010x}, where errata 752271 and 765569 need {needs:#010x}: the boot \
-                 loader must turn it off"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for Unusable {}
 
 /// A controller that is on.
 #[derive(Debug)]

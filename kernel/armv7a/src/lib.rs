@@ -43,7 +43,10 @@ pub mod cache;
 pub mod cores;
 pub mod errata;
 pub mod ids;
-#[cfg(target_arch = "arm")]
+#[cfg(all(target_arch = "arm", feature = "pl310"))]
+pub mod l2c310;
+#[cfg(all(target_arch = "arm", not(feature = "pl310")))]
+#[path = "l2c310/left_out.rs"]
 pub mod l2c310;
 pub mod levels;
 #[cfg(target_arch = "arm")]

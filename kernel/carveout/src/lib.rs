@@ -29,7 +29,7 @@
 
 extern crate alloc;
 
-#[cfg(any(test, loom, feature = "fake"))]
+#[cfg(any(test, feature = "fake"))]
 extern crate std;
 
 pub mod addr;

@@ -57,15 +57,14 @@
 //! The host has threads and no interrupts. There, ranks are not checked, and a thread waits for at most 24 turns while
 //! no more than 24 wait.
 
-#[cfg(any(not(loom), test))]
 mod turns;
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use turns::{Poll, Turns};
 
 #[cfg(target_arch = "arm")]
@@ -98,17 +97,17 @@ impl Rank {
 pub struct Lock<T> {
     #[cfg_attr(not(target_arch = "arm"), expect(dead_code, reason = "the host has no ranks"))]
     rank: Rank,
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     turns: Turns,
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     value: UnsafeCell<T>,
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     inner: loom::sync::Mutex<T>,
 }
 
 // SAFETY: a reference to the value is a guard's, and one guard at a time lives (what `Turns` guarantees). So sharing
 // the lock gives the value from core to core, which `Send` permits.
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 unsafe impl<T: Send> Sync for Lock<T> {}
 
 /// Access to the value of a [`Lock`], until it is dropped. It stays on its core:
@@ -118,20 +117,20 @@ unsafe impl<T: Send> Sync for Lock<T> {}
 /// sent::<carveout::sync::Guard<'static, u32>>();
 /// ```
 pub struct Guard<'l, T> {
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     lock: &'l Lock<T>,
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     inner: loom::sync::MutexGuard<'l, T>,
     /// It is dropped after the lock is free: interrupts stay masked until then.
     #[cfg(target_arch = "arm")]
     _held: by_core::Held,
     /// The place at which this thread waited.
-    #[cfg(not(any(target_arch = "arm", loom)))]
+    #[cfg(not(any(target_arch = "arm", all(test, loom))))]
     place: u32,
     _on_this_core: PhantomData<*mut ()>,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 impl<T> Lock<T> {
     /// Makes a free lock of that rank.
     pub const fn new(rank: Rank, value: T) -> Self {
@@ -174,7 +173,7 @@ impl<T> Lock<T> {
     }
 }
 
-#[cfg(not(any(target_arch = "arm", loom)))]
+#[cfg(not(any(target_arch = "arm", all(test, loom))))]
 impl<T> Lock<T> {
     /// Waits for the lock and takes it.
     pub fn lock(&self) -> Guard<'_, T> {
@@ -200,7 +199,7 @@ impl<T> Lock<T> {
     }
 }
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 impl<T> Lock<T> {
     /// Makes a free lock of that rank.
     pub fn new(rank: Rank, value: T) -> Self {
@@ -236,7 +235,7 @@ impl Masked {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
@@ -250,7 +249,7 @@ impl<T> Drop for Guard<'_, T> {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
@@ -260,7 +259,7 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 impl<T> DerefMut for Guard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`, and the guard is borrowed mutably.
@@ -268,7 +267,7 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
@@ -277,7 +276,7 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 impl<T> DerefMut for Guard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.inner

@@ -81,6 +81,7 @@ const CRATES: [Crate; 5] = [
             "dma::pool",
             "dma::port",
             "dma::scatter",
+            "dma::audit",
             "dma::report",
             "dma",
             "setup",

@@ -7,7 +7,6 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, SECTION_SIZE, VirtAddr};
 use crate::cma::loan::{BATCH, SPARES};
 use crate::cpu::relax;
 use crate::sync::Masked;
-use crate::vm::range::VirtRange;
 use crate::vm::space::Region;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -94,11 +93,6 @@ impl Lanes {
     pub(super) fn new(window: Region<'static>) -> Self {
         const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
         Self { window, free: (1 << (SPARES + 1)) - (1 << (WORK + 1)) }
-    }
-
-    /// Returns the window's addresses.
-    pub(super) const fn range(&self) -> VirtRange {
-        self.window.range()
     }
 
     /// Takes a lane for a page.

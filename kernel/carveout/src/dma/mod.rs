@@ -20,6 +20,8 @@
 //! [`Dma::next_quarantined`] tells of a buffer that was lost, when it is asked.
 
 mod alloc;
+#[cfg(feature = "audit")]
+mod audit;
 mod body;
 pub(crate) mod buffer;
 pub(crate) mod contract;

@@ -1,4 +1,4 @@
-//! Reports of the DMA API: who holds what, what lies at an address, counters, and the audit.
+//! Reports of the DMA API: who holds what, what lies at an address, and counters.
 //!
 //! Guarantees: the calls that a fault report makes never wait ([`Dma::place_of`], [`Dma::place_of_frame`],
 //! [`Dma::next_quarantined`]). No lock is held while a table is written.
@@ -7,7 +7,6 @@ use crate::addr::{Bytes, FRAME_SHIFT, Frame, VirtAddr};
 use crate::dma::master::Master;
 use crate::dma::registry::{BufferRecord, BufferSlot, Dma, DmaStats, Entry, MAX_BUFFERS};
 use crate::machine::Machine;
-use crate::vm::audit::{Expect, Finding, Findings, Report, audit};
 use crate::vm::ledger::Carved;
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -43,20 +42,6 @@ impl fmt::Display for FaultPlace {
 }
 
 impl<M: Machine> Dma<M> {
-    /// Walks the live tables and compares them with the ledger (I1, I2, W^X). Shows `each` every finding.
-    ///
-    /// `each` runs under the lock. So it must not print if the console's lock comes before the lock's rank
-    /// ([`sync`](crate::sync)), and it must call nothing of this crate. It can keep what is to be printed.
-    ///
-    /// # Errors
-    ///
-    /// The first finding, and how many there are of each kind.
-    pub fn audit(&self, expect: &Expect<'_>, each: impl FnMut(Finding)) -> Result<Report, Findings> {
-        let mut state = self.state.lock();
-        let windows = [self.window, state.lanes.range()];
-        audit(self.machine, expect, &windows, &mut state.ledger, each)
-    }
-
     /// Returns what was counted since boot.
     pub fn stats(&self) -> DmaStats {
         let counters = &self.counters;

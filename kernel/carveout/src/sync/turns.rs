@@ -8,9 +8,9 @@
 //!
 //! On the machine each core has one place. On the host each wait has one.
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use core::sync::atomic::{AtomicU32, Ordering};
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 use loom::sync::atomic::{AtomicU32, Ordering};
 
 /// The number of places at which somebody can wait.
@@ -27,7 +27,7 @@ const HELD: u32 = 1 << 31;
 
 /// How often a waiter looks at an offer to another place before it goes round that place. A core that runs comes within
 /// a few instructions: it waits with interrupts masked.
-const PATIENCE: u32 = if cfg!(loom) { 1 } else { 64 };
+const PATIENCE: u32 = if cfg!(all(test, loom)) { 1 } else { 64 };
 
 /// The result of one look at the lock, by somebody who waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,13 +55,13 @@ pub(super) struct Turns(AtomicU32);
 
 impl Turns {
     /// Makes a lock that nobody has and nobody waits for.
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     pub(super) const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 
     /// Makes a lock that nobody has and nobody waits for.
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     pub(super) fn new() -> Self {
         Self(AtomicU32::new(0))
     }
@@ -167,13 +167,12 @@ impl Wait {
 }
 
 /// Lets other cores, or threads, run while this one waits.
-#[cfg(any(not(loom), test))]
 pub(super) fn relax() {
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     loom::thread::yield_now();
-    #[cfg(all(not(loom), not(target_arch = "arm"), any(test, feature = "fake")))]
+    #[cfg(all(not(all(test, loom)), not(target_arch = "arm"), any(test, feature = "fake")))]
     std::thread::yield_now();
-    #[cfg(all(not(loom), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
+    #[cfg(all(not(all(test, loom)), not(all(not(target_arch = "arm"), any(test, feature = "fake")))))]
     crate::cpu::relax();
 }
 

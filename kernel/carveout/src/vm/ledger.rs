@@ -97,6 +97,7 @@ pub struct Cell {
     write_back: u32,
     /// The two bits of the residue's code: [`CODES`].
     residue: [u32; 2],
+    #[cfg(feature = "audit")]
     seen: u32,
     /// The image in which a buffer has its addresses, counted from 1, by its two bits. It is kept for the buffer's
     /// first and last frames. See [`Ledger::take_image`].
@@ -358,31 +359,6 @@ impl<'m> Ledger<'m> {
         }
     }
 
-    /// Begins an audit: no frame has been seen mapped.
-    pub(super) fn unsee(&mut self) {
-        for cell in &mut *self.cells {
-            cell.seen = 0;
-        }
-    }
-
-    /// Notes that the tables map a frame. Returns whether that was noted before.
-    pub(super) fn see(&mut self, frame: Frame) -> bool {
-        let Some((cell, bit)) = self.cell_of(frame.number()) else { return false };
-        let seen = &mut self.cells[cell].seen;
-        let before = *seen & bit != 0;
-        *seen |= bit;
-        before
-    }
-
-    /// Yields the frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
-    pub(super) fn mapped(&self) -> impl Iterator<Item = (Frame, bool)> + '_ {
-        let frames = self.ranges().flat_map(FrameRange::iter);
-        frames.filter(|&frame| self.state(frame) != Some(Carved::Unmapped)).filter_map(|frame| {
-            let (cell, bit) = self.cell_of(frame.number())?;
-            Some((frame, self.cells[cell].seen & bit != 0))
-        })
-    }
-
     /// Returns the cell of the frame of that number, and its bit there.
     fn cell_of(&self, number: u32) -> Option<(usize, u32)> {
         let (run, first) = self.ranges.iter().find(|(run, _)| run.start() <= number && number < run.end())?;
@@ -413,6 +389,35 @@ impl<'m> Ledger<'m> {
         if let Some(place) = self.place_of(frames) {
             place.each(self.cells, each);
         }
+    }
+}
+
+/// For the audit: which frames it saw mapped.
+#[cfg(feature = "audit")]
+impl Ledger<'_> {
+    /// Begins an audit: no frame has been seen mapped.
+    pub(super) fn unsee(&mut self) {
+        for cell in &mut *self.cells {
+            cell.seen = 0;
+        }
+    }
+
+    /// Notes that the tables map a frame. Returns whether that was noted before.
+    pub(super) fn see(&mut self, frame: Frame) -> bool {
+        let Some((cell, bit)) = self.cell_of(frame.number()) else { return false };
+        let seen = &mut self.cells[cell].seen;
+        let before = *seen & bit != 0;
+        *seen |= bit;
+        before
+    }
+
+    /// Yields the frames that are mapped, each with whether it was seen since [`unsee`](Self::unsee).
+    pub(super) fn mapped(&self) -> impl Iterator<Item = (Frame, bool)> + '_ {
+        let frames = self.ranges().flat_map(FrameRange::iter);
+        frames.filter(|&frame| self.state(frame) != Some(Carved::Unmapped)).filter_map(|frame| {
+            let (cell, bit) = self.cell_of(frame.number())?;
+            Some((frame, self.cells[cell].seen & bit != 0))
+        })
     }
 }
 
@@ -478,7 +483,7 @@ mod tests {
 
     #[test]
     fn i1_a_second_mapping_is_refused_whatever_its_type() {
-        let mut cells = [Cell { seen: 7, residue: [u32::MAX; 2], ..Cell::default() }; 2];
+        let mut cells = [Cell { residue: [u32::MAX; 2], ..Cell::default() }; 2];
         let mut ledger =
             Ledger::new([run(0x100, 16), run(0x200, 8)].into_iter(), Aliases::default(), &mut cells).unwrap();
         ledger.claim(run(0x104, 4), NonCacheable).unwrap();

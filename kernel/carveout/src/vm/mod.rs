@@ -7,11 +7,13 @@
 
 pub mod alias;
 pub mod attr;
+#[cfg(feature = "audit")]
 pub mod audit;
 pub mod desc;
 pub mod ledger;
 pub mod mapped;
 pub mod range;
 pub mod space;
+#[cfg(feature = "audit")]
 pub mod walk;
 pub mod window;
