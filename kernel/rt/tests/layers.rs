@@ -3,9 +3,11 @@
 //! Guarantees: a module that is in no list fails the test, and so does a use of one that comes later. What is looked at
 //! is code outside of tests; a document may name whatever it explains.
 
+mod sources;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A crate's folder, the folders of its modules below that, and its modules from the ground up.
 struct Crate {
@@ -152,18 +154,6 @@ const CRATES: [Crate; 5] = [
     },
 ];
 
-/// Every source under `folder`, as a path below it.
-fn sources(folder: &Path, below: &Path, into: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder.join(below)).unwrap() {
-        let path = below.join(entry.unwrap().file_name());
-        if folder.join(&path).is_dir() {
-            sources(folder, &path, into);
-        } else if path.extension().is_some_and(|kind| kind == "rs") {
-            into.push(path);
-        }
-    }
-}
-
 /// The module that a source is, or `None` of a crate's root.
 fn module_of(source: &Path) -> Option<String> {
     let name = source.with_extension("");
@@ -283,7 +273,7 @@ fn no_import_points_up() {
         let folder = root.join(folder);
         let mut files = Vec::new();
         for below in *below {
-            sources(&folder, Path::new(below), &mut files);
+            files.extend(sources::below(&folder.join(below)).into_iter().map(|path| Path::new(below).join(path)));
         }
         let read =
             files.iter().filter_map(|file| Some((module_of(file)?, fs::read_to_string(folder.join(file)).unwrap())));

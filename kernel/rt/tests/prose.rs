@@ -4,8 +4,7 @@
 //! A comment that begins a sentence with "The same" fails it too, for such a sentence does not stand alone. The compiler
 //! refuses a public function without a document.
 
-use std::fs;
-use std::path::Path;
+mod sources;
 
 /// Nouns that end as a verb does.
 const NOUNS: [&str; 9] = ["Addresses", "Blocks", "Bytes", "Cells", "Counters", "Frames", "Lines", "Pages", "Sections"];
@@ -70,28 +69,12 @@ fn wrong(name: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// Adds what is wrong in all sources below `folder`.
-fn wrong_below(folder: &Path, all: &mut Vec<String>, seen: &mut u32) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            wrong_below(&path, all, seen);
-        } else if path.extension().is_some_and(|kind| kind == "rs") {
-            *seen += 1;
-            all.extend(wrong(&path.display().to_string(), &fs::read_to_string(&path).unwrap()));
-        }
-    }
-}
-
 #[test]
 fn each_public_function_says_what_it_does() {
-    let kernel = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let (mut all, mut seen) = (Vec::new(), 0);
-    for package in ["carveout", "boot", "armv7a", "rt"] {
-        wrong_below(&kernel.join(package).join("src"), &mut all, &mut seen);
-    }
+    let sources = sources::of_the_module();
+    let all: Vec<_> = sources.iter().flat_map(|(name, text)| wrong(name, text)).collect();
     assert!(all.is_empty(), "{all:#?}");
-    assert!(seen > 50, "{seen} sources");
+    assert!(sources.len() > 50, "{} sources", sources.len());
 }
 
 #[test]

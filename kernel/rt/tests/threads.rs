@@ -3,6 +3,8 @@
 //! The last test reads the sources, so that a new type must be put in one of the lists. Those that exist on the target
 //! alone stand in `tests/on-target/tests/four_cores.rs`, where they exist.
 
+mod sources;
+
 use carveout::addr::{BusAddr, Bytes, Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::carve_out::CarveOut;
 use carveout::cma::{Area, Index, IndexError, Node};
@@ -261,31 +263,17 @@ handed_on![
 // The fake is a machine of one core.
 stays![Guard<'static, u32>, Lock<*const u32>, Fake, Setup, Dma<Fake>];
 
-fn sources(folder: &Path, into: &mut String) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, into);
-        } else if path.extension().is_some_and(|kind| kind == "rs") {
-            into.push_str(&fs::read_to_string(path).unwrap());
-        }
-    }
-}
-
 #[test]
 fn every_public_type_is_in_a_list() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut all = String::new();
-    for source in ["carveout", "boot", "armv7a", "rt"] {
-        sources(&root.join("..").join(source).join("src"), &mut all);
-    }
+    let all = sources::of_the_module();
     let here = fs::read_to_string(root.join("tests/threads.rs")).unwrap();
     let there = fs::read_to_string(root.join("../../tests/on-target/tests/four_cores.rs")).unwrap();
     let named = |name: &str| {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
         [&here, &there].iter().any(|text| text.split(|c| !is_word(c)).any(|word| word == name))
     };
-    let declared = all.lines().filter_map(|line| {
+    let declared = all.iter().flat_map(|(_, text)| text.lines()).filter_map(|line| {
         let line = line.trim_start();
         let rest = line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub enum "))?;
         rest.split(|c: char| !c.is_alphanumeric()).next().filter(|name| !name.is_empty())
