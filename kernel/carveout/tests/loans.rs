@@ -912,3 +912,33 @@ fn the_reserve_is_refilled_from_dearer_loans_while_some_frames_are_idle() {
     assert_eq!((store.stats().moved, setup.dma.lent(area(&setup)).unlent), (0, 8));
     drop(buffer);
 }
+
+/// The example of docs/src/loans.md, "A recall, step by step".
+#[test]
+fn the_worked_example_of_a_recall_is_right() {
+    let setup = Setup::with_area(1, 8 * FRAME_SIZE);
+    let area = setup.dma.area("test").unwrap();
+    let first = carveout::setup::CARVED.raw() / FRAME_SIZE;
+    let store = setup.dma.borrower::<Movable>(area, "store", 2, LoanPriority::Low).unwrap();
+    let cache = setup.dma.borrower::<Discardable>(area, "cache", 4, LoanPriority::Low).unwrap();
+    let m1 = store.borrow(1).unwrap();
+    let held = setup.dma.alloc(&setup.master("gpu"), FRAME_SIZE, 1).unwrap();
+    assert_eq!(held.frames().start(), first + 1);
+    let (d1_to_d3, m2, d4) = (cache.borrow(3).unwrap(), store.borrow(1).unwrap(), cache.borrow(1).unwrap());
+    store.write(m2, 0, 0, b"m2").unwrap();
+    let lent = |n| setup.dma.place_of_frame(Frame::from_number(first + n).unwrap());
+    let names = [0, 2, 3, 4, 5, 6].map(|n| match lent(n) {
+        Some(FaultPlace::Lent(_, name)) => name,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(names, ["store", "cache", "cache", "cache", "store", "cache"]);
+
+    let window = setup.dma.alloc(&setup.master("camera"), 4 * FRAME_SIZE, 4 * FRAME_SIZE).unwrap();
+    assert_eq!((window.frames().start(), window.frames().count()), (first + 4, 4));
+    let mut bytes = [0; 2];
+    let forgotten = |page| Err(LoanError::Recalled { page });
+    assert_eq!([0, 1, 2].map(|page| cache.read(d1_to_d3, page, 0, &mut [])), [Ok(()), Ok(()), forgotten(2)]);
+    assert_eq!(cache.read(d4, 0, 0, &mut bytes), forgotten(0));
+    store.read(m2, 0, 0, &mut bytes).unwrap();
+    assert_eq!((&bytes, store.left(m1), store.stats().in_refuge), (b"m2", Ok(1), 1));
+}
