@@ -2,7 +2,17 @@
 //! the other cores of [`CORES`](ids::CORES).
 //!
 //! Guarantees the duties of [`Mmu`](carveout::machine::Mmu) and [`Cache`](carveout::machine::Cache). What can be
-//! decided without a register ([`errata`], [`ids`], [`levels`]) is built and tested on the host too.
+//! decided without a register ([`errata`], [`ids`], [`levels`]) is built and tested on the host too:
+//!
+//! ```
+//! use carveout_armv7a::{errata, ids};
+//!
+//! let midr = 0x413f_c090; // as a Cortex-A9 r3p0 reads it
+//! let core = ids::core(midr).expect("the head knows it");
+//! assert_eq!((core.name, ids::revision(midr)), ("Cortex-A9", 0x30));
+//! assert_eq!(core.set & ids::ACTLR_SMP, ids::ACTLR_SMP, "the head makes it join coherency");
+//! assert!(!errata::loses_tlb_invalidates(midr));
+//! ```
 //!
 //! Errata that touch what this crate does, and what becomes of them:
 //!

@@ -155,6 +155,22 @@ impl<const N: usize> RangeSet<N> {
 }
 
 /// The map of physical memory: memory, reservations and `nomap` marks, `N` runs of each. It takes `24 * N` bytes.
+///
+/// ```
+/// use carveout::addr::{FRAME_SIZE, FrameRange};
+/// use carveout_boot::memblock::{Direction, Memblock};
+///
+/// let mut map = Memblock::<16>::new();
+/// map.add(FrameRange::within(0x6000_0000, 1 << 30))?;
+/// map.reserve(FrameRange::within(0x6000_0000, 4 << 20))?; // the kernel's image
+///
+/// let frames = (64 << 20) / FRAME_SIZE;
+/// let area = map.phys_alloc_range(frames, 256, FrameRange::ALL, Direction::TopDown)?;
+/// map.mark_nomap(area)?; // the direct map leaves it out (I2)
+/// assert_eq!(area.base().raw(), 0x9c00_0000);
+/// assert!(map.mapped_ranges().all(|run| !run.overlaps(area)));
+/// # Ok::<(), carveout_boot::memblock::MemblockError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Memblock<const N: usize = 128> {
     memory: RangeSet<N>,

@@ -8,6 +8,16 @@ use arrayvec::{ArrayString, ArrayVec};
 
 /// The proof that its frames are absent from the direct map, for ever (I2). It is not `Clone`, so only one
 /// [`Area`](crate::cma::Area) can be made of it.
+///
+/// ```
+/// use carveout::addr::FrameRange;
+/// use carveout::carve_out::CarveOut;
+///
+/// let bank = FrameRange::within(0x6400_0000, 64 << 20);
+/// // SAFETY: no table of this kernel maps these frames, and no other carve-out has them (I2).
+/// let carved = unsafe { CarveOut::assume("camera", &[bank], true) };
+/// assert_eq!((carved.name(), carved.bytes()), ("camera", 64 << 20));
+/// ```
 #[derive(Debug)]
 pub struct CarveOut {
     name: ArrayString<{ CarveOut::NAME }>,

@@ -21,10 +21,29 @@
 //! ```
 //!
 //! The crate `carveout-boot` plans the memory by a device tree, and `carveout-rt` boots by that plan. A kernel that did
-//! its own reservation begins at [`carve_out::CarveOut::assume`]. Either implements [`machine::Mmu`] and
-//! [`machine::Cache`] or takes the crate `carveout-armv7a`, and gives [`dma::Dma::new`] a window of addresses that is
-//! its alone. The crate needs a global allocator for its metadata: at that call, and when a contract, a borrower or a
-//! pool is made.
+//! its own reservation begins at [`carve_out::CarveOut::assume`]. Such a kernel implements [`machine::Mmu`] and
+//! [`machine::Cache`], or takes the crate `carveout-armv7a`. It gives [`dma::Dma::new`] a window of addresses that
+//! belongs to this crate alone. The crate needs a global allocator for its metadata: at that call, and when a contract,
+//! a borrower or a pool is made.
+//!
+//! An example, on the host's fake machine:
+//!
+//! ```
+//! use carveout::addr::PhysAddr;
+//! use carveout::dma::FromDevice;
+//! use carveout::setup::Setup;
+//!
+//! let machine = Setup::new(1); // on a board: the kernel's machine and its `Dma`
+//! let camera = machine.master("camera");
+//! let buffer = machine.dma.alloc(&camera, 640 * 480 * 2, 1).expect("one contiguous run");
+//!
+//! let frame = buffer.into_stream::<FromDevice>().for_device(); // the device's: nothing maps it now
+//! machine.fake.device_write(PhysAddr::new(frame.bus().raw()), b"a picture");
+//!
+//! // SAFETY: the camera has stopped (I4).
+//! let frame = unsafe { frame.for_cpu() };
+//! assert_eq!(&frame.bytes()[..9], b"a picture");
+//! ```
 #![no_std]
 
 extern crate alloc;

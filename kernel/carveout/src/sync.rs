@@ -94,6 +94,18 @@ impl Rank {
 }
 
 /// A value that only one core at a time may access. Interrupt handlers of that core may not access it meanwhile.
+///
+/// ```
+/// use carveout::sync::{Lock, Rank};
+///
+/// static FRAMES: Lock<u32> = Lock::new(Rank::new(2), 0);
+///
+/// let mut frames = FRAMES.lock();
+/// *frames += 1;
+/// assert!(FRAMES.try_lock().is_none(), "it is held");
+/// drop(frames);
+/// assert_eq!(*FRAMES.lock(), 1);
+/// ```
 pub struct Lock<T> {
     #[cfg_attr(not(target_arch = "arm"), expect(dead_code, reason = "the host has no ranks"))]
     rank: Rank,

@@ -3,6 +3,18 @@
 //! Guarantees: from the instruction that turns the MMU on, only the plan decides what is mapped (I1, I2). [`start`] has
 //! the contract with the boot loader. [`address_space`] takes over the head's tables. [`exceptions`] makes a report of
 //! every [`fault`]. [`secondary`] lets the other cores in.
+//!
+//! [`fault`] is built for the host too:
+//!
+//! ```
+//! use carveout::addr::VirtAddr;
+//! use carveout_rt::fault::{Access, Fault, FaultStatus, Level};
+//!
+//! // A write through a pointer to a buffer that is the device's: nothing maps it (I4).
+//! let fault = Fault::from_dfsr(1 << 11 | 0b0111, VirtAddr::new(0xc000_1000));
+//! assert_eq!((fault.status, fault.access), (FaultStatus::Translation(Level::Second), Access::Write));
+//! assert_eq!(fault.address, Some(VirtAddr::new(0xc000_1000)));
+//! ```
 #![no_std]
 
 #[cfg(test)]

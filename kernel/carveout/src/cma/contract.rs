@@ -17,7 +17,17 @@ use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// Declares `count` buffers of `bytes`, aligned to `align`.
+/// Declares `count` buffers of `bytes`, aligned to `align`. A [contract](crate::dma::Contract) promises them.
+///
+/// ```
+/// use carveout::dma::{ContractError, ContractSet};
+/// use carveout::setup::Setup;
+///
+/// let setup = Setup::new(1); // an area of 4 MiB
+/// let frames = ContractSet { count: 5, bytes: 1 << 20, align: 4096 };
+/// let refused = setup.dma.contract(&setup.master("camera"), &[frames]).unwrap_err();
+/// assert!(matches!(refused, ContractError::Set { placed: 4, .. }), "four of the five have a place");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ContractSet {
     /// Buffers that may be allocated at a time.

@@ -1,25 +1,5 @@
 //! Contracts: a device's buffers, promised beforehand (I7). [`crate::cma::contract`] and docs/src/loans.md say what is
 //! promised and why it holds.
-//!
-//! ```
-//! use carveout::setup::Setup;
-//! use carveout::dma::ContractSet;
-//!
-//! let setup = Setup::new(1);                            // an area of 4 MiB
-//! let camera = setup.master("camera");
-//! let ring = [ContractSet { count: 3, bytes: 640 * 480 * 2, align: 1 }];
-//! let contract = setup.dma.contract(&camera, &ring).expect("room for three frames");
-//!
-//! // Whatever anybody else takes, the camera gets its buffers.
-//! let other = setup.master("gpu");
-//! let hogs: Vec<_> = core::iter::from_fn(|| setup.dma.alloc(&other, 4096, 1).ok()).collect();
-//! let frames: Vec<_> = (0..3).map(|_| contract.alloc(640 * 480 * 2, 1).unwrap()).collect();
-//! assert_eq!(
-//!     contract.alloc(640 * 480 * 2, 1).unwrap_err().to_string(),
-//!     "no room for 600 KiB: all 3 that the contract declares are allocated",
-//! );
-//! # drop((hogs, frames));
-//! ```
 
 use crate::cma::area::{AllocError, PlanError, shape};
 use crate::cma::contract::{ContractError, ContractSet, ContractSlot};
@@ -38,6 +18,25 @@ use core::fmt;
 
 /// The promise that sets of buffers can be allocated. Dropping it ends the promise. Buffers that were allocated by it
 /// live on.
+///
+/// ```
+/// use carveout::dma::ContractSet;
+/// use carveout::setup::Setup;
+///
+/// let setup = Setup::new(1); // an area of 4 MiB
+/// let ring = [ContractSet { count: 3, bytes: 640 * 480 * 2, align: 1 }];
+/// let contract = setup.dma.contract(&setup.master("camera"), &ring).expect("room for three frames");
+///
+/// // Whatever anybody else takes, the camera gets its buffers.
+/// let other = setup.master("gpu");
+/// let hogs: Vec<_> = core::iter::from_fn(|| setup.dma.alloc(&other, 4096, 1).ok()).collect();
+/// let frames: Vec<_> = (0..3).map(|_| contract.alloc(640 * 480 * 2, 1).unwrap()).collect();
+/// assert_eq!(
+///     contract.alloc(640 * 480 * 2, 1).unwrap_err().to_string(),
+///     "no room for 600 KiB: all 3 that the contract declares are allocated",
+/// );
+/// # drop((hogs, frames));
+/// ```
 pub struct Contract<M: Machine + 'static> {
     dma: &'static Dma<M>,
     area: AreaId,

@@ -18,24 +18,6 @@
 //!   code that it interrupted. Loans themselves are not for handlers: whoever wants a page that is to be moved waits
 //!   for it.
 //!
-//! ```
-//! use carveout::setup::Setup;
-//! use carveout::dma::{Discardable, LoanError, LoanPriority};
-//!
-//! let setup = Setup::new(1);
-//! let area = setup.dma.area("test").unwrap();
-//! let cache = setup.dma.borrower::<Discardable>(area, "cache", 1024, LoanPriority::Low).unwrap();
-//! let loan = cache.borrow(1024).unwrap();               // all 4 MiB
-//! cache.write(loan, 7, 0, b"block 7").unwrap();
-//! let mut bytes = [0; 7];
-//! cache.read(loan, 7, 0, &mut bytes).unwrap();
-//! assert_eq!(&bytes, b"block 7");
-//!
-//! // A device never notices: what it needs comes back.
-//! let frame = setup.dma.alloc(&setup.master("camera"), 4 << 20, 1).unwrap();
-//! assert_eq!(cache.read(loan, 7, 0, &mut bytes), Err(LoanError::Recalled { page: 7 }));
-//! ```
-//!
 //! A page cannot leave the closure that has it open:
 //!
 //! ```compile_fail
@@ -129,6 +111,26 @@ pub struct LentFrames {
 }
 
 /// A user of an area's idle frames. It is registered once, for good.
+///
+/// ```
+/// use carveout::dma::{Discardable, LoanError, LoanPriority};
+/// use carveout::setup::Setup;
+///
+/// let setup = Setup::new(1);
+/// let area = setup.dma.area("test").unwrap();
+/// let cache = setup.dma.borrower::<Discardable>(area, "cache", 1024, LoanPriority::Low)?;
+/// let loan = cache.borrow(1024)?; // all 4 MiB
+/// cache.write(loan, 7, 0, b"block 7").unwrap();
+/// let mut bytes = [0; 7];
+/// cache.read(loan, 7, 0, &mut bytes).unwrap();
+/// assert_eq!(&bytes, b"block 7");
+///
+/// // A device never notices: what it needs comes back.
+/// let frame = setup.dma.alloc(&setup.master("camera"), 4 << 20, 1).unwrap();
+/// assert_eq!(cache.read(loan, 7, 0, &mut bytes), Err(LoanError::Recalled { page: 7 }));
+/// # drop(frame);
+/// # Ok::<(), carveout::dma::LendError>(())
+/// ```
 pub struct Borrower<M: Machine + 'static, K> {
     dma: &'static Dma<M>,
     area: AreaId,

@@ -75,6 +75,19 @@ impl fmt::Display for MasterError {
 impl core::error::Error for MasterError {}
 
 /// A bus master: a device that accesses memory by itself.
+///
+/// ```
+/// use carveout::addr::{BusAddr, PhysAddr};
+/// use carveout::dma::{Aperture, Master};
+///
+/// let soc = Aperture { bus: BusAddr::new(0xc000_0000), phys: PhysAddr::new(0x4000_0000), bytes: 512 << 20 };
+/// let codec = Master::new("codec", None)
+///     .with_apertures(&[soc])? // its bus's `dma-ranges`
+///     .with_boundary(1 << 20)?;
+/// assert_eq!(codec.bus(PhysAddr::new(0x4000_1000)), Some(BusAddr::new(0xc000_1000)));
+/// assert_eq!(codec.bus(PhysAddr::new(0x8000_0000)), None, "out of its reach");
+/// # Ok::<(), carveout::dma::MasterError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Master {
     name: &'static str,

@@ -356,6 +356,20 @@ fn between(master: &Master, boundary: u32) -> Master {
 /// Blocks of one shape for one device.
 ///
 /// When it and all its blocks are dropped, its memory is freed. Buffers with lost blocks are quarantined.
+///
+/// ```
+/// use carveout::dma::{BlockShape, Pool};
+/// use carveout::setup::Setup;
+///
+/// let setup = Setup::new(1);
+/// let shape = BlockShape { size: 64, align: 32, boundary: None };
+/// let pool = Pool::new(setup.dma, &setup.master("ethernet"), shape, 128).expect("two pages");
+///
+/// let mut descriptor = pool.alloc().expect("all 128 are free");
+/// descriptor.write_word(0, 0x6020_0000u32);
+/// descriptor.device_barrier(); // before the device is told of `descriptor.bus()`
+/// assert_eq!((pool.held(), pool.lost()), (1, 0));
+/// ```
 pub struct Pool<M: Machine + 'static> {
     store: Share<M>,
 }

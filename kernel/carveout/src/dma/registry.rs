@@ -236,6 +236,20 @@ pub(super) struct Counters {
 }
 
 /// The DMA API of a machine: its areas, window and ledger. There is one for the whole machine.
+///
+/// ```
+/// use carveout::setup::Setup;
+///
+/// let dma = Setup::new(1).dma; // on a board: `Dma::new` over its machine and carve-outs
+/// let camera = carveout::dma::Master::new("camera", dma.area("test"));
+/// let buffer = dma.alloc(&camera, 1 << 20, 1)?;
+/// assert_eq!(dma.free_bytes(dma.area("test").unwrap()).0, 3 << 20);
+///
+/// let refused = dma.alloc(&camera, 4 << 20, 1).unwrap_err();
+/// assert_eq!(refused.to_string(), "no room for 4 MiB: 3 MiB free in the area");
+/// # drop(buffer);
+/// # Ok::<(), carveout::dma::AllocError>(())
+/// ```
 #[derive(Debug)]
 pub struct Dma<M: 'static> {
     pub(super) machine: &'static M,

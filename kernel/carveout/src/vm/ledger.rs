@@ -135,6 +135,21 @@ impl Cell {
 }
 
 /// Keeps how each carved frame is mapped, and what is known of it.
+///
+/// ```
+/// use carveout::addr::FrameRange;
+/// use carveout::vm::{alias::Aliases, attr::MemoryType};
+/// use carveout::vm::ledger::{Cell, Ledger};
+///
+/// let carved = [FrameRange::within(0x6400_0000, 1 << 20)];
+/// let mut cells = vec![Cell::default(); Ledger::cells_needed(carved.into_iter())];
+/// let mut ledger = Ledger::new(carved.into_iter(), Aliases::default(), &mut cells).expect("enough cells");
+///
+/// let buffer = FrameRange::within(0x6400_0000, 16 << 10);
+/// assert_eq!(ledger.claim(buffer, MemoryType::NonCacheable), Ok(()));
+/// assert!(ledger.claim(buffer, MemoryType::WriteBack).is_err(), "a second attribute is refused (I1)");
+/// ledger.release(buffer); // once the mapping is gone from every TLB
+/// ```
 #[derive(Debug)]
 pub struct Ledger<'m> {
     /// Each carved run, and the place of its first cell.

@@ -46,6 +46,19 @@ use ::alloc::collections::TryReserveError;
 use run::{AreaRun, AreaRuns, largest_in};
 
 /// Keeps who has which frames of one carve-out.
+///
+/// ```
+/// use carveout::cma::Area;
+/// # use carveout::{addr::FrameRange, carve_out::CarveOut};
+/// # let bank = FrameRange::within(0x6400_0000, 64 << 20);
+/// # // SAFETY: nothing maps these addresses, and nothing here accesses them (I2).
+/// # let carved = unsafe { CarveOut::assume("camera", &[bank], true) };
+///
+/// let mut area = Area::new(carved)?; // the carve-out is consumed
+/// assert_eq!(area.free_bytes(), 64 << 20);
+/// assert_eq!(area.largest_run(), 64 << 20);
+/// # Ok::<(), std::collections::TryReserveError>(())
+/// ```
 #[derive(Debug)]
 pub struct Area {
     carved: CarveOut,

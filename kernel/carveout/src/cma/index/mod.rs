@@ -105,6 +105,21 @@ impl core::error::Error for IndexError {}
 ///
 /// A search is exact: it fails only if no free run in the range asked for holds the count at the alignment. Each call
 /// takes O(log n) in the units of the index.
+///
+/// ```
+/// use carveout::cma::{Index, Node};
+///
+/// let nodes = Index::nodes_needed(0x64000, 256).expect("as many units as an index holds");
+/// let mut nodes = vec![Node::EMPTY; nodes];
+/// let mut index = Index::new(0x64000, 256, &mut nodes)?; // 1 MiB of frames
+/// index.take(0x64000, 1)?;
+///
+/// let start = index.alloc(8, 3, index.units()).expect("8 frames from a multiple of 8");
+/// assert_eq!(start, 0x64008);
+/// index.free(start, 8)?;
+/// assert_eq!(index.free_units(), 255);
+/// # Ok::<(), carveout::cma::IndexError>(())
+/// ```
 #[derive(Debug)]
 pub struct Index<'a> {
     tree: LateTree<'a>,

@@ -11,6 +11,22 @@ use core::ptr::NonNull;
 ///
 /// Dropping it frees it, unless a device was told its address. Then it is quarantined, and [`release`](Self::release)
 /// is the way to free it.
+///
+/// ```
+/// # use carveout::{addr::PhysAddr, setup::Setup};
+/// # let setup = Setup::new(1);
+/// # let ethernet = setup.master("ethernet");
+/// let mut ring = setup.dma.alloc(&ethernet, 4096, 1)?.into_coherent();
+/// ring.write_word(0, 0x6020_0000u32); // a descriptor's address
+/// ring.dma_wmb(); // before the word that makes it valid
+/// ring.write_word(4, 1u32);
+/// ring.device_barrier(); // before the register write that says go
+/// assert_eq!(setup.fake.device_read(PhysAddr::new(ring.bus().raw()), 8)[4], 1);
+///
+/// // SAFETY: the device was reset, and forgot the address (I4).
+/// drop(unsafe { ring.release() });
+/// # Ok::<(), carveout::dma::AllocError>(())
+/// ```
 pub struct Coherent<M: Machine + 'static> {
     pub(super) raw: Raw<M>,
 }

@@ -14,6 +14,23 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A buffer that goes back and forth. It is mapped write-back while it is the CPU's, and unmapped while it is the
 /// device's.
+///
+/// ```
+/// use carveout::dma::ToDevice;
+/// # use carveout::{addr::PhysAddr, setup::Setup};
+/// # let setup = Setup::new(1);
+/// # let dsp = setup.master("dsp");
+///
+/// let mut samples = setup.dma.alloc(&dsp, 4096, 1)?.into_stream::<ToDevice>();
+/// samples.bytes_mut()[..4].copy_from_slice(b"tone");
+/// let samples = samples.for_device(); // cleans the lines, unmaps the buffer
+/// assert_eq!(setup.fake.device_read(PhysAddr::new(samples.bus().raw()), 4), b"tone");
+///
+/// // SAFETY: the device said that it is done (I4).
+/// let samples = unsafe { samples.for_cpu() };
+/// # drop(samples);
+/// # Ok::<(), carveout::dma::AllocError>(())
+/// ```
 #[repr(transparent)]
 pub struct Stream<M: Machine + 'static, D: Direction, O> {
     pub(super) raw: Raw<M>,
