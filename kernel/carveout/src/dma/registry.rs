@@ -285,6 +285,7 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Takes over the carve-outs with a window that holds `least` images or more.
+    #[cold]
     pub(super) fn with_images(
         machine: &'static M,
         carved: impl Iterator<Item = CarveOut>,
@@ -308,7 +309,7 @@ impl<M: Machine> Dma<M> {
         }
         let cells = filled(Ledger::cells_needed(ranges()), Cell::default()).map_err(full)?.leak();
         let ledger = Ledger::new(ranges(), aliases, cells);
-        let ledger = ledger.expect("disjoint carve-outs by their first names, no more than the ledger holds");
+        let ledger = ledger.ok().expect("disjoint carve-outs by their first names, no more than the ledger holds");
         let (images, range) = (Images::new(ranges(), window.range()), window.range());
         let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(Slot(n + 1)) };
         let (mut bodies, mut free_bodies) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
@@ -377,7 +378,7 @@ impl<M: Machine> Dma<M> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let frames = body.frames();
-        state.ledger.claim(frames, memory).unwrap_or_else(|error| panic!("frames this buffer owns: {error}"));
+        state.ledger.claim(frames, memory).ok().expect("frames that this buffer owns are unmapped");
         state.map_changes += 1;
         let va = match (body.address(), stay) {
             (Some(va), _) => va,
@@ -387,7 +388,7 @@ impl<M: Machine> Dma<M> {
         // No other frames have these addresses and the window has all its tables, so nothing is in the way.
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
         let mapped = unsafe { state.window.map(self.machine, va, frames, memory, Access::ReadWrite) };
-        mapped.expect("the buffer's own addresses are unmapped")
+        mapped.ok().expect("the buffer's own addresses are unmapped")
     }
 
     /// Ends that a buffer, which is unmapped, has addresses.

@@ -147,6 +147,7 @@ impl<'m> Ledger<'m> {
 
     /// A ledger of these runs, all unmapped and without residue, in at least as many cells as they need, on a board
     /// with these aliases.
+    #[cold]
     pub fn new(
         carved: impl Iterator<Item = FrameRange>,
         aliases: Aliases,

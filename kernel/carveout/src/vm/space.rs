@@ -160,6 +160,7 @@ impl<'m> Region<'m> {
     /// # Safety
     ///
     /// As [`on_demand`](Self::on_demand).
+    #[cold]
     pub unsafe fn one_each<M: Mmu>(
         mmu: &M,
         range: VirtRange,

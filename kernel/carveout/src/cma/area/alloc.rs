@@ -136,7 +136,7 @@ impl Area {
         let runs = &mut self.runs;
         let mut take = |unlent: FrameRange| {
             let run = run_mut(runs, unlent);
-            run.index_mut(contracted).take(unlent.start(), unlent.count()).expect("frames that are idle");
+            run.index_mut(contracted).take(unlent.start(), unlent.count()).ok().expect("frames that are idle");
         };
         let Some(lending) = &mut self.lending else {
             take(frames);
@@ -154,6 +154,7 @@ impl Area {
     }
 
     /// Says why there is no room, although enough is idle or lent.
+    #[cold]
     fn why_not<P: Iterator<Item = Reachable>>(
         &mut self,
         count: u32,

@@ -71,7 +71,7 @@ impl Area {
     pub(crate) fn end_zeroing(&mut self, frames: FrameRange) {
         self.reserve.zeroing = None;
         let idle = &mut run_mut(&mut self.runs, frames).idle;
-        idle.free(frames.start(), frames.count()).expect("frames that were taken");
+        idle.free(frames.start(), frames.count()).ok().expect("frames that were taken");
         if let Some(lending) = &mut self.lending {
             lending.occupancy.set_held(frames, false);
         }

@@ -62,8 +62,12 @@ impl Area {
     /// # Errors
     ///
     /// The heap has no room for the indexes.
+    #[cold]
     pub fn new(carved: CarveOut) -> Result<Self, TryReserveError> {
-        let runs = carved.ranges().iter().map(|&frames| AreaRun::new(frames)).collect::<Result<_, _>>()?;
+        let mut runs = AreaRuns::new();
+        for &frames in carved.ranges() {
+            runs.try_push(AreaRun::new(frames)?).ok().expect("as many as a carve-out has");
+        }
         Ok(Self { carved, runs, reserve: Reserve::default(), lending: None })
     }
 
