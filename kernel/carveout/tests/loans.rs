@@ -8,7 +8,7 @@ use carveout::cma::loan::{LendError, Loan, LoanError, MAX_BUDGET, Priority};
 use carveout::dma::Place;
 use carveout::dma::buffer::{Coherent, Contiguous, DeviceOnly, FromDevice, Stream};
 use carveout::dma::contract::Contract;
-use carveout::dma::loan::{Borrower, Discardable, LoanKind, Movable, PAGE};
+use carveout::dma::loan::{Borrower, Discardable, Lent, LoanKind, Movable, PAGE};
 use carveout::fake::Fake;
 use carveout::setup::Setup;
 use proptest::prelude::*;
@@ -914,4 +914,13 @@ fn the_reserve_is_refilled_from_dearer_loans_while_some_frames_are_idle() {
     idle(&setup);
     assert_eq!((store.stats().moved, setup.dma.lent(area(&setup)).unlent), (0, 8));
     drop(buffer);
+}
+
+#[test]
+fn an_area_of_another_machine_lends_nothing() {
+    let (a, b) = (Setup::new(23), Setup::new(24));
+    let theirs = a.dma.area("test").unwrap();
+    let borrower = b.dma.borrower::<Discardable>(theirs, "cache", 4, Priority::Low);
+    assert_eq!(borrower.map(drop).unwrap_err(), LendError::NoArea);
+    assert_eq!(b.dma.lent(theirs), Lent::default());
 }

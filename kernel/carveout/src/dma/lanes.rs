@@ -3,7 +3,7 @@
 //! Guarantees: turns of the work lane are had in the order in which they were asked for (I6).
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, SECTION_SIZE, VirtAddr};
-use crate::cma::loan::{BATCH, SPARES};
+use crate::cma::loan::SPARES;
 use crate::cpu::relax;
 use crate::sync::Masked;
 use crate::vm::space::Region;
@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 pub(super) struct Lanes {
     pub(super) window: Region<'static>,
     /// A bit a lane but the first, which goes by [`Tickets`].
+    #[cfg(feature = "loans")]
     free: u32,
 }
 
@@ -90,10 +91,20 @@ impl Lanes {
 
     /// The lanes of a window that has [`SECTIONS`](Self::SECTIONS).
     pub(super) fn new(window: Region<'static>) -> Self {
-        const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
-        Self { window, free: (1 << (SPARES + 1)) - (1 << (WORK + 1)) }
+        Self {
+            window,
+            #[cfg(feature = "loans")]
+            free: (1 << (SPARES + 1)) - (1 << (WORK + 1)),
+        }
     }
 
+    pub(super) fn va(&self, lane: u32, page: u32) -> VirtAddr {
+        VirtAddr::new(self.window.range().start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
+    }
+}
+
+#[cfg(feature = "loans")]
+impl Lanes {
     /// Takes a lane for a page.
     pub(super) fn take(&mut self) -> Option<u32> {
         let lane = self.free.trailing_zeros();
@@ -105,10 +116,6 @@ impl Lanes {
 
     pub(super) fn give_back(&mut self, lane: u32) {
         self.free |= 1 << lane;
-    }
-
-    pub(super) fn va(&self, lane: u32, page: u32) -> VirtAddr {
-        VirtAddr::new(self.window.range().start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
     }
 }
 

@@ -44,25 +44,25 @@
 //! }
 //! ```
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
-use crate::cma::area::Area;
+use crate::addr::{FRAME_SIZE, FrameRange};
 use crate::cma::loan::{
     BATCH, Batch, Kind, LendError, Loan, LoanError, LoanPlace, LoanStats, NotOpen, Opening, Priority,
 };
 use crate::cma::loan::{Candidate, Lending, Target};
-use crate::cma::reserve::REQUEST_KINDS;
 use crate::cpu::relax;
 use crate::dma::lanes::{LANE_PAGES, WORK};
 use crate::dma::master::AreaId;
 use crate::dma::registry::{Dma, State};
 use crate::machine::{Machine, copy_page};
 use crate::sync::{Guard, Masked};
-use crate::vm::attr::{Access, MemoryType};
+use crate::vm::attr::MemoryType;
 use crate::vm::ledger::Residue;
 use crate::vm::mapped::Mapped;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
+
+const _: () = assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves of the work lane");
 
 /// Bytes of a page of a loan.
 pub const PAGE: usize = FRAME_SIZE as usize;
@@ -93,25 +93,6 @@ pub enum Movable {}
 impl sealed::Sealed for Movable {}
 impl LoanKind for Movable {
     const KIND: Kind = Kind::Movable;
-}
-
-impl State {
-    fn map_lent<M: Machine>(&mut self, machine: &M, at: (u32, u32), frames: FrameRange, memory: MemoryType) -> Mapped {
-        if memory == MemoryType::WriteBack {
-            // Said before the mapping is made: from then on lines may come.
-            self.ledger.raise_residue(frames, Residue::Dirty);
-        }
-        self.ledger.claim(frames, memory).expect("nobody maps a lent frame but who has it open");
-        let va = self.lanes.va(at.0, at.1);
-        // SAFETY: the ledger gave the frames to this mapping alone (I1).
-        let mapped = unsafe { self.lanes.window.map(machine, va, frames, memory, Access::ReadWrite) };
-        mapped.expect("a lane's addresses are unmapped")
-    }
-
-    fn unmap_lent<M: Machine>(&mut self, machine: &M, mapped: Mapped) {
-        let frames = self.lanes.window.unmap(machine, mapped);
-        self.ledger.release(frames);
-    }
 }
 
 /// What an area lends, in frames.
@@ -336,8 +317,8 @@ impl<M: Machine> Dma<M> {
 
     /// What an area lends.
     pub fn lent(&self, area: AreaId) -> Lent {
-        let state = self.state.lock();
-        state.area(area).map_or(Lent::default(), |memory| Lent {
+        let mut state = self.state.lock();
+        state.area_mut(area).map_or(Lent::default(), |memory| Lent {
             lent: memory.lending().map_or(0, |lending| lending.occupancy.lent()),
             unlent: memory.unlent(),
             reserve: memory.reserved(),
@@ -348,82 +329,10 @@ impl<M: Machine> Dma<M> {
     /// Calls `each` with every borrower of an area. The lock is not held meanwhile.
     pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, Kind, LoanStats))) {
         let borrower = |number: usize| {
-            let state = self.state.lock();
-            state.area(area).and_then(Area::lending).and_then(|lending| lending.borrowers().nth(number))
+            let mut state = self.state.lock();
+            state.area_mut(area).and_then(|memory| memory.lending()).and_then(|lending| lending.borrowers().nth(number))
         };
         (0..).map_while(borrower).for_each(each);
-    }
-
-    /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations:
-    /// [`idle_work`](Self::idle_work) sees to it. With 0, the default, nothing is kept and nothing prepared.
-    pub fn set_reserve(&self, area: AreaId, bytes: u64) {
-        if let Some(memory) = self.state.lock().area_mut(area) {
-            memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
-        }
-    }
-
-    /// Goes through up to `frames` frames that became idle, drops their lines and zeroes those that are not zeroed yet,
-    /// and returns how many it went through. Where fewer are idle than the reserve is to be, it recalls discardable
-    /// loans and does the same with those. Last it finds places for the kinds of request that were made lately. For the
-    /// idle loop: until it returns 0, which it does once all is prepared, and also while another core is at it, or
-    /// recalls, or waits to recall.
-    ///
-    /// The lock is held for at most 31 frames' bookkeeping at a time, or one search of the index. An allocation that
-    /// finds no room without the frames another core has in hand here waits for those.
-    pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
-        let mut done = 0;
-        while done < frames {
-            let Some(turn) = self.work.try_take() else { return done };
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
-            let most = (frames - done).min(LANE_PAGES - 1);
-            let taken = state.area_mut(area).and_then(|memory| memory.begin_zeroing(most));
-            let Some(run) = taken else {
-                drop(guard);
-                drop(turn);
-                // Not for as long as there is one: others may change the index all the time.
-                for _ in 0..REQUEST_KINDS {
-                    if !self.state.lock().area_mut(area).is_some_and(Area::foresee) {
-                        break;
-                    }
-                }
-                return done;
-            };
-            if state.ledger.residue(run) != Residue::Zeroed {
-                let mapped = state.map_lent(self.machine, (WORK, 0), run, MemoryType::NonCacheable);
-                drop(guard);
-                self.zero(&mapped);
-                guard = self.state.lock();
-                guard.unmap_lent(self.machine, mapped);
-                guard.ledger.set_residue(run, Residue::Zeroed);
-            }
-            guard.areas[area.0].end_zeroing(run);
-            done += run.count();
-        }
-        done
-    }
-
-    /// Drops what the caches hold of a non-cacheable mapping's frames and fills them with zeros, in memory.
-    fn zero(&self, mapped: &Mapped) {
-        let part = |run: FrameRange| {
-            let start = (run.start() - mapped.frames().start()) << FRAME_SHIFT;
-            mapped.part(start, start + (run.count() << FRAME_SHIFT)).expect("a part of it")
-        };
-        self.for_each_residue(mapped.frames(), |run, residue| {
-            if residue > Residue::Nothing {
-                self.counters.invalidated.add(self.machine.discard(part(run)));
-            }
-        });
-        let start = self.machine.reach(mapped.va());
-        self.for_each_residue(mapped.frames(), |run, residue| {
-            if residue != Residue::Zeroed {
-                let first = start.wrapping_add(((run.start() - mapped.frames().start()) << FRAME_SHIFT) as usize);
-                // SAFETY: the part is mapped, writable, and its frames are nobody else's.
-                unsafe { self.machine.zero(first, run.bytes() as usize) };
-            }
-        });
-        // Whoever gets the frames need not order what was done here.
-        self.machine.device_barrier();
     }
 
     /// Copies out of a window that was just taken what must survive, a turn of the work lane for each batch.

@@ -22,8 +22,13 @@ mod audit;
 mod body;
 pub mod buffer;
 pub mod contract;
+mod idle;
 mod lanes;
+#[cfg(feature = "loans")]
 pub mod loan;
+#[cfg(not(feature = "loans"))]
+#[path = "loan/left_out.rs"]
+mod loan;
 pub mod master;
 pub mod pool;
 pub mod port;

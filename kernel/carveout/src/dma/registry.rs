@@ -459,10 +459,6 @@ impl<M> Dma<M> {
 
 impl State {
     /// The area, if it is of this `Dma`.
-    pub(super) fn area(&self, area: AreaId) -> Option<&Area> {
-        if area.1 == self.window.id() { self.areas.get(area.0) } else { None }
-    }
-
     pub(super) fn area_mut(&mut self, area: AreaId) -> Option<&mut Area> {
         if area.1 == self.window.id() { self.areas.get_mut(area.0) } else { None }
     }

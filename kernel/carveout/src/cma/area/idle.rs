@@ -6,24 +6,12 @@
 use super::Area;
 use super::run::{AreaRun, run_mut};
 use crate::addr::FrameRange;
-use crate::cma::index::Index;
 use crate::cma::reserve::Request;
 
 impl Area {
     /// Says how many frames are to be kept unlent while they are idle. With 0 nothing is prepared.
     pub(crate) const fn set_stock(&mut self, frames: u32) {
         self.reserve.stock = frames;
-    }
-
-    /// Returns the number of frames neither held by a buffer nor lent.
-    pub(crate) fn unlent(&self) -> u32 {
-        let spare = |run: &AreaRun| run.spare.as_ref().map_or(0, Index::free_units);
-        self.idle_frames() + self.runs.iter().map(spare).sum::<u32>()
-    }
-
-    /// Returns how many of those are kept from borrowers.
-    pub(crate) fn reserved(&self) -> u32 {
-        self.reserve.stock.min(self.idle_frames())
     }
 
     /// Returns whether another core has frames in hand that an allocation may have soon: it zeroes them, or moves pages
