@@ -25,6 +25,7 @@ compiled! {
     loans: "src/loans.md",
     glossary: "src/glossary.md",
     drivers: "src/drivers.md",
+    features: "src/features.md",
     boards: "src/boards.md",
     testing: "src/testing.md",
     performance: "src/performance.md",

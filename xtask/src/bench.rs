@@ -15,7 +15,7 @@ use crate::boards::{self, COUNTING, Emulated};
 use crate::build::{Toolchain, build};
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, BENCH};
-use crate::{image, scratch};
+use crate::{image, scratch, size};
 
 /// How long a bench program may take, in seconds, on a busy machine.
 const LIMIT: u32 = 900;
@@ -75,15 +75,19 @@ fn counting() -> Vec<String> {
 /// Runs the command `bench`. Returns 1 if a figure is past its budget or, where the budget is known to be missed, past
 /// what it was.
 pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
-    let (mut host, mut record) = (false, false);
+    let (mut host, mut record, mut size) = (false, false, false);
     while let Some(arg) = args.next()? {
         match arg {
             Arg::Long("host") => host = true,
             Arg::Long("record") => record = true,
+            Arg::Long("size") => size = true,
             other => return Err(other.unexpected().into()),
         }
     }
     let toolchain = Toolchain::chosen()?;
+    if size {
+        return size::command(&toolchain, record);
+    }
     let out = project::target_dir().join("bench");
     fs::create_dir_all(&out).doing(out.display())?;
     let bench = Bench::build(&toolchain, "bench")?;

@@ -32,6 +32,11 @@ impl Toolchain {
         Ok(Self { folder, target_flags: set("CARVEOUT_TARGET_FLAGS")?, target_env: set("CARVEOUT_TARGET_ENV")? })
     }
 
+    /// Returns whether it builds `core` for the boards from source.
+    pub(crate) fn builds_core(&self) -> bool {
+        self.target_flags.contains("build-std")
+    }
+
     /// Returns the path of one of its programs.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -59,10 +64,15 @@ impl Toolchain {
         cargo
     }
 
-    /// Returns `cargo COMMAND` for the boards, optimised.
+    /// Returns `cargo COMMAND` for the boards, optimised, in the workspace.
     pub(crate) fn target(&self, command: &str) -> Command {
-        let mut cargo = self.host(command);
-        cargo.arg("--release").args(self.target_flags.split_whitespace());
+        self.target_in(project::root(), command)
+    }
+
+    /// Returns `cargo COMMAND` for the boards, optimised, in a folder of the checkout.
+    pub(crate) fn target_in(&self, folder: &Path, command: &str) -> Command {
+        let mut cargo = self.cargo_in(folder);
+        cargo.args([command, "--release"]).args(self.target_flags.split_whitespace());
         cargo.envs(self.target_env.split_whitespace().filter_map(|word| word.split_once('=')));
         cargo
     }

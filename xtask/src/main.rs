@@ -16,6 +16,7 @@ mod incoherent;
 mod mutants;
 mod project;
 mod scratch;
+mod size;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,8 @@ pub(crate) const TARGET: &str = "armv7a-none-eabi";
 
 /// The module's package.
 pub(crate) const MODULE: &str = "carveout";
+/// The packages that have features to leave out, and their folders.
+pub(crate) const WITH_FEATURES: [(&str, &str); 2] = [(MODULE, "kernel/carveout"), ("carveout-armv7a", "kernel/armv7a")];
 /// The minimal kernel's package, and its program.
 pub(crate) const KERNEL: &str = "carveout-boards";
 pub(crate) const DEMO: &str = "demo";
@@ -20,6 +22,7 @@ pub(crate) const PICTURE: &str = "picture";
 /// The workspaces apart.
 pub(crate) const INCOHERENT: &str = "tests/incoherent";
 pub(crate) const BENCH: &str = "tests/bench";
+pub(crate) const SIZE: &str = "tests/size";
 /// The tables of cases.
 pub(crate) const CASES: &str = "tests/cases";
 

@@ -29,6 +29,7 @@ pub struct Caches {
 
 impl Caches {
     /// Reads the core's own caches from its registers.
+    #[cold]
     pub(super) fn new() -> Self {
         let levels = ids::data_levels(Clidr::read().0).map(|level| Geometry::of(level, ccsidr(level))).collect();
         Self { line: ids::data_line(Ctr::read().0), levels, outer: Once::new() }

@@ -234,7 +234,8 @@ impl fmt::Debug for FrameRange {
     }
 }
 
-/// A number of bytes, shown in the largest binary unit that divides it.
+/// A number of bytes, shown in the largest binary unit that divides it. Past 2^32 of that unit the number is
+/// hexadecimal: its decimal digits would take a division of 64 bits, which a kernel may have no other use for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
@@ -246,7 +247,10 @@ impl fmt::Display for Bytes {
             n if n != 0 && n % (1 << 10) == 0 => (n >> 10, "KiB"),
             n => (n, "B"),
         };
-        write!(f, "{value} {unit}")
+        match u32::try_from(value) {
+            Ok(value) => write!(f, "{value} {unit}"),
+            Err(_) => write!(f, "{value:#x} {unit}"),
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 use carveout::addr::{FRAME_SIZE, Frame, FrameRange, PhysAddr};
 use carveout::dma::{
     AllocError, Borrower, Coherent, Contiguous, Contract, ContractError, ContractSet, DeviceOnly, Discardable,
-    FaultPlace, FromDevice, LOAN_PAGE, LendError, Loan, LoanError, LoanKind, LoanPriority, MAX_BUDGET, Movable, Stream,
+    FaultPlace, FromDevice, LOAN_PAGE, LendError, LentFrames, Loan, LoanError, LoanKind, LoanPriority, MAX_BUDGET,
+    Movable, Stream,
 };
 use carveout::fake::Fake;
 use carveout::setup::Setup;
@@ -941,4 +942,13 @@ fn the_worked_example_of_a_recall_is_right() {
     assert_eq!(cache.read(d4, 0, 0, &mut bytes), forgotten(0));
     store.read(m2, 0, 0, &mut bytes).unwrap();
     assert_eq!((&bytes, store.left(m1), store.stats().in_refuge), (b"m2", Ok(1), 1));
+}
+
+#[test]
+fn an_area_of_another_machine_lends_nothing() {
+    let (a, b) = (Setup::new(23), Setup::new(24));
+    let theirs = a.dma.area("test").unwrap();
+    let borrower = b.dma.borrower::<Discardable>(theirs, "cache", 4, LoanPriority::Low);
+    assert_eq!(borrower.map(drop).unwrap_err(), LendError::NoArea);
+    assert_eq!(b.dma.lent(theirs), LentFrames::default());
 }

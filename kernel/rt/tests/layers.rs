@@ -77,6 +77,7 @@ const CRATES: [Crate; 5] = [
             "dma::buffer::device_only",
             "dma::buffer::contiguous",
             "dma::buffer",
+            "dma::idle",
             "dma::loan",
             "dma::alloc",
             "dma::contract",

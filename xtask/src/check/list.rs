@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::Deserialize;
+
 use super::cards::{self, Cards};
 use super::{Check, Job, Options, Verdict, cargo_tests, wrong};
 use crate::boards::Emulated;
@@ -12,7 +14,8 @@ use crate::build::Toolchain;
 use crate::cases::{self, Case};
 use crate::failure::{Context, Failure, Result};
 use crate::image;
-use crate::project::{self, DEMO, KERNEL, MODULE, ON_TARGET};
+use crate::project::{self, DEMO, KERNEL, MODULE, ON_TARGET, WITH_FEATURES};
+use crate::size;
 
 /// What the checks share.
 pub(crate) struct Kit {
@@ -67,12 +70,14 @@ pub(super) fn all(options: &Options, logs: &Path) -> Result<Vec<Check>> {
         Box::leak(Box::new(Kit { toolchain, picture, logs: logs.to_owned(), cards, programs, this }));
 
     let mut checks = lints(kit);
+    checks.push(feature_sets(kit)?);
     checks.extend(setup()?);
     checks.extend(of_cargo(kit, options));
     if !options.quick {
         // Instructions are counted, not timed: the same on every machine, whatever else it does.
         checks.push(Check::command("instruction budgets", kit.xtask("bench")));
         checks.push(Check::command("instructions on several cores", kit.xtask("bench-cores")));
+        checks.push(Check::new("size: what each part costs", |job| size::check(&kit.toolchain, job)).alone());
     }
     checks.extend(on_target_tests(kit, options, &tests)?);
     checks.extend(book_pages());
@@ -112,6 +117,50 @@ fn lints(kit: &Kit) -> Vec<Check> {
     ]
 }
 
+/// Each set of the features that a dependant may leave out: none builds with a warning.
+fn feature_sets(kit: &Kit) -> Result<Check> {
+    let mut builds = Vec::new();
+    for (package, folder) in WITH_FEATURES {
+        let manifest = project::root().join(folder).join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).doing(manifest.display())?;
+        for features in subsets(&default_features(&text).doing(manifest.display())?) {
+            let mut clippy = kit.toolchain.target("clippy");
+            clippy.args(["--quiet", "--package", package, "--no-default-features", "--features", &features]);
+            clippy.args(["--", "-D", "warnings"]);
+            builds.push((format!("{package}: {features}"), clippy));
+        }
+    }
+    let check = Check::new("clippy, each set of features", |job| {
+        for (name, mut clippy) in builds {
+            job.say(&name)?;
+            job.run(&mut clippy)?;
+        }
+        Ok(Verdict::Passed(None))
+    });
+    Ok(check.alone())
+}
+
+fn default_features(manifest: &str) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        features: Features,
+    }
+    #[derive(Deserialize)]
+    struct Features {
+        default: Vec<String>,
+    }
+    Ok(toml::from_str::<Manifest>(manifest).doing("features")?.features.default)
+}
+
+/// Returns every subset, its names with commas between.
+fn subsets(names: &[String]) -> Vec<String> {
+    let subset = |bits: usize| {
+        let chosen = names.iter().enumerate().filter(|(n, _)| bits >> n & 1 == 1);
+        chosen.map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(",")
+    };
+    (0..1 << names.len()).map(subset).collect()
+}
+
 /// What tests/setup.sh decides, on machines that are folders.
 fn setup() -> Result<Vec<Check>> {
     let script = project::root().join("tests/setup-test.sh");
@@ -131,6 +180,11 @@ fn of_cargo(kit: &Kit, options: &Options) -> Vec<Check> {
         let mut cargo = toolchain.host("test");
         cargo.args(["--no-run", "--lib", "--bins", "--tests"]);
         checks.extend(cargo_tests::of_programs("host tests", cargo, ""));
+    }
+    if !options.quick && options.wants("host tests, no features") {
+        let mut cargo = toolchain.host("test");
+        cargo.args(["--no-run", "--package", MODULE, "--no-default-features", "--lib", "--tests"]);
+        checks.extend(cargo_tests::of_programs("host tests, no features", cargo, ""));
     }
     if options.wants("doc tests, error codes included") {
         let docs = || {
@@ -286,4 +340,16 @@ fn incoherent_machine(kit: &'static Kit, options: &Options) -> Vec<Check> {
     checks.push(campaign("incoherent: planted bugs", &["--plants", "--seeds", "2", "--limit", "60"]));
     checks.push(campaign("incoherent: on-target tests", &["--test", "direct_map", "--test", "driver", "--seeds", "1"]));
     checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_set_of_features_is_built() {
+        let features = default_features("[features]\ndefault = [\"a\", \"b\"]\na = []\nc = []\n").unwrap();
+        assert_eq!(subsets(&features), ["", "a", "b", "a,b"]);
+        assert!(default_features("[package]\n").is_err());
+    }
 }

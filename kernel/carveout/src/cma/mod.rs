@@ -4,6 +4,10 @@ pub(crate) mod area;
 pub(crate) mod contract;
 pub(crate) mod extent;
 pub(crate) mod index;
+#[cfg(feature = "loans")]
+pub(crate) mod loan;
+#[cfg(not(feature = "loans"))]
+#[path = "loan/left_out.rs"]
 pub(crate) mod loan;
 pub(crate) mod reach;
 pub(crate) mod reserve;

@@ -4,7 +4,7 @@
 //! Guarantees: turns of the work lane come in the order in which they were asked for (I6).
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, SECTION_SIZE, VirtAddr};
-use crate::cma::loan::{BATCH, SPARES};
+use crate::cma::loan::SPARES;
 use crate::cpu::relax;
 use crate::sync::Masked;
 use crate::vm::space::Region;
@@ -16,6 +16,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 pub(super) struct Lanes {
     pub(super) window: Region<'static>,
     /// The free lanes, a bit each. The first lane is not among them: [`Tickets`] give it out.
+    #[cfg(feature = "loans")]
     free: u32,
 }
 
@@ -91,10 +92,20 @@ impl Lanes {
 
     /// Makes the lanes of a window that has [`SECTIONS`](Self::SECTIONS).
     pub(super) fn new(window: Region<'static>) -> Self {
-        const { assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves") };
-        Self { window, free: (1 << (SPARES + 1)) - (1 << (WORK + 1)) }
+        Self {
+            window,
+            #[cfg(feature = "loans")]
+            free: (1 << (SPARES + 1)) - (1 << (WORK + 1)),
+        }
     }
 
+    pub(super) fn va(&self, lane: u32, page: u32) -> VirtAddr {
+        VirtAddr::new(self.window.range().start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
+    }
+}
+
+#[cfg(feature = "loans")]
+impl Lanes {
     /// Takes a lane for a page.
     pub(super) fn take(&mut self) -> Option<u32> {
         let lane = self.free.trailing_zeros();
@@ -106,10 +117,6 @@ impl Lanes {
 
     pub(super) fn give_back(&mut self, lane: u32) {
         self.free |= 1 << lane;
-    }
-
-    pub(super) fn va(&self, lane: u32, page: u32) -> VirtAddr {
-        VirtAddr::new(self.window.range().start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
     }
 }
 

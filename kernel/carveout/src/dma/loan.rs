@@ -27,25 +27,25 @@
 //! }
 //! ```
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
-use crate::cma::area::Area;
+use crate::addr::{FRAME_SIZE, FrameRange};
 use crate::cma::loan::{
     BATCH, Batch, LendError, Loan, LoanError, LoanPlace, LoanPriority, LoanStats, NotOpen, Opening, PageKind,
 };
 use crate::cma::loan::{Candidate, Lending, Target};
-use crate::cma::reserve::REQUEST_KINDS;
 use crate::cpu::relax;
 use crate::dma::lanes::{LANE_PAGES, WORK};
 use crate::dma::master::AreaId;
 use crate::dma::registry::{Dma, State};
 use crate::machine::{Machine, copy_page};
 use crate::sync::{Guard, Masked};
-use crate::vm::attr::{Access, MemoryType};
+use crate::vm::attr::MemoryType;
 use crate::vm::ledger::Residue;
 use crate::vm::mapped::Mapped;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
+
+const _: () = assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves of the work lane");
 
 /// The bytes of a page of a loan.
 pub const LOAN_PAGE: usize = FRAME_SIZE as usize;
@@ -76,25 +76,6 @@ pub enum Movable {}
 impl sealed::Sealed for Movable {}
 impl LoanKind for Movable {
     const KIND: PageKind = PageKind::Movable;
-}
-
-impl State {
-    fn map_lent<M: Machine>(&mut self, machine: &M, at: (u32, u32), frames: FrameRange, memory: MemoryType) -> Mapped {
-        if memory == MemoryType::WriteBack {
-            // This is noted before the mapping is made: lines may come as soon as it is.
-            self.ledger.raise_residue(frames, Residue::Dirty);
-        }
-        self.ledger.claim(frames, memory).expect("nobody maps a lent frame but who has it open");
-        let va = self.lanes.va(at.0, at.1);
-        // SAFETY: the ledger gave the frames to this mapping alone (I1).
-        let mapped = unsafe { self.lanes.window.map(machine, va, frames, memory, Access::ReadWrite) };
-        mapped.expect("a lane's addresses are unmapped")
-    }
-
-    fn unmap_lent<M: Machine>(&mut self, machine: &M, mapped: Mapped) {
-        let frames = self.lanes.window.unmap(machine, mapped);
-        self.ledger.release(frames);
-    }
 }
 
 /// What an area lends, in frames.
@@ -375,8 +356,8 @@ impl<M: Machine> Dma<M> {
 
     /// Returns what an area lends.
     pub fn lent(&self, area: AreaId) -> LentFrames {
-        let state = self.state.lock();
-        state.area(area).map_or(LentFrames::default(), |memory| LentFrames {
+        let mut state = self.state.lock();
+        state.area_mut(area).map_or(LentFrames::default(), |memory| LentFrames {
             lent: memory.lending().map_or(0, |lending| lending.occupancy.lent()),
             unlent: memory.unlent(),
             reserve: memory.reserved(),
@@ -387,83 +368,10 @@ impl<M: Machine> Dma<M> {
     /// Calls `each` with every borrower of an area. The lock is not held during a call.
     pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, PageKind, LoanStats))) {
         let borrower = |number: usize| {
-            let state = self.state.lock();
-            state.area(area).and_then(Area::lending).and_then(|lending| lending.borrowers().nth(number))
+            let mut state = self.state.lock();
+            state.area_mut(area).and_then(|memory| memory.lending()).and_then(|lending| lending.borrowers().nth(number))
         };
         (0..).map_while(borrower).for_each(each);
-    }
-
-    /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations.
-    /// [`idle_work`](Self::idle_work) does that work. With 0, the default, nothing is kept and nothing is prepared.
-    pub fn set_reserve(&self, area: AreaId, bytes: u64) {
-        if let Some(memory) = self.state.lock().area_mut(area) {
-            memory.set_stock((bytes >> FRAME_SHIFT).try_into().unwrap_or(u32::MAX));
-        }
-    }
-
-    /// Prepares up to `frames` frames that became idle: drops their lines and zeroes those that are not zeroed yet.
-    /// Returns how many it went through. If fewer are idle than the reserve is to be, it recalls discardable loans and
-    /// prepares their frames too. Last it finds places for the kinds of request that were made lately. The idle loop
-    /// calls it until it returns 0. It does so once all is prepared, and also while another core does this work, or
-    /// recalls, or waits to recall.
-    ///
-    /// The lock is held for at most 31 frames' bookkeeping at a time, or for one search of the index. An allocation
-    /// waits for the frames that another core has in hand here, if it finds no room without them.
-    pub fn idle_work(&self, area: AreaId, frames: u32) -> u32 {
-        let mut done = 0;
-        while done < frames {
-            let Some(turn) = self.work.try_take() else { return done };
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
-            let most = (frames - done).min(LANE_PAGES - 1);
-            let taken = state.area_mut(area).and_then(|memory| memory.begin_zeroing(most));
-            let Some(extent) = taken else {
-                drop(guard);
-                drop(turn);
-                // The number of turns is bounded, for others may change the index all the time.
-                for _ in 0..REQUEST_KINDS {
-                    if !self.state.lock().area_mut(area).is_some_and(Area::foresee) {
-                        break;
-                    }
-                }
-                return done;
-            };
-            let run = extent.frames();
-            if state.ledger.residue(run) != Residue::Zeroed {
-                let mapped = state.map_lent(self.machine, (WORK, 0), run, MemoryType::NonCacheable);
-                drop(guard);
-                self.zero(&mapped);
-                guard = self.state.lock();
-                guard.unmap_lent(self.machine, mapped);
-                guard.ledger.set_residue(run, Residue::Zeroed);
-            }
-            guard.areas[area.0].end_zeroing(extent);
-            done += run.count();
-        }
-        done
-    }
-
-    /// Drops what the caches hold of a non-cacheable mapping's frames, and fills the frames with zeros, in memory.
-    fn zero(&self, mapped: &Mapped) {
-        let part = |run: FrameRange| {
-            let start = (run.start() - mapped.frames().start()) << FRAME_SHIFT;
-            mapped.part(start, start + (run.count() << FRAME_SHIFT)).expect("a part of it")
-        };
-        self.for_each_residue(mapped.frames(), |run, residue| {
-            if residue > Residue::Nothing {
-                self.counters.invalidated.add(self.machine.discard(part(run)));
-            }
-        });
-        let start = self.machine.reach(mapped.va());
-        self.for_each_residue(mapped.frames(), |run, residue| {
-            if residue != Residue::Zeroed {
-                let first = start.wrapping_add(((run.start() - mapped.frames().start()) << FRAME_SHIFT) as usize);
-                // SAFETY: the part is mapped, writable, and its frames are nobody else's.
-                unsafe { self.machine.zero(first, run.bytes() as usize) };
-            }
-        });
-        // Whoever gets the frames needs no barrier for what was done here.
-        self.machine.device_barrier();
     }
 
     /// Copies what must survive out of a window that was just taken. Each batch takes a turn of the work lane.

@@ -25,8 +25,13 @@ mod audit;
 mod body;
 pub(crate) mod buffer;
 pub(crate) mod contract;
+mod idle;
 mod lanes;
+#[cfg(feature = "loans")]
 pub(crate) mod loan;
+#[cfg(not(feature = "loans"))]
+#[path = "loan/left_out.rs"]
+mod loan;
 pub(crate) mod master;
 pub(crate) mod pool;
 pub(crate) mod port;
@@ -38,6 +43,7 @@ pub(crate) mod word;
 
 pub use crate::cma::area::{AllocError, MAX_ALIGN, NoRun};
 pub use crate::cma::contract::{ContractError, ContractSet};
+#[cfg(feature = "loans")]
 pub use crate::cma::loan::{
     LendError, Loan, LoanError, LoanPriority, LoanStats, MAX_BORROWERS, MAX_BUDGET, PageKind, SPARES,
 };
@@ -48,6 +54,7 @@ pub use buffer::{
     Yes,
 };
 pub use contract::Contract;
+#[cfg(feature = "loans")]
 pub use loan::{Borrower, Discardable, LOAN_PAGE, LentFrames, LoanKind, Movable};
 pub use master::{Aperture, AreaId, MAX_APERTURES, Master, MasterError};
 pub use pool::{BlockShape, BlocksOut, Pool, PoolBlock, PoolError, PoolExhausted};

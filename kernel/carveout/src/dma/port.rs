@@ -146,7 +146,7 @@ impl<M: Machine> Port<M> {
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
         let mapped =
             unsafe { state.window.map(self.dma.machine, va, frames, MemoryType::NonCacheable, Access::ReadWrite) };
-        Ok(mapped.expect("no other buffer has these addresses"))
+        Ok(mapped.ok().expect("no other buffer has these addresses"))
     }
 }
 

@@ -314,6 +314,7 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Takes over the carve-outs with a window that holds `least` images or more.
+    #[cold]
     pub(super) fn with_images(
         machine: &'static M,
         carved: impl Iterator<Item = CarveOut>,
@@ -337,7 +338,7 @@ impl<M: Machine> Dma<M> {
         }
         let cells = filled(Ledger::cells_needed(ranges()), Cell::default()).map_err(full)?.leak();
         let ledger = Ledger::new(ranges(), aliases, cells);
-        let ledger = ledger.expect("disjoint carve-outs by their first names, no more than the ledger holds");
+        let ledger = ledger.ok().expect("disjoint carve-outs by their first names, no more than the ledger holds");
         let (images, range) = (Images::new(ranges(), window.range()), window.range());
         let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(BufferSlot(n + 1)) };
         let (mut bodies, mut free_bodies) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
@@ -406,7 +407,7 @@ impl<M: Machine> Dma<M> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let frames = body.frames();
-        state.ledger.claim(frames, memory).unwrap_or_else(|error| panic!("frames this buffer owns: {error}"));
+        state.ledger.claim(frames, memory).ok().expect("frames that this buffer owns are unmapped");
         state.map_changes += 1;
         let va = match (body.address(), stay) {
             (Some(va), _) => va,
@@ -416,7 +417,7 @@ impl<M: Machine> Dma<M> {
         // No other frames have these addresses, and the window has all its tables. So nothing is in the way.
         // SAFETY: the ledger gave the frames to this mapping alone (I1).
         let mapped = unsafe { state.window.map(self.machine, va, frames, memory, Access::ReadWrite) };
-        mapped.expect("the buffer's own addresses are unmapped")
+        mapped.ok().expect("the buffer's own addresses are unmapped")
     }
 
     /// Takes the addresses from a buffer that is unmapped.
@@ -490,10 +491,6 @@ impl<M> Dma<M> {
 
 impl State {
     /// Returns the area, if it is of this `Dma`.
-    pub(super) fn area(&self, area: AreaId) -> Option<&Area> {
-        if area.1 == self.window.id() { self.areas.get(area.0) } else { None }
-    }
-
     pub(super) fn area_mut(&mut self, area: AreaId) -> Option<&mut Area> {
         if area.1 == self.window.id() { self.areas.get_mut(area.0) } else { None }
     }

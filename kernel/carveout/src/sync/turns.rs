@@ -148,6 +148,7 @@ impl Turns {
     /// Ends the turn of whoever has the lock, at `place`: offers it to the next place, or frees it. Changes nothing if
     /// nobody has it.
     #[cold]
+    #[inline(never)]
     pub(super) fn pass(&self, place: u32) {
         let mut word = self.0.load(Ordering::Relaxed);
         while word & HELD != 0 {

@@ -171,6 +171,7 @@ impl<'m> Ledger<'m> {
     ///
     /// [`LedgerError::SecondName`] if a run is RAM by its second name. [`LedgerError::Storage`] if two runs overlap, if
     /// there are more runs than [`CarveOut::MAX_RANGES`], or if there are too few cells.
+    #[cold]
     pub fn new(
         carved: impl Iterator<Item = FrameRange>,
         aliases: Aliases,

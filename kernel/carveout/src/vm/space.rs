@@ -176,6 +176,7 @@ impl<'m> Region<'m> {
     ///
     /// If `l1` or `l2` has not one entry for each section of `range`, if an entry of `l1` is in use, or if `l2_at` is
     /// not a multiple of 1 KiB.
+    #[cold]
     pub unsafe fn one_each<M: Mmu>(
         mmu: &M,
         range: VirtRange,

@@ -69,10 +69,12 @@ impl Homes {
 
 impl Images {
     /// Lays out the images of these runs in a window that has room for one. There are no more runs than a ledger holds.
+    #[cold]
     pub(crate) fn new(carved: impl Iterator<Item = FrameRange>, window: VirtRange) -> Self {
         let (mut runs, mut sections) = (ArrayVec::new(), 0);
         for run in carved {
-            runs.push((run, sections * SECTION_FRAMES + run.start() % SECTION_FRAMES));
+            let first = sections * SECTION_FRAMES + run.start() % SECTION_FRAMES;
+            runs.try_push((run, first)).ok().expect("no more than a ledger holds");
             sections += image_sections(core::iter::once(run));
         }
         debug_assert!(sections <= window.sections());

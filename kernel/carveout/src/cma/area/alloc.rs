@@ -138,7 +138,7 @@ impl Area {
     pub(super) fn reclaim(&mut self, extent: Extent, contracted: bool) -> bool {
         let (frames, index) = (extent.frames(), self.runs[extent.run()].index_mut(contracted));
         let mut take = |unlent: FrameRange| {
-            index.take(unlent.start(), unlent.count()).expect("frames that are idle");
+            index.take(unlent.start(), unlent.count()).ok().expect("frames that are idle");
         };
         let Some(lending) = &mut self.lending else {
             take(frames);
@@ -156,6 +156,7 @@ impl Area {
     }
 
     /// Says why there is no room, although enough is idle or lent.
+    #[cold]
     fn why_not<P: Iterator<Item = Reachable>>(
         &mut self,
         count: u32,

@@ -4,9 +4,17 @@
 //! of a contract slot is lent for that slot's contract to take back.
 
 use super::Area;
-use super::run::{extent_of, free_in};
-use crate::addr::{Frame, FrameRange};
+use super::run::{AreaRun, free_in};
+use crate::addr::FrameRange;
+use crate::cma::extent::Extent;
+use crate::cma::index::Index;
 use crate::cma::loan::{Batch, Candidate, LendError, Lending, Loan, LoanError, Runs};
+
+/// Returns the extent of frames that loans' books name by their numbers alone.
+fn extent_of(runs: &[AreaRun], frames: FrameRange) -> Extent {
+    let run = runs.iter().position(|run| run.frames.covers(frames)).expect("frames of this area");
+    Extent::new(run, frames)
+}
 
 impl Area {
     /// Returns whether a borrower may be added, and the area's runs if it has no books yet.
@@ -54,10 +62,15 @@ impl Area {
         self.lending.as_mut()
     }
 
-    /// Returns the name of the borrower that has a frame, if one has and the frame is of this area.
-    pub(crate) fn borrower_of(&self, frame: Frame) -> Option<&'static str> {
-        self.ranges().find(|run| run.contains(frame))?;
-        self.lending.as_ref()?.borrower_of(frame.number())
+    /// Returns the number of frames neither held by a buffer nor lent.
+    pub(crate) fn unlent(&self) -> u32 {
+        let spare = |run: &AreaRun| run.spare.as_ref().map_or(0, Index::free_units);
+        self.idle_frames() + self.runs.iter().map(spare).sum::<u32>()
+    }
+
+    /// Returns how many of those are kept from borrowers.
+    pub(crate) fn reserved(&self) -> u32 {
+        self.reserve.stock.min(self.idle_frames())
     }
 
     /// Lends up to `count` frames: first idle ones but for the reserve, then those of idle contract slots, then the

@@ -7,24 +7,12 @@ use super::Area;
 use super::run::AreaRun;
 use crate::addr::FrameRange;
 use crate::cma::extent::Extent;
-use crate::cma::index::Index;
 use crate::cma::reserve::Request;
 
 impl Area {
     /// Says how many frames are to be kept unlent while they are idle. With 0 nothing is prepared.
     pub(crate) const fn set_stock(&mut self, frames: u32) {
         self.reserve.stock = frames;
-    }
-
-    /// Returns the number of frames neither held by a buffer nor lent.
-    pub(crate) fn unlent(&self) -> u32 {
-        let spare = |run: &AreaRun| run.spare.as_ref().map_or(0, Index::free_units);
-        self.idle_frames() + self.runs.iter().map(spare).sum::<u32>()
-    }
-
-    /// Returns how many of those are kept from borrowers.
-    pub(crate) fn reserved(&self) -> u32 {
-        self.reserve.stock.min(self.idle_frames())
     }
 
     /// Returns whether another core has frames in hand that an allocation may have soon: it zeroes them, or moves pages
@@ -74,7 +62,7 @@ impl Area {
     pub(crate) fn end_zeroing(&mut self, extent: Extent) {
         self.reserve.zeroing = None;
         let (frames, idle) = (extent.frames(), &mut self.runs[extent.run()].idle);
-        idle.free(frames.start(), frames.count()).expect("frames that were taken");
+        idle.free(frames.start(), frames.count()).ok().expect("frames that were taken");
         if let Some(lending) = &mut self.lending {
             lending.occupancy.set_held(frames, false);
         }

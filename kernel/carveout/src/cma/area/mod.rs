@@ -22,22 +22,23 @@
 //! - `idle`: what idle time prepares. It zeroes frames where they lie, and finds places for the last kinds of request.
 
 mod alloc;
+#[cfg(feature = "loans")]
 mod borrow;
 mod idle;
 mod refusal;
 mod run;
 mod slots;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom, feature = "loans"))]
 mod interleavings;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), feature = "loans"))]
 mod tests;
 
 pub(crate) use self::alloc::{Taken, shape};
 pub use refusal::{AllocError, MAX_ALIGN, NoRun};
 pub(crate) use slots::PlanError;
 
-use crate::addr::{FRAME_SHIFT, FrameRange};
+use crate::addr::{FRAME_SHIFT, Frame, FrameRange};
 use crate::carve_out::CarveOut;
 use crate::cma::loan::Lending;
 use crate::cma::reach::Reachable;
@@ -75,8 +76,12 @@ impl Area {
     /// # Errors
     ///
     /// [`TryReserveError`] if the heap has no room for the indexes.
+    #[cold]
     pub fn new(carved: CarveOut) -> Result<Self, TryReserveError> {
-        let runs = carved.ranges().iter().map(|&frames| AreaRun::new(frames)).collect::<Result<_, _>>()?;
+        let mut runs = AreaRuns::new();
+        for &frames in carved.ranges() {
+            runs.push(AreaRun::new(frames)?);
+        }
         Ok(Self { carved, runs, reserve: Reserve::default(), lending: None })
     }
 
@@ -129,6 +134,12 @@ impl Area {
             }
         }
         u64::from(largest) << FRAME_SHIFT
+    }
+
+    /// Returns the name of the borrower that has a frame, if one has and the frame is of this area.
+    pub(crate) fn borrower_of(&self, frame: Frame) -> Option<&'static str> {
+        self.ranges().find(|run| run.contains(frame))?;
+        self.lending.as_ref()?.borrower_of(frame.number())
     }
 
     /// Calls `each` with the runs of frames that an allocation can have.

@@ -40,7 +40,7 @@ impl AreaRun {
     pub(super) fn prepare_spare(&mut self) -> Result<(), TryReserveError> {
         if self.spare.is_none() {
             let mut spare = heap_index(self.frames)?;
-            spare.take(self.frames.start(), self.frames.count()).expect("a fresh index is free");
+            spare.take(self.frames.start(), self.frames.count()).ok().expect("a fresh index is free");
             self.spare = Some(spare);
         }
         Ok(())
@@ -56,17 +56,11 @@ fn heap_index(frames: FrameRange) -> Result<Index<'static>, TryReserveError> {
     let (first, units) = (frames.start(), frames.count());
     let nodes = Index::nodes_needed(first, units).expect("a number of units that an index holds");
     let nodes = filled(nodes, Node::EMPTY)?.leak();
-    Ok(Index::new(first, units, nodes).expect("storage as large as asked for"))
+    Ok(Index::new(first, units, nodes).ok().expect("storage as large as asked for"))
 }
 
 /// The runs of an area.
 pub(super) type AreaRuns = ArrayVec<AreaRun, { CarveOut::RANGES }>;
-
-/// Returns the extent of frames that loans' books name by their numbers alone.
-pub(super) fn extent_of(runs: &[AreaRun], frames: FrameRange) -> Extent {
-    let run = runs.iter().position(|run| run.frames.covers(frames)).expect("frames of this area");
-    Extent::new(run, frames)
-}
 
 /// Frees frames that were taken: they are idle, or (`contracted`) an idle contract slot's.
 pub(super) fn free_in(runs: &mut [AreaRun], extent: Extent, contracted: bool) {
@@ -78,7 +72,7 @@ pub(super) fn free_in(runs: &mut [AreaRun], extent: Extent, contracted: bool) {
         run.unseen = all;
     }
     let index = run.index_mut(contracted);
-    index.free(frames.start(), frames.count()).expect("frames that were taken");
+    index.free(frames.start(), frames.count()).ok().expect("frames that were taken");
 }
 
 /// Returns the length of the longest free run in `place` from a multiple of 2^`order` of the bus on, if that is more

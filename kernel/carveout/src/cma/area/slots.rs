@@ -48,13 +48,13 @@ impl Area {
         let mut scratch: ArrayVec<(FrameRange, Index<'_>), { CarveOut::RANGES }> = ArrayVec::new();
         for (run, nodes) in self.runs.iter().zip(&mut nodes) {
             let (start, count) = (run.frames.start(), run.frames.count());
-            let mut index = Index::new(start, count, nodes).expect("storage as large as asked for");
-            index.take(start, count).expect("a fresh index is free");
+            let mut index = Index::new(start, count, nodes).ok().expect("storage as large as asked for");
+            index.take(start, count).ok().expect("a fresh index is free");
             scratch.push((run.frames, index));
         }
         self.for_each_available(|frames| {
             let (_, index) = scratch.iter_mut().find(|(run, _)| run.covers(frames)).expect("frames of this area");
-            index.free(frames.start(), frames.count()).expect("each frame is available once");
+            index.free(frames.start(), frames.count()).ok().expect("each frame is available once");
         });
         let mut planned = room(shapes.len())?;
         for (n, &(count, order)) in shapes.iter().enumerate() {
@@ -132,7 +132,7 @@ impl Area {
         let mut free = |unlent: FrameRange| {
             if lendable {
                 let spare = runs[extent.run()].index_mut(true);
-                spare.take(unlent.start(), unlent.count()).expect("frames of an idle slot");
+                spare.take(unlent.start(), unlent.count()).ok().expect("frames of an idle slot");
             }
             free_in(runs, Extent::new(extent.run(), unlent), false);
         };

@@ -102,7 +102,7 @@ impl LoanBook {
     pub(super) fn finish(&mut self, pages: Range<u32>, got: u32) -> Result<Loan, LendError> {
         let unused = pages.end - pages.start - got;
         if unused > 0 {
-            self.vacant.free(pages.start + got, unused).expect("pages just taken");
+            self.vacant.free(pages.start + got, unused).ok().expect("pages just taken");
         }
         if got == 0 {
             return Err(LendError::NothingIdle);
@@ -129,7 +129,7 @@ impl LoanBook {
     /// Ends a loan, whose pages have no place any more. Its name is stale from now on.
     pub(super) fn end(&mut self, loan: Loan) {
         self.pages[loan.first as usize].loan = 0;
-        self.vacant.free(loan.first, loan.count).expect("the loan's own pages");
+        self.vacant.free(loan.first, loan.count).ok().expect("the loan's own pages");
     }
 }
 

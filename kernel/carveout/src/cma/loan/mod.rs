@@ -195,7 +195,7 @@ impl Lending {
             kind: candidate.kind,
             high: candidate.high,
             pages: mem::take(&mut candidate.pages),
-            vacant: Index::new(0, pages, nodes).expect("storage as large as asked for"),
+            vacant: Index::new(0, pages, nodes).ok().expect("storage as large as asked for"),
             stats: LoanStats::default(),
         });
         Ok(self.books.len() - 1)
