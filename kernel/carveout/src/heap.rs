@@ -4,6 +4,7 @@
 
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
+use core::mem::ManuallyDrop;
 
 /// Makes an empty list with room for `count`.
 pub(crate) fn room<T>(count: usize) -> Result<Vec<T>, TryReserveError> {
@@ -27,4 +28,35 @@ pub(crate) fn collected<T>(each: impl Iterator<Item = Result<T, TryReserveError>
         list.push(one?);
     }
     Ok(list)
+}
+
+/// Turns each element into one of another type, where it stands: `collect` may ask the heap, and ends the program where
+/// that is full. If `turn` panics, all elements are lost with the list.
+pub(crate) fn turned<T, U>(list: Vec<T>, mut turn: impl FnMut(T) -> U) -> Vec<U> {
+    const { assert!(size_of::<T>() == size_of::<U>() && align_of::<T>() == align_of::<U>()) };
+    let mut list = ManuallyDrop::new(list);
+    let (first, count, capacity) = (list.as_mut_ptr(), list.len(), list.capacity());
+    for n in 0..count {
+        let place = first.wrapping_add(n);
+        // SAFETY: an element of the list, which nothing else names and which is read once.
+        let turned = turn(unsafe { place.read() });
+        // SAFETY: the place of the element that was read, of the same size and alignment.
+        unsafe { place.cast::<U>().write(turned) };
+    }
+    // SAFETY: the list's own memory, which nothing else frees; each element was written, with the layout of `T`.
+    unsafe { Vec::from_raw_parts(first.cast(), count, capacity) }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_turned_in_their_order_where_they_stand() {
+        let list: Vec<u32> = (0..5).collect();
+        let (first, capacity) = (list.as_ptr().addr(), list.capacity());
+        let turned = turned(list, |n| char::from_digit(n, 10).expect("a digit"));
+        assert_eq!(turned, ['0', '1', '2', '3', '4']);
+        assert_eq!((turned.as_ptr().addr(), turned.capacity()), (first, capacity));
+    }
 }

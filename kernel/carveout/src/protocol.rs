@@ -1,10 +1,10 @@
 //! The protocol: what is done to a carved frame, in which order. One table.
 //!
-//! Guarantees: the [DMA API](crate::dma) executes [`Transition::row`] and nothing else. A machine executes [`CLEAN`],
-//! [`INVALIDATE`] and [`DISCARD`]. Tests compare what `vm::space` does to descriptors with [`MAP`] and [`UNMAP`], and
-//! what the port, loans and the reserve do with their rows. The explorer in `kernel/carveout/tests/protocol` takes its
-//! steps from here. So it explores what the code does: every interleaving with two cores' TLBs and caches, a device,
-//! and an adversary that speculates and evicts. `docs/src/protocol.md` has what it found.
+//! Guarantees: the code has no other sequence. `dma::exec` runs the rows of [`Transition`] for buffers, ports, lent
+//! pages and the reserve. `vm::space` runs [`MAP`] and [`UNMAP`]. A machine runs [`CLEAN`], [`INVALIDATE`] and
+//! [`DISCARD`]. The explorer in `kernel/carveout/tests/protocol` takes its steps from here. So it explores what the
+//! code does: every interleaving with two cores' TLBs and caches, a device, and an adversary that speculates and
+//! evicts. `docs/src/protocol.md` has what it found.
 
 use crate::holder::Holder;
 use crate::vm::attr::MemoryType;
@@ -33,6 +33,38 @@ pub enum MapStep {
 pub const MAP: [MapStep; 4] = [MapStep::Claim, MapStep::Describe, MapStep::Publish, MapStep::ForgetTable];
 /// The steps that end a mapping.
 pub const UNMAP: [MapStep; 4] = [MapStep::Erase, MapStep::Publish, MapStep::InvalidateTlb, MapStep::Release];
+
+/// A row of steps as `vm::space` takes it. It takes the steps on descriptors section by section, so that each
+/// descriptor is found once.
+pub(crate) struct MapRow {
+    /// The steps for all frames, before any descriptor.
+    pub(crate) before: &'static [MapStep],
+    /// The steps for the frames of each section.
+    pub(crate) by_section: &'static [MapStep],
+    /// The steps for all frames, after all descriptors.
+    pub(crate) after: &'static [MapStep],
+}
+
+impl MapRow {
+    /// Splits a row in three, in its order.
+    pub(crate) const fn of(row: &'static [MapStep]) -> Self {
+        use MapStep::{Describe, Erase, ForgetTable, Publish};
+        let mut parts = [0; 3];
+        let (mut part, mut n) = (0, 0);
+        while n < row.len() {
+            let by_section = matches!(row[n], Describe | Publish | ForgetTable | Erase);
+            if by_section != (part == 1) {
+                part += 1;
+            }
+            assert!(part < 3, "the steps on descriptors stand together");
+            parts[part] += 1;
+            n += 1;
+        }
+        let (before, rest) = row.split_at(parts[0]);
+        let (by_section, after) = rest.split_at(parts[1]);
+        Self { before, by_section, after }
+    }
+}
 
 /// A step of cache maintenance. One step starts operations on lines, and another waits until they are complete.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

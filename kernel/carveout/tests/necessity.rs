@@ -1,12 +1,14 @@
-//! Sufficiency and necessity: each path of the DMA API passes as it is, and fails when any single operation of it on
-//! TLB, caches or barriers is left out.
+//! Sufficiency and necessity: each path of the DMA API, of loans and of the reserve passes as it is, and fails when any
+//! single operation of it on TLB, caches or barriers is left out.
 //!
 //! The paths run on the fake, whose rules hold on every seed. What an operation is for is only visible if something
 //! follows that rests on it, so each path goes on until then. And each path's operations are pinned, so that none is
 //! added without notice.
 
 use carveout::addr::{BusAddr, FrameRange, PhysAddr};
-use carveout::dma::{Bidirectional, Direction, FromDevice, Port, Stream, ToDevice};
+use carveout::dma::{
+    Bidirectional, Direction, Discardable, FromDevice, LOAN_PAGE, LoanPriority, Movable, Port, Stream, ToDevice,
+};
 use carveout::fake::Op;
 use carveout::setup::Setup;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -139,6 +141,58 @@ fn mock(s: &Setup) {
     }
 }
 
+/// A borrower writes part of each page, reads them, and writes all of one.
+fn lent(s: &Setup) {
+    let area = s.dma.area("test").unwrap();
+    let cache = s.dma.borrower::<Discardable>(area, "cache", LEN / 4096, LoanPriority::Low).unwrap();
+    let loan = cache.borrow(LEN / 4096).unwrap();
+    let mut found = [0; LOAN_PAGE];
+    for page in 0..LEN / 4096 {
+        cache.write(loan, page, 100, b"part").unwrap();
+    }
+    for page in 0..LEN / 4096 {
+        cache.read(loan, page, 0, &mut found).unwrap();
+        assert_eq!([&found[..100], &found[104..]].concat(), [0; LOAN_PAGE - 4], "I5: the rest reads as zeros");
+        assert_eq!(&found[100..104], b"part");
+    }
+    cache.write(loan, 0, 0, &[1; LOAN_PAGE]).unwrap();
+    cache.give_back(loan).unwrap();
+}
+
+/// A page moves out of a device's way, and keeps its bytes.
+fn moved(s: &Setup) {
+    let area = s.dma.area("test").unwrap();
+    let store = s.dma.borrower::<Movable>(area, "store", 1, LoanPriority::Low).unwrap();
+    let loan = store.borrow(1).unwrap();
+    store.write(loan, 0, 0, &[7; LOAN_PAGE]).unwrap();
+    let coherent = s.dma.alloc(&s.master("device"), LEN, 1).unwrap().into_coherent();
+    assert_eq!(s.fake.device_read(at(coherent.bus()), LEN as usize), [0; LEN as usize]);
+    let mut found = [0; LOAN_PAGE];
+    store.read(loan, 0, 0, &mut found).unwrap();
+    assert_eq!(found, [7; LOAN_PAGE]);
+    // SAFETY: the fake's device is done.
+    drop(unsafe { coherent.release() });
+    nothing_mapped(s);
+}
+
+/// Idle time prepares frames that were left dirty: who gets them has nothing to do but map them.
+fn reserve(s: &Setup) {
+    let mut stream = new::<ToDevice>(s);
+    stream.bytes_mut().fill(0x5a);
+    drop(stream);
+    let area = s.dma.area("test").unwrap();
+    s.dma.set_reserve(area, LEN.into());
+    assert_eq!(s.dma.idle_work(area, LEN / 4096), LEN / 4096);
+    let coherent = s.dma.alloc(&s.master("device"), LEN, 1).unwrap().into_coherent();
+    assert_eq!(s.fake.device_read(at(coherent.bus()), LEN as usize), [0; LEN as usize]);
+    assert_eq!(coherent.read_word::<u32>(0), 0);
+    // SAFETY: the fake's device is done.
+    let contiguous = unsafe { coherent.release() };
+    nothing_mapped(s);
+    let stream = contiguous.into_stream::<ToDevice>();
+    assert_eq!(stream.bytes(), [0; LEN as usize]);
+}
+
 /// Publish, TLB invalidate, clean, invalidate, barrier.
 const fn letter(op: &Op) -> char {
     match op {
@@ -155,7 +209,7 @@ type Path = fn(&Setup);
 
 /// What a path does, as it is.
 fn log_of(path: Path) -> Vec<Op> {
-    let s = Setup::new(1);
+    let s = Setup::with_area(1, LEN);
     former_owner(&s);
     s.fake.take_log();
     path(&s);
@@ -164,7 +218,7 @@ fn log_of(path: Path) -> Vec<Op> {
 
 /// Whether a run of a path goes wrong with one operation left out.
 fn fails(path: Path, left_out: usize, seed: u64) -> bool {
-    let s = Setup::new(seed);
+    let s = Setup::with_area(seed, LEN);
     former_owner(&s);
     s.fake.leave_out(left_out);
     let run = || {
@@ -176,12 +230,15 @@ fn fails(path: Path, left_out: usize, seed: u64) -> bool {
 
 #[test]
 fn each_path_suffices_and_each_operation_of_it_is_necessary() {
-    let paths: [(&str, Path, &str); 5] = [
+    let paths: [(&str, Path, &str); 8] = [
         ("output", output, "PPTPCPTBPCPTB"),
         ("capture", capture, "PPTBPPTPIPTPIPT"),
         ("turns", turns, "PPTPCPTBPICPTBPICPTBPIPT"),
         ("reuse", reuse, "PPTPPTPIBBPTPPTPPTPIBPTPPTPPT"),
         ("mock", mock, "PPTPCPTBPIBPTPICPTBPIBPTPIPT"),
+        ("lent", lent, "PPTPPTPPTPPTPPTPPTPPT"),
+        ("moved", moved, "PPTPPTPIBPT"),
+        ("reserve", reserve, "PPTPPTPIBPTPPTPPTPPT"),
     ];
     for (name, path, least) in paths {
         assert_eq!(log_of(path).iter().map(letter).collect::<String>(), least, "{name}: the least, and no more");

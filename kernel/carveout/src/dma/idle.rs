@@ -3,41 +3,16 @@
 //! Guarantees: frames are zeroed in memory, through a non-cacheable mapping in the work lane, after the lines of them are
 //! dropped (I3, I5). The lock is not held meanwhile.
 
-use crate::addr::{FRAME_SHIFT, FrameRange};
+use crate::addr::FRAME_SHIFT;
 use crate::cma::area::Area;
 use crate::cma::reserve::REQUEST_KINDS;
+use crate::dma::at_lane::AtLane;
+use crate::dma::exec::Books;
 use crate::dma::lanes::{LANE_PAGES, WORK};
 use crate::dma::master::AreaId;
-use crate::dma::registry::{Dma, State};
+use crate::dma::registry::Dma;
 use crate::machine::Machine;
-use crate::vm::attr::{Access, MemoryType};
 use crate::vm::ledger::Residue;
-use crate::vm::mapped::Mapped;
-
-impl State {
-    pub(super) fn map_lent<M: Machine>(
-        &mut self,
-        machine: &M,
-        at: (u32, u32),
-        frames: FrameRange,
-        memory: MemoryType,
-    ) -> Mapped {
-        if memory == MemoryType::WriteBack {
-            // This is noted before the mapping is made: lines may come as soon as it is.
-            self.ledger.raise_residue(frames, Residue::Dirty);
-        }
-        self.ledger.claim(frames, memory).ok().expect("nobody maps a lent frame but who has it open");
-        let va = self.lanes.va(at.0, at.1);
-        // SAFETY: the ledger gave the frames to this mapping alone (I1).
-        let mapped = unsafe { self.lanes.window.map(machine, va, frames, memory, Access::ReadWrite) };
-        mapped.ok().expect("a lane's addresses are unmapped")
-    }
-
-    pub(super) fn unmap_lent<M: Machine>(&mut self, machine: &M, mapped: Mapped) {
-        let frames = self.lanes.window.unmap(machine, mapped);
-        self.ledger.release(frames);
-    }
-}
 
 impl<M: Machine> Dma<M> {
     /// Keeps `bytes` of the area unlent, and has all that is idle prepared for the next allocations.
@@ -60,12 +35,12 @@ impl<M: Machine> Dma<M> {
         let mut done = 0;
         while done < frames {
             let Some(turn) = self.work.try_take() else { return done };
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
+            let mut books = Books::locked(self);
+            let state = books.state();
             let most = (frames - done).min(LANE_PAGES - 1);
             let taken = state.area_mut(area).and_then(|memory| memory.begin_zeroing(most));
             let Some(extent) = taken else {
-                drop(guard);
+                books.unlock();
                 drop(turn);
                 // The number of turns is bounded, for others may change the index all the time.
                 for _ in 0..REQUEST_KINDS {
@@ -76,40 +51,13 @@ impl<M: Machine> Dma<M> {
                 return done;
             };
             let run = extent.frames();
-            if state.ledger.residue(run) != Residue::Zeroed {
-                let mapped = state.map_lent(self.machine, (WORK, 0), run, MemoryType::NonCacheable);
-                drop(guard);
-                self.zero(&mapped);
-                guard = self.state.lock();
-                guard.unmap_lent(self.machine, mapped);
-                guard.ledger.set_residue(run, Residue::Zeroed);
+            let residue = state.ledger.residue(run);
+            if residue != Residue::Zeroed {
+                AtLane::prepare(&mut books, (WORK, 0), run, residue);
             }
-            guard.areas[area.0].end_zeroing(extent);
+            books.state().areas[area.0].end_zeroing(extent);
             done += run.count();
         }
         done
-    }
-
-    /// Drops what the caches hold of a non-cacheable mapping's frames, and fills the frames with zeros, in memory.
-    fn zero(&self, mapped: &Mapped) {
-        let part = |run: FrameRange| {
-            let start = (run.start() - mapped.frames().start()) << FRAME_SHIFT;
-            mapped.part(start, start + (run.count() << FRAME_SHIFT)).expect("a part of it")
-        };
-        self.for_each_residue(mapped.frames(), |run, residue| {
-            if residue > Residue::Nothing {
-                self.counters.invalidated.add(self.machine.discard(part(run)));
-            }
-        });
-        let start = self.machine.reach(mapped.va());
-        self.for_each_residue(mapped.frames(), |run, residue| {
-            if residue != Residue::Zeroed {
-                let first = start.wrapping_add(((run.start() - mapped.frames().start()) << FRAME_SHIFT) as usize);
-                // SAFETY: the part is mapped, writable, and its frames are nobody else's.
-                unsafe { self.machine.zero(first, run.bytes() as usize) };
-            }
-        });
-        // Whoever gets the frames needs no barrier for what was done here.
-        self.machine.device_barrier();
     }
 }

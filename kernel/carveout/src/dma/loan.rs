@@ -33,12 +33,14 @@ use crate::cma::loan::{
 };
 use crate::cma::loan::{Candidate, Lending, Target};
 use crate::cpu::relax;
+use crate::dma::at_lane::AtLane;
+use crate::dma::exec::Books;
 use crate::dma::lanes::{LANE_PAGES, WORK};
 use crate::dma::master::AreaId;
 use crate::dma::registry::{Dma, State};
 use crate::machine::{Machine, copy_page};
-use crate::sync::{Guard, Masked};
-use crate::vm::attr::MemoryType;
+use crate::protocol::Transition;
+use crate::sync::Masked;
 use crate::vm::ledger::Residue;
 use crate::vm::mapped::Mapped;
 use core::fmt;
@@ -140,12 +142,11 @@ struct Open<'b, M: Machine + 'static, K> {
 
 impl<M: Machine, K> Drop for Open<'_, M, K> {
     fn drop(&mut self) {
-        let dma = self.by.dma;
-        let mut state = dma.state.lock();
-        let state = &mut *state;
+        let mut books = Books::locked(self.by.dma);
         if let Some(mapped) = self.mapped.take() {
-            state.unmap_lent(dma.machine, mapped);
+            AtLane::close(&mut books, (self.lane, 0), mapped);
         }
+        let state = books.state();
         state.lanes.give_back(self.lane);
         if let Some(lending) = state.areas[self.by.area.0].lending_mut() {
             lending.close(self.opening, self.written);
@@ -270,22 +271,21 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
         let machine = self.dma.machine;
         loop {
             let masked = (what != For::Closure).then(Masked::new);
-            let mut guard = self.dma.state.lock();
-            let state = &mut *guard;
+            let mut books = Books::locked(self.dma);
+            let state = books.state();
             let Some(lane) = state.lanes.take() else { return Err(LoanError::TooManyOpen) };
             let lending = state.areas[self.area.0].lending_mut().ok_or(LoanError::Stale)?;
             let opening = match lending.open(self.number, loan, page, what == For::Closure) {
                 Ok(opening) => opening,
                 Err(refusal) => {
                     if let NotOpen::Contracted(frame) = refusal {
-                        drop(guard);
+                        books.unlock();
                         // The lane is kept meanwhile. The refuge has a frame for the page if no more than the other
                         // lanes' pages are open.
                         self.dma.evict(self.area, frame);
-                        guard = self.dma.state.lock();
                     }
-                    guard.lanes.give_back(lane);
-                    drop(guard);
+                    books.state().lanes.give_back(lane);
+                    books.unlock();
                     match refusal {
                         NotOpen::Refused(error) => return Err(error),
                         NotOpen::Contracted(_) => {}
@@ -295,34 +295,39 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                 }
             };
             let written = opening.written || what != For::Read;
-            let bytes = core::ptr::null_mut();
-            let mut open = Open { by: self, opening, lane, mapped: None, bytes, written, _masked: masked };
+            let open = |mapped, bytes| Open { by: self, opening, lane, mapped, bytes, written, _masked: masked };
             if !written {
-                drop(guard);
-                return Ok(open);
+                books.unlock();
+                return Ok(open(None, core::ptr::null_mut()));
             }
             let all = what == For::Write { all: true };
-            let mut zero = !opening.written && !all;
-            match opening.place {
+            let zero = !opening.written && !all;
+            return match opening.place {
                 LoanPlace::Area(frame) => {
                     let frames = FrameRange::new(frame, 1).expect("a frame of the area");
                     lending.occupancy.set_cached(frames);
-                    zero &= state.ledger.residue(frames) != Residue::Zeroed;
-                    open.mapped = Some(state.map_lent(machine, (lane, 0), frames, MemoryType::WriteBack));
+                    let by = if zero && state.ledger.residue(frames) != Residue::Zeroed {
+                        Transition::OpenNewPage
+                    } else {
+                        Transition::OpenPage
+                    };
+                    let mapped = AtLane::open(&mut books, (lane, 0), frames, by);
+                    books.unlock();
+                    let va = mapped.va();
+                    let bytes = if all { machine.reach_to_overwrite(va, FRAME_SIZE) } else { machine.reach(va) };
+                    Ok(open(Some(mapped), bytes))
                 }
-                LoanPlace::Refuge(frame) => open.bytes = lending.refuge_frame(frame),
+                LoanPlace::Refuge(frame) => {
+                    let bytes = lending.refuge_frame(frame);
+                    books.unlock();
+                    if zero {
+                        // SAFETY: a page of the refuge, which nobody else names while the borrower's is open.
+                        unsafe { machine.zero(bytes, LOAN_PAGE) };
+                    }
+                    Ok(open(None, bytes))
+                }
                 LoanPlace::Gone => unreachable!("an open page is somewhere"),
-            }
-            drop(guard);
-            if let Some(mapped) = &open.mapped {
-                let va = mapped.va();
-                open.bytes = if zero || all { machine.reach_to_overwrite(va, FRAME_SIZE) } else { machine.reach(va) };
-            }
-            if zero {
-                // SAFETY: a page that `open` alone names.
-                unsafe { machine.zero(open.bytes, LOAN_PAGE) };
-            }
-            return Ok(open);
+            };
         }
     }
 }
@@ -379,53 +384,45 @@ impl<M: Machine> Dma<M> {
         let mut left = window;
         while !left.is_empty() {
             let _turn = self.work.wait();
-            let mut state = self.state.lock();
-            let Some(batch) = state.areas[area.0].next_batch(left) else { return };
+            let mut books = Books::locked(self);
+            let Some(batch) = books.state().areas[area.0].next_batch(left) else { return };
             (_, left) = left.split_at(batch.from.end() - left.start()).expect("a part of it");
-            drop(self.carry(state, area, &batch));
+            self.carry(&mut books, area, &batch);
         }
     }
 
     /// Moves a page out of contract memory, to the refuge.
     fn evict(&self, area: AreaId, frame: u32) {
         let _turn = self.work.wait();
-        let mut state = self.state.lock();
+        let mut books = Books::locked(self);
         let frames = FrameRange::new(frame, 1).expect("a frame of the area");
-        if let Some(batch) = state.areas[area.0].evict(frames) {
-            state = self.carry(state, area, &batch);
-            state.areas[area.0].evicted(frames);
+        if let Some(batch) = books.state().areas[area.0].evict(frames) {
+            self.carry(&mut books, area, &batch);
+            books.state().areas[area.0].evicted(frames);
         }
     }
 
     /// Copies a batch, by the work lane, of which the caller has the turn. The lock is not held during the copy.
-    fn carry<'d>(&'d self, mut state: Guard<'d, State>, area: AreaId, batch: &Batch) -> Guard<'d, State> {
+    fn carry(&self, books: &mut Books<'_, M>, area: AreaId, batch: &Batch) {
         let Batch { from, to, written } = batch;
         if *written {
-            state = self.copy(state, area, *from, to);
+            self.copy(books, area, *from, to);
         }
-        if let Some(lending) = state.areas[area.0].lending_mut() {
+        if let Some(lending) = books.state().areas[area.0].lending_mut() {
             lending.moved(batch);
         }
-        state
     }
 
-    fn copy<'d>(
-        &'d self,
-        mut guard: Guard<'d, State>,
-        area: AreaId,
-        from: FrameRange,
-        to: &Target,
-    ) -> Guard<'d, State> {
-        let state = &mut *guard;
+    fn copy(&self, books: &mut Books<'_, M>, area: AreaId, from: FrameRange, to: &Target) {
+        const FROM: (u32, u32) = (WORK, 0);
+        const TO: (u32, u32) = (WORK, LANE_PAGES / 2);
         let count = from.count() as usize;
-        let source = state.map_lent(self.machine, (WORK, 0), from, MemoryType::WriteBack);
+        let source = AtLane::open(books, FROM, from, Transition::OpenPage);
         let mut refuge = [core::ptr::null_mut(); BATCH];
         let target = match to {
-            Target::Area(frames) => {
-                Some(state.map_lent(self.machine, (WORK, LANE_PAGES / 2), *frames, MemoryType::WriteBack))
-            }
+            Target::Area(frames) => Some(AtLane::open(books, TO, *frames, Transition::OpenPage)),
             Target::Refuge(frames) => {
-                if let Some(lending) = state.areas[area.0].lending_mut() {
+                if let Some(lending) = books.state().areas[area.0].lending_mut() {
                     for (pointer, &frame) in refuge.iter_mut().zip(frames) {
                         *pointer = lending.refuge_frame(frame);
                     }
@@ -433,7 +430,7 @@ impl<M: Machine> Dma<M> {
                 None
             }
         };
-        drop(guard);
+        books.unlock();
         let from = self.machine.reach(source.va());
         if let Some(target) = &target {
             let start = self.machine.reach_to_overwrite(target.va(), count as u32 * FRAME_SIZE);
@@ -445,12 +442,9 @@ impl<M: Machine> Dma<M> {
             // SAFETY: both pages are mapped and, while the page is moving, nobody else's; two frames.
             unsafe { copy_page(to, from.wrapping_add(n * LOAN_PAGE)) };
         }
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        state.unmap_lent(self.machine, source);
+        AtLane::close(books, FROM, source);
         if let Some(target) = target {
-            state.unmap_lent(self.machine, target);
+            AtLane::close(books, TO, target);
         }
-        guard
     }
 }

@@ -20,11 +20,13 @@
 //! [`Dma::next_quarantined`] tells of a buffer that was lost, when it is asked.
 
 mod alloc;
+mod at_lane;
 #[cfg(feature = "audit")]
 mod audit;
 mod body;
 pub(crate) mod buffer;
 pub(crate) mod contract;
+mod exec;
 mod idle;
 mod lanes;
 #[cfg(feature = "loans")]

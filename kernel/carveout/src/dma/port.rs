@@ -5,11 +5,13 @@
 //! spends on that is the mock's cost: it is counted here, not in the buffer's [`Effort`](super::Effort).
 
 use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
+use crate::dma::exec::{Books, Done, Subject, run};
 use crate::dma::master::Master;
-use crate::dma::registry::{BufferSlot, Dma, Kept, State};
+use crate::dma::registry::{BufferSlot, Dma, Kept};
 use crate::holder::Holder;
 use crate::machine::{Lines, Machine};
-use crate::vm::attr::{Access, MemoryType};
+use crate::protocol::{Knowledge, Transition};
+use crate::vm::attr::MemoryType;
 use crate::vm::ledger::{LedgerError, Residue};
 use crate::vm::mapped::Mapped;
 use core::cell::Cell;
@@ -102,8 +104,8 @@ impl<M: Machine> Port<M> {
         };
         let wanted = FrameRange::between(first.raw() >> FRAME_SHIFT, (last.raw() >> FRAME_SHIFT) + 1)
             .ok_or(PortError::Length { at, len })?;
-        let mut guard = self.dma.state.lock();
-        let state = &mut *guard;
+        let mut books = Books::locked(self.dma);
+        let state = books.state();
         let found = state.buffers().find(|(_, kept)| kept.extent.frames().covers(wanted));
         let Some((slot, &Kept { extent, va, ported, .. })) = found else { return Err(PortError::NoBuffer { at, len }) };
         let frames = extent.frames();
@@ -111,42 +113,98 @@ impl<M: Machine> Port<M> {
             return Err(PortError::InUse { frames });
         }
         let offset = (first.raw() - frames.base().raw()) as usize;
-        // A coherent buffer has the one mapping that it may have. The port uses that.
         let (holder, residue) = self.dma.standings[slot.0].get();
         let own = match holder {
-            Holder::Both => None,
-            _ => Some(self.map(state, frames, holder)?),
+            // It has the one mapping it may have; the port uses that.
+            Holder::Both => {
+                state.kept_mut(slot).ported = true;
+                None
+            }
+            Holder::Device => {
+                let knows = Knowledge::new(residue);
+                let mut passage = Passage { books, slot, frames, mapped: None, knows, lines: Cell::default() };
+                run(&mut passage, Transition::OpenPort).map_err(PortError::Mapped)?;
+                self.lines.set(self.lines.get() + passage.lines.get());
+                passage.mapped
+            }
+            _ => {
+                let mapped = state.ledger.refusal(frames, MemoryType::NonCacheable);
+                return Err(mapped.map_or(PortError::NotGranted { frames, holder }, PortError::Mapped));
+            }
         };
-        state.kept_mut(slot).ported = true;
-        drop(guard);
         let va = own.as_ref().map(Mapped::va).or(va).expect("a coherent buffer is mapped");
-        if let Some(mapped) = &own
-            && residue > Residue::Nothing
-        {
-            let lines = self.dma.machine.discard(mapped.all());
-            self.lines.set(self.lines.get() + lines);
-        }
-        Ok(PortView { dma: self.dma, slot, own, va, offset, len: len as usize })
+        Ok(PortView { dma: self.dma, slot, frames, own, va, offset, len: len as usize })
+    }
+}
+
+/// A device's buffer on its way into a port, or out of it.
+struct Passage<'d, M: Machine + 'static> {
+    books: Books<'d, M>,
+    slot: BufferSlot,
+    frames: FrameRange,
+    mapped: Option<Mapped>,
+    knows: Knowledge,
+    /// Dropped on the way.
+    lines: Cell<Lines>,
+}
+
+impl<M: Machine> Subject<M> for Passage<'_, M> {
+    type Refused = LedgerError;
+
+    fn dma(&self) -> &Dma<M> {
+        self.books.dma()
     }
 
-    /// Maps a buffer for the port. If the window has another image of it, this is not where its own mapping would be,
-    /// so a stray pointer of the CPU still faults. It has guards if an image is left for that. The ledger is asked
-    /// first: it alone decides whether a mapping may be (I1).
-    fn map(&self, state: &mut State, frames: FrameRange, holder: Holder) -> Result<Mapped, PortError> {
-        state.ledger.claim(frames, MemoryType::NonCacheable).map_err(PortError::Mapped)?;
-        if holder != Holder::Device {
-            state.ledger.release(frames);
-            return Err(PortError::NotGranted { frames, holder });
-        }
+    fn knows(&self) -> Knowledge {
+        self.knows
+    }
+
+    fn learn(&mut self, knows: Knowledge) {
+        self.knows = knows;
+    }
+
+    /// Maps the buffer for the port. If the window has another image of it, this is not where its own mapping would be,
+    /// so a stray pointer of the CPU still faults. It has guards if an image is left for that.
+    fn map(&mut self, memory: MemoryType) -> Result<Mapped, LedgerError> {
+        let (dma, frames) = (self.books.dma(), self.frames);
+        let state = self.books.state();
         let own = state.ledger.image_of(frames);
         let homes = state.images.homes(frames);
         let best = [homes.images & !own & !state.ledger.images_near(frames), homes.images & !own, homes.images];
         let images = best.into_iter().find(|&images| images != 0).expect("each frame has a home");
         let va = homes.address(images.trailing_zeros());
-        // SAFETY: the ledger gave the frames to this mapping alone (I1).
-        let mapped =
-            unsafe { state.window.map(self.dma.machine, va, frames, MemoryType::NonCacheable, Access::ReadWrite) };
-        Ok(mapped.ok().expect("no other buffer has these addresses"))
+        // SAFETY: the window's tables are this machine's, and its mappings are ended through it and this ledger.
+        let mapped = unsafe { state.window.map_carved(dma.machine, &mut state.ledger, va, frames, memory) };
+        state.kept_mut(self.slot).ported |= mapped.is_ok();
+        mapped
+    }
+
+    fn unmap(&mut self, mapped: Mapped) {
+        let dma = self.books.dma();
+        let state = self.books.state();
+        state.window.unmap_carved(dma.machine, &mut state.ledger, mapped);
+    }
+
+    fn take_mapping(&mut self) -> Option<Mapped> {
+        self.mapped.take()
+    }
+
+    fn keep(&mut self, mapped: Mapped) {
+        self.mapped = Some(mapped);
+    }
+
+    fn unlock(&mut self) {
+        self.books.unlock();
+    }
+
+    fn for_each_residue(&self, frames: FrameRange, mut each: impl FnMut(FrameRange, Residue)) {
+        each(frames, self.knows.residue);
+    }
+
+    fn count(&self, done: Done) {
+        if let Done::Dropped(lines) = done {
+            self.lines.set(self.lines.get() + lines);
+        }
     }
 }
 
@@ -155,6 +213,7 @@ impl<M: Machine> Port<M> {
 pub struct PortView<M: Machine + 'static> {
     dma: &'static Dma<M>,
     slot: BufferSlot,
+    frames: FrameRange,
     own: Option<Mapped>,
     va: VirtAddr,
     offset: usize,
@@ -181,15 +240,14 @@ impl<M: Machine> PortView<M> {
 }
 
 impl<M: Machine> Drop for PortView<M> {
+    /// Closes the port: what the device wrote is in memory before its completion is seen.
     fn drop(&mut self) {
-        // What the device wrote must be in memory before its completion is seen.
-        self.dma.machine.device_barrier();
-        let mut state = self.dma.state.lock();
-        let state = &mut *state;
-        if let Some(mapped) = self.own.take() {
-            let frames = state.window.unmap(self.dma.machine, mapped);
-            state.ledger.release(frames);
-        }
-        state.kept_mut(self.slot).ported = false;
+        let &mut Self { dma, slot, frames, .. } = self;
+        let mapped = self.own.take();
+        // Its lines were dropped when it was opened.
+        let knows = Knowledge { mapped: mapped.is_some(), ..Knowledge::new(Residue::Nothing) };
+        let mut passage = Passage { books: Books::unlocked(dma), slot, frames, mapped, knows, lines: Cell::default() };
+        run(&mut passage, Transition::ClosePort).expect("it maps nothing");
+        passage.books.state().kept_mut(slot).ported = false;
     }
 }

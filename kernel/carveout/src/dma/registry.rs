@@ -17,7 +17,7 @@ use crate::holder::Holder;
 use crate::machine::{Lines, Machine};
 use crate::sync::{Lock, Rank};
 use crate::vm::alias::Aliases;
-use crate::vm::attr::{Access, MemoryType};
+use crate::vm::attr::MemoryType;
 use crate::vm::ledger::{Cell, Ledger, Residue};
 use crate::vm::mapped::Mapped;
 use crate::vm::range::VirtRange;
@@ -401,23 +401,22 @@ impl<M: Machine> Dma<M> {
         self.state.lock().area_mut(area).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
     }
 
-    /// Claims and maps a buffer, at the addresses that it has. If it has none, a mapping that is to last gives it some.
+    /// Maps a buffer, at the addresses that it has. If it has none, a mapping that is to last gives it some.
     /// A mapping that this very call ends does not.
     pub(super) fn map(&self, slot: BufferSlot, body: &Body, memory: MemoryType, stay: Stay) -> Mapped {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let frames = body.frames();
-        state.ledger.claim(frames, memory).ok().expect("frames that this buffer owns are unmapped");
         state.map_changes += 1;
         let va = match (body.address(), stay) {
             (Some(va), _) => va,
             (None, Stay::InPassing) => state.images.homes(frames).address(0),
             (None, Stay::ToLast) => state.take_addresses(slot, frames),
         };
-        // No other frames have these addresses, and the window has all its tables. So nothing is in the way.
-        // SAFETY: the ledger gave the frames to this mapping alone (I1).
-        let mapped = unsafe { state.window.map(self.machine, va, frames, memory, Access::ReadWrite) };
-        mapped.ok().expect("the buffer's own addresses are unmapped")
+        // No other frames have these addresses, and the window has all its tables. SAFETY: they are this machine's, and
+        // the mapping is ended through it and this ledger.
+        let mapped = unsafe { state.window.map_carved(self.machine, &mut state.ledger, va, frames, memory) };
+        mapped.ok().expect("the frames and the addresses of a buffer are unmapped")
     }
 
     /// Takes the addresses from a buffer that is unmapped.
@@ -425,13 +424,12 @@ impl<M: Machine> Dma<M> {
         self.state.lock().give_addresses(slot);
     }
 
-    /// Unmaps, then releases the claim. In the other order another mapping could precede the TLB invalidate (I3).
+    /// Ends the mapping of a buffer.
     pub(super) fn unmap(&self, mapped: Mapped) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.map_changes += 1;
-        let frames = state.window.unmap(self.machine, mapped);
-        state.ledger.release(frames);
+        state.window.unmap_carved(self.machine, &mut state.ledger, mapped);
     }
 
     /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` if the ledger has it already.

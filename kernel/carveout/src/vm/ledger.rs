@@ -246,6 +246,14 @@ impl<'m> Ledger<'m> {
         Ok(())
     }
 
+    /// Returns why a claim would be refused, if it would be.
+    pub(crate) fn refusal(&self, frames: FrameRange, wants: MemoryType) -> Option<LedgerError> {
+        let Some(place) = self.place_of(frames) else { return Some(self.no_place(frames)) };
+        let mut mapped = 0;
+        place.look(self.cells, |cell, bits| mapped |= cell.mapped & bits);
+        (mapped != 0).then(|| self.taken(frames, wants))
+    }
+
     #[cold]
     fn no_place(&self, frames: FrameRange) -> LedgerError {
         match self.aliases.find(frames) {

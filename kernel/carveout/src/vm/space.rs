@@ -3,13 +3,16 @@
 //! Guarantees: a [`Region`] alone writes its run of first-level entries. A mapping is made only where nothing was
 //! mapped (break-before-make by construction, ARM ARM B3.10.1). [`Mapped`] is the proof that a translation exists, and
 //! it ends by being moved into [`Region::unmap`]. When that returns, no observer can use the translation any more:
-//! unmap, DSB, TLB invalidate, DSB (the first half of I3).
+//! unmap, DSB, TLB invalidate, DSB (the first half of I3). Mappings are made and ended by the steps of [`MAP`] and
+//! [`UNMAP`], in their order. These steps also claim carved frames in the [`Ledger`] and release them (I1).
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::heap::filled;
 use crate::machine::Mmu;
+use crate::protocol::{MAP, MapRow, MapStep, UNMAP};
 use crate::vm::attr::{Access, MemoryType, Shareability};
 use crate::vm::desc::{L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table, LARGE_PAGE_SIZE};
+use crate::vm::ledger::{Ledger, LedgerError};
 use crate::vm::mapped::{Mapped, RegionId};
 use crate::vm::range::VirtRange;
 use alloc::collections::TryReserveError;
@@ -133,6 +136,19 @@ impl Chunk {
     }
 }
 
+/// The words that translate a chunk.
+#[derive(Clone, Copy)]
+enum Words {
+    /// The first-level entry of its section.
+    Section,
+    /// Entries of this one of the region's tables.
+    Table(usize),
+}
+
+/// The rows as they are taken.
+const TO_MAP: MapRow = MapRow::of(&MAP);
+const TO_UNMAP: MapRow = MapRow::of(&UNMAP);
+
 impl<'m> Region<'m> {
     /// Makes a region whose sections get second-level tables from `l2` as they need them. This is for what is mapped
     /// once: the direct map, devices.
@@ -209,8 +225,8 @@ impl<'m> Region<'m> {
         self.range
     }
 
-    /// Maps `frames` at `va` with sections, large pages and small pages, the largest that fit. Nothing may be mapped
-    /// there before: the entries go from fault to valid.
+    /// Maps `frames`, none of which is carved, at `va`. Takes sections, large pages and small pages, the largest that
+    /// fit. Nothing may be mapped there before: the entries go from fault to valid.
     ///
     /// # Safety
     ///
@@ -222,7 +238,6 @@ impl<'m> Region<'m> {
     /// [`MapError::Empty`] if there are no frames. [`MapError::Misaligned`] if `va` is not a multiple of 4 KiB.
     /// [`MapError::OutsideRegion`] if the mapping would leave the region. [`MapError::Occupied`] if something is mapped
     /// there. [`MapError::NoTable`] if a section needs a second-level table and none is left. Nothing is written then.
-    #[expect(clippy::missing_panics_doc, reason = "each section that holds pages was given a table before")]
     pub unsafe fn map<M: Mmu>(
         &mut self,
         mmu: &M,
@@ -231,68 +246,208 @@ impl<'m> Region<'m> {
         memory: MemoryType,
         access: Access,
     ) -> Result<Mapped, MapError> {
+        // No ledger has the frames: the caller's promise stands in for the claim.
+        self.map_sections(mmu, va, frames, memory, access)
+    }
+
+    /// Maps carved frames for reads and writes, as [`map`](Self::map) does, once the ledger has given them to this
+    /// mapping alone.
+    ///
+    /// # Errors
+    ///
+    /// The ledger refuses. Nothing was written.
+    ///
+    /// # Panics
+    ///
+    /// If the region has no place for the frames there.
+    ///
+    /// # Safety
+    ///
+    /// `mmu` is the machine whose walks read this region's tables. The mapping is ended through it and this ledger,
+    /// which is the only one of these frames.
+    #[inline]
+    pub(crate) unsafe fn map_carved<M: Mmu>(
+        &mut self,
+        mmu: &M,
+        ledger: &mut Ledger<'_>,
+        va: VirtAddr,
+        frames: FrameRange,
+        memory: MemoryType,
+    ) -> Result<Mapped, LedgerError> {
+        const { assert!(TO_MAP.before.len() == 1 && TO_MAP.after.is_empty()) };
+        match TO_MAP.before[0] {
+            MapStep::Claim => ledger.claim(frames, memory)?,
+            _ => unreachable!("no step for all frames of a mapping"),
+        }
+        Ok(self.map_sections(mmu, va, frames, memory, Access::ReadWrite).ok().expect("addresses of these frames"))
+    }
+
+    /// Takes the steps of [`MAP`] on descriptors, if there is room for them.
+    fn map_sections<M: Mmu>(
+        &mut self,
+        mmu: &M,
+        va: VirtAddr,
+        frames: FrameRange,
+        memory: MemoryType,
+        access: Access,
+    ) -> Result<Mapped, MapError> {
+        const { assert!(TO_MAP.by_section.len() == 3) };
         self.check(va, frames)?;
         if let Tables::OnDemand { used } = self.tables {
             self.provide_tables(mmu, va, frames, used)?;
         }
         for chunk in self.chunks(va, frames) {
-            let section = chunk.section;
-            if chunk.is_section() && !self.keeps_table(section) {
-                self.describe_section(mmu, chunk, memory, access);
+            let words = if chunk.is_section() && !self.keeps_table(chunk.section) {
+                Words::Section
             } else {
-                let (share, table) = (self.share, self.table_of(section).expect("tables were provided"));
-                let entries = &mut self.l2[table];
-                chunk.for_each_leaf(|page, pa, pages| match pages {
-                    1 => entries[page] = L2Desc::small(pa, memory, access, share),
-                    pages => entries[page..page + pages as usize].fill(L2Desc::large(pa, memory, access, share)),
-                });
-                self.publish_l2(mmu, table, chunk.entries());
-            }
-            if let Tables::OneEach { mapped } = &mut self.tables {
-                mapped[section] += chunk.pages as u16;
-            }
+                Words::Table(self.table_of(chunk.section).expect("tables were provided"))
+            };
+            self.map_step(mmu, TO_MAP.by_section[0], words, chunk, memory, access);
+            self.map_step(mmu, TO_MAP.by_section[1], words, chunk, memory, access);
+            self.map_step(mmu, TO_MAP.by_section[2], words, chunk, memory, access);
         }
         Ok(Mapped { va, frames, memory, by: self.id })
     }
 
-    #[inline(never)]
-    fn describe_section<M: Mmu>(&mut self, mmu: &M, chunk: Chunk, memory: MemoryType, access: Access) {
-        let section = chunk.section;
-        self.l1[section] = L1Desc::section(chunk.pa, memory, access, self.share);
-        self.publish_l1(mmu, section, 1);
-        if matches!(self.tables, Tables::OneEach { .. }) {
-            // The entry pointed to a table. No leaf of that was valid, but a walk cache may hold the pointer.
-            mmu.invalidate_tlb(self.address_of(section, 0), FRAME_SIZE);
-        }
-    }
-
-    /// Ends a mapping. When this returns, no access reaches the frames through it, and none is in flight.
-    #[expect(clippy::needless_pass_by_value, reason = "consumed: what it stands for is gone")]
+    /// Ends a mapping that [`map`](Self::map) made, and returns its frames. When this returns, no access reaches the
+    /// frames through it, and none is in flight.
     ///
     /// # Panics
     ///
     /// If another region made the mapping, even at these addresses. Nothing was written then.
     pub fn unmap<M: Mmu>(&mut self, mmu: &M, mapped: Mapped) -> FrameRange {
+        self.end(mmu, None, mapped)
+    }
+
+    /// Ends a mapping that [`map_carved`](Self::map_carved) made: then the ledger may give its frames to another.
+    ///
+    /// # Panics
+    ///
+    /// As [`unmap`](Self::unmap).
+    pub(crate) fn unmap_carved<M: Mmu>(&mut self, mmu: &M, ledger: &mut Ledger<'_>, mapped: Mapped) {
+        self.end(mmu, Some(ledger), mapped);
+    }
+
+    /// Runs [`UNMAP`].
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "whether there is a ledger is known where it is called")]
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: what it stands for is gone")]
+    fn end<M: Mmu>(&mut self, mmu: &M, mut ledger: Option<&mut Ledger<'_>>, mapped: Mapped) -> FrameRange {
+        const { assert!(TO_UNMAP.before.is_empty() && TO_UNMAP.after.len() == 2) };
         let Mapped { va, frames, by, .. } = mapped;
         assert!(by == self.id, "a mapping of this region");
+        self.unmap_sections(mmu, va, frames);
+        let mut step = |step| match (step, &mut ledger) {
+            (MapStep::InvalidateTlb, _) => mmu.invalidate_tlb(va, frames.count() << FRAME_SHIFT),
+            (MapStep::Release, Some(ledger)) => ledger.release(frames),
+            (MapStep::Release, None) => {}
+            _ => unreachable!("no step for all frames of a mapping that ends"),
+        };
+        step(TO_UNMAP.after[0]);
+        step(TO_UNMAP.after[1]);
+        frames
+    }
+
+    /// Takes the steps of [`UNMAP`] on descriptors.
+    #[inline]
+    fn unmap_sections<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange) {
+        const { assert!(TO_UNMAP.by_section.len() == 2) };
         for chunk in self.chunks(va, frames) {
-            let section = chunk.section;
-            if let Some(table) = self.table_of(section) {
-                self.l2[table][chunk.entries()].fill(L2Desc::FAULT);
-                self.publish_l2(mmu, table, chunk.entries());
-            } else {
-                self.l1[section] = match self.tables {
-                    Tables::OneEach { .. } => L1Desc::table(self.table_at(section)),
-                    Tables::OnDemand { .. } => L1Desc::FAULT,
-                };
-                self.publish_l1(mmu, section, 1);
-            }
-            if let Tables::OneEach { mapped } = &mut self.tables {
-                mapped[section] -= chunk.pages as u16;
+            match self.table_of(chunk.section) {
+                Some(table) => self.unmap_chunk(mmu, Words::Table(table), chunk),
+                None => self.unmap_chunk(mmu, Words::Section, chunk),
             }
         }
-        mmu.invalidate_tlb(va, frames.count() << FRAME_SHIFT);
-        frames
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "which words it is of is known where it is called")]
+    fn unmap_chunk<M: Mmu>(&mut self, mmu: &M, words: Words, chunk: Chunk) {
+        self.unmap_step(mmu, TO_UNMAP.by_section[0], words, chunk);
+        self.unmap_step(mmu, TO_UNMAP.by_section[1], words, chunk);
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "its step is known where it is taken: a tenth of a mapping's instructions"
+    )]
+    fn map_step<M: Mmu>(
+        &mut self,
+        mmu: &M,
+        step: MapStep,
+        words: Words,
+        chunk: Chunk,
+        memory: MemoryType,
+        access: Access,
+    ) {
+        match step {
+            MapStep::Describe => self.describe(words, chunk, memory, access),
+            MapStep::Publish => self.publish(mmu, words, chunk),
+            MapStep::ForgetTable => self.forget_table(mmu, words, chunk),
+            _ => unreachable!("no step on descriptors of a mapping that is made"),
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `map_step`")]
+    fn unmap_step<M: Mmu>(&mut self, mmu: &M, step: MapStep, words: Words, chunk: Chunk) {
+        match step {
+            MapStep::Erase => self.erase(words, chunk),
+            MapStep::Publish => self.publish(mmu, words, chunk),
+            _ => unreachable!("no step on descriptors of a mapping that ends"),
+        }
+    }
+
+    /// Writes the descriptors of a chunk.
+    #[inline]
+    fn describe(&mut self, words: Words, chunk: Chunk, memory: MemoryType, access: Access) {
+        let (section, share) = (chunk.section, self.share);
+        match words {
+            Words::Section => self.l1[section] = L1Desc::section(chunk.pa, memory, access, share),
+            Words::Table(table) => {
+                let entries = &mut self.l2[table];
+                chunk.for_each_leaf(|page, pa, pages| match pages {
+                    1 => entries[page] = L2Desc::small(pa, memory, access, share),
+                    pages => entries[page..page + pages as usize].fill(L2Desc::large(pa, memory, access, share)),
+                });
+            }
+        }
+        if let Tables::OneEach { mapped } = &mut self.tables {
+            mapped[section] += chunk.pages as u16;
+        }
+    }
+
+    /// Writes fault descriptors over those of a chunk.
+    #[inline]
+    fn erase(&mut self, words: Words, chunk: Chunk) {
+        let section = chunk.section;
+        match (words, &self.tables) {
+            (Words::Table(table), _) => self.l2[table][chunk.entries()].fill(L2Desc::FAULT),
+            (Words::Section, Tables::OneEach { .. }) => self.l1[section] = L1Desc::table(self.table_at(section)),
+            (Words::Section, Tables::OnDemand { .. }) => self.l1[section] = L1Desc::FAULT,
+        }
+        if let Tables::OneEach { mapped } = &mut self.tables {
+            mapped[section] -= chunk.pages as u16;
+        }
+    }
+
+    /// Publishes what was written of a chunk.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `map_step`")]
+    fn publish<M: Mmu>(&self, mmu: &M, words: Words, chunk: Chunk) {
+        match words {
+            Words::Section => self.publish_l1(mmu, chunk.section, 1),
+            Words::Table(table) => self.publish_l2(mmu, table, chunk.entries()),
+        }
+    }
+
+    /// Has every core forget the pointer to a table, of which no leaf was valid, where a section took its place.
+    #[inline]
+    fn forget_table<M: Mmu>(&self, mmu: &M, words: Words, chunk: Chunk) {
+        if matches!((words, &self.tables), (Words::Section, Tables::OneEach { .. })) {
+            mmu.invalidate_tlb(self.address_of(chunk.section, 0), FRAME_SIZE);
+        }
     }
 
     /// Refuses what does not fit or is not free, before the first write.

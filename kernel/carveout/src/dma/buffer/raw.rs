@@ -1,15 +1,19 @@
-//! The part that all states of a buffer share. It alone executes the rows of the [`protocol`](crate::protocol).
+//! The part that all states of a buffer share, and how a buffer goes through a transition
+//! ([`exec`](crate::dma::exec)).
 //!
 //! Guarantees: when a buffer is dropped, in whatever state, its frames are freed or kept in quarantine.
 
-use crate::addr::FRAME_SHIFT;
 use crate::addr::FrameRange;
 use crate::dma::body::Body;
+use crate::dma::exec::{Done, Subject, run};
 use crate::dma::registry::{BufferSlot, Dma, Stay};
-use crate::machine::{Lines, Machine};
-use crate::protocol::{Due, Op, Span, Transition};
+use crate::holder::Holder;
+use crate::machine::Machine;
+use crate::protocol::{Knowledge, Span, Transition};
+use crate::vm::attr::MemoryType;
 use crate::vm::ledger::Residue;
-use crate::vm::mapped::Part;
+use crate::vm::mapped::Mapped;
+use core::convert::Infallible;
 use core::ops::{Deref, Range};
 use core::sync::atomic::Ordering;
 
@@ -30,121 +34,15 @@ impl<M: Machine> Deref for Raw<M> {
 }
 
 impl<M: Machine> Raw<M> {
-    /// Does what is due of a transition, in the order of its row.
-    ///
-    /// The steps are written out and inlined. Each transition is known where it is made, so the compiler keeps only the
-    /// steps of its row that may be due. In a loop over the row, the questions would cost as much as the answers.
+    /// Does what is due of a transition.
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "a matter of hundreds of instructions: BENCH.md")]
+    #[expect(clippy::inline_always, reason = "as in `exec::run`")]
     pub(super) fn run(&self, transition: Transition) {
-        const { assert!(Transition::LONGEST == 6) };
-        let row = transition.row();
         let stay = match transition {
             Transition::IntoStream | Transition::IntoDevice => Stay::InPassing,
             _ => Stay::ToLast,
         };
-        self.step(row.first(), stay);
-        self.step(row.get(1), stay);
-        self.step(row.get(2), stay);
-        self.step(row.get(3), stay);
-        self.step(row.get(4), stay);
-        self.step(row.get(5), stay);
-    }
-
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "as in `run`")]
-    fn step(&self, due: Option<&Due>, stay: Stay) {
-        if let Some(&(when, op)) = due
-            && self.knows.get().due(when)
-        {
-            self.execute(op, stay);
-            self.knows.set(self.knows.get().after(op));
-        }
-    }
-
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "as in `run`")]
-    fn execute(&self, op: Op, stay: Stay) {
-        let knows = self.knows.get();
-        match op {
-            Op::Map(memory) => {
-                let mapped = self.dma.map(self.slot, self, memory, stay);
-                self.va.set(mapped.va());
-                if stay == Stay::ToLast {
-                    self.placed.set(true);
-                }
-                self.mapped.set(Some(mapped));
-                self.map_changes.set(self.map_changes.get() + 1);
-            }
-            Op::Unmap => {
-                // It is missing only while a panic unwinds that began while it was taken.
-                if let Some(mapped) = self.mapped.take() {
-                    self.dma.unmap(mapped);
-                    self.map_changes.set(self.map_changes.get() + 1);
-                }
-            }
-            Op::Clean => {
-                let lines = self.maintain(knows.written, M::clean);
-                self.dma.counters.cleaned.add(lines);
-                self.cleaned.set(self.cleaned.get() + lines);
-            }
-            Op::Invalidate => self.drop_lines(knows.stale, M::invalidate),
-            Op::Discard => self.for_each_residue(|run, residue| {
-                if residue > Residue::Nothing {
-                    self.drop_lines(self.span_of(run), M::discard);
-                }
-            }),
-            Op::Zero => {
-                let start = self.pointer();
-                self.for_each_residue(|run, residue| {
-                    if residue > Residue::Zeroed {
-                        let first = start.wrapping_add(self.span_of(run).start as usize);
-                        // SAFETY: the frames are mapped at `va` for their whole length, writable, and this value owns
-                        // them.
-                        unsafe { self.dma.machine.zero(first, run.bytes() as usize) };
-                        self.dma.counters.zeroed.fetch_add(run.bytes(), Ordering::Relaxed);
-                    }
-                });
-            }
-            Op::DeviceBarrier => self.dma.machine.device_barrier(),
-            Op::Mark(_) => unreachable!("in no row of a buffer: it is `give_back` that tells the ledger"),
-            Op::Hold(holder) => {
-                // From here on all frames have one residue.
-                self.in_ledger.set(false);
-                self.dma.standings[self.slot.0].set(holder, knows.residue);
-                self.transitions.set(self.transitions.get() + 1);
-            }
-        }
-    }
-
-    /// Calls `each` with runs of frames of one residue. In a fresh buffer each frame has what its own last owner left.
-    fn for_each_residue(&self, each: impl FnMut(FrameRange, Residue)) {
-        if self.in_ledger.get() {
-            self.dma.for_each_residue(self.frames, each);
-        } else {
-            let mut each = each;
-            each(self.frames, self.knows.get().residue);
-        }
-    }
-
-    fn drop_lines(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) {
-        let lines = self.maintain(span, work);
-        self.dma.counters.invalidated.add(lines);
-        self.invalidated.set(self.invalidated.get() + lines);
-    }
-
-    fn maintain(&self, span: Span, work: impl FnOnce(&M, Part<'_>) -> Lines) -> Lines {
-        let mapped = self.mapped.take().expect("maintenance needs a mapping (I3)");
-        let part = mapped.part(span.start, span.end).expect("spans are cut to the buffer");
-        let lines = work(self.dma.machine, part);
-        self.mapped.set(Some(mapped));
-        lines
-    }
-
-    /// Returns the bytes of some of its frames.
-    fn span_of(&self, run: FrameRange) -> Span {
-        let start = (run.start() - self.frames.start()) << FRAME_SHIFT;
-        Span { start, end: start + (run.count() << FRAME_SHIFT) }
+        let Ok(()) = run(&mut Passage { raw: self, stay }, transition);
     }
 
     /// Returns the bytes that were asked for. No device accesses more.
@@ -173,6 +71,97 @@ impl<M: Machine> Raw<M> {
     pub(super) fn inside(&self, range: &Range<usize>) -> Option<Span> {
         let inside = range.start <= range.end && range.end <= self.bytes as usize;
         inside.then_some(Span { start: range.start as u32, end: range.end as u32 })
+    }
+}
+
+/// A buffer on its way through a transition. Its bytes and lines are its own, so it takes the lock for each change of
+/// its mapping alone.
+struct Passage<'r, M: Machine + 'static> {
+    raw: &'r Raw<M>,
+    stay: Stay,
+}
+
+impl<M: Machine> Subject<M> for Passage<'_, M> {
+    type Refused = Infallible;
+
+    #[inline]
+    fn dma(&self) -> &Dma<M> {
+        self.raw.dma
+    }
+
+    #[inline]
+    fn knows(&self) -> Knowledge {
+        self.raw.knows.get()
+    }
+
+    #[inline]
+    fn learn(&mut self, knows: Knowledge) {
+        self.raw.knows.set(knows);
+    }
+
+    #[inline]
+    fn map(&mut self, memory: MemoryType) -> Result<Mapped, Infallible> {
+        let &mut Self { raw, stay } = self;
+        let mapped = raw.dma.map(raw.slot, raw, memory, stay);
+        raw.va.set(mapped.va());
+        if stay == Stay::ToLast {
+            raw.placed.set(true);
+        }
+        raw.map_changes.set(raw.map_changes.get() + 1);
+        Ok(mapped)
+    }
+
+    #[inline]
+    fn unmap(&mut self, mapped: Mapped) {
+        self.raw.dma.unmap(mapped);
+        self.raw.map_changes.set(self.raw.map_changes.get() + 1);
+    }
+
+    #[inline]
+    fn take_mapping(&mut self) -> Option<Mapped> {
+        self.raw.mapped.take()
+    }
+
+    #[inline]
+    fn keep(&mut self, mapped: Mapped) {
+        self.raw.mapped.set(Some(mapped));
+    }
+
+    /// A fresh buffer goes by what each frame's last owner left, for none had all of them.
+    #[inline]
+    fn for_each_residue(&self, frames: FrameRange, mut each: impl FnMut(FrameRange, Residue)) {
+        if self.raw.in_ledger.get() {
+            self.raw.dma.for_each_residue(frames, each);
+        } else {
+            each(frames, self.raw.knows.get().residue);
+        }
+    }
+
+    #[inline]
+    fn count(&self, done: Done) {
+        let (raw, counters) = (self.raw, &self.raw.dma.counters);
+        match done {
+            Done::Cleaned(lines) => {
+                counters.cleaned.add(lines);
+                raw.cleaned.set(raw.cleaned.get() + lines);
+            }
+            Done::Dropped(lines) => {
+                counters.invalidated.add(lines);
+                raw.invalidated.set(raw.invalidated.get() + lines);
+            }
+            Done::Zeroed(bytes) => {
+                counters.zeroed.fetch_add(bytes.into(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    #[inline]
+    fn hold(&mut self, holder: Holder) {
+        let raw = self.raw;
+        // All of it went through the same from here on.
+        raw.in_ledger.set(false);
+        raw.dma.standings[raw.slot.0].set(holder, raw.knows.get().residue);
+        raw.transitions.set(raw.transitions.get() + 1);
     }
 }
 

@@ -3,11 +3,11 @@
 use crate::addr::BusAddr;
 use crate::dma::buffer::direction::{Cpu, Device, Direction, Yes};
 use crate::dma::buffer::raw::Raw;
+use crate::heap::turned;
 use crate::machine::Machine;
 use crate::protocol::{Op, Span, Transition, When};
 use alloc::vec::Vec;
 use core::marker::PhantomData;
-use core::mem::ManuallyDrop;
 use core::ops::Range;
 use core::ptr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -31,22 +31,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// # drop(samples);
 /// # Ok::<(), carveout::dma::AllocError>(())
 /// ```
-#[repr(transparent)]
 pub struct Stream<M: Machine + 'static, D: Direction, O> {
     pub(super) raw: Raw<M>,
     pub(super) state: PhantomData<(D, O)>,
-}
-
-impl<M: Machine, D: Direction, O> Stream<M, D, O> {
-    /// Changes the owner of streams whose transition was run. The list stays where it is: `collect` may ask the heap,
-    /// and ends the program if the heap is full.
-    fn owned_by<P>(streams: Vec<Self>) -> Vec<Stream<M, D, P>> {
-        let mut streams = ManuallyDrop::new(streams);
-        let (first, count, capacity) = (streams.as_mut_ptr().cast(), streams.len(), streams.capacity());
-        // SAFETY: the list's own memory, which nothing else frees; a `Stream` is a `Raw`, whoever owns it
-        // (`repr(transparent)`).
-        unsafe { Vec::from_raw_parts(first, count, capacity) }
-    }
 }
 
 impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
@@ -71,8 +58,7 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
     /// After this, the device reads what the CPU wrote, and no line is evicted over what the device writes.
     pub fn for_device(self) -> Stream<M, D, Device> {
         self.raw.run(Transition::ForDevice);
-        self.grant();
-        Stream { raw: self.raw, state: PhantomData }
+        self.granted()
     }
 
     /// Hands several over, with one barrier for each run of buffers of one machine, if it is due for any of them.
@@ -82,22 +68,22 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
         }
         // The machine that passed a barrier last, after all were cleaned.
         let mut ordered: Option<&'static M> = None;
-        for stream in &streams {
+        turned(streams, |stream| {
             let machine = stream.raw.dma.machine;
             if ordered.is_some_and(|ordered| ptr::eq(ordered, machine)) {
                 stream.raw.knows.set(stream.raw.knows.get().after(Op::DeviceBarrier));
             } else if stream.raw.knows.get().due(When::Unordered) {
                 ordered = Some(machine);
             }
-            stream.grant();
-        }
-        Self::owned_by(streams)
+            stream.granted()
+        })
     }
 
     /// Ends the hand-over. From here on the buffer is the device's.
-    fn grant(&self) {
+    fn granted(self) -> Stream<M, D, Device> {
         self.raw.run(Transition::Grant);
         self.raw.exposed.set(true);
+        Stream { raw: self.raw, state: PhantomData }
     }
 }
 
@@ -149,10 +135,8 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
     ///
     /// As [`for_cpu`](Self::for_cpu), of each.
     pub(in crate::dma) unsafe fn all_for_cpu(streams: Vec<Self>) -> Vec<Stream<M, D, Cpu>> {
-        for stream in &streams {
-            stream.take_back(stream.raw.asked());
-        }
-        Self::owned_by(streams)
+        // SAFETY: the device has finished with each (I4), as this function demands.
+        turned(streams, |stream| unsafe { stream.for_cpu() })
     }
 
     /// Takes the buffer back for the CPU from a device that wrote only `written` of the bytes, such as a packet that

@@ -1,0 +1,133 @@
+//! Frames of an area that are mapped at a lane, as the executor takes them.
+//!
+//! Guarantees: they are mapped at their lane alone, claimed in the ledger like any other frames (I1), and by the steps of
+//! the protocol's rows ([`exec`](crate::dma::exec)).
+
+use crate::addr::FrameRange;
+use crate::dma::exec::{Books, Done, Subject, run};
+use crate::dma::registry::{Dma, State};
+use crate::machine::Machine;
+use crate::protocol::{Knowledge, Transition};
+use crate::vm::attr::MemoryType;
+use crate::vm::ledger::Residue;
+use crate::vm::mapped::Mapped;
+use core::convert::Infallible;
+
+/// Frames of an area at a lane: the pages of a borrower while they are open, or frames that idle time prepares.
+pub(super) struct AtLane<'b, 'd, M: Machine + 'static> {
+    books: &'b mut Books<'d, M>,
+    /// The lane, and the page of the lane where the frames begin.
+    at: (u32, u32),
+    frames: FrameRange,
+    mapped: Option<Mapped>,
+    knows: Knowledge,
+    /// Whether each frame may have another residue, which the ledger has.
+    in_ledger: bool,
+}
+
+impl<'b, 'd, M: Machine> AtLane<'b, 'd, M> {
+    /// Takes a borrower's pages. No step of their rows asks what the caches may hold of them.
+    #[cfg(feature = "loans")]
+    const fn pages(books: &'b mut Books<'d, M>, at: (u32, u32), frames: FrameRange, mapped: Option<Mapped>) -> Self {
+        let knows = Knowledge { mapped: mapped.is_some(), ..Knowledge::new(Residue::Dirty) };
+        Self { books, at, frames, mapped, knows, in_ledger: false }
+    }
+
+    /// Opens a borrower's pages, by this transition. Returns their mapping.
+    #[cfg(feature = "loans")]
+    #[inline]
+    pub(super) fn open(books: &'b mut Books<'d, M>, at: (u32, u32), frames: FrameRange, by: Transition) -> Mapped {
+        let mut pages = Self::pages(books, at, frames, None);
+        let Ok(()) = run(&mut pages, by);
+        pages.mapped.expect("its row maps them")
+    }
+
+    /// Closes a borrower's pages.
+    #[cfg(feature = "loans")]
+    #[inline]
+    pub(super) fn close(books: &'b mut Books<'d, M>, at: (u32, u32), mapped: Mapped) {
+        let frames = mapped.frames();
+        let Ok(()) = run(&mut Self::pages(books, at, frames, Some(mapped)), Transition::ClosePage);
+    }
+
+    /// Prepares frames of these residues that are nobody's: drops their lines and zeroes them.
+    #[inline]
+    pub(super) fn prepare(books: &'b mut Books<'d, M>, at: (u32, u32), frames: FrameRange, most: Residue) {
+        let knows = Knowledge::new(most);
+        let Ok(()) =
+            run(&mut Self { books, at, frames, mapped: None, knows, in_ledger: true }, Transition::FillReserve);
+    }
+}
+
+impl<M: Machine> Subject<M> for AtLane<'_, '_, M> {
+    type Refused = Infallible;
+
+    #[inline]
+    fn dma(&self) -> &Dma<M> {
+        self.books.dma()
+    }
+
+    #[inline]
+    fn knows(&self) -> Knowledge {
+        self.knows
+    }
+
+    #[inline]
+    fn learn(&mut self, knows: Knowledge) {
+        self.knows = knows;
+    }
+
+    #[inline]
+    fn map(&mut self, memory: MemoryType) -> Result<Mapped, Infallible> {
+        let (dma, frames) = (self.books.dma(), self.frames);
+        let State { lanes, ledger, .. } = self.books.state();
+        let va = lanes.va(self.at.0, self.at.1);
+        // SAFETY: the lanes' tables are this machine's, and their mappings are ended through it and this ledger.
+        let mapped = unsafe { lanes.window.map_carved(dma.machine, ledger, va, frames, memory) };
+        Ok(mapped.ok().expect("nobody maps a lent frame but who has it open"))
+    }
+
+    #[inline]
+    fn unmap(&mut self, mapped: Mapped) {
+        let dma = self.books.dma();
+        let State { lanes, ledger, .. } = self.books.state();
+        lanes.window.unmap_carved(dma.machine, ledger, mapped);
+    }
+
+    #[inline]
+    fn take_mapping(&mut self) -> Option<Mapped> {
+        self.mapped.take()
+    }
+
+    #[inline]
+    fn keep(&mut self, mapped: Mapped) {
+        self.mapped = Some(mapped);
+    }
+
+    #[inline]
+    fn unlock(&mut self) {
+        self.books.unlock();
+    }
+
+    #[inline]
+    fn for_each_residue(&self, frames: FrameRange, mut each: impl FnMut(FrameRange, Residue)) {
+        if self.in_ledger {
+            self.books.dma().for_each_residue(frames, each);
+        } else {
+            each(frames, self.knows.residue);
+        }
+    }
+
+    #[inline]
+    fn count(&self, done: Done) {
+        if let Done::Dropped(lines) = done {
+            self.books.dma().counters.invalidated.add(lines);
+        }
+    }
+
+    #[inline]
+    fn mark(&mut self, residue: Residue) {
+        let frames = self.frames;
+        self.books.state().ledger.set_residue(frames, residue);
+    }
+}
