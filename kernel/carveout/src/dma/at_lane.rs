@@ -84,7 +84,8 @@ impl<M: Machine> Subject<M> for AtLane<'_, '_, M> {
         let va = lanes.va(self.at.0, self.at.1);
         // SAFETY: the lanes' tables are this machine's, and their mappings are ended through it and this ledger.
         let mapped = unsafe { lanes.window.map_carved(dma.machine, ledger, va, frames, memory) };
-        Ok(mapped.ok().expect("nobody maps a lent frame but who has it open"))
+        let Ok(mapped) = mapped else { panic!("a lent frame that is mapped already") };
+        Ok(mapped)
     }
 
     #[inline]

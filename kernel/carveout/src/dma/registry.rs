@@ -416,7 +416,8 @@ impl<M: Machine> Dma<M> {
         // No other frames have these addresses, and the window has all its tables. SAFETY: they are this machine's, and
         // the mapping is ended through it and this ledger.
         let mapped = unsafe { state.window.map_carved(self.machine, &mut state.ledger, va, frames, memory) };
-        mapped.ok().expect("the frames and the addresses of a buffer are unmapped")
+        let Ok(mapped) = mapped else { panic!("frames of a buffer that are mapped already") };
+        mapped
     }
 
     /// Takes the addresses from a buffer that is unmapped.

@@ -247,7 +247,9 @@ impl<'m> Region<'m> {
         access: Access,
     ) -> Result<Mapped, MapError> {
         // No ledger has the frames: the caller's promise stands in for the claim.
-        self.map_sections(mmu, va, frames, memory, access)
+        self.make_room(mmu, va, frames)?;
+        self.map_sections(mmu, va, frames, memory, access);
+        Ok(Mapped { va, frames, memory, by: self.id })
     }
 
     /// Maps carved frames for reads and writes, as [`map`](Self::map) does, once the ledger has given them to this
@@ -279,23 +281,26 @@ impl<'m> Region<'m> {
             MapStep::Claim => ledger.claim(frames, memory)?,
             _ => unreachable!("no step for all frames of a mapping"),
         }
-        Ok(self.map_sections(mmu, va, frames, memory, Access::ReadWrite).ok().expect("addresses of these frames"))
+        assert!(self.make_room(mmu, va, frames).is_ok(), "frames without a place at these addresses");
+        self.map_sections(mmu, va, frames, memory, Access::ReadWrite);
+        Ok(Mapped { va, frames, memory, by: self.id })
     }
 
-    /// Takes the steps of [`MAP`] on descriptors, if there is room for them.
-    fn map_sections<M: Mmu>(
-        &mut self,
-        mmu: &M,
-        va: VirtAddr,
-        frames: FrameRange,
-        memory: MemoryType,
-        access: Access,
-    ) -> Result<Mapped, MapError> {
-        const { assert!(TO_MAP.by_section.len() == 3) };
+    /// Refuses a mapping that has no place here, before the first write. Gives each section that will hold pages a table.
+    #[inline]
+    fn make_room<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange) -> Result<(), MapError> {
         self.check(va, frames)?;
-        if let Tables::OnDemand { used } = self.tables {
-            self.provide_tables(mmu, va, frames, used)?;
+        match self.tables {
+            Tables::OnDemand { used } => self.provide_tables(mmu, va, frames, used),
+            Tables::OneEach { .. } => Ok(()),
         }
+    }
+
+    /// Takes the steps of [`MAP`] on descriptors, for which there is room.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a fortieth of an allocation's instructions: BENCH.md")]
+    fn map_sections<M: Mmu>(&mut self, mmu: &M, va: VirtAddr, frames: FrameRange, memory: MemoryType, access: Access) {
+        const { assert!(TO_MAP.by_section.len() == 3) };
         for chunk in self.chunks(va, frames) {
             let words = if chunk.is_section() && !self.keeps_table(chunk.section) {
                 Words::Section
@@ -306,7 +311,6 @@ impl<'m> Region<'m> {
             self.map_step(mmu, TO_MAP.by_section[1], words, chunk, memory, access);
             self.map_step(mmu, TO_MAP.by_section[2], words, chunk, memory, access);
         }
-        Ok(Mapped { va, frames, memory, by: self.id })
     }
 
     /// Ends a mapping that [`map`](Self::map) made, and returns its frames. When this returns, no access reaches the
@@ -459,8 +463,9 @@ impl<'m> Region<'m> {
         if !va.is_aligned(FRAME_SIZE) {
             return Err(MapError::Misaligned { va });
         }
+        // An address before the region wraps to a page beyond every region.
         let last = (va.raw().wrapping_sub(self.range.start().raw()) >> FRAME_SHIFT) + frames.count();
-        if !self.range.contains(va) || last > self.range.sections() * SECTION_PAGES {
+        if last > self.range.sections() * SECTION_PAGES {
             return Err(MapError::OutsideRegion { va, frames });
         }
         let occupied = self.chunks(va, frames).find_map(|chunk| {
