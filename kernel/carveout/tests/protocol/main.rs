@@ -12,7 +12,7 @@ use carveout::protocol::{Due, Knowledge, LineStep, MapStep, Op, Span, Transition
 use carveout::setup::Setup;
 use carveout::vm::attr::MemoryType::NonCacheable;
 use carveout::vm::ledger::Residue;
-use model::{Fault, Found, Judge, Mutation, Protocol, Step, explore, narrate, step_of};
+use model::{Fault, Found, INNER, Judge, Mutation, Protocol, Step, explore, narrate, step_of};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -36,7 +36,7 @@ const IDLE: [(Transition, Op, Step, &str); 4] = [
     (
         Transition::OpenPort,
         Op::Discard,
-        Step::Line(LineStep::WaitInner),
+        Step::Line(LineStep::Wait(INNER)),
         "no line of a device's buffer is dirty; the port takes the sequence that serves where some are",
     ),
     (
@@ -170,7 +170,7 @@ fn every_step_is_necessary() {
 fn every_core_and_every_order_is_necessary() {
     let broadcast = |step: &Step| {
         let map = [MapStep::ForgetTable, MapStep::InvalidateTlb];
-        let line = [LineStep::CleanInner, LineStep::InvalidateInner];
+        let line = [LineStep::Clean(INNER), LineStep::Invalidate(INNER)];
         matches!(step, Step::Map(step, _) if map.contains(step))
             || matches!(step, Step::Line(step) if line.contains(step))
     };
