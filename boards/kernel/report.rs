@@ -20,7 +20,7 @@ pub fn boot(kernel: &Kernel) {
     let (core, variant, revision) = Armv7a::core();
     println!("board: {}, {core} r{variant}p{revision}", kernel.info.model().unwrap_or("nameless"));
     let caches = kernel.machine.caches();
-    for geometry in caches.levels() {
+    for geometry in caches.geometries() {
         let on = if geometry.level < 2 || kernel.machine.second_level_is_on() { "" } else { ", off" };
         println!("cache: {geometry}{on}");
     }

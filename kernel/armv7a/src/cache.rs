@@ -1,14 +1,16 @@
-//! The data caches up to the point of coherency: the inner ones by MVA, the outer one by physical address.
+//! The data caches up to the point of coherency: the core's own by MVA, those outside of it by physical address.
 //!
 //! Guarantees maintenance of every line that holds a byte of a part, in the order of [`protocol`]. It is never by
 //! set/way, which is local to one core and misses the outer cache.
+//!
+//! To add a level, implement [`CacheLevel`], give it from `Caches::outward`, and count it in `MOST_LEVELS`.
 //!
 //! Cortex-A8's second level is part of the core: maintenance by MVA goes through it to the point of coherency (DDI
 //! 0344K 3.2.21), and there is no outer controller.
 
 use crate::ids::{self, Geometry};
 use crate::l2c310::L2c310;
-use crate::levels::{self, Level};
+use crate::levels::{self, CacheLevel};
 use aarch32_cpu::register::{Clidr, Ctr};
 use arrayvec::ArrayVec;
 use carveout::cpu::dsb;
@@ -16,14 +18,17 @@ use carveout::machine::Lines;
 use carveout::protocol::{self, LineStep};
 use carveout::vm::mapped::Part;
 use core::arch::asm;
+use core::iter;
 use spin::Once;
 
-/// The inner caches and, if the board has one, the outer cache.
+/// The most levels: the core's own, and the outer cache.
+const MOST_LEVELS: usize = 2;
+
+/// The core's own caches and, if the board has one, the outer cache.
 #[derive(Debug)]
 pub struct Caches {
-    /// The smallest data line of any inner level, in bytes: CTR.DminLine.
-    line: u32,
-    levels: ArrayVec<Geometry, 7>,
+    core: ByMva,
+    geometries: ArrayVec<Geometry, 7>,
     outer: Once<L2c310>,
 }
 
@@ -31,8 +36,8 @@ impl Caches {
     /// Reads the core's own caches from its registers.
     #[cold]
     pub(super) fn new() -> Self {
-        let levels = ids::data_levels(Clidr::read().0).map(|level| Geometry::of(level, ccsidr(level))).collect();
-        Self { line: ids::data_line(Ctr::read().0), levels, outer: Once::new() }
+        let geometries = ids::data_levels(Clidr::read().0).map(|level| Geometry::of(level, ccsidr(level))).collect();
+        Self { core: ByMva { line: ids::data_line(Ctr::read().0) }, geometries, outer: Once::new() }
     }
 
     pub(super) fn set_outer(&self, outer: L2c310) {
@@ -42,12 +47,12 @@ impl Caches {
 
     /// Returns the bytes of an inner line.
     pub const fn line(&self) -> u32 {
-        self.line
+        self.core.line
     }
 
-    /// Returns the core's own levels that hold data, the first one first.
-    pub fn levels(&self) -> &[Geometry] {
-        &self.levels
+    /// Returns the geometries of the core's own caches that hold data, the first one first.
+    pub fn geometries(&self) -> &[Geometry] {
+        &self.geometries
     }
 
     /// Returns the outer cache, if there is one.
@@ -55,40 +60,44 @@ impl Caches {
         self.outer.get()
     }
 
-    fn run(&self, steps: &[LineStep], part: Part<'_>) -> Lines {
-        levels::run(steps, &ByMva { line: self.line }, self.outer.get(), part)
+    /// Returns the levels, from the core outward.
+    fn outward(&self) -> impl Iterator<Item = &dyn CacheLevel> {
+        let outer = self.outer.get().map(|outer| outer as &dyn CacheLevel);
+        iter::once(&self.core as &dyn CacheLevel).chain(outer)
+    }
+
+    fn run<S: Iterator<Item = LineStep>>(&self, rule: impl FnOnce(usize) -> S, part: Part<'_>) -> Lines {
+        let levels: ArrayVec<_, MOST_LEVELS> = self.outward().collect();
+        levels::run(rule, &levels, part)
     }
 
     pub(super) fn clean(&self, part: Part<'_>) -> Lines {
-        self.run(&protocol::CLEAN, part)
+        self.run(protocol::clean, part)
     }
 
     pub(super) fn invalidate(&self, part: Part<'_>) -> Lines {
-        self.run(&protocol::INVALIDATE, part)
+        self.run(protocol::invalidate, part)
     }
 
     pub(super) fn discard(&self, part: Part<'_>) -> Lines {
-        self.run(&protocol::DISCARD, part)
+        self.run(protocol::discard, part)
     }
 
+    /// Waits for every level. Normal non-cacheable writes too may wait in the controller's store buffer.
     pub(super) fn device_barrier(&self) {
-        dsb();
-        if let Some(outer) = self.outer.get() {
-            // Normal non-cacheable writes may wait in the controller's store buffer.
-            outer.wait();
-        }
+        self.outward().for_each(CacheLevel::wait);
     }
 
     /// Cleans table words to the point of unification, where a walk that does not look in the data cache sees them.
     pub(super) fn clean_to_unification(&self, words: &[u32]) {
         let bytes = size_of_val(words) as u32;
         let start = words.as_ptr() as u32;
-        let mut at = start & !(self.line - 1);
+        let mut at = start & !(self.line() - 1);
         dsb();
         while at < start + bytes {
             // SAFETY: DCCMVAU of words that were just written, so are mapped; a clean changes no data.
             unsafe { asm!("mcr p15, 0, {0}, c7, c11, 1", in(reg) at, options(nostack, preserves_flags)) };
-            at += self.line;
+            at += self.line();
         }
     }
 }
@@ -105,8 +114,10 @@ fn ccsidr(level: u32) -> u32 {
     word
 }
 
-/// The core's own levels, by MVA.
+/// All of the core's own caches. They are one level: operations by MVA go through all of them.
+#[derive(Debug)]
 struct ByMva {
+    /// The smallest data line of any of them, in bytes: CTR.DminLine.
     line: u32,
 }
 
@@ -135,7 +146,7 @@ impl ByMva {
     }
 }
 
-impl Level for ByMva {
+impl CacheLevel for ByMva {
     fn clean(&self, part: Part<'_>) -> u64 {
         self.each_line(part, |at| {
             // SAFETY: DCCMVAC; `Part` proves that the address translates (I3); a clean changes no data.

@@ -15,8 +15,8 @@ pub const ACTLR_SMP: u32 = 1 << 6;
 /// ACTLR.FW of Cortex-A5 and Cortex-A9: maintenance reaches the other cores. Later cores have no such switch.
 const ACTLR_FW: u32 = 1 << 0;
 /// ACTLR.EXCL of Cortex-A5 and Cortex-A9: a clean line that leaves the core goes into the PL310. So a line could turn
-/// up in the outer cache after that was invalidated. The order of [`INVALIDATE`](carveout::protocol::INVALIDATE) is
-/// wrong for such a core.
+/// up in the outer cache after that was invalidated. The order of
+/// [`protocol::invalidate`](carveout::protocol::invalidate) is wrong for such a core.
 pub const ACTLR_EXCL: u32 = 1 << 7;
 /// ACTLR's "write full line of zeros" of Cortex-A9. It is right only while the PL310 has this switch on too.
 const ACTLR_ZEROS: u32 = 1 << 3;

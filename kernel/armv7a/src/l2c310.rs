@@ -1,8 +1,8 @@
 //! The PL310 outer cache controller (L2C-310 TRM, DDI 0246).
 //!
 //! Guarantees: an [`L2c310`] is on. It is not exclusive of the core's own level, and it is free of what its release
-//! does wrong. Its operations are done when they return. What they wrote is in memory after [`wait`](Level::wait): a
-//! cache sync, which empties the controller's buffers (TRM 3.3.10). It goes by physical addresses, for the controller
+//! does wrong. Its operations are done when they return. What they wrote is in memory after [`wait`](CacheLevel::wait):
+//! a cache sync, which empties the controller's buffers (TRM 3.3.10). It goes by physical addresses, for the controller
 //! knows only those. A range as large as the cache is maintained by ways, so no operation costs more than one pass over
 //! the cache.
 //!
@@ -28,7 +28,7 @@ pub use unusable::Unusable;
 use crate::cores::World;
 use crate::errata::{PL310_R2P0, PL310_R3P0, outer_prefetch};
 use crate::ids::{self, ACTLR_EXCL};
-use crate::levels::Level;
+use crate::levels::CacheLevel;
 use aarch32_cpu::register::{Actlr, Midr};
 use carveout::addr::FRAME_SIZE;
 use carveout::sync::{Lock, Rank};
@@ -242,7 +242,7 @@ impl L2c310 {
     }
 }
 
-impl Level for L2c310 {
+impl CacheLevel for L2c310 {
     fn clean(&self, part: Part<'_>) -> u64 {
         if part.bytes() >= self.size {
             return self.all_ways(|block| &block.clean_way, false);

@@ -1,14 +1,14 @@
 //! Cache levels, one after another: the protocol's sequences are executed here.
 //!
-//! Guarantees the order of [`protocol`](carveout::protocol), whatever the levels are. Without an outer level its steps
-//! are left out.
+//! Guarantees the order of [`protocol`](carveout::protocol), whatever the levels are and however many. A level is an
+//! element of a slice, and its place there is its number.
 
 use carveout::machine::Lines;
 use carveout::protocol::LineStep;
 use carveout::vm::mapped::Part;
 
 /// One level: operations on every line that holds a byte of a part.
-pub trait Level {
+pub trait CacheLevel {
     /// Starts writing dirty lines to the next level; returns how many lines were asked for.
     fn clean(&self, part: Part<'_>) -> u64;
 
@@ -19,29 +19,34 @@ pub trait Level {
     fn wait(&self);
 }
 
-/// Takes the steps, and returns how many lines were asked for.
+/// Takes the steps that a rule of the protocol gives for the number of `levels`. Returns how many lines were asked
+/// for. The core's own level is the first.
 #[inline]
-pub fn run(steps: &[LineStep], inner: &impl Level, outer: Option<&impl Level>, part: Part<'_>) -> Lines {
-    let mut lines = Lines::default();
-    for step in steps {
-        match (step, outer) {
-            (LineStep::CleanInner, _) => lines.inner += inner.clean(part),
-            (LineStep::InvalidateInner, _) => lines.inner += inner.invalidate(part),
-            (LineStep::WaitInner, _) => inner.wait(),
-            (LineStep::CleanOuter, Some(outer)) => lines.outer += outer.clean(part),
-            (LineStep::InvalidateOuter, Some(outer)) => lines.outer += outer.invalidate(part),
-            (LineStep::WaitOuter, Some(outer)) => outer.wait(),
-            (LineStep::CleanOuter | LineStep::InvalidateOuter | LineStep::WaitOuter, None) => {}
-        }
-    }
-    lines
+pub fn run<S>(rule: impl FnOnce(usize) -> S, levels: &[&dyn CacheLevel], part: Part<'_>) -> Lines
+where
+    S: Iterator<Item = LineStep>,
+{
+    rule(levels.len()).fold(Lines::default(), |mut lines, step| {
+        let (level, asked) = match step {
+            LineStep::Clean(level) => (level, levels[level].clean(part)),
+            LineStep::Invalidate(level) => (level, levels[level].invalidate(part)),
+            LineStep::Wait(level) => {
+                levels[level].wait();
+                return lines;
+            }
+        };
+        let count = if level == 0 { &mut lines.inner } else { &mut lines.outer };
+        *count += asked;
+        lines
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use LineStep::{Clean, Invalidate, Wait};
     use carveout::addr::{FrameRange, VirtAddr};
-    use carveout::protocol::{CLEAN, DISCARD, INVALIDATE};
+    use carveout::protocol::{clean, discard, invalidate};
     use carveout::vm::attr::MemoryType;
     use carveout::vm::mapped::Mapped;
     use std::cell::RefCell;
@@ -49,52 +54,61 @@ mod tests {
 
     /// A level that writes down what it is asked.
     struct Recorder<'r> {
-        outer: bool,
+        level: usize,
         asked: &'r RefCell<Vec<LineStep>>,
     }
 
     impl Recorder<'_> {
-        fn note(&self, inner: LineStep, outer: LineStep) {
-            self.asked.borrow_mut().push(if self.outer { outer } else { inner });
+        fn note(&self, step: fn(usize) -> LineStep) {
+            self.asked.borrow_mut().push(step(self.level));
         }
     }
 
-    impl Level for Recorder<'_> {
+    impl CacheLevel for Recorder<'_> {
         fn clean(&self, part: Part<'_>) -> u64 {
-            self.note(LineStep::CleanInner, LineStep::CleanOuter);
+            self.note(Clean);
             (part.bytes() / 32).into()
         }
 
         fn invalidate(&self, part: Part<'_>) -> u64 {
-            self.note(LineStep::InvalidateInner, LineStep::InvalidateOuter);
+            self.note(Invalidate);
             (part.bytes() / 32).into()
         }
 
         fn wait(&self) {
-            self.note(LineStep::WaitInner, LineStep::WaitOuter);
+            self.note(Wait);
         }
     }
 
-    #[test]
-    fn each_step_of_a_sequence_is_taken_in_its_order_by_its_level() {
+    /// Returns what so many levels were asked by a rule, in its order, for one page.
+    fn asked<S: Iterator<Item = LineStep>>(rule: impl FnOnce(usize) -> S, levels: usize) -> (Vec<LineStep>, Lines) {
         let frames = FrameRange::new(0x60000, 1).unwrap();
         // SAFETY: no level here touches the memory.
         let mapped = unsafe { Mapped::assume(VirtAddr::new(0xc000_0000), frames, MemoryType::WriteBack) };
-        for (steps, lines) in [
-            (&CLEAN[..], Lines { inner: 128, outer: 128 }),
-            (&INVALIDATE, Lines { inner: 128, outer: 128 }),
-            (&DISCARD, Lines { inner: 128, outer: 128 }),
-        ] {
-            let asked = RefCell::default();
-            let level = |outer| Recorder { outer, asked: &asked };
-            assert_eq!(run(steps, &level(false), Some(&level(true)), mapped.all()), lines);
-            assert_eq!(asked.take(), steps);
-            let alone = run(steps, &level(false), None::<&Recorder<'_>>, mapped.all());
-            assert_eq!(alone, Lines { outer: 0, ..lines });
-            let outer = |step: &LineStep| {
-                matches!(step, LineStep::CleanOuter | LineStep::InvalidateOuter | LineStep::WaitOuter)
-            };
-            assert!(asked.take().iter().eq(steps.iter().filter(|step| !outer(step))));
-        }
+        let asked = RefCell::default();
+        let levels: Vec<_> = (0..levels).map(|level| Recorder { level, asked: &asked }).collect();
+        let levels: Vec<_> = levels.iter().map(|level| level as &dyn CacheLevel).collect();
+        let lines = run(rule, &levels, mapped.all());
+        (asked.take(), lines)
+    }
+
+    #[test]
+    fn three_levels_are_cleaned_and_discarded_outward_and_invalidated_inward() {
+        // The two levels outside of the core are counted together.
+        let lines = Lines { inner: 128, outer: 2 * 128 };
+        assert_eq!(asked(clean, 3), ([Clean(0), Wait(0), Clean(1), Wait(1), Clean(2)].into(), lines));
+        let inward = [Invalidate(2), Wait(2), Invalidate(1), Wait(1), Invalidate(0), Wait(0)];
+        assert_eq!(asked(invalidate, 3), (inward.into(), lines));
+        let outward = [Invalidate(0), Wait(0), Invalidate(1), Wait(1), Invalidate(2), Wait(2)];
+        assert_eq!(asked(discard, 3), (outward.into(), lines));
+    }
+
+    #[test]
+    fn a_machine_without_an_outer_level_takes_the_steps_of_level_0_alone() {
+        let lines = Lines { inner: 128, outer: 0 };
+        let of_level_0 = |step: &LineStep| matches!(step, Clean(0) | Invalidate(0) | Wait(0));
+        assert_eq!(asked(clean, 1), (clean(2).filter(of_level_0).collect(), lines));
+        assert_eq!(asked(invalidate, 1), (invalidate(2).filter(of_level_0).collect(), lines));
+        assert_eq!(asked(discard, 1), (discard(2).filter(of_level_0).collect(), lines));
     }
 }

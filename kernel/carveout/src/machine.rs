@@ -101,12 +101,12 @@ pub unsafe trait Mmu {
     fn table_word(&self, at: PhysAddr) -> Option<u32>;
 }
 
-/// Cache lines maintained, by level.
+/// Cache lines maintained, inside and outside of the cores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Lines {
-    /// Lines by MVA, to the point where the outer cache begins.
+    /// Lines by MVA, in the cores' own caches.
     pub inner: u64,
-    /// Lines by physical address, in an outer cache.
+    /// Lines by physical address, in all levels outside of the cores.
     pub outer: u64,
 }
 
@@ -133,13 +133,13 @@ impl AddAssign for Lines {
 ///
 /// The implementer's duties, on which I3 to I5 rest:
 /// - After [`clean`](Self::clean), all that the CPU wrote to the range is on its way to memory, and a device barrier
-///   waits until it is there: [`CLEAN`](crate::protocol::CLEAN).
+///   waits until it is there: [`protocol::clean`](crate::protocol::clean).
 /// - When [`invalidate`](Self::invalidate) returns, no level holds a line of the range that was there when it was
 ///   called, whatever is speculated meanwhile. The caller says that none is dirty:
-///   [`INVALIDATE`](crate::protocol::INVALIDATE).
+///   [`protocol::invalidate`](crate::protocol::invalidate).
 /// - When [`discard`](Self::discard) returns, no level holds a line of the range. Their data, which is dead, does not
 ///   reach memory later. The caller says that no write-back translation of the range exists:
-///   [`DISCARD`](crate::protocol::DISCARD).
+///   [`protocol::discard`](crate::protocol::discard).
 /// - When [`device_barrier`](Self::device_barrier) returns, bus masters see all earlier accesses to Normal memory,
 ///   non-cacheable ones and cleans included, before any later access to a device.
 /// - [`dma_wmb`](Self::dma_wmb) and [`dma_rmb`](Self::dma_rmb) order accesses to coherent memory as bus masters see

@@ -1,8 +1,8 @@
 //! The protocol: what is done to a carved frame, in which order. One table.
 //!
 //! Guarantees: the code has no other sequence. `dma::exec` runs the rows of [`Transition`] for buffers, ports, lent
-//! pages and the reserve. `vm::space` runs [`MAP`] and [`UNMAP`]. A machine runs [`CLEAN`], [`INVALIDATE`] and
-//! [`DISCARD`]. The explorer in `kernel/carveout/tests/protocol` takes its steps from here. So it explores what the
+//! pages and the reserve. `vm::space` runs [`MAP`] and [`UNMAP`]. A machine runs [`clean`], [`invalidate`] and
+//! [`discard`]. The explorer in `kernel/carveout/tests/protocol` takes its steps from here. So it explores what the
 //! code does: every interleaving with two cores' TLBs and caches, a device, and an adversary that speculates and
 //! evicts. `docs/src/protocol.md` has what it found.
 
@@ -66,38 +66,39 @@ impl MapRow {
     }
 }
 
-/// A step of cache maintenance. One step starts operations on lines, and another waits until they are complete.
+/// A step of cache maintenance on one level. One step starts operations on lines, and another waits until they are
+/// complete. Levels are numbered outward: level 0 is all that belongs to the cores, and the last one is next to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LineStep {
-    /// Dirty lines of the inner levels, on every core, are written to the outer one.
-    CleanInner,
-    /// Dirty lines of the outer level are written to memory.
-    CleanOuter,
-    /// Lines of the inner levels, on every core, are dropped.
-    InvalidateInner,
-    /// Lines of the outer level are dropped.
-    InvalidateOuter,
-    /// Waits for the inner operations: a DSB.
-    WaitInner,
-    /// Waits for the outer operations: the controller's sync.
-    WaitOuter,
+    /// Dirty lines of the level, on every core, are written to the next level. The last level writes them to memory.
+    Clean(usize),
+    /// Lines of the level, on every core, are dropped.
+    Invalidate(usize),
+    /// Waits for the level's operations: a DSB, a controller's sync.
+    Wait(usize),
 }
 
-/// The steps by which what the CPU wrote goes to memory. Data that leaves the inner level lands in the outer one. If
-/// the outer level had been cleaned before, the data would stay there. The device barrier completes the outer
-/// operations. It must follow before a device is told.
-pub const CLEAN: [LineStep; 3] = [LineStep::CleanInner, LineStep::WaitInner, LineStep::CleanOuter];
+/// Returns the steps by which what the CPU wrote goes to memory, level 0 first. Data that leaves a level lands in the
+/// next one. If that one had been cleaned before, the data would stay there. The device barrier completes the last
+/// level's operations. It must follow before a device is told. Level 0 is waited for even if it is the last: its
+/// operations need a translation, which may end next.
+pub fn clean(levels: usize) -> impl Iterator<Item = LineStep> {
+    let steps = if levels > 1 { 2 * levels - 1 } else { 2 * levels };
+    (0..levels).flat_map(|level| [LineStep::Clean(level), LineStep::Wait(level)]).take(steps)
+}
 
-/// The steps that drop lines which a device made stale, while a write-back mapping exists. None is dirty. In the other
-/// order, an inner line would be refilled from an outer one that is stale.
-pub const INVALIDATE: [LineStep; 4] =
-    [LineStep::InvalidateOuter, LineStep::WaitOuter, LineStep::InvalidateInner, LineStep::WaitInner];
+/// Returns the steps that drop lines which a device made stale, the last level first. A write-back mapping exists. None
+/// of the lines is dirty. In the other order, a line would be refilled from the next level, which is stale.
+pub fn invalidate(levels: usize) -> impl Iterator<Item = LineStep> {
+    (0..levels).rev().flat_map(|level| [LineStep::Invalidate(level), LineStep::Wait(level)])
+}
 
-/// The steps that drop lines of former owners, dirty ones too, while no write-back mapping exists. Nothing refills
-/// then. In the other order, a dirty inner line could be evicted after the outer level's turn. It would stay there and
-/// be written later, over whatever came meanwhile.
-pub const DISCARD: [LineStep; 4] =
-    [LineStep::InvalidateInner, LineStep::WaitInner, LineStep::InvalidateOuter, LineStep::WaitOuter];
+/// Returns the steps that drop lines of former owners, dirty ones too, level 0 first. No write-back mapping exists, so
+/// nothing refills. In the other order, a dirty line could be evicted after the next level's turn. It would stay there
+/// and be written later, over whatever came meanwhile.
+pub fn discard(levels: usize) -> impl Iterator<Item = LineStep> {
+    (0..levels).flat_map(|level| [LineStep::Invalidate(level), LineStep::Wait(level)])
+}
 
 /// One operation of a transition.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -106,11 +107,11 @@ pub enum Op {
     Map(MemoryType),
     /// The mapping ends: [`UNMAP`].
     Unmap,
-    /// What the CPU may have written is cleaned: [`CLEAN`].
+    /// What the CPU may have written is cleaned: [`clean`].
     Clean,
-    /// What a device may have written is invalidated: [`INVALIDATE`].
+    /// What a device may have written is invalidated: [`invalidate`].
     Invalidate,
-    /// The lines of all frames are dropped: [`DISCARD`].
+    /// The lines of all frames are dropped: [`discard`].
     Discard,
     /// The CPU writes zeros through the mapping (I5).
     Zero,

@@ -174,7 +174,7 @@ mod tests {
         let calls = [
             place("carveout::cpu::dsb", "kernel/carveout/src/cpu.rs:110"),
             place(
-                "<carveout_armv7a::X as carveout_armv7a::levels::Level>::wait::<u8>",
+                "<carveout_armv7a::X as carveout_armv7a::levels::CacheLevel>::wait::<u8>",
                 "kernel/armv7a/src/levels.rs:3",
             ),
             place("carveout::dma::go", "kernel/carveout/src/dma/mod.rs:1"),

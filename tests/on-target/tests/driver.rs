@@ -44,7 +44,7 @@ fn caches_are_what_the_core_says(kernel: &'static Kernel) -> Verdict {
         other => return Err(format!("{other} is not known to this test")),
     };
     ensure_eq!(caches.line(), line, "bytes of the smallest line, by CTR");
-    let lines: Vec<u32> = caches.levels().iter().map(|level| level.line).collect();
+    let lines: Vec<u32> = caches.geometries().iter().map(|level| level.line).collect();
     ensure_eq!(lines.first(), Some(&line), "bytes of a line of the first level, by CCSIDR");
     ensure_eq!(lines.iter().min(), Some(&line), "the smallest of all levels");
     ensure!(kernel.machine.second_level_is_on(), "the second level is off");

@@ -8,7 +8,7 @@ mod unusable;
 pub use unusable::Unusable;
 
 use crate::cores::World;
-use crate::levels::Level;
+use crate::levels::CacheLevel;
 use carveout::vm::mapped::Part;
 use core::ptr::NonNull;
 
@@ -45,7 +45,7 @@ impl L2c310 {
     }
 }
 
-impl Level for L2c310 {
+impl CacheLevel for L2c310 {
     fn clean(&self, _: Part<'_>) -> u64 {
         match *self {}
     }

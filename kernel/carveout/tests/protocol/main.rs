@@ -10,7 +10,7 @@ use carveout::dma::Holder;
 use carveout::protocol::{Due, LineStep, MapStep, Op, Transition, When};
 use carveout::vm::attr::MemoryType::NonCacheable;
 use carveout::vm::ledger::Residue;
-use model::{Fault, Found, Judge, Mutation, Protocol, Step, explore, narrate, step_of};
+use model::{Fault, Found, INNER, Judge, Mutation, Protocol, Step, explore, narrate, step_of};
 use std::fmt::Write as _;
 
 /// The table as it is, with every fault judged.
@@ -33,7 +33,7 @@ const IDLE: [(Transition, Op, Step, &str); 4] = [
     (
         Transition::OpenPort,
         Op::Discard,
-        Step::Line(LineStep::WaitInner),
+        Step::Line(LineStep::Wait(INNER)),
         "no line of a device's buffer is dirty; the port takes the sequence that serves where some are",
     ),
     (
@@ -167,7 +167,7 @@ fn every_step_is_necessary() {
 fn every_core_and_every_order_is_necessary() {
     let broadcast = |step: &Step| {
         let map = [MapStep::ForgetTable, MapStep::InvalidateTlb];
-        let line = [LineStep::CleanInner, LineStep::InvalidateInner];
+        let line = [LineStep::Clean(INNER), LineStep::Invalidate(INNER)];
         matches!(step, Step::Map(step, _) if map.contains(step))
             || matches!(step, Step::Line(step) if line.contains(step))
     };

@@ -1,9 +1,7 @@
 //! The model: one line of one frame, two cores, a device and an adversary. `docs/src/protocol.md` describes it.
 
 use carveout::dma::Holder;
-use carveout::protocol::{
-    CLEAN, DISCARD, Due, INVALIDATE, Knowledge, LineStep, MAP, MapStep, Op, Span, Transition, UNMAP,
-};
+use carveout::protocol::{self, Due, Knowledge, LineStep, MAP, MapStep, Op, Span, Transition, UNMAP};
 use carveout::vm::attr::MemoryType::{self, NonCacheable, WriteBack};
 use carveout::vm::ledger::Residue;
 use stateright::{Checker, Model, Path, Property};
@@ -227,14 +225,13 @@ pub(crate) enum Step {
 
 /// An op's step of that number.
 pub(crate) fn step_of(op: Op, n: usize) -> Option<Step> {
-    let line = |steps: &[LineStep]| steps.get(n).copied().map(Step::Line);
     let only = |step| (n == 0).then_some(step);
     match op {
         Op::Map(memory) => MAP.get(n).map(|&step| Step::Map(step, memory)),
         Op::Unmap => UNMAP.get(n).map(|&step| Step::Map(step, NonCacheable)),
-        Op::Clean => line(&CLEAN),
-        Op::Invalidate => line(&INVALIDATE),
-        Op::Discard => line(&DISCARD),
+        Op::Clean => protocol::clean(LEVELS).nth(n).map(Step::Line),
+        Op::Invalidate => protocol::invalidate(LEVELS).nth(n).map(Step::Line),
+        Op::Discard => protocol::discard(LEVELS).nth(n).map(Step::Line),
         Op::Zero => only(Step::Zero),
         Op::DeviceBarrier => only(Step::DeviceBarrier),
         Op::Hold(holder) => only(Step::Hold(holder)),
@@ -373,12 +370,21 @@ pub(crate) enum Action {
     Drain,
 }
 
+/// Cache levels, by number. One that the model is without takes its steps and does nothing.
+const LEVELS: usize = 2;
+pub(crate) const INNER: usize = 0;
+const OUTER: usize = 1;
+
 const fn bit(step: LineStep) -> u8 {
-    1 << step as u8
+    match step {
+        LineStep::Clean(level) => 1 << level,
+        LineStep::Invalidate(level) => 1 << (LEVELS + level),
+        LineStep::Wait(_) => 0,
+    }
 }
-const INNER: u8 = bit(LineStep::CleanInner) | bit(LineStep::InvalidateInner);
+const INSIDE: u8 = bit(LineStep::Clean(INNER)) | bit(LineStep::Invalidate(INNER));
 const OPERATIONS: [LineStep; 4] =
-    [LineStep::CleanInner, LineStep::CleanOuter, LineStep::InvalidateInner, LineStep::InvalidateOuter];
+    [LineStep::Clean(INNER), LineStep::Clean(OUTER), LineStep::Invalidate(INNER), LineStep::Invalidate(OUTER)];
 
 /// The memory system.
 impl State {
@@ -423,7 +429,7 @@ impl State {
         self.pending[context as usize] &= !bit(step);
         let local = model.is_local(self, context, step).then_some(context as usize);
         match step {
-            LineStep::CleanInner => {
+            LineStep::Clean(INNER) => {
                 if let Some(line) = &mut self.inner
                     && line.dirty
                     && local.is_none_or(|core| line.cores == 1 << core)
@@ -433,18 +439,18 @@ impl State {
                     self.outward(model, data);
                 }
             }
-            LineStep::InvalidateInner => {
+            LineStep::Invalidate(INNER) => {
                 let keep = local.map_or(0, |core| !(1 << core));
                 self.keep_inner(keep);
             }
-            LineStep::CleanOuter => {
+            LineStep::Clean(OUTER) => {
                 if let Some(Outer { data, dirty: true }) = self.outer {
                     self.outer = Some(Outer { data, dirty: false });
                     self.write_back(data);
                 }
             }
-            LineStep::InvalidateOuter => self.outer = None,
-            LineStep::WaitInner | LineStep::WaitOuter => {}
+            LineStep::Invalidate(OUTER) => self.outer = None,
+            _ => unreachable!("it is not pending"),
         }
     }
 
@@ -562,15 +568,12 @@ impl Protocol {
     }
 
     fn reversed(self, transition: Transition, op: u8, step: Step) -> Step {
-        use LineStep::{CleanInner, CleanOuter, InvalidateInner, InvalidateOuter, WaitInner, WaitOuter};
+        let other = |level: usize| LEVELS - 1 - level;
         match step {
             Step::Line(step) if self.mutation == Mutation::Reverse(transition, op) => Step::Line(match step {
-                CleanInner => CleanOuter,
-                CleanOuter => CleanInner,
-                InvalidateInner => InvalidateOuter,
-                InvalidateOuter => InvalidateInner,
-                WaitInner => WaitOuter,
-                WaitOuter => WaitInner,
+                LineStep::Clean(level) => LineStep::Clean(other(level)),
+                LineStep::Invalidate(level) => LineStep::Invalidate(other(level)),
+                LineStep::Wait(level) => LineStep::Wait(other(level)),
             }),
             step => step,
         }
@@ -656,7 +659,7 @@ impl Protocol {
                 MapStep::Publish => {
                     state.seen[place as usize] = state.written[place as usize];
                     // It ends in a DSB.
-                    state.complete_all(self, context, INNER);
+                    state.complete_all(self, context, INSIDE);
                 }
                 MapStep::ForgetTable => {
                     for core in cores {
@@ -668,7 +671,7 @@ impl Protocol {
                         state.tlb[core] &= !entries(place);
                         state.pointers[core] &= !(1 << place as u8);
                     }
-                    state.complete_all(self, context, INNER);
+                    state.complete_all(self, context, INSIDE);
                 }
                 MapStep::Release => state.claimed = false,
             },
@@ -680,13 +683,13 @@ impl Protocol {
                     _ => EVERYTHING,
                 };
                 match step {
-                    LineStep::WaitInner => state.complete_all(self, context, INNER),
-                    LineStep::WaitOuter => state.complete_all(self, context, !0),
+                    LineStep::Wait(INNER) => state.complete_all(self, context, INSIDE),
+                    LineStep::Wait(OUTER) => state.complete_all(self, context, !0),
                     _ => {
-                        if bit(step) & INNER != 0 && state.tlb[core] & entries(place) == 0 {
+                        if bit(step) & INSIDE != 0 && state.tlb[core] & entries(place) == 0 {
                             state.fault = state.fault.or(Some(Fault::Unmapped));
                         }
-                        if holds_line(span) && (self.outer || bit(step) & INNER != 0) {
+                        if holds_line(span) && (self.outer || bit(step) & INSIDE != 0) {
                             state.pending[core] |= bit(step);
                         }
                     }
