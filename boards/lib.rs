@@ -23,8 +23,6 @@ mod vexpress_a9;
 
 /// What a board is known by.
 pub struct Board {
-    /// Its folder, and `--board` of qemu-run.sh.
-    pub name: &'static str,
     /// One of the root's `compatible` strings.
     pub compatible: &'static str,
 }

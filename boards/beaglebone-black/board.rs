@@ -2,4 +2,4 @@
 
 use crate::Board;
 
-pub(crate) const BOARD: Board = Board { name: "beaglebone-black", compatible: "ti,am335x-bone-black" };
+pub(crate) const BOARD: Board = Board { compatible: "ti,am335x-bone-black" };

@@ -3,4 +3,4 @@
 
 use crate::Board;
 
-pub(crate) const BOARD: Board = Board { name: "cubieboard", compatible: "cubietech,a10-cubieboard" };
+pub(crate) const BOARD: Board = Board { compatible: "cubietech,a10-cubieboard" };

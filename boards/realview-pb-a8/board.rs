@@ -4,4 +4,4 @@
 
 use crate::Board;
 
-pub(crate) const BOARD: Board = Board { name: "realview-pb-a8", compatible: "arm,realview-pba8" };
+pub(crate) const BOARD: Board = Board { compatible: "arm,realview-pba8" };

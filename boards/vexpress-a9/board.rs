@@ -2,4 +2,4 @@
 
 use crate::Board;
 
-pub(crate) const BOARD: Board = Board { name: "vexpress-a9", compatible: "arm,vexpress,v2p-ca9" };
+pub(crate) const BOARD: Board = Board { compatible: "arm,vexpress,v2p-ca9" };

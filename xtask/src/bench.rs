@@ -12,7 +12,7 @@ use std::thread;
 use lexopt::{Arg, ValueExt};
 
 use crate::boards::{self, COUNTING, Emulated};
-use crate::build::{Toolchain, build};
+use crate::build::{Kind, Toolchain, build};
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, BENCH};
 use crate::{image, scratch, size};
@@ -32,7 +32,7 @@ struct Bench {
 
 impl Bench {
     fn build(toolchain: &Toolchain, program: &str) -> Result<Self> {
-        let elf = toolchain.on_target(program)?;
+        let elf = toolchain.on_target(Kind::Bin, program)?;
         let scratch = scratch::folder()?;
         let kernel = scratch.join("kernel.bin");
         image::flatten(&elf, &kernel)?;

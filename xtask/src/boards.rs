@@ -25,7 +25,7 @@ pub(crate) struct Board {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Qemu {
     machine: String,
-    memory: String,
+    pub(crate) memory: String,
     #[serde(default)]
     options: Vec<String>,
     disk: Disk,
@@ -202,7 +202,17 @@ mod tests {
     #[test]
     fn an_unknown_board_is_answered_with_those_there_are() {
         let failure = Emulated::named("toaster").unwrap_err();
-        assert_eq!(failure.to_string(), "no board 'toaster'; there are: cubieboard realview-pb-a8 vexpress-a9");
+        let mut names: Vec<_> = fs::read_dir(project::root().join(BOARDS))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| {
+                fs::read_to_string(entry.path().join("board.toml")).is_ok_and(|text| text.contains("[qemu]"))
+            })
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert!(names.contains(&"vexpress-a9".to_owned()));
+        assert_eq!(failure.to_string(), format!("no board 'toaster'; there are: {}", names.join(" ")));
     }
 
     #[test]

@@ -32,6 +32,8 @@ struct Options {
     append: OsString,
     dtb: Option<PathBuf>,
     memory: Option<Memory>,
+    /// The RAM in MiB: what `--memory` says, else what the board has.
+    mib: u64,
     cores: Option<u32>,
     count: bool,
     limit: u32,
@@ -76,8 +78,13 @@ impl Options {
             }
         }
         let words = append.to_string_lossy();
+        let board = Emulated::named(&board)?;
+        let mib = match &memory {
+            Some(memory) => memory.mib,
+            None => Memory::parse(&board.qemu.memory).doing(board.board.name())?.mib,
+        };
         let options = Self {
-            board: Emulated::named(&board)?,
+            board,
             image,
             screenshot,
             window,
@@ -85,6 +92,7 @@ impl Options {
             append,
             dtb,
             memory,
+            mib,
             cores,
             limit: limit.unwrap_or(if window { 0 } else { 120 }),
             elf,
@@ -118,7 +126,7 @@ impl Options {
     /// Returns the kernel's command line.
     fn boot_arguments(&self) -> OsString {
         // QEMU puts the device tree into the middle of a small RAM: half of it is more than the largest free run.
-        let cma = self.memory.as_ref().map_or(64, |memory| (memory.mib / 4).min(64));
+        let cma = (self.mib / 4).min(64);
         let mut arguments = OsString::from(format!("cma={cma}M loglevel=6 semihosting"));
         if !self.append.is_empty() {
             arguments.push(" ");

@@ -84,18 +84,15 @@ impl Toolchain {
         only(build(&format!("the kernel for {TARGET}"), cargo)?, DEMO)
     }
 
-    /// Builds a program of the on-target tests' package. Returns the ELF.
-    pub(crate) fn on_target(&self, program: &str) -> Result<PathBuf> {
-        let mut cargo = self.target("build");
-        cargo.args(["--package", ON_TARGET, "--bin", program]);
+    /// Builds a program or a test of the on-target tests' package. Returns the ELF.
+    pub(crate) fn on_target(&self, target: Kind, program: &str) -> Result<PathBuf> {
+        let (command, words): (_, &[&str]) = match target {
+            Kind::Bin => ("build", &["--bin"]),
+            Kind::Test => ("test", &["--no-run", "--test"]),
+        };
+        let mut cargo = self.target(command);
+        cargo.args(["--package", ON_TARGET]).args(words).arg(program);
         only(build(&format!("the program {program} for {TARGET}"), cargo)?, program)
-    }
-
-    /// Builds all that boots of the on-target tests' package: programs and tests.
-    pub(crate) fn all_on_target(&self) -> Result<Vec<Program>> {
-        let mut cargo = self.target("test");
-        cargo.args(["--package", ON_TARGET, "--no-run"]);
-        build(&format!("the on-target tests for {TARGET}"), cargo)
     }
 
     /// Builds the host's tool for pictures. Returns its path.
@@ -104,6 +101,13 @@ impl Toolchain {
         cargo.args(["--release", "--package", PICTURE]);
         only(build("the tool for pictures", cargo)?, PICTURE)
     }
+}
+
+/// What cargo calls a program that boots.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Kind {
+    Bin,
+    Test,
 }
 
 /// A program that a build made.

@@ -475,8 +475,8 @@ fn compare(name: &str, tolerance: &str, kit: &Kit, job: &mut Job) -> Result<Verd
     for (made, kept) in [("screen.png", format!("{kept}.png")), ("expected.png", format!("{kept}.expected.png"))] {
         fs::copy(job.folder().join(made), kit.logs.join(&kept)).doing(kept)?;
     }
-    let mut compare = Command::new(&kit.picture);
-    compare.current_dir(job.folder()).args(["compare", "screen.png", "expected.png", "--tolerance", tolerance]);
+    let mut compare = kit.picture_tool(job)?;
+    compare.args(["compare", "screen.png", "expected.png", "--tolerance", tolerance]);
     let (exit, output) = job.output(&mut compare)?;
     let line = output.trim_end().to_owned();
     Ok(if exit == 0 { Verdict::Passed(Some(line)) } else { Verdict::Failed(line) })

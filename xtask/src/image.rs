@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::boards::Board;
 use crate::failure::{Context, Failure, Result};
+use crate::project::{self, BOARDS};
 
 /// Writes the bytes that an ELF loads. QEMU hands the device tree in r2 to a raw image only.
 ///
@@ -24,11 +25,14 @@ pub(crate) fn flatten(elf: &Path, bytes: &Path) -> Result<()> {
     }
 }
 
-/// Compiles a device tree's source.
+/// Compiles a device tree's source. The files that it includes are named by their path below `boards`.
 pub(crate) fn compile_tree(source: &str, blob: &Path) -> Result<()> {
     let mut dtc = Command::new("dtc")
         .args(["-q", "-I", "dts", "-O", "dtb", "-o"])
-        .args([blob, Path::new("-")])
+        .arg(blob)
+        .arg("-i")
+        .arg(project::root().join(BOARDS))
+        .arg("-")
         .stdin(Stdio::piped())
         .spawn()
         .doing("dtc")?;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use lexopt::{Arg, ValueExt};
 
-use crate::build::{Program, Toolchain, build};
+use crate::build::{Kind, Toolchain, build};
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, INCOHERENT};
 use crate::scratch;
@@ -64,7 +64,7 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
 
     let by_default = options.elfs.is_empty() && options.tests.is_empty();
     if options.build || (options.plants && options.elfs.is_empty()) || (!options.plants && by_default) {
-        options.elfs.push(toolchain.on_target("planted")?);
+        options.elfs.push(toolchain.on_target(Kind::Bin, "planted")?);
     }
     if options.build {
         return Ok(0);
@@ -77,9 +77,8 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
         options.elfs.push(toolchain.demo()?);
         options.tests = TESTS.map(str::to_owned).to_vec();
     }
-    let built = if options.tests.is_empty() { Vec::new() } else { toolchain.all_on_target()? };
     for test in &options.tests {
-        options.elfs.push(elf_of(&built, test)?);
+        options.elfs.push(toolchain.on_target(Kind::Test, test)?);
     }
 
     // Small: the codec that decodes it runs on the machine.
@@ -101,15 +100,8 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     if !all {
         return Ok(code);
     }
-    let of_loans = run(&[elf_of(&built, "loans")?], &["--append", LENT])?;
+    let of_loans = run(&[toolchain.on_target(Kind::Test, "loans")?], &["--append", LENT])?;
     Ok(if of_loans == 0 { code } else { of_loans })
-}
-
-fn elf_of(built: &[Program], test: &str) -> Result<PathBuf> {
-    let program = built.iter().find(|program| program.is_test && program.name == test);
-    program
-        .map(|program| program.path.clone())
-        .ok_or_else(|| Failure::new(format!("no ELF of the on-target test {test}")))
 }
 
 fn ended(mut command: Command, path: &Path) -> Result<u8> {

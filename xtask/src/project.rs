@@ -16,6 +16,7 @@ pub(crate) const KERNEL: &str = "carveout-boards";
 pub(crate) const DEMO: &str = "demo";
 /// The package of the tests that boot.
 pub(crate) const ON_TARGET: &str = "on-target";
+pub(crate) const ON_TARGET_MANIFEST: &str = "tests/on-target/Cargo.toml";
 /// The package of the host's tool for pictures, and its program.
 pub(crate) const PICTURE: &str = "picture";
 

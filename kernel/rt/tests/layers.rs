@@ -171,12 +171,11 @@ fn code(text: &str) -> String {
     while let Some(line) = lines.next() {
         let bare = line.trim_start();
         if bare.starts_with("#[cfg(test)]") || bare.starts_with("#[cfg(all(test") {
-            // An item ends at its indentation: with the brace that was opened there, or at once.
+            // An item ends at its indentation: with the brace that was opened there, or on its first line.
             let indent = line.len() - bare.len();
             let ends = |line: &str| {
                 let bare = line.trim_start();
-                line.len() - bare.len() == indent
-                    && (bare.ends_with(';') || bare.ends_with(',') || bare.starts_with('}'))
+                line.len() - bare.len() == indent && (bare.ends_with([';', ',', '}']) || bare.starts_with('}'))
             };
             for line in lines.by_ref() {
                 if ends(line) {
@@ -309,4 +308,5 @@ fn an_import_that_points_up_is_found() {
     }
     // What follows a test is looked at.
     assert_eq!(found("house", "#[cfg(test)]\nmod tests {\n    fn f() {}\n}\nuse crate::roof;").len(), 1);
+    assert_eq!(found("house", "#[cfg(test)]\nenum Shed {}\nuse crate::roof;").len(), 1);
 }

@@ -1,32 +1,53 @@
 //! All checks, and what they share.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 
 use super::cards::{self, Cards};
 use super::{Check, Job, Options, Verdict, cargo_tests, wrong};
 use crate::boards::Emulated;
-use crate::build::Toolchain;
+use crate::build::{Kind, Toolchain};
 use crate::cases::{self, Case};
 use crate::failure::{Context, Failure, Result};
 use crate::image;
-use crate::project::{self, DEMO, KERNEL, MODULE, ON_TARGET, WITH_FEATURES};
+use crate::project::{self, DEMO, KERNEL, MODULE, ON_TARGET, ON_TARGET_MANIFEST, WITH_FEATURES};
 use crate::size;
 
 /// What the checks share.
 pub(crate) struct Kit {
     pub(crate) toolchain: Toolchain,
-    /// The tool for pictures.
-    pub(crate) picture: PathBuf,
     pub(crate) logs: PathBuf,
     pub(crate) cards: Cards,
+    /// The tool for pictures.
+    picture: Built,
     /// What boots, by name.
-    programs: HashMap<String, PathBuf>,
+    programs: BTreeMap<String, (Make, Built)>,
     this: PathBuf,
+}
+
+/// A program, or why it did not build. It is built when the first check asks for it.
+type Built = OnceLock<std::result::Result<PathBuf, String>>;
+
+/// How a program that boots is built.
+#[derive(Clone, Copy, PartialEq)]
+enum Make {
+    Demo,
+    OnTarget(Kind),
+}
+
+/// An entry of the list.
+enum Entry {
+    Check(Check),
+    /// Checks whose names are known once they are built.
+    Group {
+        name: &'static str,
+        build: Box<dyn FnOnce() -> Vec<Check>>,
+    },
 }
 
 impl Kit {
@@ -39,14 +60,29 @@ impl Kit {
 
     /// Returns the ELF of a program that boots.
     pub(crate) fn program(&self, name: &str) -> Result<&Path> {
-        let program = self.programs.get(name).ok_or_else(|| Failure::new(format!("no program '{name}'")))?;
-        Ok(program)
+        let (make, built) = self.programs.get(name).ok_or_else(|| Failure::new(format!("no program '{name}'")))?;
+        once(built, || match *make {
+            Make::Demo => self.toolchain.demo(),
+            Make::OnTarget(kind) => self.toolchain.on_target(kind, name),
+        })
+    }
+
+    /// Returns the on-target tests, in the order of their names.
+    fn on_target_tests(&self) -> Vec<&str> {
+        let tests = self.programs.iter().filter(|(_, (make, _))| *make == Make::OnTarget(Kind::Test));
+        tests.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Returns a command of the tool for pictures, in the check's folder.
+    pub(crate) fn picture_tool(&self, job: &Job) -> Result<Command> {
+        let mut tool = Command::new(once(&self.picture, || self.toolchain.picture())?);
+        tool.current_dir(job.folder());
+        Ok(tool)
     }
 
     /// Runs the tool for pictures in the check's folder.
     pub(crate) fn picture(&self, job: &Job, words: &[&str]) -> Result<()> {
-        let picture = Command::new(&self.picture).args(words).current_dir(job.folder()).output();
-        let output = picture.doing(self.picture.display())?;
+        let output = self.picture_tool(job)?.args(words).output().doing("the tool for pictures")?;
         if output.status.success() {
             Ok(())
         } else {
@@ -55,33 +91,84 @@ impl Kit {
     }
 }
 
-/// Builds what several checks share, and returns the checks in their order.
+fn once(built: &Built, build: impl FnOnce() -> Result<PathBuf>) -> Result<&Path> {
+    let built = built.get_or_init(|| build().map_err(|failure| failure.to_string()));
+    built.as_deref().map_err(Failure::new)
+}
+
+/// Returns what boots. The manifest of the on-target tests' package names each of its programs and tests.
+fn programs() -> Result<BTreeMap<String, (Make, Built)>> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        bin: Vec<Named>,
+        test: Vec<Named>,
+    }
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let file = project::root().join(ON_TARGET_MANIFEST);
+    let text = fs::read_to_string(&file).doing(file.display())?;
+    let manifest: Manifest = toml::from_str(&text).doing(file.display())?;
+    let of = |kind, named: Vec<Named>| named.into_iter().map(move |named| (named.name, Make::OnTarget(kind)));
+    let on_target = of(Kind::Bin, manifest.bin).chain(of(Kind::Test, manifest.test));
+    let all = on_target.chain([(DEMO.to_owned(), Make::Demo)]);
+    Ok(all.map(|(name, make)| (name, (make, Built::new()))).collect())
+}
+
+/// Returns the checks that the options want and perhaps others, in their order. Builds cargo's tests if the filter may
+/// mean one of them: if it matches the name of their group, or no check that is known without a build.
 pub(super) fn all(options: &Options, logs: &Path) -> Result<Vec<Check>> {
     let toolchain = Toolchain::chosen()?;
-    let mut programs = HashMap::from([(DEMO.to_owned(), toolchain.demo()?)]);
-    let picture = toolchain.picture()?;
-    let on_target = toolchain.all_on_target()?;
-    let tests: Vec<String> = on_target.iter().filter(|program| program.is_test).map(|test| test.name.clone()).collect();
-    programs.extend(on_target.into_iter().map(|program| (program.name, program.path)));
     let this = std::env::current_exe().doing("this program's path")?;
     let cards = Cards::new(&this, logs);
     // One for the process, which ends with the checks.
-    let kit: &'static Kit =
-        Box::leak(Box::new(Kit { toolchain, picture, logs: logs.to_owned(), cards, programs, this }));
+    let kit: &'static Kit = Box::leak(Box::new(Kit {
+        toolchain,
+        logs: logs.to_owned(),
+        cards,
+        picture: Built::new(),
+        programs: programs()?,
+        this,
+    }));
 
-    let mut checks = lints(kit);
-    checks.push(feature_sets(kit)?);
-    checks.extend(setup()?);
-    checks.extend(of_cargo(kit, options));
+    let mut entries = known(lints(kit));
+    entries.push(Entry::Check(feature_sets(kit)?));
+    entries.extend(known(setup()?));
+    entries.extend(of_cargo(kit, options));
+    entries.extend(known(boots(kit, options)?));
+    entries.extend(incoherent_machine(kit));
+    Ok(unfolded(entries, options))
+}
+
+fn known(checks: Vec<Check>) -> Vec<Entry> {
+    checks.into_iter().map(Entry::Check).collect()
+}
+
+/// Builds the groups that may have a check that is wanted.
+fn unfolded(entries: Vec<Entry>, options: &Options) -> Vec<Check> {
+    let is_known = entries.iter().any(|entry| matches!(entry, Entry::Check(check) if options.matches(check.name())));
+    let checks = entries.into_iter().flat_map(|entry| match entry {
+        Entry::Check(check) => vec![check],
+        Entry::Group { name, build } if !is_known || options.wants(name) => build(),
+        Entry::Group { .. } => Vec::new(),
+    });
+    checks.collect()
+}
+
+/// What is counted and what is booted.
+fn boots(kit: &'static Kit, options: &Options) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
     if !options.quick {
         // Instructions are counted, not timed: the same on every machine, whatever else it does.
         checks.push(Check::command("instruction budgets", kit.xtask("bench")));
         checks.push(Check::command("instructions on several cores", kit.xtask("bench-cores")));
         checks.push(Check::new("size: what each part costs", |job| size::check(&kit.toolchain, job)).alone());
     }
+    let tests = kit.on_target_tests();
     checks.extend(on_target_tests(kit, options, &tests)?);
     checks.extend(book_pages());
-    checks.push(runner(kit, tests.first().map_or("", String::as_str)));
+    checks.push(runner(kit, tests.first().copied().unwrap_or_default()));
     checks.push(Check::new("main job", main_job));
     if !options.quick {
         checks.push(Check::new("on target: what recalls cost", |job| recall_costs(kit, job)));
@@ -89,7 +176,6 @@ pub(super) fn all(options: &Options, logs: &Path) -> Result<Vec<Check>> {
     let cases = cases::all()?.into_iter().filter(|case| !(options.quick && case.long));
     checks.extend(cases.map(|case| case.check(kit)));
     checks.extend(cards::checks(kit, options));
-    checks.extend(incoherent_machine(kit, options));
     Ok(checks)
 }
 
@@ -173,50 +259,52 @@ fn setup() -> Result<Vec<Check>> {
     Ok(String::from_utf8_lossy(&list.stdout).lines().map(check).collect())
 }
 
-fn of_cargo(kit: &Kit, options: &Options) -> Vec<Check> {
-    let toolchain = &kit.toolchain;
-    let mut checks = Vec::new();
-    if options.wants("host tests") {
-        let mut cargo = toolchain.host("test");
-        cargo.args(["--no-run", "--lib", "--bins", "--tests"]);
-        checks.extend(cargo_tests::of_programs("host tests", cargo, ""));
+fn of_cargo(kit: &'static Kit, options: &Options) -> Vec<Entry> {
+    const DOCS: &str = "doc tests, error codes included";
+
+    let cargo = |words: &[&str]| {
+        let mut cargo = kit.toolchain.host("test");
+        cargo.arg("--no-run").args(words);
+        cargo
+    };
+    let mut entries = vec![cargo_group("host tests", cargo(&["--lib", "--bins", "--tests"]), "")];
+    if !options.quick {
+        let cargo = cargo(&["--package", MODULE, "--no-default-features", "--lib", "--tests"]);
+        entries.push(cargo_group("host tests, no features", cargo, ""));
     }
-    if !options.quick && options.wants("host tests, no features") {
-        let mut cargo = toolchain.host("test");
-        cargo.args(["--no-run", "--package", MODULE, "--no-default-features", "--lib", "--tests"]);
-        checks.extend(cargo_tests::of_programs("host tests, no features", cargo, ""));
-    }
-    if options.wants("doc tests, error codes included") {
-        let docs = || {
-            let mut cargo = toolchain.host("test");
-            // Rustdoc compares the error codes of compile-fail tests if it takes itself for a nightly one.
-            cargo.arg("--doc").env("RUSTC_BOOTSTRAP", "1");
-            cargo
-        };
-        checks.extend(cargo_tests::of_docs("doc tests, error codes included", docs));
-    }
+    let docs = move || {
+        let mut cargo = kit.toolchain.host("test");
+        // Rustdoc compares the error codes of compile-fail tests if it takes itself for a nightly one.
+        cargo.arg("--doc").env("RUSTC_BOOTSTRAP", "1");
+        cargo
+    };
+    entries.push(Entry::Group { name: DOCS, build: Box::new(move || cargo_tests::of_docs(DOCS, docs)) });
     // Every interleaving of a few threads, in a build of its own: the crate's locks and atomics are loom's there.
-    if !options.quick && options.wants("interleavings") {
-        let mut cargo = toolchain.host("test");
-        cargo.args(["--no-run", "--package", MODULE, "--lib", "--target-dir"]).arg(project::target_dir().join("loom"));
-        cargo.env("RUSTFLAGS", "--cfg loom");
-        checks.extend(cargo_tests::of_programs("interleavings", cargo, "interleavings"));
+    if !options.quick {
+        let mut cargo = cargo(&["--package", MODULE, "--lib", "--target-dir"]);
+        cargo.arg(project::target_dir().join("loom")).env("RUSTFLAGS", "--cfg loom");
+        entries.push(cargo_group("interleavings", cargo, "interleavings"));
     }
-    checks
+    entries
+}
+
+/// The tests whose name contains `part`, of the programs that `cargo` builds.
+fn cargo_group(name: &'static str, cargo: Command, part: &'static str) -> Entry {
+    Entry::Group { name, build: Box::new(move || cargo_tests::of_programs(name, cargo, part)) }
 }
 
 /// Each on-target test on each board, as its board.toml says.
-fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[String]) -> Result<Vec<Check>> {
+fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[&str]) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     let check = |name: String, board: &str, program: &str, append: &str, smp| {
         Case::of_own_tests(name, board, program, append, smp).check(kit)
     };
     if tests.is_empty() {
-        return Err(Failure::new("no on-target test was built"));
+        return Err(Failure::new("there is no on-target test"));
     }
     for emulated in Emulated::all()? {
         let (board, Some(append)) = (emulated.board.name(), &emulated.qemu.on_target) else { continue };
-        for test in tests {
+        for &test in tests {
             // All of the loans' 100,000 steps take minutes.
             if !(options.quick && test == "loans" && append.is_empty()) {
                 checks.push(check(format!("on target: {board}: {test}"), board, test, append, None));
@@ -300,7 +388,7 @@ fn recall_costs(kit: &Kit, job: &mut Job) -> Result<Verdict> {
 
 /// A slice of the campaigns that tests/incoherent/README.md has: two seeds of every planted bug on every model where it
 /// is one.
-fn incoherent_machine(kit: &'static Kit, options: &Options) -> Vec<Check> {
+fn incoherent_machine(kit: &'static Kit) -> Vec<Entry> {
     let folder = project::root().join(project::INCOHERENT);
     let cargo = |words: &[&str]| {
         let mut cargo = kit.toolchain.cargo_in(&folder);
@@ -322,11 +410,8 @@ fn incoherent_machine(kit: &'static Kit, options: &Options) -> Vec<Check> {
         })
         .alone()
     };
-    let group = "incoherent: tests of the machine";
+    let tests = cargo_group("incoherent: tests of the machine", cargo(&["test", "--release", "--no-run"]), "");
     let mut checks = Vec::new();
-    if options.wants(group) {
-        checks.extend(cargo_tests::of_programs(group, cargo(&["test", "--release", "--no-run"]), ""));
-    }
     checks.push(Check::command("incoherent: build", machine(&["--build"])).alone());
     let (mut format, mut clippy) = (
         cargo(&["fmt", "--check"]),
@@ -339,12 +424,45 @@ fn incoherent_machine(kit: &'static Kit, options: &Options) -> Vec<Check> {
     checks.push(lints.alone());
     checks.push(campaign("incoherent: planted bugs", &["--plants", "--seeds", "2", "--limit", "60"]));
     checks.push(campaign("incoherent: on-target tests", &["--test", "direct_map", "--test", "driver", "--seeds", "1"]));
-    checks
+    std::iter::once(tests).chain(known(checks)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_is_built_if_the_filter_may_mean_one_of_its_tests() {
+        let check = |name: &str| Check::new(name, |_| Ok(Verdict::Passed(None)));
+        let names = |filter: Option<&str>| -> Vec<String> {
+            let group = Entry::Group { name: "host tests", build: Box::new(move || vec![check("host tests: bytes")]) };
+            let options = Options { filter: filter.map(str::to_owned), ..Options::default() };
+            unfolded(vec![Entry::Check(check("demo: half")), group], &options)
+                .iter()
+                .map(|check| check.name().to_owned())
+                .collect()
+        };
+        for filter in [None, Some("host"), Some("host tests: by"), Some("bytes"), Some("tests: by")] {
+            assert_eq!(names(filter), ["demo: half", "host tests: bytes"], "{filter:?}");
+        }
+        assert_eq!(names(Some("half")), ["demo: half"]);
+    }
+
+    #[test]
+    fn programs_are_those_of_the_manifest() {
+        let programs = programs().unwrap();
+        let make = |name: &str| programs[name].0;
+        assert!(make("demo") == Make::Demo);
+        assert!(make("faults") == Make::OnTarget(Kind::Bin));
+        assert!(make("stress") == Make::OnTarget(Kind::Test));
+    }
+
+    #[test]
+    fn a_program_that_does_not_build_is_not_built_again() {
+        let built = Built::new();
+        assert!(once(&built, || Err(Failure::new("it did not build"))).is_err());
+        assert_eq!(once(&built, || unreachable!()).unwrap_err().to_string(), "it did not build");
+    }
 
     #[test]
     fn each_set_of_features_is_built() {

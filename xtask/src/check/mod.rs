@@ -49,6 +49,11 @@ impl Options {
         Ok(options)
     }
 
+    /// Returns whether the check of that name is wanted.
+    fn matches(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+    }
+
     /// Returns whether a group of checks may have one that is wanted, by the start of their names.
     fn wants(&self, group: &str) -> bool {
         let of_group = |filter: &String| group.contains(filter.as_str()) || filter.starts_with(&format!("{group}: "));
@@ -129,6 +134,10 @@ impl Check {
     /// Returns a check that a command passes by ending well.
     pub(crate) fn command(name: impl Into<String>, mut command: Command) -> Self {
         Self::new(name, move |job| job.passes(&mut command))
+    }
+
+    fn name(&self) -> &str {
+        &self.name
     }
 
     /// Gives it the machine.
