@@ -9,8 +9,7 @@
 use carveout::addr::FrameRange;
 use carveout::addr::PhysAddr;
 use carveout::carve_out::CarveOut;
-use carveout::dma::Dma;
-use carveout::dma::master::Master;
+use carveout::dma::{Dma, Master};
 use carveout::vm::alias::Aliases;
 use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2Desc, L2Table};
 use carveout::vm::range::VirtRange;
@@ -223,11 +222,10 @@ fn audit(dma: &Dma<Armv7a>) {
 /// A borrower that writes and reads a page.
 #[cfg(feature = "loans")]
 fn lend(dma: &'static Dma<Armv7a>) {
-    use carveout::cma::loan::Priority;
-    use carveout::dma::loan::Discardable;
+    use carveout::dma::{Discardable, LoanPriority};
 
     let area = dma.area("dma").expect("the area of the buffer");
-    let cache = dma.borrower::<Discardable>(area, "cache", 256, Priority::Low);
+    let cache = dma.borrower::<Discardable>(area, "cache", 256, LoanPriority::Low);
     let cache = cache.unwrap_or_else(|error| panic!("{error}"));
     let loan = cache.borrow(1).unwrap_or_else(|error| panic!("{error}"));
     let mut byte = [1];
