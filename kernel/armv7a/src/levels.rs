@@ -7,12 +7,12 @@ use carveout::machine::Lines;
 use carveout::protocol::LineStep;
 use carveout::vm::mapped::Part;
 
-/// One level: operations on every line that holds a byte of a part.
+/// A level of the caches. Its operations work on every line that holds a byte of a part.
 pub trait CacheLevel {
-    /// Starts writing dirty lines to the next level; returns how many lines were asked for.
+    /// Starts writing dirty lines to the next level. Returns how many lines were asked for.
     fn clean(&self, part: Part<'_>) -> u64;
 
-    /// Starts discarding lines; returns how many were asked for.
+    /// Starts discarding lines. Returns how many were asked for.
     fn invalidate(&self, part: Part<'_>) -> u64;
 
     /// Waits until everything started is complete: a DSB, a controller's sync.
