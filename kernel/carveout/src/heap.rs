@@ -30,8 +30,8 @@ pub(crate) fn collected<T>(each: impl Iterator<Item = Result<T, TryReserveError>
     Ok(list)
 }
 
-/// Turns each element into one of another type, where it stands: `collect` may ask the heap, and ends the program where
-/// that is full. If `turn` panics, all elements are lost with the list.
+/// Turns each element into one of another type, where it stands. `collect` may ask the heap, and ends the program if
+/// the heap is full. If `turn` panics, the list is lost with all its elements, and none of them is dropped.
 pub(crate) fn turned<T, U>(list: Vec<T>, mut turn: impl FnMut(T) -> U) -> Vec<U> {
     const { assert!(size_of::<T>() == size_of::<U>() && align_of::<T>() == align_of::<U>()) };
     let mut list = ManuallyDrop::new(list);

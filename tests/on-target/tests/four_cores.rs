@@ -57,7 +57,7 @@ checks![
     four_cores_at_random,
 ];
 
-/// Any core may look at these, and be given them: `kernel/tests/threads.rs` says it of all the others.
+/// Any core may look at these, and be given them: `kernel/rt/tests/threads.rs` says it of all the others.
 const fn shared<T: Send + Sync>() {}
 const _: () = {
     shared::<(CoreId, CoreState, World, Alone, Armv7a, Caches, L2c310, Unusable)>();

@@ -33,7 +33,7 @@ impl<'b, 'd, M: Machine> AtLane<'b, 'd, M> {
         Self { books, at, frames, mapped, knows, in_ledger: false }
     }
 
-    /// Opens a borrower's pages, by this transition. Returns their mapping.
+    /// Opens a borrower's pages by a transition whose row maps them. Returns the mapping.
     #[cfg(feature = "loans")]
     #[inline]
     pub(super) fn open(books: &'b mut Books<'d, M>, at: (u32, u32), frames: FrameRange, by: Transition) -> Mapped {
@@ -50,7 +50,7 @@ impl<'b, 'd, M: Machine> AtLane<'b, 'd, M> {
         let Ok(()) = run(&mut Self::pages(books, at, frames, Some(mapped)), Transition::ClosePage);
     }
 
-    /// Prepares frames of these residues that are nobody's: drops their lines and zeroes them.
+    /// Prepares frames that are nobody's: drops their lines and zeroes them. `most` is the largest residue among them.
     #[inline]
     pub(super) fn prepare(books: &'b mut Books<'d, M>, at: (u32, u32), frames: FrameRange, most: Residue) {
         let knows = Knowledge::new(most);
@@ -82,7 +82,8 @@ impl<M: Machine> Subject<M> for AtLane<'_, '_, M> {
         let (dma, frames) = (self.books.dma(), self.frames);
         let State { lanes, ledger, .. } = self.books.state();
         let va = lanes.va(self.at.0, self.at.1);
-        // SAFETY: the lanes' tables are this machine's, and their mappings are ended through it and this ledger.
+        // SAFETY: the lanes' tables are this machine's, and their mappings are ended through it and this ledger, which
+        // gives a frame to one mapping at a time (I1).
         let mapped = unsafe { lanes.window.map_carved(dma.machine, ledger, va, frames, memory) };
         let Ok(mapped) = mapped else { panic!("a lent frame that is mapped already") };
         Ok(mapped)
@@ -130,5 +131,21 @@ impl<M: Machine> Subject<M> for AtLane<'_, '_, M> {
     fn mark(&mut self, residue: Residue) {
         let frames = self.frames;
         self.books.state().ledger.set_residue(frames, residue);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::setup::{CARVED, Setup};
+
+    #[test]
+    fn a_barrier_is_passed_without_the_lock() {
+        let setup = Setup::new(1);
+        let mut books = Books::locked(setup.dma);
+        let (frames, knows) = (FrameRange::covering(CARVED.raw().into(), 1), Knowledge::new(Residue::Nothing));
+        let mut idle = AtLane { books: &mut books, at: (0, 0), frames, mapped: None, knows, in_ledger: true };
+        let Ok(()) = run(&mut idle, Transition::Tell);
+        assert!(setup.dma.state.try_lock().is_some(), "the row has nothing but the barrier");
     }
 }

@@ -115,7 +115,7 @@ impl<M: Machine> Port<M> {
         let offset = (first.raw() - frames.base().raw()) as usize;
         let (holder, residue) = self.dma.standings[slot.0].get();
         let own = match holder {
-            // It has the one mapping it may have; the port uses that.
+            // A coherent buffer has the one mapping that it may have. The port uses that.
             Holder::Both => {
                 state.kept_mut(slot).ported = true;
                 None
@@ -144,7 +144,7 @@ struct Passage<'d, M: Machine + 'static> {
     frames: FrameRange,
     mapped: Option<Mapped>,
     knows: Knowledge,
-    /// Dropped on the way.
+    /// The lines that were dropped on the way.
     lines: Cell<Lines>,
 }
 
@@ -173,7 +173,8 @@ impl<M: Machine> Subject<M> for Passage<'_, M> {
         let best = [homes.images & !own & !state.ledger.images_near(frames), homes.images & !own, homes.images];
         let images = best.into_iter().find(|&images| images != 0).expect("each frame has a home");
         let va = homes.address(images.trailing_zeros());
-        // SAFETY: the window's tables are this machine's, and its mappings are ended through it and this ledger.
+        // SAFETY: the window's tables are this machine's, and its mappings are ended through it and this ledger, which
+        // gives a frame to one mapping at a time (I1).
         let mapped = unsafe { state.window.map_carved(dma.machine, &mut state.ledger, va, frames, memory) };
         state.kept_mut(self.slot).ported |= mapped.is_ok();
         mapped
@@ -240,7 +241,7 @@ impl<M: Machine> PortView<M> {
 }
 
 impl<M: Machine> Drop for PortView<M> {
-    /// Closes the port: what the device wrote is in memory before its completion is seen.
+    /// Closes the port. What the device wrote is in memory before its completion is seen.
     fn drop(&mut self) {
         let &mut Self { dma, slot, frames, .. } = self;
         let mapped = self.own.take();

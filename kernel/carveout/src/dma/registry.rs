@@ -413,8 +413,9 @@ impl<M: Machine> Dma<M> {
             (None, Stay::InPassing) => state.images.homes(frames).address(0),
             (None, Stay::ToLast) => state.take_addresses(slot, frames),
         };
-        // No other frames have these addresses, and the window has all its tables. SAFETY: they are this machine's, and
-        // the mapping is ended through it and this ledger.
+        // No other frames have these addresses, and the window has all its tables.
+        // SAFETY: the tables are this machine's, and the mapping is ended through it and this ledger, which gives a
+        // frame to one mapping at a time (I1).
         let mapped = unsafe { state.window.map_carved(self.machine, &mut state.ledger, va, frames, memory) };
         let Ok(mapped) = mapped else { panic!("frames of a buffer that are mapped already") };
         mapped

@@ -74,8 +74,8 @@ impl<M: Machine> Raw<M> {
     }
 }
 
-/// A buffer on its way through a transition. Its bytes and lines are its own, so it takes the lock for each change of
-/// its mapping alone.
+/// A buffer on its way through a transition. It takes the lock only to change its mapping, for its bytes and lines are
+/// its own.
 struct Passage<'r, M: Machine + 'static> {
     raw: &'r Raw<M>,
     stay: Stay,
@@ -127,7 +127,7 @@ impl<M: Machine> Subject<M> for Passage<'_, M> {
         self.raw.mapped.set(Some(mapped));
     }
 
-    /// A fresh buffer goes by what each frame's last owner left, for none had all of them.
+    /// Calls `each` with runs of frames of one residue. In a fresh buffer each frame has what its own last owner left.
     #[inline]
     fn for_each_residue(&self, frames: FrameRange, mut each: impl FnMut(FrameRange, Residue)) {
         if self.raw.in_ledger.get() {
@@ -158,7 +158,7 @@ impl<M: Machine> Subject<M> for Passage<'_, M> {
     #[inline]
     fn hold(&mut self, holder: Holder) {
         let raw = self.raw;
-        // All of it went through the same from here on.
+        // From here on all frames have one residue.
         raw.in_ledger.set(false);
         raw.dma.standings[raw.slot.0].set(holder, raw.knows.get().residue);
         raw.transitions.set(raw.transitions.get() + 1);
