@@ -1,7 +1,7 @@
 //! The minimal kernel: boots a board by its device tree and runs a demo of the DMA API on it.
 //!
-//! [`drivers`] know hardware, the [`kernel`] brings the board up with them, and the [`demo`] runs on the kernel. One folder a
-//! board holds what is particular to it.
+//! [`drivers`] know hardware, the [`kernel`] brings the board up with them, and the [`demo`] runs on the kernel. One
+//! folder a board holds what is particular to it.
 #![no_std]
 
 extern crate alloc;
@@ -18,6 +18,8 @@ mod beaglebone_black;
 mod cubieboard;
 #[path = "realview-pb-a8/board.rs"]
 mod realview_pb_a8;
+#[path = "vexpress-a15/board.rs"]
+mod vexpress_a15;
 #[path = "vexpress-a9/board.rs"]
 mod vexpress_a9;
 
@@ -28,4 +30,5 @@ pub struct Board {
 }
 
 /// The boards known.
-pub const BOARDS: &[Board] = &[beaglebone_black::BOARD, cubieboard::BOARD, realview_pb_a8::BOARD, vexpress_a9::BOARD];
+pub const BOARDS: &[Board] =
+    &[beaglebone_black::BOARD, cubieboard::BOARD, realview_pb_a8::BOARD, vexpress_a15::BOARD, vexpress_a9::BOARD];

@@ -1,4 +1,4 @@
-//! The book's code, and the README's, as doctests: what a reader copies compiles, and does what the text says.
+//! The book's code, and that of the READMEs, as doctests: what a reader copies compiles, and does what the text says.
 
 /// Names the files whose code is compiled and run.
 macro_rules! compiled {
@@ -16,6 +16,7 @@ macro_rules! compiled {
 
 compiled! {
     readme: "../README.md",
+    carveout: "../kernel/carveout/README.md",
     introduction: "src/introduction.md",
     quarrel: "src/quarrel.md",
     comparison: "src/comparison.md",
@@ -24,7 +25,10 @@ compiled! {
     protocol: "src/protocol.md",
     loans: "src/loans.md",
     glossary: "src/glossary.md",
+    embedding: "src/embedding.md",
     drivers: "src/drivers.md",
+    adapters: "src/adapters.md",
+    c: "src/c.md",
     features: "src/features.md",
     boards: "src/boards.md",
     testing: "src/testing.md",

@@ -3,6 +3,4 @@
 set -euo pipefail
 # shellcheck source=tests/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
-host=()
-[[ " $* " != *' --host '* ]] || host=(valgrind)
-xtask bench "${EMULATOR[@]}" "${host[@]}" -- "$@"
+xtask bench "${EMULATOR[@]}" -- "$@"

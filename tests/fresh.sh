@@ -8,7 +8,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {
     cat <<'END'
-usage: tests/fresh.sh [--suite bookworm|trixie] [--state empty|stale|rustup] [--quick]
+usage: tests/fresh.sh [--suite bookworm|trixie] [--state empty|stale|rustup] [-- ARGUMENT...]
 
 Makes a Debian with debootstrap in a scratch folder, clones this checkout (what is committed) into it, and runs
 ./qemu-run.sh and ./tests/run.sh there. Needs root. TMPDIR says where the folder is made (default: /var/tmp); it takes
@@ -20,14 +20,14 @@ Makes a Debian with debootstrap in a scratch folder, clones this checkout (what 
                  stale   package lists without the security suite; the C++ half of libclang
                  rustup  a rustup whose toolchain lacks the target, first in the PATH, with RUSTUP_AUTO_INSTALL=0; the
                          C++ half of libclang
-  --quick        ./tests/run.sh --quick
+  ARGUMENT...    what ./tests/run.sh is told; see its --help
 
 The exit code is 0 if both commands went well; 1 if one did not; 3 where no Debian can be made; 2 if the command line or
 the machine is at fault. The logs of failed checks are kept in target/fresh.
 END
 }
 
-suite=bookworm state=empty quick=()
+suite=bookworm state=empty told=()
 while (($#)); do
     case $1 in
     --suite | --state)
@@ -35,7 +35,7 @@ while (($#)); do
         [[ $1 == --suite ]] && suite=$2 || state=$2
         shift 2
         ;;
-    --quick) quick=(--quick) && shift ;;
+    --) told=("${@:2}") && break ;;
     --help) usage && exit 0 ;;
     *) die "unknown argument $1; see --help" ;;
     esac
@@ -117,7 +117,8 @@ read -r _ mirror _ <"$root/etc/apt/sources.list"
 : "${security:=${mirror%/debian*}/debian-security}"
 
 cp -L -- /etc/resolv.conf "$root/etc/resolv.conf"
-handed=()
+# Nothing here is built twice.
+handed=(CARGO_INCREMENTAL=0)
 for name in http_proxy https_proxy no_proxy; do
     [[ -z ${!name:-} ]] || handed+=("$name=${!name}")
 done
@@ -182,7 +183,7 @@ try() {
 }
 failed=0
 try ./qemu-run.sh
-try ./tests/run.sh "${quick[@]}"
+try ./tests/run.sh "${told[@]}"
 if ((failed)); then
     kept=$TARGET_DIR/fresh/$suite-$state
     rm -rf -- "$kept" && mkdir -p -- "$kept"

@@ -10,4 +10,4 @@ fi
 [[ -d $TARGET_DIR/$TARGET ]] ||
     say 'first run: what is missing is installed, everything is built and tested; about half an hour on two cores'
 RUST_TOOLS+=("${CHECKERS[@]}")
-xtask check "${EMULATOR[@]}" "${INCOHERENT[@]}" "${CARDS[@]}" -- "$@"
+xtask check "${EMULATOR[@]}" "${INCOHERENT[@]}" "${CARDS[@]}" "${EXAMPLES[@]}" -- "$@"

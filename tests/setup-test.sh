@@ -22,6 +22,7 @@ setup_decisions() {
     check 'setup: the source of core of another version' decision_source_version
     check "setup: the C++ half of libclang" decision_libclang
     check "setup: libclang without clang's headers" decision_headers
+    check "setup: a clang that knows no ARM" decision_clang
     check 'setup: a tool that does not run' decision_broken
     check 'setup: a compiler without its library' decision_compiler
     check 'setup: a QEMU without the board' decision_emulator
@@ -77,7 +78,7 @@ archive() {
     answers "$of/rustfmt-web/bin/cargo-fmt" 'rustfmt 1.9.0'
     answers "$of/cmake/bin/cmake" 'cmake version 3.25.1'
     answers "$of/pkg-config/bin/pkg-config" '1.8.1'
-    program "$of/qemu-system-arm/bin/qemu-system-arm" "case \$1 in --version) echo QEMU ;; *) printf '%s board\n' vexpress-a9 realview-pb-a8 cubieboard ;; esac"
+    program "$of/qemu-system-arm/bin/qemu-system-arm" "case \$1 in --version) echo QEMU ;; *) printf '%s board\n' vexpress-a9 vexpress-a15 realview-pb-a8 cubieboard ;; esac"
     program "$of/libc6-dev/lib/works"
     mkdir -p -- "$of/gcc" "$of/libclang-dev/lib/llvm-14/lib/clang/14/include"
     touch -- "$of/libclang-dev/lib/llvm-14/lib/libclang.so" "$of/libclang-dev/lib/llvm-14/lib/clang/14/include/stddef.h"
@@ -325,6 +326,17 @@ decision_headers() {
     touch -- "$world/lib/llvm-14/lib/libclang-14.so.1"
     in_world 'look libclang || echo "lacks: $LACKS"'
     says "lacks: clang's own headers (stddef.h) are absent beside it"
+}
+
+decision_clang() {
+    new_world
+    echo new >"$world/lists"
+    program "$world/bin/clang" '[[ $1 == --version ]] && { echo "clang version 14"; exit; }' 'exit 1'
+    in_world 'look clang || echo "lacks: $LACKS"'
+    says 'lacks: compiles nothing for armv7a-none-eabi'
+    program "$world/archive/new/clang/bin/clang" 'echo "clang version 14 for all targets"'
+    in_world 'require clang; echo "it is: $FOUND"'
+    exits 0 && says "it is: $world/bin/clang, clang version 14 for all targets" && asked 'apt-get install clang'
 }
 
 decision_broken() {

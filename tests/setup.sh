@@ -51,6 +51,7 @@ EMULATOR=(qemu-system-arm dtc fdtget fdtput objcopy)
 TOOLCHAIN=(cc certificates rust)
 INCOHERENT=(c++ cmake make pkg-config libclang)
 CARDS=(mformat sfdisk dpkg-deb)
+EXAMPLES=(clang ld.lld)
 
 # The programs that the folder of Rust's toolchain must have; a command that checks adds CHECKERS.
 RUST_TOOLS=(rustc cargo rustdoc)
@@ -69,10 +70,10 @@ packages() {
         [[ ${RUST_TOOLS[*]} != *clippy* ]] || echo rust-web-clippy rustfmt-web
         ;;
     libclang) echo libclang-dev ;;
+    ld.lld) echo lld ;;
     mformat) echo mtools ;;
     sfdisk) echo fdisk ;;
     dpkg-deb) echo dpkg ;;
-    llvm-symbolizer | llvm-nm) echo llvm ;;
     # The keys that Debian signs with, on another distribution; and mount, which a container may lack.
     debootstrap) echo debootstrap debian-archive-keyring mount ;;
     *) echo "$1" ;;
@@ -91,6 +92,7 @@ called() {
         echo " (rustup target add $TARGET)"
         ;;
     libclang) echo "libclang with clang's headers" ;;
+    clang) echo 'clang that compiles C for ARMv7-A' ;;
     dtc | fdtget | fdtput) echo "the device tree compiler ($1)" ;;
     qemu-system-arm) echo 'QEMU for ARM (qemu-system-arm)' ;;
     *) echo "$1" ;;
@@ -107,6 +109,7 @@ int main(void) { return puts("") < 0; }' ;;
     c++) look_compiler c++ c++ '#include <vector>
 int main() { return (int)std::vector<int>(1).at(0); }' ;;
     libclang) look_libclang ;;
+    clang) look_clang ;;
     certificates) look_certificates ;;
     qemu-system-arm) look_emulator ;;
     objcopy)
@@ -139,6 +142,13 @@ look_compiler() {
     "$1" -x "$2" -o "$dir/program" - <<<"$3" >/dev/null 2>&1 && "$dir/program" >/dev/null ||
         LACKS='makes no program that runs; are its headers and libraries there?'
     rm -rf -- "$dir"
+}
+
+# look_clang: whether it compiles a freestanding program for the boards, its own headers included.
+look_clang() {
+    look_command clang
+    [[ -n $LACKS ]] || clang --target="$TARGET" -ffreestanding -fsyntax-only -x c - <<<'#include <stdint.h>' 2>/dev/null ||
+        LACKS="compiles nothing for $TARGET"
 }
 
 look_certificates() {
@@ -409,7 +419,7 @@ give_up() { die "could not install $*: $(apt_reason); to see more: apt-get updat
 doctor() {
     local need status=0 tool version
     RUST_TOOLS+=("${CHECKERS[@]}")
-    for need in "${EMULATOR[@]}" "${TOOLCHAIN[@]}" "${INCOHERENT[@]}" "${CARDS[@]}"; do
+    for need in "${EMULATOR[@]}" "${TOOLCHAIN[@]}" "${INCOHERENT[@]}" "${CARDS[@]}" "${EXAMPLES[@]}"; do
         if look "$need"; then
             printf '%-16s ok       %s\n' "$need" "$FOUND"
         else

@@ -1,9 +1,9 @@
-//! A cache of a disk's blocks in lent frames: what was read may be forgotten, what was written and is not on the disk
-//! yet is not.
+//! A cache of a disk's blocks in lent frames. Blocks that were read may be forgotten. Blocks that were written and are
+//! not on the disk yet are kept.
 //!
-//! Guarantees: a read gives what was written last, whatever was recalled meanwhile and however many pages others have
-//! open; a recall waits for no disk, for blocks that are not on it yet are a movable borrower's. Clean blocks are a
-//! discardable one's: read in clusters of 64 KiB, a loan each.
+//! Guarantees: a read gives what was written last, whatever was recalled meanwhile, and however many lent pages are
+//! open. A recall does not wait for the disk, because blocks that are not on the disk yet belong to a movable borrower.
+//! Clean blocks belong to a discardable borrower. They are read in clusters of 64 KiB, one loan each.
 
 use crate::drivers::storage::{BLOCK, Backing};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -21,7 +21,7 @@ const CLUSTER: u32 = 16;
 pub enum CacheError<E> {
     /// The disk failed.
     Disk(E),
-    /// The block is in memory and not on the disk yet, and as many lent pages are open as can be: to be tried again.
+    /// The block is in memory and not on the disk yet, and no further lent page can be opened now. Try again.
     Busy,
 }
 
@@ -36,7 +36,7 @@ impl<E: fmt::Display> fmt::Display for CacheError<E> {
 
 impl<E: core::error::Error> core::error::Error for CacheError<E> {}
 
-/// The outcome of a copy to or from a page of the cache's own that is not recalled.
+/// Checks a copy to or from a page of the cache that is never recalled.
 fn kept<E>(result: Result<(), LoanError>) -> Result<(), CacheError<E>> {
     match result {
         Ok(()) => Ok(()),
@@ -55,7 +55,7 @@ pub struct Hits {
 }
 
 impl Hits {
-    /// Hits of all, in per cent.
+    /// Returns the share of hits, in per cent.
     pub fn rate(self) -> u64 {
         (self.hits * 100).checked_div(self.hits + self.misses).unwrap_or(0)
     }
@@ -71,12 +71,12 @@ pub struct BlockCache<M: Machine + 'static, D> {
     order: VecDeque<u32>,
     written: BTreeMap<u32, Loan>,
     hits: Hits,
-    /// A cluster on its way.
+    /// The buffer for a cluster that is read.
     buffer: Vec<u8>,
 }
 
 impl<M: Machine, D: Backing> BlockCache<M, D> {
-    /// An empty cache of `disk`.
+    /// Makes an empty cache of `disk`.
     pub fn new(disk: D, clean: Borrower<M, Discardable>, dirty: Borrower<M, Movable>) -> Self {
         Self {
             disk,
@@ -90,17 +90,17 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
         }
     }
 
-    /// Counters.
+    /// Returns the counters.
     pub const fn hits(&self) -> Hits {
         self.hits
     }
 
-    /// The disk.
+    /// Returns the disk.
     pub const fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
 
-    /// Blocks written that are not on the disk yet.
+    /// Returns the number of blocks that were written and are not on the disk yet.
     pub fn unwritten(&self) -> usize {
         self.written.len()
     }
@@ -109,8 +109,8 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     ///
     /// # Errors
     ///
-    /// [`CacheError::Disk`] if the disk does not read it. [`CacheError::Busy`] if it is only in memory, and as many
-    /// lent pages are open as can be.
+    /// [`CacheError::Disk`] if the disk does not read it. [`CacheError::Busy`] if it is only in memory, and no further
+    /// lent page can be opened now.
     pub fn read(&mut self, block: u32, to: &mut [u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
         if let Some(&loan) = self.written.get(&block) {
             kept(self.dirty.read(loan, 0, 0, to))?;
@@ -142,7 +142,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
         result.map_err(CacheError::Disk)
     }
 
-    /// Keeps a cluster, as far as there is room.
+    /// Keeps as much of a cluster as there is room for.
     fn keep(&mut self, cluster: u32, bytes: &[u8]) {
         self.forget(cluster);
         let loan = loop {
@@ -152,13 +152,13 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
                     let Some(oldest) = self.order.front().copied() else { return };
                     self.forget(oldest);
                 }
-                // Not kept, then.
+                // Without room the cluster is not kept.
                 Err(_) => return,
             }
         };
         for (page, bytes) in (0..loan.len()).zip(bytes.chunks_exact(BLOCK)) {
             match self.clean.write(loan, page, 0, bytes) {
-                // Of one recalled already the next read finds that.
+                // If it was recalled already, the next read finds that.
                 Ok(()) | Err(LoanError::Recalled { .. }) => {}
                 // It would read as zeros.
                 Err(_) => return self.end(loan),
@@ -179,12 +179,13 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
         self.clean.give_back(clean).expect("the cache's own loan, which no closure has open");
     }
 
-    /// Writes a block: to memory now, to the disk when there are too many such or [`flush`](Self::flush) is called.
-    /// Where memory has no room, or cannot be opened, the block goes straight to the disk.
+    /// Writes a block to memory. It goes to the disk later: when there are too many such blocks, or at
+    /// [`flush`](Self::flush). If there is no room in memory, or it cannot be opened, the block goes to the disk at
+    /// once.
     ///
     /// # Errors
     ///
-    /// [`CacheError::Disk`] if the disk does not write this block, or one that it makes room for.
+    /// [`CacheError::Disk`] if the disk does not write this block, or an older block whose place it needs.
     pub fn write(&mut self, block: u32, from: &[u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
         let mut loan = self.written.get(&block).copied().or_else(|| self.dirty.borrow(1).ok());
         if loan.is_none() {
@@ -215,17 +216,17 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     }
 
     fn write_through(&mut self, block: u32, from: &[u8]) -> Result<(), CacheError<D::Error>> {
-        // What was read of it before is old, also where the disk took only a part.
+        // What was read of it before is old, even if the disk took only a part.
         self.forget(block / CLUSTER);
         self.disk.write(block, from).map_err(CacheError::Disk)
     }
 
-    /// Writes to the disk what is not on it yet.
+    /// Writes all blocks to the disk that are not on it yet.
     ///
     /// # Errors
     ///
-    /// [`CacheError::Disk`] if the disk does not write a block. [`CacheError::Busy`] if as many lent pages are open as
-    /// can be. What was not written stays in memory.
+    /// [`CacheError::Disk`] if the disk does not write a block. [`CacheError::Busy`] if no further lent page can be
+    /// opened now. What was not written stays in memory.
     pub fn flush(&mut self) -> Result<(), CacheError<D::Error>> {
         while let Some((&block, &loan)) = self.written.first_key_value() {
             let mut buffer = core::mem::take(&mut self.buffer);

@@ -1,25 +1,25 @@
-//! What only a board can show: whether maintenance by address, through a non-cacheable mapping and from one core,
-//! reaches the lines that each core has of the frames. I3 rests on it. The boot argument `demo=coherency` runs this.
+//! An experiment for real boards: does maintenance by address, from one core and through a non-cacheable mapping, reach
+//! the lines that each core holds of the frames? I3 rests on it. The boot argument `demo=coherency` runs it.
 //!
-//! Guarantees: each line printed is of one core and one operation, and says what memory held without the operation too.
-//! If that was everything already, the caches held nothing, as in QEMU, and nothing is shown. No frame ever has two
-//! mappings (I1). What a test leaves in the caches is dropped before the frames are given back; they are not given back
-//! if an operation did not reach it.
+//! Guarantees: each printed line is about one core and one operation. It also says what memory held without the
+//! operation. If memory held everything already, the caches held nothing, as in QEMU, and the line says `nothing
+//! shown`. No frame ever has two mappings (I1). What a test leaves in the caches is dropped before the frames are given
+//! back. If an operation did not reach the lines, the frames are kept.
 
 use super::failure::Failure;
 use super::memory;
 use crate::kernel::cores;
 use crate::kernel::state::Kernel;
 use crate::println;
-use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
+use carveout::addr::{FRAME_SIZE, FrameRange, VirtAddr};
 use carveout::cpu::CoreId;
+use carveout::embed::{Roots, Window};
 use carveout::machine::{Cache, Mmu};
 use carveout::vm::attr::{Access, MemoryType};
-use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2Desc, L2Table};
+use carveout::vm::desc::{L2_ENTRIES, L2Desc, L2Table};
 use carveout::vm::mapped::Part;
 use carveout::vm::range::VirtRange;
-use carveout::vm::space::Region;
-use carveout::vm::walk::Ttbr;
+use carveout::vm::space::{OneEach, Region};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_rt::start::translate_image;
 use core::cell::UnsafeCell;
@@ -30,7 +30,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 const STRIDE: u32 = 64;
 /// Lines of the test, which any first level holds.
 const LINES: u32 = FRAME_SIZE / STRIDE;
-/// A section of the lower half, which is nobody's.
+/// A section of the lower half, which nothing else uses.
 const SECTION: VirtAddr = VirtAddr::new(0x4000_0000);
 
 /// The section's second-level table.
@@ -42,12 +42,12 @@ unsafe impl Sync for Table {}
 
 static TABLE: Table = Table(UnsafeCell::new([L2Desc::FAULT; L2_ENTRIES]));
 
-/// What is tried.
+/// The operation that is tried.
 #[derive(Clone, Copy)]
 enum Operation {
-    /// What another core wrote, to memory.
+    /// Clean: what another core wrote goes to memory.
     Clean,
-    /// What another core read before memory changed, away.
+    /// Invalidate: what another core read before memory changed is dropped.
     Invalidate,
 }
 
@@ -62,15 +62,16 @@ impl fmt::Display for Operation {
 
 struct Bench {
     machine: &'static Armv7a,
-    region: Region<'static>,
+    region: Region<'static, OneEach>,
     frames: FrameRange,
 }
 
-/// Tries both operations on the lines of every core that is in.
+/// Tries both operations on the lines of every core that runs.
 ///
 /// # Errors
 ///
-/// [`Failure::NoRoom`] if there is no page to try them on. [`Failure::Incoherent`] if one did not reach a core's lines.
+/// [`Failure::NoRoom`] if there is no page to try them on. [`Failure::Incoherent`] if an operation did not reach a
+/// core's lines.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let buffer = memory::alloc(kernel, &kernel.master("coherency"), FRAME_SIZE, "the page")?.into_device();
     let mut bench = Bench { machine: kernel.machine, region: region(kernel), frames: buffer.frames() };
@@ -110,23 +111,14 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
 /// # Panics
 ///
 /// If it was called before: its tables have one name.
-fn region(kernel: &'static Kernel) -> Region<'static> {
+fn region(kernel: &'static Kernel) -> Region<'static, OneEach> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     assert!(!TAKEN.swap(true, Ordering::Relaxed), "the caches are tried once");
-    let table = TABLE.0.get();
-    let image = VirtAddr::new(table.addr() as u32);
-    let table_at = translate_image(image).expect("part of the image");
-    // One table serves both halves, and it is in the image.
-    let entry_at = kernel.machine.registers().table(Ttbr::Ttbr1).raw() + 4 * (SECTION.raw() / SECTION_SIZE);
-    let entry = entry_at.wrapping_sub(table_at.raw()).wrapping_add(image.raw()) as *mut L1Desc;
-    // SAFETY: the entry of the head's table, mapped with the image for good; the kernel's regions are all above it.
-    let l1 = unsafe { core::slice::from_raw_parts_mut(entry, 1) };
-    // SAFETY: this function alone names the table, and comes here once (`TAKEN`).
-    let l2 = unsafe { core::slice::from_raw_parts_mut(table, 1) };
-    let (range, share) = (VirtRange::new(SECTION.raw(), 1), Armv7a::shareability());
-    // SAFETY: the entry and the table are named here alone, as just said, and the addresses are theirs.
-    unsafe { Region::one_each(kernel.machine, range, share, l1, PhysAddr::new(entry_at), l2, table_at) }
-        .expect("heap for a section")
+    let table = translate_image(VirtAddr::new(TABLE.0.get().addr() as u32)).expect("part of the image");
+    // SAFETY: the kernel's regions are all above these addresses; this function alone names the table, and comes here
+    // once (`TAKEN`).
+    let window = unsafe { Window::assume(VirtRange::new(SECTION.raw(), 1), Roots::One, table) };
+    Region::one_each(kernel.machine, &window).expect("a section and its table")
 }
 
 impl Bench {
@@ -183,7 +175,7 @@ impl Bench {
     }
 }
 
-/// Has one core work.
+/// Runs the work on one core.
 fn on(core: CoreId, work: impl Fn() + Sync) {
     cores::on_all(&|this| {
         if this == core {
@@ -206,5 +198,5 @@ fn count(machine: &Armv7a, part: Part<'_>, word: u32) -> u32 {
 }
 
 fn place(machine: &Armv7a, part: Part<'_>, line: u32) -> *mut u32 {
-    machine.reach(part.va()).wrapping_add((line * STRIDE) as usize).cast()
+    machine.reach(part.va(), part.bytes()).wrapping_add((line * STRIDE) as usize).cast()
 }

@@ -13,7 +13,7 @@ use core::fmt;
 /// Why the demo ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// No bus master that is known has a disk, and there is no memory card.
+    /// No known bus master has a disk, and there is no memory card.
     NoDisk,
     /// A device is not in the tree, or not at its place.
     NoDevice(&'static str),
@@ -25,9 +25,9 @@ pub enum Failure {
     Copy(CopyError),
     /// The display does not show the picture.
     Display(ScanOutError),
-    /// The area has no room for what is to go there.
+    /// The area has no room for a buffer.
     NoRoom {
-        /// What is.
+        /// What the buffer is for.
         what: &'static str,
         /// Why.
         error: AllocError,
@@ -38,16 +38,16 @@ pub enum Failure {
     Scaler(scaler::Error),
     /// The camera failed.
     Camera(camera::Error),
-    /// What the CPU read is not what the camera wrote.
+    /// The CPU read something else than the camera wrote.
     Checksum {
-        /// Of which frame.
+        /// The frame's number.
         frame: u32,
     },
-    /// A device never said that it was done.
+    /// A device did not finish.
     NoInterrupt(&'static str),
     /// Maintenance did not reach a core's lines.
     Incoherent,
-    /// What lending promised was not kept.
+    /// Lending broke a promise.
     Lending(String),
     /// The audit found something.
     Audit,

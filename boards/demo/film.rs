@@ -17,7 +17,7 @@ use carveout_armv7a::mmu::Armv7a;
 const FRAME_BYTES: u32 = 640 * 480 * 2;
 const FRAMES: u32 = 12;
 const RING: usize = 4;
-/// Any seed does; the camera's pictures follow from it.
+/// The seed of the camera's pictures. Any number serves.
 const SEED: u32 = 2010;
 /// The camera fills a ring; the CPU reads each frame, compares checksums, and queues the buffer again.
 pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
@@ -29,7 +29,7 @@ pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), F
     let mut port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
     let line = Line::of(kernel, CAMERA, "camera")?;
 
-    // All of them before the camera gets the first, which it would have to give back if there is no room for the next.
+    // All buffers are made before the camera gets the first: it would have to give that back if there were no room.
     let buffers: Vec<_> =
         (0..RING).map(|_| alloc(kernel, &master, FRAME_BYTES, "camera frame")).collect::<Result<_, _>>()?;
     let mut ring = VecDeque::new();
@@ -67,7 +67,7 @@ pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), F
     result
 }
 
-/// The buffer of the ring that the camera says it has finished with; `None` if it names another.
+/// Returns the buffer of the ring that the camera has finished with. Returns `None` if the camera names another.
 fn take_back(
     ring: &mut VecDeque<Stream<Armv7a, FromDevice, Device>>,
     done: Window,

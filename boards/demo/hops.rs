@@ -64,7 +64,7 @@ pub(super) fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {
     }
 }
 
-/// Lines of the inner and of the outer cache.
+/// Shows the lines of the inner and of the outer cache.
 struct ByLevel(Lines);
 
 impl fmt::Display for ByLevel {

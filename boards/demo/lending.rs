@@ -1,5 +1,4 @@
-//! Memory that is lent while devices with contracts come and go: the workload of `demo=loans` and of the on-target
-//! stress.
+//! A workload that lends memory while devices with contracts come and go. `demo=loans` and the on-target stress run it.
 //!
 //! Guarantees, when [`churn`] returns a [`Tally`]: every allocation that a contract declares succeeded, every buffer
 //! was found zeroed, every value of the movable store was whole by its hash, and the audits were clean.
@@ -28,7 +27,7 @@ use carveout::dma::{
 use carveout_armv7a::mmu::Armv7a;
 use core::fmt;
 
-/// How much [`churn`] does.
+/// The size of the workload of [`churn`].
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Allocations and frees.
@@ -37,11 +36,11 @@ pub struct Plan {
     pub audit_every: u32,
     /// Pages of the movable store.
     pub store: u32,
-    /// Of the workload.
+    /// The seed of the workload.
     pub seed: u32,
 }
 
-/// What came of it.
+/// The result of [`churn`].
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Tally {
     /// Buffers allocated by contract, and by a device that has none.
@@ -50,15 +49,15 @@ pub struct Tally {
     pub recalls: u32,
     /// The longest of those, in nanoseconds, or instructions where the emulator counts them, and pages it recalled.
     pub worst: (u64, u64),
-    /// Allocations refused though promised or though there was room.
+    /// Allocations that were refused although they were promised, or although there was room.
     pub failures: u32,
-    /// What the area lent at the end, with the area as full of loans as it could be.
+    /// What the area lent at the end, when it was as full of loans as possible.
     pub lent: LentFrames,
-    /// Of the movable store.
+    /// Counters of the movable store.
     pub store: LoanStats,
-    /// Of the discardable one.
+    /// Counters of the discardable store.
     pub scratch: LoanStats,
-    /// Reads of the discardable store that found their value, and all.
+    /// Reads of the discardable store: those that found their value, and all.
     pub hits: (u64, u64),
 }
 
@@ -104,7 +103,7 @@ enum Job {
     Ring(Coherent<Armv7a>),
 }
 
-/// Buffers a device declares: so many of so many pages, and how often it wants one.
+/// The buffers that a device declares: how many, of how many pages, and how often it wants one.
 struct Class {
     pages: u32,
     count: u32,
@@ -147,7 +146,7 @@ impl Party {
     }
 }
 
-/// Looks at words of a buffer, all of a small one, and then leaves traces in it for the next owner not to find.
+/// Looks at words of a buffer, or at all words of a small one. Then writes to it: the next owner must not find that.
 fn inspect(bytes: &mut [u8]) -> Result<(), String> {
     let stride = if bytes.len() <= 16 * PAGE { 4 } else { 32 };
     for offset in (0..bytes.len() - 3).step_by(stride) {
@@ -203,7 +202,7 @@ impl Job {
     }
 }
 
-/// The value that belongs to a key.
+/// Returns the value that belongs to a key.
 fn value(key: u32, to: &mut Vec<u8>) {
     let pages = 1 + key as usize % 8;
     to.resize(pages * PAGE, 0);
@@ -215,14 +214,14 @@ fn value(key: u32, to: &mut Vec<u8>) {
     }
 }
 
-/// Fills a store with as much as it gets.
+/// Fills a store with as many pages as it can borrow.
 fn fill<K: LoanKind>(store: &mut Store<Armv7a, K>, next: &mut u32, most: u32, buffer: &mut Vec<u8>) {
     for _ in 0..most {
         value(*next, buffer);
         match store.put(*next, buffer) {
             Ok(()) => *next += 1,
             Err(PutError::Room(LendError::Spent { .. })) => {
-                // Oldest first: mostly they are gone anyway.
+                // The oldest first: most of those were recalled already.
                 let oldest = store.keys().next();
                 match oldest {
                     Some(oldest) => store.remove(oldest),
@@ -249,7 +248,7 @@ fn check_all(store: &mut Store<Armv7a, Movable>, buffer: &mut Vec<u8>) -> Result
 /// The first key of the discardable store, so that no two values of the two are alike.
 const SCRATCH: u32 = 0x1000_0000;
 
-/// The borrowers, and what they put.
+/// The borrowers, and what they stored.
 struct Lenders {
     store: Store<Armv7a, Movable>,
     scratch: Store<Armv7a, Discardable>,
@@ -327,7 +326,7 @@ impl Devices {
         Ok(Self { kernel, parties: parties.collect::<Result<_, _>>()?, hog: Hog::new(kernel), others: Vec::new() })
     }
 
-    /// Takes a buffer or frees one; the nanoseconds that an allocation took.
+    /// Takes a buffer or frees one. Returns the nanoseconds that an allocation took.
     fn turn(&mut self, random: &mut Random, tally: &mut Tally) -> Result<Option<u64>, String> {
         let now = || self.kernel.clock.as_ref().map_or(0, |clock| clock.nanos());
         let start;
@@ -376,8 +375,8 @@ impl Devices {
 ///
 /// # Errors
 ///
-/// A line that says what went wrong: a refusal, a finding of the audit, a value that is not what was put, or an
-/// allocation that failed.
+/// A line that says what went wrong: a refusal, a finding of the audit, a value that is not the one that was stored, or
+/// an allocation that failed.
 pub fn churn(kernel: &'static Kernel, plan: Plan) -> Result<Tally, String> {
     let area = kernel.default_area().ok_or("no default area")?;
     let mut random = Random::new(plan.seed);
@@ -446,7 +445,7 @@ fn invert(block: &mut [u8; BLOCK]) {
     }
 }
 
-/// Pages of the cache of the disk: those that can be read again, and those not written yet.
+/// The pages of the disk's cache: those that can be read again, and those that are not on the disk yet.
 const CACHE: (u32, u32) = (4096, 64);
 
 /// The demo: a picture whose file is read through a cache in lent memory, blocks written that are not on the disk yet,

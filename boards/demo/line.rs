@@ -5,17 +5,17 @@ use crate::drivers::intc::irq::IrqId;
 use crate::kernel::state::Kernel;
 use crate::kernel::{devices, interrupts};
 
-/// Times a device is let work before it is given up.
+/// The number of times that a device may work before it is given up.
 const PATIENCE: usize = 16;
 
-/// The interrupt line of a mock device. One that the tree does not know has none: it is asked after each step.
+/// The interrupt line of a mock device. A device that is not in the tree has no line: it is asked after each step.
 pub(super) struct Line {
     device: &'static str,
     id: Option<IrqId>,
 }
 
 impl Line {
-    /// Lets the line through that the device's node names.
+    /// Enables the line that the device's node names.
     pub(super) fn of(kernel: &Kernel, compatible: &str, device: &'static str) -> Result<Self, Failure> {
         let Some(found) = devices::find(&kernel.info, compatible) else { return Ok(Self { device, id: None }) };
         let id = found.irq.ok_or(Failure::NoDevice(device))?;
@@ -23,8 +23,8 @@ impl Line {
         Ok(Self { device, id: Some(id) })
     }
 
-    /// Lets the device work until the driver has a result: looked for first, since one interrupt may tell of several,
-    /// then after each interrupt.
+    /// Lets the device work until the driver has a result. The driver looks before the first step, because one
+    /// interrupt may tell of several results, and then after each interrupt.
     pub(super) fn wait<T>(
         &self,
         mut hardware: impl FnMut(&mut dyn FnMut()),
@@ -44,7 +44,7 @@ impl Line {
         Err(self.silent())
     }
 
-    /// Returns that no interrupt came.
+    /// Returns the failure of a device that raised no interrupt.
     pub(super) const fn silent(&self) -> Failure {
         Failure::NoInterrupt(self.device)
     }

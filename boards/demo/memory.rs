@@ -10,7 +10,7 @@ use carveout_armv7a::mmu::Armv7a;
 pub(super) const CODEC: &str = "carveout,mock-codec";
 pub(super) const SCALER: &str = "carveout,mock-scaler";
 pub(super) const CAMERA: &str = "carveout,mock-camera";
-/// Returns the bus master that is `compatible`, or one called `name` that the tree knows nothing of.
+/// Returns the bus master that is `compatible`, or one called `name` if the tree describes none.
 pub(super) fn master(kernel: &'static Kernel, compatible: &str, name: &'static str) -> Master {
     let found = devices::find(&kernel.info, compatible);
     found.map_or_else(|| kernel.master(name), |found| kernel.master_at(found.name, &found.path))

@@ -1,29 +1,33 @@
-//! From the head's handover to a running kernel: one function, in the order of the data's flow.
+//! The boot: from the head's handover to a running kernel, in one function.
 //!
-//! Guarantees: when [`start`] returns, the direct map holds no carved frame (I2), the identity map is gone, every
-//! carve-out is an area of the one [`Dma`], console, log, heap and interrupts work, and the other cores are in. Bad
-//! input was refused in one line each and listed; the boot goes on wherever it can.
+//! Guarantees: when [`start`] returns,
+//!
+//! - the direct map holds no carved frame (I2), and the identity map is gone;
+//! - every carve-out is an area of the one [`Dma`];
+//! - console, log, heap and interrupts work, and the other cores run.
+//!
+//! Bad input was refused, in one line each. The boot continues where it can.
 
 use super::console::{self, die};
-use super::devices::{self, Found};
-use super::known::{self, OpenUart};
+use super::devices;
+use super::known;
 use super::registers::map;
 use super::state::{self, Kernel};
-use super::{cores, heap, interrupts, rank, report};
+use super::{cores, heap, interrupts, rank, report, stores};
 use crate::drivers::timer::Counter;
 use crate::{BOARDS, println};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use arrayvec::ArrayVec;
 use carveout::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use carveout::dma::Dma;
+use carveout::embed::{Builder, Needs};
 use carveout::sync::Lock;
 use carveout_armv7a::cores::World;
 use carveout_armv7a::l2c310::{L2c310, Unusable};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boot::bootinfo::BootInfo;
 use carveout_boot::memory::BootMemory;
-use carveout_rt::address_space::AddressSpace;
+use carveout_rt::address_space::{self, AddressSpace};
 use carveout_rt::exceptions;
 use carveout_rt::start::{BootHandover, ImageMap, translate_image};
 use spin::Once;
@@ -34,8 +38,9 @@ const HEAP_LIMIT: u64 = 256 << 20;
 
 static MACHINE: Once<Armv7a> = Once::new();
 static DMA: Once<Dma<Armv7a>> = Once::new();
+static OUTER: Once<L2c310> = Once::new();
 
-/// Boots. Ends the program where nothing can be done: no device tree, no RAM, no console.
+/// Boots. Ends the program if there is no device tree, no RAM or no console.
 pub fn start(handover: BootHandover) -> &'static Kernel {
     exceptions::on_fault(report::exception);
     let world = handover.world();
@@ -45,18 +50,15 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
         FrameRange::covering(start.into(), (text.end.raw() - text.start.raw()).into())
     };
 
-    // The outer cache stays off until the direct map stands: what is cached inside only needs no outer maintenance.
-    let machine = MACHINE.call_once(|| {
-        // SAFETY: both come from the handover, which nobody but the head can make or change: the head mapped the frames
-        // below the stacks, all of them, and nothing unmaps them.
-        unsafe { Armv7a::new(handover.image_below_stacks(), handover.image_phys_offset()) }
-    });
+    // The outer cache stays off until the direct map stands. Until then, maintenance of the inner levels is enough.
+    let machine = MACHINE.call_once(address_space::machine);
     let adopted = AddressSpace::adopt(machine, handover);
     let (mut space, mut memory) = adopted.unwrap_or_else(|fault| die(format_args!("{fault}")));
     let info = memory.layout().info().clone();
     let window = memory.layout().direct_map().window();
 
     start_console(&info, &mut space);
+    stores::choose(info.bootargs(), machine);
     if world == World::NonSecure {
         println!("world: non-secure: coherency, errata and caches are as the secure world's firmware left them");
     }
@@ -66,24 +68,19 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
         // SAFETY: the tree says that these are a PL310's; `map` gave them to nobody else, for good.
         match unsafe { L2c310::enable(registers, world) } {
             // SAFETY: the one `Dma` over this machine is made below.
-            Ok(outer) => unsafe { machine.set_outer(outer) },
+            Ok(outer) => unsafe { machine.set_outer(OUTER.call_once(|| outer)) },
             Err(error @ Unusable::Off) => println!("refused: outer cache: {error}"),
             Err(error) => die(format_args!("outer cache: {error}")),
         }
     }
 
     let heap = start_heap(&mut memory);
-    let needed = Dma::<Armv7a>::window_sections(memory.carved().iter());
-    let sections = needed.min(window.sections());
-    let tables = memory.take_ram(sections.div_ceil(4).max(1), 1);
-    let window = tables.and_then(|tables| space.take_window(sections, tables));
-    let window = window.unwrap_or_else(|| no_ram(&memory, "the tables of the CMA window", sections.div_ceil(4)));
-    let tables = memory.take_ram(1, 1);
-    let loans = tables.and_then(|tables| space.take_loan_window(tables));
-    let loans = loans.unwrap_or_else(|| no_ram(&memory, "the table of the loan window", 1));
+    let sections = Needs::of(memory.carved(), Builder::RECORDS).sections.min(window.sections());
+    let frames = sections.div_ceil(4);
+    let window = memory.take_ram(frames, 1).and_then(|tables| space.take_window(sections, tables));
+    let window = window.unwrap_or_else(|| no_ram(&memory, "the tables of the CMA window", frames));
     let (layout, carved) = memory.into_parts();
-    let take_over = if sections < needed { Dma::sparing_guards } else { Dma::new };
-    let dma = take_over(machine, carved.into_iter(), info.aliases().clone(), window, loans);
+    let dma = Builder::new(machine, carved, window).aliases(info.aliases().clone()).sparing_guards().build();
     let dma = dma.unwrap_or_else(|error| die(format_args!("{error}")));
     let dma = DMA.call_once(|| dma);
     let default_area = layout.areas().iter().position(|area| area.default).and_then(|area| dma.area_at(area));
@@ -93,22 +90,31 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     start_interrupts(&info, &mut space);
     let clock = start_clock(&info, &mut space);
     let space = Lock::new(rank::SPACE, space);
-    let kernel =
-        state::set(Kernel { info, layout, world, machine, dma, heap, clock, space, default_area, unmapped, text });
+    let kernel = state::set(Kernel {
+        info,
+        layout,
+        world,
+        machine,
+        outer: OUTER.get(),
+        dma,
+        heap,
+        clock,
+        space,
+        default_area,
+        unmapped,
+        text,
+    });
     console::tell_losses(dma);
     cores::start(kernel);
     kernel
 }
 
-/// The UART that `/chosen/stdout-path` names, else the first one there is a driver for.
+/// Starts the console at the UART that `/chosen/stdout-path` names, or else at the first one that has a driver.
 fn start_console(info: &BootInfo<'_>, space: &mut AddressSpace) {
     console::set_semihosting(info.bootargs().get("semihosting").is_some());
-    let mut uarts = ArrayVec::<(Found<'_>, OpenUart), 8>::new();
-    for (compatible, open) in known::UARTS {
-        devices::find_all(info, compatible, |found| drop(uarts.try_push((found, open))));
-    }
-    let chosen = uarts.iter().find(|(found, _)| found.stdout).or(uarts.first());
-    if let Some(uart) = chosen.and_then(|(found, open)| open(space, found)) {
+    let uarts = known::UARTS.map(|(name, _)| name);
+    let chosen = devices::find_preferred(info, &uarts, devices::stdout_path(info).as_ref());
+    if let Some(uart) = chosen.and_then(|(row, found)| (known::UARTS[row].1)(space, &found)) {
         console::set(uart);
     }
     let level = info.bootargs().loglevel().unwrap_or_else(|error| {
@@ -133,7 +139,7 @@ fn start_heap(memory: &mut BootMemory<'_, '_>) -> FrameRange {
     frames
 }
 
-/// Ends the program: no free run holds so many frames.
+/// Ends the program because no free run holds so many frames.
 fn no_ram(memory: &BootMemory<'_, '_>, what: &str, frames: u32) -> ! {
     let free = || memory.layout().memblock().free_ranges().map(FrameRange::bytes);
     let (wanted, largest) = (Bytes(u64::from(frames) << FRAME_SHIFT), Bytes(free().max().unwrap_or(0)));
@@ -142,7 +148,8 @@ fn no_ram(memory: &BootMemory<'_, '_>, what: &str, frames: u32) -> ! {
 }
 
 fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
-    let known = known::CONTROLLERS.into_iter().find_map(|(name, open)| Some((devices::find(info, name)?, open)));
+    let found = devices::find_each(info, known::CONTROLLERS.map(|(name, _)| name));
+    let known = found.into_iter().zip(known::CONTROLLERS).find_map(|(found, (_, open))| Some((found?, open)));
     let Some((found, open)) = known else {
         println!("refused: interrupts: no controller that is known");
         return;
@@ -155,7 +162,8 @@ fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
 }
 
 fn start_clock(info: &BootInfo<'_>, space: &mut AddressSpace) -> Option<Box<dyn Counter>> {
-    known::COUNTERS.into_iter().find_map(|(name, open)| open(space, &devices::find(info, name)?))
+    let found = devices::find_each(info, known::COUNTERS.map(|(name, _)| name));
+    found.into_iter().zip(known::COUNTERS).find_map(|(found, (_, open))| open(space, &found?))
 }
 
 #[panic_handler]

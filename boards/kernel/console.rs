@@ -1,10 +1,14 @@
 //! The console: one UART, for lines of the kernel and of the `log` crate.
 //!
-//! Guarantees: lines are not mixed. The next line after a buffer is lost comes with one that says so. A fault report is
-//! printed whatever the interrupted code was printing. Once the command line is known nothing semihosts unless it says
-//! `semihosting`: on a board without a debugger the program ends in a line and a core that waits. Before, when there is
-//! nobody else to tell, a semihosting call is tried; where nobody answers, it comes to the kernel's own vector, and the
-//! core waits as well.
+//! Guarantees:
+//!
+//! - Lines are not mixed.
+//! - If a buffer was lost, a line that says so comes before the next line.
+//! - A fault report is printed even if the interrupted code was printing.
+//! - Once the command line is known, there is no semihosting call unless the command line says `semihosting`. On a
+//!   board without a debugger, the program then ends with a line, and the core waits. Before that, a semihosting call
+//!   is tried when there is no console. If nobody answers, the call comes to the kernel's own vector, and the core
+//!   waits too.
 
 use super::rank;
 use crate::drivers::uart::Uart;
@@ -17,7 +21,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::Once;
 
-/// Text for a terminal: a carriage return goes before each line feed.
+/// Writes text for a terminal: a carriage return goes before each line feed.
 struct Terminal<'u>(&'u mut dyn Uart);
 
 impl Write for Terminal<'_> {
@@ -34,7 +38,7 @@ impl Write for Terminal<'_> {
 
 static UART: Lock<Option<&'static mut dyn Uart>> = Lock::new(rank::CONSOLE, None);
 
-/// Who tells of buffers that are lost.
+/// Tells of the buffers that were lost.
 static LOSSES: Once<&'static Dma<Armv7a>> = Once::new();
 
 /// Whether a debugger or an emulator may be asked to print or to end the program.
@@ -45,18 +49,18 @@ pub fn set(uart: &'static mut dyn Uart) {
     *UART.lock() = Some(uart);
 }
 
-/// Has each buffer that `dma` lost told of in a line, from here on.
+/// From here on, prints a line for each buffer that `dma` loses.
 pub fn tell_losses(dma: &'static Dma<Armv7a>) {
     LOSSES.call_once(|| dma);
 }
 
-/// Says whether somebody answers semihosting calls.
+/// Sets whether a debugger or an emulator answers semihosting calls.
 pub fn set_semihosting(answered: bool) {
     SEMIHOSTING.store(answered, Ordering::Relaxed);
 }
 
-/// Prints text. Before it, prints a line for each buffer that was lost since the last call: the drop itself prints
-/// nothing, because it may happen under any lock. Interrupts are masked meanwhile, for as long as the UART takes.
+/// Prints text. First it prints a line for each buffer that was lost since the last call: the drop itself prints
+/// nothing, because it may happen under any lock. Interrupts are masked until the UART has taken the text.
 pub fn print(args: fmt::Arguments<'_>) {
     let mut uart = UART.lock();
     let mut write = |args: fmt::Arguments<'_>| match uart.as_mut() {
@@ -91,12 +95,12 @@ macro_rules! println {
     ($($arg:tt)*) => { $crate::kernel::console::print(format_args!("{}\n", format_args!($($arg)*))) };
 }
 
-/// Takes the console from whoever holds it: another core has the time of a line to give it up.
+/// Takes the console from its holder. If that is another core, it first gets the time of one line to finish.
 ///
 /// # Safety
 ///
-/// The code that this core was running never runs again, and the program ends. Another core that holds the console for
-/// longer than a line is given up: what it prints may be mixed with what is printed from here on.
+/// The code that this core was running never runs again, and the program ends. A core that holds the console for longer
+/// than a line is not waited for: its output may be mixed with what is printed from here on.
 pub unsafe fn seize() {
     sync::abandon();
     // At 115200 baud a line of 200 bytes takes 17 ms, in which a core of 1 GHz reads a flag some million times.
@@ -106,12 +110,12 @@ pub unsafe fn seize() {
         }
         carveout::cpu::relax();
     }
-    // SAFETY: the holder is this core, whose code never runs again by this function's contract, or one that is given
-    // up: what both then touch is the UART's data register, which takes each byte as it comes.
+    // SAFETY: the holder is this core, whose code never runs again by this function's contract, or another that was
+    // waited for long enough. Both then write the UART's data register, which takes each byte as it comes.
     unsafe { UART.force_unlock() };
 }
 
-/// Ends the program: the emulator exits with `code`, a board says it and waits to be switched off.
+/// Ends the program. An emulator exits with `code`. A board prints it and waits to be switched off.
 pub fn exit(code: i32) -> ! {
     if SEMIHOSTING.load(Ordering::Relaxed) {
         semihosting::process::exit(code);

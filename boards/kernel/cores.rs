@@ -1,12 +1,13 @@
-//! The other cores: let in by whatever holds them, then idle until there is work for all.
+//! The cores other than core 0: each is started, and then idles until all cores get work.
 //!
-//! Guarantees: a core that the device tree names and that does not come costs one line, and the boot goes on; one that
-//! comes after it was given up stays out. [`on_all`] returns when the work is done on every core, so work may borrow.
-//! A core that waits for a lock for ever ends the program, with a line a core that says what it holds and waits for.
+//! Guarantees: a core of the device tree that does not start is reported in one line, and the boot continues. A core
+//! that starts later than that stays out. [`on_all`] returns when every core has done the work, so work may borrow.
+//! A core that waits for a lock for too long ends the program. One line for each core says what it holds and what it
+//! waits for.
 
 use super::devices::{self, MAX_CPUS, Pen};
 use super::state::{CAME, Kernel, came, kernel, numbered};
-use super::{console, interrupts};
+use super::{console, flush, interrupts, stores};
 use crate::drivers::intc::irq::IrqId;
 use crate::drivers::smp::{scu, sysreg};
 use crate::println;
@@ -24,23 +25,24 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use spin::Once;
 
-/// How long the others have to come, in microseconds.
+/// How long the other cores may take to start, in microseconds.
 const PATIENCE: u64 = 1_000_000;
 
-// What a core is: none of ours, sent for, in, given up.
+// The states of a core: not ours, told to start, running, given up.
 const OUT: u32 = 0;
 const SENT_FOR: u32 = 1;
 const IN: u32 = 2;
 const GIVEN_UP: u32 = 3;
 static STATES: [AtomicU32; MAX_CORES] = [const { AtomicU32::new(OUT) }; MAX_CORES];
 
-/// Work of every core: shared by those who do it.
+/// Work that every core does at once.
 type Work<'w> = &'w (dyn Fn(CoreId) + Sync);
 
-/// What a core has to do: a pointer to a [`Work`] that [`on_all`] keeps on its stack until the core stores null here.
+/// What each core has to do: a pointer to a [`Work`] on the stack of [`on_all`]. The core stores null here when it is
+/// done.
 static WORK: [AtomicPtr<()>; MAX_CORES] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CORES];
 
-/// Why a core was not let in.
+/// Why a core was not started.
 enum Refused<'dtb> {
     Method(&'dtb str),
     NoReleaseAddress,
@@ -61,8 +63,18 @@ impl fmt::Display for Refused<'_> {
     }
 }
 
-/// Lets the other cores in and waits until they have come.
+/// Starts the other cores and waits until they run. If all that are there run, whole caches may be emptied.
 pub fn start(kernel: &'static Kernel) {
+    if start_others(kernel) {
+        let running = online().fold(0, |mask, core| mask | core.bit());
+        // SAFETY: no other core is coherent (`start_others`), and each that runs handles interrupts.
+        unsafe { flush::permit(kernel.info.bootargs(), kernel.machine, running) };
+    }
+}
+
+/// Starts the other cores and waits until they run. Returns whether none but those that run may have started, now or
+/// later.
+fn start_others(kernel: &'static Kernel) -> bool {
     let this = CoreId::current();
     CAME[this.index()].call_once(cores::registers);
     STATES[this.index()].store(IN, Ordering::Relaxed);
@@ -82,11 +94,11 @@ pub fn start(kernel: &'static Kernel) {
         println!("cores: {absent} of the {} in the device tree are not there", cpus.len());
     }
     if others.is_empty() {
-        return;
+        return true;
     }
     if let Some(why) = Alone::current(kernel.world) {
         println!("refused: {} more cores: {why}", others.len());
-        return;
+        return true;
     }
     let entry = secondary::entry(run);
     for (_, core) in &others {
@@ -106,12 +118,13 @@ pub fn start(kernel: &'static Kernel) {
     };
     let told: ArrayVec<_, MAX_CPUS> = others.iter().map(|(cpu, _)| tell(cpu.pen)).collect();
 
+    let wanted = others.len() + 1;
     let deadline = kernel.micros() + PATIENCE;
     for ((cpu, core), why) in others.into_iter().zip(told) {
         let state = &STATES[core.index()];
         while state.load(Ordering::Acquire) == SENT_FOR {
             cpu::relax();
-            // From here on it stays out, whenever it comes; what nobody could tell may still have come by the head.
+            // From here on it stays out, even if it starts later. Its boot loader may have started it by the head.
             if kernel.micros() > deadline
                 && state.compare_exchange(SENT_FOR, GIVEN_UP, Ordering::Relaxed, Ordering::Acquire).is_ok()
             {
@@ -119,6 +132,7 @@ pub fn start(kernel: &'static Kernel) {
             }
         }
     }
+    online().count() == wanted
 }
 
 /// How long a core waits for a lock before that counts as a deadlock, in microseconds; core 0 waits twice as long for
@@ -128,12 +142,12 @@ const STALL: u64 = 10_000_000;
 /// The exit code after a deadlock.
 const STALLED: i32 = 103;
 
-/// Since when each core waits, as [`watch`] found it.
+/// The time at which [`watch`] first saw each core wait.
 static WAITS_SINCE: [AtomicU64; MAX_CORES] = [const { AtomicU64::new(0) }; MAX_CORES];
 
-/// While a core waits for a lock: ends the program if it waits for too long. In this state it may be deadlocked, so
-/// what this needs takes no lock.
+/// Ends the program if a core waits for a lock for too long. The core may be deadlocked, so this takes no lock.
 fn watch(round: u32) {
+    flush::answer();
     let Some(kernel) = kernel() else { return };
     let (this, now) = (CoreId::current(), kernel.micros());
     let since = &WAITS_SINCE[this.index()];
@@ -144,7 +158,7 @@ fn watch(round: u32) {
     }
 }
 
-/// Prints what each core does and holds, and ends the program. Of several cores that find it out one prints.
+/// Prints what each core does and holds, and ends the program. If several cores find a deadlock, one of them prints.
 fn stalled(who: fmt::Arguments<'_>) -> ! {
     static FIRST: AtomicBool = AtomicBool::new(true);
     while !FIRST.swap(false, Ordering::Relaxed) {
@@ -168,14 +182,14 @@ fn stalled(who: fmt::Arguments<'_>) -> ! {
 /// Software interrupt 0 has no hook: it ends a WFI.
 const WAKE: IrqId = IrqId::new(0).expect("there are 16");
 
-/// Cores of the `MPCore`: one that the tree names and the SCU does not count cannot come.
+/// Returns the number of cores that the SCU counts. A core of the tree beyond that number cannot start.
 fn cores_there(kernel: &'static Kernel) -> usize {
     let Some(found) = devices::find(&kernel.info, "arm,cortex-a9-scu") else { return MAX_CORES };
     // SAFETY: the tree says that these are the SCU's registers.
     unsafe { kernel.first(&found) }.map_or(MAX_CORES, |registers| scu::cores(&registers))
 }
 
-/// A Versatile Express: by the flags of its system registers.
+/// Starts the cores of a Versatile Express, by the flags of its system registers.
 fn tell_board(kernel: &'static Kernel, entry: PhysAddr) -> bool {
     let Some(found) = devices::find(&kernel.info, "arm,vexpress-sysreg") else { return false };
     // SAFETY: the tree says that these are the board's system registers.
@@ -185,7 +199,7 @@ fn tell_board(kernel: &'static Kernel, entry: PhysAddr) -> bool {
     true
 }
 
-/// A pen in RAM, which the tree reserves, or in some memory that is none.
+/// Starts a core by its word of a holding pen. The word is in RAM that the tree reserves, or in memory that is not RAM.
 fn tell_spin_table(kernel: &'static Kernel, at: PhysAddr, entry: PhysAddr) -> bool {
     // SAFETY: the tree gives the word for this, as it gives memory.
     if unsafe { secondary::tell(kernel.machine, at, entry.raw()) } {
@@ -199,9 +213,10 @@ fn tell_spin_table(kernel: &'static Kernel, at: PhysAddr, entry: PhysAddr) -> bo
     true
 }
 
-/// What a core runs from the head on.
+/// Runs on each further core, from the head on.
 fn run(this: CoreId) -> ! {
     CAME[this.index()].call_once(cores::registers);
+    stores::follow();
     let state = &STATES[this.index()];
     // SAFETY: this core has just come from the head: it holds no lock, and nothing runs on it.
     let served = unsafe { interrupts::start_core() };
@@ -235,16 +250,16 @@ fn run(this: CoreId) -> ! {
     }
 }
 
-/// Returns the cores that are in.
+/// Returns the cores that run.
 pub fn online() -> impl Iterator<Item = CoreId> {
     CoreId::all().filter(|core| STATES[core.index()].load(Ordering::Acquire) == IN)
 }
 
-/// Does the work on every core that is in, on all at once, and returns when all have done it.
+/// Does the work on every core that runs, at once. Returns when all have done it.
 ///
 /// # Panics
 ///
-/// If another core than core 0 calls it. Work must not call it either: it would wait for itself.
+/// If a core other than core 0 calls it. Work must not call it: it would wait for itself.
 pub fn on_all(work: Work<'_>) {
     let this = CoreId::current();
     assert_eq!(this.index(), 0, "core 0 gives out work");
@@ -276,8 +291,8 @@ pub fn on_all(work: Work<'_>) {
     }
 }
 
-/// Runs the audit for every core: core 0 walks the tables, and the registers that each core came with and those that it
-/// has now must give them the same meaning. Only core 0 calls it, and not from within work.
+/// Runs the audit for every core. Core 0 walks the tables. The registers that each core started with, and those that it
+/// has now, must give the tables the same meaning. Only core 0 calls it, and not from within work.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! Devices as the device tree names them: by `compatible`, with their registers as the CPU addresses them.
 //!
-//! Guarantees: addresses are translated through every `ranges` between a node and the root, those that the device
-//! drives through every `dma-ranges`; a node that is not `okay`, or whose registers the CPU cannot reach, is not found.
+//! Guarantees: a register's address is translated through every `ranges` between its node and the root. An address that
+//! the device drives is translated through every `dma-ranges`. A node that is not `okay`, or whose registers the CPU
+//! cannot reach, is not found.
 
 use crate::drivers::intc::irq::IrqId;
 use arrayvec::ArrayVec;
@@ -13,10 +14,10 @@ use dtoolkit::fdt::FdtNode;
 use dtoolkit::standard::{NodeStandard, Range};
 use dtoolkit::{Node, Property};
 
-/// Register blocks of a device that are kept.
+/// The most register blocks that are kept of a device.
 pub const MAX_BLOCKS: usize = 2;
 
-/// Cores of a tree that are kept.
+/// The most cores that are kept of a tree.
 pub const MAX_CPUS: usize = 8;
 
 /// A block of registers.
@@ -45,20 +46,18 @@ pub struct Found<'dtb> {
     pub reg_shift: Option<u32>,
     /// `reg-io-width`, in bytes, if it says.
     pub reg_io_width: Option<u32>,
-    /// Whether `/chosen/stdout-path` names it.
-    pub stdout: bool,
 }
 
-/// How a core waits to be let in, as its node or `/cpus` says.
+/// How a core waits to be started, as its node or `/cpus` says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pen<'dtb> {
     /// No `enable-method`: the board knows.
     Board,
-    /// `spin-table`: it polls the word at `cpu-release-addr` for the address to go to.
+    /// `spin-table`: it polls the word at `cpu-release-addr` until that holds the address to run at.
     SpinTable(PhysAddr),
-    /// `spin-table`, and `cpu-release-addr` is missing, past 4 GiB or no multiple of 4.
+    /// `spin-table`, but `cpu-release-addr` is missing, at 4 GiB or above, or not a multiple of 4.
     NoAddress,
-    /// A method that is not known here.
+    /// Another method. It is not supported.
     Unknown(&'dtb str),
 }
 
@@ -95,43 +94,91 @@ pub fn cpus<'dtb>(info: &BootInfo<'dtb>) -> ArrayVec<Cpu<'dtb>, MAX_CPUS> {
 
 /// Returns the first device that is `compatible`.
 pub fn find<'dtb>(info: &BootInfo<'dtb>, compatible: &str) -> Option<Found<'dtb>> {
-    let mut found = None;
-    find_all(info, compatible, |device| {
-        found.get_or_insert(device);
-    });
+    let [found] = find_each(info, [compatible]);
     found
+}
+
+/// Returns for each of the names the first device that is compatible with it.
+pub fn find_each<'dtb, const N: usize>(info: &BootInfo<'dtb>, names: [&str; N]) -> [Option<Found<'dtb>>; N] {
+    let mut all = [const { None }; N];
+    each_compatible(info, &names, &mut |name, node, buses| {
+        if all[name].is_none() {
+            all[name] = device(info, node, buses);
+        }
+    });
+    all
 }
 
 /// Calls `each` with every device that is `compatible`, in the tree's order.
 pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl FnMut(Found<'dtb>)) {
-    let stdout = stdout_path(info.root());
-    bus::walk(info.root(), &mut |node, buses| {
-        if node.compatible().is_some_and(|mut all| all.any(|one| one == compatible)) {
-            let all = bus::blocks(node, buses).map(|(at, bytes)| Block { at: PhysAddr::new(at), bytes });
-            let blocks: ArrayVec<_, MAX_BLOCKS> = all.take(MAX_BLOCKS).collect();
-            if node.property("reg").is_none() || !blocks.is_empty() {
-                each(Found {
-                    name: node.name(),
-                    path: DevicePath::to(node, buses).unwrap_or_default(),
-                    blocks,
-                    irq: irq(node, buses),
-                    hertz: hertz(node, info.root()),
-                    reg_shift: cell(node, "reg-shift", 0),
-                    reg_io_width: cell(node, "reg-io-width", 0),
-                    stdout: stdout.is_some() && DevicePath::to(node, buses) == stdout,
-                });
+    each_compatible(info, &[compatible], &mut |_, node, buses| {
+        if let Some(found) = device(info, node, buses) {
+            each(found);
+        }
+    });
+}
+
+/// Returns the device at `path` if it is compatible with one of the names, else the first one that is compatible with
+/// the first of the names that any is compatible with. Returns the place of the name too.
+pub fn find_preferred<'dtb>(
+    info: &BootInfo<'dtb>,
+    names: &[&str],
+    path: Option<&DevicePath<'_>>,
+) -> Option<(usize, Found<'dtb>)> {
+    let mut best: Option<((bool, usize), FdtNode<'dtb>, bus::Buses<'dtb>)> = None;
+    each_compatible(info, names, &mut |name, node, buses| {
+        let rank = (path.is_none() || DevicePath::to(node, buses).as_ref() != path, name);
+        if best.as_ref().is_none_or(|(other, ..)| rank < *other) && blocks(node, buses).is_some() {
+            best = Some((rank, *node, buses.iter().copied().collect()));
+        }
+    });
+    let ((_, name), node, buses) = best?;
+    Some((name, device(info, &node, &buses)?))
+}
+
+/// A function that takes the place of a name, a node that is compatible with it, and the buses above the node.
+type VisitNamed<'v, 'dtb> = &'v mut dyn FnMut(usize, &FdtNode<'dtb>, &[FdtNode<'dtb>]);
+
+fn each_compatible<'dtb>(info: &BootInfo<'dtb>, names: &[&str], visit: VisitNamed<'_, 'dtb>) {
+    let is_named = |one: &[u8]| names.iter().any(|name| name.as_bytes() == one);
+    let may_be = |value: &[u8]| value.split(|&byte| byte == 0).any(is_named);
+    bus::walk_where(info, "compatible", &may_be, &mut |node, buses| {
+        for (n, name) in names.iter().enumerate() {
+            if node.compatible().is_some_and(|mut all| all.any(|one| one == *name)) {
+                visit(n, node, buses);
             }
         }
     });
 }
 
-/// Why it cannot be told where a device sees memory. It must be taken to see none.
+/// Returns the registers of a device, or `None` if the CPU cannot reach them.
+fn blocks<'dtb>(node: &FdtNode<'dtb>, buses: &[FdtNode<'dtb>]) -> Option<ArrayVec<Block, MAX_BLOCKS>> {
+    let all = bus::blocks(node, buses).map(|(at, bytes)| Block { at: PhysAddr::new(at), bytes });
+    let blocks: ArrayVec<_, MAX_BLOCKS> = all.take(MAX_BLOCKS).collect();
+    (!blocks.is_empty() || node.property("reg").is_none()).then_some(blocks)
+}
+
+/// Returns what the tree says of a device, or `None` if the CPU cannot reach its registers.
+fn device<'dtb>(info: &BootInfo<'dtb>, node: &FdtNode<'dtb>, buses: &[FdtNode<'dtb>]) -> Option<Found<'dtb>> {
+    let blocks = blocks(node, buses)?;
+    Some(Found {
+        name: node.name(),
+        path: DevicePath::to(node, buses).unwrap_or_default(),
+        blocks,
+        irq: irq(info, node, buses),
+        hertz: hertz(info, node),
+        reg_shift: cell(node, "reg-shift", 0),
+        reg_io_width: cell(node, "reg-io-width", 0),
+    })
+}
+
+/// Why the addresses at which a device sees memory are unknown. The device must be taken to see no memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RangesError<'dtb> {
-    /// The bus's `dma-ranges` is not whole entries of as many cells as it says.
+    /// The bus's `dma-ranges` is not a whole number of entries.
     Malformed(&'dtb str),
-    /// No entry of the bus's `dma-ranges` is an aperture below 4 GiB on both sides, or none passes one of the bus
-    /// below it on.
+    /// No entry of the bus's `dma-ranges` is an aperture below 4 GiB on both sides, or no entry passes an aperture of
+    /// the bus below it.
     NoAperture(&'dtb str),
     /// The bus's `dma-ranges` has more apertures than are kept.
     TooMany(&'dtb str),
@@ -153,15 +200,15 @@ impl core::error::Error for RangesError<'_> {}
 
 type Apertures = ArrayVec<Aperture, MAX_APERTURES>;
 
-/// Returns where the device at that path sees memory: the apertures of all `dma-ranges` above it, as one. `None` means
-/// that it sees memory where the CPU does, for none above it has entries. What a bus cannot pass on to the next is left
+/// Returns where the device at that path sees memory: all `dma-ranges` above it, composed. Returns `None` if none of
+/// them has entries: then the device sees memory where the CPU does. What one bus does not pass to the next is left
 /// out.
 ///
 /// # Errors
 ///
 /// [`RangesError::Malformed`] if an entry cannot be read. [`RangesError::NoAperture`] if nothing is left of a bus's
-/// apertures. [`RangesError::TooMany`] if a bus has more than [`MAX_APERTURES`]. A lost constraint is not no
-/// constraint.
+/// apertures. [`RangesError::TooMany`] if a bus has more than [`MAX_APERTURES`]. A constraint that cannot be read never
+/// counts as no constraint.
 pub fn bus_apertures<'dtb>(
     info: &BootInfo<'dtb>,
     path: &DevicePath<'_>,
@@ -228,9 +275,10 @@ fn cell(node: &FdtNode<'_>, property: &str, n: usize) -> Option<u32> {
     Some(u32::from_be_bytes(word.try_into().ok()?))
 }
 
-/// The path that `/chosen/stdout-path` means: what follows a colon is the UART's settings, and what does not start with
-/// a slash is the name of an alias.
-fn stdout_path<'dtb>(root: FdtNode<'dtb>) -> Option<DevicePath<'dtb>> {
+/// Returns the path that `/chosen/stdout-path` means. The UART's settings follow a colon. A text that does not start
+/// with a slash is the name of an alias.
+pub fn stdout_path<'dtb>(info: &BootInfo<'dtb>) -> Option<DevicePath<'dtb>> {
+    let root = info.root();
     let text = |node: &str, property: &str| -> Option<&'dtb str> {
         let node = root.children().find(|child| child.name() == node)?;
         node.property(property)?.value_as::<&'dtb str>().ok()
@@ -240,33 +288,30 @@ fn stdout_path<'dtb>(root: FdtNode<'dtb>) -> Option<DevicePath<'dtb>> {
     DevicePath::parse(if path.starts_with('/') { path } else { text("aliases", path)? })
 }
 
-/// Cells of the longest interrupt specifier that is read.
+/// The most cells of an interrupt specifier.
 const MAX_SPECIFIER: usize = 3;
 
-/// The first interrupt of the node, at the controller that the node or the nearest bus above it names.
-fn irq(node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<IrqId> {
+/// Returns the first interrupt of the node, at the controller that the node or the nearest bus above it names.
+fn irq(info: &BootInfo<'_>, node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<IrqId> {
+    node.property("interrupts")?;
     let named = core::iter::once(node).chain(buses.iter().rev());
     let phandle = named.into_iter().find_map(|node| cell(node, "interrupt-parent", 0))?;
-    let mut width = None;
-    bus::walk(*buses.first()?, &mut |controller, _| {
-        if cell(controller, "phandle", 0) == Some(phandle) {
-            width = cell(controller, "#interrupt-cells", 0);
-        }
-    });
+    let width = cell_at(info, phandle, "#interrupt-cells");
     let width = usize::try_from(width?).ok().filter(|&width| width <= MAX_SPECIFIER)?;
     let cells: ArrayVec<u32, MAX_SPECIFIER> = (0..width).map_while(|n| cell(node, "interrupts", n)).collect();
-    // A specifier of another length is for an `interrupt-map` on the way, which is not followed.
+    // A specifier of another length belongs to an `interrupt-map`, which is not followed.
     (cells.len() == width).then(|| IrqId::from_specifier(&cells))?
 }
 
-fn hertz<'dtb>(node: &FdtNode<'dtb>, root: FdtNode<'dtb>) -> Option<u32> {
-    let phandle = cell(node, "clocks", 0)?;
+fn hertz(info: &BootInfo<'_>, node: &FdtNode<'_>) -> Option<u32> {
+    cell_at(info, cell(node, "clocks", 0)?, "clock-frequency")
+}
+
+/// Returns the first cell of a property of the node that has this phandle. If several have it, the last one counts.
+fn cell_at(info: &BootInfo<'_>, phandle: u32, property: &str) -> Option<u32> {
     let mut found = None;
-    bus::walk(root, &mut |clock, _| {
-        if cell(clock, "phandle", 0) == Some(phandle) {
-            found = cell(clock, "clock-frequency", 0);
-        }
-    });
+    let is_it = |value: &[u8]| value.starts_with(&phandle.to_be_bytes());
+    bus::walk_where(info, "phandle", &is_it, &mut |node, _| found = cell(node, property, 0));
     found
 }
 
@@ -359,7 +404,6 @@ mod tests {
             hertz: Some(24_000_000),
             reg_shift: Some(2),
             reg_io_width: Some(4),
-            stdout: true,
         };
         assert_eq!(all, [found], "neither what is disabled nor what no bus reaches");
     }
@@ -378,7 +422,10 @@ mod tests {
 
     #[test]
     fn the_console_is_named_by_path_or_alias() {
-        let stdout = |tree: &[u8]| find(&BootInfo::parse(tree).unwrap(), "test,device").unwrap().stdout;
+        let stdout = |tree: &[u8]| {
+            let info = BootInfo::parse(tree).unwrap();
+            find(&info, "test,device").map(|found| found.path) == stdout_path(&info)
+        };
         assert!(stdout(&tree()));
         assert!(stdout(&device_with("status", b"okay\0".to_vec())));
     }

@@ -1,9 +1,8 @@
-//! Interrupts: the handler, over whichever controller the board has, a place to wait for one, and calls from core to
-//! core.
+//! Interrupts: the handler for any controller, waiting for a device's interrupt, and calls from core to core.
 //!
-//! Guarantees: an interrupt is acknowledged and ended once, and noted; [`take`] tells of it once. Shared interrupts
-//! come to core 0, software's to the cores named. The controller is touched under its lock alone, which masks
-//! interrupts.
+//! Guarantees: an interrupt is acknowledged once, ended once, and noted. [`take`] tells of it once. Shared interrupts
+//! come to core 0, and software's to the cores that were named. The controller is accessed under its lock only, which
+//! masks interrupts.
 
 use super::rank;
 use crate::drivers::intc::InterruptController;
@@ -18,15 +17,15 @@ use core::mem;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 static CONTROLLER: Lock<Option<Box<dyn InterruptController>>> = Lock::new(rank::INTERRUPTS, None);
-/// Which interrupts came and were not taken, a bit each.
+/// The interrupts that came and were not taken, one bit each.
 static CAME: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
-/// Which are let through once only.
+/// The interrupts that are enabled for one time only.
 static ONCE: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
 
-/// What the cores run at each software interrupt: a `fn()`, or null for nothing.
+/// The hook of each software interrupt: a `fn()`, or null.
 static ON_SOFTWARE: [AtomicPtr<()>; 16] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 16];
 
-/// Notes that an interrupt came. Returns whether it is to be disabled now.
+/// Notes that an interrupt came. Returns whether it must be disabled now.
 fn note(id: IrqId) -> bool {
     CAME[id.word()].fetch_or(id.bit(), Ordering::Release);
     ONCE[id.word()].load(Ordering::Relaxed) & id.bit() != 0
@@ -36,7 +35,7 @@ fn note(id: IrqId) -> bool {
 ///
 /// # Safety
 ///
-/// This core holds no lock, and nothing on it has masked interrupts to be undisturbed: they come from here on.
+/// This core holds no lock, and no critical section of it has masked interrupts: they come from here on.
 pub unsafe fn start(controller: Box<dyn InterruptController>) {
     *CONTROLLER.lock() = Some(controller);
     exceptions::on_irq(handle);
@@ -79,14 +78,14 @@ fn with_controller(act: impl FnOnce(&mut dyn InterruptController)) {
     }
 }
 
-/// Lets an interrupt through. For lines that [`raise`] raises: the handler ends an interrupt at once, so a device that
-/// holds its line would be served for ever.
+/// Enables an interrupt. This is for lines that [`raise`] raises. The handler ends an interrupt at once, so a device
+/// that holds its line would interrupt for ever.
 pub fn enable(id: IrqId) {
     with_controller(|controller| controller.enable(id));
 }
 
-/// Lets an interrupt through once, and forgets those that came before. For devices that hold their line until their
-/// driver says otherwise: it does so after [`take`], and lets the next one through.
+/// Enables an interrupt for one time, and forgets those that came before. This is for devices that hold their line
+/// until the driver clears it. The driver does that after [`take`], and then enables the next one.
 pub fn enable_once(id: IrqId) {
     take(id);
     ONCE[id.word()].fetch_or(id.bit(), Ordering::Relaxed);
@@ -98,7 +97,7 @@ pub fn raise(id: IrqId) {
     with_controller(|controller| controller.set_pending(id));
 }
 
-/// Returns whether the interrupt came since this was last asked. Of software's the cores' are not told apart.
+/// Returns whether the interrupt came since the last call. Software's interrupts of all cores count as one.
 pub fn take(id: IrqId) -> bool {
     if !Cpsr::read().i() {
         with_controller(|controller| while controller.must_be_asked() && controller.serve(note).is_some() {});
@@ -106,15 +105,15 @@ pub fn take(id: IrqId) -> bool {
     CAME[id.word()].fetch_and(!id.bit(), Ordering::Acquire) & id.bit() != 0
 }
 
-/// Has `hook` called whenever software interrupt `id` comes, in the handler of the core it was sent to. Of another kind
-/// of interrupt it is never called.
+/// Sets the `hook` of software interrupt `id`. The handler of the core that gets the interrupt calls it. For another
+/// kind of interrupt it is never called.
 pub fn on_software(id: IrqId, hook: fn()) {
     if let Some(place) = ON_SOFTWARE.get(usize::from(id.number())) {
         place.store(hook as *mut (), Ordering::Release);
     }
 }
 
-/// Raises a software interrupt on the cores whose bit is set. They find what was written before. Returns false if the
+/// Raises a software interrupt on the cores whose bit is set. They see what was written before. Returns false if the
 /// board's controller has no such interrupts.
 pub fn send(id: IrqId, cores: u32) -> bool {
     // The write to the controller must not overtake those to memory.

@@ -1,4 +1,4 @@
-//! The drivers there are: for each kind of device a table from a node's `compatible` to its driver.
+//! The table of drivers: for each kind of device, from a node's `compatible` to its driver.
 //!
 //! A new driver is a row here. A row says by its types what registers the device has, opens the driver with them, and
 //! gives `None` if the node lacks what the driver needs.
@@ -27,6 +27,7 @@ use carveout_armv7a::mmu::Armv7a;
 use carveout_rt::address_space::AddressSpace;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::{Mutex, MutexGuard};
+use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::mmio::MmioTransport;
 
 /// Opens a UART.
@@ -47,7 +48,7 @@ pub(super) const UARTS: [(&str, OpenUart); 5] = [
     ("ti,omap3-uart", |space, found| open_16550(space, found, 2)),
 ];
 
-/// Puts a UART where it stays: there is no heap yet. Returns `None` if one is there already.
+/// Stores a UART for ever, without a heap. Returns `None` if one is stored already.
 fn put<U>(place: &'static Mutex<Option<U>>, uart: U) -> Option<&'static mut U> {
     Some(MutexGuard::leak(place.try_lock()?).insert(uart))
 }
@@ -132,10 +133,10 @@ const DISKS: [(&str, OpenDisk); 2] = [
         if OPENED.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let Some(transport) = virtio_transport(kernel, found) else { return Ok(None) };
+        let Some(transport) = virtio_transport(kernel, found, DeviceType::Block) else { return Ok(None) };
         OPENED.store(true, Ordering::Relaxed);
         let master = kernel.master_at("virtio-blk", &found.path);
-        let disk = virtio_blk::Disk::open(transport, master, kernel.machine, kernel.dma, micros)?;
+        let disk = virtio_blk::Disk::open(transport, master, kernel.dma, micros)?;
         Ok(Some(Box::new(disk)))
     }),
     ("allwinner,sun4i-a10-ahci", |kernel, found| {
@@ -150,11 +151,11 @@ const DISKS: [(&str, OpenDisk); 2] = [
     }),
 ];
 
-/// Opens the first disk that answers and that nobody else has, if there is one.
+/// Opens the first disk that answers and that no other driver has.
 ///
 /// # Errors
 ///
-/// The error of the driver whose disk answers and does not open.
+/// The error of the driver, if a disk answers and does not open.
 pub fn disk(kernel: &'static Kernel) -> Result<Option<Disk>, BlockError> {
     for (compatible, open) in DISKS {
         let mut all = Vec::new();
@@ -168,12 +169,16 @@ pub fn disk(kernel: &'static Kernel) -> Result<Option<Disk>, BlockError> {
     Ok(None)
 }
 
-/// Takes the transport of a `virtio,mmio` node if its device is a disk: whoever calls drives it.
-pub fn virtio_transport(kernel: &'static Kernel, found: &Found<'_>) -> Option<MmioTransport<'static>> {
+/// Takes the transport of a `virtio,mmio` node if its device is of that kind. The caller drives it.
+pub fn virtio_transport(
+    kernel: &'static Kernel,
+    found: &Found<'_>,
+    kind: DeviceType,
+) -> Option<MmioTransport<'static>> {
     let bytes = found.blocks.first()?.bytes as usize;
     // SAFETY: the tree says that these are a virtio transport's.
     let registers = unsafe { kernel.first(found) }?;
-    virtio_blk::transport(registers, bytes)
+    virtio_blk::transport(registers, bytes, kind)
 }
 
 /// Opens the memory card, if a controller has one.
@@ -205,7 +210,7 @@ pub struct KnownDisplay {
 }
 
 impl KnownDisplay {
-    /// Opens it. Returns `None`, and prints a line, if it lacks registers or somebody has them.
+    /// Opens it. Returns `None`, and prints a line, if it has too few registers or another driver has them.
     pub fn open(&self, kernel: &'static Kernel) -> Option<Box<dyn Display>> {
         (self.open)(kernel, &self.found)
     }
@@ -223,7 +228,7 @@ pub fn displays(kernel: &Kernel) -> Vec<KnownDisplay> {
 /// The DMA controller of a board.
 pub type BoardCopier = Copier<Armv7a, Interrupt>;
 
-/// Takes the DMA controller over. Returns `None` if the board has none, or somebody has it.
+/// Takes the DMA controller. Returns `None` if the board has none, or if it was taken before.
 ///
 /// # Errors
 ///
@@ -241,7 +246,7 @@ pub fn copier(kernel: &'static Kernel) -> Result<Option<BoardCopier>, CopyError>
 pub struct Interrupt(IrqId);
 
 impl Interrupt {
-    /// Returns the interrupt of a device. `None` if it has none, or the board no counter to wait by.
+    /// Returns the interrupt of a device. Returns `None` if the device has no interrupt or the board has no counter.
     fn of(kernel: &Kernel, found: &Found<'_>) -> Option<Self> {
         kernel.clock.as_ref().and(found.irq).map(Self)
     }

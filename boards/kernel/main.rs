@@ -1,4 +1,4 @@
-//! The demo as a kernel: boots, tells what it made of the machine, runs the demo, ends with its result.
+//! The demo's kernel: it boots, prints what it found of the machine, runs the demo, and ends with its result.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

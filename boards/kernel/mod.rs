@@ -1,4 +1,4 @@
-//! The minimal kernel: from the head's handover to a running machine, and what runs on it.
+//! The minimal kernel: it boots the machine from the head's handover, and runs it.
 //!
 //! It finds devices in the device tree, gives each to a driver, and knows nothing of the demo.
 
@@ -10,6 +10,8 @@ pub mod bring_up;
 pub mod console;
 #[cfg(target_arch = "arm")]
 pub mod cores;
+#[cfg(target_arch = "arm")]
+pub mod flush;
 #[cfg(target_arch = "arm")]
 mod heap;
 #[cfg(target_arch = "arm")]
@@ -24,3 +26,5 @@ mod registers;
 pub mod report;
 #[cfg(target_arch = "arm")]
 pub mod state;
+#[cfg(target_arch = "arm")]
+mod stores;

@@ -1,4 +1,4 @@
-//! Devices' registers, mapped for their drivers.
+//! Mappings of devices' registers for their drivers.
 
 use crate::drivers::mmio::Mmio;
 use crate::kernel::devices::{Block, Found};
@@ -7,7 +7,8 @@ use carveout::addr::PhysAddr;
 use carveout_rt::address_space::{AddressSpace, DeviceBlock};
 use core::ptr::NonNull;
 
-/// Takes a device's registers. Returns where they are mapped too, or `None`, and prints a line, if they are refused.
+/// Takes a device's registers, and returns where they are mapped. Returns `None`, and prints a line, if they are
+/// refused.
 pub(super) fn take<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Option<(DeviceBlock, NonNull<R>)> {
     match space.map_device(at, bytes) {
         Ok(block) => {
@@ -25,13 +26,13 @@ pub(super) fn take<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Opt
     }
 }
 
-/// Takes a device's registers for good: nobody gets them a second time. Returns `None`, and prints a line, if they are
+/// Takes a device's registers for ever: no other call gets them. Returns `None`, and prints a line, if they are
 /// refused.
 pub(super) fn map<R>(space: &mut AddressSpace, block: Block) -> Option<NonNull<R>> {
     take(space, block.at, block.bytes).map(|(_, first)| first)
 }
 
-/// Takes the first register block of a device for good.
+/// Takes the first register block of a device for ever.
 ///
 /// # Safety
 ///

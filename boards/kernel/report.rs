@@ -1,4 +1,4 @@
-//! What a person reads: the boot's account of memory, and what lies at a faulting address.
+//! Reports for a person: what the boot did with the memory, and what is at a faulting address.
 
 use super::state::{Kernel, kernel};
 use super::{console, cores};
@@ -6,7 +6,7 @@ use crate::println;
 use carveout::addr::{Bytes, VirtAddr};
 use carveout_armv7a::l2c310::L2c310;
 use carveout_armv7a::mmu::Armv7a;
-use carveout_boot::upper_half::{DEVICES, FIXMAP, IMAGE, LOAN_WINDOW, SHARED};
+use carveout_boot::upper_half::{DEVICES, FIXMAP, IMAGE, SHARED};
 use carveout_rt::address_space::direct_map;
 use carveout_rt::exceptions::Exception;
 use carveout_rt::start::ImageMap;
@@ -15,7 +15,7 @@ use core::fmt;
 /// The exit code after an exception.
 const FAULTED: i32 = 101;
 
-/// Prints what the boot made of the machine: board, banks, reservations, carve-outs, direct map, refusals.
+/// Prints what the boot found of the machine: board, banks, reservations, carve-outs, direct map, refusals.
 pub fn boot(kernel: &Kernel) {
     let (core, variant, revision) = Armv7a::core();
     println!("board: {}, {core} r{variant}p{revision}", kernel.info.model().unwrap_or("nameless"));
@@ -24,7 +24,7 @@ pub fn boot(kernel: &Kernel) {
         let on = if geometry.level < 2 || kernel.machine.second_level_is_on() { "" } else { ", off" };
         println!("cache: {geometry}{on}");
     }
-    if let Some((bytes, ways)) = caches.outer().map(L2c310::geometry) {
+    if let Some((bytes, ways)) = kernel.outer.map(L2c310::geometry) {
         println!("cache: PL310 {}, {ways} ways", Bytes(bytes.into()));
     }
     if cores::online().count() > 1 {
@@ -108,7 +108,7 @@ impl fmt::Display for At {
         if kernel.dma.window().contains(va) {
             return write!(f, "CMA window: {}", kernel.dma.place_of(va));
         }
-        if LOAN_WINDOW.contains(va) {
+        if kernel.dma.lanes().contains(va) {
             return f.write_str("loan window: no page is open there");
         }
         if SHARED.contains(va) {
@@ -147,7 +147,7 @@ impl fmt::Display for At {
     }
 }
 
-/// The hook for exceptions: says what happened and what lies at the address, and ends the program.
+/// Prints what exception happened and what is at the address, and ends the program. This is the hook for exceptions.
 pub fn exception(exception: &Exception) -> ! {
     // SAFETY: the interrupted code never runs again, for this does not return.
     unsafe { console::seize() };

@@ -1,4 +1,4 @@
-//! The kernel as it runs: what the boot made, and what drivers get of it.
+//! The running kernel: what the boot made, and what drivers may take of it.
 //!
 //! Guarantees: a device's registers have one holder at a time.
 
@@ -17,8 +17,9 @@ use carveout::cpu::MAX_CORES;
 use carveout::dma::{AreaId, Dma, Master};
 use carveout::machine::Registers;
 use carveout::sync::Lock;
-use carveout::vm::audit::{Expect, Findings, Report};
+use carveout::vm::audit::{Expect, Findings, KernelMap, Report};
 use carveout_armv7a::cores::World;
+use carveout_armv7a::l2c310::L2c310;
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boot::bootinfo::{BootInfo, DevicePath};
 use carveout_boot::layout::Layout;
@@ -28,19 +29,21 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Once;
 
 static KERNEL: Once<Kernel> = Once::new();
-/// What each core came with, those too that were given up: they sleep, and their MMU is on.
+/// The registers that each core started with. Cores that were given up are included: they sleep with their MMU on.
 pub(super) static CAME: [Once<Registers>; MAX_CORES] = [const { Once::new() }; MAX_CORES];
 
-/// What the rest of the program needs of the boot.
+/// What the boot made for the rest of the program.
 pub struct Kernel {
     /// The device tree.
     pub info: BootInfo<'static>,
-    /// Who got which memory.
+    /// The plan of the memory.
     pub layout: &'static Layout<'static>,
     /// The world that this runs in.
     pub world: World,
     /// The core and its caches.
     pub machine: &'static Armv7a,
+    /// The outer cache controller, if there is one.
+    pub outer: Option<&'static L2c310>,
     /// The areas and their buffers.
     pub dma: &'static Dma<Armv7a>,
     /// The heap's frames.
@@ -50,7 +53,7 @@ pub struct Kernel {
     /// The kernel's half of the address space.
     pub space: Lock<AddressSpace>,
     pub(super) default_area: Option<AreaId>,
-    /// What nothing may map: firmware's, and what is withheld.
+    /// Memory that nothing may map: the firmware's, and what the command line withholds.
     pub(super) unmapped: Vec<FrameRange>,
     pub(super) text: FrameRange,
 }
@@ -60,7 +63,7 @@ pub fn kernel() -> Option<&'static Kernel> {
     KERNEL.get()
 }
 
-/// Makes the kernel that [`kernel`] returns from here on.
+/// Sets the kernel that [`kernel`] returns from here on.
 pub(super) fn set(kernel: Kernel) -> &'static Kernel {
     KERNEL.call_once(|| kernel)
 }
@@ -70,14 +73,14 @@ pub(super) fn numbered(cores: &[Once<Registers>; MAX_CORES]) -> impl Iterator<It
     (0..).zip(cores).filter_map(|(core, registers)| Some((core, *registers.get()?)))
 }
 
-/// Returns the registers that each core came with, by the core's number.
+/// Returns the registers that each core started with, by the core's number.
 pub(super) fn came() -> impl Iterator<Item = (u32, Registers)> {
     numbered(&CAME)
 }
 
 impl Kernel {
-    /// Takes a device's registers for one driver. Returns `None`, and prints a line, if they are too few for `R`,
-    /// overlap RAM (I1), or somebody has some of them.
+    /// Takes a device's registers for one driver. Returns `None`, and prints a line, if they are too few for `R`, if
+    /// they overlap RAM (I1), or if another driver has some of them.
     ///
     /// # Safety
     ///
@@ -102,10 +105,10 @@ impl Kernel {
     }
 
     /// Returns a bus master of the device tree, by its path. Its area is the first that its `memory-region` names, or
-    /// the default one if it names none; it has none if one of those was refused. It sees memory through the
-    /// `dma-ranges` above it. Where these are refused, in one line, it reaches nothing.
+    /// the default area if there is no `memory-region`. If one of those was refused, it has no area. It sees memory
+    /// through the `dma-ranges` above it. If these are refused, one line says so, and it reaches nothing.
     ///
-    /// A `name` that is no path, but for its first slash, is that of a master the tree knows nothing of.
+    /// A `name` that is not the path of a node makes a master that the tree does not describe.
     pub fn master(&self, name: &'static str) -> Master {
         match DevicePath::parse(name) {
             Some(path) => self.master_at(path.name(), &path),
@@ -148,8 +151,8 @@ impl Kernel {
         self.clock.as_ref().map_or_else(|| ASKED.fetch_add(1, Ordering::Relaxed).into(), |clock| clock.micros())
     }
 
-    /// Walks the live tables by this core's registers (I1, I2, W^X), which must be those that each core came with. What
-    /// the others have now is seen by [`cores::audit`](super::cores::audit).
+    /// Walks the live tables by this core's registers (I1, I2, W^X). They must equal those that each core started with.
+    /// [`cores::audit`](super::cores::audit) also looks at those that the other cores have now.
     ///
     /// # Errors
     ///
@@ -162,8 +165,7 @@ impl Kernel {
     /// Walks the live tables by this core's registers, which must be the same as these, by the number of their core.
     pub(super) fn audit_beside(&self, cores: &[(u32, Registers)]) -> Result<Report, Findings> {
         let (ram, firmware) = (self.info.banks(), &self.unmapped);
-        let share = Armv7a::shareability();
-        let expect = Expect { ram, firmware, text: self.text, share, roots: &[], cores };
+        let expect = Expect { kernel: Some(KernelMap { ram, text: self.text }), firmware, roots: &[], cores };
         self.dma.audit(&expect, |_| {})
     }
 }

@@ -3,7 +3,7 @@
 
 use carveout::addr::FrameRange;
 use carveout_boards::BOARDS;
-use carveout_boards::kernel::devices::{Block, Found, find, find_all};
+use carveout_boards::kernel::devices::{Block, Found, find, find_all, stdout_path};
 use carveout_boot::bootinfo::{BootError, BootInfo};
 use carveout_boot::layout::Layout;
 
@@ -18,9 +18,9 @@ fn first(found: &Found<'_>) -> (u32, u32) {
 }
 
 fn console<'dtb>(info: &BootInfo<'dtb>, compatible: &str) -> Found<'dtb> {
-    let mut named = None;
+    let (mut named, stdout) = (None, stdout_path(info));
     find_all(info, compatible, |found| {
-        if found.stdout {
+        if Some(&found.path) == stdout.as_ref() {
             named = Some(found);
         }
     });

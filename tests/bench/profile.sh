@@ -3,4 +3,4 @@
 set -euo pipefail
 # shellcheck source=tests/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../setup.sh"
-xtask profile "${EMULATOR[@]}" llvm-symbolizer llvm-nm -- "$@"
+xtask profile "${EMULATOR[@]}" -- "$@"

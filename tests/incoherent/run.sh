@@ -3,4 +3,4 @@
 set -euo pipefail
 # shellcheck source=tests/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../setup.sh"
-xtask incoherent dtc "${INCOHERENT[@]}" -- "$@"
+xtask incoherent dtc "${INCOHERENT[@]}" "${EXAMPLES[@]}" -- "$@"

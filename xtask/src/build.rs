@@ -6,30 +6,72 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use crate::failure::{Context, Failure, Result};
-use crate::project::{self, DEMO, KERNEL, ON_TARGET, PICTURE, TARGET};
+use crate::project::{self, DEMO, EMBED_C, KERNEL, ON_TARGET, PICTURE, TARGET};
 
-/// The toolchain that `choose_toolchain` of tests/setup.sh chose.
+/// A toolchain, and what it builds for the boards.
+#[derive(Clone)]
 pub(crate) struct Toolchain {
     /// Where cargo, rustc, clippy and rustfmt come from.
     folder: PathBuf,
     /// What cargo takes to build for the boards.
+    target: String,
     target_flags: String,
     target_env: String,
 }
 
 impl Toolchain {
-    /// Reads the choice from the environment.
+    /// Reads from the environment what `choose_toolchain` of tests/setup.sh chose.
     pub(crate) fn chosen() -> Result<Self> {
         let set = |name| env::var(name).doing(format_args!("{name}, which the project's scripts set"));
         let chosen = set("CARVEOUT_RUST")?;
         let folder = chosen.rsplit_once(':').map_or(chosen.as_str(), |(folder, _)| folder).into();
-        Ok(Self { folder, target_flags: set("CARVEOUT_TARGET_FLAGS")?, target_env: set("CARVEOUT_TARGET_ENV")? })
+        let (target_flags, target_env) = (set("CARVEOUT_TARGET_FLAGS")?, set("CARVEOUT_TARGET_ENV")?);
+        Ok(Self { folder, target: TARGET.to_owned(), target_flags, target_env })
+    }
+
+    /// Returns it for another target than the boards' own, or `None` if it has none of that name.
+    pub(crate) fn for_target(&self, target: &str) -> Option<Self> {
+        let linker = |target: &str| format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+        let has =
+            |target| self.sysroot().is_some_and(|root| root.join("lib/rustlib").join(target).join("lib").is_dir());
+        (self.builds_core() || has(target)).then(|| Self {
+            folder: self.folder.clone(),
+            target: target.to_owned(),
+            target_flags: self.target_flags.replace(&self.target, target),
+            target_env: self.target_env.replace(&linker(&self.target), &linker(target)),
+        })
+    }
+
+    /// Returns the toolchain of a Rust, `1.95` say: this one if it is that, else one that rustup has. Installs none.
+    pub(crate) fn of_version(&self, version: &str) -> Option<Self> {
+        let is = |folder: &Path| {
+            said(Command::new(folder.join("rustc")).arg("--version"))
+                .is_some_and(|said| said.starts_with(&format!("rustc {version}.")))
+        };
+        if is(&self.folder) {
+            return Some(self.clone());
+        }
+        let list = said(Command::new("rustup").args(["toolchain", "list"]))?;
+        let folder = |line: &str| {
+            let name = line.split(' ').next()?;
+            let rustc = said(Command::new("rustup").args(["which", "--toolchain", name, "rustc"]))?;
+            Some(Path::new(rustc.trim_end()).parent()?.to_owned())
+        };
+        let folder = list.lines().filter_map(folder).find(|folder| is(folder))?;
+        let (target, target_flags) = (self.target.clone(), format!("--target {}", self.target));
+        Some(Self { folder, target, target_flags, target_env: String::new() })
+    }
+
+    fn sysroot(&self) -> Option<PathBuf> {
+        let root = said(Command::new(self.program("rustc")).args(["--print", "sysroot"]))?;
+        Some(PathBuf::from(root.trim_end()))
     }
 
     /// Returns whether it builds `core` for the boards from source.
@@ -81,7 +123,7 @@ impl Toolchain {
     pub(crate) fn demo(&self) -> Result<PathBuf> {
         let mut cargo = self.target("build");
         cargo.args(["--package", KERNEL, "--bin", DEMO]);
-        only(build(&format!("the kernel for {TARGET}"), cargo)?, DEMO)
+        only(build(&format!("the kernel for {}", self.target), cargo)?, DEMO)
     }
 
     /// Builds a program or a test of the on-target tests' package. Returns the ELF.
@@ -92,7 +134,39 @@ impl Toolchain {
         };
         let mut cargo = self.target(command);
         cargo.args(["--package", ON_TARGET]).args(words).arg(program);
-        only(build(&format!("the program {program} for {TARGET}"), cargo)?, program)
+        only(build(&format!("the program {program} for {}", self.target), cargo)?, program)
+    }
+
+    /// Builds an example from its own folder, as a user does. Returns the ELF.
+    pub(crate) fn example(&self, name: &str) -> Result<PathBuf> {
+        let mut cargo = self.target_in(&project::example(name), "build");
+        cargo.args(["--locked", "--target-dir"]).arg(project::examples_target_dir());
+        only(build(&format!("the example {name}"), cargo)?, name)
+    }
+
+    /// Builds the example in C by `make` from its own folder, once. Returns the ELF.
+    pub(crate) fn embed_c(&self) -> Result<PathBuf> {
+        static MADE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+
+        let folder = project::target_dir().join(EMBED_C);
+        let made = MADE.get_or_init(|| {
+            eprintln!("building: the example {EMBED_C}");
+            let mut make = Command::new("make");
+            make.current_dir(project::example(EMBED_C)).arg("all").env("PATH", self.path());
+            make.arg(format!("BUILD={}", folder.display()));
+            make.arg(format!("CARGO_TARGET={}", project::target_dir().display()));
+            make.arg(format!("CARGO={}", self.program("cargo").display()));
+            make.arg(format!("CARGO_FLAGS={}", self.target_flags));
+            make.envs(self.target_env.split_whitespace().filter_map(|word| word.split_once('=')));
+            let output = make.stdin(Stdio::null()).output().map_err(|error| format!("make: {error}"))?;
+            if output.status.success() {
+                return Ok(());
+            }
+            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            Err(format!("the example {EMBED_C} did not build"))
+        });
+        made.clone().map_err(Failure::new)?;
+        Ok(folder.join("embed-c.elf"))
     }
 
     /// Builds the host's tool for pictures. Returns its path.
@@ -118,6 +192,12 @@ pub(crate) struct Program {
     /// The folder of its package.
     pub(crate) package: PathBuf,
     pub(crate) is_test: bool,
+}
+
+/// Returns what a command prints, or `None` if it does not end well.
+fn said(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn only(programs: Vec<Program>, name: &str) -> Result<PathBuf> {

@@ -54,7 +54,7 @@ pub(crate) struct Case {
     pub(crate) start: Start,
     #[serde(default = "vexpress")]
     pub(crate) board: String,
-    /// The demo or a program of the on-target tests.
+    /// The demo or a program of the on-target tests; with `thumb/` before it, built in Thumb instructions.
     #[serde(default = "demo")]
     pub(crate) program: String,
     pub(crate) disk: Option<Disk>,
@@ -105,8 +105,6 @@ pub(crate) enum Start {
     Kernel,
     /// Kernel and tree lie in memory, and QEMU sees neither.
     Memory,
-    /// By QEMU's -kernel, on a machine that `qemu` names.
-    Bare,
     /// By the board's U-Boot, from its card.
     Card,
 }
@@ -236,6 +234,9 @@ impl Case {
         {
             return Ok(Verdict::Skipped(reason.to_owned()));
         }
+        if let Some(reason) = kit.unbuildable(&self.program) {
+            return Ok(Verdict::Skipped(reason));
+        }
         let tree = self.tree.as_ref().map(|tree| self.made_tree(tree, kit, job)).transpose()?;
         let disk = self.disk.as_ref().map(|disk| made_disk(disk, kit, job)).transpose()?;
         let (exit, output) = match self.start {
@@ -297,9 +298,7 @@ impl Case {
         let tree = tree.unwrap_or(&own_tree);
 
         let mut qemu = boards::qemu(self.timeout.unwrap_or(LIMIT), "none");
-        if self.start != Start::Bare {
-            qemu.args(emulated.words());
-        }
+        qemu.args(emulated.words());
         let attached_by_hand = self.qemu.iter().any(|word| word.contains("{disk}"));
         if let Some(disk) = disk.filter(|_| !attached_by_hand) {
             qemu.args(emulated.disk_words(disk, job.folder())?);
@@ -309,7 +308,6 @@ impl Case {
         }
         match self.start {
             Start::Memory => qemu.args(loaded(&kernel, KERNEL_AT)).args(loaded(tree, TREE_AT)),
-            Start::Bare => qemu.arg("-kernel").arg(&kernel),
             _ => qemu.arg("-kernel").arg(&kernel).arg("-dtb").arg(tree).arg("-append").arg(bytes(&self.append)),
         };
         if let Some(code) = &self.code {

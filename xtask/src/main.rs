@@ -9,6 +9,7 @@ mod boot;
 mod build;
 mod cases;
 mod check;
+mod content;
 mod failure;
 mod flash;
 mod image;
@@ -38,7 +39,6 @@ fn run() -> Result<u8> {
     };
     match name.to_str() {
         Some("bench") => bench::command(args),
-        Some("bench-cores") => bench::on_several_cores(args),
         Some("boot") => boot::command(args),
         Some("check") => check::command(args),
         Some("flash") => flash::command(args),

@@ -6,11 +6,15 @@ use std::sync::LazyLock;
 
 /// What the kernel is built for.
 pub(crate) const TARGET: &str = "armv7a-none-eabi";
+/// What it is built for in the other instruction set.
+pub(crate) const THUMB: &str = "thumbv7a-none-eabi";
 
 /// The module's package.
 pub(crate) const MODULE: &str = "carveout";
 /// The packages that have features to leave out, and their folders.
 pub(crate) const WITH_FEATURES: [(&str, &str); 2] = [(MODULE, "kernel/carveout"), ("carveout-armv7a", "kernel/armv7a")];
+/// The module's package with the boot path.
+pub(crate) const RUNTIME: &str = "carveout-rt";
 /// The minimal kernel's package, and its program.
 pub(crate) const KERNEL: &str = "carveout-boards";
 pub(crate) const DEMO: &str = "demo";
@@ -24,6 +28,12 @@ pub(crate) const PICTURE: &str = "picture";
 pub(crate) const INCOHERENT: &str = "tests/incoherent";
 pub(crate) const BENCH: &str = "tests/bench";
 pub(crate) const SIZE: &str = "tests/size";
+/// Kernels that are not ours, each a workspace apart too; the one that a newcomer copies; one in Rust and
+/// one in C.
+pub(crate) const EXAMPLES: &str = "examples";
+pub(crate) const TEMPLATE: &str = "template";
+pub(crate) const EMBED_RUST: &str = "embed-rust";
+pub(crate) const EMBED_C: &str = "embed-c";
 /// The tables of cases.
 pub(crate) const CASES: &str = "tests/cases";
 
@@ -38,6 +48,16 @@ static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
 /// Returns the checkout's folder.
 pub(crate) fn root() -> &'static Path {
     &ROOT
+}
+
+/// Returns the folder of an example.
+pub(crate) fn example(name: &str) -> PathBuf {
+    root().join(EXAMPLES).join(name)
+}
+
+/// Returns the folder that cargo builds the examples into.
+pub(crate) fn examples_target_dir() -> PathBuf {
+    target_dir().join(EXAMPLES)
 }
 
 /// Returns the folder that cargo builds into.

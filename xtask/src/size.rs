@@ -18,10 +18,11 @@ const CHAPTER: &str = "docs/src/features.md";
 const MARK: &str = "<!-- table -->\n";
 
 /// The rows of the table, and what each has beside the first.
-const ROWS: [(&str, &str); 6] = [
+const ROWS: [(&str, &str); 7] = [
     ("one coherent buffer", ""),
     ("`audit`: an audit", "audit"),
     ("`loans`: a borrower", "loans"),
+    ("`warm`: mappings that stay", "warm"),
     ("`pl310`: an outer cache", "pl310"),
     ("`carveout-boot`: a plan by the device tree", "boot"),
     ("`carveout-rt`: that, and the boot", "rt"),

@@ -1,14 +1,14 @@
 //! Mock multimedia devices: a JPEG codec, a scaler and a camera, as an SoC would have them.
 //!
-//! Guarantees: a driver and its device share a register file and nothing else. The driver's side never sees a byte of
-//! a picture, and the device's side knows memory only by bus address and length and reaches it only through a
-//! [`BusMaster`]: what it was not granted it reports as a bus error, as hardware does. A device whose `run` is called
-//! at any moment does at most one job and asks for its interrupt at most once.
+//! Guarantees: a driver and its device share a register file and nothing else. The driver's side never sees a byte of a
+//! picture. The device's side knows memory only by bus address and length, and reaches it only through a [`BusMaster`].
+//! It reports what it was not granted as a bus error, as hardware does. `run` may be called at any moment. It does at
+//! most one job, and asks for the interrupt at most once.
 //!
-//! What "stopped" means for these devices: of one that does a job at a time, `STATUS.BUSY` reads 0. The device clears
-//! it last, after its accesses; only the driver sets it. Of the camera, a buffer has come back when its slot's `STATE`
-//! reads `Done`. There is no other way to stop one: a job that is given up stays the device's, and so does its memory
-//! (I4).
+//! What "stopped" means: a device that does one job at a time has stopped when `STATUS.BUSY` reads 0. The device clears
+//! it last, after its accesses, and only the driver sets it. The camera has finished with a buffer when its slot's
+//! `STATE` reads `Done`. There is no other way to stop these devices: a job that is given up stays the device's, and so
+//! does its memory (I4).
 //!
 //! Each device is three types: `Registers` (the file, shareable between contexts), `Driver` (the CPU's end: typed
 //! accesses to registers) and `Hardware` (the block: its `run` takes the place of time passing on real hardware). A
@@ -50,7 +50,7 @@ impl fmt::Display for Window {
     }
 }
 
-/// Why the bus did not carry a transfer out.
+/// Why the bus refused a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BusFault {
     /// A byte of the window is not in a buffer that this master owns in this direction.
@@ -61,7 +61,7 @@ pub enum BusFault {
     Overlap,
 }
 
-/// A transfer that the bus refused, wholly: no byte of it was moved.
+/// A transfer that the bus refused. No byte of it was moved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BusError {
     /// What was asked for.
@@ -185,12 +185,12 @@ impl Job {
         }
     }
 
-    /// The driver's: whether a job may be described now. A result not yet taken counts as a job.
+    /// Returns, to the driver, whether a job may be described now. A result that was not taken counts as a job.
     fn idle(&self) -> Result<(), Busy> {
         if self.status.any_matching_bits_set(STATUS::BUSY::SET + STATUS::DONE::SET) { Err(Busy) } else { Ok(()) }
     }
 
-    /// The driver's: whether the device works on nothing, so that it accesses no memory.
+    /// Returns, to the driver, whether the device is idle. An idle device accesses no memory.
     fn is_stopped(&self) -> bool {
         !self.status.is_set(STATUS::BUSY)
     }
@@ -213,23 +213,23 @@ impl Job {
         Window { at: BusAddr::new(self.destination_at.get()), len: self.destination_len.get() }
     }
 
-    /// The driver's: last, after the other registers.
+    /// Starts the job. The driver calls it last, after it wrote the other registers.
     fn start(&self) {
         self.status.write(STATUS::BUSY::SET);
     }
 
-    /// The device's: whether the driver has started a job.
+    /// Returns, to the device, whether the driver has started a job.
     fn started(&self) -> bool {
         self.status.is_set(STATUS::BUSY)
     }
 
-    /// The device's: last, after the other registers; `error` 0 is success.
+    /// Ends the job. The device calls it last, after it wrote the other registers. An `error` of 0 is success.
     fn complete(&self, error: u8, detail: u32) {
         self.detail.set(detail);
         self.status.write(STATUS::DONE::SET + STATUS::ERROR.val(error.into()));
     }
 
-    /// The driver's: takes the result, `(error, detail)`, and lets the interrupt's line fall.
+    /// Takes the result, `(error, detail)`, for the driver, and clears the interrupt's line.
     fn take(&self) -> Option<(u8, u32)> {
         let status = self.status.extract();
         if !status.is_set(STATUS::DONE) {

@@ -11,7 +11,7 @@ use super::wait::{Failed, Wait, until};
 use alloc::vec::Vec;
 use carveout::addr::FRAME_SIZE;
 use carveout::dma::{
-    AllocError, Coherent, Device, DeviceOnly, Direction, Dma, Master, ScatterError, ScatterTable, Segment,
+    AllocError, Coherent, Device, DeviceOnly, Dma, Master, ScatterError, ScatterTable, Segment, TypedDirection,
 };
 use carveout::machine::Machine;
 use core::fmt;
@@ -93,12 +93,12 @@ unsafe impl<M: Machine> Granted for Coherent<M> {
 }
 
 // SAFETY: the segments are the table's buffers', all of which the device owns.
-unsafe impl<M: Machine, D: Direction> Granted for ScatterTable<M, D, Device> {
+unsafe impl<M: Machine, D: TypedDirection> Granted for ScatterTable<M, D, Device> {
     fn list(&self, master: &Master) -> Result<Vec<Segment>, ScatterError> {
         Ok(self.segments(master)?.collect())
     }
 
-    const WRITABLE: bool = D::DEVICE_WRITES;
+    const WRITABLE: bool = D::VALUE.device_writes();
 }
 
 /// The board's DMA controller.
@@ -120,7 +120,7 @@ impl<M: Machine, W: Wait> Copier<M, W> {
     #[expect(clippy::missing_panics_doc, reason = "the largest segment is more than a frame")]
     pub fn new(controller: Pl081, wait: W, master: Master, dma: &'static Dma<M>) -> Result<Self, CopyError> {
         let master = master.with_max_segment(MAX_SEGMENT).expect("more than a frame");
-        let list = dma.alloc(&master, FRAME_SIZE, 1).map_err(CopyError::NoRoom)?.into_coherent();
+        let list = dma.alloc_coherent(&master, FRAME_SIZE, 1).map_err(CopyError::NoRoom)?;
         Ok(Self { controller, master, wait, list: Some(list) })
     }
 
@@ -207,7 +207,7 @@ impl<M: Machine, W: Wait> Drop for Copier<M, W> {
             && let Some(list) = self.list.take()
         {
             // SAFETY: `stop` saw the controller stop, so it reads no list (I4).
-            drop(unsafe { list.release() });
+            unsafe { list.give_up() };
         } else {
             self.controller.keep();
         }

@@ -216,8 +216,8 @@ impl Pl081 {
     ///
     /// # Safety
     ///
-    /// [`stop`](Self::stop) returned true, or [`finish`](Self::finish) a result, since the last list. Until it has stopped
-    /// again, the list and all that it names are the device's (I4).
+    /// [`stop`](Self::stop) returned true, or [`finish`](Self::finish) a result, since the last list. Until it has
+    /// stopped again, the list and all that it names are the device's (I4).
     pub unsafe fn start(&mut self, list: BusAddr, first: Transfer, count: usize) {
         let registers = &*self.registers;
         let next = if count > 1 { list.checked_add(ITEM_BYTES as u32) } else { None };

@@ -1,6 +1,6 @@
 //! Snoop Control Unit of a Cortex-A9 `MPCore` (Arm DDI 0407, 2.2): how many cores there are. The head turns it on.
 //!
-//! This driver is ours: nobody has looked for a kept crate yet.
+//! This driver is ours: the crate zynq7000 has these registers as one chip's, and no other crate was found.
 
 use crate::drivers::mmio::Mmio;
 use tock_registers::{interfaces::Readable, register_bitfields, register_structs, registers::ReadOnly};

@@ -175,7 +175,7 @@ impl<M: Machine, W: Wait> AhciDisk<M, W> {
     /// [`AhciError::NoRoom`] if the area has no page. [`AhciError::Refused`], [`AhciError::Silent`] and
     /// [`AhciError::Hung`] if the disk does not say its size.
     pub fn open(registers: Mmio<Registers>, wait: W, master: Master, dma: &'static Dma<M>) -> Result<Self, AhciError> {
-        let page = dma.alloc(&master, FRAME_SIZE, 1).map_err(AhciError::NoRoom)?.into_coherent();
+        let page = dma.alloc_coherent(&master, FRAME_SIZE, 1).map_err(AhciError::NoRoom)?;
         let mut disk = Self { registers, page: Some(page), wait, sectors: 0, master };
         disk.start()?;
         disk.sectors = disk.identify()?;
@@ -313,7 +313,7 @@ impl<M: Machine, W: Wait> Drop for AhciDisk<M, W> {
             && let Some(page) = self.page.take()
         {
             // SAFETY: `stop` saw the engines stop, so the controller neither reads nor writes the page (I4).
-            drop(unsafe { page.release() });
+            unsafe { page.give_up() };
         } else {
             self.registers.keep();
         }

@@ -9,7 +9,7 @@ use core::fmt;
 use aarch32_cpu::register::{Actlr, IdMmfr0, Midr, Mpidr};
 
 use crate::errata;
-use crate::ids::{self, ACTLR_SMP};
+use crate::ids::{self, ACTLR_FW, ACTLR_SMP};
 use carveout::machine::Registers;
 
 /// A world of the Security Extensions (ARM ARM B1.5). No register that both worlds may read says which one a core is
@@ -89,7 +89,8 @@ pub fn registers() -> Registers {
     }
     let multiprocessing = Mpidr::read().0 >> 31 == 1;
     let pxn = IdMmfr0::read().0 & 0xf >= 4;
-    Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, multiprocessing, pxn, actlr }
+    let coherency = ids::core(Midr::read().raw_value()).map_or(0, |core| core.set & (ACTLR_SMP | ACTLR_FW));
+    Registers { sctlr, ttbr0, ttbr1, ttbcr, dacr, prrr, nmrr, multiprocessing, pxn, actlr, coherency }
 }
 
 /// The bit of SCTLR that turns TEX remap on.

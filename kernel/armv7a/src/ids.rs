@@ -13,7 +13,7 @@ pub const CORE_MASK: u32 = 0xff0f_fff0;
 /// ACTLR.SMP: the core takes part in coherency. It is one bit on all cores of [`CORES`] that have it.
 pub const ACTLR_SMP: u32 = 1 << 6;
 /// ACTLR.FW of Cortex-A5 and Cortex-A9: maintenance reaches the other cores. Later cores have no such switch.
-const ACTLR_FW: u32 = 1 << 0;
+pub(super) const ACTLR_FW: u32 = 1 << 0;
 /// ACTLR.EXCL of Cortex-A5 and Cortex-A9: a clean line that leaves the core goes into the PL310. So a line could turn
 /// up in the outer cache after that was invalidated. The order of
 /// [`protocol::invalidate`](carveout::protocol::invalidate) is wrong for such a core.
@@ -82,6 +82,11 @@ pub fn data_levels(clidr: u32) -> impl Iterator<Item = u32> {
     (1..=coherency).filter(move |level| (2..=4).contains(&((clidr >> (3 * (level - 1))) & 7)))
 }
 
+/// Returns whether [`data_levels`] names every level up to the level of coherency.
+pub fn names_all_levels(clidr: u32) -> bool {
+    data_levels(clidr).count() == (clidr >> 24 & 7) as usize
+}
+
 /// The shape of one cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
@@ -100,6 +105,18 @@ impl Geometry {
     pub const fn of(level: u32, ccsidr: u32) -> Self {
         let (sets, ways) = ((ccsidr >> 13) & 0x7fff, (ccsidr >> 3) & 0x3ff);
         Self { level, sets: sets + 1, ways: ways + 1, line: 16 << (ccsidr & 7) }
+    }
+
+    /// Returns the number of the cache's lines.
+    pub const fn lines(&self) -> u32 {
+        self.sets * self.ways
+    }
+
+    /// Returns the bits that name a way in operations by set and way: the topmost (ARM ARM B4.2.1). The set stands
+    /// above the line's bits.
+    pub const fn way_bits(&self, way: u32) -> u32 {
+        // With one way there are no such bits.
+        if self.ways == 1 { 0 } else { way << (self.ways - 1).leading_zeros() }
     }
 
     /// Returns the cache's size in bytes.
@@ -177,6 +194,26 @@ mod tests {
             let geometry = Geometry::of(1, ccsidr);
             assert_eq!((geometry.bytes(), geometry.ways, geometry.line), (bytes, 4, 32));
         }
+    }
+
+    /// ARM ARM B4.2.1: the way stands in the topmost bits, as many as it needs.
+    #[test]
+    fn a_way_is_named_by_the_topmost_bits() {
+        let (a9, a8) = (Geometry::of(1, 0x701f_e019), Geometry::of(2, 0xf03f_e03a));
+        assert_eq!([0, 1, 3].map(|way| a9.way_bits(way)), [0, 0x4000_0000, 0xc000_0000]);
+        assert_eq!([1, 7].map(|way| a8.way_bits(way)), [0x2000_0000, 0xe000_0000]);
+        assert_eq!((a9.lines(), a8.lines()), (1024, 4096));
+        // Three ways need two bits, and one way none.
+        let of_ways = |ways| Geometry { level: 1, sets: 64, ways, line: 64 };
+        assert_eq!((of_ways(3).way_bits(2), of_ways(1).way_bits(0)), (0x8000_0000, 0));
+    }
+
+    /// A Cortex-A9, a Cortex-A15, and the Cortex-A8 of an emulator: its second level is before the point of coherency,
+    /// and has no name.
+    #[test]
+    fn a_level_without_a_name_is_seen() {
+        assert!(names_all_levels(0x0920_0003) && names_all_levels(0x0a20_0023));
+        assert!(!names_all_levels(0x0a00_0003));
     }
 
     #[test]

@@ -43,7 +43,9 @@ const LINE: u32 = 32;
 
 register_bitfields! [u32,
     CacheId [
-        RTL_RELEASE OFFSET(0) NUMBITS(6) []
+        RTL_RELEASE OFFSET(0) NUMBITS(6) [],
+        PART OFFSET(6) NUMBITS(4) [Pl310 = 3],
+        IMPLEMENTER OFFSET(24) NUMBITS(8) [Arm = 0x41]
     ],
     Control [
         ENABLE OFFSET(0) NUMBITS(1) []
@@ -123,12 +125,16 @@ impl L2c310 {
     ///
     /// # Errors
     ///
-    /// [`Unusable::Off`] if the controller is off and this is the non-secure world. [`Unusable::Exclusive`] if the core
-    /// puts what it drops into this cache, or the controller was left on so. [`Unusable::Prefetch`] if it was left on
-    /// with a prefetch control register that an erratum makes wrong.
+    /// [`Unusable::Absent`] if no PL310 answers there; nothing is written. [`Unusable::Off`] if the controller is off
+    /// and this is the non-secure world. [`Unusable::Exclusive`] if the core puts what it drops into this cache, or the
+    /// controller was left on so. [`Unusable::Prefetch`] if it was left on with a prefetch control register that an
+    /// erratum makes wrong.
     pub unsafe fn enable(registers: NonNull<Registers>, world: World) -> Result<Self, Unusable> {
         // SAFETY: `registers` is mapped for ever, and a register may be read and written by shared reference.
         let block = unsafe { registers.as_ref() };
+        if !block.id.matches_all(CacheId::IMPLEMENTER::Arm + CacheId::PART::Pl310) {
+            return Err(Unusable::Absent { id: block.id.get() });
+        }
         let ways = if block.auxiliary.is_set(Auxiliary::ASSOCIATIVITY) { 16 } else { 8 };
         // Way sizes go from 16 KiB, code 1, to 512 KiB, code 6; codes 0 and 7 mean the nearest (TRM 3.3.4).
         let way = (8 << 10) << block.auxiliary.read(Auxiliary::WAY_SIZE).clamp(1, 6);
@@ -242,7 +248,14 @@ impl L2c310 {
     }
 }
 
-impl CacheLevel for L2c310 {
+// SAFETY: line operations are atomic, and operations by way end before `all_ways` returns; `wait` is a cache sync,
+// which empties the controller's buffers (TRM 3.3.10). No dirty line of others is dropped: by way, lines are cleaned
+// too.
+unsafe impl CacheLevel for L2c310 {
+    fn line(&self) -> u32 {
+        LINE
+    }
+
     fn clean(&self, part: Part<'_>) -> u64 {
         if part.bytes() >= self.size {
             return self.all_ways(|block| &block.clean_way, false);
@@ -257,6 +270,15 @@ impl CacheLevel for L2c310 {
             return self.all_ways(|block| &block.flush_way, self.hold_while_flushing);
         }
         self.each_line(part, |block, line| block.invalidate_line.set(line))
+    }
+
+    fn all_lines(&self) -> Option<u32> {
+        (!self.invalidate_by_line).then_some(self.size / LINE)
+    }
+
+    fn flush(&self) -> u64 {
+        assert!(!self.invalidate_by_line, "errata 588369 and 727915: this cache is not emptied by way");
+        self.all_ways(|block| &block.flush_way, self.hold_while_flushing)
     }
 
     fn wait(&self) {

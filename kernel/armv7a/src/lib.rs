@@ -1,5 +1,4 @@
-//! The machine of [`carveout`] on ARMv7-A: MMU and caches of Cortex-A8 and Cortex-A9, the PL310, and what is known of
-//! the other cores of [`CORES`](ids::CORES).
+//! The machine of [`carveout`] on ARMv7-A: MMU and caches of the cores of [`CORES`](ids::CORES), and the PL310.
 //!
 //! Guarantees the duties of [`Mmu`](carveout::machine::Mmu) and [`Cache`](carveout::machine::Cache). What can be
 //! decided without a register ([`errata`], [`ids`], [`levels`]) is built and tested on the host too:
@@ -41,6 +40,7 @@
 //! | 753970 | PL310 r3p0 | the sync goes to a register without effect |
 //! | 765569 | PL310, all | a prefetch offset of 23 becomes 15 before the controller is on; one that was left on with it is refused |
 //! | 769419 | PL310 before r3p2 | a cache sync, by [`Cache::device_barrier`](carveout::machine::Cache::device_barrier), before a device or a core without caches is told, and before the board's idle loop waits |
+//! | 814220 | Cortex-A7 r0p2 to r0p5 | a DSB after each level that is emptied by set and way, here and in the head |
 //! | 798181 | Cortex-A15 r0p0 to r3p2 | several cores are refused: [`Alone`](cores::Alone) |
 #![no_std]
 
@@ -61,3 +61,7 @@ pub mod l2c310;
 pub mod levels;
 #[cfg(target_arch = "arm")]
 pub mod mmu;
+#[cfg(target_arch = "arm")]
+pub mod whole;
+#[cfg(target_arch = "arm")]
+pub mod zeros;

@@ -1,74 +1,94 @@
-//! The MMU of Cortex-A8 and Cortex-A9, and the caches in front of a bus master, as one machine.
+//! The MMU of a core of [`CORES`](crate::ids::CORES), and the caches in front of a bus master, as one machine.
 //!
 //! Guarantees the duties of [`Mmu`] and [`Cache`] on these cores. All sequences of cp15 operations and barriers are
 //! written here and in [`cache`](super::cache). Memory is a clobber of each, so that the compiler moves no access
 //! across them. aarch32-cpu gives the register types, for reads that need no such order.
 
 use crate::cache::Caches;
-use crate::cores;
-use crate::l2c310::L2c310;
-use aarch32_cpu::register::{Actlr, IdMmfr3, Midr, Mpidr};
+use crate::levels::CacheLevel;
+use crate::whole::{OtherCores, UnnamedLevel};
+use crate::zeros::{self, NoVectors, Stores, ZeroFrames};
+use crate::{cores, ids};
+use aarch32_cpu::register::{Actlr, IdMmfr3, Midr};
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, VirtAddr};
 use carveout::cpu::{dsb, isb};
 use carveout::machine::{Cache, LinearMap, Lines, Mmu, Registers};
-use carveout::vm::attr::{MemoryType, Shareability};
+use carveout::vm::attr::{LeafSize, MemoryType};
 use carveout::vm::mapped::{Mapped, Part};
 use core::arch::asm;
+use core::fmt;
+use core::ptr::NonNull;
 use spin::Once;
 
-/// The most pages whose translations are forgotten one by one. Beyond it the whole TLB is: an operation for each page
-/// would cost more than the refills.
-const TLB_PAGES: u32 = 32;
+/// The most leaves whose translations are forgotten one by one. Beyond it the whole TLB is: an operation for each would
+/// cost more than the refills.
+const TLB_LEAVES: u32 = 32;
 
-/// A Cortex-A8 or Cortex-A9 and its caches.
-#[derive(Debug)]
+/// A core and its caches, of the kind that this runs on.
 pub struct Armv7a {
     caches: Caches,
     /// Maintenance reaches the other cores of the inner shareable domain: `ID_MMFR3[15:12]` = 2. Its operations are
     /// UNDEFINED on Cortex-A8.
     broadcast: bool,
+    /// The core is one of [`CORES`](crate::ids::CORES). Their TLBs keep its size with each entry, and compare the bits
+    /// of an address above it. So any address of a large page or of a section finds its entry (for Cortex-A9 the field
+    /// SZ: DDI 0388I, table 4-52). Of another core that is not known.
+    whole_leaves: bool,
     /// Table walks look in the data cache: `ID_MMFR3[23:20]` = 1. On Cortex-A8 they do not.
     coherent_walk: bool,
-    /// What is added to an address in the image to get the physical one.
-    image_offset: u32,
-    /// The part of the image that is mapped without a gap.
-    image: FrameRange,
-    linear: Once<&'static dyn LinearMap>,
+    memory: &'static dyn LinearMap,
+    /// What writes zeros, if it was chosen.
+    zero: Once<ZeroFrames>,
+}
+
+impl fmt::Debug for Armv7a {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Armv7a").field("caches", &self.caches).finish_non_exhaustive()
+    }
 }
 
 impl Armv7a {
-    /// Makes the machine that this runs on. `image` are frames of the kernel's image. `image_offset` is what is added
-    /// to a linked address to get the physical one.
+    /// Makes the machine that this runs on. `memory` says where the kernel reaches RAM, by its physical addresses: the
+    /// memory that its tables are in, at least. A kernel with a linear map gives a function:
+    ///
+    /// ```
+    /// # #[cfg(target_arch = "arm")]
+    /// # fn machine() -> carveout_armv7a::mmu::Armv7a {
+    /// use carveout::addr::{FrameRange, VirtAddr};
+    /// use carveout_armv7a::mmu::Armv7a;
+    ///
+    /// /// Where the kernel maps its RAM: all but the carve-outs, at a fixed distance.
+    /// fn kernel_address(frames: FrameRange) -> Option<VirtAddr> {
+    ///     let ram = FrameRange::within(0x6000_0000, 64 << 20);
+    ///     ram.covers(frames).then(|| VirtAddr::new(frames.base().raw() + 0x2000_0000))
+    /// }
+    ///
+    /// // SAFETY: the kernel maps all of that memory there, for good.
+    /// unsafe { Armv7a::new(&kernel_address) }
+    /// # }
+    /// ```
     ///
     /// # Safety
     ///
-    /// All of `image` is mapped for good at its linked addresses, readable and write-back: tables there are read
-    /// without another check. Guard pages are not mapped, so none of them is in `image`.
+    /// All memory that `memory` gives an address for is mapped there for good, readable, writable and write-back:
+    /// tables are read and written there without another check (I1).
     ///
     /// The core has the Security Extensions, as each of [`CORES`](crate::ids::CORES) has. The lock reads ISR, a
-    /// register of theirs (ARM ARM B4.1.83). The head refuses a core without them.
-    pub unsafe fn new(image: FrameRange, image_offset: u32) -> Self {
+    /// register of theirs (ARM ARM B4.1.83).
+    pub unsafe fn new(memory: &'static dyn LinearMap) -> Self {
         let features = IdMmfr3::read().0;
         Self {
             caches: Caches::new(),
             broadcast: (features >> 12) & 0xf >= 2,
+            whole_leaves: ids::core(Midr::read().raw_value()).is_some(),
             coherent_walk: (features >> 20) & 0xf == 1,
-            image_offset,
-            image,
-            linear: Once::new(),
+            memory,
+            zero: Once::new(),
         }
     }
 
-    /// Takes note of mapped memory beside the image. Tables in it can be read from then on. Only the first call counts.
-    ///
-    /// # Safety
-    ///
-    /// All of that memory is mapped where `map` says, write-back, for good: tables are read there (I1).
-    pub unsafe fn set_linear_map(&self, map: &'static dyn LinearMap) {
-        self.linear.call_once(|| map);
-    }
-
-    /// Adds the outer cache, which is on, to the caches that are maintained.
+    /// Adds the outer cache, which is on, to the caches that are maintained: a [`L2c310`](crate::l2c310::L2c310), or
+    /// the embedding kernel's own [`CacheLevel`].
     ///
     /// # Safety
     ///
@@ -78,26 +98,56 @@ impl Armv7a {
     /// # Panics
     ///
     /// If there is one already: two are on then, and one of them would not be maintained.
-    pub unsafe fn set_outer(&self, outer: L2c310) {
+    pub unsafe fn set_outer(&self, outer: &'static dyn CacheLevel) {
         self.caches.set_outer(outer);
     }
 
-    /// Returns whether Normal memory is Shareable here: on cores with the Multiprocessing Extensions it is (ARM ARM
-    /// B4.1.106).
-    pub fn shareability() -> Shareability {
-        if Mpidr::read().0 >> 31 == 1 { Shareability::Shareable } else { Shareability::NonShareable }
+    /// Permits that whole caches are emptied where a hand-over would maintain many times their lines
+    /// ([`FLUSH_FROM`](carveout::protocol::FLUSH_FROM)). Without this call lines go one by one, whatever the buffer's
+    /// size. A kernel that can wait for no other core, or whose caches matter more to it than a device's hand-over,
+    /// does not call it.
+    ///
+    /// # Errors
+    ///
+    /// [`UnnamedLevel`] if CLIDR does not name every level up to the point of coherency. Nothing is permitted then.
+    ///
+    /// # Safety
+    ///
+    /// With [`OtherCores::None`], no other core is coherent with this one for as long as the machine lives (I3).
+    ///
+    /// # Panics
+    ///
+    /// If it was permitted before.
+    pub unsafe fn permit_emptying(&self, others: OtherCores) -> Result<(), UnnamedLevel> {
+        self.caches.permit_emptying(others)
+    }
+
+    /// Chooses the stores that write zeros. Without a choice they are [`Stores::Core`].
+    ///
+    /// # Errors
+    ///
+    /// [`NoVectors`] if this core has no vector registers in use. Nothing is chosen then.
+    ///
+    /// # Safety
+    ///
+    /// Whatever takes this core away while zeros are written, an interrupt or a scheduler, gives it back with the
+    /// vector registers that it had. Writing zeros itself gives them back too.
+    ///
+    /// # Panics
+    ///
+    /// If a choice was made before.
+    pub unsafe fn set_stores(&self, stores: Stores) -> Result<(), NoVectors> {
+        let zero = zeros::by(stores)?;
+        assert!(self.zero.get().is_none(), "a second choice of stores");
+        self.zero.call_once(|| zero);
+        Ok(())
     }
 
     /// Returns the core's name, its variant and its revision, from MIDR.
     pub fn core() -> (&'static str, u32, u32) {
         let midr = Midr::read().raw_value();
         let (variant, revision) = ((midr >> 20) & 0xf, midr & 0xf);
-        let name = match (midr >> 4) & 0xfff {
-            0xc08 => "Cortex-A8",
-            0xc09 => "Cortex-A9",
-            _ => "unknown core",
-        };
-        (name, variant, revision)
+        (ids::core(midr).map_or("unknown core", |core| core.name), variant, revision)
     }
 
     /// Returns whether the core's own second level is on. It is off on a Cortex-A8 if a secure world left ACTLR.L2EN
@@ -111,8 +161,8 @@ impl Armv7a {
         &self.caches
     }
 
-    /// Writes a word of the image or of the direct map, to the point of coherency. Returns `false`, and writes nothing,
-    /// if the word is in neither.
+    /// Writes a word of the kernel's memory, to the point of coherency. Returns `false`, and writes nothing, if the
+    /// kernel has no address for it.
     ///
     /// # Safety
     ///
@@ -122,25 +172,33 @@ impl Armv7a {
     ///
     /// If the word crosses the end of a page. At a multiple of 4 it cannot.
     pub unsafe fn write_through(&self, at: PhysAddr, word: u32) -> bool {
-        let Some(va) = self.virt_of(at) else { return false };
-        // SAFETY: image and direct map are mapped for good, and what a cold core is told lies in neither text nor
+        let Some(va) = self.va_of(at, 4) else { return false };
+        // SAFETY: the kernel's memory is mapped for good, and what a cold core is told lies in neither text nor
         // constants; no reference to it is alive, by this function's contract.
         unsafe { (va.raw() as *mut u32).write_volatile(word) };
         let offset = at.raw() % FRAME_SIZE;
         let page = VirtAddr::new(va.raw() - offset);
-        // SAFETY: image and direct map are mapped write-back for good.
+        // SAFETY: the kernel's memory is mapped write-back for good (I1).
         let mapped = unsafe { Mapped::assume(page, FrameRange::covering(at.raw().into(), 4), MemoryType::WriteBack) };
         let part = mapped.part(offset, offset + 4).expect("in its page");
         self.caches.clean(part);
         true
     }
 
-    fn virt_of(&self, at: PhysAddr) -> Option<VirtAddr> {
-        let frames = FrameRange::covering(at.raw().into(), 1);
-        if self.image.covers(frames) {
-            return Some(VirtAddr::new(at.raw().wrapping_sub(self.image_offset)));
+    /// Starts to forget all translations, on every core that maintenance reaches.
+    fn forget_all(&self) {
+        if self.broadcast {
+            // SAFETY: TLBIALLIS: forgetting translations is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c8, c3, 0", in(reg) 0, options(nostack, preserves_flags)) };
+        } else {
+            // SAFETY: TLBIALL: forgetting translations is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c8, c7, 0", in(reg) 0, options(nostack, preserves_flags)) };
         }
-        let page = self.linear.get()?.va_of(frames)?;
+    }
+
+    /// Returns where the kernel has `bytes` from `at` on, one after another.
+    fn va_of(&self, at: PhysAddr, bytes: u32) -> Option<VirtAddr> {
+        let page = self.memory.va_of(FrameRange::covering(at.raw().into(), bytes.into()))?;
         Some(VirtAddr::new(page.raw() + at.raw() % FRAME_SIZE))
     }
 }
@@ -158,18 +216,13 @@ unsafe impl Mmu for Armv7a {
         isb();
     }
 
-    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32) {
-        if bytes / FRAME_SIZE > TLB_PAGES {
-            if self.broadcast {
-                // SAFETY: TLBIALLIS: forgetting translations is always allowed.
-                unsafe { asm!("mcr p15, 0, {0}, c8, c3, 0", in(reg) 0, options(nostack, preserves_flags)) };
-            } else {
-                // SAFETY: TLBIALL: forgetting translations is always allowed.
-                unsafe { asm!("mcr p15, 0, {0}, c8, c7, 0", in(reg) 0, options(nostack, preserves_flags)) };
-            }
+    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32, leaf: LeafSize) {
+        let step = if self.whole_leaves { leaf.bytes() } else { FRAME_SIZE };
+        if bytes > TLB_LEAVES * step {
+            self.forget_all();
         } else {
-            for page in 0..bytes / FRAME_SIZE {
-                let mva = va.raw() + page * FRAME_SIZE;
+            let (mut mva, mut left) = (va.raw(), bytes);
+            while left > 0 {
                 if self.broadcast {
                     // By address in all ASIDs: the kernel's mappings are global, and erratum 720789 of Cortex-A9 has
                     // the form with an ASID broadcast a wrong one. SAFETY: TLBIMVAAIS: forgetting translations is
@@ -179,6 +232,9 @@ unsafe impl Mmu for Armv7a {
                     // SAFETY: TLBIMVA: forgetting translations is always allowed.
                     unsafe { asm!("mcr p15, 0, {0}, c8, c7, 1", in(reg) mva, options(nostack, preserves_flags)) };
                 }
+                // The last leaf may end with the address space.
+                mva = mva.wrapping_add(step);
+                left -= step;
             }
         }
         // Only this makes the invalidates complete, here and on other cores, with every access that came before them
@@ -187,7 +243,24 @@ unsafe impl Mmu for Armv7a {
         isb();
     }
 
-    fn reach(&self, va: VirtAddr) -> *mut u8 {
+    fn invalidate_tlb_all(&self) {
+        // What another program wrote to the tables comes first.
+        dsb();
+        self.forget_all();
+        // What that program had mapped may have been executable.
+        if self.broadcast {
+            // SAFETY: BPIALLIS: forgetting predictions is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c1, 6", in(reg) 0, options(nostack, preserves_flags)) };
+        } else {
+            // SAFETY: BPIALL: forgetting predictions is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c5, 6", in(reg) 0, options(nostack, preserves_flags)) };
+        }
+        // As in `invalidate_tlb`.
+        dsb();
+        isb();
+    }
+
+    fn reach(&self, va: VirtAddr, _: u32) -> *mut u8 {
         // Another core may have made the mapping. Its DSB ordered the descriptors for every walk. But this core may
         // have begun a later access early, and walked for it before that DSB. An access that follows an ISB has not
         // (ARM ARM B3.10.1).
@@ -195,30 +268,15 @@ unsafe impl Mmu for Armv7a {
         va.raw() as *mut u8
     }
 
-    fn reach_to_overwrite(&self, va: VirtAddr, _: u32) -> *mut u8 {
-        self.reach(va)
+    fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+        self.reach(va, bytes)
     }
 
     unsafe fn zero(&self, at: *mut u8, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        // Eight registers a store are a line, which write buffer and bus take as one burst; 34 instructions a KiB. Of
-        // the registers a compiler leaves to assembly these are the most that do not split a line. SAFETY: stores to
-        // bytes that are valid for them, as `Mmu::zero` demands; the KiB of a turn divides a frame.
-        unsafe {
-            asm!(
-                "2:",
-                ".rept 32",
-                "stm {at}!, {{r0, r1, r2, r3, r4, r5, r8, r10}}",
-                ".endr",
-                "cmp {at}, {end}",
-                "bne 2b",
-                at = inout(reg) at => _,
-                end = in(reg) at.wrapping_add(bytes),
-                in("r0") 0, in("r1") 0, in("r2") 0, in("r3") 0, in("r4") 0, in("r5") 0, in("r8") 0, in("r10") 0,
-                options(nostack)
-            );
+        if bytes > 0 {
+            let zero = self.zero.get().copied().unwrap_or(zeros::by_core);
+            // SAFETY: whole frames, at least one, that are valid for writes, as `Mmu::zero` demands.
+            unsafe { zero(at, bytes) };
         }
     }
 
@@ -226,15 +284,17 @@ unsafe impl Mmu for Armv7a {
         cores::registers()
     }
 
-    fn table_word(&self, at: PhysAddr) -> Option<u32> {
-        let va = self.virt_of(at)?;
-        // SAFETY: image and direct map are mapped for good, readable; volatile, as the tables have another writer.
-        Some(unsafe { (va.raw() as *const u32).read_volatile() })
+    fn table(&self, at: PhysAddr, bytes: u32) -> Option<NonNull<u32>> {
+        NonNull::new(self.va_of(at, bytes)?.raw() as *mut u32)
     }
 }
 
 // SAFETY: see `Caches`, which does the work.
 unsafe impl Cache for Armv7a {
+    fn line(&self) -> u32 {
+        self.caches.largest_line()
+    }
+
     fn clean(&self, part: Part<'_>) -> Lines {
         self.caches.clean(part)
     }
@@ -245,6 +305,14 @@ unsafe impl Cache for Armv7a {
 
     fn discard(&self, part: Part<'_>) -> Lines {
         self.caches.discard(part)
+    }
+
+    fn flush_lines(&self) -> Option<u32> {
+        self.caches.all_lines()
+    }
+
+    fn flush(&self) -> Lines {
+        self.caches.flush()
     }
 
     fn device_barrier(&self) {

@@ -104,6 +104,8 @@ pub struct BootInfo<'dtb> {
     banks: ArrayVec<FrameRange, MAX_BANKS>,
     /// The cells of the root's children.
     cells: Cells,
+    /// The `/reserved-memory` of a tree in order.
+    reserved: Reserved<'dtb>,
     initrd: Option<ByteRange>,
     elfcorehdr: Option<ByteRange>,
     usable: Option<Entries<'dtb>>,
@@ -125,6 +127,7 @@ impl<'dtb> BootInfo<'dtb> {
             aliases: Aliases::default(),
             banks: ArrayVec::new(),
             cells: Cells::default(),
+            reserved: Reserved::None,
             initrd: None,
             elfcorehdr: None,
             usable: None,
@@ -143,11 +146,13 @@ impl<'dtb> BootInfo<'dtb> {
             return Err(BootError::NoMemory);
         }
         for node in root.children() {
-            if base_name(node.name()) == "chosen" {
-                info.read_chosen(node);
+            match base_name(node.name()) {
+                "chosen" => info.read_chosen(node),
+                RESERVED_MEMORY => info.reserved = info.reserved.and(node),
+                _ => {}
             }
         }
-        info.judge_regions(root);
+        info.judge_regions();
         for MemoryInside(name) in AskingNodes::new(info.dtb()).filter_map(Result::err) {
             info.refusals.push(Subject::Node(name), Reason::NotAtRoot);
         }
@@ -206,7 +211,7 @@ impl<'dtb> BootInfo<'dtb> {
     /// Yields the children of `/reserved-memory` in the tree's order, without those that are disabled.
     pub fn regions(&self) -> impl Iterator<Item = Region<'dtb>> + use<'dtb> {
         let cells = self.cells;
-        reserved_memory(self.root()).flat_map(move |node| {
+        self.reserved.nodes(self.root()).flat_map(move |node| {
             let (parent, _) = Parent::read(node, cells);
             node.children().filter_map(move |child| Region::read(child, parent, &mut |_| ()))
         })
@@ -245,30 +250,29 @@ impl<'dtb> BootInfo<'dtb> {
     }
 
     fn read_aliases(&mut self, root: FdtNode<'dtb>, cells: Cells) {
-        for node in root.children().filter(|&node| is_available(node)) {
-            if strings(value(node, "compatible").unwrap_or_default()).any(|name| name == "carveout,ram-alias") {
+        let is_alias = |value: &[u8]| strings(value).any(|name| name == "carveout,ram-alias");
+        bus::walk_tree_where(self.fdt.data(), root, "compatible", &is_alias, &mut |&node, buses| {
+            if buses.len() == 1 {
                 let entered = read_alias(node, cells).and_then(|alias| self.aliases.add(alias).map_err(Reason::Alias));
                 if let Err(reason) = entered {
                     self.refusals.push(Subject::Node(node.name()), reason);
                 }
             }
-        }
+        });
     }
 
     fn read_memory(&mut self, root: FdtNode<'dtb>, cells: Cells) {
         let mut spare = None;
-        for node in root.children().filter(|&node| is_memory(node) && is_available(node)) {
+        let is_memory = |value: &[u8]| string(value) == Some("memory");
+        bus::walk_tree_where(self.fdt.data(), root, "device_type", &is_memory, &mut |&node, buses| {
+            if buses.len() > 1 {
+                return;
+            }
             let subject = Subject::Node(node.name());
             let entries = match cells.entries(node, "reg") {
                 Some(Ok(entries)) => entries,
-                Some(Err(reason)) => {
-                    self.refusals.push(subject, reason);
-                    continue;
-                }
-                None => {
-                    self.refusals.push(subject, Reason::Missing("reg"));
-                    continue;
-                }
+                Some(Err(reason)) => return self.refusals.push(subject, reason),
+                None => return self.refusals.push(subject, Reason::Missing("reg")),
             };
             for range in entries {
                 if range.past_four_gib() {
@@ -284,7 +288,7 @@ impl<'dtb> BootInfo<'dtb> {
                     spare.get_or_insert((subject, 0)).1 += 1;
                 }
             }
-        }
+        });
         if let Some((subject, banks)) = spare {
             self.refusals.push(subject, Reason::SpareBanks(banks));
         }
@@ -320,8 +324,8 @@ impl<'dtb> BootInfo<'dtb> {
     }
 
     /// Refuses what is wrong with the regions. This is done once.
-    fn judge_regions(&mut self, root: FdtNode<'dtb>) {
-        for node in reserved_memory(root) {
+    fn judge_regions(&mut self) {
+        for node in self.reserved.nodes(self.root()) {
             let (parent, fault) = Parent::read(node, self.cells);
             if let Some(reason) = fault {
                 self.refusals.push(Subject::Node(node.name()), reason);
@@ -351,9 +355,34 @@ fn read_initrd(chosen: FdtNode<'_>) -> Result<Option<ByteRange>, Reason<'_>> {
     }
 }
 
-/// Yields the root's children of that name. A tree in order has one.
-fn reserved_memory(root: FdtNode<'_>) -> impl Iterator<Item = FdtNode<'_>> {
-    root.children().filter(|node| base_name(node.name()) == RESERVED_MEMORY)
+/// The root's children called `reserved-memory`. A tree in order has one, which is looked for once.
+#[derive(Clone, Copy, Debug)]
+enum Reserved<'dtb> {
+    None,
+    One(FdtNode<'dtb>),
+    /// They are looked for each time.
+    Several,
+}
+
+impl<'dtb> Reserved<'dtb> {
+    /// Returns what there is with one node more.
+    const fn and(self, node: FdtNode<'dtb>) -> Self {
+        match self {
+            Self::None => Self::One(node),
+            Self::One(_) | Self::Several => Self::Several,
+        }
+    }
+
+    /// Yields the nodes, in order.
+    fn nodes(self, root: FdtNode<'dtb>) -> impl Iterator<Item = FdtNode<'dtb>> {
+        let (one, all) = match self {
+            Self::None => (None, None),
+            Self::One(node) => (Some(node), None),
+            Self::Several => (None, Some(root.children())),
+        };
+        let named = all.into_iter().flatten().filter(|node| base_name(node.name()) == RESERVED_MEMORY);
+        one.into_iter().chain(named)
+    }
 }
 
 fn read_alias(node: FdtNode<'_>, cells: Cells) -> Result<Alias, Reason<'_>> {
@@ -530,10 +559,6 @@ fn strings(mut bytes: &[u8]) -> impl Iterator<Item = &str> {
         bytes = &bytes[first.len() + 1..];
         Some(first)
     })
-}
-
-fn is_memory(node: FdtNode<'_>) -> bool {
-    value(node, "device_type").and_then(string) == Some("memory")
 }
 
 /// Returns whether a node counts, by Linux's reading of `status`.
@@ -1064,10 +1089,40 @@ mod tests {
         node.name().len() + properties + children
     }
 
+    /// What the two walks visit must be the same nodes, below the same buses, in the same order.
+    fn compare_walks(info: &BootInfo<'_>) {
+        for name in ["compatible", "reg", "phandle", "status", "memory-region"] {
+            let test = |value: &[u8]| value.len() % 8 == 4;
+            let visited = |node: &FdtNode<'_>, buses: &[FdtNode<'_>]| {
+                let path: Vec<_> = buses.iter().map(|bus| bus.name().to_string()).collect();
+                (path, node.name().to_string(), value(*node, name).map(<[u8]>::to_vec))
+            };
+            let (mut all, mut found) = (Vec::new(), Vec::new());
+            bus::walk(info.root(), &mut |node, buses| {
+                if value(*node, name).is_some_and(test) {
+                    all.push(visited(node, buses));
+                }
+            });
+            bus::walk_where(info, name, &test, &mut |node, buses| found.push(visited(node, buses)));
+            assert_eq!(all, found, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_node_far_down_is_visited_by_both_walks_or_by_none() {
+        for depth in [MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1, MAX_DEPTH + 2] {
+            let leaf = Node::new("leaf").cells("reg", &[1]);
+            let chain = (0..depth - 1).fold(leaf, |node, _| Node::new("bus").child(Node::new("before")).child(node));
+            let dtb = blob(&board("").child(chain).child(Node::new("after").cells("reg", &[2])), &[]);
+            compare_walks(&BootInfo::parse(&dtb).unwrap());
+        }
+    }
+
     /// Parses `dtb`, and uses whatever comes of it.
     fn must_not_panic(dtb: &[u8]) {
         if let Ok(info) = BootInfo::parse(dtb) {
             read_all(info.root(), 0);
+            compare_walks(&info);
             let _ = (info.model(), info.compatible().count(), info.bootargs().cma(), lines(&info));
             let _ = format!("{info:?}");
             assert!(!info.banks().is_empty());

@@ -7,8 +7,8 @@
 //! RAM banks may lie far apart, so each has an offset of its own. Banks follow one another in the direct map. Each lies
 //! at an address that equals its physical address modulo 1 MiB, so that sections map it. A carve-out leaves a hole.
 //!
-//! The window of the areas gets what the direct map leaves of [`SHARED`]. Banks with their holes may leave it too
-//! little for three images of the carved memory ([`window`](carveout::vm::window)). Then the holes take no addresses:
+//! The window gets what the direct map leaves of [`SHARED`]. Banks with their holes may leave it too
+//! little for guards between all buffers ([`Needs`]). Then the holes take no addresses:
 //! each part between two holes becomes a bank of its own. If that is not enough, RAM in the direct map comes before
 //! guards between buffers. But one image comes before RAM in the direct map, because an area could not be used at all
 //! without an image.
@@ -21,6 +21,7 @@ use crate::memblock::RUNS;
 use crate::upper_half::SHARED;
 use arrayvec::ArrayVec;
 use carveout::addr::{FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
+use carveout::embed::Needs;
 use carveout::machine::LinearMap;
 use carveout::vm::range::VirtRange;
 use carveout::vm::window::{IMAGES, image_sections};
@@ -84,7 +85,10 @@ impl DirectMap {
     ) -> Self {
         let one = image_sections(areas);
         // One section between direct map and window stays unused.
-        let room = |images: u32| SHARED.sections().saturating_sub(one.saturating_mul(images).saturating_add(1));
+        let room = |images: u32| {
+            let window = one.saturating_mul(images).saturating_add(Needs::LANES);
+            SHARED.sections().saturating_sub(window.saturating_add(1))
+        };
         let with_holes = Self::new(banks(), &mapped, image, room(IMAGES));
         if with_holes.left_out.is_empty() {
             return with_holes;
@@ -297,14 +301,14 @@ mod tests {
             let (plan, one) = (gib_with(mib), mib + 1);
             assert!(plan.left_out().is_empty(), "{mib} MiB: all RAM that is not carved has its place");
             assert_eq!(plan.runs().map(|run| run.frames.count()).sum::<u32>(), (1024 - mib) * 256);
-            let holes_stay = 1024 + 1 + 3 * one <= SHARED.sections();
+            let holes_stay = 1024 + 1 + 3 * one + Needs::LANES <= SHARED.sections();
             assert_eq!(plan.range().sections(), if holes_stay { 1024 } else { 1024 - mib }, "{mib} MiB");
             let (direct, window) = (plan.range(), plan.window());
             assert_eq!(window.start().raw(), direct.start().raw() + ((direct.sections() + 1) << 20), "a gap between");
             assert_eq!(direct.sections() + 1 + window.sections(), SHARED.sections());
             // A GiB in all leaves every area two images but for a few sections.
             assert!(window.sections() + 6 >= 2 * one || mib > 768, "{mib} MiB: {} for {one}", window.sections());
-            assert!(window.sections() >= one);
+            assert!(window.sections() > one);
             let hole = VirtAddr::new(plan.va_of(run(0x60000, 1)).unwrap().raw() + ((1024 - 2 - mib) << 20));
             assert_eq!(plan.frame_at(hole).map(|(_, held)| held), Some(true), "below the area");
             // Above it: where it would be in one bank, or right behind.
@@ -319,8 +323,8 @@ mod tests {
         let area = run(0xb0000, 0x10000);
         let mapped = [run(0x40000, 0x70000)];
         let plan = DirectMap::beside([area].into_iter(), || [bank].into_iter(), || mapped.into_iter(), NO_IMAGE);
-        assert_eq!(plan.window().sections(), 257);
-        assert_eq!(plan.range().sections(), SHARED.sections() - 258);
+        assert_eq!(plan.window().sections(), 257 + Needs::LANES);
+        assert_eq!(plan.range().sections(), SHARED.sections() - 259);
         let lost: u64 = plan.left_out().iter().map(|frames| frames.bytes()).sum();
         assert_eq!(lost >> 20, u64::from(0x700 - plan.range().sections()));
     }

@@ -390,11 +390,28 @@ impl<'dtb> Layout<'dtb> {
     /// [`LayoutError::TreeBySecondName`] if the tree lies at a second name of RAM. [`LayoutError::Memblock`] if there
     /// are more than [`RUNS`] disjoint runs of anything.
     pub fn plan(info: &BootInfo<'dtb>, image: FrameRange, dtb: FrameRange) -> Result<Self, LayoutError<'dtb>> {
+        let mut place = None;
+        Self::plan_at(info, image, dtb, &mut place)?;
+        Ok(place.unwrap_or_else(|| unreachable!("it was planned there")))
+    }
+
+    /// Plans as [`plan`](Self::plan) does, at the place where the layout is to stay: it is large.
+    ///
+    /// # Errors
+    ///
+    /// As [`plan`](Self::plan). What is at the place then is no plan.
+    pub fn plan_at<'p>(
+        info: &BootInfo<'dtb>,
+        image: FrameRange,
+        dtb: FrameRange,
+        place: &'p mut Option<Self>,
+    ) -> Result<&'p mut Self, LayoutError<'dtb>> {
         let mut info = info.clone();
         let refusals = info.take_refusals();
         let (areas, placed) = (ArrayVec::new(), ArrayVec::new());
         let book = Book { info, image, dtb, ram: 0, areas, placed, decided: 0 };
-        let mut plan = Self { memblock: Memblock::new(), map: DirectMap::default(), book, refusals, in_force: false };
+        let (memblock, map) = (Memblock::new(), DirectMap::default());
+        let plan = place.insert(Self { memblock, map, book, refusals, in_force: false });
         for &bank in plan.book.info.banks() {
             plan.memblock.add(bank)?;
         }

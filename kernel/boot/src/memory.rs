@@ -105,7 +105,7 @@ impl<'l, 'dtb> BootMemory<'l, 'dtb> {
         Some(BootRam { va: self.layout.direct_map().va_of(frames)?, frames })
     }
 
-    /// Gives the layout, for reports, and the carve-outs, for [`Dma::new`](carveout::dma::Dma::new). No RAM can be
+    /// Gives the layout, for reports, and the carve-outs, for [`Builder`](carveout::embed::Builder). No RAM can be
     /// taken afterwards.
     pub fn into_parts(self) -> (&'l Layout<'dtb>, ArrayVec<CarveOut, { CarveOut::MAX }>) {
         (self.layout, self.carved)

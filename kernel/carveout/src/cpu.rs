@@ -96,6 +96,35 @@ pub(crate) fn mask_interrupts() -> bool {
     cpsr & (1 << 7) != 0
 }
 
+/// Runs something short with this core's interrupts masked. On the host, which has no interrupts, it just runs it.
+#[inline]
+pub fn masked<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "arm")]
+    {
+        let were_masked = mask_interrupts();
+        let result = work();
+        if !were_masked {
+            unmask_interrupts();
+        }
+        result
+    }
+    #[cfg(not(target_arch = "arm"))]
+    work()
+}
+
+/// Returns whether this core's interrupts are masked. The host has none.
+pub(crate) fn interrupts_are_masked() -> bool {
+    #[cfg(target_arch = "arm")]
+    {
+        let cpsr: u32;
+        // SAFETY: reads CPSR.
+        unsafe { asm!("mrs {0}, cpsr", out(reg) cpsr, options(nomem, nostack, preserves_flags)) };
+        cpsr & (1 << 7) != 0
+    }
+    #[cfg(not(target_arch = "arm"))]
+    false
+}
+
 /// Unmasks this core's interrupts. The caller found them unmasked when it masked them.
 #[cfg(target_arch = "arm")]
 pub(crate) fn unmask_interrupts() {
@@ -118,4 +147,26 @@ pub(crate) fn interrupt_pends() -> bool {
 pub fn isb() {
     // SAFETY: a barrier; memory is a clobber.
     unsafe { asm!("isb", options(nostack, preserves_flags)) };
+}
+
+/// Gives lines of assembly eight times, for a loop that is unrolled. A `.rept` would not do: the compiler counts the
+/// lines that it sees to know how far away it may put a constant, and on Thumb that is not far.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! eight_times {
+    ($($line:literal)*) => {
+        concat!(
+            $($line, "\n",)* $($line, "\n",)* $($line, "\n",)* $($line, "\n",)*
+            $($line, "\n",)* $($line, "\n",)* $($line, "\n",)* $($line, "\n",)*
+        )
+    };
+}
+
+/// Gives lines of assembly sixty-four times, as [`eight_times`](crate::eight_times) does eight times.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! sixty_four_times {
+    ($($line:literal)*) => {
+        $crate::eight_times!($($line)* $($line)* $($line)* $($line)* $($line)* $($line)* $($line)* $($line)*)
+    };
 }

@@ -3,6 +3,7 @@
 //! Guarantees: what may go wrong on hardware does go wrong here, at once, with a panic that names the invariant,
 //! whatever the seed.
 //! - A frame that two translations reach with two attributes, stale TLB entries included: panic (I1).
+//! - A frame mapped anew while a TLB may hold an old translation of it, at whatever address: panic (I3).
 //! - A translation replaced while a TLB may hold the old one: panic (break-before-make, I3).
 //! - Maintenance of an address that does not translate to those frames: panic (I3).
 //! - A non-cacheable access to a frame that may have lines left: panic (I3).
@@ -25,10 +26,11 @@
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::machine::{Cache, Lines, Mmu, Registers};
-use crate::vm::attr::{MemoryType, Shareability};
+use crate::vm::attr::{LeafSize, MemoryType, Shareability};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Entry, LARGE_PAGE_SIZE, Leaf};
 use crate::vm::mapped::Part;
 use core::ops::Range;
+use core::ptr::NonNull;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
@@ -61,6 +63,8 @@ pub enum Op {
     Clean(FrameRange),
     /// Lines were discarded.
     Invalidate(FrameRange),
+    /// Whole caches were emptied.
+    Flush,
     /// The device barrier was passed.
     Barrier,
 }
@@ -178,14 +182,16 @@ struct Sim {
     marks: Vec<u8>,
     /// Frames cleaned, or written and unmapped, with no device barrier since.
     unordered: BTreeSet<u32>,
-    /// The page `reach` gave last, if nothing happened since.
-    reached: Option<u32>,
+    /// The bytes `reach` gave last, if nothing happened since.
+    reached: Option<(VirtAddr, u32)>,
     /// Where something happened last.
     recent: [FrameRange; RECENT],
     seed: u64,
     log: Vec<Op>,
     /// Operations until the one that will be left out.
     leave_out: Option<usize>,
+    /// The lines that whole caches are said to have, if they can be emptied.
+    flush_lines: Option<u32>,
 }
 
 /// The fake machine.
@@ -228,6 +234,7 @@ impl Fake {
             seed,
             log: Vec::new(),
             leave_out: None,
+            flush_lines: None,
         };
         Self { sim: RefCell::new(sim) }
     }
@@ -257,6 +264,11 @@ impl Fake {
     /// use this. The operation is still logged.
     pub fn leave_out(&self, count: usize) {
         self.sim.borrow_mut().leave_out = Some(count);
+    }
+
+    /// Makes it a machine that empties whole caches, and says that they have so many lines. They hold any number here.
+    pub fn can_flush(&self, lines: u32) {
+        self.sim.borrow_mut().flush_lines = Some(lines);
     }
 
     /// Returns the operations since the last call, and forgets them.
@@ -577,12 +589,18 @@ impl Sim {
     fn enter(&mut self, page: u32, new: Translation) {
         let attribute = new.attribute();
         if let Some(used) = self.uses.get_mut(&new.frame) {
+            let at = |(&page, old): (&u32, &Translation)| (old.frame == new.frame).then_some(page);
             if used.attribute != attribute {
-                let at = |(&page, old): (&u32, &Translation)| (old.frame == new.frame).then_some(page);
                 let other = self.live.iter().chain(&self.stale).find_map(at).expect("a use has a translation");
                 panic!(
                     "I1: frame {:#x} mapped {attribute:?} at page {page:#x} and {:?} at page {other:#x}",
                     new.frame, used.attribute
+                );
+            }
+            if let Some(other) = self.stale.iter().find_map(at) {
+                panic!(
+                    "I3: frame {:#x} mapped at page {page:#x} while a TLB may hold it at page {other:#x}",
+                    new.frame
                 );
             }
             used.count += 1;
@@ -691,9 +709,11 @@ unsafe impl Mmu for Fake {
         sim.disturb();
     }
 
-    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32) {
+    /// Invalidates one address a leaf. A translation goes if the address is in the leaf that it came from, and in the
+    /// range. So a leaf that was smaller than `leaf` stays in the TLB.
+    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32, leaf: LeafSize) {
         let sim = &mut *self.sim.borrow_mut();
-        assert!(va.is_aligned(FRAME_SIZE) && bytes.is_multiple_of(FRAME_SIZE));
+        assert!(va.is_aligned(leaf.bytes()) && bytes.is_multiple_of(leaf.bytes()));
         if sim.is_left_out(Op::InvalidateTlb) {
             return;
         }
@@ -701,44 +721,58 @@ unsafe impl Mmu for Fake {
         sim.disturb();
         let first = va.raw() >> FRAME_SHIFT;
         for page in first..first + (bytes >> FRAME_SHIFT) {
-            if let Some(old) = sim.stale.remove(&page) {
+            let start_of = |size: u32| (page << FRAME_SHIFT) & !(size - 1);
+            let goes = |old: &Translation| start_of(leaf.bytes()) >= start_of(old.leaf.size);
+            if sim.stale.get(&page).is_some_and(goes)
+                && let Some(old) = sim.stale.remove(&page)
+            {
                 sim.leave(old);
             }
             sim.walks.remove(&(page / L2_ENTRIES as u32));
         }
     }
 
-    fn reach(&self, va: VirtAddr) -> *mut u8 {
+    fn invalidate_tlb_all(&self) {
+        let sim = &mut *self.sim.borrow_mut();
+        if sim.is_left_out(Op::InvalidateTlb) {
+            return;
+        }
+        // The adversary's last chance, as above.
+        sim.disturb();
+        for old in core::mem::take(&mut sim.stale).into_values() {
+            sim.leave(old);
+        }
+        sim.walks.clear();
+    }
+
+    fn reach(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
         let sim = &mut *self.sim.borrow_mut();
         let first = va.raw() >> FRAME_SHIFT;
         let start = *sim.live.get(&first).unwrap_or_else(|| panic!("fault: {va} does not translate"));
-        if sim.reached != Some(first) {
+        let at = (start.frame << FRAME_SHIFT) + va.raw() % FRAME_SIZE;
+        if sim.reached != Some((va, bytes)) {
             sim.disturb();
-            // The run that goes on from here with adjacent frames is what a slice may reach.
-            let mut page = first;
-            while let Some(t) = sim.live.get(&page).copied() {
-                if t.attribute() != start.attribute() || t.frame.wrapping_sub(start.frame) != page - first {
-                    break;
-                }
+            for (frame, lines) in sim.lines_by_frame(at, bytes as usize) {
+                let page = first + (frame - start.frame);
+                let found = sim.live.get(&page).filter(|t| t.frame == frame && t.attribute() == start.attribute());
+                assert!(found.is_some(), "fault: {} is not mapped with {va}", VirtAddr::new(page << FRAME_SHIFT));
                 sim.check_walk(page);
-                let used = sim.uses.get_mut(&t.frame).expect("a translation is a use");
+                let used = sim.uses.get_mut(&frame).expect("a translation is a use");
                 used.viewed = true;
                 if used.is_cacheable() {
-                    let lines = sim.lines_of(t.frame);
                     if !sim.is_quiet(&lines)
                         && let Some(line) = lines.into_iter().find(|&line| sim.marks[line] & OUTDATED != 0)
                     {
                         panic!("I3: the CPU may read a stale line at {}", sim.address(line));
                     }
                 } else {
-                    let at = PhysAddr::new(t.frame << FRAME_SHIFT);
-                    assert!(!sim.cached.contains(&t.frame), "I3: non-cacheable access to {at}, which may have lines");
+                    let at = PhysAddr::new(frame << FRAME_SHIFT);
+                    assert!(!sim.cached.contains(&frame), "I3: non-cacheable access to {at}, which may have lines");
                 }
-                page += 1;
             }
-            sim.reached = Some(first);
+            sim.reached = Some((va, bytes));
         }
-        sim.cpu.wrapping_add(sim.offset(start.frame << FRAME_SHIFT) + (va.raw() % FRAME_SIZE) as usize)
+        sim.cpu.wrapping_add(sim.offset(at))
     }
 
     /// What was there is made unreadable, so that a byte that is not overwritten shows.
@@ -756,11 +790,19 @@ unsafe impl Mmu for Fake {
                 sim.poison(bytes_of(line));
             }
         }
-        self.reach(va)
+        self.reach(va, bytes)
     }
 
     fn registers(&self) -> Registers {
         Registers::plain(self.sim.borrow().l1)
+    }
+
+    /// The CPU's copy of the words. Walks read them once they are published.
+    fn table(&self, at: PhysAddr, bytes: u32) -> Option<NonNull<u32>> {
+        let sim = self.sim.borrow();
+        let from = at.raw().wrapping_sub(sim.base) as usize;
+        let known = from < sim.dram.len() && bytes as usize <= sim.dram.len() - from;
+        known.then(|| NonNull::new(sim.cpu.wrapping_add(from).cast()))?
     }
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {
@@ -771,6 +813,10 @@ unsafe impl Mmu for Fake {
 
 // SAFETY: one level; clean copies outward, invalidate copies inward, both at once.
 unsafe impl Cache for Fake {
+    fn line(&self) -> u32 {
+        LINE as u32
+    }
+
     fn clean(&self, part: Part<'_>) -> Lines {
         let sim = &mut *self.sim.borrow_mut();
         sim.check_mapped(part);
@@ -842,6 +888,40 @@ unsafe impl Cache for Fake {
     /// With one level the two are one: what may be dirty is lost or written back, by chance.
     fn discard(&self, part: Part<'_>) -> Lines {
         self.invalidate(part)
+    }
+
+    fn flush_lines(&self) -> Option<u32> {
+        self.sim.borrow().flush_lines
+    }
+
+    /// Drops the lines of what no write-back translation reaches, live or stale. Others stay as they are: they may have
+    /// come back, dirty ones too.
+    fn flush(&self) -> Lines {
+        let sim = &mut *self.sim.borrow_mut();
+        let asked = sim.flush_lines.expect("this machine can empty its caches");
+        if sim.is_left_out(Op::Flush) {
+            return Lines::default();
+        }
+        sim.disturb();
+        for frame in core::mem::take(&mut sim.cached) {
+            if sim.uses.get(&frame).is_some_and(|used| used.is_cacheable()) {
+                sim.cached.insert(frame);
+                continue;
+            }
+            let lines = sim.lines_of(frame);
+            for line in lines.clone() {
+                if sim.is_dirty(line) {
+                    sim.store(bytes_of(line));
+                }
+                if sim.present.contains(line) {
+                    sim.present.remove(line);
+                }
+                sim.marks[line] = 0;
+            }
+            sim.settle(frame, lines);
+        }
+        sim.disturb();
+        Lines { inner: asked.into(), outer: 0 }
     }
 
     fn device_barrier(&self) {

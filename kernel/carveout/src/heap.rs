@@ -13,20 +13,18 @@ pub(crate) fn room<T>(count: usize) -> Result<Vec<T>, TryReserveError> {
     Ok(list)
 }
 
+/// Makes a list of `count` values, of which each is made of its place. It stays for good.
+#[inline(never)]
+pub(crate) fn lasting<T>(count: usize, make: impl FnMut(usize) -> T) -> Result<&'static mut [T], TryReserveError> {
+    let mut list = room(count)?;
+    list.extend((0..count).map(make));
+    Ok(list.leak())
+}
+
 /// Makes a list of `count` times `value`.
 pub(crate) fn filled<T: Clone>(count: usize, value: T) -> Result<Vec<T>, TryReserveError> {
     let mut list = room(count)?;
     list.resize(count, value);
-    Ok(list)
-}
-
-/// Makes a list of values whose making may itself find no room.
-pub(crate) fn collected<T>(each: impl Iterator<Item = Result<T, TryReserveError>>) -> Result<Vec<T>, TryReserveError> {
-    let mut list = Vec::new();
-    for one in each {
-        list.try_reserve(1)?;
-        list.push(one?);
-    }
     Ok(list)
 }
 

@@ -17,12 +17,12 @@
 //!
 //! ```text
 //! a plan of the memory -> CarveOut -> cma::area
-//!     -> dma (Contiguous, then a buffer in a state) -> device -> back
+//!     -> embed -> dma (Contiguous, then a buffer in a state) -> device -> back
 //! ```
 //!
 //! The crate `carveout-boot` plans the memory by a device tree, and `carveout-rt` boots by that plan. A kernel that did
 //! its own reservation begins at [`carve_out::CarveOut::assume`]. Such a kernel implements [`machine::Mmu`] and
-//! [`machine::Cache`], or takes the crate `carveout-armv7a`. It gives [`dma::Dma::new`] a window of addresses that
+//! [`machine::Cache`], or takes the crate `carveout-armv7a`. It gives [`embed::Builder`] a window of addresses that
 //! belongs to this crate alone. The crate needs a global allocator for its metadata: at that call, and when a contract,
 //! a borrower or a pool is made.
 //!
@@ -56,11 +56,13 @@ pub mod carve_out;
 pub mod cma;
 pub mod cpu;
 pub mod dma;
+pub mod embed;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod heap;
 pub mod holder;
 pub mod machine;
+pub mod name;
 pub mod protocol;
 #[cfg(any(test, feature = "fake"))]
 pub mod setup;

@@ -4,9 +4,10 @@
 //! `fake` stands in for MMU, caches and DRAM and is stricter than hardware.
 
 use crate::addr::{FrameRange, PhysAddr, VirtAddr};
+use crate::vm::attr::{LeafSize, Shareability};
 use crate::vm::mapped::Part;
-use core::fmt;
 use core::ops::{Add, AddAssign};
+use core::ptr::NonNull;
 
 /// The registers that decide what a core's tables mean, as they stand (ARM ARM B4.1). [`crate::vm::walk`] decodes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +34,9 @@ pub struct Registers {
     /// ACTLR: coherency and broadcast, among others. Each core's manual says which bits these are. It is only compared
     /// between cores.
     pub actlr: u32,
+    /// The bits of ACTLR that this core has set, all of them, while it is coherent with others and has its maintenance
+    /// broadcast: SMP, and on Cortex-A5 and Cortex-A9 also FW. It is 0 on a core that has none, or that is not known.
+    pub coherency: u32,
 }
 
 impl Registers {
@@ -53,7 +57,14 @@ impl Registers {
             pxn: false,
             // SMP and FW of a Cortex-A9 are set.
             actlr: 0x41,
+            coherency: 0x41,
         }
+    }
+
+    /// Returns the shareability that Normal memory has on this core: on cores with the Multiprocessing Extensions it is
+    /// Shareable (ARM ARM B4.1.106).
+    pub const fn shareability(&self) -> Shareability {
+        if self.multiprocessing { Shareability::Shareable } else { Shareability::NonShareable }
     }
 }
 
@@ -65,19 +76,27 @@ impl Registers {
 /// - after [`publish`](Self::publish) returns, every walk that starts later reads those words;
 /// - after [`invalidate_tlb`](Self::invalidate_tlb) returns, no observer translates an address of the range by
 ///   anything but the tables as published, and every access made through an older translation is complete;
-/// - [`reach`](Self::reach) gives the pointer by which the CPU accesses exactly that address. Accesses after it
+/// - after [`invalidate_tlb_all`](Self::invalidate_tlb_all) returns, that holds for all addresses;
+/// - [`reach`](Self::reach) gives the pointer by which the CPU accesses exactly those addresses. Accesses after it
 ///   translate by whatever any core published before it. On a machine of several cores, the core that published waited
-///   for that, and the core that looks takes note here.
+///   for that, and the core that looks takes note here;
+/// - [`table`](Self::table) gives the pointer to exactly that memory, by which words can be read and written for as
+///   long as the machine lives.
 pub unsafe trait Mmu {
     /// Makes table words visible to the walker: the words at physical address `at` were just written to `words`.
     fn publish(&self, at: PhysAddr, words: &[u32]);
 
     /// Forgets every translation of `[va, va + bytes)` that is no longer published, on every core, and waits until that
-    /// is done. `bytes` is a multiple of 4 KiB.
-    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32);
+    /// is done. Each of them was by a leaf of at least the size `leaf`, of which `va` and `bytes` are multiples. A
+    /// pointer to a second-level table counts as a section.
+    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32, leaf: LeafSize);
 
-    /// Returns the pointer with which this program reaches `va`.
-    fn reach(&self, va: VirtAddr) -> *mut u8;
+    /// Forgets every translation that is no longer published, at any address and of any address space, on every core.
+    /// Waits until that is done. Another program may just have written the tables: its writes come first.
+    fn invalidate_tlb_all(&self);
+
+    /// Returns the pointer with which this program reaches `[va, va + bytes)`.
+    fn reach(&self, va: VirtAddr, bytes: u32) -> *mut u8;
 
     /// Returns the pointer with which this program reaches `va`, for a caller that writes every byte of
     /// `[va, va + bytes)`, whole frames, before it reads any. Lines of them may be stale: what is written takes their
@@ -97,8 +116,16 @@ pub unsafe trait Mmu {
     /// Returns the registers of the core that this runs on.
     fn registers(&self) -> Registers;
 
+    /// Returns the pointer with which this program reaches `bytes` of tables at `at`, or `None` where not all of them
+    /// are known memory. `at` and `bytes` are multiples of 4.
+    fn table(&self, at: PhysAddr, bytes: u32) -> Option<NonNull<u32>>;
+
     /// Returns a word of a table, as the walker would read it, or `None` where there is no known memory.
-    fn table_word(&self, at: PhysAddr) -> Option<u32>;
+    fn table_word(&self, at: PhysAddr) -> Option<u32> {
+        let word = self.table(at, 4)?;
+        // SAFETY: the word can be read, by the duty of `table`; volatile, as the tables have other writers.
+        Some(unsafe { word.read_volatile() })
+    }
 }
 
 /// Cache lines maintained, inside and outside of the cores.
@@ -140,6 +167,9 @@ impl AddAssign for Lines {
 /// - When [`discard`](Self::discard) returns, no level holds a line of the range. Their data, which is dead, does not
 ///   reach memory later. The caller says that no write-back translation of the range exists:
 ///   [`protocol::discard`](crate::protocol::discard).
+/// - When [`flush`](Self::flush) returns, no level of any core holds a line of any frame that had no write-back
+///   translation since it was called. What their dirty lines held is in memory:
+///   [`protocol::flush`](crate::protocol::flush).
 /// - When [`device_barrier`](Self::device_barrier) returns, bus masters see all earlier accesses to Normal memory,
 ///   non-cacheable ones and cleans included, before any later access to a device.
 /// - [`dma_wmb`](Self::dma_wmb) and [`dma_rmb`](Self::dma_rmb) order accesses to coherent memory as bus masters see
@@ -147,6 +177,10 @@ impl AddAssign for Lines {
 ///
 /// All of them order against the compiler too: memory is a clobber.
 pub unsafe trait Cache {
+    /// Returns the bytes of the largest line of any level, a power of two of at most 4 KiB. No operation touches more
+    /// than the aligned blocks of this size that hold a byte of its part, and no level evicts more at a time.
+    fn line(&self) -> u32;
+
     /// Starts to write dirty lines of the part back to the point of coherency.
     fn clean(&self, part: Part<'_>) -> Lines;
 
@@ -155,6 +189,18 @@ pub unsafe trait Cache {
 
     /// Drops lines of the part, dirty ones too, while nothing can fill any.
     fn discard(&self, part: Part<'_>) -> Lines;
+
+    /// Returns how many lines [`flush`](Self::flush) works on, of all levels and all cores together, or `None` if this
+    /// machine does not empty whole caches.
+    fn flush_lines(&self) -> Option<u32> {
+        None
+    }
+
+    /// Empties whole caches, on every core. Returns how many lines it asked for. It is called only where
+    /// [`flush_lines`](Self::flush_lines) returned a number.
+    fn flush(&self) -> Lines {
+        unreachable!("this machine does not empty whole caches");
+    }
 
     /// Passes the barrier between memory and a device's registers, before a device is told to go: Linux's `wmb()`, a
     /// DSB and the outer cache's sync. It also stands before a word that the device polls, if that tells of what was
@@ -176,10 +222,16 @@ pub unsafe trait Cache {
     fn dma_rmb(&self);
 }
 
-/// Memory that the CPU reaches at fixed addresses: a kernel's direct map.
-pub trait LinearMap: fmt::Debug + Sync {
-    /// Returns where `frames` are mapped, or `None` unless all of them are.
+/// Memory that the CPU reaches at fixed addresses: a kernel's direct map, and its image. A function is one too.
+pub trait LinearMap: Sync {
+    /// Returns where `frames` are mapped, one after another, or `None` unless all of them are.
     fn va_of(&self, frames: FrameRange) -> Option<VirtAddr>;
+}
+
+impl<F: Fn(FrameRange) -> Option<VirtAddr> + Sync> LinearMap for F {
+    fn va_of(&self, frames: FrameRange) -> Option<VirtAddr> {
+        self(frames)
+    }
 }
 
 /// Both halves of the seam.
@@ -200,10 +252,10 @@ pub unsafe fn copy_page(to: *mut u8, from: *const u8) {
     unsafe {
         core::arch::asm!(
             "1:",
-            ".rept 16",
-            "ldm {from}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
-            "stm {to}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
-            ".endr",
+            crate::sixty_four_times!(
+                "ldm {from}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}"
+                "stm {to}!, {{r2, r3, r4, r5, r8, r9, r10, r12}}"
+            ),
             "cmp {from}, {end}",
             "bne 1b",
             from = inout(reg) from => _,

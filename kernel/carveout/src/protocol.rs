@@ -1,10 +1,10 @@
 //! The protocol: what is done to a carved frame, in which order. One table.
 //!
-//! Guarantees: the code has no other sequence. `dma::exec` runs the rows of [`Transition`] for buffers, ports, lent
-//! pages and the reserve. `vm::space` runs [`MAP`] and [`UNMAP`]. A machine runs [`clean`], [`invalidate`] and
-//! [`discard`]. The explorer in `kernel/carveout/tests/protocol` takes its steps from here. So it explores what the
-//! code does: every interleaving with two cores' TLBs and caches, a device, and an adversary that speculates and
-//! evicts. `docs/src/protocol.md` has what it found.
+//! Guarantees: the code has no other sequence. `dma::exec` runs the rows of [`Transition`] for buffers, blocks of
+//! pools, ports, lent pages, the reserve and areas that come and go. `vm::space` runs [`MAP`] and [`UNMAP`]. A machine
+//! runs [`clean`], [`invalidate`], [`discard`] and [`flush`]. The explorer in `kernel/carveout/tests/protocol` takes
+//! its steps from here. So it explores what the code does: every interleaving with two cores' TLBs and caches, a
+//! device, and an adversary that speculates and evicts. `docs/src/protocol.md` has what it found.
 
 use crate::holder::Holder;
 use crate::vm::attr::MemoryType;
@@ -74,6 +74,9 @@ pub enum LineStep {
     Clean(usize),
     /// Lines of the level, on every core, are dropped.
     Invalidate(usize),
+    /// All lines of the level, on every core and whatever memory they are of, are dropped. Dirty ones are written to
+    /// the next level first. The operations go by set and way, or by way, so they need no translation.
+    Flush(usize),
     /// Waits for the level's operations: a DSB, a controller's sync.
     Wait(usize),
 }
@@ -100,6 +103,17 @@ pub fn discard(levels: usize) -> impl Iterator<Item = LineStep> {
     (0..levels).flat_map(|level| [LineStep::Invalidate(level), LineStep::Wait(level)])
 }
 
+/// Returns the steps that empty whole caches, level 0 first, as [`discard`] and for its reasons: dirty lines matter
+/// here, and each level takes what the one before it drops. Lines that a write-back mapping of other memory brings back
+/// in meanwhile are no concern of the caller. Of frames without such a mapping none is left, and memory has their data.
+pub fn flush(levels: usize) -> impl Iterator<Item = LineStep> {
+    (0..levels).flat_map(|level| [LineStep::Flush(level), LineStep::Wait(level)])
+}
+
+/// How many times the lines of whole caches must be due one by one before whole caches are emptied instead. Emptying
+/// them takes from everybody, and what is needed again is fetched again.
+pub const FLUSH_FROM: u64 = 8;
+
 /// One operation of a transition.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Op {
@@ -113,6 +127,9 @@ pub enum Op {
     Invalidate,
     /// The lines of all frames are dropped: [`discard`].
     Discard,
+    /// Whole caches are emptied, what is dirty into memory: [`flush`]. No mapping of the frames exists, so none of
+    /// their lines comes back.
+    Flush,
     /// The CPU writes zeros through the mapping (I5).
     Zero,
     /// Bus masters see all that was written and cleaned, before a device is told.
@@ -121,6 +138,11 @@ pub enum Op {
     Hold(Holder),
     /// The ledger says from now on what the caches may hold of these frames, which are no buffer's.
     Mark(Residue),
+    /// Every mapping of the kernel's ends: [`UNMAP`]. The kernel takes the steps on descriptors. Every core forgets all
+    /// its translations, for nobody knows at which addresses the kernel had the frames.
+    Break,
+    /// The ledger gives the claim to the kernel, which may map the frames from now on.
+    Yield,
 }
 
 /// The condition under which an operation is due, by what is known of the frames.
@@ -136,8 +158,10 @@ pub enum When {
     Lines,
     /// Memory may hold other bytes than zeros.
     Unzeroed,
-    /// The CPU may have written since the last clean.
+    /// The CPU may have written since the last clean, and no flush comes that would clean it.
     Written,
+    /// The caches may hold lines, so many that whole caches are emptied rather.
+    ManyLines,
     /// A device may have written since the last invalidate, while lines may have been cached.
     Stale,
     /// The CPU wrote to memory, itself or by a clean, with no device barrier since.
@@ -147,7 +171,8 @@ pub enum When {
 /// An operation, and when it is due.
 pub type Due = (When, Op);
 
-/// The transitions of a buffer, of a page that is lent, and of the reserve.
+/// The transitions of a buffer, of a page that is lent, of the reserve, of an area that is the kernel's for a time, and
+/// of a pool's block.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Transition {
     /// A contiguous buffer becomes coherent.
@@ -170,6 +195,15 @@ pub enum Transition {
     Free,
     /// A buffer ends that a device may still access.
     Quarantine,
+    /// A coherent buffer ends that no device may access. Its frames are free afterwards, and stay mapped until somebody
+    /// else gets them.
+    Warm,
+    /// A coherent buffer begins, of frames that stayed mapped for it.
+    Reuse,
+    /// Frames that stayed mapped are prepared for their next owner.
+    FillWarm,
+    /// The mapping ends of frames that stayed mapped, for somebody else gets them, or one that overlaps them.
+    Evict,
     /// The CPU is about to tell a device of what it wrote to coherent memory.
     Tell,
     /// A device that the CPU plays gains access to a device's buffer.
@@ -185,11 +219,20 @@ pub enum Transition {
     ClosePage,
     /// Idle frames are prepared for their next owner.
     FillReserve,
+    /// Frames that the kernel maps write-back, and may have written, become an area's.
+    Take,
+    /// Idle frames of an area become the kernel's. They hold zeros.
+    GiveBack,
+    /// A block of a pool of streams is no longer the CPU's. The device may be told, or the block is free. The pool's
+    /// memory stays mapped.
+    GiveBlock,
+    /// A block of a pool of streams is the CPU's again.
+    TakeBlock,
 }
 
 impl Transition {
     /// All transitions.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 25] = [
         Self::IntoCoherent,
         Self::IntoStream,
         Self::IntoDevice,
@@ -200,6 +243,10 @@ impl Transition {
         Self::IntoContiguous,
         Self::Free,
         Self::Quarantine,
+        Self::Warm,
+        Self::Reuse,
+        Self::FillWarm,
+        Self::Evict,
         Self::Tell,
         Self::OpenPort,
         Self::ClosePort,
@@ -207,6 +254,10 @@ impl Transition {
         Self::OpenPage,
         Self::ClosePage,
         Self::FillReserve,
+        Self::Take,
+        Self::GiveBack,
+        Self::GiveBlock,
+        Self::TakeBlock,
     ];
 
     /// The number of steps of the longest row.
@@ -223,8 +274,8 @@ impl Transition {
     /// Returns the transition's operations, in their order.
     pub const fn row(self) -> &'static [Due] {
         use MemoryType::{NonCacheable, WriteBack};
-        use Op::{Clean, DeviceBarrier, Discard, Hold, Invalidate, Map, Mark, Unmap, Zero};
-        use When::{Always, Lines, Mapped, Stale, Unmapped, Unordered, Unzeroed, Written};
+        use Op::{Break, Clean, DeviceBarrier, Discard, Flush, Hold, Invalidate, Map, Mark, Unmap, Yield, Zero};
+        use When::{Always, Lines, ManyLines, Mapped, Stale, Unmapped, Unordered, Unzeroed, Written};
         match self {
             Self::IntoCoherent => &[
                 (Always, Map(NonCacheable)),
@@ -250,17 +301,22 @@ impl Transition {
             ],
             Self::Look => &[(Unmapped, Map(WriteBack)), (Stale, Invalidate)],
             Self::ForDevice => &[(Written, Clean), (Mapped, Unmap)],
-            Self::Grant => &[(Unordered, DeviceBarrier), (Always, Hold(Holder::Device))],
+            // Nothing maps the frames from `ForDevice` on. So what is dropped here stays dropped, and the CPU's next
+            // look finds no stale line.
+            Self::Grant => &[(ManyLines, Flush), (Unordered, DeviceBarrier), (Always, Hold(Holder::Device))],
             Self::ForCpu => &[(Always, Hold(Holder::Cpu))],
             Self::IntoContiguous => &[(Mapped, Unmap), (Always, Hold(Holder::Nobody))],
             Self::Free | Self::Quarantine => &[(Mapped, Unmap)],
+            Self::Warm => &[(Always, Hold(Holder::Nobody))],
+            Self::Reuse => &[(Unzeroed, Zero), (Unordered, DeviceBarrier), (Always, Hold(Holder::Both))],
+            Self::FillWarm => &[(Unzeroed, Zero), (Always, DeviceBarrier), (Always, Mark(Residue::Zeroed))],
             Self::Tell => &[(Always, DeviceBarrier)],
             Self::OpenPort => &[(Unmapped, Map(NonCacheable)), (Lines, Discard)],
             Self::ClosePort => &[(Always, DeviceBarrier), (Mapped, Unmap)],
             // Former lines may stay: the zeros, or what is written over all of the page, take their place.
             Self::OpenNewPage => &[(Always, Mark(Residue::Dirty)), (Always, Map(WriteBack)), (Always, Zero)],
             Self::OpenPage => &[(Always, Mark(Residue::Dirty)), (Always, Map(WriteBack))],
-            Self::ClosePage => &[(Always, Unmap)],
+            Self::ClosePage | Self::Evict => &[(Always, Unmap)],
             Self::FillReserve => &[
                 (Always, Map(NonCacheable)),
                 (Lines, Discard),
@@ -269,6 +325,20 @@ impl Transition {
                 (Always, Unmap),
                 (Always, Mark(Residue::Zeroed)),
             ],
+            // The kernel's lines stay, dirty ones too. The next owner drops them, as those of any owner before it.
+            Self::Take => &[(Always, Break), (Always, Mark(Residue::Dirty))],
+            Self::GiveBack => &[
+                (Unzeroed, Map(NonCacheable)),
+                (Lines, Discard),
+                (Unzeroed, Zero),
+                (Unordered, DeviceBarrier),
+                (Mapped, Unmap),
+                (Always, Yield),
+            ],
+            // The block's lines stay mapped, so any of them may be cached at any time. Clean ones do no harm to what a
+            // device writes, and are dropped before the CPU looks again.
+            Self::GiveBlock => &[(Written, Clean), (Unordered, DeviceBarrier)],
+            Self::TakeBlock => &[(Stale, Invalidate)],
         }
     }
 }
@@ -315,12 +385,14 @@ pub struct Knowledge {
     pub stale: Span,
     /// Whether the CPU wrote to memory, itself or by a clean, with no device barrier since.
     pub unordered: bool,
+    /// Whether the lines that the caches may hold are so many that whole caches are emptied at the hand-over.
+    pub many: bool,
 }
 
 impl Knowledge {
     /// Makes the knowledge of frames that nothing maps, and that former owners left with this residue.
     pub const fn new(residue: Residue) -> Self {
-        Self { mapped: false, residue, written: Span::EMPTY, stale: Span::EMPTY, unordered: false }
+        Self { mapped: false, residue, written: Span::EMPTY, stale: Span::EMPTY, unordered: false, many: false }
     }
 
     /// Returns whether an operation is due.
@@ -332,7 +404,8 @@ impl Knowledge {
             When::Unmapped => !self.mapped,
             When::Lines => self.residue > Residue::Nothing,
             When::Unzeroed => self.residue > Residue::Zeroed,
-            When::Written => !self.written.is_empty(),
+            When::Written => !self.written.is_empty() && !self.many,
+            When::ManyLines => self.many && self.residue > Residue::Nothing,
             When::Stale => !self.stale.is_empty(),
             When::Unordered => self.unordered,
         }
@@ -350,23 +423,29 @@ impl Knowledge {
                     self.residue = self.residue.max(Residue::Clean);
                 }
             }
-            Op::Unmap => self.mapped = false,
+            Op::Unmap | Op::Break => self.mapped = false,
             Op::Clean => {
                 self.written = Span::EMPTY;
                 self.residue = Residue::Clean;
                 self.unordered = true;
             }
             Op::Invalidate => self.stale = Span::EMPTY,
-            Op::Discard => {
+            Op::Discard | Op::Flush => {
                 self.residue = Residue::Nothing;
                 self.written = Span::EMPTY;
                 self.stale = Span::EMPTY;
+                self.many = false;
             }
             Op::Zero => self.unordered = true,
             Op::DeviceBarrier => self.unordered = false,
-            // Its holder may write it, so it is not known to be zeros.
-            Op::Hold(_) => self.residue = self.residue.max(Residue::Nothing),
+            Op::Hold(_) => {
+                // Its holder may write it, so it is not known to be zeros.
+                self.residue = self.residue.max(Residue::Nothing);
+                // The next hand-over is weighed anew.
+                self.many = false;
+            }
             Op::Mark(residue) => self.residue = residue,
+            Op::Yield => {}
         }
         self
     }

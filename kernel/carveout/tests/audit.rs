@@ -3,13 +3,16 @@
 use carveout::addr::{Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::machine::{Mmu, Registers};
 use carveout::vm::alias::{Alias, Aliases};
-use carveout::vm::attr::{Access, MemoryType, Shareability};
-use carveout::vm::audit::{Expect, Finding, Findings, Report, audit};
+use carveout::vm::attr::{Access, LeafSize, MemoryType, Shareability};
+use carveout::vm::audit::{Expect, Finding, Findings, KernelMap, Report, audit};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc};
 use carveout::vm::ledger::{Carved, Cell, Ledger};
 use carveout::vm::range::VirtRange;
-use carveout::vm::walk::{Attributes, Caching, Domain, Memory, Sharing, Ttbr};
+use carveout::vm::registers::RegisterError;
+use carveout::vm::walk::{self, Attributes, Caching, Domain, First, Memory, Sharing, Ttbr};
+use proptest::prelude::*;
 use std::collections::HashMap;
+use std::ptr::NonNull;
 
 use Access::{Read, ReadExecute, ReadWrite};
 use MemoryType::{Device, NonCacheable, StronglyOrdered, WriteBack};
@@ -35,11 +38,15 @@ unsafe impl Mmu for Tables {
         unreachable!("the audit writes nothing")
     }
 
-    fn invalidate_tlb(&self, _: VirtAddr, _: u32) {
+    fn invalidate_tlb(&self, _: VirtAddr, _: u32, _: LeafSize) {
         unreachable!("the audit changes nothing")
     }
 
-    fn reach(&self, _: VirtAddr) -> *mut u8 {
+    fn invalidate_tlb_all(&self) {
+        unreachable!("the audit changes nothing")
+    }
+
+    fn reach(&self, _: VirtAddr, _: u32) -> *mut u8 {
         unreachable!("the audit reads no memory but tables")
     }
 
@@ -51,8 +58,12 @@ unsafe impl Mmu for Tables {
         self.registers
     }
 
+    fn table(&self, _: PhysAddr, _: u32) -> Option<NonNull<u32>> {
+        unreachable!("the audit reads words")
+    }
+
     fn table_word(&self, at: PhysAddr) -> Option<u32> {
-        let known = [L1..L2 + TABLES * L2_TABLE_SIZE, PROCESS.raw()..PROCESS.raw() + 0x2000];
+        let known = [L1..L2 + TABLES * L2_TABLE_SIZE, PROCESS.raw()..PROCESS.raw() + 0x4000];
         let known = known.iter().any(|known| known.contains(&at.raw()));
         known.then(|| self.words.get(&at.raw()).copied().unwrap_or(0))
     }
@@ -101,7 +112,9 @@ const TEXT: FrameRange = FrameRange::within(0x6001_0000, 128 << 10);
 const AREA: FrameRange = FrameRange::within(0x6040_0000, 4 << 20);
 const FIRMWARE: FrameRange = FrameRange::within(0x6080_0000, 64 << 10);
 /// Where carved frames may be mapped: buffers, and lent frames.
-const WINDOWS: [VirtRange; 2] = [VirtRange::new(0xc000_0000, 512), VirtRange::new(0xe000_0000, 256)];
+const WINDOW: VirtRange = VirtRange::new(0xc000_0000, 768);
+/// What the kernel's own map is to be.
+const KERNEL: KernelMap<'static> = KernelMap { ram: &[RAM], text: TEXT };
 /// A page in each region that the clean setup leaves unmapped.
 const DIRECT_PAGE: u32 = 0x8000_5000;
 const WINDOW_PAGE: u32 = 0xc000_5000;
@@ -176,9 +189,9 @@ impl Bench {
         roots: &[PhysAddr],
         cores: &[(u32, Registers)],
     ) -> (Result<Report, Findings>, Vec<Finding>) {
-        let expect = Expect { ram: &[RAM], firmware: &[FIRMWARE], text: TEXT, share: Shareable, roots, cores };
+        let expect = Expect { kernel: Some(KERNEL), firmware: &[FIRMWARE], roots, cores };
         let mut all = Vec::new();
-        let verdict = audit(&self.tables, &expect, &WINDOWS, &mut self.ledger, |finding| all.push(finding));
+        let verdict = audit(&self.tables, &expect, WINDOW, &mut self.ledger, |finding| all.push(finding));
         assert_eq!(verdict.map_or_else(|findings| findings.total() as usize, |_| 0), all.len(), "each is shown once");
         assert_eq!(verdict.err().map(|findings| findings.first), all.first().copied());
         (verdict, all)
@@ -223,6 +236,7 @@ fn clean(plant: impl FnOnce(&mut Bench)) -> Report {
 fn a_clean_kernel_is_reported_in_exact_numbers() {
     let report = Bench::clean().audit().unwrap();
     let expected = Report {
+        kernel: true,
         sections: 5,
         large_pages: 3,
         small_pages: 4,
@@ -243,7 +257,7 @@ fn a_clean_kernel_is_reported_in_exact_numbers() {
 fn empty_tables_and_an_empty_ledger_are_clean() {
     let mut b =
         Bench { tables: Tables::new(), ledger: Ledger::new([].into_iter(), Aliases::default(), &mut []).unwrap() };
-    assert_eq!(b.audit(), Ok(Report::default()));
+    assert_eq!(b.audit(), Ok(Report { kernel: true, ..Report::default() }));
 }
 
 #[test]
@@ -281,7 +295,7 @@ fn the_lower_half_is_walked_too() {
     found(
         |b| b.tables.section(at.raw(), AREA.base().raw(), WriteBack, ReadWrite),
         Finding::CarvedOutside { va: at, frame: frame(AREA.base().raw()) },
-        "I2: carved frame 0x60400000 is mapped at 0x00400000, outside the windows; unmap it",
+        "I2: carved frame 0x60400000 is mapped at 0x00400000, outside the window; unmap it",
     );
 }
 
@@ -333,7 +347,7 @@ fn text_that_can_be_written() {
 fn i2_carved_frames_outside_the_windows() {
     for at in [AREA.base().raw(), FREE, AREA.last_byte().unwrap().raw() & !0xfff, FIRMWARE.base().raw(), 0x6080_f000] {
         for (va, memory) in [(DIRECT_PAGE, WriteBack), (0xff03_0000, WriteBack), (DEVICE_PAGE, NonCacheable)] {
-            let line = format!("I2: carved frame {at:#010x} is mapped at {va:#010x}, outside the windows; unmap it");
+            let line = format!("I2: carved frame {at:#010x} is mapped at {va:#010x}, outside the window; unmap it");
             let finding = Finding::CarvedOutside { va: VirtAddr::new(va), frame: frame(at) };
             found(|b| b.tables.small(va, at, memory, Read), finding, &line);
         }
@@ -448,12 +462,19 @@ fn i1_normal_memory_with_the_wrong_s_bit() {
     }
     // One core: what was right is wrong, and the other way round.
     let mut b = Bench::clean();
-    let expect = Expect { ram: &[RAM], firmware: &[FIRMWARE], text: TEXT, share: NonShareable, roots: &[], cores: &[] };
+    b.tables.registers.multiprocessing = false;
+    let expect = Expect { kernel: Some(KERNEL), firmware: &[FIRMWARE], ..Expect::CARVED };
     let mut all = Vec::new();
-    audit(&b.tables, &expect, &WINDOWS, &mut b.ledger, |finding| all.push(finding)).unwrap_err();
+    audit(&b.tables, &expect, WINDOW, &mut b.ledger, |finding| all.push(finding)).unwrap_err();
     let page =
         Finding::WrongShareability { va: VirtAddr::new(0x8003_0000), frame: frame(0x6003_0000), has: Sharing::Outer };
-    assert!(matches!(all[..2], [Finding::WalkAttributes { ttbr: Ttbr::Ttbr0, .. }, Finding::WalkAttributes { .. }]));
+    assert!(matches!(
+        all[..2],
+        [
+            Finding::Register(RegisterError::WalkAttributes { ttbr: Ttbr::Ttbr0, .. }),
+            Finding::Register(RegisterError::WalkAttributes { .. })
+        ]
+    ));
     assert_eq!(all[2], page);
 }
 
@@ -514,7 +535,7 @@ fn users_may_have_what_is_theirs() {
 fn i2_users_reach_no_carved_frame() {
     let va = VirtAddr::new(0x0010_0000);
     let finding = Finding::CarvedOutside { va, frame: frame(AREA.base().raw()) };
-    let line = "I2: carved frame 0x60400000 is mapped at 0x00100000, outside the windows; unmap it";
+    let line = "I2: carved frame 0x60400000 is mapped at 0x00100000, outside the window; unmap it";
     let word = section_word(AREA.base().raw(), WriteBack, ReadWrite) | USERS;
     found(|b| b.tables.set_l1(va.raw(), word), finding, line);
     // Another domain, even one without access: a write of DACR gives it.
@@ -767,7 +788,9 @@ fn i1_tex_remap_that_changes_what_we_say() {
         b.tables.registers.sctlr |= TRE;
         (b.tables.registers.prrr, b.tables.registers.nmrr) = (0xff0a_81a8, 0x40e0_40e0);
     });
-    let remap = |memory, means, sharing| Finding::Remap { memory, means: Attributes { memory: means, sharing } };
+    let remap = |memory, means, sharing| {
+        Finding::Register(RegisterError::Remap { memory, means: Attributes { memory: means, sharing } })
+    };
     let non_cacheable = NonCacheable.into();
     assert_eq!(all[0], remap(NonCacheable, Memory::Device, Sharing::Inner));
     assert_eq!(all[1], remap(Device, non_cacheable, Sharing::NonShareable));
@@ -869,17 +892,17 @@ fn wx_a_domain_that_nobody_checks() {
 fn registers_under_which_nothing_can_be_said() {
     found(
         |b| b.tables.registers.ttbcr |= 1 << 31,
-        Finding::LongFormat,
+        Finding::Register(RegisterError::LongFormat),
         "TTBCR.EAE is 1: the tables have the long format, which is not decoded; use short descriptors",
     );
     found(
         |b| b.tables.registers.sctlr |= 1 << 25,
-        Finding::BigEndian,
+        Finding::Register(RegisterError::BigEndian),
         "SCTLR.EE is 1: walks read big-endian words, and this crate writes little-endian ones; clear EE",
     );
     found(
         |b| b.tables.registers.sctlr &= !1,
-        Finding::Off,
+        Finding::Register(RegisterError::Off),
         "SCTLR.M is 0: the MMU is off, so that no table holds I1, I2 or W^X; set M",
     );
 }
@@ -894,8 +917,9 @@ fn i1_walks_that_read_tables_otherwise_than_they_are_written() {
         (0x62, "inner write-back and outer non-cacheable, inner shareable"),
         (0x33, "write-through, inner shareable"),
     ] {
-        let finding =
-            |registers: &Registers, ttbr| Finding::WalkAttributes { ttbr, has: registers.walk_attributes(ttbr) };
+        let finding = |registers: &Registers, ttbr| {
+            Finding::Register(RegisterError::WalkAttributes { ttbr, has: registers.walk_attributes(ttbr) })
+        };
         let registers = Registers { ttbr1: L1 | flags, ..Registers::plain(PhysAddr::new(L1)) };
         found(
             |b| b.tables.registers = registers,
@@ -918,7 +942,7 @@ fn i1_walks_that_are_off() {
     for (n, ttbr) in [(0, Ttbr::Ttbr0), (1, Ttbr::Ttbr1)] {
         found(
             |b| b.tables.registers.ttbcr |= 1 << (4 + n),
-            Finding::WalksOff { ttbr },
+            Finding::Register(RegisterError::WalksOff { ttbr }),
             &format!(
                 "I1: TTBCR.PD{n} is 1: TTBR{n}'s table is not walked, and the TLB may hold what it said; clear PD{n}, and \
                  empty the table instead"
@@ -931,7 +955,10 @@ fn i1_walks_that_are_off() {
         b.tables.registers.ttbcr |= 1 << 4;
     });
     let outside = Finding::CarvedOutside { va, frame: frame(AREA.base().raw()) };
-    assert_eq!((all[0], all[1], all.len()), (Finding::WalksOff { ttbr: Ttbr::Ttbr0 }, outside, 257));
+    assert_eq!(
+        (all[0], all[1], all.len()),
+        (Finding::Register(RegisterError::WalksOff { ttbr: Ttbr::Ttbr0 }), outside, 257)
+    );
     // N = 0 gives TTBR1 no addresses: PD1 says nothing.
     clean(|b| b.tables.registers.ttbcr = 1 << 5);
 }
@@ -942,7 +969,11 @@ fn i1_caches_that_are_off() {
         (2, false, "I1: SCTLR.C is 0: this core accesses past its caches what is mapped write-back; set C"),
         (12, true, "I1: SCTLR.I is 0: this core fetches past its caches what is mapped write-back; set I"),
     ] {
-        found(|b| b.tables.registers.sctlr &= !(1 << bit), Finding::CacheOff { fetches }, line);
+        found(
+            |b| b.tables.registers.sctlr &= !(1 << bit),
+            Finding::Register(RegisterError::CacheOff { fetches }),
+            line,
+        );
     }
     // Branch prediction, vectors, alignment: nothing that the tables mean.
     clean(|b| b.tables.registers.sctlr &= !(1 << 11));
@@ -1053,8 +1084,8 @@ fn roots_of_other_processes() {
     assert_eq!(all[0], Finding::CarvedOutside { va, frame: frame(AREA.base().raw()) });
     assert_eq!(
         verdict.unwrap_err().to_string(),
-        "I2: carved frame 0x60400000 is mapped at 0x00100000, outside the windows; unmap it; findings: 256: 256 carved \
-         frames outside the windows (I2)"
+        "I2: carved frame 0x60400000 is mapped at 0x00100000, outside the window; unmap it; findings: 256: 256 carved \
+         frames outside the window (I2)"
     );
     // Its table is one that no other process may reach.
     b.tables.words.insert(PROCESS.raw() + 4, 0);
@@ -1434,8 +1465,6 @@ fn expected(b: &Bench) -> Vec<String> {
     said
 }
 
-use proptest::prelude::*;
-
 /// Words of any kind, with addresses that are worth finding.
 fn any_word() -> impl Strategy<Value = u32> {
     let base = prop::sample::select(vec![
@@ -1504,5 +1533,229 @@ proptest! {
         let mut said: Vec<_> = all.iter().filter_map(in_words).collect();
         said.sort();
         prop_assert_eq!(said, expected(&b));
+    }
+}
+
+// --- kernels whose own map is their business ------------------------------------------------------------------------
+
+/// The verdict on carved frames alone, and every finding in turn.
+fn carved(b: &mut Bench, roots: &[PhysAddr]) -> (Result<Report, Findings>, Vec<Finding>) {
+    let expect = Expect { firmware: &[FIRMWARE], roots, ..Expect::CARVED };
+    let mut all = Vec::new();
+    let verdict = audit(&b.tables, &expect, WINDOW, &mut b.ledger, |finding| all.push(finding));
+    assert_eq!(verdict.map_or_else(|findings| findings.total() as usize, |_| 0), all.len(), "each is shown once");
+    (verdict, all)
+}
+
+#[test]
+fn carved_frames_alone_are_reported_as_such() {
+    let report = carved(&mut Bench::clean(), &[]).0.unwrap();
+    assert_eq!((report.kernel, report.carved_frames, report.window_frames), (false, 1024, 274));
+    assert_eq!((report.direct_frames, report.text_frames), (0, 0));
+    assert_eq!(
+        report.to_string(),
+        "clean: 5 sections, 3 large and 4 small pages; of 1024 carved frames 274 mapped, none outside the window; the \
+         kernel's own map was not judged"
+    );
+}
+
+/// A change to an otherwise clean kernel.
+type Change = fn(&mut Bench);
+/// Whether a finding is the right one.
+type Judge = fn(&Finding) -> bool;
+
+/// What a kernel may do as it likes with what is not carved. The judge of the kernel's own map finds each of them.
+const ITS_BUSINESS: [(&str, Change); 16] = [
+    ("RAM that is written and executed", |b| {
+        let word = L2Desc::small(PhysAddr::new(PLAIN), WriteBack, ReadWrite, Shareable).raw();
+        b.tables.set_l2(DIRECT_PAGE, word & !1);
+    }),
+    ("RAM that is not cached", |b| b.tables.small(DIRECT_PAGE, PLAIN, NonCacheable, ReadWrite)),
+    ("RAM as Device memory", |b| b.tables.small(DIRECT_PAGE, PLAIN, Device, ReadWrite)),
+    ("registers as memory", |b| b.tables.small(DEVICE_PAGE, REGISTER, WriteBack, ReadWrite)),
+    ("text that can be written", |b| b.tables.small(DIRECT_PAGE, TEXT_FRAME, WriteBack, ReadWrite)),
+    ("RAM that is not Shareable", |b| {
+        b.tables.set_l2(DIRECT_PAGE, L2Desc::small(PhysAddr::new(PLAIN), WriteBack, ReadWrite, NonShareable).raw());
+    }),
+    ("RAM by its second name", |b| b.tables.small(DIRECT_PAGE, PLAIN - 0x6000_0000, WriteBack, ReadWrite)),
+    ("RAM with NS set", |b| {
+        b.tables.section(0x8090_0000, 0x6090_0000, WriteBack, ReadWrite);
+        let entry = L1 + 4 * 0x809;
+        *b.tables.words.get_mut(&entry).unwrap() |= 1 << 19;
+    }),
+    ("a domain that nobody checks", |b| {
+        b.tables.registers.dacr |= 0b11 << 6;
+        let word = L1Desc::section(PhysAddr::new(0x6090_0000), WriteBack, ReadWrite, Shareable).raw();
+        b.tables.set_l1(0x8090_0000, word | 3 << 5);
+    }),
+    ("a supersection above 4 GiB", |b| b.tables.set_l1(0xf800_0000, 0x0014_0402)),
+    ("a supersection that stands in one entry", |b| b.tables.set_l1(0xf800_0000, 0x7004_0412)),
+    ("reserved rights", |b| {
+        let word = L2Desc::small(PhysAddr::new(PLAIN), WriteBack, Read, Shareable).raw();
+        b.tables.set_l2(DIRECT_PAGE, word & !(3 << 4));
+    }),
+    ("a large page that stands in one entry", |b| {
+        b.tables.set_l2(DIRECT_PAGE, L2Desc::large(PhysAddr::new(0x6030_0000), WriteBack, ReadWrite, Shareable).raw());
+    }),
+    ("walks of the other half that are off", |b| b.tables.registers.ttbcr |= 1 << 4),
+    ("walks of the other half with other attributes", |b| b.tables.registers.ttbr0 &= !0x40),
+    ("Device memory that remap takes for something else", |b| {
+        b.tables.registers.sctlr |= 1 << 28;
+        // Regions 4 and 7 are right, and 0 and 1 are Normal memory too.
+        b.tables.registers.prrr = 0b10 | 0b10 << 2 | 0b10 << 8 | 0b10 << 14 | 1 << 19;
+        b.tables.registers.nmrr = 0b11 << 14 | 0b11 << 30;
+    }),
+];
+
+#[test]
+fn what_reaches_no_carved_frame_is_the_kernels_business() {
+    for (what, change) in ITS_BUSINESS {
+        let mut b = Bench::clean();
+        change(&mut b);
+        assert!(b.audit().is_err(), "{what}: the kernel's map is judged where that is asked for");
+        let (verdict, _) = carved(&mut b, &[]);
+        assert_eq!(verdict.map(|report| report.window_frames), Ok(274), "{what}");
+    }
+}
+
+/// I1, I2, I4: of carved frames nothing is anybody's business.
+#[test]
+fn what_reaches_a_carved_frame_is_found_whoevers_map_it_is_in() {
+    let kinds: [(&str, Change, Judge); 12] = [
+        (
+            "I2, in the kernel's map",
+            |b| b.tables.section(0x8090_0000, 0x6040_0000, WriteBack, ReadWrite),
+            |found| matches!(found, Finding::CarvedOutside { .. }),
+        ),
+        (
+            "I2, of firmware's",
+            |b| b.tables.small(DIRECT_PAGE, 0x6080_0000, WriteBack, ReadWrite),
+            |found| matches!(found, Finding::CarvedOutside { .. }),
+        ),
+        (
+            "I1, an alias of a free frame",
+            |b| b.tables.small(WINDOW_PAGE, FREE, NonCacheable, ReadWrite),
+            |found| matches!(found, Finding::Alias { .. }),
+        ),
+        (
+            "I1, twice",
+            |b| b.tables.small(WINDOW_PAGE, WRITTEN_BACK, WriteBack, ReadWrite),
+            |found| matches!(found, Finding::Twice { .. }),
+        ),
+        (
+            "I1, by its second name",
+            |b| b.tables.small(DIRECT_PAGE, FREE - 0x6000_0000, WriteBack, ReadWrite),
+            |found| matches!(found, Finding::SecondName { .. }),
+        ),
+        (
+            "I1, firmware's by its second name",
+            |b| b.tables.small(DIRECT_PAGE, 0x0080_0000, WriteBack, ReadWrite),
+            |found| matches!(found, Finding::SecondName { .. }),
+        ),
+        (
+            "I1, in a supersection",
+            |b| (0..16).for_each(|n| b.tables.set_l1(0xf800_0000 + (n << 20), 0x6004_0412)),
+            |found| matches!(found, Finding::CarvedOutside { .. }),
+        ),
+        (
+            "I1, in a torn large page",
+            |b| {
+                b.tables.set_l2(
+                    DIRECT_PAGE,
+                    L2Desc::large(PhysAddr::new(0x6044_0000), WriteBack, ReadWrite, Shareable).raw(),
+                );
+            },
+            |found| matches!(found, Finding::Torn { .. } | Finding::CarvedOutside { .. }),
+        ),
+        (
+            "W^X of a buffer",
+            |b| {
+                let word = L2Desc::small(PhysAddr::new(0x6040_0000), NonCacheable, ReadWrite, Shareable).raw();
+                b.tables.set_l2(0xc000_1000, word & !1);
+            },
+            |found| matches!(found, Finding::Executable { .. }),
+        ),
+        (
+            "I1, a frame that nothing maps",
+            |b| b.tables.set_l2(0xc000_1000, 0),
+            |found| matches!(found, Finding::Unreached { .. }),
+        ),
+        (
+            "I1, a table in a carve-out",
+            |b| b.tables.set_l1(0x8090_0000, FREE | 1),
+            |found| matches!(found, Finding::UnknownTable { .. }),
+        ),
+        (
+            "I1, a table for users by its second name",
+            |b| {
+                let word = L2Desc::small(PhysAddr::new(L2 - 0x6000_0000), WriteBack, ReadWrite, Shareable).raw();
+                b.tables.set_l2(0x0000_5000, word | 0b11 << 4);
+            },
+            |found| matches!(found, Finding::TableExposed { .. }),
+        ),
+    ];
+    for (what, change, is_right) in kinds {
+        let mut b = Bench::clean();
+        change(&mut b);
+        let (_, all) = carved(&mut b, &[]);
+        assert!(!all.is_empty() && all.iter().all(is_right), "{what}: {all:?}");
+    }
+}
+
+/// One root for all addresses, and a root for each process, which has a copy of the kernel's half.
+#[test]
+fn a_kernel_with_one_table_for_all_addresses_is_audited() {
+    let mut b = Bench::clean();
+    b.tables.registers.ttbcr = 0;
+    // It names no table.
+    b.tables.registers.ttbr1 = 0xffff_ffff;
+    assert_eq!(b.audit(), Bench::clean().audit());
+    assert_eq!(carved(&mut b, &[]), carved(&mut Bench::clean(), &[]));
+    let words: Vec<_> = (0..L1_ENTRIES as u32).filter_map(|n| Some((n, *b.tables.words.get(&(L1 + 4 * n))?))).collect();
+    b.tables.words.extend(words.into_iter().map(|(n, word)| (PROCESS.raw() + 4 * n, word)));
+    assert_eq!(carved(&mut b, &[PROCESS]), carved(&mut Bench::clean(), &[]));
+    // A process has a page of its own: the kernel's business, unless it is carved.
+    let section = |at: u32| L1Desc::section(PhysAddr::new(at), WriteBack, ReadWrite, Shareable).raw() | USERS;
+    b.tables.words.insert(PROCESS.raw() + 4, section(0x6090_0000));
+    assert!(carved(&mut b, &[PROCESS]).0.is_ok());
+    b.tables.words.insert(PROCESS.raw() + 4, section(0x6040_0000));
+    let (_, all) = carved(&mut b, &[PROCESS]);
+    let first = Finding::CarvedOutside { va: VirtAddr::new(0x0010_0000), frame: frame(0x6040_0000) };
+    assert!(all.contains(&first) && carved(&mut b, &[]).0.is_ok(), "{all:?}");
+}
+
+proptest! {
+    /// Whatever first-level words a kernel has beside the window: a finding comes if, and only if, one of them may
+    /// reach a carved frame, or lets users reach a table.
+    #[test]
+    fn any_words_that_reach_no_carved_frame_are_clean(
+        words in prop::collection::vec((0u32..0xc00, any::<u32>(), any::<bool>()), 1..6),
+        n in 0u32..2,
+    ) {
+        let mut b = Bench::clean();
+        b.tables.registers.ttbcr = n;
+        let registers = b.tables.registers;
+        let mut reaches = false;
+        for (section, word, near) in words {
+            // No table: where it stands is judged elsewhere. Half of them are in the first GiB or in RAM.
+            let word = if word & 3 == 1 { word & !1 } else { word };
+            let word = if near { word & 0x00ff_ffff | 0x6000_0000 } else { word };
+            if b.tables.words.contains_key(&(L1 + 4 * section)) {
+                continue;
+            }
+            b.tables.set_l1(section << 20, word);
+            if let First::Leaf(leaf) = walk::first_level(word, &registers) {
+                let (start, end) = (u64::from(leaf.base.raw()), u64::from(leaf.base.raw()) + u64::from(leaf.size));
+                let meets = |from: u64, to: u64| [0, 0x6000_0000].iter().any(|&name| {
+                    let (from, to) = (from - 0x6000_0000 + name, to - 0x6000_0000 + name);
+                    start < to && from < end
+                });
+                reaches |= meets(0x6040_0000, 0x6080_0000);
+                reaches |= meets(0x6080_0000, 0x6081_0000);
+                reaches |= leaf.users.any() && meets(0x6000_4000, 0x6000_a000);
+            }
+        }
+        let (verdict, all) = carved(&mut b, &[]);
+        prop_assert_eq!(verdict.is_err(), reaches, "{:?}", all);
     }
 }

@@ -7,6 +7,7 @@ use carveout::dma::{
 };
 use carveout::fake::{Fake, Op};
 use carveout::machine::{Lines, Mmu};
+use carveout::protocol::FLUSH_FROM;
 use carveout::setup::{CARVED, CARVED_BYTES, L2, Setup as Bench, WINDOW};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::audit::{Finding, Findings};
@@ -65,19 +66,65 @@ fn a_first_capture_maintains_no_line() {
     assert_eq!(stream.effort().lines(), Lines::default(), "never mapped write-back before: no line can exist");
 }
 
+/// The device writes the stream full of a value, and the CPU finds it.
+fn captured(s: &Setup, stream: Stream<Fake, FromDevice, Cpu>, value: u8) -> Stream<Fake, FromDevice, Cpu> {
+    let owned = stream.for_device();
+    let data = vec![value; LEN as usize];
+    s.fake.device_write(phys(&owned), &data);
+    let stream = back(owned);
+    assert_eq!(stream.bytes(), data);
+    stream
+}
+
 #[test]
 fn a_capture_cycle_is_one_pass_not_two() {
     let s = Setup::new(2);
     let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>();
     for cycle in 0..4u8 {
-        let owned = stream.for_device();
-        let data = vec![cycle + 1; LEN as usize];
-        s.fake.device_write(phys(&owned), &data);
-        stream = back(owned);
-        assert_eq!(stream.bytes(), data);
+        stream = captured(&s, stream, cycle + 1);
         let lines = Lines { inner: LINES * u64::from(cycle), outer: 0 };
         assert_eq!(stream.effort().lines(), lines, "cycle {cycle}: one invalidate, and none for the first");
     }
+}
+
+#[test]
+fn whole_caches_are_emptied_from_eight_times_their_lines_on() {
+    for (lines, flushes) in [(LINES / FLUSH_FROM + 1, 0), (LINES / FLUSH_FROM, 3)] {
+        let s = Setup::new(2);
+        s.fake.can_flush(lines as u32);
+        let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<FromDevice>();
+        for cycle in 0..4 {
+            stream = captured(&s, stream, cycle + 1);
+        }
+        assert_eq!(s.dma.stats().flushes, flushes, "none for the first cycle, which leaves no line");
+        let each = if flushes > 0 { lines } else { LINES };
+        assert_eq!(stream.effort().lines(), Lines { inner: 3 * each, outer: 0 }, "nothing is due at the look");
+    }
+}
+
+#[test]
+fn i3_what_the_cpu_wrote_before_a_flush_reaches_the_device() {
+    let s = Setup::new(2);
+    s.fake.can_flush(1);
+    let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<Bidirectional>();
+    stream.bytes_mut().fill(1);
+    s.fake.take_log();
+    let owned = stream.for_device();
+    let log = s.fake.take_log();
+    assert_eq!(
+        log[..],
+        [Op::Publish, Op::InvalidateTlb, Op::Flush, Op::Barrier],
+        "nothing is cleaned before the unmap"
+    );
+    assert_eq!(s.fake.device_read(phys(&owned), LEN as usize), vec![1; LEN as usize]);
+    // A line or two of a larger buffer go by address.
+    s.fake.can_flush(16);
+    let mut stream = s.dma.alloc(&s.master, LEN, 1).unwrap().into_stream::<ToDevice>();
+    stream.part_mut(0..64).unwrap().fill(2);
+    s.fake.take_log();
+    let owned = stream.for_device();
+    assert!(!s.fake.take_log().contains(&Op::Flush));
+    assert_eq!(s.fake.device_read(phys(&owned), 64), [2; 64]);
 }
 
 #[test]
@@ -350,7 +397,7 @@ fn places_are_named_for_fault_reports() {
     let _ = stream.bytes();
     let stream = stream.for_device();
     let record = record();
-    assert_eq!((record.owner, record.holder), ("camera", Holder::Device));
+    assert_eq!((record.owner, record.holder), ("camera".into(), Holder::Device));
     let va = record.va.expect("the CPU looked");
     assert_eq!(s.dma.place_of(va), FaultPlace::Buffer(record));
     let guard = VirtAddr::new(va.raw() + PAGES * 4096);
@@ -595,6 +642,10 @@ proptest! {
     #[test]
     fn data_survives_every_walk(seed in any::<u64>(), steps in prop::collection::vec(step(), 1..40)) {
         let s = Setup::new(seed);
+        if seed % 2 == 1 {
+            // Around the number from which on whole caches are emptied.
+            s.fake.can_flush(24 + (seed % 16) as u32);
+        }
         let new = || s.dma.alloc(&s.master, 4096 * 2, 1).unwrap().into_stream::<Bidirectional>();
         let mut model = vec![0u8; 8192];
         let mut stream = new();

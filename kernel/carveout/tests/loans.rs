@@ -754,13 +754,13 @@ fn a_contract_is_refused_with_the_reason_and_nobody_loses_anything() {
          area, the largest run at that alignment 0 B, the largest of any kind 1 MiB"
     );
     assert_eq!(
-        refused(&[set(1025, 4096, 1)]),
-        "contract refused: it declares 1025 buffers, and of the 1024 records for buffers 1024 are free"
+        refused(&[set(65536, 4096, 1)]),
+        "contract refused: it declares 65536 buffers, and of the 65535 records for buffers 65535 are free"
     );
     let held = setup.dma.alloc(&device, 4096, 1).unwrap();
     assert_eq!(
-        refused(&[set(1024, 1, 1)]),
-        "contract refused: it declares 1024 buffers, and of the 1024 records for buffers 1023 are free"
+        refused(&[set(65535, 1, 1)]),
+        "contract refused: it declares 65535 buffers, and of the 65535 records for buffers 65534 are free"
     );
     drop(held);
     assert_eq!(cache.left(loan), Ok(1023), "the one frame that was allocated");

@@ -7,10 +7,11 @@
 
 use carveout::addr::{BusAddr, FrameRange, PhysAddr};
 use carveout::dma::{
-    Bidirectional, Direction, Discardable, FromDevice, LOAN_PAGE, LoanPriority, Movable, Port, Stream, ToDevice,
+    Bidirectional, Discardable, FromDevice, LOAN_PAGE, LoanPriority, Movable, Port, Stream, ToDevice, TypedDirection,
 };
 use carveout::fake::Op;
-use carveout::setup::Setup;
+use carveout::machine::Mmu;
+use carveout::setup::{CARVED, Setup};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const LEN: u32 = 3 * 4096;
@@ -44,7 +45,7 @@ fn next_owner(s: &Setup) {
     assert_eq!(s.audit().unwrap().window_frames, LEN / 4096);
 }
 
-fn new<D: Direction>(s: &Setup) -> Stream<carveout::fake::Fake, D, carveout::dma::Cpu> {
+fn new<D: TypedDirection>(s: &Setup) -> Stream<carveout::fake::Fake, D, carveout::dma::Cpu> {
     s.dma.alloc(&s.master("device"), LEN, 1).unwrap().into_stream::<D>()
 }
 
@@ -120,6 +121,22 @@ fn reuse(s: &Setup) {
     assert_eq!(stream.bytes(), [0; LEN as usize]);
 }
 
+/// The three above on a machine that empties whole caches for buffers of this size.
+fn output_by_flush(s: &Setup) {
+    s.fake.can_flush(1);
+    output(s);
+}
+
+fn capture_by_flush(s: &Setup) {
+    s.fake.can_flush(1);
+    capture(s);
+}
+
+fn turns_by_flush(s: &Setup) {
+    s.fake.can_flush(1);
+    turns(s);
+}
+
 /// A mock device reads and writes through its port between two looks of the CPU.
 fn mock(s: &Setup) {
     // SAFETY: the tests keep a device's promise: a port is closed before its buffer changes hands.
@@ -193,7 +210,55 @@ fn reserve(s: &Setup) {
     assert_eq!(stream.bytes(), [0; LEN as usize]);
 }
 
-/// Publish, TLB invalidate, clean, invalidate, barrier.
+/// The kernel uses the frames as its RAM, and leaves lines of them; then a device has them.
+fn late(s: &Setup) {
+    given_back(s);
+    let frames = FrameRange::within(CARVED.raw().into(), LEN.into());
+    let kernels = s.fake.reach(s.kernel_maps(frames), LEN);
+    // SAFETY: the kernel just mapped it, and nobody else has it.
+    unsafe { kernels.write_bytes(0xa5, LEN as usize) };
+    s.fake.disturb();
+    // SAFETY: that was the kernel's only mapping, and it uses the frames no more (I2).
+    unsafe { s.dma.take_area(s.dma.area("test").unwrap(), &[], |frames| s.kernel_unmaps(frames)) }.unwrap();
+    nothing_mapped(s);
+    let coherent = s.dma.alloc(&s.master("device"), LEN, 1).unwrap().into_coherent();
+    assert_eq!(s.fake.device_read(at(coherent.bus()), LEN as usize), [0; LEN as usize]);
+    s.fake.device_write(at(coherent.bus()), &[1; LEN as usize]);
+    assert_eq!(coherent.read_word::<u32>(0), 0x0101_0101);
+    // SAFETY: the fake's device is done.
+    drop(unsafe { coherent.release() });
+    nothing_mapped(s);
+}
+
+/// What a device and the CPU left goes to the kernel: it, and a device of its own, find zeros (I5).
+fn given_back(s: &Setup) {
+    let stream = new::<Bidirectional>(s);
+    assert_eq!(stream.bytes(), [0; LEN as usize]);
+    let owned = stream.for_device();
+    nothing_mapped(s);
+    s.fake.device_write(at(owned.bus()), &[7; LEN as usize]);
+    // SAFETY: the fake's device is done.
+    let mut stream = unsafe { owned.for_cpu() };
+    stream.bytes_mut()[..100].fill(8);
+    drop(stream);
+    s.dma.give_back_area(s.dma.area("test").unwrap()).unwrap();
+    nothing_mapped(s);
+    assert_eq!(s.fake.device_read(CARVED, LEN as usize), [0; LEN as usize]);
+}
+
+/// The kernel looks at what it was given back.
+fn back(s: &Setup) {
+    given_back(s);
+    let frames = FrameRange::within(CARVED.raw().into(), LEN.into());
+    let kernels = s.fake.reach(s.kernel_maps(frames), LEN);
+    // SAFETY: the kernel just mapped it, and nobody writes it.
+    let bytes = unsafe { core::slice::from_raw_parts(kernels, LEN as usize) };
+    assert_eq!(bytes, [0; LEN as usize]);
+    // SAFETY: that was the kernel's only mapping, and it uses the frames no more (I2).
+    unsafe { s.dma.take_area(s.dma.area("test").unwrap(), &[], |frames| s.kernel_unmaps(frames)) }.unwrap();
+}
+
+/// Publish, TLB invalidate, clean, invalidate, barrier, flush.
 const fn letter(op: &Op) -> char {
     match op {
         Op::Publish => 'P',
@@ -201,6 +266,7 @@ const fn letter(op: &Op) -> char {
         Op::Clean(_) => 'C',
         Op::Invalidate(_) => 'I',
         Op::Barrier => 'B',
+        Op::Flush => 'F',
     }
 }
 
@@ -230,15 +296,20 @@ fn fails(path: Path, left_out: usize, seed: u64) -> bool {
 
 #[test]
 fn each_path_suffices_and_each_operation_of_it_is_necessary() {
-    let paths: [(&str, Path, &str); 8] = [
+    let paths: [(&str, Path, &str); 13] = [
         ("output", output, "PPTPCPTBPCPTB"),
         ("capture", capture, "PPTBPPTPIPTPIPT"),
         ("turns", turns, "PPTPCPTBPICPTBPICPTBPIPT"),
+        ("output by flush", output_by_flush, "PPTPPTFBPPTF"),
+        ("capture by flush", capture_by_flush, "PPTBPPTFPPTFPPT"),
+        ("turns by flush", turns_by_flush, "PPTPPTFBPPTFPPTFPPT"),
         ("reuse", reuse, "PPTPPTPIBBPTPPTPPTPIBPTPPTPPT"),
         ("mock", mock, "PPTPCPTBPIBPTPICPTBPIBPTPIPT"),
         ("lent", lent, "PPTPPTPPTPPTPPTPPTPPT"),
         ("moved", moved, "PPTPPTPIBPT"),
         ("reserve", reserve, "PPTPPTPIBPTPPTPPTPPT"),
+        ("late", late, "PPTPPTBPIPTPIBPTPPPTPIBPT"),
+        ("back", back, "PPTPPTBPIPTPIBPTPPPT"),
     ];
     for (name, path, least) in paths {
         assert_eq!(log_of(path).iter().map(letter).collect::<String>(), least, "{name}: the least, and no more");

@@ -7,13 +7,15 @@ use carveout::addr::{FrameRange, PhysAddr, VirtAddr};
 use carveout::fake::{Fake, POISON};
 use carveout::machine::{Cache, Mmu, Registers};
 use carveout::vm::alias::Aliases;
-use carveout::vm::attr::{Access, MemoryType, Shareability};
-use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2Desc, L2Table};
+use carveout::vm::attr::{Access, LeafSize, MemoryType, Shareability};
+use carveout::vm::desc::{L1_ENTRIES, L2Desc};
 use carveout::vm::ledger::{Cell, Ledger, LedgerError};
 use carveout::vm::mapped::Mapped;
 use carveout::vm::range::VirtRange;
-use carveout::vm::space::Region;
+use carveout::vm::space::{OneEach, Region};
+use carveout::vm::tables::{Roots, Window};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 
 use Access::ReadWrite;
 use MemoryType::{NonCacheable, WriteBack};
@@ -32,6 +34,7 @@ const SEEDS: u64 = 20;
 enum Tlb {
     Right,
     Missing,
+    TooLarge,
     WrongAddress,
 }
 
@@ -48,16 +51,24 @@ unsafe impl Mmu for Careless {
         self.fake.publish(at, words);
     }
 
-    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32) {
+    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32, leaf: LeafSize) {
         match self.tlb {
-            Tlb::Right => self.fake.invalidate_tlb(va, bytes),
+            Tlb::Right => self.fake.invalidate_tlb(va, bytes, leaf),
             Tlb::Missing => {}
-            Tlb::WrongAddress => self.fake.invalidate_tlb(VirtAddr::new(va.raw() + bytes), bytes),
+            Tlb::TooLarge => self.fake.invalidate_tlb(va, bytes, LeafSize::LargePage),
+            Tlb::WrongAddress => self.fake.invalidate_tlb(VirtAddr::new(va.raw() + bytes), bytes, leaf),
         }
     }
 
-    fn reach(&self, va: VirtAddr) -> *mut u8 {
-        self.fake.reach(va)
+    fn invalidate_tlb_all(&self) {
+        match self.tlb {
+            Tlb::Right => self.fake.invalidate_tlb_all(),
+            Tlb::Missing | Tlb::TooLarge | Tlb::WrongAddress => {}
+        }
+    }
+
+    fn reach(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+        self.fake.reach(va, bytes)
     }
 
     fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
@@ -68,6 +79,10 @@ unsafe impl Mmu for Careless {
         self.fake.registers()
     }
 
+    fn table(&self, at: PhysAddr, bytes: u32) -> Option<NonNull<u32>> {
+        self.fake.table(at, bytes)
+    }
+
     fn table_word(&self, at: PhysAddr) -> Option<u32> {
         self.fake.table_word(at)
     }
@@ -75,16 +90,14 @@ unsafe impl Mmu for Careless {
 
 struct Bench {
     machine: Careless,
-    window: Region<'static>,
+    window: Region<'static, OneEach>,
 }
 
 impl Bench {
     fn new(seed: u64) -> Self {
         let machine = Careless { fake: Fake::new(RAM, RAM_BYTES, L1, seed), tlb: Tlb::Right };
-        let l1 = vec![L1Desc::FAULT; SECTIONS as usize].leak();
-        let l2: &'static mut [L2Table] = vec![[L2Desc::FAULT; L2_ENTRIES]; SECTIONS as usize].leak();
         // SAFETY: the fake judges I1; nothing else uses these tables.
-        let window = unsafe { Region::one_each(&machine, WINDOW, Shareable, l1, l1_entry(0), l2, L2) }.unwrap();
+        let window = Region::one_each(&machine, &unsafe { Window::assume(WINDOW, Roots::One, L2) }).unwrap();
         Self { machine, window }
     }
 
@@ -102,7 +115,7 @@ impl Bench {
     }
 
     fn view(&mut self, mapped: &Mapped) -> &mut [u8] {
-        let start = self.machine.reach(mapped.va());
+        let start = self.machine.reach(mapped.va(), mapped.bytes());
         // SAFETY: `reach` gives the CPU's copy of the run that starts there, and a `Mapped` is one run.
         unsafe { core::slice::from_raw_parts_mut(start, mapped.bytes() as usize) }
     }
@@ -204,8 +217,20 @@ fn i3_a_tlb_invalidate_of_the_wrong_address() {
         let mapped = b.map(page(0), frames(4), WriteBack);
         b.machine.tlb = Tlb::Missing;
         b.unmap(mapped);
-        b.fake().invalidate_tlb(page(0), 3 * 4096);
+        b.fake().invalidate_tlb(page(0), 3 * 4096, LeafSize::Page);
         b.map(page(8), frames(4), NonCacheable);
+    });
+}
+
+/// One address for sixteen small pages, as if a large page had mapped them.
+#[test]
+fn i3_a_tlb_invalidate_of_too_few_addresses() {
+    caught("I1: frame 0x60402 mapped", |b| {
+        let ragged = frames(17).split_at(1).expect("17 frames").1;
+        let mapped = b.map(page(16), ragged, WriteBack);
+        b.machine.tlb = Tlb::TooLarge;
+        b.unmap(mapped);
+        b.map(page(32), ragged, NonCacheable);
     });
 }
 
@@ -261,7 +286,7 @@ fn i3_maintenance_of_what_is_not_mapped() {
         caught("I3: maintenance of 0xc0001000, which translates to None", |b| {
             let mapped = b.map(page(0), frames(3), WriteBack);
             b.fake().publish(PhysAddr::new(L2.raw() + 4), &[0]);
-            b.fake().invalidate_tlb(page(1), 4096);
+            b.fake().invalidate_tlb(page(1), 4096, LeafSize::Page);
             if clean {
                 b.fake().clean(mapped.all())
             } else {
@@ -273,7 +298,7 @@ fn i3_maintenance_of_what_is_not_mapped() {
     caught("I3: maintenance of 0xc0000000, which translates to Some", |b| {
         let mapped = b.map(page(0), frames(1), WriteBack);
         b.fake().publish(L2, &[0]);
-        b.fake().invalidate_tlb(page(0), 4096);
+        b.fake().invalidate_tlb(page(0), 4096, LeafSize::Page);
         let word = L2Desc::small(frames(1).base(), NonCacheable, ReadWrite, Shareable);
         b.fake().publish(L2, &[word.raw()]);
         b.fake().invalidate(mapped.all());
@@ -282,7 +307,7 @@ fn i3_maintenance_of_what_is_not_mapped() {
     caught("I3: maintenance of 0xc0000000, which translates to Some", |b| {
         let mapped = b.map(page(0), frames(1), WriteBack);
         b.fake().publish(L2, &[0]);
-        b.fake().invalidate_tlb(page(0), 4096);
+        b.fake().invalidate_tlb(page(0), 4096, LeafSize::Page);
         let word = L2Desc::small(RAM, WriteBack, ReadWrite, Shareable);
         b.fake().publish(L2, &[word.raw()]);
         b.fake().clean(mapped.all());
@@ -471,7 +496,7 @@ fn i4_a_pointer_that_outlived_its_mapping() {
     caught("fault: 0xc0000000 does not translate", |b| {
         let mapped = b.map(page(0), frames(1), WriteBack);
         b.unmap(mapped);
-        b.machine.reach(page(0));
+        b.machine.reach(page(0), 1);
     });
 }
 

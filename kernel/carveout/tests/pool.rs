@@ -123,7 +123,7 @@ fn a_block_nobody_was_told_of_goes_back_when_dropped_and_another_is_lost() {
     let other = pool.alloc().unwrap();
     assert_ne!(other.bus(), at, "the device may still use it");
     let refused = pool.alloc().unwrap_err();
-    assert_eq!(refused, PoolExhausted { owner: "dma-engine", blocks: 2, lost: 1 });
+    assert_eq!(refused, PoolExhausted { owner: "dma-engine".into(), blocks: 2, lost: 1 });
     assert_eq!(refused.to_string(), "all 2 blocks of the pool of dma-engine are out, 1 of them lost");
     free(other);
 }
@@ -137,7 +137,7 @@ fn destroying_frees_the_memory_once_all_blocks_are_back() {
     let block = pool.alloc().unwrap();
     let _ = block.bus();
     let (refused, pool) = pool.destroy().unwrap_err();
-    assert_eq!(refused, BlocksOut { owner: "dma-engine", held: 1, lost: 0 });
+    assert_eq!(refused, BlocksOut { owner: "dma-engine".into(), held: 1, lost: 0 });
     assert_eq!(refused.to_string(), "the pool of dma-engine has 1 blocks held and 0 lost");
     free(block);
     pool.destroy().unwrap();
@@ -175,7 +175,7 @@ fn i4_only_buffers_with_lost_blocks_are_quarantined() {
         if n == 2 { drop(block) } else { free(block) }
     }
     let (refused, pool) = pool.destroy().unwrap_err();
-    assert_eq!(refused, BlocksOut { owner: "dma-engine", held: 0, lost: 1 });
+    assert_eq!(refused, BlocksOut { owner: "dma-engine".into(), held: 0, lost: 1 });
     drop(pool);
     assert_eq!(s.dma.stats().quarantined, 4096);
     assert_eq!(s.free_bytes(), before - 4096);

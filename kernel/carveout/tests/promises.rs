@@ -2,26 +2,27 @@
 //! (I6), handles that are good with one borrower, and refusals that change nothing. Cores are the host's threads, on a
 //! machine that has memory and tables but no caches.
 
+#[macro_use]
+mod uncached;
+
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::carve_out::CarveOut;
 use carveout::dma::{
-    AreaId, Bidirectional, BlockShape, ContractError, ContractSet, Discardable, Dma, DmaError, FaultPlace, LendError,
-    LoanError, LoanPriority, Master, Movable, Pool, PoolError, ScatterTable,
+    AreaId, Bidirectional, BlockShape, ContractError, ContractSet, Discardable, Dma, FaultPlace, LendError, LoanError,
+    LoanPriority, Master, Movable, Pool, PoolError, ScatterTable,
 };
-use carveout::machine::{Cache, Lines, Mmu, Registers};
-use carveout::vm::alias::Aliases;
-use carveout::vm::attr::Shareability::{self, Shareable};
-use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc};
-use carveout::vm::mapped::Part;
+use carveout::embed::{Builder, EmbedError, Needs, Roots, Window, WindowError};
+use carveout::machine::{Mmu, Registers};
+use carveout::vm::attr::LeafSize;
+use carveout::vm::desc::{L1_ENTRIES, L2_ENTRIES};
 use carveout::vm::range::VirtRange;
 use carveout::vm::space::Region;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
-
-const LOAN_WINDOW: VirtRange = VirtRange::new(0xefe0_0000, 1);
 
 /// The heap, which a test may have refuse one of its thread's requests.
 struct Heap;
@@ -81,6 +82,8 @@ const L2: u32 = 0x7100_0000;
 struct Machine {
     first: Vec<AtomicU32>,
     second: Vec<AtomicU32>,
+    first_copy: AtomicPtr<u32>,
+    second_copy: AtomicPtr<u32>,
     ram: AtomicPtr<u8>,
 }
 
@@ -90,7 +93,15 @@ impl Machine {
         let bytes = 2 * FRAMES as usize * FRAME_SIZE as usize;
         // Words of eight bytes, so that copies find them aligned.
         let ram = vec![0u64; bytes / 8].leak().as_mut_ptr().cast();
-        Box::leak(Box::new(Self { first: words(4096), second: words(64 * L2_ENTRIES), ram: AtomicPtr::new(ram) }))
+        let copy = |count: usize| AtomicPtr::new(vec![0; count].leak().as_mut_ptr());
+        let (first, second) = (L1_ENTRIES, 64 * L2_ENTRIES);
+        Box::leak(Box::new(Self {
+            first: words(first),
+            second: words(second),
+            first_copy: copy(first),
+            second_copy: copy(second),
+            ram: AtomicPtr::new(ram),
+        }))
     }
 
     fn word(&self, at: u32) -> &AtomicU32 {
@@ -120,9 +131,11 @@ unsafe impl Mmu for Machine {
         }
     }
 
-    fn invalidate_tlb(&self, _: VirtAddr, _: u32) {}
+    fn invalidate_tlb(&self, _: VirtAddr, _: u32, _: LeafSize) {}
 
-    fn reach(&self, va: VirtAddr) -> *mut u8 {
+    fn invalidate_tlb_all(&self) {}
+
+    fn reach(&self, va: VirtAddr, _: u32) -> *mut u8 {
         if let Some(step) = HELD_UP.take() {
             step.store(1, Ordering::Release);
             while step.load(Ordering::Acquire) == 1 {
@@ -132,12 +145,21 @@ unsafe impl Mmu for Machine {
         self.ram.load(Ordering::Relaxed).wrapping_add((self.translate(va.raw()) - RAM) as usize)
     }
 
-    fn reach_to_overwrite(&self, va: VirtAddr, _: u32) -> *mut u8 {
-        self.reach(va)
+    fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+        self.reach(va, bytes)
     }
 
     fn registers(&self) -> Registers {
         Registers::plain(PhysAddr::new(L1))
+    }
+
+    /// The cores' copy of the tables, which no walk reads.
+    fn table(&self, at: PhysAddr, _: u32) -> Option<NonNull<u32>> {
+        let (first, offset) = match at.raw().checked_sub(L2) {
+            Some(offset) => (&self.second_copy, offset),
+            None => (&self.first_copy, at.raw() - L1),
+        };
+        NonNull::new(first.load(Ordering::Relaxed).wrapping_add(offset as usize / 4))
     }
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {
@@ -145,34 +167,7 @@ unsafe impl Mmu for Machine {
     }
 }
 
-// SAFETY: there is no cache.
-unsafe impl Cache for Machine {
-    fn clean(&self, _: Part<'_>) -> Lines {
-        Lines::default()
-    }
-
-    fn invalidate(&self, _: Part<'_>) -> Lines {
-        Lines::default()
-    }
-
-    fn discard(&self, _: Part<'_>) -> Lines {
-        Lines::default()
-    }
-
-    fn device_barrier(&self) {}
-
-    fn dma_wmb(&self) {}
-
-    fn dma_rmb(&self) {}
-}
-
-fn region(machine: &Machine, range: VirtRange, tables: u32) -> Region<'static> {
-    let l1 = vec![L1Desc::FAULT; range.sections() as usize].leak();
-    let l2 = vec![[L2Desc::FAULT; L2_ENTRIES]; range.sections() as usize].leak();
-    let at = PhysAddr::new(L1 + 4 * (range.start().raw() / SECTION_SIZE));
-    // SAFETY: the machine's copy is the one that is walked, and no other region has these entries.
-    unsafe { Region::one_each(machine, range, Shareability::Shareable, l1, at, l2, PhysAddr::new(tables)) }.unwrap()
-}
+uncached!(Machine);
 
 fn carve_outs() -> Vec<CarveOut> {
     let areas = (0..).zip(NAMES).map(|(n, name)| (name, FrameRange::new((RAM >> 12) + n * FRAMES, FRAMES).unwrap()));
@@ -180,18 +175,19 @@ fn carve_outs() -> Vec<CarveOut> {
     areas.map(|(name, frames)| unsafe { CarveOut::assume(name, &[frames], true) }).collect()
 }
 
-fn windows(machine: &Machine) -> (Region<'static>, Region<'static>) {
-    let sections = Dma::<Machine>::window_sections(carve_outs().iter());
-    let window = region(machine, VirtRange::new(WINDOW, sections), L2);
-    (window, region(machine, LOAN_WINDOW, L2 + sections * L2_TABLE_SIZE))
+fn build(machine: &'static Machine) -> Result<Dma<Machine>, EmbedError> {
+    let granted = GRANTED.take();
+    let carved = carve_outs();
+    let range = VirtRange::new(WINDOW, Needs::of(&carved, Builder::RECORDS).sections);
+    GRANTED.set(granted);
+    // SAFETY: nothing else names these addresses and tables.
+    Builder::new(machine, carved, unsafe { Window::assume(range, Roots::One, PhysAddr::new(L2)) }).build()
 }
 
 /// A machine with two areas.
 fn setup() -> (&'static Dma<Machine>, [AreaId; 2]) {
     let machine = Machine::new();
-    let (window, loans) = windows(machine);
-    let dma = Dma::new(machine, carve_outs().into_iter(), Aliases::default(), window, loans).unwrap();
-    let dma: &'static Dma<Machine> = Box::leak(Box::new(dma));
+    let dma: &'static Dma<Machine> = Box::leak(Box::new(build(machine).unwrap()));
     (dma, NAMES.map(|name| dma.area(name).unwrap()))
 }
 
@@ -373,6 +369,20 @@ fn a_borrowers_memory_is_taken_without_the_lock() {
     assert_eq!(under, 0, "of {requests} requests");
 }
 
+/// Whoever has a lock of the heap's may be stopped by a handler that waits for this one.
+#[test]
+fn further_records_are_taken_without_the_lock() {
+    let (dma, [area, _]) = setup();
+    let device = Master::new("device", Some(area));
+    let mut held = Vec::with_capacity(200);
+    WATCHED.set(Some(dma));
+    held.extend((0..200).map(|_| dma.alloc(&device, FRAME_SIZE, 1)));
+    WATCHED.set(None);
+    let (requests, under) = SEEN.get();
+    assert!(held.iter().all(Result::is_ok) && requests >= 9, "{requests} requests");
+    assert_eq!(under, 0, "of {requests} requests");
+}
+
 #[test]
 fn a_full_heap_refuses_a_borrower_and_nothing_has_changed() {
     let (dma, [area, _]) = setup();
@@ -436,15 +446,40 @@ fn a_full_heap_refuses_a_contract_and_discards_no_loan() {
 #[test]
 fn a_full_heap_refuses_the_machine() {
     let machine = Machine::new();
-    let attempt = || {
-        let granted = GRANTED.take();
-        let (carved, (window, loans)) = (carve_outs(), windows(machine));
-        GRANTED.set(granted);
-        Dma::new(machine, carved.into_iter(), Aliases::default(), window, loans)
-    };
-    let (_, refusals) = refuse_each(attempt, |error| *error == DmaError::Heap, true);
-    assert!(refusals >= 8, "{refusals}");
-    assert_eq!(DmaError::Heap.to_string(), "no heap left for the books of the carve-outs");
+    let (_, refusals) = refuse_each(|| build(machine), |error| *error == EmbedError::Heap, true);
+    let needs = Needs::of(&carve_outs(), Builder::RECORDS);
+    assert_eq!(refusals as usize, needs.heap_blocks, "as many blocks as were told");
+    assert_eq!(EmbedError::Heap.to_string(), "no heap left for the books of the carve-outs");
+}
+
+/// The heap gives what was told in advance, to the byte: whatever is carved, and however many records there are.
+#[test]
+fn the_heap_gives_what_was_told() {
+    for (records, mib) in [(1, &[1][..]), (7, &[1, 2, 3]), (1024, &[4]), (Builder::MOST_RECORDS, &[1, 8])] {
+        let mut at = RAM;
+        let mut carve = |&mib: &u32| {
+            // An odd number of frames, and a hole.
+            let runs = [
+                FrameRange::within(at.into(), u64::from(mib << 20) - 4096),
+                FrameRange::within(u64::from(at) + (32 << 20), 4096),
+            ];
+            at += mib << 20;
+            // SAFETY: nothing is mapped but by the test's window.
+            unsafe { CarveOut::assume("area", &runs, true) }
+        };
+        let carved: Vec<_> = mib.iter().map(&mut carve).collect();
+        let needs = Needs::of(&carved, records);
+        let range = VirtRange::new(WINDOW, needs.sections);
+        // SAFETY: nothing else names these addresses and tables.
+        let window = unsafe { Window::assume(range, Roots::One, PhysAddr::new(L2)) };
+        let machine = Machine::new();
+        let list = carved.capacity() * size_of::<CarveOut>();
+        let before = TAKEN.get();
+        let dma = Builder::new(machine, carved, window).records(records).build().unwrap();
+        // The list of carve-outs is given back.
+        assert_eq!(TAKEN.get().wrapping_sub(before.wrapping_sub(list)), needs.heap_bytes, "{records} records, {mib:?}");
+        std::mem::forget(dma);
+    }
 }
 
 #[test]
@@ -452,14 +487,16 @@ fn a_full_heap_refuses_a_pool() {
     let (dma, [area, _]) = setup();
     let device = Master::new("device", Some(area)).with_boundary(FRAME_SIZE).unwrap();
     let shape = BlockShape { size: 1024, align: 1, boundary: None };
+    // What grows with the number of buffers is there already, and stays.
+    drop((0..64).map(|_| dma.alloc(&device, FRAME_SIZE, 1).unwrap()).collect::<Vec<_>>());
     let free = dma.free_bytes(area);
-    // Two lists of blocks, what the blocks share, and a list of buffers, which grows.
+    // Two lists of blocks, what the blocks share, a list of buffers, which grows, and what the blocks use of each.
     let attempt = || {
         let result = Pool::new(dma, &device, shape, 64);
         result.inspect_err(|_| assert_eq!(dma.free_bytes(area), free))
     };
     let (pool, refusals) = refuse_each(attempt, |error| *error == PoolError::Heap { blocks: 64 }, false);
-    assert_eq!(refusals, 6);
+    assert_eq!(refusals, 7);
     // The store goes with the last share, whoever has it.
     let (taken, block) = (TAKEN.get(), pool.alloc().unwrap());
     assert_eq!(pool.held(), 1);
@@ -473,14 +510,14 @@ fn a_full_heap_refuses_a_pool() {
 #[test]
 fn a_full_heap_refuses_a_region_and_nothing_is_written() {
     let (machine, range) = (Machine::new(), VirtRange::new(WINDOW, 2));
-    let (mut l1, mut l2) = ([L1Desc::FAULT; 2], [[L2Desc::FAULT; L2_ENTRIES]; 2]);
     let at = PhysAddr::new(L1 + 4 * (WINDOW / SECTION_SIZE));
     GRANTED.set(Some(0));
-    // SAFETY: the machine's copy is the one that is walked, and no other region has these entries.
-    let region = unsafe { Region::one_each(machine, range, Shareable, &mut l1, at, &mut l2, PhysAddr::new(L2)) };
+    // SAFETY: nothing else names these addresses and tables.
+    let window = unsafe { Window::assume(range, Roots::One, PhysAddr::new(L2)) };
+    let region = Region::one_each(machine, &window);
     GRANTED.set(None);
-    assert!(region.is_err());
-    assert_eq!((l1, machine.table_word(at)), ([L1Desc::FAULT; 2], Some(0)));
+    assert_eq!(region.map(drop), Err(WindowError::Heap));
+    assert_eq!(machine.table_word(at), Some(0));
 }
 
 /// A hand-over cannot be refused, so it asks for nothing.

@@ -3,7 +3,7 @@
 use carveout::addr::{BusAddr, FrameRange, PhysAddr};
 use carveout::dma::{
     Aperture, Bidirectional, Cpu, Device, Direction, Dma, FaultPlace, FromDevice, Holder, Master, ScatterError,
-    ScatterTable, Segment, Stream, ToDevice,
+    ScatterTable, Segment, Stream, ToDevice, TypedDirection,
 };
 use carveout::fake::{Fake, Op};
 use carveout::machine::Lines;
@@ -28,11 +28,11 @@ impl Setup {
         Self { fake, dma, master }
     }
 
-    fn stream<D: Direction>(&self, bytes: u32) -> Stream<Fake, D, Cpu> {
+    fn stream<D: TypedDirection>(&self, bytes: u32) -> Stream<Fake, D, Cpu> {
         self.dma.alloc(&self.master, bytes, 1).unwrap().into_stream()
     }
 
-    fn table<D: Direction>(&self, bytes: &[u32]) -> ScatterTable<Fake, D, Cpu> {
+    fn table<D: TypedDirection>(&self, bytes: &[u32]) -> ScatterTable<Fake, D, Cpu> {
         ScatterTable::new(bytes.iter().map(|&bytes| self.stream(bytes)).collect())
     }
 
@@ -88,6 +88,48 @@ fn one_barrier_ends_the_hand_over_of_all() {
     s.fake.take_log();
     back(back(owned).for_device());
     assert_eq!(s.fake.take_log(), [], "it was due for all, and is due for none");
+}
+
+#[test]
+fn whole_caches_are_emptied_once_for_all() {
+    let s = Setup::new(1);
+    // None of the buffers has as many lines alone.
+    s.fake.can_flush(16484 / 32 / 8);
+    let mut table = s.table::<Bidirectional>(&[4096, 8192, 100, 4096]);
+    for view in table.views_mut() {
+        view.fill(9);
+    }
+    s.fake.take_log();
+    let owned = table.for_device();
+    let log = s.fake.take_log();
+    assert_eq!(log.iter().filter(|&&op| op == Op::Flush).count(), 1);
+    let last_unmap = log.iter().rposition(|&op| op == Op::InvalidateTlb);
+    assert!(last_unmap < log.iter().position(|&op| op == Op::Flush), "after all unmaps");
+    assert_eq!(log.iter().filter(|op| matches!(op, Op::Clean(_))).count(), 0);
+    assert_eq!(s.device_read(&segments(&owned, &s.master)), vec![9; 16484]);
+    s.fake.take_log();
+    let back = back(owned);
+    assert_eq!(back.views().map(<[u8]>::len).sum::<usize>(), 16484);
+    assert!(!s.fake.take_log().iter().any(|op| matches!(op, Op::Invalidate(_))), "no line is stale");
+}
+
+/// A buffer without lines, in a list whose other buffers have many, is weighed anew the next time.
+#[test]
+fn a_list_that_was_flushed_leaves_nothing_to_the_next_hand_over() {
+    let s = Setup::new(1);
+    s.fake.can_flush(8192 / 32 / 8);
+    let (mut full, never_seen) = (s.stream::<Bidirectional>(8192), s.stream::<Bidirectional>(4096));
+    full.bytes_mut().fill(9);
+    let owned = ScatterTable::new(vec![never_seen, full]).for_device();
+    assert_eq!(s.dma.stats().flushes, 1);
+    let mut streams = back(owned).into_streams();
+    let mut small = streams.swap_remove(0);
+    small.part_mut(0..32).unwrap().fill(7);
+    s.fake.take_log();
+    let owned = small.for_device();
+    assert!(s.fake.take_log().iter().any(|op| matches!(op, Op::Clean(_))), "few lines go one by one");
+    assert_eq!(s.dma.stats().flushes, 1);
+    assert_eq!(s.fake.device_read(PhysAddr::new(owned.bus().raw()), 32), [7; 32]);
 }
 
 #[test]
@@ -213,7 +255,7 @@ fn another_device_is_given_all_of_it_or_nothing() {
     let refused = owned.segments(&reach(CARVED + 9094)).map(|_| ()).unwrap_err();
     let frames = FrameRange::within(CARVED + 4096, 8192);
     let byte = PhysAddr::new((CARVED + 9095) as u32);
-    assert_eq!(refused, ScatterError::OutOfReach { master: "old-engine", frames, at: byte });
+    assert_eq!(refused, ScatterError::OutOfReach { master: "old-engine".into(), frames, at: byte });
     let text = "old-engine does not reach 0x60202387 in buffer 0x60201000-0x60203000 (8 KiB)";
     assert_eq!(refused.to_string(), text);
     back(owned);
@@ -232,7 +274,7 @@ fn a_single_buffer_has_segments_too() {
     let coherent = s.dma.alloc(&s.master, 8192, 1).unwrap().into_coherent();
     let last = coherent.frames().base();
     let refused = coherent.segments(&short).map(drop).unwrap_err();
-    assert_eq!(refused, ScatterError::OutOfReach { master: "dma-engine", frames: coherent.frames(), at: last });
+    assert_eq!(refused, ScatterError::OutOfReach { master: "dma-engine".into(), frames: coherent.frames(), at: last });
     drop(coherent);
     assert_eq!(s.dma.stats().quarantined, 0);
     // One that has it may use it until it says otherwise.
@@ -256,7 +298,7 @@ fn a_hole_between_windows_is_not_bridged() {
     let master = Master::new("codec", None).with_apertures(&[windows[0], windows[2]]).unwrap();
     let refused = owned.segments(&master).map(|_| ()).unwrap_err();
     let (frames, hole) = (FrameRange::within(CARVED, 0x3000), PhysAddr::new(CARVED as u32 + 0x1000));
-    assert_eq!(refused, ScatterError::OutOfReach { master: "codec", frames, at: hole });
+    assert_eq!(refused, ScatterError::OutOfReach { master: "codec".into(), frames, at: hole });
     back(owned);
 }
 

@@ -8,7 +8,8 @@ use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2Desc, L2Entry, L2Table, Leaf};
 use carveout::vm::mapped::Mapped;
 use carveout::vm::range::VirtRange;
-use carveout::vm::space::{MapError, Region};
+use carveout::vm::space::{MapError, OnDemand, OneEach, Region};
+use carveout::vm::tables::{Roots, Window};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,15 +21,55 @@ const RAM: PhysAddr = PhysAddr::new(0x6000_0000);
 const RAM_BYTES: u32 = 16 << 20;
 const L1: PhysAddr = PhysAddr::new(0x6000_4000);
 const L2: PhysAddr = PhysAddr::new(0x6001_0000);
+/// The root in force, and two of other processes.
+const ROOTS: [PhysAddr; 3] = [L1, PhysAddr::new(0x6000_8000), PhysAddr::new(0x6002_0000)];
 const SHARE: Shareability = Shareability::Shareable;
 const SECTIONS: u32 = 4;
 const PAGES: u32 = SECTIONS * 256;
 /// The first frame tests map: the second MiB of RAM.
 const FIRST: u32 = 0x60100;
 
+/// A region of either kind.
+enum Made {
+    OneEach(Region<'static, OneEach>),
+    OnDemand(Region<'static, OnDemand<'static>>),
+}
+
 struct Bench {
     fake: Fake,
-    region: Region<'static>,
+    region: Made,
+}
+
+impl Made {
+    fn range(&self) -> VirtRange {
+        match self {
+            Self::OneEach(region) => region.range(),
+            Self::OnDemand(region) => region.range(),
+        }
+    }
+
+    fn unmap(&mut self, fake: &Fake, mapped: Mapped) -> FrameRange {
+        match self {
+            Self::OneEach(region) => region.unmap(fake, mapped),
+            Self::OnDemand(region) => region.unmap(fake, mapped),
+        }
+    }
+
+    fn map(
+        &mut self,
+        fake: &Fake,
+        va: VirtAddr,
+        frames: FrameRange,
+        as_what: (MemoryType, Access),
+    ) -> Result<Mapped, MapError> {
+        let (memory, access) = as_what;
+        match self {
+            // SAFETY: the fake judges I1.
+            Self::OneEach(region) => unsafe { region.map(fake, va, frames, memory, access) },
+            // SAFETY: the fake judges I1.
+            Self::OnDemand(region) => unsafe { region.map(fake, va, frames, memory, access) },
+        }
+    }
 }
 
 fn l1_at(range: VirtRange) -> PhysAddr {
@@ -42,20 +83,27 @@ fn storage(sections: u32, tables: u32) -> (&'static mut [L1Desc], &'static mut [
     (l1, vec![[junk; L2_ENTRIES]; tables as usize].leak())
 }
 
+/// A window, whose tables are as a boot loader leaves memory: not cleared.
+fn window(fake: &Fake, range: VirtRange, roots: Roots<'static>, tables: PhysAddr) -> Window<'static> {
+    let junk = vec![0xdead_beef; range.sections() as usize * L2_ENTRIES];
+    fake.publish(tables, &junk);
+    // SAFETY: the fake judges I1; nothing else uses these tables.
+    unsafe { Window::assume(range, roots, tables) }
+}
+
 impl Bench {
-    fn one_each(seed: u64) -> Self {
+    fn one_each(seed: u64, roots: Roots<'static>) -> Self {
         let (fake, range) = (Fake::new(RAM, RAM_BYTES, L1, seed), VirtRange::new(0xc000_0000, SECTIONS));
-        let (l1, l2) = storage(SECTIONS, SECTIONS);
-        // SAFETY: the fake judges I1; nothing else uses these tables.
-        let region = unsafe { Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, L2) }.unwrap();
-        Self { fake, region }
+        let region = Region::one_each(&fake, &window(&fake, range, roots, L2)).unwrap();
+        Self { fake, region: Made::OneEach(region) }
     }
 
     fn on_demand(seed: u64, tables: u32) -> Self {
         let (fake, range) = (Fake::new(RAM, RAM_BYTES, L1, seed), VirtRange::new(0xf000_0000, SECTIONS));
         let (l1, l2) = storage(SECTIONS, tables);
         // SAFETY: the fake judges I1; nothing else uses these tables.
-        Self { fake, region: unsafe { Region::on_demand(range, SHARE, l1, l1_at(range), l2, L2) } }
+        let region = unsafe { Region::on_demand(range, SHARE, l1, l1_at(range), l2, L2) };
+        Self { fake, region: Made::OnDemand(region) }
     }
 
     fn page(&self, n: u32) -> VirtAddr {
@@ -63,8 +111,7 @@ impl Bench {
     }
 
     fn map(&mut self, va: VirtAddr, frames: FrameRange) -> Result<Mapped, MapError> {
-        // SAFETY: the fake judges I1.
-        unsafe { self.region.map(&self.fake, va, frames, WriteBack, ReadWrite) }
+        self.region.map(&self.fake, va, frames, (WriteBack, ReadWrite))
     }
 
     /// What the walker reads of page `n`: the leaf, and the page's frame.
@@ -127,11 +174,13 @@ struct Model {
     /// Sections with a second-level table, and how many a region on demand has; `None` if there is one for each.
     tables: BTreeSet<u32>,
     limit: Option<u32>,
+    /// Whether first-level entries may change.
+    no_sections: bool,
 }
 
 impl Model {
     fn has_section(&self, n: u32) -> bool {
-        self.limit.is_none() || !self.tables.contains(&(n / 256))
+        !self.no_sections && (self.limit.is_none() || !self.tables.contains(&(n / 256)))
     }
 
     fn refusal(&self, b: &Bench, w: Wanted) -> Option<MapError> {
@@ -212,8 +261,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![3 => map, 2 => any::<usize>().prop_map(Step::Unmap)]
 }
 
-fn follow(mut b: Bench, limit: Option<u32>, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let mut model = Model { limit, ..Model::default() };
+fn follow(mut b: Bench, mut model: Model, steps: Vec<Step>) -> Result<Bench, TestCaseError> {
     let mut standing: Vec<(Mapped, Wanted)> = Vec::new();
     model.check(&b)?;
     for step in steps {
@@ -226,8 +274,7 @@ fn follow(mut b: Bench, limit: Option<u32>, steps: Vec<Step>) -> Result<(), Test
                 }
                 let expected = model.refusal(&b, w);
                 b.fake.take_log();
-                // SAFETY: the fake judges I1.
-                match unsafe { b.region.map(&b.fake, b.page(w.page), run, w.memory, w.access) } {
+                match b.region.map(&b.fake, b.page(w.page), run, (w.memory, w.access)) {
                     Ok(mapped) => {
                         prop_assert_eq!(None, expected);
                         prop_assert_eq!((mapped.va(), mapped.frames()), (b.page(w.page), run));
@@ -254,11 +301,11 @@ fn follow(mut b: Bench, limit: Option<u32>, steps: Vec<Step>) -> Result<(), Test
         // A walk cache that may hold an old table pointer makes this panic.
         for (mapped, w) in standing.iter().filter(|(_, w)| w.memory == WriteBack) {
             for n in (0..w.count).step_by(256) {
-                b.fake.reach(VirtAddr::new(mapped.va().raw() + (n << 12)));
+                b.fake.reach(VirtAddr::new(mapped.va().raw() + (n << 12)), 1);
             }
         }
     }
-    Ok(())
+    Ok(b)
 }
 
 proptest! {
@@ -267,7 +314,24 @@ proptest! {
     /// With a table for each section no mapping ever lacks one, and the tables come back when a section goes.
     #[test]
     fn one_each_is_a_map_of_pages(seed in any::<u64>(), steps in prop::collection::vec(step(), 1..24)) {
-        follow(Bench::one_each(seed), None, steps)?;
+        follow(Bench::one_each(seed, Roots::One), Model::default(), steps)?;
+    }
+
+    /// With several roots no first-level word changes after the region is made, so a copy of a root needs no word
+    /// later.
+    #[test]
+    fn several_roots_keep_their_words(seed in any::<u64>(), steps in prop::collection::vec(step(), 1..24)) {
+        let b = Bench::one_each(seed, Roots::Each(&ROOTS));
+        let words = |b: &Bench| {
+            let at = |root: PhysAddr, n: u32| PhysAddr::new(root.raw() + 4 * n);
+            let all = |root| (0..L1_ENTRIES as u32).map(move |n| at(root, n));
+            ROOTS.into_iter().flat_map(all).map(|at| b.fake.table_word(at)).collect::<Vec<_>>()
+        };
+        let before = words(&b);
+        let pointers = before.iter().filter(|&&word| word != Some(0)).count();
+        prop_assert_eq!(pointers, SECTIONS as usize * ROOTS.len());
+        let b = follow(b, Model { no_sections: true, ..Model::default() }, steps)?;
+        prop_assert!(words(&b) == before, "a first-level word changed");
     }
 
     #[test]
@@ -276,18 +340,18 @@ proptest! {
         tables in 0u32..5,
         steps in prop::collection::vec(step(), 1..24),
     ) {
-        follow(Bench::on_demand(seed, tables), Some(tables), steps)?;
+        follow(Bench::on_demand(seed, tables), Model { limit: Some(tables), ..Model::default() }, steps)?;
     }
 }
 
 #[test]
 fn a_section_stands_in_for_its_table_and_gives_it_back() {
-    let mut b = Bench::one_each(1);
+    let mut b = Bench::one_each(1, Roots::One);
     let small = b.map(b.page(3), frames(3, 1)).unwrap();
     b.region.unmap(&b.fake, small);
     let mapped = b.map(b.page(0), frames(0, 256)).unwrap();
     assert!(matches!(b.l1_word(0), L1Entry::Section(_)));
-    b.fake.reach(b.page(0));
+    b.fake.reach(b.page(0), 1);
     b.region.unmap(&b.fake, mapped);
     assert_eq!(b.l1_word(0), L1Entry::Table(L2));
     let again = b.map(b.page(5), frames(3, 1)).unwrap();
@@ -297,7 +361,7 @@ fn a_section_stands_in_for_its_table_and_gives_it_back() {
 
 #[test]
 fn i6_fault_to_valid_costs_no_tlb_invalidate() {
-    let mut b = Bench::one_each(2);
+    let mut b = Bench::one_each(2, Roots::One);
     b.fake.take_log();
     b.map(b.page(1), frames(1, 40)).unwrap();
     assert!(!b.fake.take_log().contains(&Op::InvalidateTlb), "pages: fault to valid (I3)");
@@ -311,8 +375,7 @@ fn refusals_are_one_clear_line_each() {
     let mut b = Bench::on_demand(3, 1);
     let mut refused = |va: u32, run: FrameRange, line: &str| {
         b.fake.take_log();
-        // SAFETY: the fake judges I1.
-        let error = unsafe { b.region.map(&b.fake, VirtAddr::new(va), run, WriteBack, ReadWrite) }.unwrap_err();
+        let error = b.map(VirtAddr::new(va), run).unwrap_err();
         assert_eq!(error.to_string(), line);
         assert!(b.fake.take_log().is_empty());
         error
@@ -338,9 +401,7 @@ fn refusals_are_one_clear_line_each() {
     assert_eq!(refused(0xf00f_f000, frames(0, 2), line), no_table);
     assert_eq!(b.l1_word(0), L1Entry::Fault);
     b.map(va(0xf000_2000), frames(2, 2)).unwrap();
-    // SAFETY: the fake judges I1.
-    let mut refused =
-        |at: u32, run: FrameRange| unsafe { b.region.map(&b.fake, va(at), run, WriteBack, ReadWrite) }.unwrap_err();
+    let mut refused = |at: u32, run: FrameRange| b.map(va(at), run).unwrap_err();
     assert_eq!(refused(0xf010_0000, frames(9, 1)), no_table);
     let occupied = refused(0xf000_0000, frames(8, 3));
     assert_eq!(occupied, MapError::Occupied { va: va(0xf000_2000) });
@@ -376,7 +437,7 @@ fn entries_of_others_are_left_alone() {
 
 #[test]
 fn i3_only_the_region_that_made_a_mapping_ends_it() {
-    let (mut a, mut b) = (Bench::one_each(5), Bench::one_each(6));
+    let (mut a, mut b) = (Bench::one_each(5, Roots::One), Bench::one_each(6, Roots::One));
     let va = a.page(0);
     let (theirs, mine) = (a.map(va, frames(0, 1)).unwrap(), b.map(va, frames(7, 1)).unwrap());
     b.fake.take_log();
@@ -389,10 +450,8 @@ fn i3_only_the_region_that_made_a_mapping_ends_it() {
     let (first, second) = (VirtRange::new(0xc000_0000, 1), VirtRange::new(0xc010_0000, 1));
     let fake = Fake::new(RAM, RAM_BYTES, L1, 7);
     let region = |range: VirtRange, tables: u32| {
-        let (l1, l2) = storage(1, 1);
-        // SAFETY: the fake judges I1; nothing else uses these tables.
-        unsafe { Region::one_each(&fake, range, SHARE, l1, l1_at(range), l2, PhysAddr::new(L2.raw() + tables)) }
-            .unwrap()
+        let tables = PhysAddr::new(L2.raw() + tables);
+        Region::one_each(&fake, &window(&fake, range, Roots::One, tables)).unwrap()
     };
     let (mut low, mut high) = (region(first, 0), region(second, 0x400));
     // SAFETY: the fake judges I1.

@@ -4,21 +4,23 @@
 //! Registers are mapped as Device memory, and never over RAM or over an area outside RAM (I1). Each byte of them has
 //! one holder at a time.
 
-use crate::start::{BootHandover, BootTables, DtbFault, translate_image};
+use crate::start::{BootHandover, BootTables, DtbFault, below_stacks, translate_image};
 use arrayvec::ArrayVec;
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::carve_out::CarveOut;
+use carveout::embed::{Roots, Window};
+use carveout::machine::{LinearMap, Mmu};
 use carveout::vm::alias::MAX_ALIASES;
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::desc::{L1_ENTRIES, L1Desc, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Table};
 use carveout::vm::range::VirtRange;
-use carveout::vm::space::{MapError, Region};
+use carveout::vm::space::{MapError, OnDemand, Region};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boot::bootinfo::{BootError, BootInfo, MAX_BANKS};
 use carveout_boot::direct_map::{DirectMap, MAX_RAGGED, Run};
 use carveout_boot::layout::{Layout, LayoutError};
 use carveout_boot::memory::{BootMemory, BootRam};
-use carveout_boot::upper_half::{DEVICES, LOAN_WINDOW};
+use carveout_boot::upper_half::DEVICES;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -38,7 +40,7 @@ const MAX_BLOCKS: usize = 64;
 struct Reserve {
     direct: UnsafeCell<[L2Table; DIRECT_TABLES]>,
     devices: UnsafeCell<[L2Table; DEVICE_TABLES]>,
-    layout: UnsafeCell<MaybeUninit<Layout<'static>>>,
+    layout: UnsafeCell<MaybeUninit<Option<Layout<'static>>>>,
 }
 
 // SAFETY: only `AddressSpace::adopt` touches it, and that runs once, by the one `BootHandover`.
@@ -49,6 +51,7 @@ const NO_TABLE: L2Table = [L2Desc::FAULT; L2_ENTRIES];
 static RESERVE: Reserve = Reserve {
     direct: UnsafeCell::new([NO_TABLE; DIRECT_TABLES]),
     devices: UnsafeCell::new([NO_TABLE; DEVICE_TABLES]),
+    // Not `None`, whose bytes are not zeros: all of this stays in .bss.
     layout: UnsafeCell::new(MaybeUninit::uninit()),
 };
 
@@ -57,6 +60,24 @@ static DIRECT_MAP: Once<DirectMap> = Once::new();
 /// Returns the direct map, once it is mapped.
 pub fn direct_map() -> Option<&'static DirectMap> {
     DIRECT_MAP.get()
+}
+
+/// The memory that the kernel has mapped for good: its image below the stacks, and the direct map once that is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelMemory;
+
+impl LinearMap for KernelMemory {
+    fn va_of(&self, frames: FrameRange) -> Option<VirtAddr> {
+        below_stacks(frames).or_else(|| direct_map()?.va_of(frames))
+    }
+}
+
+/// Makes the machine that this runs on.
+pub fn machine() -> Armv7a {
+    // SAFETY: the head mapped the image below the stacks, and nothing unmaps it. The direct map is noted once every run
+    // of it is mapped, and no method of `AddressSpace` unmaps any (I1). The head refuses a core without the Security
+    // Extensions.
+    unsafe { Armv7a::new(&KernelMemory) }
 }
 
 /// Why there is no address space.
@@ -178,22 +199,21 @@ impl Block {
 #[derive(Debug)]
 pub struct AddressSpace {
     machine: &'static Armv7a,
-    direct: Region<'static>,
-    devices: Region<'static>,
+    direct: Region<'static, OnDemand<'static>>,
+    devices: Region<'static, OnDemand<'static>>,
     next_device: VirtAddr,
     blocks: ArrayVec<Block, MAX_BLOCKS>,
     ram: ArrayVec<FrameRange, { MAX_BANKS + MAX_ALIASES }>,
     /// The areas outside RAM.
     areas: ArrayVec<FrameRange, { CarveOut::MAX * CarveOut::RANGES }>,
-    window: Option<Window>,
-    loans: Option<Window>,
+    /// The addresses of the window, until they are taken.
+    window: Option<VirtRange>,
 }
 
-/// The first-level entries of a window that was not taken yet, and their address.
-#[derive(Debug)]
-struct Window {
+/// First-level entries, and their address.
+struct Entries {
     range: VirtRange,
-    entries: &'static mut [L1Desc],
+    words: &'static mut [L1Desc],
     at: PhysAddr,
 }
 
@@ -213,12 +233,10 @@ impl AddressSpace {
     ) -> Result<(Self, BootMemory<'static, 'static>), BootFault> {
         // SAFETY: this function runs once, for it consumes the one handover, and nothing else touches the reserve.
         let place = unsafe { &mut *RESERVE.layout.get() };
-        let layout = plan(&handover, place)?;
+        let layout = plan(&handover, place.write(None))?;
         let mut space = Self::new(machine, handover, layout);
         space.map_direct(layout.direct_map())?;
-        let map = DIRECT_MAP.call_once(|| layout.direct_map().clone());
-        // SAFETY: just mapped, every run, and no method of `space` unmaps any.
-        unsafe { machine.set_linear_map(map) };
+        DIRECT_MAP.call_once(|| layout.direct_map().clone());
         // SAFETY: the layout is of the tree, the image and the places that the head found on this machine. Each run was
         // just mapped. The head's tables translate to nothing else but image and tree, and of what `space` maps later
         // `map_device` refuses RAM and areas; its windows are for buffers. The handover was consumed, so no other
@@ -246,9 +264,9 @@ impl AddressSpace {
             let (_, above) = core::mem::take(&mut rest).split_at_mut(slot - first);
             let (entries, above) = above.split_at_mut(range.sections() as usize);
             (rest, first) = (above, slot + entries.len());
-            Window { range, entries, at: at(slot) }
+            Entries { range, words: entries, at: at(slot) }
         };
-        let [direct, window, loans, devices] = [map.range(), map.window(), LOAN_WINDOW, DEVICES].map(&mut take);
+        let [direct, devices] = [map.range(), DEVICES].map(&mut take);
 
         // SAFETY: this function runs once, for it consumes the one handover, and nothing else touches the reserve.
         let direct_tables = unsafe { &mut *RESERVE.direct.get() };
@@ -258,25 +276,24 @@ impl AddressSpace {
             translate_image(VirtAddr::new(table as u32)).expect("the reserve is part of the image")
         };
         let (direct_at, devices_at) = (image(direct_tables.as_ptr()), image(device_tables.as_ptr()));
-        let share = Armv7a::shareability();
+        let share = machine.registers().shareability();
         Self {
             machine,
             // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave
             // them.
             direct: unsafe {
-                Region::on_demand(direct.range, share, direct.entries, direct.at, direct_tables, direct_at)
+                Region::on_demand(direct.range, share, direct.words, direct.at, direct_tables, direct_at)
             },
             // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave
             // them.
             devices: unsafe {
-                Region::on_demand(devices.range, share, devices.entries, devices.at, device_tables, devices_at)
+                Region::on_demand(devices.range, share, devices.words, devices.at, device_tables, devices_at)
             },
             next_device: DEVICES.start(),
             blocks: ArrayVec::new(),
             ram: ram.collect(),
             areas: areas.collect(),
-            window: Some(window),
-            loans: Some(loans),
+            window: Some(map.window()),
         }
     }
 
@@ -335,16 +352,19 @@ impl AddressSpace {
         }
     }
 
-    /// Takes the first `sections` of the areas' window. `tables` has room for a second-level table of each: as many KiB
-    /// as sections. Returns `None` if the window was taken before, if the tables are too few, or if the heap is full.
-    pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Region<'static>> {
-        self::window(self.machine, sections, &mut self.window, tables)
-    }
-
-    /// Takes the whole window for lent frames, with a table for each of its sections. Returns `None` as
-    /// [`take_window`](Self::take_window) does.
-    pub fn take_loan_window(&mut self, tables: BootRam) -> Option<Region<'static>> {
-        self::window(self.machine, LOAN_WINDOW.sections(), &mut self.loans, tables)
+    /// Takes the first `sections` of the window. `tables` has room for a second-level table of each: as many KiB as
+    /// sections. Returns `None` if the window was taken before, or if the tables are too few.
+    #[expect(clippy::needless_pass_by_value, reason = "consumed: from now on these bytes are tables")]
+    pub fn take_window(&mut self, sections: u32, tables: BootRam) -> Option<Window<'static>> {
+        let range = self.window?.first(sections);
+        if tables.frames().bytes() < u64::from(range.sections() * L2_TABLE_SIZE) {
+            return None;
+        }
+        self.window = None;
+        let at = tables.frames().base();
+        // SAFETY: the window's entries stand in no region of this value, the head's table serves both halves and every
+        // process (TTBCR.N = 1), and the window is taken once. `BootRam` owned the tables, in the direct map.
+        Some(unsafe { Window::assume(range, Roots::One, at) })
     }
 }
 
@@ -352,29 +372,8 @@ impl AddressSpace {
 #[inline(never)] // Copies of a layout are large for the boot's stack, and gone when this returns.
 fn plan(
     handover: &BootHandover,
-    place: &'static mut MaybeUninit<Layout<'static>>,
+    place: &'static mut Option<Layout<'static>>,
 ) -> Result<&'static mut Layout<'static>, BootFault> {
     let info = BootInfo::parse(handover.dtb.map_err(BootFault::NoTree)?).map_err(BootFault::Tree)?;
-    match Layout::plan(&info, handover.image, handover.dtb_frames) {
-        Ok(layout) => Ok(place.write(layout)),
-        Err(error) => Err(BootFault::Layout(error)),
-    }
-}
-
-fn window(machine: &Armv7a, sections: u32, window: &mut Option<Window>, tables: BootRam) -> Option<Region<'static>> {
-    let range = window.as_ref()?.range.first(sections);
-    let count = range.sections() as usize;
-    let (frames, bytes) = (tables.frames(), tables.into_bytes());
-    if bytes.len() < count * L2_TABLE_SIZE as usize {
-        return None;
-    }
-    let Window { entries, at, .. } = window.take()?;
-    #[expect(clippy::cast_ptr_alignment, reason = "whole frames")]
-    let first = bytes.as_mut_ptr().cast::<L2Table>();
-    debug_assert!(first.addr().is_multiple_of(L2_TABLE_SIZE as usize));
-    // SAFETY: `BootRam` owns the bytes, they are enough, aligned to a page, and any word is a descriptor.
-    let l2 = unsafe { core::slice::from_raw_parts_mut(first, count) };
-    let share = Armv7a::shareability();
-    // SAFETY: entries and tables are those of the table in use, split off once; addresses as the head gave them.
-    unsafe { Region::one_each(machine, range, share, &mut entries[..count], at, l2, frames.base()) }.ok()
+    Layout::plan_at(&info, handover.image, handover.dtb_frames, place).map_err(BootFault::Layout)
 }

@@ -200,6 +200,9 @@ impl fmt::Display for Exception {
     }
 }
 
+/// CPSR.T: the core executes Thumb instructions.
+const CPSR_T: u32 = 1 << 5;
+
 /// The function that faults are reported to. Null means [`report_by_semihosting`].
 static FAULT_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// The function that interrupts go to. Null means none.
@@ -225,6 +228,11 @@ pub fn on_irq(hook: fn()) {
 /// probe goes on.
 #[unsafe(no_mangle)]
 extern "C" fn carveout_fault(kind: u32, frame: &mut FaultFrame) {
+    // The vectors take an ARM instruction's 4 bytes off these two return addresses. Of a Thumb one 2 were added (ARM
+    // ARM B1.8.3).
+    if matches!(kind, 1 | 2) && frame.cpsr & CPSR_T != 0 {
+        frame.pc += 2;
+    }
     let vector = match kind {
         1 => Vector::Undefined,
         2 => Vector::SupervisorCall,

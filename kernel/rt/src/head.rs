@@ -37,6 +37,22 @@ const DCCISW: Register = [0, 7, 14, 2];
 const VBAR: Register = [0, 12, 0, 0];
 const DIAGNOSTIC: Register = [0, 15, 0, 1];
 const CBAR: Register = [4, 15, 0, 0];
+const VPIDR: Register = [4, 0, 0, 0];
+const VMPIDR: Register = [4, 0, 0, 5];
+const HSCTLR: Register = [4, 1, 0, 0];
+const HCR: Register = [4, 1, 1, 0];
+const HDCR: Register = [4, 1, 1, 1];
+const HCPTR: Register = [4, 1, 1, 2];
+const HSTR: Register = [4, 1, 1, 3];
+const CNTHCTL: Register = [4, 14, 1, 0];
+/// Registers of 64 bits, by `opc1` and `CRm`.
+const VTTBR: Register = [6, WIDE, 2, 0];
+const CNTVOFF: Register = [4, WIDE, 14, 0];
+const WIDE: u32 = 64;
+
+/// Modes of the CPSR.
+const SUPERVISOR: u32 = 0x13;
+const HYP: u32 = 0x1a;
 
 /// What a test looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,6 +147,10 @@ struct Core {
     undefined: BTreeSet<Register>,
     memory: BTreeMap<u32, u32>,
     event: bool,
+    /// The mode, and what an exception return from Hyp mode goes to: SPSR and ELR.
+    mode: u32,
+    spsr: u32,
+    elr: u32,
     did: Vec<Did>,
 }
 
@@ -163,6 +183,9 @@ impl Core {
             undefined: BTreeSet::new(),
             memory,
             event: false,
+            mode: SUPERVISOR,
+            spsr: 0,
+            elr: 0,
             did: vec![],
         }
     }
@@ -175,6 +198,19 @@ impl Core {
     fn without(mut self, register: Register) -> Self {
         self.undefined.insert(register);
         self
+    }
+
+    fn in_mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Changes the mode. A mode has its own link register.
+    fn enter(&mut self, mode: u32) {
+        if mode != self.mode {
+            self.mode = mode;
+            self.r[14] = 0xdead_beec;
+        }
     }
 
     /// From a label to the caller, or to one of the labels. `between` runs before each line.
@@ -207,6 +243,23 @@ impl Core {
                     if !core::mem::take(&mut self.event) {
                         return End::Asleep;
                     }
+                }
+                "setend" => {}
+                "mrs" => self.r[register(&args[0])] = self.mode,
+                "cpsid" => self.enter(text.value(&args[1])),
+                "msr" if args[0] == "elr_hyp" => self.elr = self.r[register(&args[1])],
+                "msr" => self.spsr = self.r[register(&args[1])],
+                "eret" => {
+                    self.enter(self.spsr & 0x1f);
+                    match self.elr {
+                        BACK => return End::Back,
+                        place => at = place as usize,
+                    }
+                }
+                "mcrr" => {
+                    let number = |n: usize| args[n].trim_start_matches('c').parse().expect("a number");
+                    assert_eq!((self.r[register(&args[2])], self.r[register(&args[3])]), (0, 0));
+                    self.did.push(Did::Write([number(1), WIDE, number(4), 0], 0));
                 }
                 "attempt" => handler = Some(text.label(&args[0], at - 1)),
                 "attempted" => {
@@ -262,7 +315,7 @@ impl Core {
         let operand = |from: usize| self.operand(text, &args[from..]);
         let pair = || (self.r[register(&args[1])], operand(2));
         let value = match name {
-            "isb" | "dsb" | "dmb" | "cpsid" | "setend" => return,
+            "isb" | "dsb" | "dmb" => return,
             "cmp" => {
                 let (left, right) = (self.r[to], operand(1));
                 (self.zero, self.carry, self.negative) =
@@ -401,6 +454,50 @@ fn a_core_in_the_pen_meets_its_word_whenever_that_is_written() {
 }
 
 #[test]
+fn every_mode_but_hyp_changes_to_supervisor_mode_at_once() {
+    for mode in [SUPERVISOR, 0x1f, 0x16] {
+        let mut core = Core::new(A9).in_mode(mode);
+        assert_eq!((core.run("supervisor", &[], |_, _| {}), core.mode, core.did), (End::Back, SUPERVISOR, vec![]));
+    }
+}
+
+#[test]
+fn hyp_mode_is_left_with_nothing_trapped_and_nothing_on() {
+    let hyp = || {
+        let known = Core::new(A7).in_mode(HYP).with(MPIDR, 0x8000_0001).with(SCTLR, u32::MAX).with(HDCR, 0xfffe_0004);
+        let mut core = known.with(HSCTLR, 0x30c5_0830).with(ID_PFR1, 0x0001_1011).with(CNTHCTL, 4);
+        core.r[2] = 0x6800_0000;
+        core
+    };
+    let mut core = hyp();
+    assert_eq!((core.run("supervisor", &[], |_, _| {}), core.mode), (End::Back, SUPERVISOR));
+    assert_eq!((core.spsr, core.r[2]), (0x1d3, 0x6800_0000), "all is masked, and the device tree is where it was");
+    let below: u32 = !(1 << 30 | 1 << 25 | 1 << 13 | 1 << 12 | 1 << 11 | 0b111);
+    let want = [
+        (HCR, 0),
+        (HSTR, 0),
+        (HCPTR, 0x33ff),
+        (HDCR, 4),
+        (VTTBR, 0),
+        (VPIDR, A7),
+        (VMPIDR, 0x8000_0001),
+        (CNTHCTL, 7),
+        (CNTVOFF, 0),
+        (SCTLR, below),
+    ];
+    assert_eq!(core.did, want.map(|(register, value)| Did::Write(register, value)));
+    let mut without = hyp().with(ID_PFR1, 0x1011);
+    assert_eq!(without.run("supervisor", &[], |_, _| {}), End::Back);
+    assert_eq!((without.writes(CNTHCTL), without.writes(CNTVOFF)), (vec![], vec![]), "it has no Generic Timer");
+    // What a boot loader has in its caches there the head would not find.
+    for on in [CACHE_ON, MMU_ON] {
+        let mut core = hyp().with(HSCTLR, 0x30c5_0830 | on);
+        assert_eq!(core.run("supervisor", &["refuse_hyp"], |_, _| {}), End::At("refuse_hyp".to_string()));
+        assert_eq!(core.did, []);
+    }
+}
+
+#[test]
 fn what_a_cold_core_has_in_its_caches_is_dropped() {
     for midr in [A7, A9, 0x413f_c082] {
         let mut core = Core::new(midr).with([1, 9, 0, 2], 0);
@@ -512,24 +609,4 @@ fn the_snoop_control_unit_is_turned_on_where_there_is_one() {
     }
     let mut alone = Core::new(A9).with(MPIDR, 0xc000_0000);
     assert_eq!((alone.init(), alone.stores()), (End::Back, vec![]));
-}
-
-/// Errata 754327 and 761319 of Cortex-A9: whoever waits for another core passes a DMB in each turn.
-#[test]
-fn every_loop_that_waits_for_a_core_passes_a_barrier() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders = vec![root.join(".."), root.join("../../boards")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-            if entry.is_dir() {
-                folders.push(entry);
-            } else if entry.extension().is_some_and(|extension| extension == "rs") {
-                let source = std::fs::read_to_string(&entry).expect("a source");
-                // This file says it once, and `relax` is it on the host.
-                let allowed = entry.ends_with("carveout/src/cpu.rs") || entry.ends_with("rt/src/head.rs");
-                let hints = source.matches("spin_loop").count();
-                assert!(hints <= usize::from(allowed), "{}: cpu::relax, not the hint alone", entry.display());
-            }
-        }
-    }
 }

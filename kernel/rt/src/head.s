@@ -12,10 +12,12 @@
 
     .syntax unified
     .arch armv7-a
+    .arch_extension virt
     .arm
 
     .equ ZIMAGE_MAGIC,    0x016f2818
     .equ MODE_SVC,        0x13
+    .equ MASKED_SVC,      0x1d3             @ with aborts and interrupts masked
     .equ MODE_ABT,        0x17
     .equ MODE_HYP,        0x1a
 
@@ -137,6 +139,7 @@ early_fiq:
 
     @ fn carveout_die(message: *const u8) -> !: says so over semihosting, exits with 101, else parks.
     .global carveout_die
+    .type   carveout_die, %function         @ called from Thumb too
 carveout_die:
     mov     r1, r0
 die:
@@ -147,6 +150,7 @@ die:
     svc     0x123456
     @ fn carveout_park() -> !
     .global carveout_park
+    .type   carveout_park, %function
 carveout_park:
 park:
     cpsid   aif
@@ -171,7 +175,7 @@ message_\name:
     message fiq,            "carveout: head: fast interrupt while masked"
     message alignment,      "carveout: head: image not loaded at a multiple of 32 bytes"
     message no_room,        "carveout: head: no place for the image above its load address"
-    message hyp,            "carveout: head: entered in Hyp mode: Supervisor mode is needed"
+    message hyp,            "carveout: head: entered in Hyp mode with its MMU or caches on"
     message no_security,    "carveout: head: the core has no Security Extensions, and so no VBAR and no ISR"
     message mapped,         "carveout: head: entered with the MMU on, and not at its physical address"
     .balign 4
@@ -194,12 +198,7 @@ refuse_mapped:
 
     @ ------------------------------------------------------------------------------------------------------------
 head:
-    mrs     r0, cpsr                        @ Hyp mode is left by an exception return alone
-    and     r0, r0, #0x1f
-    cmp     r0, #MODE_HYP
-    beq     refuse_hyp
-    cpsid   aif, #MODE_SVC
-    setend  le
+    bl      supervisor
     mov     r8, r2
 
     @ With the Multiprocessing Extensions (bit 31) the first core boots.
@@ -226,9 +225,9 @@ pen:
 
     @ Where the other cores are sent (secondary.rs), MMU and caches off, once `carveout_start` runs on the first.
     .global carveout_secondary
+    .type   carveout_secondary, %function
 carveout_secondary:
-    cpsid   aif, #MODE_SVC
-    setend  le
+    bl      supervisor
     bl      core_init
     mov     r11, #PAGE_S                    @ no core without the Multiprocessing Extensions comes here
     phys    r4, carveout_boot_l1
@@ -474,6 +473,7 @@ set:
     subs    r6, r6, #1
     bpl     way
 level_next:
+    dsb                                     @ erratum 814220 of Cortex-A7: the next level's may come first
     add     r3, r3, #2
     b       level
 levels_done:
@@ -481,6 +481,52 @@ levels_done:
     mcr     p15, 2, r0, c0, c0, 0           @ CSSELR
     dsb
     bx      lr
+
+    @ To Supervisor mode, with everything masked, from any mode. Keeps r2.
+supervisor:
+    setend  le
+    mov     r3, lr                          @ a mode has its own
+    mrs     r0, cpsr
+    and     r0, r0, #0x1f
+    cmp     r0, #MODE_HYP
+    beq     1f
+    cpsid   aif, #MODE_SVC
+    bx      r3
+
+    @ Hyp mode is left for good: nothing is trapped to it or translated a second time, and below it the core sees itself
+    @ as it is, with its counters and its timer (ARM ARM B1.9, B8.1). Lines that Hyp mode left would be in nobody's hands.
+1:  mrc     p15, 4, r0, c1, c0, 0           @ HSCTLR
+    tst     r0, #SCTLR_M | SCTLR_C
+    bne     refuse_hyp
+    mov     r1, #0
+    mcr     p15, 4, r1, c1, c1, 0           @ HCR
+    mcr     p15, 4, r1, c1, c1, 3           @ HSTR
+    ldr     r0, =0x33ff                     @ the bits that are always 1
+    mcr     p15, 4, r0, c1, c1, 2           @ HCPTR
+    mrc     p15, 4, r0, c1, c1, 1           @ HDCR
+    and     r0, r0, #0x1f                   @ how many counters are not Hyp mode's: all
+    mcr     p15, 4, r0, c1, c1, 1
+    mcrr    p15, 6, r1, r1, c2              @ VTTBR: VMID 0
+    mrc     p15, 0, r0, c0, c0, 0           @ MIDR
+    mcr     p15, 4, r0, c0, c0, 0           @ VPIDR
+    mrc     p15, 0, r0, c0, c0, 5           @ MPIDR
+    mcr     p15, 4, r0, c0, c0, 5           @ VMPIDR
+    mrc     p15, 0, r0, c0, c1, 1           @ ID_PFR1: the Generic Timer
+    tst     r0, #0xf0000
+    beq     1f
+    mrc     p15, 4, r0, c14, c1, 0          @ CNTHCTL
+    orr     r0, r0, #3
+    mcr     p15, 4, r0, c14, c1, 0
+    mcrr    p15, 4, r1, r1, c14             @ CNTVOFF
+    @ The SCTLR of the modes below may never have been written.
+1:  mrc     p15, 0, r0, c1, c0, 0           @ SCTLR
+    ldr     r1, =(SCTLR_M | SCTLR_A | SCTLR_C | SCTLR_Z | SCTLR_I | SCTLR_V | SCTLR_EE | SCTLR_TE)
+    bic     r0, r0, r1
+    mcr     p15, 0, r0, c1, c0, 0
+    ldr     r0, =MASKED_SVC
+    msr     spsr_cxsf, r0
+    msr     elr_hyp, r3
+    eret
 
     @ --- The device tree, if r2 points to one. A wild r2 may abort.
 device_tree:
@@ -587,13 +633,25 @@ moved:
     mcr     p15, 0, r0, c12, c0, 0          @ VBAR
     isb
 
-    @ --- .bss and stacks
-    phys    r0, __bss_start
-    phys    r1, __image_end
+    @ --- .bss, whole blocks of 128 bytes. Nobody reads what a stack held before.
+    mov     sp, r8                          @ it has no other use yet
     mov     r2, #0
-1:  str     r2, [r0], #4
+    mov     r3, #0
+    mov     r4, #0
+    mov     r5, #0
+    mov     r6, #0
+    mov     r8, #0
+    mov     r12, #0
+    mov     lr, #0
+    phys    r0, __bss_start
+    phys    r1, __svc_guard
+1:  stm     r0!, {{r2-r6, r8, r12, lr}}
+    stm     r0!, {{r2-r6, r8, r12, lr}}
+    stm     r0!, {{r2-r6, r8, r12, lr}}
+    stm     r0!, {{r2-r6, r8, r12, lr}}
     cmp     r0, r1
     blo     1b
+    mov     r8, sp
 
     phys    r0, CARVEOUT_BOOT
     str     r10, [r0]
@@ -740,9 +798,10 @@ virtual:
     mov     fp, #0
     mov     lr, #0
     cpsie   a
+    ldr     r1, =carveout_start             @ which may be Thumb
     cmp     r0, #0
-    beq     carveout_start
-    b       carveout_secondary_start
+    ldrne   r1, =carveout_secondary_start
+    bx      r1
 
     @ Maps the image's pages [r0, r1) with attributes r2 | r11. An empty range maps nothing.
 map_image:

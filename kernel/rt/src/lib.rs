@@ -15,10 +15,17 @@
 //! assert_eq!((fault.status, fault.access), (FaultStatus::Translation(Level::Second), Access::Write));
 //! assert_eq!(fault.address, Some(VirtAddr::new(0xc000_1000)));
 //! ```
+//!
+//! The kernel may be in ARM or in Thumb instructions (`armv7a-none-eabi`, `thumbv7a-none-eabi`). The head and the
+//! vectors are in ARM ones. The vectors save no floating-point registers, so a target that passes numbers in them is
+//! refused.
 #![no_std]
 
 #[cfg(test)]
 extern crate std;
+
+#[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+compile_error!("carveout-rt saves no floating-point registers: build for armv7a-none-eabi or thumbv7a-none-eabi");
 
 #[cfg(target_arch = "arm")]
 pub mod address_space;

@@ -18,6 +18,10 @@ global_asm!(
     .section .text.carveout_probe, "ax", %progbits
     .global carveout_probe_read, carveout_probe_write, carveout_probe_exec
     .global carveout_probe_exec_return, carveout_probe_fault, carveout_probe_exec_fault
+    @ Called from Thumb too.
+    .type carveout_probe_read, %function
+    .type carveout_probe_write, %function
+    .type carveout_probe_exec, %function
 carveout_probe_read:
     ldr     r1, [r0]
     mov     r0, #0
@@ -87,7 +91,8 @@ pub unsafe fn probe_write32(addr: VirtAddr, value: u32) -> Result<(), Fault> {
 ///
 /// # Safety
 ///
-/// If `addr` can be executed, ARM code lies there that keeps the procedure call standard, takes nothing and returns.
+/// If `addr` can be executed, a function is there that keeps the procedure call standard, takes nothing and returns.
+/// Bit 0 of `addr` is set if it is Thumb code.
 ///
 /// # Errors
 ///
@@ -117,7 +122,7 @@ pub(super) fn resume_access(frame: &mut FaultFrame, dfsr: u32) -> bool {
 
 /// Makes a probe whose call could not be fetched return the fault. Returns whether it was a probe's.
 pub(super) fn resume_fetch(frame: &mut FaultFrame, ifsr: u32) -> bool {
-    let hit = frame.pc == frame.r[0] && frame.lr == carveout_probe_exec_return as *const () as u32;
+    let hit = frame.pc == frame.r[0] & !1 && frame.lr == carveout_probe_exec_return as *const () as u32;
     if hit {
         frame.r[1] = ifsr;
         frame.pc = carveout_probe_exec_fault as *const () as u32;

@@ -15,15 +15,18 @@
 //! # Contract with the boot loader
 //!
 //! The contract is that of 32-bit ARM Linux. The raw image, a zImage by its header, is entered at its first byte, in a
-//! privileged mode other than Hyp. An outer cache is off or empty. r2 is the physical address of the device tree, or
-//! anything else. MMU and data caches are off, and hold nothing that memory still needs. Or they are on, and the MMU
-//! changes no address of the image: then the head writes every dirty line back and turns them off. U-Boot's `bootz` and
-//! QEMU's `-kernel` keep this contract. In addition:
+//! privileged mode. An outer cache is off or empty. r2 is the physical address of the device tree, or anything else.
+//! MMU and data caches are off, and hold nothing that memory still needs. Or they are on, and the MMU changes no
+//! address of the image: then the head writes every dirty line back and turns them off. U-Boot's `bootz` and QEMU's
+//! `-kernel` keep this contract. In addition:
 //!
 //! - the load address is a multiple of 32 bytes;
 //! - there is RAM for the image, `.bss` included, at the first address from there upward that is 0x10000 modulo 1 MiB
 //!   and clear of the device tree: the image moves itself there;
 //! - that address is below `0xFE00_0000`.
+//!
+//! A core that is entered in Hyp mode leaves it for good: nothing is trapped there, and the second stage of translation
+//! is off. Hyp mode's own MMU and caches must be off. An HVC afterwards goes where the boot loader's vectors say.
 //!
 //! Only the first core boots. Others that enter with it wait where the image was loaded, with MMU and caches off, until
 //! [`secondary`](super::secondary) lets them in. If the image had to move, somebody else may get that memory. So a boot
@@ -266,8 +269,6 @@ impl ImageMap {
 #[derive(Debug)]
 pub struct BootHandover {
     pub(super) image: FrameRange,
-    image_below_stacks: FrameRange,
-    image_phys_offset: u32,
     world: World,
     /// The device tree, as many bytes as its header says. Its magic and its size were checked.
     pub(super) dtb: Result<&'static [u8], DtbFault>,
@@ -282,20 +283,9 @@ impl BootHandover {
         self.image
     }
 
-    /// Returns the image's frames below the stacks. All of these are mapped, while the guards among the stacks are not.
-    pub const fn image_below_stacks(&self) -> FrameRange {
-        self.image_below_stacks
-    }
-
     /// Returns the world that the kernel runs in, which the head found out.
     pub const fn world(&self) -> World {
         self.world
-    }
-
-    /// Returns what to add, modulo 2^32, to an address in the image's window for the physical one. See
-    /// [`translate_image`].
-    pub const fn image_phys_offset(&self) -> u32 {
-        self.image_phys_offset
     }
 }
 
@@ -303,6 +293,14 @@ impl BootHandover {
 pub fn translate_image(addr: VirtAddr) -> Option<PhysAddr> {
     let image = symbol!(__image_start)..symbol!(__image_end);
     image.contains(&addr).then(|| PhysAddr::new(addr.raw().wrapping_add(phys_offset())))
+}
+
+/// Returns the address of frames of the image below the stacks. All of these are mapped, while the guards among the
+/// stacks are not.
+pub(super) fn below_stacks(frames: FrameRange) -> Option<VirtAddr> {
+    let (start, end) = (symbol!(__image_start).raw(), symbol!(__svc_guard).raw());
+    let image = FrameRange::covering(start.wrapping_add(phys_offset()).into(), (end - start).into());
+    image.covers(frames).then(|| VirtAddr::new(frames.base().raw().wrapping_sub(phys_offset())))
 }
 
 fn phys_offset() -> u32 {
@@ -319,7 +317,6 @@ fn handover() -> BootHandover {
     let [offset, r2, dtb_bytes, dtb_code, world] = CARVEOUT_BOOT.each_ref().map(|word| word.load(Ordering::Relaxed));
     let image_phys = symbol!(__image_start).raw().wrapping_add(offset);
     let image_bytes = symbol!(__image_end).raw() - symbol!(__image_start).raw();
-    let below_stacks = symbol!(__svc_guard).raw() - symbol!(__image_start).raw();
     let l2 = TableAt::new(symbol!(carveout_l2), offset);
 
     let dtb = if dtb_code == DTB_FOUND {
@@ -333,8 +330,6 @@ fn handover() -> BootHandover {
 
     BootHandover {
         image: FrameRange::covering(u64::from(image_phys), u64::from(image_bytes)),
-        image_below_stacks: FrameRange::covering(u64::from(image_phys), u64::from(below_stacks)),
-        image_phys_offset: offset,
         world: if world == 0 { World::Secure } else { World::NonSecure },
         dtb,
         dtb_frames: FrameRange::covering(u64::from(r2), u64::from(dtb_bytes)),

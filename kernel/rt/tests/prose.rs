@@ -1,11 +1,13 @@
-//! Documents that stand alone: each public function of the four crates opens with a verb in the third person.
+//! Documents that stand alone: each public function of the module opens with a verb in the third person.
 //!
 //! Guarantees: a public function whose document begins otherwise fails the test ("The number of ...", "Whether ...").
-//! A comment that begins a sentence with "The same" fails it too, for such a sentence does not stand alone. The compiler
-//! refuses a public function without a document.
+//! A comment that begins a sentence with "The same" fails it too, for such a sentence does not stand alone. So does a
+//! line of a comment that has more than 120 columns. The compiler refuses a public function without a document.
 
 mod sources;
 
+/// The columns that a line of a comment has at most.
+const COLUMNS: usize = 120;
 /// Nouns that end as a verb does.
 const NOUNS: [&str; 9] = ["Addresses", "Blocks", "Bytes", "Cells", "Counters", "Frames", "Lines", "Pages", "Sections"];
 
@@ -45,6 +47,11 @@ fn wrong(name: &str, text: &str) -> Vec<String> {
         if comment.contains(". The same ") || comment.trim_start_matches(['/', '!', ' ']).starts_with("The same ") {
             wrong.push(format!("{name}:{}: \"The same\"", n + 1));
         }
+        // A row of a table stands in one line.
+        if !comment.is_empty() && line.chars().count() > COLUMNS && !comment.contains("! |") && !comment.contains("/ |")
+        {
+            wrong.push(format!("{name}:{}: more than {COLUMNS} columns", n + 1));
+        }
         if let Some(more) = bare.strip_prefix("///") {
             document = document.or(Some(more));
             continue;
@@ -79,6 +86,8 @@ fn each_public_function_says_what_it_does() {
 
 #[test]
 fn a_document_that_leans_on_something_else_is_found() {
+    let long = format!("// {}", "word ".repeat(COLUMNS / 5));
+    assert_eq!(wrong("source", &long).len(), 1, "{long}");
     for text in [
         "/// The number of them.\npub fn count(&self) -> u32 {",
         "/// Whether it is.\n#[inline]\npub const fn is(&self) -> bool {",

@@ -1,7 +1,8 @@
 //! What may go from core to core, and what several cores may use at once: said of every public type, on purpose.
 //!
 //! The last test reads the sources, so that a new type must be put in one of the lists. Those that exist on the target
-//! alone stand in `tests/on-target/tests/four_cores.rs`, where they exist.
+//! alone stand in `tests/on-target/tests/four_cores.rs`, where they exist; those of an adapter in its
+//! `tests/threads.rs`.
 
 mod sources;
 
@@ -9,25 +10,29 @@ use carveout::addr::{BusAddr, Bytes, Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::carve_out::CarveOut;
 use carveout::cma::{Area, Index, IndexError, Node};
 use carveout::dma::{
-    AllocError, Aperture, AreaId, Bidirectional, BlockShape, BlocksOut, Borrower, BufferRecord, Coherent, Contiguous,
-    Contract, ContractError, ContractSet, Cpu, Device, DeviceOnly, Discardable, Dma, DmaError, DmaStats, Effort,
-    FaultPlace, FromDevice, Holder, Holders, LendError, LentFrames, Loan, LoanError, LoanPriority, LoanStats, Master,
-    MasterError, Movable, No, NoRun, PageKind, Pool, PoolBlock, PoolError, PoolExhausted, Port, PortError, PortView,
-    Reach, ScatterError, ScatterTable, Segment, Stream, ToDevice, Yes,
+    AfterFree, AllocError, Aperture, AreaId, Bidirectional, BlockShape, BlocksOut, Borrower, BufferRecord, BufferState,
+    Coherent, Contiguous, Contract, ContractError, ContractSet, Cpu, DataDirection, Device, DeviceOnly, DirectionError,
+    Discardable, Dma, DmaStats, Effort, FaultPlace, Field, FromDevice, GiveBackError, Handle, HandleError, Holder,
+    Holders, LendError, LentFrames, Loan, LoanError, LoanPriority, LoanStats, Master, MasterError, Movable, No, NoRun,
+    PageKind, PagesError, Pool, PoolBlock, PoolError, PoolExhausted, Port, PortError, PortView, RawRecord, Reach,
+    ScatterError, ScatterTable, Segment, Stream, StreamBlock, StreamPool, TakeError, ToDevice, WiderMapping, Yes,
 };
+use carveout::embed::{Builder, CoreError, EmbedError, Needs, Roots, Window, WindowError};
 use carveout::fake::{Fake, Op};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
+use carveout::name::Name;
 use carveout::protocol::{Knowledge, LineStep, MapStep, Span, Transition, When};
 use carveout::setup::Setup;
 use carveout::sync::{Guard, Lock, Rank};
 use carveout::vm::alias::{Alias, AliasError, Aliases};
-use carveout::vm::attr::{Access, MemoryType, Shareability};
-use carveout::vm::audit::{Expect, Finding, Findings, Report};
+use carveout::vm::attr::{Access, LeafSize, MemoryType, Shareability};
+use carveout::vm::audit::{Expect, Finding, Findings, KernelMap, Report};
 use carveout::vm::desc::{L1Desc, L1Entry, L2Desc, L2Entry, Leaf};
 use carveout::vm::ledger::{Carved, Cell, Ledger, LedgerError, Residue};
 use carveout::vm::mapped::{Mapped, Part};
 use carveout::vm::range::VirtRange;
-use carveout::vm::space::{MapError, Region};
+use carveout::vm::registers::{Difference, RegisterError};
+use carveout::vm::space::{MapError, OnDemand, OneEach, Region};
 use carveout::vm::walk::{Attributes, Caching, Domain, First, Memory, Pointer, Rights, Sharing, Ttbr};
 use carveout_armv7a::ids::{Core, Geometry};
 use carveout_boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaPlace, CmaRequest, Ram, RamArg};
@@ -44,6 +49,7 @@ use static_assertions::{assert_impl_all, assert_not_impl_any};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::ptr::NonNull;
 
 /// Any machine that cores share: what is said of it holds for all of them. There is no value of it.
 enum Machine {}
@@ -53,10 +59,13 @@ unsafe impl Mmu for Machine {
     fn publish(&self, _: PhysAddr, _: &[u32]) {
         match *self {}
     }
-    fn invalidate_tlb(&self, _: VirtAddr, _: u32) {
+    fn invalidate_tlb(&self, _: VirtAddr, _: u32, _: LeafSize) {
         match *self {}
     }
-    fn reach(&self, _: VirtAddr) -> *mut u8 {
+    fn invalidate_tlb_all(&self) {
+        match *self {}
+    }
+    fn reach(&self, _: VirtAddr, _: u32) -> *mut u8 {
         match *self {}
     }
     fn reach_to_overwrite(&self, _: VirtAddr, _: u32) -> *mut u8 {
@@ -65,13 +74,17 @@ unsafe impl Mmu for Machine {
     fn registers(&self) -> Registers {
         match *self {}
     }
-    fn table_word(&self, _: PhysAddr) -> Option<u32> {
+    fn table(&self, _: PhysAddr, _: u32) -> Option<NonNull<u32>> {
         match *self {}
     }
 }
 
 // SAFETY: as above.
 unsafe impl Cache for Machine {
+    fn line(&self) -> u32 {
+        32
+    }
+
     fn clean(&self, _: Part<'_>) -> Lines {
         match *self {}
     }
@@ -159,6 +172,7 @@ shared![
     Rank,
     MemoryType,
     Access,
+    LeafSize,
     Shareability,
     Residue,
     Carved,
@@ -189,12 +203,15 @@ shared![
     Aliases,
     MapError,
     BlockShape,
+    PagesError,
+    Field<u32, u32>,
     PoolError,
     PoolExhausted,
     BlocksOut,
     Segment,
     ScatterError,
     Holder,
+    Name,
     BufferRecord,
     DmaStats,
     FaultPlace,
@@ -202,7 +219,16 @@ shared![
     AreaId,
     Aperture,
     MasterError,
-    DmaError,
+    EmbedError,
+    CoreError,
+    KernelMap<'static>,
+    WindowError,
+    RegisterError,
+    Difference,
+    Needs,
+    Roots<'static>,
+    Window<'static>,
+    Builder<'static, Machine, [CarveOut; 1]>,
     Master,
     Yes,
     No,
@@ -220,6 +246,7 @@ shared![
     When,
     Node,
     IndexError,
+    AfterFree,
     AllocError,
     NoRun,
     Reach,
@@ -228,12 +255,21 @@ shared![
     LendError,
     LentFrames,
     LoanStats,
+    GiveBackError,
     LoanError,
+    TakeError<core::convert::Infallible>,
+    WiderMapping,
     LoanPriority,
     Discardable,
     Movable,
     ContractSet,
     ContractError,
+    DataDirection,
+    DirectionError,
+    Handle,
+    BufferState,
+    HandleError,
+    RawRecord,
     FaultAccess,
     Fault,
     FaultStatus,
@@ -241,7 +277,15 @@ shared![
 ];
 
 // The books: changed through `&mut` or under the lock alone.
-shared![Index<'static>, Area, Ledger<'static>, Region<'static>, Mapped, Part<'static>];
+shared![
+    Index<'static>,
+    Area,
+    Ledger<'static>,
+    Region<'static, OneEach>,
+    Region<'static, OnDemand<'static>>,
+    Mapped,
+    Part<'static>
+];
 
 // The machine and what stands over it: whatever core, whatever context.
 shared![
@@ -253,6 +297,7 @@ shared![
     Borrower<Machine, Movable>,
     Loan,
     Pool<Machine>,
+    StreamPool<Machine, FromDevice>,
     Lock<u32>,
     Lock<std::cell::Cell<u32>>
 ];
@@ -264,6 +309,7 @@ handed_on![
     Stream<Machine, FromDevice, Device>,
     DeviceOnly<Machine>,
     PoolBlock<Machine>,
+    StreamBlock<Machine, ToDevice, Cpu>,
     ScatterTable<Machine, ToDevice, Cpu>,
     Port<Machine>,
 ];
@@ -277,12 +323,18 @@ fn every_public_type_is_in_a_list() {
     let all = sources::of_the_module();
     let here = fs::read_to_string(root.join("tests/threads.rs")).unwrap();
     let there = fs::read_to_string(root.join("../../tests/on-target/tests/four_cores.rs")).unwrap();
+    let adapters = sources::adapters();
+    let adapters = adapters.iter().map(|adapter| fs::read_to_string(adapter.join("tests/threads.rs")).unwrap());
+    let there = adapters.fold(there, |all, one| all + &one);
     let mut listed = BTreeSet::new();
     for (text, open, close) in [
         (&here, "\nshared![", "];"),
         (&here, "\nhanded_on![", "];"),
         (&here, "\nstays![", "];"),
         (&there, "\n    shared::<(", ")>"),
+        (&there, "\n    handed_on::<(", ")>"),
+        (&there, "\nshared![", "];"),
+        (&there, "\nstays![", "];"),
     ] {
         let lists = text.split(open).skip(1).map(|from| from.split(close).next().unwrap());
         listed.extend(lists.flat_map(|list| list.split(|c: char| !c.is_alphanumeric() && c != '_')));
@@ -294,4 +346,18 @@ fn every_public_type_is_in_a_list() {
     });
     let missing: Vec<_> = declared.filter(|&name| !listed.contains(name)).collect();
     assert!(missing.is_empty(), "say of these whether cores may share them: {missing:?}");
+}
+
+/// Errata 754327 and 761319 of Cortex-A9: whoever waits for another core passes a DMB in each turn.
+#[test]
+fn every_loop_that_waits_for_a_core_passes_a_barrier() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for folder in ["kernel", "boards"].map(|folder| root.join(folder)) {
+        for path in sources::below(&folder) {
+            // On the host `relax` is the hint; this file names it.
+            let allowed = path.ends_with("carveout/src/cpu.rs") || path.ends_with("rt/tests/threads.rs");
+            let source = fs::read_to_string(folder.join(&path)).expect("a source");
+            assert!(allowed || !source.contains("spin_loop"), "{}: cpu::relax, not the hint alone", path.display());
+        }
+    }
 }

@@ -3,18 +3,17 @@
 //! Guarantees: results come in the order of what was asked, however many threads work, so output repeats.
 
 use crate::cache::Caches;
-use crate::devices::{Devices, OuterOp};
-use crate::disk::Disk;
+use crate::devices::Devices;
 use crate::image::{Image, Places};
 use crate::machine::{Machine, Setup};
-use crate::model::Model;
+use crate::model::{Model, RAM};
+use crate::pl310::OuterOp;
 use crate::report::Outcome;
-use crate::tree;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 /// A program under test.
@@ -40,9 +39,10 @@ impl Guest {
 }
 
 /// What all runs share.
+#[derive(Clone)]
 pub struct Settings {
     /// What the disk holds at first, if there is one.
-    pub disk: Option<Vec<u8>>,
+    pub disk: Option<Arc<[u8]>>,
     /// Mean number of accesses between two moves of the adversary.
     pub period: u32,
     /// Instructions after which a run is given up.
@@ -62,8 +62,8 @@ pub struct Run<'a> {
     pub image: &'a Image,
     /// The machine.
     pub model: &'static Model,
-    /// Its device tree.
-    pub tree: &'a [u8],
+    /// Its device tree, if there is one.
+    pub tree: Option<&'a [u8]>,
     /// The adversary's.
     pub seed: u64,
     /// A store to the outer controller that is left out.
@@ -76,6 +76,8 @@ pub struct Ran {
     pub outcome: Outcome,
     /// Instructions executed.
     pub instructions: u64,
+    /// These, and for how many more the core was asleep.
+    pub time: u64,
     /// What the guest printed.
     pub console: Vec<u8>,
     /// How often each maintenance instruction of the image was executed, by linked address.
@@ -120,14 +122,22 @@ pub fn in_order<T: Sync, R: Send>(
 
 impl Settings {
     fn machine(&self, run: &Run<'_>, watch: Option<u32>) -> (Box<Machine>, Outcome) {
-        let mut caches = Caches::new(run.model, tree::RAM, run.seed, self.period);
+        let mut caches = Caches::new(run.model, RAM, run.seed, self.period);
         caches.watch = watch;
-        let disk = self.disk.clone().map(|content| Disk::new(content, run.seed));
-        let mut devices = Devices::new(run.model, disk, run.seed);
-        devices.without.clone_from(&self.without);
-        devices.without_site = run.without_site;
+        let mut devices = Devices::new(run.model, self.disk.as_deref(), run.seed);
+        devices.outer.without.clone_from(&self.without);
+        devices.outer.without_site = run.without_site;
         let (limit, enough) = (self.limit, self.enough);
-        let setup = Setup { model: run.model, image: run.image, tree: run.tree, caches, devices, limit, enough };
+        let setup = Setup {
+            model: run.model,
+            image: run.image,
+            tree: run.tree,
+            caches,
+            devices,
+            seed: run.seed,
+            limit,
+            enough,
+        };
         Machine::new(setup).expect("the emulator is built for this core").run()
     }
 
@@ -137,9 +147,10 @@ impl Settings {
         Ran {
             outcome,
             instructions: machine.instructions,
+            time: machine.now(),
             visits: machine.visits(),
             console: machine.devices.console,
-            outer_sites: machine.devices.outer_sites,
+            outer_sites: machine.devices.outer.sites,
         }
     }
 
@@ -155,10 +166,17 @@ impl Settings {
         let (machine, again) = self.machine(run, Some(found.line));
         println!("  rule: {}", found.rule);
         println!("  line: {:#010x}", found.line);
-        for (va, kind) in machine.mappings(found.line) {
-            println!("  mapped at {va:#010x}, {kind:?}");
+        // Which core did what is said where there are several.
+        let on = |core: usize| if run.model.cores > 1 { format!(", core {core}") } else { String::new() };
+        for (core, va, kind) in machine.mappings(found.line) {
+            println!("  mapped at {va:#010x}, {kind:?}{}", on(core));
         }
-        println!("  at:   {:#010x} {}", found.pc, places.tell(&guest.image, machine.linked(found.pc)));
+        println!(
+            "  at:   {:#010x}{} {}",
+            found.pc,
+            on(found.core),
+            places.tell(&guest.image, machine.linked(found.pc))
+        );
         println!(
             "  instruction {} of seed {} on {}; before, on this line:",
             found.instruction, run.seed, run.model.name
@@ -167,8 +185,8 @@ impl Settings {
             println!("    (a second run did not go the same way: {again:?})");
         }
         let mut last: Vec<(u32, String, u32)> = Vec::new();
-        for (pc, event) in &machine.caches.events {
-            let text = event.to_string();
+        for (core, pc, event) in &machine.caches.events {
+            let text = format!("{event}{}", on(*core));
             match last.last_mut() {
                 Some((_, previous, times)) if *previous == text => *times += 1,
                 _ => last.push((*pc, text, 1)),
@@ -182,7 +200,14 @@ impl Settings {
 
     /// Runs a guest on a machine over seeds; prints a line for each that found something, and a summary. Whether none
     /// did.
-    pub fn campaign(&self, guest: &Guest, model: &'static Model, tree: &[u8], seeds: &[u64], console: bool) -> bool {
+    pub fn campaign(
+        &self,
+        guest: &Guest,
+        model: &'static Model,
+        tree: Option<&[u8]>,
+        seeds: &[u64],
+        console: bool,
+    ) -> bool {
         let (mut broken, mut failed) = (0, 0);
         let (mut instructions, mut done, begin, mut told) = (0, 0, Instant::now(), Instant::now());
         let image = &guest.image;
@@ -313,7 +338,7 @@ mod tests {
         let settings =
             Settings { disk: None, period: 8, limit: 1_000_000, enough: u64::MAX, without: Vec::new(), jobs: 1 };
         let model = crate::model::find("a9").unwrap();
-        let ran = settings.run(&Run { image: &image, model, tree: &[0; 40], seed, without_site: None });
+        let ran = settings.run(&Run { image: &image, model, tree: Some(&[0; 40]), seed, without_site: None });
         (ran.outcome, ran.instructions)
     }
 

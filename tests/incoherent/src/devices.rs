@@ -1,253 +1,230 @@
-//! The boards' registers, as far as the kernel drives them.
+//! What stands on a board beside core and memory: where its registers are, and whose move is next.
 //!
 //! Guarantees: what is not modelled reads zero and ignores writes. Time is instructions, a nanosecond each, as under
-//! QEMU's `-icount shift=0`: ten to a tick of the global timer, a thousand to one of the SP804.
+//! QEMU's `-icount shift=0`.
 
-use crate::cache::{Caches, Maintain};
+use crate::cache::Caches;
+use crate::client::Client;
 use crate::disk::Disk;
 use crate::display::Display;
-use crate::model::{Model, Outer};
+use crate::gem::Gem;
+use crate::gic::Gic;
+use crate::model::{Board, Model, Outer};
+use crate::pl310::Pl310;
+use crate::pl330::Pl330;
 use crate::report::Rule;
-use std::collections::BTreeMap;
+use crate::small::{CadenceUart, GlobalTimer, Pl011, Scu, Sp804};
 
-/// Where registers are: first address and bytes. The same on both boards.
-pub const BLOCKS: [(u32, u32); 2] = [(0x1000_0000, 0x3_0000), (0x1e00_0000, 0x1_0000)];
-
-const PL011: u32 = 0x1000_9000;
-const SP804: u32 = 0x1001_1000;
-/// The last of vexpress-a9's four virtio transports: QEMU's first device takes it.
-const VIRTIO: u32 = 0x1001_3600;
-const PL111: u32 = 0x1002_0000;
-const SCU: u32 = 0x1e00_0000;
-const TIMER: u32 = 0x1e00_0200;
-const GIC: u32 = 0x1e00_1000;
-const PL310: u32 = 0x1e00_a000;
-
-const INSTRUCTIONS_PER_TICK: u64 = 10;
-const INSTRUCTIONS_PER_MICROSECOND: u64 = 1000;
-/// What an interrupt controller with nothing to say reads as.
-const SPURIOUS: u32 = 1023;
-
-/// What a store to the outer controller asks for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum OuterOp {
-    /// Clean, by line or way.
-    Clean,
-    /// Invalidate, or clean and invalidate, by line or way.
-    Invalidate,
-    /// Cache sync.
-    Sync,
+/// What a device reaches.
+pub struct Bus<'a> {
+    /// Memory, and what the CPU's caches and buffers hold of it.
+    pub caches: &'a mut Caches,
+    /// Where a console prints.
+    pub console: &'a mut Vec<u8>,
+    /// Instructions executed.
+    pub now: u64,
 }
 
-/// All registers.
+const SYS_FLAGSSET: u32 = 0x1000_0030;
+const SYS_FLAGSCLR: u32 = 0x1000_0034;
+
+/// Never, in instructions.
+pub const NEVER: u64 = u64::MAX;
+
+/// A device: its registers, and if it is a bus master its moves.
+pub trait Device {
+    /// A load from the register at `offset`.
+    fn read(&mut self, offset: u32, bus: &mut Bus<'_>) -> u32;
+
+    /// A store to it.
+    fn write(&mut self, offset: u32, value: u32, bus: &mut Bus<'_>);
+
+    /// When it moves next, in instructions.
+    fn due(&self) -> u64 {
+        NEVER
+    }
+
+    /// Its next move, which is due.
+    fn step(&mut self, _: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        Ok(())
+    }
+
+    /// Something came where a device looks for work: this one looks if it has nothing to do.
+    fn look(&mut self, _: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        Ok(())
+    }
+
+    /// The program has ended: what the device still has to do.
+    fn finish(&mut self, _: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        Ok(())
+    }
+
+    /// The interrupts it raises now, a bit each.
+    fn interrupts(&self) -> u128 {
+        0
+    }
+
+    /// What is at its other end, and not content with the program.
+    fn complaint(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A device and where its registers are.
+struct Slot {
+    base: u32,
+    bytes: u32,
+    device: Box<dyn Device>,
+}
+
+fn slot(base: u32, bytes: u32, device: impl Device + 'static) -> Slot {
+    Slot { base, bytes, device: Box::new(device) }
+}
+
+/// All devices of a board.
 pub struct Devices {
-    model: &'static Model,
-    /// What came out of the UART and over semihosting.
+    /// Where registers are: first address and bytes.
+    pub blocks: &'static [(u32, u32)],
+    /// What came out of the console and over semihosting.
     pub console: Vec<u8>,
-    /// Planted bugs: what the outer controller is not told, by kind or by the address of the store.
-    pub without: Vec<OuterOp>,
-    /// The same, by the address of the store.
-    pub without_site: Option<u32>,
-    /// Which stores told the outer controller what, and how often.
-    pub outer_sites: BTreeMap<(u32, OuterOp), u32>,
-    disk: Option<Disk>,
-    display: Display,
+    /// The outer cache's controller.
+    pub outer: Pl310,
     /// When a bus master moves next, in instructions.
     pub due: u64,
-    scu_control: u32,
-    timer_control: u32,
-    /// SP804: load, control, and the instruction at which it began to count.
-    sp804: (u32, u32, u64),
     gic: Gic,
-    outer_control: u32,
-}
-
-#[derive(Default)]
-struct Gic {
-    on: bool,
-    cpu_on: bool,
-    enabled: [u32; 32],
-    pending: [u32; 32],
-    active: Vec<u32>,
-    /// Whether `next` has an answer: asked before every instruction.
-    raised: bool,
-}
-
-impl Gic {
-    /// One interrupt at a time, the lowest number first: the kernel gives all one priority.
-    fn next(&self) -> Option<u32> {
-        if !self.on || !self.cpu_on || !self.active.is_empty() {
-            return None;
-        }
-        (0..32).find_map(|n| {
-            let word = self.enabled[n] & self.pending[n];
-            (word != 0).then(|| n as u32 * 32 + word.trailing_zeros())
-        })
-    }
+    /// `SYS_FLAGS` of a Versatile Express.
+    flags: u32,
+    slots: Vec<Slot>,
 }
 
 impl Devices {
-    /// All as after reset.
-    pub fn new(model: &'static Model, disk: Option<Disk>, seed: u64) -> Self {
-        Self {
-            model,
-            console: Vec::new(),
-            without: Vec::new(),
-            without_site: None,
-            outer_sites: BTreeMap::new(),
-            disk,
-            display: Display::new(seed),
-            due: u64::MAX,
-            scu_control: 0,
-            timer_control: 0,
-            sp804: (0, 0, 0),
-            gic: Gic::default(),
-            outer_control: 0,
+    /// All as after reset. `disk` is what the disk holds, if there is one.
+    pub fn new(model: &Model, disk: Option<&[u8]>, seed: u64) -> Self {
+        let cores = model.cores;
+        let (blocks, gic, outer, mut slots): (&'static [_], _, _, _) = match model.board {
+            Board::Arm => {
+                // The private region of the Cortex-A9; of it realview-pb-a8 has the interrupt controller, elsewhere.
+                let mut slots = vec![
+                    slot(0x1000_9000, 0x1000, Pl011),
+                    slot(0x1001_1000, 0x1000, Sp804::default()),
+                    slot(0x1002_0000, 0x1000, Display::new(seed)),
+                ];
+                let mut gic = Gic::new(0x1e00_0000, 0x1e00_1000, cores);
+                if model.core.multiprocessing {
+                    gic = Gic::new(0x1e00_0100, 0x1e00_1000, cores);
+                    slots.push(slot(0x1e00_0000, 0x100, Scu::new(cores)));
+                    slots.push(slot(0x1e00_0200, 0x100, GlobalTimer::default()));
+                }
+                (&[(0x1000_0000, 0x3_0000), (0x1e00_0000, 0x1_0000)], gic, 0x1e00_a000, slots)
+            }
+            Board::Zynq => {
+                let slots = vec![
+                    slot(0xe000_0000, 0x1000, CadenceUart),
+                    slot(0xe000_1000, 0x1000, CadenceUart),
+                    slot(0xe000_b000, 0x1000, Gem::new(Client::new(seed), seed)),
+                    slot(0xf800_3000, 0x1000, Pl330::new(seed)),
+                    slot(0xf8f0_0000, 0x100, Scu::new(cores)),
+                    slot(0xf8f0_0200, 0x100, GlobalTimer::default()),
+                ];
+                let blocks = &[(0xe000_0000, 0x1_0000), (0xf800_0000, 0x100_0000)];
+                (blocks, Gic::new(0xf8f0_0100, 0xf8f0_1000, cores), 0xf8f0_2000, slots)
+            }
+            Board::Virt => {
+                let blocks = &[(0x0800_0000, 0x300_0000)];
+                (blocks, Gic::new(0x0801_0000, 0x0800_0000, cores), 0, vec![slot(0x0900_0000, 0x1000, Pl011)])
+            }
+        };
+        // The last of the board's virtio transports: QEMU's first device takes it.
+        let transport = match model.board {
+            Board::Arm => Some(0x1001_3600),
+            Board::Zynq => None,
+            Board::Virt => Some(0x0a00_3e00),
+        };
+        if let (Some(base), Some(content)) = (transport, disk) {
+            slots.push(slot(base, 0x200, Disk::new(content.to_vec(), seed)));
         }
+        let outer = Pl310::new((model.outer == Outer::Controller).then_some(outer));
+        Self { blocks, console: Vec::new(), outer, due: NEVER, gic, flags: 0, slots }
     }
 
-    /// Whether the core's interrupt line is raised.
-    pub const fn interrupt(&self) -> bool {
-        self.gic.raised
+    /// Whether a core's interrupt line is raised.
+    pub fn interrupt(&self, core: usize) -> bool {
+        self.gic.is_raised(core)
+    }
+
+    /// Where a core goes that waits in the boot monitor, if it is sent for: it waits for an interrupt of software's,
+    /// and then looks at the flags (DUI 0447, 4.3).
+    pub fn sent_for(&self, core: usize) -> Option<u32> {
+        (self.flags != 0 && self.gic.is_called(core)).then_some(self.flags)
+    }
+
+    fn find(&self, at: u32) -> Option<(usize, u32)> {
+        let n = self.slots.iter().position(|slot| at.wrapping_sub(slot.base) < slot.bytes)?;
+        Some((n, at - self.slots[n].base))
     }
 
     /// A load from a register.
     pub fn read(&mut self, at: u32, now: u64, caches: &mut Caches) -> u32 {
-        let gic_cpu = self.model.gic_cpu;
-        let ticks = if self.timer_control & 1 != 0 { now / INSTRUCTIONS_PER_TICK } else { 0 };
-        match at {
-            // FR: transmit FIFO empty, receive FIFO empty.
-            _ if at == PL011 + 0x18 => 0x90,
-            _ if at == SP804 + 4 => {
-                let (load, control, began) = self.sp804;
-                let count = if control & 1 << 7 != 0 { (now - began) / INSTRUCTIONS_PER_MICROSECOND } else { 0 };
-                load.wrapping_sub(count as u32)
-            }
-            _ if (VIRTIO..VIRTIO + 0x200).contains(&at) => {
-                self.disk.as_ref().map_or(0, |disk| disk.read(at - VIRTIO, caches))
-            }
-            _ if (PL111..PL111 + 0x1000).contains(&at) => self.display.read(at - PL111),
-            _ if at == gic_cpu + 0x0c => match self.gic.next() {
-                None => SPURIOUS,
-                Some(id) => {
-                    self.gic.pending[id as usize / 32] &= !(1 << (id % 32));
-                    self.gic.active.push(id);
-                    self.gic.raised = false;
-                    id
-                }
-            },
-            // TYPER: 96 interrupts.
-            _ if at == GIC + 4 => 2,
-            _ if !self.model.multiprocessing => 0,
-            SCU => self.scu_control,
-            TIMER => ticks as u32,
-            _ if at == TIMER + 4 => (ticks >> 32) as u32,
-            _ if at == TIMER + 8 => self.timer_control,
-            _ if self.model.outer != Outer::Controller => 0,
-            // Cache ID: r3p2. Auxiliary control: 8 ways of 16 KiB.
-            PL310 => 0x4100_00c8,
-            _ if at == PL310 + 0x100 => self.outer_control,
-            _ if at == PL310 + 0x104 => 0x0202_0000,
-            // The ways an operation has not ended for.
-            _ if [0x77c, 0x7bc, 0x7fc].contains(&at.wrapping_sub(PL310)) => u32::from(caches.poll_ways()) * 0xff,
-            _ => 0,
+        if let Some(value) = self.gic.read(at, caches.core) {
+            return value;
         }
+        if let Some(value) = self.outer.read(at, caches) {
+            return value;
+        }
+        let Some((n, offset)) = self.find(at) else { return 0 };
+        self.slots[n].device.read(offset, &mut Bus { caches, console: &mut self.console, now })
     }
 
     /// A store to a register.
     pub fn write(&mut self, at: u32, value: u32, now: u64, caches: &mut Caches) {
-        let gic_cpu = self.model.gic_cpu;
         match at {
-            PL011 => self.console.push(value as u8),
-            SP804 => (self.sp804.0, self.sp804.2) = (value, now),
-            _ if at == SP804 + 8 => (self.sp804.1, self.sp804.2) = (value, now),
-            _ if (VIRTIO..VIRTIO + 0x200).contains(&at) => {
-                if let Some(disk) = &mut self.disk {
-                    disk.write(at - VIRTIO, value, now);
-                }
-                self.look_ahead();
-            }
-            _ if (PL111..PL111 + 0x1000).contains(&at) => {
-                self.display.write(at - PL111, value, now);
-                self.look_ahead();
-            }
-            _ if at == gic_cpu => self.gic.cpu_on = value & 1 != 0,
-            _ if at == gic_cpu + 0x10 => self.gic.active.retain(|&id| id != value & 0x3ff),
-            GIC => self.gic.on = value & 1 != 0,
-            _ if (GIC + 0x100..GIC + 0x300).contains(&at) => {
-                let (word, register) = ((at & 0x7f) as usize / 4, (at - GIC) & !0x7f);
-                match register {
-                    0x100 => self.gic.enabled[word] |= value,
-                    0x180 => self.gic.enabled[word] &= !value,
-                    0x200 => self.gic.pending[word] |= value,
-                    _ => self.gic.pending[word] &= !value,
-                }
-            }
-            _ if !self.model.multiprocessing => {}
-            SCU => self.scu_control = value,
-            _ if at == TIMER + 8 => self.timer_control = value,
-            _ if (PL310..PL310 + 0x1000).contains(&at) && self.model.outer == Outer::Controller => {
-                self.outer(at - PL310, value, caches);
-            }
+            SYS_FLAGSSET => self.flags |= value,
+            SYS_FLAGSCLR => self.flags &= !value,
             _ => {}
         }
-        self.gic.raised = self.gic.next().is_some();
-    }
-
-    /// PL310 (DDI 0246, 3.3.10 and table 3-1): operations by line are atomic, those by way go on in the background, a
-    /// sync is complete when all buffers are empty.
-    fn outer(&mut self, offset: u32, value: u32, caches: &mut Caches) {
-        let (operation, kind) = match offset {
-            0x100 => {
-                self.outer_control = value;
-                return caches.set_outer(value & 1 != 0);
-            }
-            0x730 => (Maintain::Clean, OuterOp::Sync),
-            0x770 | 0x77c => (Maintain::Invalidate, OuterOp::Invalidate),
-            0x7b0 | 0x7bc => (Maintain::Clean, OuterOp::Clean),
-            0x7f0 | 0x7fc => (Maintain::Flush, OuterOp::Invalidate),
-            _ => return,
-        };
-        *self.outer_sites.entry((caches.pc, kind)).or_insert(0) += 1;
-        if self.without.contains(&kind) || self.without_site == Some(caches.pc) {
+        if self.gic.write(at, value, caches.core) || self.outer.write(at, value, caches) {
             return;
         }
-        match offset {
-            0x730 => caches.order_sync(),
-            0x770 | 0x7b0 | 0x7f0 => caches.order_line(operation, value),
-            _ => caches.order_ways(operation),
+        if let Some((n, offset)) = self.find(at) {
+            self.slots[n].device.write(offset, value, &mut Bus { caches, console: &mut self.console, now });
+            self.look_ahead();
         }
     }
 
     fn look_ahead(&mut self) {
-        self.due = self.disk.as_ref().map_or(u64::MAX, |disk| disk.due).min(self.display.due);
+        self.due = self.slots.iter().map(|slot| slot.device.due()).min().unwrap_or(NEVER);
+        self.gic.raise(self.slots.iter().fold(0, |all, slot| all | slot.device.interrupts()));
     }
 
-    /// The bus masters' next move, which is due.
+    fn each(
+        &mut self,
+        caches: &mut Caches,
+        now: u64,
+        mut act: impl FnMut(&mut dyn Device, &mut Bus<'_>) -> Result<(), (Rule, u32)>,
+    ) -> Result<(), (Rule, u32)> {
+        let mut bus = Bus { caches, console: &mut self.console, now };
+        self.slots.iter_mut().try_for_each(|slot| act(slot.device.as_mut(), &mut bus))?;
+        self.look_ahead();
+        Ok(())
+    }
+
+    /// The bus masters' next moves that are due.
     pub fn step(&mut self, caches: &mut Caches, now: u64) -> Result<(), (Rule, u32)> {
-        if let Some(disk) = &mut self.disk
-            && disk.due <= now
-        {
-            disk.step(caches, now)?;
-        }
-        if self.display.due <= now {
-            self.display.step(caches, now)?;
-        }
-        self.look_ahead();
-        Ok(())
+        self.each(caches, now, |device, bus| if device.due() <= now { device.step(bus) } else { Ok(()) })
     }
 
-    /// Something came where the disk looks for work.
+    /// Something came where a device looks for work.
     pub fn look(&mut self, caches: &mut Caches, now: u64) -> Result<(), (Rule, u32)> {
-        if let Some(disk) = &mut self.disk {
-            disk.look(caches, now)?;
-        }
-        self.look_ahead();
-        Ok(())
+        self.each(caches, now, |device, bus| device.look(bus))
     }
 
-    /// The program has ended: what the display still has to read.
-    pub fn finish(&mut self, caches: &mut Caches) -> Result<(), (Rule, u32)> {
-        self.display.finish(caches)
+    /// The program has ended.
+    pub fn finish(&mut self, caches: &mut Caches, now: u64) -> Result<(), (Rule, u32)> {
+        self.each(caches, now, |device, bus| device.finish(bus))
+    }
+
+    /// What a device's other end has to complain of.
+    pub fn complaint(&self) -> Option<String> {
+        self.slots.iter().find_map(|slot| slot.device.complaint())
     }
 }

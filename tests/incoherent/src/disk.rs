@@ -5,7 +5,8 @@
 //! request is used only after its last byte is in memory. Sectors are read and written; what is written lasts for the
 //! run.
 
-use crate::cache::{Caches, Random};
+use crate::cache::{Caches, Master, Random};
+use crate::devices::{Bus, Device, NEVER};
 use crate::report::Rule;
 
 const MAGIC: u32 = 0x7472_6976;
@@ -55,8 +56,7 @@ pub struct Disk {
     request: Option<Request>,
     /// Whether the CPU said that there is something, and the device did not look since.
     told: bool,
-    /// When it moves next, in instructions; never if that is the largest number.
-    pub due: u64,
+    due: u64,
 }
 
 impl Disk {
@@ -78,54 +78,7 @@ impl Disk {
             next_used: 0,
             request: None,
             told: false,
-            due: u64::MAX,
-        }
-    }
-
-    /// A load from a register.
-    pub fn read(&self, offset: u32, caches: &mut Caches) -> u32 {
-        match offset {
-            0x000 => MAGIC,
-            0x004 | 0x008 => 2,
-            // The one feature: VIRTIO_F_VERSION_1, bit 32.
-            0x010 => u32::from(self.feature_select == 1),
-            0x034 => QUEUE_MAX,
-            0x044 => u32::from(self.ready),
-            0x060 => {
-                if self.interrupt != 0 {
-                    caches.know();
-                }
-                self.interrupt
-            }
-            0x070 => self.status,
-            0x100 => (self.content.len() / SECTOR) as u32,
-            _ => 0,
-        }
-    }
-
-    /// A store to a register.
-    pub fn write(&mut self, offset: u32, value: u32, now: u64) {
-        match offset {
-            0x014 => self.feature_select = value,
-            0x038 => self.size = value,
-            0x044 => self.ready = value & 1 != 0,
-            // It looks at once, before the CPU can write down the next request.
-            0x050 if self.runs() && self.request.is_none() => (self.told, self.due) = (true, now + 1),
-            0x064 => self.interrupt &= !value,
-            0x070 => {
-                self.status = value;
-                if self.runs() {
-                    self.wait(now);
-                }
-                if value == 0 {
-                    (self.ready, self.request, self.told, self.due) = (false, None, false, u64::MAX);
-                    (self.next_available, self.next_used) = (0, 0);
-                }
-            }
-            0x080 => self.descriptors = value,
-            0x090 => self.available = value,
-            0x0a0 => self.used = value,
-            _ => {}
+            due: NEVER,
         }
     }
 
@@ -137,49 +90,6 @@ impl Disk {
     fn wait(&mut self, now: u64) {
         let while_ = if self.random.below(2) == 0 { 1 } else { 1000 };
         self.due = now + 1 + u64::from(self.random.below(while_));
-    }
-
-    /// If the device has nothing to do, it looks for work.
-    pub fn look(&mut self, caches: &mut Caches, now: u64) -> Result<(), (Rule, u32)> {
-        if self.runs() && self.request.is_none() { self.step(caches, now) } else { Ok(()) }
-    }
-
-    /// The device's next move, which is due.
-    pub fn step(&mut self, caches: &mut Caches, now: u64) -> Result<(), (Rule, u32)> {
-        let Some(mut request) = self.request.take() else {
-            caches.poll(self.available + 2);
-            let index = caches.device_read(self.available + 2, 2, core::mem::take(&mut self.told))? as u16;
-            if index == self.next_available || self.size == 0 {
-                // It need not be told: it looks now and then.
-                self.due = now + 1 + u64::from(self.random.below(LOOKS));
-                return Ok(());
-            }
-            self.request = Some(self.take_request(caches)?);
-            self.wait(now);
-            return Ok(());
-        };
-        self.wait(now);
-        if let Some((at, bytes, place)) = request.pieces.pop() {
-            let content = &mut self.content[place..place + bytes];
-            if request.to_disk {
-                for (n, byte) in content.iter_mut().enumerate() {
-                    *byte = caches.device_read(at + n as u32, 1, true)? as u8;
-                }
-            } else {
-                caches.device_write(at, content)?;
-                request.written += bytes as u32;
-            }
-            self.request = Some(request);
-            return Ok(());
-        }
-        caches.device_write(request.status_at, &[request.status])?;
-        let entry = self.used + 4 + 8 * (u32::from(self.next_used) % self.size);
-        caches.device_write(entry, &u32::from(request.head).to_le_bytes())?;
-        caches.device_write(entry + 4, &(request.written + 1).to_le_bytes())?;
-        self.next_used = self.next_used.wrapping_add(1);
-        caches.device_write(self.used + 2, &self.next_used.to_le_bytes())?;
-        self.interrupt |= 1;
-        Ok(())
     }
 
     fn take_request(&mut self, caches: &mut Caches) -> Result<Request, (Rule, u32)> {
@@ -223,5 +133,99 @@ impl Disk {
         // Taken from the end.
         request.pieces.reverse();
         Ok(request)
+    }
+}
+
+impl Device for Disk {
+    fn read(&mut self, offset: u32, bus: &mut Bus<'_>) -> u32 {
+        match offset {
+            0x000 => MAGIC,
+            0x004 | 0x008 => 2,
+            // The one feature: VIRTIO_F_VERSION_1, bit 32.
+            0x010 => u32::from(self.feature_select == 1),
+            0x034 => QUEUE_MAX,
+            0x044 => u32::from(self.ready),
+            0x060 => {
+                if self.interrupt != 0 {
+                    bus.caches.know(Master::Disk);
+                }
+                self.interrupt
+            }
+            0x070 => self.status,
+            0x100 => (self.content.len() / SECTOR) as u32,
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, offset: u32, value: u32, bus: &mut Bus<'_>) {
+        match offset {
+            0x014 => self.feature_select = value,
+            0x038 => self.size = value,
+            0x044 => self.ready = value & 1 != 0,
+            // It looks at once, before the CPU can write down the next request.
+            0x050 if self.runs() && self.request.is_none() => (self.told, self.due) = (true, bus.now + 1),
+            0x064 => self.interrupt &= !value,
+            0x070 => {
+                self.status = value;
+                if self.runs() {
+                    self.wait(bus.now);
+                }
+                if value == 0 {
+                    (self.ready, self.request, self.told, self.due) = (false, None, false, NEVER);
+                    (self.next_available, self.next_used) = (0, 0);
+                    bus.caches.poll(Master::Disk, None);
+                }
+            }
+            0x080 => self.descriptors = value,
+            0x090 => self.available = value,
+            0x0a0 => self.used = value,
+            _ => {}
+        }
+    }
+
+    fn due(&self) -> u64 {
+        self.due
+    }
+
+    fn look(&mut self, bus: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        if self.runs() && self.request.is_none() { self.step(bus) } else { Ok(()) }
+    }
+
+    fn step(&mut self, bus: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        let (caches, now) = (&mut *bus.caches, bus.now);
+        let Some(mut request) = self.request.take() else {
+            caches.poll(Master::Disk, Some(self.available + 2));
+            let index = caches.device_read(self.available + 2, 2, core::mem::take(&mut self.told))? as u16;
+            if index == self.next_available || self.size == 0 {
+                // It need not be told: it looks now and then.
+                self.due = now + 1 + u64::from(self.random.below(LOOKS));
+                return Ok(());
+            }
+            self.request = Some(self.take_request(caches)?);
+            self.wait(now);
+            return Ok(());
+        };
+        self.wait(now);
+        if let Some((at, bytes, place)) = request.pieces.pop() {
+            let content = &mut self.content[place..place + bytes];
+            if request.to_disk {
+                for (n, byte) in content.iter_mut().enumerate() {
+                    *byte = caches.device_read(at + n as u32, 1, true)? as u8;
+                }
+            } else {
+                caches.device_write(Master::Disk, at, content)?;
+                request.written += bytes as u32;
+            }
+            self.request = Some(request);
+            return Ok(());
+        }
+        caches.device_write(Master::Disk, request.status_at, &[request.status])?;
+        let entry = self.used + 4 + 8 * (u32::from(self.next_used) % self.size);
+        caches.device_write(Master::Disk, entry, &u32::from(request.head).to_le_bytes())?;
+        caches.device_write(Master::Disk, entry + 4, &(request.written + 1).to_le_bytes())?;
+        self.next_used = self.next_used.wrapping_add(1);
+        caches.device_write(Master::Disk, self.used + 2, &self.next_used.to_le_bytes())?;
+        self.interrupt |= 1;
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! program ends, so that a picture that never came to memory is seen.
 
 use crate::cache::{Caches, Random};
+use crate::devices::{Bus, Device, NEVER};
 use crate::report::Rule;
 
 /// Bytes read at once, and the mean number of instructions between.
@@ -15,8 +16,7 @@ pub struct Display {
     registers: [u32; 8],
     next: u32,
     random: Random,
-    /// When it reads next, in instructions; never if that is the largest number.
-    pub due: u64,
+    due: u64,
 }
 
 const TIMING0: usize = 0;
@@ -29,26 +29,7 @@ const ON: u32 = 1 | 1 << 11;
 impl Display {
     /// Off.
     pub fn new(seed: u64) -> Self {
-        Self { registers: [0; 8], next: 0, random: Random::new(seed.rotate_left(32)), due: u64::MAX }
-    }
-
-    /// A load from a register.
-    pub fn read(&self, offset: u32) -> u32 {
-        self.registers.get(offset as usize / 4).copied().unwrap_or(0)
-    }
-
-    /// A store to a register.
-    pub fn write(&mut self, offset: u32, value: u32, now: u64) {
-        let was_on = self.is_on();
-        if let Some(register) = self.registers.get_mut(offset as usize / 4) {
-            *register = value;
-        }
-        if self.is_on() && !was_on {
-            self.next = self.random.below(self.bytes().div_ceil(PIECE)) * PIECE;
-            self.due = now + 1;
-        } else if !self.is_on() {
-            self.due = u64::MAX;
-        }
+        Self { registers: [0; 8], next: 0, random: Random::new(seed.rotate_left(32)), due: NEVER }
     }
 
     const fn is_on(&self) -> bool {
@@ -60,23 +41,45 @@ impl Display {
         width * ((self.registers[TIMING1] & 0x3ff) + 1) * 4
     }
 
-    /// Reads the next piece, which is due.
-    pub fn step(&mut self, caches: &mut Caches, now: u64) -> Result<(), (Rule, u32)> {
-        self.due = now + 1 + u64::from(self.random.below(2 * PAUSE));
-        let from = self.next;
-        self.next = if from + PIECE < self.bytes() { from + PIECE } else { 0 };
-        self.scan(caches, from, from + PIECE)
-    }
-
-    /// Reads what is left to be read: all, if it is on.
-    pub fn finish(&self, caches: &mut Caches) -> Result<(), (Rule, u32)> {
-        if self.is_on() { self.scan(caches, 0, self.bytes()) } else { Ok(()) }
-    }
-
     fn scan(&self, caches: &mut Caches, from: u32, to: u32) -> Result<(), (Rule, u32)> {
         for offset in (from..to.min(self.bytes())).step_by(4) {
             caches.device_read(self.registers[UPBASE] + offset, 4, true)?;
         }
         Ok(())
+    }
+}
+
+impl Device for Display {
+    fn read(&mut self, offset: u32, _: &mut Bus<'_>) -> u32 {
+        self.registers.get(offset as usize / 4).copied().unwrap_or(0)
+    }
+
+    fn write(&mut self, offset: u32, value: u32, bus: &mut Bus<'_>) {
+        let was_on = self.is_on();
+        if let Some(register) = self.registers.get_mut(offset as usize / 4) {
+            *register = value;
+        }
+        if self.is_on() && !was_on {
+            self.next = self.random.below(self.bytes().div_ceil(PIECE)) * PIECE;
+            self.due = bus.now + 1;
+        } else if !self.is_on() {
+            self.due = NEVER;
+        }
+    }
+
+    fn due(&self) -> u64 {
+        self.due
+    }
+
+    fn step(&mut self, bus: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        self.due = bus.now + 1 + u64::from(self.random.below(2 * PAUSE));
+        let from = self.next;
+        self.next = if from + PIECE < self.bytes() { from + PIECE } else { 0 };
+        self.scan(bus.caches, from, from + PIECE)
+    }
+
+    /// What is left to be read: all, if it is on.
+    fn finish(&mut self, bus: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        if self.is_on() { self.scan(bus.caches, 0, self.bytes()) } else { Ok(()) }
     }
 }

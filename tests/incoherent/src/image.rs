@@ -2,8 +2,11 @@
 //!
 //! Guarantees: the image is the ELF's bytes but for the sites that a suppression names, each replaced by one `nop`.
 
+use crate::model::{Boot, Model, RAM};
 use addr2line::Loader;
-use object::{Object, ObjectSegment, ObjectSymbol};
+use object::elf::PT_LOAD;
+use object::read::elf::{ElfFile32, FileHeader, ProgramHeader};
+use object::{Endianness, Object, ObjectSymbol};
 use std::fmt;
 use std::path::Path;
 
@@ -22,9 +25,9 @@ pub enum Op {
     TlbPage,
     /// TLBIALL, TLBIALLIS, TLBIASID and TLBIASIDIS.
     TlbAll,
-    /// DSB, in any domain.
+    /// DSB.
     Dsb,
-    /// DMB, in any domain: Cortex-A8 and Cortex-A9 know one.
+    /// DMB.
     Dmb,
     /// A write of SCTLR.
     Sctlr,
@@ -36,22 +39,53 @@ pub enum Op {
     Ttbcr,
     /// A write of VBAR.
     Vbar,
+    /// DCISW.
+    InvalidateBySet,
+    /// DCCSW.
+    CleanBySet,
+    /// DCCISW.
+    FlushBySet,
+    /// A write of ACTLR.
+    Actlr,
+    /// A read of ISR.
+    Isr,
+    /// CLREX.
+    Clrex,
+    /// LDREX and its kin.
+    LoadExclusive,
+    /// STREX and its kin.
+    StoreExclusive,
 }
 
 /// The operations that a kernel may forget.
 pub const MAINTENANCE: [Op; 8] =
     [Op::Clean, Op::CleanToUnification, Op::Invalidate, Op::Flush, Op::TlbPage, Op::TlbAll, Op::Dsb, Op::Dmb];
 
-/// The operation of an A32 instruction and the register it takes its value from.
+/// The option of a barrier for all accesses of the whole system, as the cp15 forms are.
+pub const SYSTEM: u8 = 15;
+
+/// The operation of an A32 instruction, whatever its condition, and the register it takes its value from; for a
+/// barrier, its option; for a store of the exclusive kind, the register that says whether it went.
 pub fn decode(word: u32) -> Option<(Op, u8)> {
-    if word & 0xffff_fff0 == 0xf57f_f040 || word & 0x0fff_0fff == 0x0e07_0f9a {
-        return Some((Op::Dsb, 0));
+    let option = (word & 15) as u8;
+    match word & 0xffff_fff0 {
+        0xf57f_f040 => return Some((Op::Dsb, option)),
+        0xf57f_f050 => return Some((Op::Dmb, option)),
+        0xf57f_f010 => return Some((Op::Clrex, option)),
+        _ if word >> 28 == 0xf => return None,
+        _ => {}
     }
-    if word & 0xffff_fff0 == 0xf57f_f050 || word & 0x0fff_0fff == 0x0e07_0fba {
-        return Some((Op::Dmb, 0));
+    let register = ((word >> 12) & 15) as u8;
+    match word & 0x0f90_0ff0 {
+        0x0190_0f90 => return Some((Op::LoadExclusive, register)),
+        0x0180_0f90 => return Some((Op::StoreExclusive, register)),
+        _ => {}
     }
-    // MCR p15, opc1, Rt, CRn, CRm, opc2, always executed.
-    if word & 0xff10_0f10 != 0xee00_0f10 {
+    if word & 0x0fff_0fff == 0x0e1d_0f50 {
+        return Some((Op::Isr, register));
+    }
+    // MCR p15, opc1, Rt, CRn, CRm, opc2.
+    if word & 0x0f10_0f10 != 0x0e00_0f10 {
         return None;
     }
     let (opc1, crn, crm, opc2) = ((word >> 21) & 7, (word >> 16) & 15, word & 15, (word >> 5) & 7);
@@ -60,7 +94,8 @@ pub fn decode(word: u32) -> Option<(Op, u8)> {
         (0, 7, 11, 1) => Op::CleanToUnification,
         (0, 7, 6, 1) => Op::Invalidate,
         (0, 7, 14, 1) => Op::Flush,
-        (0, 7, 10, 4) => Op::Dsb,
+        (0, 7, 10, 4) => return Some((Op::Dsb, SYSTEM)),
+        (0, 7, 10, 5) => return Some((Op::Dmb, SYSTEM)),
         (0, 8, 3 | 5 | 6 | 7, 1 | 3) => Op::TlbPage,
         (0, 8, 3 | 5 | 6 | 7, 0 | 2) => Op::TlbAll,
         (0, 1, 0, 0) => Op::Sctlr,
@@ -68,9 +103,39 @@ pub fn decode(word: u32) -> Option<(Op, u8)> {
         (0, 2, 0, 1) => Op::Ttbr1,
         (0, 2, 0, 2) => Op::Ttbcr,
         (0, 12, 0, 0) => Op::Vbar,
+        (0, 7, 6, 2) => Op::InvalidateBySet,
+        (0, 7, 10, 2) => Op::CleanBySet,
+        (0, 7, 14, 2) => Op::FlushBySet,
+        (0, 1, 0, 1) => Op::Actlr,
         _ => return None,
     };
-    Some((op, ((word >> 12) & 15) as u8))
+    Some((op, register))
+}
+
+/// Whether an instruction's condition holds with these flags (ARM ARM A8.3).
+pub const fn passes(word: u32, cpsr: u32) -> bool {
+    let (n, z, c, v) = (cpsr >> 31 & 1 != 0, cpsr >> 30 & 1 != 0, cpsr >> 29 & 1 != 0, cpsr >> 28 & 1 != 0);
+    let holds = match word >> 29 & 7 {
+        0 => z,
+        1 => c,
+        2 => n,
+        3 => v,
+        4 => c && !z,
+        5 => n == v,
+        6 => n == v && !z,
+        _ => return true,
+    };
+    holds != (word >> 28 & 1 != 0)
+}
+
+/// An instruction as a program on one of several cores has it: what the emulator would say of the core comes from a
+/// register that nobody uses. MPIDR is read from TPIDRURO, and ISR from TPIDRURW.
+pub const fn of_many_cores(word: u32) -> u32 {
+    match word & 0x0fff_0fff {
+        0x0e10_0fb0 => word & 0xf000_f000 | 0x0e1d_0f70,
+        0x0e1c_0f11 => word & 0xf000_f000 | 0x0e1d_0f50,
+        _ => word,
+    }
 }
 
 /// Whether a TLB operation is in the inner shareable form: UNDEFINED without the Multiprocessing Extensions.
@@ -84,10 +149,16 @@ const NOP: u32 = 0xe320_f000;
 /// A loaded ELF.
 #[derive(Clone)]
 pub struct Image {
-    /// Bytes from the lowest address on, without .bss.
+    /// Bytes from the lowest address on, without .bss at the end.
     pub bytes: Vec<u8>,
     /// The linked address of the first.
     pub base: u32,
+    /// Bytes from the first to the end of .bss.
+    pub span: u32,
+    /// The physical address of the first, where the ELF's own addresses are followed.
+    pub at: u32,
+    /// The physical address to begin at, likewise.
+    pub entry: u32,
     symbols: Vec<(u32, u32, String)>,
 }
 
@@ -95,15 +166,25 @@ impl Image {
     /// Reads an ELF.
     pub fn load(path: &Path) -> Result<Self, String> {
         let data = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let elf = object::File::parse(&*data).map_err(|error| format!("{}: {error}", path.display()))?;
-        let mut bytes = Vec::new();
-        let base = elf.segments().map(|segment| segment.address() as u32).min().ok_or("no segment to load")?;
-        for segment in elf.segments() {
-            let at = (segment.address() as u32 - base) as usize;
-            let content = segment.data().map_err(|error| error.to_string())?;
+        let wrong = |what: &str| format!("{}: {what}", path.display());
+        let elf = ElfFile32::<Endianness>::parse(&*data).map_err(|error| wrong(&error.to_string()))?;
+        let endian = elf.endian();
+        let segments = elf.elf_program_headers().iter().filter(|one| one.p_type(endian) == PT_LOAD);
+        let segments: Vec<_> = segments.filter(|one| one.p_memsz(endian) > 0).collect();
+        let first = segments.iter().min_by_key(|one| one.p_vaddr(endian)).ok_or_else(|| wrong("no segment to load"))?;
+        let (base, at) = (first.p_vaddr(endian), first.p_paddr(endian));
+        let (mut bytes, mut span) = (Vec::new(), 0);
+        for segment in &segments {
+            let offset = segment.p_vaddr(endian) - base;
+            if segment.p_paddr(endian).wrapping_sub(at) != offset {
+                return Err(wrong("its segments are not as far apart in memory as they are linked"));
+            }
+            span = span.max(offset + segment.p_memsz(endian));
+            let content = segment.data(endian, &*data).map_err(|()| wrong("a segment is not in the file"))?;
             if !content.is_empty() {
-                bytes.resize(bytes.len().max(at + content.len()), 0);
-                bytes[at..at + content.len()].copy_from_slice(content);
+                let end = offset as usize + content.len();
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[offset as usize..end].copy_from_slice(content);
             }
         }
         let mut symbols: Vec<_> = elf
@@ -112,13 +193,26 @@ impl Image {
             .map(|symbol| (symbol.address() as u32, symbol.size() as u32, symbol.name().unwrap_or("?").to_owned()))
             .collect();
         symbols.sort_unstable();
-        Ok(Self { bytes, base, symbols })
+        let entry = elf.elf_header().e_entry(endian);
+        Ok(Self { bytes, base, span, at, entry, symbols })
+    }
+
+    /// Refuses a machine that does not have memory where this goes by its own addresses.
+    pub fn fits(&self, model: &Model) -> Result<(), String> {
+        let from = self.at.wrapping_sub(model.ram);
+        let fits = from < RAM && self.span <= RAM - from;
+        if fits || !matches!(model.boot, Boot::Elf) {
+            return Ok(());
+        }
+        let (at, span) = (self.at, self.span);
+        Err(format!("{span} bytes at {at:#010x} are not in the RAM of {}", model.name))
     }
 
     /// A program without symbols.
     #[cfg(test)]
     pub fn of_words(base: u32, words: impl Iterator<Item = u32>) -> Self {
-        Self { bytes: words.flat_map(u32::to_le_bytes).collect(), base, symbols: Vec::new() }
+        let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        Self { span: bytes.len() as u32, bytes, base, at: base, entry: base, symbols: Vec::new() }
     }
 
     /// Words of the image with their linked addresses.
@@ -221,8 +315,9 @@ mod tests {
             (0xee07_1f36, Some((Op::Invalidate, 1))),
             (0xee08_cf33, Some((Op::TlbPage, 12))),
             (0xee08_0f17, Some((Op::TlbAll, 0))),
-            (0xf57f_f04f, Some((Op::Dsb, 0))),
-            (0xf57f_f05b, Some((Op::Dmb, 0))),
+            (0xf57f_f04f, Some((Op::Dsb, SYSTEM))),
+            (0xf57f_f05b, Some((Op::Dmb, 11))),
+            (0xee07_0fba, Some((Op::Dmb, SYSTEM))),
             // A read of SCTLR.
             (0xee11_0f10, None),
         ];

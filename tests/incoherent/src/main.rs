@@ -3,22 +3,29 @@
 
 mod cache;
 mod campaign;
+mod client;
 mod devices;
 mod disk;
 mod display;
+mod gem;
+mod gic;
 mod image;
+mod kinds;
 mod machine;
 mod mmu;
 mod model;
 mod necessity;
+mod pl310;
+mod pl330;
 mod plants;
 mod report;
+mod small;
 mod tree;
 
 use campaign::{Guest, Settings};
-use devices::OuterOp;
-use image::{MAINTENANCE, Op, Places};
-use model::{MODELS, Model};
+use image::{MAINTENANCE, Places};
+use kinds::Kind;
+use model::{Boot, MODELS, Model};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,9 +33,11 @@ const USAGE: &str = "usage: incoherent --elf FILE... [OPTION]...
 
   --elf FILE              a program; may be repeated
   --model M               a9 (one level of cache), a9-pl310 (two, an outer controller) or a8 (two of the core's own);
-                          may be repeated (default: all)
+                          with several cores a9x2 (two, one level) or a9x4-pl310 (four, two levels);
+                          for an ELF that is loaded by its own addresses zynq, virt-a7 or virt-a15; may be repeated
+                          (default: the first three; with --plants those that the list names)
   --disk FILE             what the virtio block device holds (default: there is no disk)
-  --append TEXT           boot arguments (default: cma=64M loglevel=6 semihosting)
+  --append TEXT           boot arguments, where there is a device tree (default: cma=64M loglevel=6 semihosting)
   --seeds N               how many seeds (default: 1)
   --first S               the first of them (default: 1)
   --shard I/N             of these seeds only every N-th, starting with number I, from 0
@@ -40,15 +49,18 @@ const USAGE: &str = "usage: incoherent --elf FILE... [OPTION]...
                           tlbi, dsb, dmb, outer-clean, outer-invalidate or outer-sync
   --site ADDRESS          plant a bug: without the instruction at this linked address
   --list-sites            print the addresses of all cache, TLB and barrier instructions, and run nothing
+  --kinds                 plant a bug of each kind of --suppress in turn, with one seed after the other until it is caught
   --necessity             plant a bug at each site in turn, and tell which were caught by which program
   --plants FILE           run each program once for each bug that it plants itself: FILE lists them, a line each of its
-                          name, the models where it is a bug, and what it is; the program is told plant=NAME
-  --only NAME             of these bugs this one, of these sites those with NAME in theirs; may be repeated
+                          name, the models where it is a bug, and what it is; the program is told plant=NAME; may be
+                          repeated, for a table each
+  --only NAME             of these kinds or bugs this one, of these sites those with NAME in theirs; may be repeated
   --console               print what the guest prints
 
 The exit code is 0 if no rule was broken and every run ended with the guest's code 0 or after --enough, with --plants if
-95 in 100 runs of each bug were caught, and all runs without a bug passed, or there is no table; with --necessity if the programs pass whole; 1 otherwise; 2
-for a bad argument.";
+95 in 100 runs of each bug were caught, and all runs without a bug passed, or there is no table; with --kinds if each
+kind that is executed was caught, and the programs pass whole; with --necessity if the programs pass whole; 1 otherwise;
+2 for a bad argument.";
 
 /// The command line.
 struct Options {
@@ -57,11 +69,12 @@ struct Options {
     append: String,
     seeds: Vec<u64>,
     settings: Settings,
-    suppress: Vec<Op>,
+    suppress: Vec<&'static Kind>,
     sites: Vec<u32>,
     list: bool,
+    kinds: bool,
     necessity: bool,
-    plants: Option<PathBuf>,
+    plants: Vec<PathBuf>,
     only: Vec<String>,
     console: bool,
 }
@@ -92,8 +105,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         suppress: Vec::new(),
         sites: Vec::new(),
         list: false,
+        kinds: false,
         necessity: false,
-        plants: None,
+        plants: Vec::new(),
         only: Vec::new(),
         console: false,
     };
@@ -111,7 +125,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             }
             "--disk" => {
                 let path = value()?;
-                settings.disk = Some(std::fs::read(&path).map_err(|error| format!("{path}: {error}"))?);
+                settings.disk = Some(std::fs::read(&path).map_err(|error| format!("{path}: {error}"))?.into());
             }
             "--append" => options.append = value()?,
             "--seeds" => seeds = number(&value()?)?,
@@ -134,22 +148,15 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             }
             "--limit" => settings.limit = number(&value()?)?.saturating_mul(1_000_000),
             "--enough" => settings.enough = number(&value()?)?.saturating_mul(1_000_000),
-            "--suppress" => match value()?.as_str() {
-                "clean" => options.suppress.push(Op::Clean),
-                "clean-to-unification" => options.suppress.push(Op::CleanToUnification),
-                "invalidate" => options.suppress.push(Op::Invalidate),
-                "tlbi" => options.suppress.extend([Op::TlbPage, Op::TlbAll]),
-                "dsb" => options.suppress.push(Op::Dsb),
-                "dmb" => options.suppress.push(Op::Dmb),
-                "outer-clean" => settings.without.push(OuterOp::Clean),
-                "outer-invalidate" => settings.without.push(OuterOp::Invalidate),
-                "outer-sync" => settings.without.push(OuterOp::Sync),
-                other => return Err(format!("nothing to suppress is called '{other}'")),
-            },
+            "--suppress" => {
+                let name = value()?;
+                options.suppress.push(Kind::find(&name)?);
+            }
             "--site" => options.sites.push(number(&value()?)? as u32),
             "--list-sites" => options.list = true,
+            "--kinds" => options.kinds = true,
             "--necessity" => options.necessity = true,
-            "--plants" => options.plants = Some(value()?.into()),
+            "--plants" => options.plants.push(value()?.into()),
             "--only" => options.only.push(value()?),
             "--console" => options.console = true,
             "--help" => {
@@ -161,9 +168,6 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     }
     if options.elfs.is_empty() {
         return Err("--elf is needed; see --help".into());
-    }
-    if options.models.is_empty() {
-        options.models.extend(&MODELS);
     }
     let seeds = first..first.saturating_add(seeds);
     options.seeds = seeds.filter(|seed| (seed - first) % shard.1 == shard.0).collect();
@@ -185,7 +189,7 @@ fn main() -> ExitCode {
 }
 
 fn work() -> Result<bool, String> {
-    let options = parse(std::env::args().skip(1))?;
+    let mut options = parse(std::env::args().skip(1))?;
     let mut guests = options.elfs.iter().map(|path| Guest::load(path)).collect::<Result<Vec<_>, _>>()?;
     if options.list {
         for guest in &guests {
@@ -199,28 +203,49 @@ fn work() -> Result<bool, String> {
         return Ok(true);
     }
     for guest in &mut guests {
+        for model in &options.models {
+            guest.image.fits(model).map_err(|error| format!("{}: {error}", guest.path.display()))?;
+        }
         let all: Vec<u32> = MAINTENANCE.into_iter().flat_map(|op| guest.image.sites(op)).collect();
         if let Some(at) = options.sites.iter().find(|at| !all.contains(at)) {
             return Err(format!("no cache, TLB or barrier instruction at {at:#010x}; see --list-sites"));
         }
-        let sites = options.suppress.iter().flat_map(|&op| guest.image.sites(op)).chain(options.sites.iter().copied());
-        for at in sites.collect::<Vec<_>>() {
+        for kind in &options.suppress {
+            kind.leave_out(&mut guest.image, &mut options.settings);
+        }
+        for &at in &options.sites {
             guest.image.suppress(at);
         }
     }
-    if let Some(list) = &options.plants {
-        let plants = plants::read(list, &options.only)?;
-        return plants::table(&options.settings, &guests, &plants, &options.models, &options.append, &options.seeds);
+    if !options.plants.is_empty() {
+        let lists = options.plants.iter().map(|list| plants::read(list));
+        let mut lists = lists.collect::<Result<Vec<_>, _>>()?;
+        plants::choose(&mut lists, &options.only)?;
+        let mut good = true;
+        for plants in &lists {
+            let models = plants::models(plants, &options.models);
+            if !models.is_empty() {
+                good &= plants::table(&options.settings, &guests, plants, &models, &options.append, &options.seeds)?;
+            }
+        }
+        return Ok(good);
+    }
+    if options.models.is_empty() {
+        let by_default = |model: &&Model| model.cores == 1 && matches!(model.boot, Boot::Image { .. });
+        options.models.extend(MODELS.iter().filter(by_default));
     }
     let machines = options.models.iter().map(|model| Ok((*model, tree::compile(model, &options.append)?)));
     let machines = machines.collect::<Result<Vec<_>, String>>()?;
+    if options.kinds {
+        return kinds::table(&options.settings, &guests, &machines, &options.seeds, &options.only);
+    }
     if options.necessity {
         return Ok(necessity::table(&options.settings, &guests, &machines, &options.seeds, &options.only));
     }
     let mut passed = true;
     for guest in &guests {
         for (model, tree) in &machines {
-            passed &= options.settings.campaign(guest, model, tree, &options.seeds, options.console);
+            passed &= options.settings.campaign(guest, model, tree.as_deref(), &options.seeds, options.console);
         }
     }
     Ok(passed)

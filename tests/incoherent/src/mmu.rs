@@ -5,14 +5,16 @@
 //! speculative walk would, or at its first use. This is the worst the architecture allows, so a missing or wrong
 //! TLB invalidate shows.
 //!
-//! Walks read at the point of unification: the core's `ID_MMFR3[23:20]` is 0 here (as under QEMU, though not on a real
-//! Cortex-A9), so a kernel that goes by it cleans each descriptor, and one that forgets is seen.
+//! Where walks read is what the core's `ID_MMFR3[23:20]` says. It is 0 on Cortex-A8 and Cortex-A9 (as under QEMU,
+//! though not on a real Cortex-A9): walks read at the point of unification, so a kernel that goes by it cleans each
+//! descriptor, and one that forgets is seen. It is 1 on Cortex-A7 and Cortex-A15: walks look in the caches, as far as
+//! TTBR's attributes have them cacheable, and behind them otherwise.
 //!
 //! The same goes for the pointer to a second-level table, which a walk cache may hold.
 //!
 //! Not modelled: ASIDs (the kernel uses one), domains other than client, TEX remap, access flags, 40-bit supersections.
 
-use crate::cache::Caches;
+use crate::cache::{Caches, Walk};
 use crate::report::Rule;
 use std::collections::HashMap;
 
@@ -114,6 +116,19 @@ pub enum NoEntry {
     Second,
 }
 
+/// TLB invalidates.
+#[derive(Default)]
+struct Invalidates {
+    pages: Vec<u32>,
+    all: bool,
+}
+
+impl Invalidates {
+    const fn is_empty(&self) -> bool {
+        !self.all && self.pages.is_empty()
+    }
+}
+
 /// The MMU's registers and the TLB's possible contents.
 pub struct Mmu {
     /// SCTLR.
@@ -124,6 +139,10 @@ pub struct Mmu {
     pub ttbr1: u32,
     /// TTBCR.
     pub ttbcr: u32,
+    /// Whose it is.
+    core: usize,
+    /// Whether walks look in the caches.
+    coherent: bool,
     /// By virtual page.
     tlb: Vec<Entry>,
     /// What a walk cache may hold: pointers to second-level tables by first-level slot, 0 where none was seen.
@@ -136,31 +155,29 @@ pub struct Mmu {
     table_frames: Vec<bool>,
     /// Descriptors written since the last DSB.
     written: Vec<u32>,
-    /// TLB invalidates since the last DSB: pages.
-    pages: Vec<u32>,
-    /// TLB invalidates since the last DSB: all.
-    all: bool,
-    /// Translations of each frame of RAM that are not cacheable, by frame.
-    uncacheable: Vec<u16>,
+    /// TLB invalidates since the last DSB, of this core alone and of all that they reach.
+    local: Invalidates,
+    broadcast: Invalidates,
 }
 
 impl Mmu {
-    /// Off.
-    pub fn new(frames: usize) -> Self {
+    /// A core's, off, over so many frames of RAM. `coherent`: walks look in the caches.
+    pub fn new(core: usize, frames: usize, coherent: bool) -> Self {
         Self {
             sctlr: 0,
             ttbr0: 0,
             ttbr1: 0,
             ttbcr: 0,
+            core,
+            coherent,
             tlb: vec![Entry::NONE; 1 << 20],
             pointers: vec![0; 4096],
             used: vec![false; 4096],
             tables: HashMap::new(),
             table_frames: vec![false; frames],
             written: Vec::new(),
-            pages: Vec::new(),
-            all: false,
-            uncacheable: vec![0; frames],
+            local: Invalidates::default(),
+            broadcast: Invalidates::default(),
         }
     }
 
@@ -174,27 +191,58 @@ impl Mmu {
         self.sctlr & 4 != 0
     }
 
-    fn first_level(&self, va: u32) -> u32 {
-        let n = self.ttbcr & 7;
-        let base =
-            if n == 0 || va >> (32 - n) == 0 { self.ttbr0 >> (14 - n) << (14 - n) } else { self.ttbr1 & !0x3fff };
-        base.wrapping_add((va >> 20) * 4)
+    /// First-level slots that TTBR0 has; the others are TTBR1's.
+    const fn split(&self) -> u32 {
+        4096 >> (self.ttbcr & 7)
     }
 
-    fn word(caches: &mut Caches, pa: u32) -> u32 {
-        if caches.has(pa) { caches.unified_word(pa) } else { 0 }
+    /// The table that has a first-level slot: its address if it had all, and the register's attributes.
+    const fn root(&self, slot: u32) -> (u32, u32) {
+        let n = 14 - (self.ttbcr & 7);
+        if slot < self.split() { (self.ttbr0 >> n << n, self.ttbr0) } else { (self.ttbr1 & !0x3fff, self.ttbr1) }
+    }
+
+    const fn first_level(&self, va: u32) -> u32 {
+        let slot = va >> 20;
+        self.root(slot).0.wrapping_add(slot * 4)
+    }
+
+    /// First-level slots whose descriptor is at `pa`.
+    fn slots_at(&self, pa: u32) -> impl Iterator<Item = u32> + use<> {
+        let split = self.split();
+        [(0..split, self.root(0).0), (split..4096, self.ttbr1 & !0x3fff)].into_iter().filter_map(
+            move |(slots, base)| {
+                let slot = pa.wrapping_sub(base) / 4;
+                slots.contains(&slot).then_some(slot)
+            },
+        )
+    }
+
+    /// Where walks for `va` read (ARM ARM B4.1.154: IRGN in bits 0 and 6, RGN in bits 4 and 3).
+    const fn walk_of(&self, va: u32) -> Walk {
+        let (_, attributes) = self.root(va >> 20);
+        match (self.coherent, attributes & (1 << 6 | 1) != 0, attributes & 3 << 3 != 0) {
+            (false, ..) | (true, false, true) => Walk::Unified,
+            (true, true, _) => Walk::Cached,
+            (true, false, false) => Walk::Memory,
+        }
+    }
+
+    /// A descriptor that a walk for `va` reads.
+    fn word(&self, caches: &mut Caches, va: u32, pa: u32) -> u32 {
+        if caches.has(pa) { caches.walked_word(pa, self.walk_of(va)) } else { 0 }
     }
 
     /// Walks the live tables.
     fn walk(&self, caches: &mut Caches, va: u32) -> Result<Entry, NoEntry> {
         let first = match self.pointers[(va >> 20) as usize] {
-            0 => Self::word(caches, self.first_level(va)),
+            0 => self.word(caches, va, self.first_level(va)),
             held => held,
         };
         match first & 3 {
             0 => Err(NoEntry::First),
             1 => {
-                let second = Self::word(caches, (first & !0x3ff) + ((va >> 12) & 0xff) * 4);
+                let second = self.word(caches, va, (first & !0x3ff) + ((va >> 12) & 0xff) * 4);
                 let (tex, ap, cb) = ((second >> 6) & 7, (second >> 4) & 3 | (second >> 7) & 4, (second >> 2) & 3);
                 match second & 3 {
                     0 => Err(NoEntry::Second),
@@ -214,15 +262,19 @@ impl Mmu {
         }
     }
 
+    fn is_unclean(&self, caches: &mut Caches, va: u32, pa: u32) -> bool {
+        caches.has(pa) && caches.word(pa, true) != caches.walked_word(pa, self.walk_of(va))
+    }
+
     /// A descriptor that translates `va` and that a walk does not see as it was written.
     fn unclean(&self, caches: &mut Caches, va: u32) -> Option<u32> {
         let first = self.first_level(va);
-        let is_unclean = |caches: &mut Caches, pa| caches.has(pa) && caches.word(pa, true) != caches.unified_word(pa);
+        let is_unclean = |caches: &mut Caches, pa| self.is_unclean(caches, va, pa);
         let held = self.pointers[(va >> 20) as usize];
         if held == 0 && is_unclean(caches, first) {
             return Some(first);
         }
-        let table = if held == 0 { Self::word(caches, first) } else { held };
+        let table = if held == 0 { self.word(caches, va, first) } else { held };
         let second = (table & !0x3ff) + ((va >> 12) & 0xff) * 4;
         (table & 3 == 1 && is_unclean(caches, second)).then_some(second)
     }
@@ -254,19 +306,11 @@ impl Mmu {
             .collect()
     }
 
-    fn count(&mut self, caches: &mut Caches, entry: Entry, more: bool) -> Option<usize> {
+    fn count(&self, caches: &mut Caches, entry: Entry, more: bool) {
         let frame = entry.frame();
-        if !entry.is_valid() || !caches.has(frame) {
-            return None;
+        if entry.is_valid() && caches.has(frame) {
+            caches.count(self.core, frame, entry.memory_type() == Type::Cacheable, more);
         }
-        let n = ((frame - caches.base) >> 12) as usize;
-        if entry.memory_type() == Type::Cacheable {
-            caches.count_cacheable(frame, more);
-        } else {
-            let count = &mut self.uncacheable[n];
-            *count = if more { *count + 1 } else { *count - 1 };
-        }
-        Some(n)
     }
 
     fn set(&mut self, caches: &mut Caches, va: u32, entry: Entry) -> Result<(), (Rule, u32)> {
@@ -276,21 +320,20 @@ impl Mmu {
         }
         self.used[(va >> 20) as usize] |= entry.is_valid();
         self.count(caches, old, false);
-        if let Some(n) = self.count(caches, entry, true)
-            && caches.is_cacheable(entry.frame())
-            && self.uncacheable[n] > 0
-        {
-            let find = |cacheable: bool| {
-                let is = |held: &Entry| {
-                    held.is_valid()
-                        && held.frame() == entry.frame()
-                        && (held.memory_type() == Type::Cacheable) == cacheable
-                };
-                self.tlb.iter().position(is).map_or(0, |page| (page as u32) << 12)
-            };
-            return Err((Rule::Alias { first: find(true), second: find(false) }, entry.frame()));
+        self.count(caches, entry, true);
+        if entry.is_valid() && caches.has(entry.frame()) && caches.is_mismatched(entry.frame()) {
+            let [first, second] = [true, false].map(|cacheable| self.find(entry.frame(), cacheable).unwrap_or(0));
+            return Err((Rule::Alias { first, second }, entry.frame()));
         }
         Ok(())
+    }
+
+    /// Where the TLB may translate to this frame from, cacheable or not.
+    pub fn find(&self, frame: u32, cacheable: bool) -> Option<u32> {
+        let is = |held: &Entry| {
+            held.is_valid() && held.frame() == frame && (held.memory_type() == Type::Cacheable) == cacheable
+        };
+        self.tlb.iter().position(is).map(|page| (page as u32) << 12)
     }
 
     /// A store to `pa`: of a descriptor, perhaps.
@@ -300,64 +343,105 @@ impl Mmu {
         }
     }
 
-    /// A TLB invalidate by address was issued.
-    pub fn invalidate_page(&mut self, va: u32) {
-        self.pages.push(va & !0xfff);
+    /// A TLB invalidate by address was issued, of this core alone or of all.
+    pub fn invalidate_page(&mut self, va: u32, broadcast: bool) {
+        self.issued(broadcast).pages.push(va & !0xfff);
     }
 
-    /// A TLB invalidate of everything was issued.
-    pub const fn invalidate_all(&mut self) {
-        self.all = true;
+    /// A TLB invalidate of everything was issued, of this core alone or of all.
+    pub const fn invalidate_all(&mut self, broadcast: bool) {
+        self.issued(broadcast).all = true;
     }
 
-    /// DSB: invalidates are done, written descriptors are seen. Says whether any translation may have gone.
-    pub fn complete(&mut self, caches: &mut Caches) -> Result<bool, (Rule, u32)> {
-        let gone = self.all || !self.pages.is_empty();
-        if !self.is_on() {
-            self.all = false;
-            self.pages.clear();
-            self.written.clear();
+    const fn issued(&mut self, broadcast: bool) -> &mut Invalidates {
+        if broadcast { &mut self.broadcast } else { &mut self.local }
+    }
+
+    /// DSB of one of the cores: its invalidates are done on all that they reach, the descriptors that it wrote are
+    /// seen. Returns a bit for each core of which any translation may have gone.
+    pub fn complete(cores: &mut [Self], by: usize, caches: &mut Caches) -> Result<u8, (Rule, u32)> {
+        let (local, broadcast) = (core::mem::take(&mut cores[by].local), core::mem::take(&mut cores[by].broadcast));
+        let mut gone = 0;
+        if !local.is_empty() || !broadcast.is_empty() {
+            let reached: Vec<usize> = (0..cores.len()).filter(|&to| caches.reaches(by, to)).collect();
+            let of = |to: usize| [&broadcast, &local].into_iter().take(if to == by { 2 } else { 1 });
+            // A translation that one core takes up meets none that another has still to forget.
+            for &to in &reached {
+                for invalidates in of(to).filter(|one| !one.is_empty()) {
+                    gone |= 1 << to;
+                    cores[to].forget(caches, invalidates)?;
+                }
+            }
+            for &to in &reached {
+                for invalidates in of(to) {
+                    cores[to].take_up_again(caches, invalidates)?;
+                }
+            }
+            if (local.all || broadcast.all) && cores[by].is_on() {
+                // All tables were walked.
+                cores[by].written.clear();
+            }
+        }
+        let written = core::mem::take(&mut cores[by].written);
+        if !cores[by].is_on() {
             return Ok(gone);
         }
-        if core::mem::take(&mut self.all) {
-            self.pages.clear();
-            self.written.clear();
-            self.rebuild(caches)?;
-            return Ok(true);
+        for pa in written {
+            let mut seen = true;
+            for core in cores.iter_mut().filter(|core| core.is_on()) {
+                seen &= core.see(caches, pa)?;
+            }
+            if !seen {
+                cores[by].written.push(pa);
+            }
         }
-        let pages = core::mem::take(&mut self.pages);
-        for &va in &pages {
+        Ok(gone)
+    }
+
+    fn forget(&mut self, caches: &mut Caches, invalidates: &Invalidates) -> Result<(), (Rule, u32)> {
+        if invalidates.all {
+            return self.forget_all(caches);
+        }
+        for &va in &invalidates.pages {
             self.pointers[(va >> 20) as usize] = 0;
             let span = self.tlb[(va >> 12) as usize].span() << 12;
             for n in 0..span >> 12 {
                 self.set(caches, (va & !(span - 1)) + (n << 12), Entry::NONE)?;
             }
         }
-        let mut slots: Vec<u32> = pages.iter().map(|va| va >> 20).collect();
+        Ok(())
+    }
+
+    fn take_up_again(&mut self, caches: &mut Caches, invalidates: &Invalidates) -> Result<(), (Rule, u32)> {
+        if !self.is_on() {
+            return Ok(());
+        }
+        if invalidates.all {
+            return self.take_up_all(caches);
+        }
+        let mut slots: Vec<u32> = invalidates.pages.iter().map(|va| va >> 20).collect();
         slots.dedup();
-        for slot in slots {
-            self.take_up_section(caches, slot)?;
+        slots.into_iter().try_for_each(|slot| self.take_up_section(caches, slot))
+    }
+
+    /// A descriptor that was written is seen, unless walks read an old one still. Whether it is.
+    fn see(&mut self, caches: &mut Caches, pa: u32) -> Result<bool, (Rule, u32)> {
+        let mut slots: Vec<(u32, bool)> = self.slots_at(pa).map(|slot| (slot, true)).collect();
+        slots.extend(self.tables.get(&(pa & !0x3ff)).into_iter().flatten().map(|&slot| (slot, false)));
+        if slots.iter().any(|&(slot, _)| self.is_unclean(caches, slot << 20, pa)) {
+            return Ok(false);
         }
-        for pa in core::mem::take(&mut self.written) {
-            if caches.word(pa, true) != caches.unified_word(pa) {
-                // Walks do not see it yet.
-                self.written.push(pa);
-                continue;
-            }
-            let first = pa.wrapping_sub(self.ttbr1 & !0x3fff);
-            if first < 0x4000 {
-                self.take_up_section(caches, first / 4)?;
+        for (slot, first) in slots {
+            if first {
+                self.take_up_section(caches, slot)?;
                 for page in 0..256 {
-                    self.remapped(caches, first << 18 | page << 12)?;
+                    self.remapped(caches, slot << 20 | page << 12)?;
                 }
-            }
-            if let Some(slots) = self.tables.get(&(pa & !0x3ff)) {
-                for slot in slots.clone() {
-                    self.remapped(caches, slot << 20 | (pa & 0x3ff) << 10)?;
-                }
+            } else {
+                self.remapped(caches, slot << 20 | (pa & 0x3ff) << 10)?;
             }
         }
-        Ok(gone)
+        Ok(true)
     }
 
     /// A descriptor that translates `va` was written: another translation may not be held now.
@@ -380,7 +464,7 @@ impl Mmu {
     }
 
     fn take_up_section(&mut self, caches: &mut Caches, slot: u32) -> Result<(), (Rule, u32)> {
-        let first = Self::word(caches, self.first_level(slot << 20));
+        let first = self.word(caches, slot << 20, self.first_level(slot << 20));
         if first & 3 == 1 {
             let table = first & !0x3ff;
             let slots = self.tables.entry(table).or_default();
@@ -401,8 +485,13 @@ impl Mmu {
         Ok(())
     }
 
-    /// Forgets everything and takes up the live tables: after an invalidate of all, or when the MMU comes on.
+    /// Forgets everything and takes up the live tables: when the MMU comes on, or other tables do.
     pub fn rebuild(&mut self, caches: &mut Caches) -> Result<(), (Rule, u32)> {
+        self.forget_all(caches)?;
+        self.take_up_all(caches)
+    }
+
+    fn forget_all(&mut self, caches: &mut Caches) -> Result<(), (Rule, u32)> {
         for slot in 0..4096u32 {
             if core::mem::take(&mut self.used[slot as usize]) {
                 for page in 0..256 {
@@ -412,17 +501,19 @@ impl Mmu {
         }
         self.pointers.fill(0);
         self.tables.clear();
+        Ok(())
+    }
+
+    fn take_up_all(&mut self, caches: &mut Caches) -> Result<(), (Rule, u32)> {
         self.table_frames.fill(false);
-        for table in [self.ttbr0, self.ttbr1] {
-            let n = (table & !0x3fff).wrapping_sub(caches.base) >> 12;
-            for frame in n..n + 4 {
-                if let Some(is) = self.table_frames.get_mut(frame as usize) {
-                    *is = true;
-                }
+        for slot in 0..4096u32 {
+            let frame = self.first_level(slot << 20).wrapping_sub(caches.base) >> 12;
+            if let Some(is) = self.table_frames.get_mut(frame as usize) {
+                *is = true;
             }
         }
         for slot in 0..4096 {
-            if Self::word(caches, self.first_level(slot << 20)) & 3 != 0 {
+            if self.word(caches, slot << 20, self.first_level(slot << 20)) & 3 != 0 {
                 self.take_up_section(caches, slot)?;
             }
         }
@@ -445,7 +536,7 @@ mod tests {
     fn machine() -> (Mmu, Caches) {
         let mut caches = Caches::new(crate::model::find("a9").unwrap(), 4 << 20, 1, 1 << 30);
         caches.put(BASE, &[0; 0x5000]);
-        let mut mmu = Mmu::new(1024);
+        let mut mmu = Mmu::new(0, 1024, false);
         (mmu.ttbr0, mmu.ttbr1, mmu.ttbcr, mmu.sctlr) = (BASE, BASE, 1, 5);
         mmu.rebuild(&mut caches).unwrap();
         (mmu, caches)
@@ -455,6 +546,10 @@ mod tests {
     fn write(mmu: &mut Mmu, caches: &mut Caches, pa: u32, word: u32) {
         caches.put(pa, &word.to_le_bytes());
         mmu.stored(caches, pa);
+    }
+
+    fn complete(mmu: &mut Mmu, caches: &mut Caches) -> Result<u8, (Rule, u32)> {
+        Mmu::complete(core::slice::from_mut(mmu), 0, caches)
     }
 
     fn first_level(va: u32) -> u32 {
@@ -469,16 +564,16 @@ mod tests {
     fn a_translation_stays_until_an_invalidate_of_it_is_complete() {
         let (mut mmu, mut caches) = machine();
         write(&mut mmu, &mut caches, first_level(VA), (BASE + 0x10_0000) | WRITE_BACK);
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         write(&mut mmu, &mut caches, first_level(VA), 0);
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA + 0x3000), Some(BASE + 0x10_3000), "no invalidate");
-        mmu.invalidate_page(VA + 0x10_0000);
-        mmu.complete(&mut caches).unwrap();
+        mmu.invalidate_page(VA + 0x10_0000, true);
+        complete(&mut mmu, &mut caches).unwrap();
         assert!(frame(&mut mmu, &mut caches, VA).is_some(), "another section's");
-        mmu.invalidate_page(VA);
+        mmu.invalidate_page(VA, true);
         assert!(frame(&mut mmu, &mut caches, VA).is_some(), "not complete");
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA + 0x3000), None, "one invalidate takes the whole section");
     }
 
@@ -486,9 +581,9 @@ mod tests {
     fn a_new_translation_beside_an_old_one_is_told() {
         let (mut mmu, mut caches) = machine();
         write(&mut mmu, &mut caches, first_level(VA), (BASE + 0x10_0000) | WRITE_BACK);
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         write(&mut mmu, &mut caches, first_level(VA), (BASE + 0x20_0000) | WRITE_BACK);
-        let told = mmu.complete(&mut caches).unwrap_err();
+        let told = complete(&mut mmu, &mut caches).unwrap_err();
         assert_eq!(told, (Rule::StaleTranslation { va: VA }, BASE + 0x10_0000));
     }
 
@@ -496,10 +591,10 @@ mod tests {
     fn two_types_for_a_frame_are_told() {
         let (mut mmu, mut caches) = machine();
         write(&mut mmu, &mut caches, first_level(VA), (BASE + 0x10_0000) | WRITE_BACK);
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         let second = VA + 0x10_0000;
         write(&mut mmu, &mut caches, first_level(second), (BASE + 0x10_0000) | NON_CACHEABLE);
-        let told = mmu.complete(&mut caches).unwrap_err();
+        let told = complete(&mut mmu, &mut caches).unwrap_err();
         assert_eq!(told, (Rule::Alias { first: VA, second }, BASE + 0x10_0000));
     }
 
@@ -507,12 +602,12 @@ mod tests {
     fn a_walk_cache_keeps_the_pointer_to_a_table() {
         let (mut mmu, mut caches) = machine();
         write(&mut mmu, &mut caches, first_level(VA), SECOND | 1);
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         write(&mut mmu, &mut caches, first_level(VA), (BASE + 0x10_0000) | WRITE_BACK);
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA), None, "the table's own descriptors are empty");
-        mmu.invalidate_page(VA);
-        mmu.complete(&mut caches).unwrap();
+        mmu.invalidate_page(VA, true);
+        complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA), Some(BASE + 0x10_0000));
     }
 
@@ -523,12 +618,48 @@ mod tests {
         caches.access(pa, 4, Some(word.into()), true, true).unwrap();
         caches.poke(pa, word);
         mmu.stored(&caches, pa);
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         assert!(matches!(mmu.translate(&mut caches, VA), Err((Rule::StaleWalk { va: VA }, line)) if line == pa));
         caches.issue(crate::cache::Maintain::CleanToUnification, pa);
         caches.complete(&mut |_| Ok(())).unwrap();
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA), Some(BASE + 0x10_0000));
+    }
+
+    /// With TTBCR.N = 0, whatever TTBR1 holds.
+    #[test]
+    fn one_table_may_translate_all_addresses() {
+        let (mut mmu, mut caches) = machine();
+        (mmu.ttbr0, mmu.ttbr1, mmu.ttbcr) = (BASE, 0, 0);
+        mmu.rebuild(&mut caches).unwrap();
+        for va in [VA, 0x10_0000] {
+            write(&mut mmu, &mut caches, first_level(va), (BASE + 0x10_0000) | WRITE_BACK);
+            complete(&mut mmu, &mut caches).unwrap();
+            write(&mut mmu, &mut caches, first_level(va), 0);
+            complete(&mut mmu, &mut caches).unwrap();
+            assert_eq!(frame(&mut mmu, &mut caches, va), Some(BASE + 0x10_0000), "taken up, and held");
+            write(&mut mmu, &mut caches, first_level(va), (BASE + 0x20_0000) | WRITE_BACK);
+            let told = complete(&mut mmu, &mut caches).unwrap_err();
+            assert_eq!(told, (Rule::StaleTranslation { va }, BASE + 0x10_0000));
+        }
+    }
+
+    /// As `ID_MMFR3` and the attributes in TTBR say.
+    #[test]
+    fn coherent_walks_see_what_is_cached_if_they_are_cacheable() {
+        for (attributes, sees) in [(1 << 6 | 1 << 3, true), (1, true), (0, false)] {
+            let (mut mmu, mut caches) = machine();
+            (mmu.coherent, mmu.ttbr0, mmu.ttbr1) = (true, BASE | attributes, BASE | attributes);
+            mmu.rebuild(&mut caches).unwrap();
+            let (pa, word) = (first_level(VA), (BASE + 0x10_0000) | WRITE_BACK);
+            caches.access(pa, 4, Some(word.into()), true, true).unwrap();
+            caches.poke(pa, word);
+            mmu.stored(&caches, pa);
+            complete(&mut mmu, &mut caches).unwrap();
+            let found = mmu.translate(&mut caches, VA).map(|found| found.ok().map(Entry::frame));
+            let expected = if sees { Ok(Some(BASE + 0x10_0000)) } else { Err((Rule::StaleWalk { va: VA }, pa)) };
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]
@@ -539,10 +670,30 @@ mod tests {
         for (page, word) in [(0, 0x457 | 8), (1, 0x017 | 0x4), (2, 0x65e)] {
             write(&mut mmu, &mut caches, SECOND + 4 * page, (BASE + ((page + 16) << 12)) | word);
         }
-        mmu.complete(&mut caches).unwrap();
+        complete(&mut mmu, &mut caches).unwrap();
         let mut entry = |page: u32| mmu.translate(&mut caches, VA + (page << 12)).unwrap().unwrap();
         assert_eq!((entry(0).memory_type(), entry(0).permits()), (Type::Cacheable, (true, true, false)));
         assert_eq!(entry(1).memory_type(), Type::Device);
         assert_eq!((entry(2).memory_type(), entry(2).permits()), (Type::Cacheable, (true, false, true)));
+    }
+
+    #[test]
+    fn a_local_invalidate_leaves_another_cores_translation() {
+        for broadcast in [false, true] {
+            let (first, mut caches) = machine();
+            let mut second = Mmu::new(1, 1024, false);
+            (second.ttbr0, second.ttbr1, second.ttbcr, second.sctlr) = (BASE, BASE, 1, 5);
+            (0..2).for_each(|core| caches.join(core, true, true));
+            let mut both = [first, second];
+            write(&mut both[0], &mut caches, first_level(VA), (BASE + 0x10_0000) | WRITE_BACK);
+            Mmu::complete(&mut both, 0, &mut caches).unwrap();
+            write(&mut both[0], &mut caches, first_level(VA), 0);
+            Mmu::complete(&mut both, 0, &mut caches).unwrap();
+            both[0].invalidate_page(VA, broadcast);
+            let gone = Mmu::complete(&mut both, 0, &mut caches).unwrap();
+            assert_eq!(gone, if broadcast { 3 } else { 1 });
+            assert_eq!(frame(&mut both[0], &mut caches, VA), None);
+            assert_eq!(frame(&mut both[1], &mut caches, VA).is_some(), !broadcast);
+        }
     }
 }

@@ -6,13 +6,13 @@
 //! such as those of atomics, are not the module's.
 
 use crate::campaign::{Guest, Run, Settings, in_order};
-use crate::devices::OuterOp;
 use crate::image::{MAINTENANCE, Place, Places};
 use crate::model::Model;
+use crate::pl310::OuterOp;
 use crate::report::Outcome;
 use std::collections::BTreeMap;
 
-/// Runs that go on for this many times the instructions of the whole program are stuck.
+/// Runs that go on for this many times as long as the whole program are stuck.
 const PATIENCE: u64 = 4;
 /// Where the module's operations are.
 const MODULE: [&str; 2] = ["kernel/armv7a/src/", "kernel/carveout/src/cpu.rs"];
@@ -24,7 +24,7 @@ struct Candidate {
     at: u32,
     outer: bool,
     executed: u32,
-    instructions: u64,
+    time: u64,
 }
 
 /// The name of a function without its path and its parameters.
@@ -70,7 +70,7 @@ const fn outer_name(op: OuterOp) -> &'static str {
 pub fn table(
     settings: &Settings,
     guests: &[Guest],
-    machines: &[(&'static Model, Vec<u8>)],
+    machines: &[(&'static Model, Option<Vec<u8>>)],
     seeds: &[u64],
     only: &[String],
 ) -> bool {
@@ -82,7 +82,7 @@ pub fn table(
         let of = |op| image.sites(op).into_iter().map(move |at| (at, format!("{op:?}")));
         let all: Vec<(u32, String)> = MAINTENANCE.into_iter().flat_map(of).collect();
         for (machine, (model, tree)) in machines.iter().enumerate() {
-            let run = Run { image, model, tree, seed: seeds[0], without_site: None };
+            let run = Run { image, model, tree: tree.as_deref(), seed: seeds[0], without_site: None };
             let whole = settings.run(&run);
             if !whole.outcome.is_pass() {
                 println!("{} on {}: the whole program does not pass: {}", guest.name, model.name, whole.outcome);
@@ -99,15 +99,15 @@ pub fn table(
                 }
                 let candidates = sites.entry(name).or_default();
                 if executed > 0 {
-                    let (guest, instructions) = (guest_index, whole.instructions);
-                    candidates.push(Candidate { guest, machine, at, outer, executed, instructions });
+                    let (guest, time) = (guest_index, whole.time);
+                    candidates.push(Candidate { guest, machine, at, outer, executed, time });
                 }
             }
         }
     }
     // Short programs first; of one program and machine the copy that is executed most, then the others.
     for candidates in sites.values_mut() {
-        candidates.sort_by_key(|one| (one.instructions, u32::MAX - one.executed));
+        candidates.sort_by_key(|one| (one.time, u32::MAX - one.executed));
     }
     let sites: Vec<_> = sites.into_iter().collect();
     let (mut caught, mut missed, mut idle) = (0, 0, 0);
@@ -138,7 +138,7 @@ pub fn table(
 fn without(
     settings: &Settings,
     guests: &[Guest],
-    machines: &[(&'static Model, Vec<u8>)],
+    machines: &[(&'static Model, Option<Vec<u8>>)],
     one: &Candidate,
     seeds: &[u64],
 ) -> Option<String> {
@@ -147,14 +147,9 @@ fn without(
     if !one.outer {
         image.suppress(one.at);
     }
-    let settings = Settings {
-        disk: settings.disk.clone(),
-        without: settings.without.clone(),
-        limit: one.instructions * PATIENCE,
-        ..*settings
-    };
+    let settings = Settings { limit: one.time * PATIENCE, ..settings.clone() };
     seeds.iter().find_map(|&seed| {
-        let run = Run { image: &image, model, tree, seed, without_site: one.outer.then_some(one.at) };
+        let run = Run { image: &image, model, tree: tree.as_deref(), seed, without_site: one.outer.then_some(one.at) };
         let by = match settings.run(&run).outcome {
             outcome if outcome.is_pass() => return None,
             Outcome::Violation(found) => found.rule.to_string(),

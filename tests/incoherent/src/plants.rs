@@ -20,8 +20,8 @@ fn first_word(text: &str) -> Option<(&str, &str)> {
     text.split_once(char::is_whitespace).map(|(word, rest)| (word, rest.trim_start()))
 }
 
-/// Reads the list: a line each of name, models with commas between, and a description. `#` begins a comment.
-pub fn read(path: &Path, only: &[String]) -> Result<Vec<Plant>, String> {
+/// Reads a list: a line each of name, models with commas between, and a description. `#` begins a comment.
+pub fn read(path: &Path) -> Result<Vec<Plant>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut plants = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -30,14 +30,28 @@ pub fn read(path: &Path, only: &[String]) -> Result<Vec<Plant>, String> {
             words.ok_or_else(|| format!("{}: '{line}' is not a name, models and a description", path.display()))?;
         let find = |name| model::find(name).ok_or_else(|| format!("{}: no model '{name}'", path.display()));
         let models = models.split(',').map(find).collect::<Result<Vec<_>, _>>()?;
-        if only.is_empty() || only.iter().any(|one| one == name) {
-            plants.push(Plant { name: name.into(), models, what: what.into() });
-        }
-    }
-    if let Some(name) = only.iter().find(|name| plants.iter().all(|plant| plant.name != **name)) {
-        return Err(format!("{}: no bug is called '{name}'", path.display()));
+        plants.push(Plant { name: name.into(), models, what: what.into() });
     }
     Ok(plants)
+}
+
+/// Leaves those of each list that are wanted: all, if none is named.
+pub fn choose(lists: &mut [Vec<Plant>], only: &[String]) -> Result<(), String> {
+    if let Some(name) = only.iter().find(|name| lists.iter().flatten().all(|plant| plant.name != **name)) {
+        return Err(format!("no bug is called '{name}'"));
+    }
+    if !only.is_empty() {
+        lists.iter_mut().for_each(|list| list.retain(|plant| only.contains(&plant.name)));
+    }
+    Ok(())
+}
+
+/// The models that a list names, of those that are wanted: all, if none is named.
+pub fn models(plants: &[Plant], wanted: &[&'static Model]) -> Vec<&'static Model> {
+    let is_in = |models: &[&Model], model: &Model| models.iter().any(|one| one.name == model.name);
+    let named = |model: &&Model| plants.iter().any(|plant| is_in(&plant.models, model));
+    let chosen = |model: &&Model| wanted.is_empty() || is_in(wanted, model);
+    model::MODELS.iter().filter(named).filter(chosen).collect()
 }
 
 /// What came of a program with one bug, or none, on one machine.
@@ -65,7 +79,7 @@ struct Planting<'a> {
 impl Planting<'_> {
     fn run(&self, guest: &Guest, model: &'static Model, name: &str) -> Result<Column, String> {
         let tree = tree::compile(model, &format!("{} plant={name}", self.append))?;
-        let run = |&seed| Run { image: &guest.image, model, tree: &tree, seed, without_site: None };
+        let run = |&seed| Run { image: &guest.image, model, tree: tree.as_deref(), seed, without_site: None };
         let runs: Vec<Run<'_>> = self.seeds.iter().map(run).collect();
         let mut column = Column { judged: 0, noticed: 0, first: None };
         self.settings.run_all(&runs, |run, ran| {

@@ -111,6 +111,8 @@ pub struct Violation {
     pub rule: Rule,
     /// The physical line, or the frame of an alias.
     pub line: u32,
+    /// The core.
+    pub core: usize,
     /// The instruction, as executed.
     pub pc: u32,
     /// Instructions executed before.
@@ -124,6 +126,8 @@ pub enum Outcome {
     Exit(u32),
     /// A rule was broken; the run ended there.
     Violation(Violation),
+    /// The guest exited with 0, and what is at a device's other end complains.
+    Refused(String),
     /// No rule was broken in as many instructions as were wanted.
     Enough,
     /// The guest went where the machine cannot follow, or for too long.
@@ -143,6 +147,7 @@ impl fmt::Display for Outcome {
             Self::Exit(0) => f.write_str("exit 0"),
             Self::Exit(code) => write!(f, "exit {code}: the guest's own checks failed"),
             Self::Violation(found) => write!(f, "{}", found.rule),
+            Self::Refused(why) => write!(f, "exit 0, but the client complains: {why}"),
             Self::Enough => f.write_str("no rule broken so far"),
             Self::Stuck(why) => write!(f, "stuck: {why}"),
         }
@@ -157,6 +162,9 @@ impl fmt::Display for Event {
             Self::Uncached { write } => write!(f, "{} past the caches", kind(write)),
             Self::Issued(operation) => write!(f, "{operation:?} by address, issued"),
             Self::Done(operation) => write!(f, "{operation:?} by address, done"),
+            Self::DoneBySet(operation) => write!(f, "{operation:?} by set and way, done"),
+            Self::Moved => write!(f, "it moves from another core, dirty"),
+            Self::Shared => write!(f, "it comes from another core, which cleans it"),
             Self::Filled(level) => write!(f, "adversary: speculative fill of level {level}"),
             Self::Evicted(level, dirty) => {
                 write!(f, "adversary: eviction from level {level}{}", if dirty { ", dirty" } else { "" })

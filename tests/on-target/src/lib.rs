@@ -14,6 +14,8 @@ use alloc::format;
 use alloc::string::String;
 use carveout::addr::{Frame, VirtAddr};
 use carveout::dma::{Contiguous, Master};
+use carveout::vm::attr::Shareability;
+use carveout_armv7a::cores::registers;
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::kernel::console;
 use carveout_boards::kernel::{bring_up, state::Kernel};
@@ -63,7 +65,7 @@ macro_rules! ensure_eq {
     };
 }
 
-/// Boots and runs the checks. See [`checks!`].
+/// Boots and runs the checks, but those that a boot argument `skip=NAME` names. See [`checks!`].
 pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
     let kernel = bring_up::start(handover);
     let mut failed = 0;
@@ -72,7 +74,8 @@ pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
         failed += 1;
     }
     let before = spendable(kernel);
-    for (name, check) in checks {
+    let skipped = |name| kernel.info.bootargs().iter().any(|arg| arg.name == "skip" && arg.value == Some(name));
+    for (name, check) in checks.iter().filter(|(name, _)| !skipped(name)) {
         let verdict = check(kernel).and_then(|()| audit(kernel)).and_then(|()| {
             ensure_eq!(spendable(kernel), before, "bytes free in the areas, or in quarantine");
             Ok(())
@@ -86,6 +89,11 @@ pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
         }
     }
     console::exit(i32::from(failed > 0))
+}
+
+/// How many steps of a random walk to take: as many as the boot argument `walk=N` says, else so many.
+pub fn walk(kernel: &Kernel, steps: u32) -> u32 {
+    kernel.info.bootargs().get("walk").and_then(|arg| arg.value?.parse().ok()).unwrap_or(steps)
 }
 
 /// Bytes that are free or known to be lost.
@@ -112,6 +120,11 @@ pub fn alloc(kernel: &'static Kernel, bytes: u32) -> Result<Contiguous<Armv7a>, 
 /// An address `bytes` further on.
 pub const fn after(va: VirtAddr, bytes: u32) -> VirtAddr {
     VirtAddr::new(va.raw().wrapping_add(bytes))
+}
+
+/// The S bit of Normal memory on this core.
+pub fn share() -> Shareability {
+    registers().shareability()
 }
 
 /// The address of something in this program.

@@ -4,22 +4,19 @@
 //! what it was and no TLB holds the translation.
 
 use alloc::string::String;
-use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
-use carveout::machine::LinearMap;
+use carveout::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::machine::{Mmu, Registers};
-use carveout::vm::attr::{Access, MemoryType};
+use carveout::vm::attr::{Access, LeafSize, MemoryType};
 use carveout::vm::audit::{Finding, Findings, Report};
 use carveout::vm::desc::{L1Desc, L1Entry};
 use carveout::vm::walk::Ttbr;
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::kernel::state::Kernel;
 use carveout_boot::upper_half::DEVICES;
-use carveout_rt::address_space::direct_map;
-use carveout_rt::start::{ImageMap, translate_image};
 use core::arch::asm;
 use core::ptr::NonNull;
 
-use crate::{Verdict, after, audit, ensure_eq};
+use crate::{Verdict, after, audit, ensure_eq, share};
 
 /// Where a descriptor stands.
 #[derive(Clone, Copy, Debug)]
@@ -61,16 +58,8 @@ impl Place {
     }
 
     /// Through which address the CPU writes the word.
-    pub fn pointer(&self) -> Option<NonNull<u32>> {
-        let image = ImageMap::get();
-        let start = translate_image(image.text.start)?;
-        let va = VirtAddr::new(self.at.raw().wrapping_sub(start.raw()).wrapping_add(image.text.start.raw()));
-        let frame = FrameRange::covering(self.at.raw().into(), 4);
-        let va = match translate_image(va) {
-            Some(_) => va,
-            None => VirtAddr::new(direct_map()?.va_of(frame)?.raw() + self.at.raw() % FRAME_SIZE),
-        };
-        NonNull::new(va.raw() as *mut u32)
+    pub fn pointer(&self, kernel: &Kernel) -> Option<NonNull<u32>> {
+        kernel.machine.table(self.at, 4)
     }
 }
 
@@ -93,9 +82,9 @@ impl Plant {
     /// ARM A3.5.7): the tests plant it, have the audit find it, and take it away.
     pub unsafe fn new(kernel: &'static Kernel, place: Place, word: u32) -> Option<Self> {
         let before = place.word(kernel)?;
-        let plant = Self { machine: kernel.machine, place, word: place.pointer()?, before };
+        let plant = Self { machine: kernel.machine, place, word: place.pointer(kernel)?, before };
         plant.write(word);
-        plant.machine.invalidate_tlb(place.va, place.bytes);
+        plant.machine.invalidate_tlb(place.va, place.bytes, LeafSize::Page);
         Some(plant)
     }
 
@@ -117,7 +106,7 @@ impl Plant {
 impl Drop for Plant {
     fn drop(&mut self) {
         self.write(self.before);
-        self.machine.invalidate_tlb(self.place.va, self.place.bytes);
+        self.machine.invalidate_tlb(self.place.va, self.place.bytes, LeafSize::Page);
     }
 }
 
@@ -128,7 +117,7 @@ pub fn nobodys() -> VirtAddr {
 
 /// The descriptor of a section as the kernel would make it.
 pub fn section(base: PhysAddr, memory: MemoryType, access: Access) -> u32 {
-    L1Desc::section(base, memory, access, Armv7a::shareability()).raw()
+    L1Desc::section(base, memory, access, share()).raw()
 }
 
 /// Plants a word, expects the finding and none of another kind, takes the word away, expects none.

@@ -11,8 +11,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use carveout::dma::{
-    AllocError, Contiguous, Cpu, Direction, FromDevice, Master, NoRun, Reach, ScatterError, ScatterTable, Stream,
-    ToDevice,
+    AllocError, Contiguous, Cpu, FromDevice, Master, NoRun, Reach, ScatterError, ScatterTable, Stream, ToDevice,
+    TypedDirection,
 };
 use carveout::vm::alias::Alias;
 use carveout::vm::attr::{Access, MemoryType};
@@ -23,7 +23,6 @@ use carveout_boards::drivers::dma::pl081::ListError;
 use carveout_boards::drivers::wait::Failed;
 use carveout_boards::kernel::known::{self, BoardCopier};
 use carveout_boards::kernel::state::Kernel;
-use carveout_boot::upper_half::LOAN_WINDOW;
 use carveout_rt::address_space::DeviceError;
 use on_target::tables::{Place, Plant, finds, must_find, nobodys, section};
 use on_target::{Verdict, after, audit, checks, direct_map_place, ensure, ensure_eq, read};
@@ -121,7 +120,7 @@ fn copier(kernel: &'static Kernel) -> Result<BoardCopier, String> {
 }
 
 /// Streams of these sizes for the device, filled so that each word says where it belongs.
-fn streams<D: Direction>(
+fn streams<D: TypedDirection>(
     kernel: &'static Kernel,
     device: &'static str,
     sizes: &[u32],
@@ -261,7 +260,7 @@ fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -
     for of in [plain(kernel)?.0, held, idle.frames().base()] {
         let at = second_name(kernel, of)?;
         ensure!(at.is_aligned(SECTION_SIZE), "{at} is not a section");
-        for va in [nobodys(), LOAN_WINDOW.start()] {
+        for va in [nobodys(), kernel.dma.lanes().start()] {
             for has in [MemoryType::WriteBack, MemoryType::NonCacheable, MemoryType::Device] {
                 let (frame, of) = (Frame::containing(at), Frame::containing(of));
                 let expected = Finding::SecondName { va, frame, of, has: has.into() };

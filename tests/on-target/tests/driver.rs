@@ -39,11 +39,11 @@ fn device_reads(kernel: &'static Kernel, at: BusAddr, len: usize) -> Result<Vec<
 fn caches_are_what_the_core_says(kernel: &'static Kernel) -> Verdict {
     let caches = kernel.machine.caches();
     let line = match Armv7a::core().0 {
-        "Cortex-A8" => 64,
+        "Cortex-A7" | "Cortex-A8" | "Cortex-A15" => 64,
         "Cortex-A9" => 32,
         other => return Err(format!("{other} is not known to this test")),
     };
-    ensure_eq!(caches.line(), line, "bytes of the smallest line, by CTR");
+    ensure_eq!(caches.smallest_line(), line, "bytes of the smallest line, by CTR");
     let lines: Vec<u32> = caches.geometries().iter().map(|level| level.line).collect();
     ensure_eq!(lines.first(), Some(&line), "bytes of a line of the first level, by CCSIDR");
     ensure_eq!(lines.iter().min(), Some(&line), "the smallest of all levels");
@@ -52,8 +52,8 @@ fn caches_are_what_the_core_says(kernel: &'static Kernel) -> Verdict {
 }
 
 fn a_hand_over_maintains_the_lines_of_the_part_that_was_written(kernel: &'static Kernel) -> Verdict {
-    let line = kernel.machine.caches().line();
-    let outer = u64::from(kernel.machine.caches().outer().is_some());
+    let line = kernel.machine.caches().smallest_line();
+    let outer = u64::from(kernel.outer.is_some());
     let mut stream = alloc(kernel, 4 * FRAME_SIZE)?.into_stream::<ToDevice>();
     let before = stream.effort().lines();
     let range = 5000..5000 + 3 * line as usize;
@@ -72,14 +72,14 @@ fn a_hand_over_maintains_the_lines_of_the_part_that_was_written(kernel: &'static
 
 fn a_large_buffer_is_maintained_by_lines_inside_and_by_ways_outside(kernel: &'static Kernel) -> Verdict {
     // The outer lines are those of the whole cache, once, not of the buffer; there are none without such a cache.
-    let (outer, _) = kernel.machine.caches().outer().map_or((0, 0), L2c310::geometry);
+    let (outer, _) = kernel.outer.map_or((0, 0), L2c310::geometry);
     let bytes = outer.max(128 << 10);
     let mut stream = alloc(kernel, 2 * bytes)?.into_stream::<Bidirectional>();
     // What former owners of the frames left in the caches went when they were zeroed.
     let before = stream.effort().lines();
     stream.bytes_mut().fill(0x31);
     let stream = stream.for_device();
-    let inner = u64::from(2 * bytes / kernel.machine.caches().line());
+    let inner = u64::from(2 * bytes / kernel.machine.caches().smallest_line());
     let pass = Lines { inner, outer: u64::from(outer / 32) };
     ensure_eq!(stream.effort().lines(), before + pass, "lines of the clean");
     let seen = device_reads(kernel, stream.bus(), 2 * bytes as usize)?;

@@ -4,8 +4,9 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use alloc::format;
-use carveout::addr::{FrameRange, VirtAddr};
+use carveout::addr::VirtAddr;
 use carveout::cpu::MAX_CORES;
 use carveout::cpu::relax;
 use carveout::machine::Cache;
@@ -16,8 +17,9 @@ use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::kernel::cores;
 use carveout_boards::kernel::state::Kernel;
 use carveout_boards::println;
+use carveout_rt::address_space;
 use carveout_rt::secondary;
-use carveout_rt::start::{ImageMap, translate_image};
+use carveout_rt::start::translate_image;
 use core::arch::asm;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -147,22 +149,26 @@ fn a_pl310_that_was_left_wrong_is_refused(_: &'static Kernel) -> Verdict {
     ensure_eq!(enable(World::NonSecure).map(drop), Err(Unusable::Off), "off");
     let written = [CONTROL, AUXILIARY, SYNC, PREFETCH].map(|offset| at(offset).load(Ordering::Relaxed));
     ensure_eq!(written, [0, EXCLUSIVE, UNTOUCHED, 23], "control, auxiliary, sync, prefetch");
+    // A bus that reads zeros, and an L210, which is of another part.
+    for id in [0, 0x4100_0000] {
+        controller(9, false, 0, 0);
+        at(ID).store(id, Ordering::Relaxed);
+        ensure_eq!(enable(World::Secure).map(drop), Err(Unusable::Absent { id }), "absent");
+        let written = [CONTROL, SYNC].map(|offset| at(offset).load(Ordering::Relaxed));
+        ensure_eq!(written, [0, UNTOUCHED], "control and sync of one that is absent");
+    }
     Ok(())
 }
 
 /// Erratum 769419.
 fn a_core_without_caches_is_told_past_the_outer_one(_: &'static Kernel) -> Verdict {
     static WORD: AtomicU32 = AtomicU32::new(0);
-    let map = ImageMap::get();
-    let start = translate_image(map.text.start).ok_or("no image")?;
     let word = translate_image(VirtAddr::new(WORD.as_ptr().addr() as u32)).ok_or("not in the image")?;
-    let image = FrameRange::covering(start.raw().into(), (map.data.end.raw() - map.text.start.raw()).into());
-    // SAFETY: frames and offset of the image that runs.
-    let machine = unsafe { Armv7a::new(image, start.raw().wrapping_sub(map.text.start.raw())) };
+    let machine = address_space::machine();
     controller(9, true, 0x0002_0000, 0);
     let outer = enable(World::Secure).map_err(|error| format!("{error}"))?;
     // SAFETY: no `Dma` is over this machine, which has no caches but what stands in memory here.
-    unsafe { machine.set_outer(outer) };
+    unsafe { machine.set_outer(Box::leak(Box::new(outer))) };
     // SAFETY: a word of this test's, aligned to 4.
     ensure!(unsafe { secondary::tell(&machine, word, 7) }, "the image is mapped");
     ensure_eq!(WORD.load(Ordering::Relaxed), 7, "the word");

@@ -17,13 +17,15 @@ use carveout::dma::{
 };
 use carveout::machine::{Mmu, Registers};
 use carveout::sync::{self, CoreState, Lock, Rank};
-use carveout::vm::attr::{Access, MemoryType};
+use carveout::vm::attr::{Access, LeafSize, MemoryType};
 use carveout::vm::audit::Finding;
 use carveout::vm::desc::L1Desc;
 use carveout_armv7a::cache::Caches;
 use carveout_armv7a::cores::{Alone, World};
 use carveout_armv7a::l2c310::{L2c310, Unusable};
 use carveout_armv7a::mmu::Armv7a;
+use carveout_armv7a::whole::{OtherCores, UnnamedLevel};
+use carveout_armv7a::zeros::{NoVectors, Stores};
 use carveout_boards::demo::random::Random;
 use carveout_boards::drivers::intc::irq::IrqId;
 use carveout_boards::kernel::state::Kernel;
@@ -32,13 +34,13 @@ use carveout_boards::println;
 use carveout_boot::layout::Layout;
 use carveout_boot::memory::{BootMemory, BootRam};
 use carveout_boot::upper_half::DEVICES;
-use carveout_rt::address_space::{AddressSpace, BootFault, DeviceBlock, DeviceError};
+use carveout_rt::address_space::{AddressSpace, BootFault, DeviceBlock, DeviceError, KernelMemory};
 use carveout_rt::exceptions::{Exception, Vector};
 use carveout_rt::fault::{Fault, FaultStatus, Level};
 use carveout_rt::start::{BootHandover, BootTables, DtbFault, ImageMap, TableAt};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use on_target::tables::{Place, Plant, must_find, set_registers};
-use on_target::{Verdict, after, alloc, checks, ensure, ensure_eq, is_unmapped, master, read};
+use on_target::{Verdict, after, alloc, checks, ensure, ensure_eq, is_unmapped, master, read, share, walk as steps_of};
 use spin::Mutex;
 
 checks![
@@ -61,13 +63,14 @@ checks![
 const fn shared<T: Send + Sync>() {}
 const _: () = {
     shared::<(CoreId, CoreState, World, Alone, Armv7a, Caches, L2c310, Unusable)>();
+    shared::<(Stores, OtherCores, UnnamedLevel, NoVectors)>();
     shared::<(BootHandover, BootTables, TableAt, ImageMap, DtbFault)>();
-    shared::<(AddressSpace, BootFault, DeviceBlock, DeviceError)>();
+    shared::<(AddressSpace, BootFault, DeviceBlock, DeviceError, KernelMemory)>();
     shared::<(Layout<'static>, BootMemory<'static, 'static>, BootRam)>();
     shared::<(Exception, Vector, Fault, FaultStatus, Level)>();
 };
 
-/// Steps of the last check, of all cores together.
+/// Steps of the last check, of all cores together, where no boot argument `walk=N` says how many.
 const STEPS: u32 = 200_000;
 /// Buffers a core holds at most.
 const MOST: usize = 24;
@@ -154,7 +157,7 @@ fn another_core_keeps_what_a_local_invalidate_leaves(kernel: &'static Kernel) ->
     // A section that is nobody's, of memory that is mapped write-back elsewhere too.
     let va = after(DEVICES.start(), DEVICES.sections() * SECTION_SIZE);
     let at = PhysAddr::new(kernel.heap.base().raw().next_multiple_of(SECTION_SIZE));
-    let word = L1Desc::section(at, MemoryType::WriteBack, Access::Read, Armv7a::shareability()).raw();
+    let word = L1Desc::section(at, MemoryType::WriteBack, Access::Read, share()).raw();
     is_unmapped(va)?;
     // SAFETY: nothing uses the section, and the word translates RAM with the attributes of the direct map.
     let plant = unsafe { Plant::new(kernel, Place::first_level(kernel, va), word) }.ok_or("no table")?;
@@ -164,7 +167,7 @@ fn another_core_keeps_what_a_local_invalidate_leaves(kernel: &'static Kernel) ->
     invalidate_here_only(va);
     is_unmapped(va).map_err(|why| format!("this core, after its own invalidate: {why}"))?;
     ensure_eq!(on_other(|| read(va)), before, "{other}, whose translation is stale");
-    kernel.machine.invalidate_tlb(va, FRAME_SIZE);
+    kernel.machine.invalidate_tlb(va, FRAME_SIZE, LeafSize::Page);
     on_other(|| is_unmapped(va)).unwrap_or(Ok(())).map_err(|why| format!("{other}, after the real invalidate: {why}"))
 }
 
@@ -836,7 +839,8 @@ fn four_cores_at_random(kernel: &'static Kernel) -> Verdict {
         refused: AtomicU32::new(0),
         gone_round: AtomicU32::new(0),
     };
-    let steps = STEPS / cores::online().count() as u32;
+    let all_steps = steps_of(kernel, STEPS);
+    let steps = all_steps / cores::online().count() as u32;
     let verdicts = Mutex::new(Vec::new());
     let start = kernel.micros();
     cores::on_all(&|core| {
@@ -858,7 +862,7 @@ fn four_cores_at_random(kernel: &'static Kernel) -> Verdict {
     ensure_eq!(kernel.dma.free_bytes(area), before, "bytes free, and in the largest run, at the end");
     let stats = kernel.dma.stats();
     println!(
-        "stress: {STEPS} steps on {} cores in {millis} ms, {} buffers, {} changes of mappings",
+        "stress: {all_steps} steps on {} cores in {millis} ms, {} buffers, {} changes of mappings",
         cores::online().count(),
         stats.allocations,
         stats.map_changes
@@ -871,7 +875,7 @@ fn four_cores_at_random(kernel: &'static Kernel) -> Verdict {
         store.moved,
         cache.discarded
     );
-    if cores::online().count() > 1 {
+    if cores::online().count() > 1 && all_steps == STEPS {
         // Less than a tenth of what there usually is, for how cores meet is the emulator's. Whether an allocation
         // beside an open page is refused is chance: QEMU 10 shows none.
         for (what, count, least) in [

@@ -9,14 +9,16 @@ use alloc::format;
 use carveout::addr::{BusAddr, FRAME_SIZE, Frame, SECTION_SIZE, VirtAddr};
 use carveout::dma::{Bidirectional, FromDevice, Holder, Port, PortError};
 use carveout::machine::Mmu;
-use carveout::vm::attr::{Access, MemoryType};
+use carveout::vm::attr::{Access, LeafSize, MemoryType};
 use carveout::vm::desc::L1Desc;
 use carveout::vm::ledger::{Carved, LedgerError};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::kernel::state::Kernel;
 use carveout_boot::upper_half::DEVICES;
 use on_target::tables::{Place, Plant};
-use on_target::{Verdict, address_of, after, alloc, audit, checks, ensure, ensure_eq, is_unmapped, master, read};
+use on_target::{
+    Verdict, address_of, after, alloc, audit, checks, ensure, ensure_eq, is_unmapped, master, read, share,
+};
 
 checks![
     a_second_mapping_is_refused_by_the_ledger,
@@ -96,14 +98,14 @@ fn the_tlb_keeps_what_is_not_invalidated(kernel: &'static Kernel) -> Verdict {
     // A section that is nobody's, of memory that is mapped write-back elsewhere too.
     let va = after(DEVICES.start(), DEVICES.sections() * SECTION_SIZE);
     let at = carveout::addr::PhysAddr::new(kernel.heap.base().raw().next_multiple_of(SECTION_SIZE));
-    let word = L1Desc::section(at, MemoryType::WriteBack, Access::Read, Armv7a::shareability()).raw();
+    let word = L1Desc::section(at, MemoryType::WriteBack, Access::Read, share()).raw();
     is_unmapped(va)?;
     // SAFETY: nothing uses the section, and the word translates RAM with the attributes of the direct map.
     let plant = unsafe { Plant::new(kernel, Place::first_level(kernel, va), word) }.ok_or("no table")?;
     ensure!(read(va).is_ok(), "the planted section cannot be read");
     plant.withdraw_from_memory_only();
     ensure!(read(va).is_ok(), "the TLB forgot by itself: a missing invalidate does not show here");
-    kernel.machine.invalidate_tlb(va, FRAME_SIZE);
+    kernel.machine.invalidate_tlb(va, FRAME_SIZE, LeafSize::Page);
     is_unmapped(va)
 }
 

@@ -16,7 +16,6 @@ use carveout::vm::ledger::Carved;
 use carveout_boards::demo::lending::{Plan, churn};
 use carveout_boards::kernel::state::Kernel;
 use carveout_boards::println;
-use carveout_boot::upper_half::LOAN_WINDOW;
 use on_target::{Verdict, alloc, audit, checks, ensure, ensure_eq, is_unmapped, master};
 
 checks![
@@ -37,7 +36,7 @@ fn a_lent_page_is_mapped_while_a_closure_runs_and_no_longer(kernel: &'static Ker
             ensure_eq!(*page, [0; LOAN_PAGE], "a page never written");
             page[17] = 17;
             let va = VirtAddr::new(page.as_ptr().addr() as u32);
-            ensure!(LOAN_WINDOW.contains(va), "{va} is not in the loan window");
+            ensure!(kernel.dma.lanes().contains(va), "{va} is not in the loan window");
             audit(kernel)?;
             Ok(va)
         })

@@ -22,7 +22,7 @@ use on_target::{Verdict, audit, checks, ensure, ensure_eq, master};
 
 checks![random_steps_agree_with_the_model];
 
-/// For each seed.
+/// For each seed, where no boot argument `walk=N` says how many.
 const STEPS: u32 = 2000;
 const AUDIT_EVERY: u32 = 100;
 /// Any will do but 0; the same ones make the same runs.
@@ -205,7 +205,7 @@ fn walk(kernel: &'static Kernel, area: AreaId, mut random: Random, items: &mut V
     let port = unsafe { Port::new(kernel.dma, master(kernel)) };
     let all = kernel.dma.free_bytes(area).0;
     let mut did = [0u32; 5];
-    for step in 1..=STEPS {
+    for step in 1..=on_target::walk(kernel, STEPS) {
         let free = all - items.iter().map(|item| item.frames.bytes()).sum::<u64>();
         ensure_eq!(kernel.dma.free_bytes(area).0, free, "step {step}: bytes free");
         let one = if items.is_empty() { None } else { Some(random.below(items.len() as u32) as usize) };

@@ -14,12 +14,12 @@ use carveout::vm::attr::{Access, MemoryType, Shareability};
 use carveout::vm::audit::{Finding, Findings};
 use carveout::vm::desc::{L1Desc, L2Desc};
 use carveout::vm::ledger::Carved;
+use carveout::vm::registers::RegisterError;
 use carveout::vm::walk::{Domain, Memory, Sharing, Ttbr};
-use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::drivers::mmio::Mmio;
 use carveout_boards::kernel::devices;
 use carveout_boards::kernel::state::Kernel;
-use carveout_boot::upper_half::{IMAGE, LOAN_WINDOW, SHARED};
+use carveout_boot::upper_half::{IMAGE, SHARED};
 use carveout_rt::address_space::DeviceError;
 use carveout_rt::address_space::direct_map;
 use carveout_rt::probe::probe_exec;
@@ -29,7 +29,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use on_target::tables::{Place, Plant, finds, must_find, nobodys, section, set_registers};
 use on_target::{
     RETURN, Verdict, address_of, after, alloc, audit, checks, direct_map_place, ensure, ensure_eq, is_execute_never,
-    is_read_only,
+    is_read_only, share,
 };
 
 checks![
@@ -127,7 +127,7 @@ fn the_audit_finds_a_page_that_is_writable_and_executable(kernel: &'static Kerne
 
     // A page in the image's window, above the image.
     let va = after(IMAGE.start(), IMAGE.sections() * SECTION_SIZE - FRAME_SIZE);
-    let word = L2Desc::small(at, MemoryType::WriteBack, Access::ReadWrite, Armv7a::shareability()).raw() & !PAGE_XN;
+    let word = L2Desc::small(at, MemoryType::WriteBack, Access::ReadWrite, share()).raw() & !PAGE_XN;
     let place = Place::second_level(kernel, va).ok_or("the image's window has no table there")?;
     // SAFETY: as above, of the page.
     unsafe { finds(kernel, place, word, Finding::Executable { va, frame: Frame::containing(at) }) }
@@ -169,7 +169,7 @@ fn the_audit_finds_a_carved_frame_in_the_direct_map(kernel: &'static Kernel) -> 
 
 fn the_audit_finds_an_alias_of_an_unmapped_frame(kernel: &'static Kernel) -> Verdict {
     let at = carved(kernel).ok_or("no area")?;
-    let (va, frame) = (LOAN_WINDOW.start(), Frame::containing(at));
+    let (va, frame) = (kernel.dma.lanes().start(), Frame::containing(at));
     for has in [MemoryType::WriteBack, MemoryType::NonCacheable] {
         let expected = Finding::Alias { va, frame, has: has.into(), ledger: Carved::Unmapped };
         let word = section(at, has, Access::ReadWrite);
@@ -183,7 +183,8 @@ fn the_audit_finds_an_alias_of_another_type(kernel: &'static Kernel) -> Verdict 
     let buffer = alloc(kernel, SECTION_SIZE)?.into_coherent();
     let at = buffer.frames().base();
     ensure!(at.is_aligned(SECTION_SIZE), "the buffer at {at} is not a section");
-    let (va, has, ledger) = (LOAN_WINDOW.start(), MemoryType::WriteBack, Carved::Mapped(MemoryType::NonCacheable));
+    let (va, has, ledger) =
+        (kernel.dma.lanes().start(), MemoryType::WriteBack, Carved::Mapped(MemoryType::NonCacheable));
     let expected = Finding::Alias { va, frame: Frame::containing(at), has: has.into(), ledger };
     let word = section(at, has, Access::ReadWrite);
     // SAFETY: nothing uses the loan window, nor the buffer meanwhile.
@@ -195,10 +196,10 @@ fn the_audit_finds_a_second_mapping_of_the_same_type(kernel: &'static Kernel) ->
     let at = buffer.frames().base();
     ensure!(at.is_aligned(SECTION_SIZE), "the buffer at {at} is not a section");
     // The loan window is above the CMA window: what is met second is there.
-    let expected = Finding::Twice { va: LOAN_WINDOW.start(), frame: Frame::containing(at) };
+    let expected = Finding::Twice { va: kernel.dma.lanes().start(), frame: Frame::containing(at) };
     let word = section(at, MemoryType::NonCacheable, Access::ReadWrite);
     // SAFETY: nothing uses the loan window, nor the buffer meanwhile.
-    unsafe { finds(kernel, Place::first_level(kernel, LOAN_WINDOW.start()), word, expected) }
+    unsafe { finds(kernel, Place::first_level(kernel, kernel.dma.lanes().start()), word, expected) }
 }
 
 /// As many translations as the ledger counts, but two of one buffer and none of the other.
@@ -206,7 +207,7 @@ fn the_audit_finds_a_second_mapping_that_another_frame_makes_up_for(kernel: &'st
     let (lost, twice) = (alloc(kernel, SECTION_SIZE)?.into_coherent(), alloc(kernel, SECTION_SIZE)?.into_coherent());
     let at = twice.frames().base();
     ensure!(at.is_aligned(SECTION_SIZE), "the buffer at {at} is not a section");
-    let (second, first) = (LOAN_WINDOW.start(), VirtAddr::new(lost.as_ptr().addr().get() as u32));
+    let (second, first) = (kernel.dma.lanes().start(), VirtAddr::new(lost.as_ptr().addr().get() as u32));
     let word = section(at, MemoryType::NonCacheable, Access::ReadWrite);
     // SAFETY: nothing uses the loan window, nor the buffer meanwhile.
     let twice_mapped = unsafe { Plant::new(kernel, Place::first_level(kernel, second), word) };
@@ -246,7 +247,7 @@ fn the_audit_finds_registers_mapped_as_memory(kernel: &'static Kernel) -> Verdic
 fn the_audit_finds_the_wrong_shareability(kernel: &'static Kernel) -> Verdict {
     let (va, at) = (nobodys(), ram(kernel));
     let word = section(at, MemoryType::WriteBack, Access::ReadWrite) ^ SECTION_S;
-    let has = match Armv7a::shareability() {
+    let has = match share() {
         Shareability::Shareable => Sharing::NonShareable,
         Shareability::NonShareable => Sharing::Outer,
     };
@@ -342,7 +343,7 @@ fn the_audit_finds_one_entry_of_a_large_page(kernel: &'static Kernel) -> Verdict
     const SIZE: u32 = 64 << 10;
     let va = after(IMAGE.start(), IMAGE.sections() * SECTION_SIZE - FRAME_SIZE);
     let first = VirtAddr::new(va.raw() & !(SIZE - 1));
-    let large = |at| L2Desc::large(at, MemoryType::WriteBack, Access::ReadWrite, Armv7a::shareability()).raw();
+    let large = |at| L2Desc::large(at, MemoryType::WriteBack, Access::ReadWrite, share()).raw();
     let place = Place::second_level(kernel, va).ok_or("the image's window has no table there")?;
     let torn = Finding::Torn { va: first, size: SIZE };
     let word = large(PhysAddr::new(ram(kernel).raw() & !(SIZE - 1)));
@@ -451,7 +452,9 @@ fn the_audit_finds_tex_remap_that_changes_our_types(kernel: &'static Kernel) -> 
     audit(kernel)?;
     // SAFETY: what is mapped write-back stays so (region 7), and that is all that an audit uses; interrupts are masked.
     let findings = unsafe { audit_under(kernel, remap(0xff0a_81a8, 0x40e0_40e0)) }?;
-    let Finding::Remap { memory, means } = findings.first else { return Err(format!("the audit: {findings}")) };
+    let Finding::Register(RegisterError::Remap { memory, means }) = findings.first else {
+        return Err(format!("the audit: {findings}"));
+    };
     ensure_eq!((memory, means.memory), (MemoryType::NonCacheable, Memory::Device), "the remap");
     let frame = Frame::containing(buffer.frames().base());
     let va = VirtAddr::new(buffer.as_ptr().addr().get() as u32);
@@ -488,7 +491,11 @@ fn the_audit_finds_caches_that_are_off(kernel: &'static Kernel) -> Verdict {
     for (bit, fetches) in [(SCTLR_C, false), (SCTLR_I, true)] {
         // SAFETY: tables and permissions stay as they are, and memory holds what is read, for there are no caches.
         let findings = unsafe { audit_under(kernel, Registers { sctlr: was.sctlr & !bit, ..was }) }?;
-        ensure_eq!(findings.first, Finding::CacheOff { fetches }, "the audit with SCTLR {bit:#x} clear");
+        ensure_eq!(
+            findings.first,
+            Finding::Register(RegisterError::CacheOff { fetches }),
+            "the audit with SCTLR {bit:#x} clear"
+        );
     }
     audit(kernel)
 }
@@ -505,7 +512,7 @@ fn the_audit_finds_walks_that_are_off(kernel: &'static Kernel) -> Verdict {
     }
     // SAFETY: nothing uses the lower half.
     let findings = unsafe { audit_under(kernel, off) }?;
-    ensure_eq!(findings.first, Finding::WalksOff { ttbr: Ttbr::Ttbr0 }, "the audit");
+    ensure_eq!(findings.first, Finding::Register(RegisterError::WalksOff { ttbr: Ttbr::Ttbr0 }), "the audit");
     // What the table holds is found, though no walk reads it now.
     let word = section(at, MemoryType::WriteBack, Access::ReadWrite);
     // SAFETY: nothing uses the lower half.
@@ -515,7 +522,11 @@ fn the_audit_finds_walks_that_are_off(kernel: &'static Kernel) -> Verdict {
     drop(plant);
     let findings = found.ok_or("the table cannot be written")??;
     let carved = findings.like(&Finding::CarvedOutside { va: PROCESS, frame: Frame::containing(at) });
-    ensure_eq!((findings.first, carved), (Finding::WalksOff { ttbr: Ttbr::Ttbr0 }, 256), "the audit");
+    ensure_eq!(
+        (findings.first, carved),
+        (Finding::Register(RegisterError::WalksOff { ttbr: Ttbr::Ttbr0 }), 256),
+        "the audit"
+    );
     audit(kernel)
 }
 
@@ -531,7 +542,11 @@ fn the_audit_finds_walks_with_other_attributes(kernel: &'static Kernel) -> Verdi
             let has = registers.walk_attributes(ttbr);
             // SAFETY: the same tables, walked in a machine without caches.
             let findings = unsafe { audit_under(kernel, registers) }?;
-            ensure_eq!(findings.first, Finding::WalkAttributes { ttbr, has }, "the audit with {bits:#x} changed");
+            ensure_eq!(
+                findings.first,
+                Finding::Register(RegisterError::WalkAttributes { ttbr, has }),
+                "the audit with {bits:#x} changed"
+            );
         }
     }
     audit(kernel)

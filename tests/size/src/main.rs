@@ -1,19 +1,21 @@
 //! The least kernel that takes the module: one area, one coherent buffer.
 //!
-//! It is linked and measured, never booted. `xtask/src/size.rs` builds it once for each row of its table. A panic prints
-//! its message, as a kernel's does, so what the messages cost counts.
+//! It is linked and measured, never booted. `xtask/src/size.rs` builds it once for each row of its table. A panic
+//! prints its message, as a kernel's does, so what the messages cost counts.
 #![no_std]
 #![no_main]
 
 #[cfg(any(feature = "audit", not(feature = "rt")))]
 use carveout::addr::FrameRange;
 use carveout::addr::PhysAddr;
+#[cfg(not(feature = "rt"))]
+use carveout::addr::VirtAddr;
 use carveout::carve_out::CarveOut;
 use carveout::dma::{Dma, Master};
+use carveout::embed::{Builder, Roots, Window};
 use carveout::vm::alias::Aliases;
-use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2Desc, L2Table};
+use carveout::vm::desc::{L2_ENTRIES, L2Desc, L2Table};
 use carveout::vm::range::VirtRange;
-use carveout::vm::space::Region;
 use carveout_armv7a::mmu::Armv7a;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
@@ -94,30 +96,23 @@ fn stop() -> ! {
     }
 }
 
-const WINDOW: VirtRange = VirtRange::new(0xc000_0000, 15);
-const LOANS: VirtRange = VirtRange::new(0xd000_0000, 1);
+const WINDOW: VirtRange = VirtRange::new(0xc000_0000, 16);
 
-/// The tables of a window, as many as it has sections.
-struct Tables<const N: usize> {
-    l2: [L2Table; N],
-    l1: [L1Desc; N],
+/// The tables of the window, as many as it has sections.
+#[repr(C, align(1024))]
+struct Tables(UnsafeCell<[L2Table; 16]>);
+
+// SAFETY: the module alone names them.
+unsafe impl Sync for Tables {}
+
+static TABLES: Tables = Tables(UnsafeCell::new([[L2Desc::FAULT; L2_ENTRIES]; 16]));
+
+/// Where the kernel reaches its memory.
+#[cfg(not(feature = "rt"))]
+fn kernel_address(frames: FrameRange) -> Option<VirtAddr> {
+    Some(VirtAddr::new(frames.base().raw()))
 }
 
-impl<const N: usize> Tables<N> {
-    const FAULTS: Self = Self { l2: [[L2Desc::FAULT; L2_ENTRIES]; N], l1: [L1Desc::FAULT; N] };
-
-    fn region(&'static mut self, machine: &Armv7a, range: VirtRange) -> Region<'static> {
-        let at = |table: *const u8| PhysAddr::new(table as u32);
-        let (l1_at, l2_at) = (at(self.l1.as_ptr().cast()), at(self.l2.as_ptr().cast()));
-        let share = Armv7a::shareability();
-        // SAFETY: no other name of the tables exists. They would stand in the first-level table.
-        let region = unsafe { Region::one_each(machine, range, share, &mut self.l1, l1_at, &mut self.l2, l2_at) };
-        region.unwrap_or_else(|_| panic!("no heap left"))
-    }
-}
-
-static WINDOW_TABLES: Once<Tables<15>> = Once::new(Tables::FAULTS);
-static LOAN_TABLES: Once<Tables<1>> = Once::new(Tables::FAULTS);
 static MACHINE: Once<MaybeUninit<Armv7a>> = Once::new(MaybeUninit::uninit());
 static DMA: Once<MaybeUninit<Dma<Armv7a>>> = Once::new(MaybeUninit::uninit());
 
@@ -130,11 +125,11 @@ fn machine(machine: Armv7a) -> &'static Armv7a {
 #[cfg(not(feature = "boot"))]
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
-    // SAFETY: the image is empty.
-    let machine = machine(unsafe { Armv7a::new(FrameRange::EMPTY, 0) });
+    // SAFETY: the kernel would map its memory there.
+    let machine = machine(unsafe { Armv7a::new(&kernel_address) });
     // SAFETY: I2 holds in a program that is never booted.
     let carved = unsafe { CarveOut::assume("dma", &[FrameRange::within(0x6020_0000, 4 << 20)], true) };
-    run(machine, [carved].into_iter(), Aliases::default())
+    run(machine, [carved], Aliases::default())
 }
 
 /// The kernel boots itself, by the plan.
@@ -145,8 +140,8 @@ extern "C" fn _start() -> ! {
     use carveout_boot::layout::Layout;
 
     let (image, tree) = (FrameRange::within(0x6001_0000, 1 << 20), FrameRange::within(0x6100_0000, 1 << 16));
-    // SAFETY: the image is empty.
-    let machine = machine(unsafe { Armv7a::new(FrameRange::EMPTY, 0) });
+    // SAFETY: the kernel would map its memory there.
+    let machine = machine(unsafe { Armv7a::new(&kernel_address) });
     // SAFETY: the device tree would lie there.
     let dtb = unsafe { core::slice::from_raw_parts(tree.base().raw() as *const u8, tree.bytes() as usize) };
     let info = BootInfo::parse(dtb).unwrap_or_else(|error| panic!("{error}"));
@@ -154,7 +149,7 @@ extern "C" fn _start() -> ! {
     // SAFETY: this program is never booted.
     let memory = unsafe { layout.mapped() };
     let (layout, carved) = memory.into_parts();
-    run(machine, carved.into_iter(), layout.info().aliases().clone())
+    run(machine, carved, layout.info().aliases().clone())
 }
 
 #[cfg(feature = "rt")]
@@ -163,25 +158,31 @@ carveout_rt::entry!(booted);
 /// The head of `carveout-rt` booted.
 #[cfg(feature = "rt")]
 fn booted(handover: carveout_rt::start::BootHandover) -> ! {
-    // SAFETY: the handover's image is mapped.
-    let machine = machine(unsafe { Armv7a::new(handover.image_below_stacks(), handover.image_phys_offset()) });
+    let machine = machine(carveout_rt::address_space::machine());
     let adopted = carveout_rt::address_space::AddressSpace::adopt(machine, handover);
     let (_, memory) = adopted.unwrap_or_else(|fault| panic!("{fault}"));
     let (layout, carved) = memory.into_parts();
-    run(machine, carved.into_iter(), layout.info().aliases().clone())
+    run(machine, carved, layout.info().aliases().clone())
 }
 
-fn run(machine: &'static Armv7a, carved: impl Iterator<Item = CarveOut>, aliases: Aliases) -> ! {
+fn run<C>(machine: &'static Armv7a, carved: C, aliases: Aliases) -> !
+where
+    C: AsRef<[CarveOut]> + IntoIterator<Item = CarveOut>,
+{
     #[cfg(feature = "pl310")]
     enable_outer_cache(machine);
-    // SAFETY: this function runs once, so each is taken once.
-    let (dma, window, loans) = unsafe { (DMA.take(), WINDOW_TABLES.take(), LOAN_TABLES.take()) };
-    let (window, loans) = (window.region(machine, WINDOW), loans.region(machine, LOANS));
-    let made = Dma::new(machine, carved, aliases, window, loans);
+    let tables = PhysAddr::new(TABLES.0.get().addr() as u32);
+    // SAFETY: nothing else uses these addresses and tables.
+    let window = unsafe { Window::assume(WINDOW, Roots::One, tables) };
+    let builder = Builder::new(machine, carved, window).aliases(aliases);
+    #[cfg(feature = "warm")]
+    let builder = builder.after_free(carveout::dma::AfterFree::KeepMapped);
+    let made = builder.build();
+    // SAFETY: this function runs once, so it is taken once.
+    let dma = unsafe { DMA.take() };
     let dma: &'static Dma<Armv7a> = dma.write(made.unwrap_or_else(|error| panic!("{error}")));
     let device = Master::new("device", dma.area("dma"));
-    let buffer = dma.alloc(&device, 4096, 1).unwrap_or_else(|error| panic!("{error}"));
-    let mut buffer = buffer.into_coherent();
+    let mut buffer = dma.alloc_coherent(&device, 4096, 1).unwrap_or_else(|error| panic!("{error}"));
     buffer.write_word(0, 1u32);
     drop(buffer);
     #[cfg(feature = "audit")]
@@ -197,11 +198,15 @@ fn enable_outer_cache(machine: &Armv7a) {
     use carveout_armv7a::cores::World;
     use carveout_armv7a::l2c310::L2c310;
 
+    static OUTER: Once<MaybeUninit<L2c310>> = Once::new(MaybeUninit::uninit());
+
     let registers = ptr::NonNull::new(0x1e00_a000 as *mut _).expect("the controller of a Versatile Express");
     // SAFETY: they would be mapped there.
     let outer = unsafe { L2c310::enable(registers, World::Secure) };
+    // SAFETY: this function is called once.
+    let outer = unsafe { OUTER.take() }.write(outer.unwrap_or_else(|error| panic!("{error}")));
     // SAFETY: no `Dma` was made yet.
-    unsafe { machine.set_outer(outer.unwrap_or_else(|error| panic!("{error}"))) };
+    unsafe { machine.set_outer(outer) };
 }
 
 /// The audit, its findings printed.
@@ -209,10 +214,7 @@ fn enable_outer_cache(machine: &Armv7a) {
 fn audit(dma: &Dma<Armv7a>) {
     use carveout::vm::audit::Expect;
 
-    let ram = [FrameRange::within(0x6000_0000, 1 << 30)];
-    let share = Armv7a::shareability();
-    let expect = Expect { ram: &ram, firmware: &[], text: FrameRange::EMPTY, share, roots: &[], cores: &[] };
-    let found = dma.audit(&expect, |finding| writeln!(Console, "{finding}").unwrap_or_default());
+    let found = dma.audit(&Expect::CARVED, |finding| writeln!(Console, "{finding}").unwrap_or_default());
     match found {
         Ok(report) => writeln!(Console, "{report}").unwrap_or_default(),
         Err(findings) => panic!("{findings}"),

@@ -3,7 +3,10 @@
 
 mod cards;
 mod cargo_tests;
+mod embed_c;
+mod embed_rust;
 mod list;
+mod module;
 mod outcome;
 
 use std::fs::{self, File};
@@ -28,6 +31,7 @@ pub(crate) use outcome::wrong;
 struct Options {
     quick: bool,
     filter: Option<String>,
+    skip: Vec<String>,
     list: bool,
     json: bool,
 }
@@ -39,6 +43,7 @@ impl Options {
             match arg {
                 Arg::Long("quick") => options.quick = true,
                 Arg::Long("filter") => options.filter = Some(args.value()?.string()?),
+                Arg::Long("skip") => options.skip.push(args.value()?.string()?),
                 Arg::Long("list") => options.list = true,
                 Arg::Long("json") => options.json = true,
                 // The scripts have heard it.
@@ -51,7 +56,11 @@ impl Options {
 
     /// Returns whether the check of that name is wanted.
     fn matches(&self, name: &str) -> bool {
-        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str())) && !self.skips(name)
+    }
+
+    fn skips(&self, name: &str) -> bool {
+        self.skip.iter().any(|part| name.contains(part.as_str()))
     }
 
     /// Returns whether a group of checks may have one that is wanted, by the start of their names.
@@ -68,7 +77,8 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     fs::create_dir_all(&logs).doing(logs.display())?;
     let checks = list::all(&options, &logs)?;
 
-    let arguments = Arguments { filter: options.filter.clone(), list: options.list, ..Arguments::default() };
+    let (filter, skip) = (options.filter.clone(), options.skip.clone());
+    let arguments = Arguments { filter, skip, list: options.list, ..Arguments::default() };
     let report = Arc::new(Report { to_stderr: options.json, ..Report::default() });
     let mut trials: Vec<(bool, Trial)> =
         checks.into_iter().map(|check| (check.alone, check.trial(&logs, &report))).collect();
@@ -378,6 +388,14 @@ mod tests {
         assert!(with("host").wants("host tests"));
         assert!(with("host tests: cma").wants("host tests"));
         assert!(!with("bad input").wants("host tests"));
+    }
+
+    #[test]
+    fn names_are_skipped_by_a_part_of_them() {
+        let options = Options { skip: vec!["host tests".to_owned(), "clippy".to_owned()], ..Options::default() };
+        assert!(options.skips("host tests") && options.skips("host tests, no features"));
+        assert!(!options.matches("clippy, host"));
+        assert!(!options.skips("interleavings") && options.matches("main job"));
     }
 
     #[test]

@@ -45,7 +45,12 @@ impl L2c310 {
     }
 }
 
-impl CacheLevel for L2c310 {
+// SAFETY: there is no value of it.
+unsafe impl CacheLevel for L2c310 {
+    fn line(&self) -> u32 {
+        match *self {}
+    }
+
     fn clean(&self, _: Part<'_>) -> u64 {
         match *self {}
     }

@@ -9,6 +9,11 @@ use core::fmt;
 pub enum Unusable {
     /// This build has no code for it: feature `pl310`.
     LeftOut,
+    /// Its cache ID register is none of a PL310's. Where a controller is not there at all, many buses read zeros.
+    Absent {
+        /// What the register reads.
+        id: u32,
+    },
     /// It is off, and the non-secure world may not turn it on. Only speed is lost: it caches nothing.
     Off,
     /// It was left on, exclusive of the core's own level. A line that the core drops would go into it after it was
@@ -27,6 +32,12 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LeftOut => f.write_str("a PL310, whose feature `pl310` this build of carveout-armv7a leaves out"),
+            Self::Absent { id } => {
+                write!(
+                    f,
+                    "no PL310 answers there: its ID reads {id:#010x}, not 0x410000c0 to 0x410000ff; do without it"
+                )
+            }
             Self::Off => {
                 f.write_str("off, and the non-secure world may not turn it on: the secure world's firmware must")
             }

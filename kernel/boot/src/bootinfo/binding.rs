@@ -129,16 +129,18 @@ impl<'dtb> Iterator for AskingNodes<'dtb> {
             let binding = match self.events.next()? {
                 Event::Property(name, value) => {
                     if let Some(read) = &mut self.open {
-                        match name {
-                            "status" => read.status = Status::of(Some(value)),
-                            "device_type" => read.memory = string(value) == Some("memory"),
-                            "memory-region" => read.phandles = Some(value),
-                            _ => {}
+                        if name.is("status") {
+                            read.status = Status::of(Some(value));
+                        } else if name.is("device_type") {
+                            read.memory = string(value) == Some("memory");
+                        } else if name.is("memory-region") {
+                            read.phandles = Some(value);
                         }
                     }
                     None
                 }
                 Event::Begin(name) => {
+                    let name = core::str::from_utf8(name).unwrap_or_default();
                     let parent = self.finish();
                     self.depth += 1;
                     if (2..MAX_DEPTH + 2).contains(&self.depth) {

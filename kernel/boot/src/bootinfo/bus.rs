@@ -8,7 +8,8 @@ use dtoolkit::fdt::FdtNode;
 use dtoolkit::standard::Reg;
 use dtoolkit::{Node, Property};
 
-use super::{MAX_DEPTH, is_available};
+use super::structure::{Event, Events};
+use super::{BootInfo, MAX_DEPTH, Status, is_available};
 
 /// The buses from the root down to a node, the root first.
 pub type Buses<'dtb> = ArrayVec<FdtNode<'dtb>, MAX_DEPTH>;
@@ -30,6 +31,76 @@ fn visit_below<'dtb>(bus: FdtNode<'dtb>, buses: &mut Buses<'dtb>, visit: Visit<'
         visit_below(node, buses, visit);
     }
     buses.pop();
+}
+
+/// Visits those nodes that [`walk`] visits and that have a property `name` whose value passes `test`. Only these nodes
+/// are looked up, so this costs a small part of a walk.
+pub fn walk_where<'dtb>(info: &BootInfo<'dtb>, name: &str, test: &dyn Fn(&[u8]) -> bool, visit: Visit<'_, 'dtb>) {
+    walk_tree_where(info.dtb(), info.root(), name, test, visit);
+}
+
+/// Does so before there is a [`BootInfo`].
+pub(super) fn walk_tree_where<'dtb>(
+    dtb: &'dtb [u8],
+    root: FdtNode<'dtb>,
+    name: &str,
+    test: &dyn Fn(&[u8]) -> bool,
+    visit: Visit<'_, 'dtb>,
+) {
+    /// A node whose properties come now.
+    struct Open {
+        okay: Option<bool>,
+        passes: Option<bool>,
+    }
+    // The number of each node among its siblings, from the root down to the node that began last.
+    let mut path = ArrayVec::<usize, { MAX_DEPTH + 1 }>::new();
+    let (mut depth, mut next, mut hidden, mut open) = (0, 0, None, None::<Open>);
+    let mut finish = |open: &mut Option<Open>, path: &[usize], depth: usize, hidden: &mut Option<usize>| {
+        let Some(open) = open.take() else { return };
+        if hidden.is_none() && depth > 1 && open.okay == Some(false) {
+            *hidden = Some(depth);
+        }
+        if hidden.is_some() || open.passes != Some(true) || !(2..MAX_DEPTH + 2).contains(&depth) {
+            return;
+        }
+        let mut buses = Buses::new();
+        let mut node = root;
+        for &number in &path[1..] {
+            let Some(child) = node.children().nth(number) else { return };
+            buses.push(node);
+            node = child;
+        }
+        visit(&node, &buses);
+    };
+    for event in Events::new(dtb) {
+        match event {
+            Event::Property(property, value) => {
+                let Some(open) = &mut open else { continue };
+                if property.is("status") {
+                    open.okay.get_or_insert(Status::of(Some(value)) == Status::Okay);
+                } else if property.is(name) {
+                    open.passes.get_or_insert_with(|| test(value));
+                }
+            }
+            Event::Begin(_) => {
+                finish(&mut open, &path, depth, &mut hidden);
+                depth += 1;
+                let _ = path.try_push(next);
+                next = 0;
+                open = Some(Open { okay: None, passes: None });
+            }
+            Event::End => {
+                finish(&mut open, &path, depth, &mut hidden);
+                if hidden == Some(depth) {
+                    hidden = None;
+                }
+                if depth == path.len() {
+                    next = path.pop().map_or(0, |number| number + 1);
+                }
+                depth -= 1;
+            }
+        }
+    }
 }
 
 /// Yields the blocks of a node's `reg` in order, each as address and size for the CPU, up to the first that the CPU

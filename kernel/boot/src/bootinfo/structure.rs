@@ -50,6 +50,8 @@ fn check_nodes(dtb: &[u8], start: usize, strings: &[u8]) -> Result<(), BootError
     let mut at = start;
     let mut depth = 0_usize;
     let mut may_have_properties = false;
+    // Then whatever begins in it is a string.
+    let all_are_strings = strings.is_ascii() && strings.last() == Some(&0);
     let aligned = |end: usize| end.next_multiple_of(4);
     loop {
         let corrupt = BootError::Structure(at);
@@ -72,7 +74,10 @@ fn check_nodes(dtb: &[u8], start: usize, strings: &[u8]) -> Result<(), BootError
                 let length = word(dtb, at + 4).ok_or(corrupt)? as usize;
                 let name = word(dtb, at + 8).ok_or(corrupt)? as usize;
                 let end = (at + 12).checked_add(length).filter(|&end| end <= dtb.len()).ok_or(corrupt)?;
-                strings.get(name..).and_then(string).ok_or(corrupt)?;
+                let name = strings.get(name..).filter(|name| !name.is_empty()).ok_or(corrupt)?;
+                if !all_are_strings {
+                    string(name).ok_or(corrupt)?;
+                }
                 at = aligned(end);
             }
             // FDT_NOP
@@ -86,26 +91,43 @@ fn check_nodes(dtb: &[u8], start: usize, strings: &[u8]) -> Result<(), BootError
 
 /// One item of the structure block.
 pub(super) enum Event<'dtb> {
-    /// A node begins: its name, with the unit address.
-    Begin(&'dtb str),
+    /// A node begins: its name, with the unit address. It is text.
+    Begin(&'dtb [u8]),
     /// A property of the node that began last: its name and value.
-    Property(&'dtb str, &'dtb [u8]),
+    Property(Name<'dtb>, &'dtb [u8]),
     /// The node that began last and has not ended ends.
     End,
+}
+
+/// The name of a property, which is not looked through before it is compared.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Name<'dtb> {
+    /// The strings block from the name's first byte on.
+    strings: &'dtb [u8],
+}
+
+impl Name<'_> {
+    #[inline]
+    pub(super) fn is(self, name: &str) -> bool {
+        // Most names differ in the first byte.
+        self.strings.first() == name.as_bytes().first()
+            && self.strings.get(name.len()) == Some(&0)
+            && self.strings.starts_with(name.as_bytes())
+    }
 }
 
 /// Walks the structure block of a tree that [`check`] accepted, at any depth and without a stack.
 #[derive(Clone, Debug)]
 pub(super) struct Events<'dtb> {
-    dtb: &'dtb [u8],
+    /// The structure block from the next item on.
+    rest: &'dtb [u8],
     strings: &'dtb [u8],
-    at: usize,
 }
 
 impl<'dtb> Events<'dtb> {
     pub(super) fn new(dtb: &'dtb [u8]) -> Self {
-        let field = |index: usize| word(dtb, index * 4).unwrap_or_default() as usize;
-        Self { dtb, strings: dtb.get(field(3)..).unwrap_or_default(), at: field(2) }
+        let from = |index: usize| dtb.get(word(dtb, index * 4).unwrap_or_default() as usize..).unwrap_or_default();
+        Self { rest: from(2), strings: from(3) }
     }
 }
 
@@ -114,25 +136,26 @@ impl<'dtb> Iterator for Events<'dtb> {
 
     fn next(&mut self) -> Option<Event<'dtb>> {
         loop {
-            let at = self.at;
-            match word(self.dtb, at)? {
+            let (tag, rest) = self.rest.split_first_chunk::<4>()?;
+            match u32::from_be_bytes(*tag) {
                 1 => {
-                    let name = string(self.dtb.get(at + 4..)?)?;
-                    self.at = (at + 4 + name.len() + 1).next_multiple_of(4);
-                    return Some(Event::Begin(name));
+                    let end = rest.iter().position(|&byte| byte == 0)?;
+                    self.rest = rest.get((end + 1).next_multiple_of(4)..)?;
+                    return Some(Event::Begin(&rest[..end]));
                 }
                 2 => {
-                    self.at = at + 4;
+                    self.rest = rest;
                     return Some(Event::End);
                 }
                 3 => {
-                    let length = word(self.dtb, at + 4)? as usize;
-                    let name = string(self.strings.get(word(self.dtb, at + 8)? as usize..)?)?;
-                    let value = self.dtb.get(at + 12..)?.get(..length)?;
-                    self.at = (at + 12 + length).next_multiple_of(4);
-                    return Some(Event::Property(name, value));
+                    let (&[l0, l1, l2, l3, n0, n1, n2, n3], rest) = rest.split_first_chunk::<8>()?;
+                    let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+                    let strings = self.strings.get(u32::from_be_bytes([n0, n1, n2, n3]) as usize..)?;
+                    let value = rest.get(..length)?;
+                    self.rest = rest.get(length.next_multiple_of(4)..)?;
+                    return Some(Event::Property(Name { strings }, value));
                 }
-                4 => self.at = at + 4,
+                4 => self.rest = rest,
                 _ => return None,
             }
         }

@@ -199,6 +199,13 @@ impl<S: Copy> ContractBook<S> {
         self.classes.iter().flat_map(|class| class.idle.iter().map(|&slot| class.slots[slot].extent.frames()))
     }
 
+    /// Yields the frames and the records of the slots that no buffer holds.
+    pub(crate) fn idle_slots(&self) -> impl Iterator<Item = (FrameRange, S)> + '_ {
+        self.classes.iter().flat_map(|class| {
+            class.idle.iter().map(|&slot| (class.slots[slot].extent.frames(), class.slots[slot].record))
+        })
+    }
+
     /// Returns whether the contract has ended and all its buffers are freed.
     pub(crate) const fn is_over(&self) -> bool {
         self.ended && self.held == 0

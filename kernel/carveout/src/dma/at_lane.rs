@@ -1,15 +1,15 @@
 //! Frames of an area that are mapped at a lane, as the executor takes them.
 //!
-//! Guarantees: they are mapped at their lane alone, claimed in the ledger like any other frames (I1), and by the steps of
-//! the protocol's rows ([`exec`](crate::dma::exec)).
+//! Guarantees: they are mapped at their lane alone, claimed in the ledger like any other frames (I1), and by the steps
+//! of the protocol's rows ([`exec`](crate::dma::exec)).
 
 use crate::addr::FrameRange;
 use crate::dma::exec::{Books, Done, Subject, run};
-use crate::dma::registry::{Dma, State};
+use crate::dma::registry::Dma;
 use crate::machine::Machine;
 use crate::protocol::{Knowledge, Transition};
 use crate::vm::attr::MemoryType;
-use crate::vm::ledger::Residue;
+use crate::vm::ledger::{LedgerPlace, Residue};
 use crate::vm::mapped::Mapped;
 use core::convert::Infallible;
 
@@ -18,19 +18,26 @@ pub(super) struct AtLane<'b, 'd, M: Machine + 'static> {
     books: &'b mut Books<'d, M>,
     /// The lane, and the page of the lane where the frames begin.
     at: (u32, u32),
-    frames: FrameRange,
+    place: LedgerPlace,
     mapped: Option<Mapped>,
     knows: Knowledge,
     /// Whether each frame may have another residue, which the ledger has.
     in_ledger: bool,
 }
 
+/// Returns where the ledger has frames of an area.
+#[inline]
+fn place_of<M>(books: &mut Books<'_, M>, frames: FrameRange) -> LedgerPlace {
+    books.state().ledger.place(frames).expect("frames of an area, of one run")
+}
+
 impl<'b, 'd, M: Machine> AtLane<'b, 'd, M> {
     /// Takes a borrower's pages. No step of their rows asks what the caches may hold of them.
     #[cfg(feature = "loans")]
-    const fn pages(books: &'b mut Books<'d, M>, at: (u32, u32), frames: FrameRange, mapped: Option<Mapped>) -> Self {
+    fn pages(books: &'b mut Books<'d, M>, at: (u32, u32), frames: FrameRange, mapped: Option<Mapped>) -> Self {
+        let place = place_of(books, frames);
         let knows = Knowledge { mapped: mapped.is_some(), ..Knowledge::new(Residue::Dirty) };
-        Self { books, at, frames, mapped, knows, in_ledger: false }
+        Self { books, at, place, mapped, knows, in_ledger: false }
     }
 
     /// Opens a borrower's pages by a transition whose row maps them. Returns the mapping.
@@ -53,9 +60,8 @@ impl<'b, 'd, M: Machine> AtLane<'b, 'd, M> {
     /// Prepares frames that are nobody's: drops their lines and zeroes them. `most` is the largest residue among them.
     #[inline]
     pub(super) fn prepare(books: &'b mut Books<'d, M>, at: (u32, u32), frames: FrameRange, most: Residue) {
-        let knows = Knowledge::new(most);
-        let Ok(()) =
-            run(&mut Self { books, at, frames, mapped: None, knows, in_ledger: true }, Transition::FillReserve);
+        let (knows, place) = (Knowledge::new(most), place_of(books, frames));
+        let Ok(()) = run(&mut Self { books, at, place, mapped: None, knows, in_ledger: true }, Transition::FillReserve);
     }
 }
 
@@ -79,21 +85,19 @@ impl<M: Machine> Subject<M> for AtLane<'_, '_, M> {
 
     #[inline]
     fn map(&mut self, memory: MemoryType) -> Result<Mapped, Infallible> {
-        let (dma, frames) = (self.books.dma(), self.frames);
-        let State { lanes, ledger, .. } = self.books.state();
-        let va = lanes.va(self.at.0, self.at.1);
-        // SAFETY: the lanes' tables are this machine's, and their mappings are ended through it and this ledger, which
-        // gives a frame to one mapping at a time (I1).
-        let mapped = unsafe { lanes.window.map_carved(dma.machine, ledger, va, frames, memory) };
-        let Ok(mapped) = mapped else { panic!("a lent frame that is mapped already") };
+        let (dma, place) = (self.books.dma(), self.place);
+        let state = self.books.state();
+        let va = state.lanes.va(self.at.0, self.at.1);
+        let Ok(mapped) = dma.map_carved(state, va, place, memory) else {
+            panic!("a lent frame that is mapped already")
+        };
         Ok(mapped)
     }
 
     #[inline]
     fn unmap(&mut self, mapped: Mapped) {
         let dma = self.books.dma();
-        let State { lanes, ledger, .. } = self.books.state();
-        lanes.window.unmap_carved(dma.machine, ledger, mapped);
+        dma.unmap_carved(self.books.state(), self.place, mapped);
     }
 
     #[inline]
@@ -129,8 +133,8 @@ impl<M: Machine> Subject<M> for AtLane<'_, '_, M> {
 
     #[inline]
     fn mark(&mut self, residue: Residue) {
-        let frames = self.frames;
-        self.books.state().ledger.set_residue(frames, residue);
+        let place = self.place;
+        self.books.state().ledger.set_residue_at(place, residue);
     }
 }
 
@@ -144,7 +148,8 @@ mod tests {
         let setup = Setup::new(1);
         let mut books = Books::locked(setup.dma);
         let (frames, knows) = (FrameRange::covering(CARVED.raw().into(), 1), Knowledge::new(Residue::Nothing));
-        let mut idle = AtLane { books: &mut books, at: (0, 0), frames, mapped: None, knows, in_ledger: true };
+        let place = place_of(&mut books, frames);
+        let mut idle = AtLane { books: &mut books, at: (0, 0), place, mapped: None, knows, in_ledger: true };
         let Ok(()) = run(&mut idle, Transition::Tell);
         assert!(setup.dma.state.try_lock().is_some(), "the row has nothing but the barrier");
     }

@@ -17,7 +17,7 @@ impl<M: Machine> Dma<M> {
     /// The first finding, and how many there are of each kind.
     pub fn audit(&self, expect: &Expect<'_>, each: impl FnMut(Finding)) -> Result<Report, Findings> {
         let mut state = self.state.lock();
-        let windows = [self.window, state.lanes.window.range()];
-        audit(self.machine, expect, &windows, &mut state.ledger, each)
+        let window = state.window.range();
+        audit(self.machine, expect, window, &mut state.ledger, each)
     }
 }

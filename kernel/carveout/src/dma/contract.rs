@@ -2,17 +2,17 @@
 //! promised and why it holds.
 
 use crate::cma::area::{AllocError, PlanError, shape};
-use crate::cma::contract::{ContractError, ContractSet, ContractSlot};
+use crate::cma::contract::{ContractError, ContractSet, ContractSlot, SlotId};
+use crate::cma::extent::Extent;
 use crate::cpu::relax;
-use crate::dma::body::Body;
-use crate::dma::buffer::Contiguous;
+use crate::dma::buffer::{Coherent, Contiguous};
+use crate::dma::exec::Books;
 use crate::dma::master::{AreaId, Master};
-use crate::dma::registry::{Book, BufferSlot, Dma, Entry, Kept, MAX_BUFFERS, NOT_OURS, State};
+use crate::dma::records::{BufferSlot, Entry, Kept, MOST_RECORDS};
+use crate::dma::registry::{Book, Dma, NOT_OURS, State};
 use crate::heap::room;
-use crate::holder::Holder;
 use crate::machine::Machine;
 use crate::sync::Masked;
-use crate::vm::ledger::Residue;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -68,14 +68,14 @@ impl<M: Machine> Dma<M> {
         }
         let refuse = |set: ContractSet, placed: u32| move |error| ContractError::Set { set, placed, error };
         let declared: u64 = sets.iter().map(|set| u64::from(set.count)).sum();
-        let limit = MAX_BUFFERS as u32;
-        let no_records = |free: u32| ContractError::Records { wanted: declared, free, limit };
+        let limit = MOST_RECORDS as u32;
+        let no_records = |free: usize| ContractError::Records { wanted: declared, free: free as u32, limit };
         let full = |_| ContractError::Heap { wanted: declared };
         let mut wanted: Vec<(u32, u8, ContractSet)> = Vec::new();
         for &set in sets {
             let (frames, order) = shape(set.bytes, set.align).map_err(refuse(set, 0))?;
             if declared > limit.into() {
-                return Err(no_records(self.state.lock().free_records()));
+                return Err(no_records(self.state.lock().records.available()));
             }
             wanted.try_reserve(set.count as usize).map_err(full)?;
             wanted.extend((0..set.count).map(|_| (frames, order, set)));
@@ -89,11 +89,11 @@ impl<M: Machine> Dma<M> {
 
         // While this core has the turn, nobody zeroes or moves frames that could be a slot's.
         let turn = self.work.wait();
+        self.empty_shelves();
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let free = state.free_records();
-        if declared > free.into() {
-            return Err(no_records(free));
+        if declared > state.records.available() as u64 {
+            return Err(no_records(state.records.available()));
         }
         let memory = state.area_mut(area).ok_or(NOT_OURS).map_err(refuse(first, 0))?;
         let planned = memory.plan(&shapes, |run| master.places(run)).map_err(|error| match error {
@@ -101,18 +101,26 @@ impl<M: Machine> Dma<M> {
             PlanError::Slot(n, error) => refuse(wanted[n].2, n as u32)(error.within(|| master.limits())),
         })?;
         memory.prepare_slots().map_err(full)?;
+        state.records.provide(planned.len()).map_err(full)?;
         state.contracts.try_reserve(1).map_err(full)?;
         let mut records = room(planned.len()).map_err(full)?;
-        records.extend(planned.iter().filter_map(|_| state.take_entry()));
+        records.extend(planned.iter().filter_map(|_| {
+            let record = state.records.take()?;
+            record.entry = Entry::Promised;
+            record.body.as_deref().map(|body| body.slot)
+        }));
         let slots = planned.iter().zip(&records).map(|(&extent, &record)| ContractSlot { extent, record });
         let book = match Book::new(shapes.iter().map(|shape| shape.1).zip(slots)) {
             Ok(book) => book,
             Err(error) => {
-                records.into_iter().rev().for_each(|slot| state.free_entry(slot));
+                records.into_iter().rev().for_each(|slot| state.records.give_back(slot));
                 return Err(full(error));
             }
         };
         let moves = state.areas[area.0].take_planned(&planned);
+        for &extent in &planned {
+            self.evict_from(state, extent.frames());
+        }
         let number = state.contracts.iter().position(Book::is_over).unwrap_or(state.contracts.len());
         match state.contracts.get_mut(number) {
             Some(over) => *over = book,
@@ -134,24 +142,15 @@ impl<M: Machine> Dma<M> {
     }
 }
 
-impl State {
-    /// Returns how many records no buffer and no contract has.
-    fn free_records(&self) -> u32 {
-        self.entries.iter().filter(|entry| matches!(entry, Entry::Free { .. })).count() as u32
-    }
-
-    /// Takes a record for a contract's slot.
-    fn take_entry(&mut self) -> Option<BufferSlot> {
-        let slot = self.free?;
-        if let Entry::Free { next } = core::mem::replace(&mut self.entries[slot.0], Entry::Promised) {
-            self.free = next;
-        }
-        Some(slot)
-    }
+/// A slot that an allocation got.
+#[derive(Clone, Copy)]
+struct Taken {
+    slot: BufferSlot,
+    extent: Extent,
+    id: SlotId,
+    /// Whether loans in it are to be moved.
+    moves: bool,
 }
-
-/// What an allocation got: the record, the buffer's body, what the caches may hold, and whether loans are to be moved.
-type Taken = (BufferSlot, &'static mut Body, Residue, bool);
 
 impl<M: Machine> Contract<M> {
     /// Allocates a buffer that the contract declares. It takes the smallest declared size that is at least `bytes` at
@@ -164,30 +163,63 @@ impl<M: Machine> Contract<M> {
     /// [`AllocError::ZeroSize`] and [`AllocError::Alignment`] if the request itself is wrong. There is no other refusal
     /// (I7).
     pub fn alloc(&self, bytes: u32, align: u32) -> Result<Contiguous<M>, AllocError> {
+        let (mut books, taken) = self.choose(bytes, align)?;
+        Ok(self.fresh(&mut books, taken, bytes))
+    }
+
+    /// Allocates as [`alloc`](Self::alloc) does, zeroes the buffer and maps it non-cacheable.
+    ///
+    /// # Errors
+    ///
+    /// As [`alloc`](Self::alloc).
+    pub fn alloc_coherent(&self, bytes: u32, align: u32) -> Result<Coherent<M>, AllocError> {
+        let (mut books, taken) = self.choose(bytes, align)?;
+        let state = books.state();
+        if state.reuse_slot(taken.slot) {
+            let kept = Kept::new(taken.extent, self.master.name(), self.area, Some(taken.id));
+            state.records.get_mut(taken.slot).entry = Entry::Used(kept);
+            return Ok(self.dma.reused(&mut books, taken.slot, &self.master, bytes, None));
+        }
+        Ok(self.fresh(&mut books, taken, bytes).coherent_in(&mut books))
+    }
+
+    /// Takes an idle slot, in a turn of the lock that the books have.
+    fn choose(&self, bytes: u32, align: u32) -> Result<(Books<'static, M>, Taken), AllocError> {
         let wanted = shape(bytes, align)?;
-        let taken = self.take(&mut self.dma.state.lock(), bytes, wanted);
-        let (slot, body, residue, moves) = match taken {
-            Ok(None) => self.once_closed(|state| self.take(state, bytes, wanted).transpose())?,
-            Ok(Some(taken)) => taken,
-            Err(error) => return Err(error),
+        let mut books = Books::locked(self.dma);
+        let taken = if let Some(taken) = self.take(books.state(), wanted)? {
+            taken
+        } else {
+            books.unlock();
+            self.once_closed(|state| self.take(state, wanted).transpose())?
         };
-        Ok(self.dma.handed_out(slot, &self.master, self.area, body, residue, moves))
+        Ok((books, taken))
+    }
+
+    /// Makes a buffer of a slot that was taken.
+    fn fresh(&self, books: &mut Books<'static, M>, taken: Taken, bytes: u32) -> Contiguous<M> {
+        let Taken { slot, extent, id, moves } = taken;
+        let state = books.state();
+        self.dma.evict_slot(state, slot);
+        let place = state.ledger.place(extent.frames()).expect("a slot's frames, of one run");
+        let residue = state.ledger.residue_at(place);
+        let record = state.records.get_mut(slot);
+        record.entry = Entry::Used(Kept::new(extent, self.master.name(), self.area, Some(id)));
+        let body = record.body.take().expect("an idle slot's record has its body");
+        body.begin(place, bytes, self.area, None);
+        self.dma.hand_out(books, body, &self.master, residue, moves);
+        Contiguous::new(self.dma, body)
     }
 
     /// Takes an idle slot for a buffer of this shape, (frames, order). Returns `None` if other cores copy to or from a
     /// lent page in each idle slot.
     #[inline]
-    fn take(&self, state: &mut State, bytes: u32, wanted: (u32, u8)) -> Result<Option<Taken>, AllocError> {
+    fn take(&self, state: &mut State, wanted: (u32, u8)) -> Result<Option<Taken>, AllocError> {
         let memory = &mut state.areas[self.area.0];
         let found = state.contracts[self.number].take(self.number, wanted, |frames| memory.slot_cost(frames))?;
         let Some((id, ContractSlot { extent, record: slot })) = found else { return Ok(None) };
         let moves = memory.take_slot(extent);
-        let residue = state.ledger.residue(extent.frames());
-        let (owner, born, area) = (self.master.name(), state.allocations, self.area);
-        let kept = Kept { extent, va: None, owner, bytes, born, area, slot: Some(id), ported: false, untold: false };
-        let body = state.occupy(slot, kept);
-        self.dma.standings[slot.0].set(Holder::Nobody, residue);
-        Ok(Some((slot, body, residue, moves)))
+        Ok(Some(Taken { slot, extent, id, moves }))
     }
 
     /// Waits for copies to or from lent pages in idle slots until `attempt` gives something. The copies are bounded,
@@ -211,14 +243,16 @@ impl<M: Machine> Contract<M> {
     /// Ends the promise. Returns `false`, and changes nothing, if other cores copy to or from a lent page in an idle
     /// slot.
     fn end(&self, state: &mut State) -> bool {
-        let State { areas, contracts, entries, free, .. } = state;
-        let (memory, book) = (&mut areas[self.area.0], &mut contracts[self.number]);
+        let (memory, book) = (&state.areas[self.area.0], &state.contracts[self.number]);
         if book.idle().any(|frames| memory.slot_cost(frames).is_none()) {
             return false;
         }
+        self.dma.evict_slots_of(state, self.number);
+        let State { areas, contracts, records, .. } = state;
+        let (memory, book) = (&mut areas[self.area.0], &mut contracts[self.number]);
         for ContractSlot { extent, record: slot } in book.end() {
             memory.end_slot(extent);
-            entries[slot.0] = Entry::Free { next: free.replace(slot) };
+            records.give_back(slot);
         }
         true
     }

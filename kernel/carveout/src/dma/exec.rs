@@ -1,11 +1,12 @@
-//! The executor: it runs the rows of the [`protocol`](crate::protocol) for buffers, ports, lent pages and the reserve.
+//! The executor: it runs the rows of the [`protocol`](crate::protocol) for buffers, blocks of pools, ports, lent
+//! pages, mappings that stay, the reserve and areas that come and go.
 //!
 //! Guarantees: nothing else maps, unmaps, maintains or zeroes carved frames. Each transition does what is due of its
 //! row, in the row's order. The lock of the books is given up before lines are maintained, bytes are zeroed or
 //! barriers are passed ([`Books`]).
 
 use crate::addr::{FRAME_SHIFT, FrameRange};
-use crate::dma::registry::{Dma, State};
+use crate::dma::registry::{Counters, Dma, State};
 use crate::holder::Holder;
 use crate::machine::{Lines, Machine};
 use crate::protocol::{Due, Knowledge, Op, Span, Transition};
@@ -13,18 +14,40 @@ use crate::sync::Guard;
 use crate::vm::attr::MemoryType;
 use crate::vm::ledger::Residue;
 use crate::vm::mapped::{Mapped, Part};
+use core::sync::atomic::Ordering;
 
 /// The part of a step's work that is counted.
+#[derive(Clone, Copy)]
 pub(super) enum Done {
     /// Lines were cleaned.
     Cleaned(Lines),
     /// Lines were dropped.
     Dropped(Lines),
+    /// Whole caches were emptied, of so many lines.
+    Flushed(Lines),
     /// Bytes were zeroed.
     Zeroed(u32),
 }
 
-/// Carved frames that go through a transition.
+impl Done {
+    /// Adds it to the counters of a DMA API.
+    #[inline]
+    pub(super) fn add_to(self, counters: &Counters) {
+        match self {
+            Self::Cleaned(lines) => counters.cleaned.add(lines),
+            Self::Dropped(lines) => counters.invalidated.add(lines),
+            Self::Flushed(lines) => {
+                counters.invalidated.add(lines);
+                counters.flushes.fetch_add(1, Ordering::Relaxed);
+            }
+            Self::Zeroed(bytes) => {
+                counters.zeroed.fetch_add(bytes.into(), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Carved frames, or lines of them, that go through a transition.
 pub(super) trait Subject<M: Machine + 'static> {
     /// The reason why they may not be mapped.
     type Refused;
@@ -39,22 +62,42 @@ pub(super) trait Subject<M: Machine + 'static> {
     fn learn(&mut self, knows: Knowledge);
 
     /// Maps them.
-    fn map(&mut self, memory: MemoryType) -> Result<Mapped, Self::Refused>;
+    fn map(&mut self, _: MemoryType) -> Result<Mapped, Self::Refused> {
+        unreachable!("in rows of whole buffers and pages alone");
+    }
 
     /// Ends their mapping.
-    fn unmap(&mut self, mapped: Mapped);
+    fn unmap(&mut self, _: Mapped) {
+        unreachable!("in rows of whole buffers and pages alone");
+    }
 
     /// Hands out their mapping, which is kept again after a step or ends.
-    fn take_mapping(&mut self) -> Option<Mapped>;
+    fn take_mapping(&mut self) -> Option<Mapped> {
+        unreachable!("in rows of whole buffers and pages alone");
+    }
 
     /// Takes their mapping into keeping.
-    fn keep(&mut self, mapped: Mapped);
+    fn keep(&mut self, _: Mapped) {
+        unreachable!("in rows of whole buffers and pages alone");
+    }
+
+    /// Works through their mapping, without the lock.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `run`")]
+    fn through_mapping(&mut self, work: impl FnOnce(&Self, &Mapped)) {
+        self.unlock();
+        let mapped = self.take_mapping().expect("lines and bytes need a mapping (I3)");
+        work(self, &mapped);
+        self.keep(mapped);
+    }
 
     /// Gives up the lock of the books, if it is held: the next step takes long.
     fn unlock(&mut self) {}
 
     /// Calls `each` with runs of the frames that have the same residue.
-    fn for_each_residue(&self, frames: FrameRange, each: impl FnMut(FrameRange, Residue));
+    fn for_each_residue(&self, _: FrameRange, _: impl FnMut(FrameRange, Residue)) {
+        unreachable!("in rows of whole buffers and pages alone");
+    }
 
     /// Counts what a step did.
     fn count(&self, done: Done);
@@ -67,6 +110,16 @@ pub(super) trait Subject<M: Machine + 'static> {
     /// Records in the ledger what the caches may hold of them.
     fn mark(&mut self, _: Residue) {
         unreachable!("in rows of frames that are no buffer's");
+    }
+
+    /// Ends the kernel's mappings of them.
+    fn end_kernels(&mut self) -> Result<(), Self::Refused> {
+        unreachable!("in rows of areas that come and go");
+    }
+
+    /// Gives the kernel the claim to them.
+    fn yield_to_kernel(&mut self) {
+        unreachable!("in rows of areas that come and go");
     }
 }
 
@@ -118,19 +171,19 @@ fn execute<M: Machine + 'static, S: Subject<M>>(subject: &mut S, op: Op) -> Resu
         }
         Op::Clean => {
             let span = subject.knows().written;
-            through_mapping(subject, |subject, mapped| {
+            subject.through_mapping(|subject, mapped| {
                 let lines = subject.dma().machine.clean(part_of(mapped, span));
                 subject.count(Done::Cleaned(lines));
             });
         }
         Op::Invalidate => {
             let span = subject.knows().stale;
-            through_mapping(subject, |subject, mapped| {
+            subject.through_mapping(|subject, mapped| {
                 let lines = subject.dma().machine.invalidate(part_of(mapped, span));
                 subject.count(Done::Dropped(lines));
             });
         }
-        Op::Discard => through_mapping(subject, |subject, mapped| {
+        Op::Discard => subject.through_mapping(|subject, mapped| {
             subject.for_each_residue(mapped.frames(), |run, residue| {
                 if residue > Residue::Nothing {
                     let lines = subject.dma().machine.discard(part_of(mapped, span_of(mapped, run)));
@@ -138,7 +191,12 @@ fn execute<M: Machine + 'static, S: Subject<M>>(subject: &mut S, op: Op) -> Resu
                 }
             });
         }),
-        Op::Zero => through_mapping(subject, |subject, mapped| {
+        Op::Flush => {
+            subject.unlock();
+            let lines = subject.dma().machine.flush();
+            subject.count(Done::Flushed(lines));
+        }
+        Op::Zero => subject.through_mapping(|subject, mapped| {
             subject.for_each_residue(mapped.frames(), |run, residue| {
                 if residue > Residue::Zeroed {
                     let (machine, part) = (subject.dma().machine, part_of(mapped, span_of(mapped, run)));
@@ -156,18 +214,10 @@ fn execute<M: Machine + 'static, S: Subject<M>>(subject: &mut S, op: Op) -> Resu
         }
         Op::Hold(holder) => subject.hold(holder),
         Op::Mark(residue) => subject.mark(residue),
+        Op::Break => subject.end_kernels()?,
+        Op::Yield => subject.yield_to_kernel(),
     }
     Ok(())
-}
-
-/// Works through the mapping, without the lock.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "as in `run`")]
-fn through_mapping<M: Machine + 'static, S: Subject<M>>(subject: &mut S, work: impl FnOnce(&S, &Mapped)) {
-    subject.unlock();
-    let mapped = subject.take_mapping().expect("lines and bytes need a mapping (I3)");
-    work(subject, &mapped);
-    subject.keep(mapped);
 }
 
 fn part_of(mapped: &Mapped, span: Span) -> Part<'_> {
@@ -180,7 +230,8 @@ fn span_of(mapped: &Mapped, run: FrameRange) -> Span {
     Span { start, end: start + (run.count() << FRAME_SHIFT) }
 }
 
-/// The books during a transition. The first step that needs them takes the lock, and a step that takes long gives it up.
+/// The books during a transition. The first step that needs them takes the lock, and a step that takes long gives it
+/// up.
 pub(super) struct Books<'d, M: 'static> {
     dma: &'d Dma<M>,
     guard: Option<Guard<'d, State>>,
@@ -206,7 +257,8 @@ impl<'d, M> Books<'d, M> {
 
     /// Returns the books. Takes their lock, unless it is held.
     #[track_caller]
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `run`")]
     pub(super) fn state(&mut self) -> &mut State {
         match &mut self.guard {
             Some(guard) => guard,

@@ -1,5 +1,5 @@
-//! Lanes: the parts of a window where lent frames are mapped while somebody accesses them. And tickets: whose turn it
-//! is to use the work lane.
+//! Lanes: the last part of the window, where lent frames are mapped while somebody accesses them. And tickets: whose
+//! turn it is to use the work lane.
 //!
 //! Guarantees: turns of the work lane come in the order in which they were asked for (I6).
 
@@ -7,14 +7,14 @@ use crate::addr::{FRAME_SHIFT, FRAME_SIZE, SECTION_SIZE, VirtAddr};
 use crate::cma::loan::SPARES;
 use crate::cpu::relax;
 use crate::sync::Masked;
-use crate::vm::space::Region;
+use crate::vm::range::VirtRange;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Addresses for lent frames: lanes of 32 pages. One lane is for recalls and idle work. Each other lane is for one
 /// page.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    pub(super) window: Region<'static>,
+    pub(super) range: VirtRange,
     /// The free lanes, a bit each. The first lane is not among them: [`Tickets`] give it out.
     #[cfg(feature = "loans")]
     free: u32,
@@ -90,17 +90,17 @@ impl Lanes {
     /// The sections of window that all lanes take. No more pages are open at a time, whatever the areas hold.
     pub(super) const SECTIONS: u32 = ((SPARES + 1) * LANE_PAGES * FRAME_SIZE).div_ceil(SECTION_SIZE);
 
-    /// Makes the lanes of a window that has [`SECTIONS`](Self::SECTIONS).
-    pub(super) fn new(window: Region<'static>) -> Self {
+    /// Makes the lanes of a range that has [`SECTIONS`](Self::SECTIONS).
+    pub(super) fn new(range: VirtRange) -> Self {
         Self {
-            window,
+            range,
             #[cfg(feature = "loans")]
             free: (1 << (SPARES + 1)) - (1 << (WORK + 1)),
         }
     }
 
     pub(super) fn va(&self, lane: u32, page: u32) -> VirtAddr {
-        VirtAddr::new(self.window.range().start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
+        VirtAddr::new(self.range.start().raw() + ((lane * LANE_PAGES + page) << FRAME_SHIFT))
     }
 }
 

@@ -39,15 +39,21 @@ use crate::dma::lanes::{LANE_PAGES, WORK};
 use crate::dma::master::AreaId;
 use crate::dma::registry::{Dma, State};
 use crate::machine::{Machine, copy_page};
+use crate::name::Name;
 use crate::protocol::Transition;
 use crate::sync::Masked;
+use crate::vm::attr::MemoryType;
 use crate::vm::ledger::Residue;
 use crate::vm::mapped::Mapped;
+use arrayvec::ArrayVec;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
 
 const _: () = assert!(BATCH < LANE_PAGES as usize / 2, "a guard page between the halves of the work lane");
+
+/// The runs of frames of one loan whose warm mappings are ended one by one. Where there are more, all end.
+const MAPPED: usize = 8;
 
 /// The bytes of a page of a loan.
 pub const LOAN_PAGE: usize = FRAME_SIZE as usize;
@@ -172,9 +178,32 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
     ///
     /// [`LendError::Spent`] if all pages of the budget are lent. [`LendError::NothingIdle`] if no frame is idle.
     pub fn borrow(&self, count: u32) -> Result<Loan, LendError> {
-        let mut state = self.dma.state.lock();
+        match self.try_borrow(count) {
+            Err(LendError::NothingIdle) if self.dma.empty_shelves() => self.try_borrow(count),
+            result => result,
+        }
+    }
+
+    fn try_borrow(&self, count: u32) -> Result<Loan, LendError> {
+        let mut guard = self.dma.state.lock();
+        let state = &mut *guard;
+        let mut mapped: ArrayVec<FrameRange, MAPPED> = ArrayVec::new();
+        let mut all = false;
         let State { areas, ledger, .. } = &mut *state;
-        areas[self.area.0].borrow(self.number, count, |frames| ledger.residue(frames) > Residue::Nothing)
+        let loan = areas[self.area.0].borrow(self.number, count, |frames| {
+            if ledger.refusal(frames, MemoryType::WriteBack).is_some() {
+                all |= mapped.try_push(frames).is_err();
+            }
+            ledger.residue(frames) > Residue::Nothing
+        });
+        for frames in mapped {
+            self.dma.evict_for_loan(state, frames);
+        }
+        if all {
+            let runs = state.areas[self.area.0].runs();
+            runs.into_iter().for_each(|frames| self.dma.evict_for_loan(state, frames));
+        }
+        loan
     }
 
     /// Ends a loan, whatever was recalled of it. Its handle is stale afterwards.
@@ -282,7 +311,7 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                         books.unlock();
                         // The lane is kept meanwhile. The refuge has a frame for the page if no more than the other
                         // lanes' pages are open.
-                        self.dma.evict(self.area, frame);
+                        self.dma.evict_page(self.area, frame);
                     }
                     books.state().lanes.give_back(lane);
                     books.unlock();
@@ -314,7 +343,8 @@ impl<M: Machine, K: LoanKind> Borrower<M, K> {
                     let mapped = AtLane::open(&mut books, (lane, 0), frames, by);
                     books.unlock();
                     let va = mapped.va();
-                    let bytes = if all { machine.reach_to_overwrite(va, FRAME_SIZE) } else { machine.reach(va) };
+                    let bytes =
+                        if all { machine.reach_to_overwrite(va, FRAME_SIZE) } else { machine.reach(va, FRAME_SIZE) };
                     Ok(open(Some(mapped), bytes))
                 }
                 LoanPlace::Refuge(frame) => {
@@ -348,13 +378,13 @@ impl<M: Machine> Dma<M> {
     pub fn borrower<K: LoanKind>(
         &'static self,
         area: AreaId,
-        name: &'static str,
+        name: &str,
         pages: u32,
         priority: LoanPriority,
     ) -> Result<Borrower<M, K>, LendError> {
         let runs = self.state.lock().area_mut(area).ok_or(LendError::NoArea)?.may_lend()?;
         // It is dropped after the guard. It may still hold what another registration made needless.
-        let mut candidate = Candidate::new(name, K::KIND, pages, priority, runs)?;
+        let mut candidate = Candidate::new(name.into(), K::KIND, pages, priority, runs)?;
         let number = self.state.lock().areas[area.0].admit(&mut candidate)?;
         Ok(Borrower { dma: self, area, number, kind: PhantomData })
     }
@@ -371,7 +401,7 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Calls `each` with every borrower of an area. The lock is not held during a call.
-    pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((&'static str, PageKind, LoanStats))) {
+    pub fn for_each_borrower(&self, area: AreaId, each: impl FnMut((Name, PageKind, LoanStats))) {
         let borrower = |number: usize| {
             let mut state = self.state.lock();
             state.area_mut(area).and_then(|memory| memory.lending()).and_then(|lending| lending.borrowers().nth(number))
@@ -392,7 +422,7 @@ impl<M: Machine> Dma<M> {
     }
 
     /// Moves a page out of contract memory, to the refuge.
-    fn evict(&self, area: AreaId, frame: u32) {
+    fn evict_page(&self, area: AreaId, frame: u32) {
         let _turn = self.work.wait();
         let mut books = Books::locked(self);
         let frames = FrameRange::new(frame, 1).expect("a frame of the area");
@@ -405,6 +435,9 @@ impl<M: Machine> Dma<M> {
     /// Copies a batch, by the work lane, of which the caller has the turn. The lock is not held during the copy.
     fn carry(&self, books: &mut Books<'_, M>, area: AreaId, batch: &Batch) {
         let Batch { from, to, written } = batch;
+        if let Target::Area(frames) = to {
+            self.evict_for_loan(books.state(), *frames);
+        }
         if *written {
             self.copy(books, area, *from, to);
         }
@@ -431,7 +464,7 @@ impl<M: Machine> Dma<M> {
             }
         };
         books.unlock();
-        let from = self.machine.reach(source.va());
+        let from = self.machine.reach(source.va(), source.bytes());
         if let Some(target) = &target {
             let start = self.machine.reach_to_overwrite(target.va(), count as u32 * FRAME_SIZE);
             for (n, pointer) in refuge.iter_mut().enumerate() {

@@ -9,10 +9,13 @@
 use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use crate::cma::area::AllocError;
 use crate::cma::reach::{Reach, Reachable};
+use crate::name::Name;
 use crate::vm::mapped::RegionId;
 use arrayvec::ArrayVec;
 use core::fmt;
+use core::num::NonZeroU32;
 use core::slice;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// The most apertures of `dma-ranges` that a master can have.
 pub const MAX_APERTURES: usize = 4;
@@ -90,7 +93,7 @@ impl core::error::Error for MasterError {}
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Master {
-    name: &'static str,
+    name: Name,
     /// The area that it allocates from. If it names one that was refused, the reason.
     area: Result<AreaId, Option<&'static str>>,
     mask: BusAddr,
@@ -99,26 +102,59 @@ pub struct Master {
     reach: ArrayVec<Reachable, MAX_APERTURES>,
     boundary: Option<u32>,
     max_segment: u32,
+    stamp: Stamp,
 }
+
+/// The number of a description of a master, while there are numbers. Descriptions with one number are copies of each
+/// other.
+#[derive(Clone, Copy, Debug)]
+struct Stamp(Option<NonZeroU32>);
+
+impl Stamp {
+    /// Returns a number that no description has yet.
+    fn next() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| last.checked_add(1));
+        Self(last.ok().and_then(|last| NonZeroU32::new(last + 1)))
+    }
+}
+
+/// Two descriptions are equal if they say the same.
+impl PartialEq for Stamp {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Stamp {}
 
 impl Master {
     /// Describes a master that drives all 32 address bits, sees memory where the CPU does, and allocates from `area`.
     /// That is the area of its `memory-region`, or the default one if it names none.
-    pub fn new(name: &'static str, area: Option<AreaId>) -> Self {
+    pub fn new(name: &str, area: Option<AreaId>) -> Self {
         Self::with_area(name, area.ok_or(None))
     }
 
     /// Describes a master that may use no area, because the one that its `memory-region` names was refused. It may not
     /// reach another one. `why` names the area and the reason. Each allocation for this master fails with
     /// [`AllocError::NoArea`], whose text has it.
-    pub fn without_area(name: &'static str, why: &'static str) -> Self {
+    pub fn without_area(name: &str, why: &'static str) -> Self {
         Self::with_area(name, Err(Some(why)))
     }
 
-    fn with_area(name: &'static str, area: Result<AreaId, Option<&'static str>>) -> Self {
+    fn with_area(name: &str, area: Result<AreaId, Option<&'static str>>) -> Self {
         let mask = BusAddr::new(u32::MAX);
         let (apertures, reach) = (ArrayVec::new(), ArrayVec::new());
-        let master = Self { name, area, mask, apertures, reach, boundary: None, max_segment: u32::MAX };
+        let master = Self {
+            name: name.into(),
+            area,
+            mask,
+            apertures,
+            reach,
+            boundary: None,
+            max_segment: u32::MAX,
+            stamp: Stamp(None),
+        };
         master.reaching(mask, core::iter::once(Aperture::IDENTITY).collect())
     }
 
@@ -161,7 +197,7 @@ impl Master {
 
     fn reaching(self, mask: BusAddr, apertures: ArrayVec<Aperture, MAX_APERTURES>) -> Self {
         let reach = apertures.iter().filter_map(|aperture| aperture.reach(mask)).collect();
-        Self { mask, apertures, reach, ..self }
+        Self { mask, apertures, reach, stamp: Stamp::next(), ..self }
     }
 
     /// Keeps the master's buffers and segments from crossing a multiple of `bytes` on the bus, a power of two.
@@ -173,7 +209,7 @@ impl Master {
         if !bytes.is_power_of_two() || bytes < FRAME_SIZE {
             return Err(MasterError::Boundary(bytes));
         }
-        Ok(Self { boundary: Some(bytes), ..self })
+        Ok(Self { boundary: Some(bytes), stamp: Stamp::next(), ..self })
     }
 
     /// Limits the master's scatter-gather segments to `bytes` each.
@@ -188,8 +224,13 @@ impl Master {
         Ok(Self { max_segment: bytes, ..self })
     }
 
+    /// Returns the number of this description, if it has one. Copies have one number.
+    pub(super) const fn stamp(&self) -> Option<NonZeroU32> {
+        self.stamp.0
+    }
+
     /// Returns its name in tables and reports.
-    pub const fn name(&self) -> &'static str {
+    pub const fn name(&self) -> Name {
         self.name
     }
 
@@ -201,6 +242,11 @@ impl Master {
 
     pub(super) fn area(&self) -> Result<AreaId, AllocError> {
         self.area.map_err(AllocError::NoArea)
+    }
+
+    /// Returns the last bus address that the master drives.
+    pub const fn mask(&self) -> BusAddr {
+        self.mask
     }
 
     /// Returns the boundary that no buffer or segment crosses, in bytes.
@@ -224,8 +270,12 @@ impl Master {
     }
 
     /// Returns the bus address at which the master sees physical address `at`, or `None` if it does not reach it.
+    #[inline]
     pub fn bus(&self, at: PhysAddr) -> Option<BusAddr> {
-        self.bus_run(at).map(|(bus, _)| bus)
+        match self.apertures[..] {
+            [Aperture::IDENTITY] if at.raw() <= self.mask.raw() => Some(BusAddr::new(at.raw())),
+            _ => self.bus_run(at).map(|(bus, _)| bus),
+        }
     }
 
     /// Returns the bus address at which the master sees physical address `at`, and how many bytes from there on are

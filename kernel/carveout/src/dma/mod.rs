@@ -11,14 +11,20 @@
 //!
 //! Any core may call anything here at any time. So may interrupt handlers, for the lock masks interrupts
 //! ([`sync`](crate::sync)). A call takes as long in a handler as elsewhere: making a buffer zeroes it, and a hand-over
-//! maintains its lines. These calls are not for handlers: [`Dma::new`], making and ending contracts and pools, making
-//! borrowers and scatter tables, for they use the heap; [loans](Borrower), for they may have to wait; and the audit,
-//! for it walks all tables with interrupts masked.
+//! maintains its lines. These calls are not for handlers: [making the `Dma`](crate::embed), making and ending contracts
+//! and pools, making borrowers and scatter tables, for they use the heap; [loans](Borrower), for they may have to wait;
+//! [`Dma::take_area`], [`Dma::take_mapped_area`] and [`Dma::give_back_area`], for they go through all tables or all of
+//! an area; and the audit, for it walks all tables with interrupts masked.
 //!
-//! Nothing here prints or logs, and only the calls just named use the heap. So all others may be made under the
-//! embedding kernel's locks of ranks 0 to 3, whatever rank its console has. Drops are among them.
-//! [`Dma::next_quarantined`] tells of a buffer that was lost, when it is asked.
+//! Nothing here prints or logs, and only the calls just named use the heap, and allocations that find few records left.
+//! Those do so only where interrupts are not masked. So all others may be made under the embedding kernel's locks of
+//! ranks 0 to 3, whatever rank its console has. Drops are among them. [`Dma::next_quarantined`] tells of a buffer that
+//! was lost, when it is asked.
+//!
+//! A coherent buffer that is freed may keep its mapping for the next one ([`AfterFree`]), and wait on a shelf of its
+//! core.
 
+mod access;
 mod alloc;
 mod at_lane;
 #[cfg(feature = "audit")]
@@ -27,20 +33,31 @@ mod body;
 pub(crate) mod buffer;
 pub(crate) mod contract;
 mod exec;
+mod field;
+mod handle;
+mod handles;
 mod idle;
+mod kind;
 mod lanes;
+mod late;
 #[cfg(feature = "loans")]
 pub(crate) mod loan;
 #[cfg(not(feature = "loans"))]
 #[path = "loan/left_out.rs"]
 mod loan;
+mod mapped_area;
 pub(crate) mod master;
 pub(crate) mod pool;
 pub(crate) mod port;
+mod records;
 mod registry;
 mod report;
 pub(crate) mod scatter;
 pub(crate) mod segment;
+mod shelf;
+mod spare;
+mod standing;
+mod warm;
 pub(crate) mod word;
 
 pub use crate::cma::area::{AllocError, MAX_ALIGN, NoRun};
@@ -52,17 +69,53 @@ pub use crate::cma::loan::{
 pub use crate::cma::reach::Reach;
 pub use crate::holder::Holder;
 pub use buffer::{
-    Bidirectional, Coherent, Contiguous, Cpu, Device, DeviceOnly, Direction, Effort, FromDevice, No, Stream, ToDevice,
-    Yes,
+    Bidirectional, Coherent, Contiguous, Cpu, DataDirection, Device, DeviceOnly, Direction, DirectionError, Effort,
+    FromDevice, No, Owner, PagesError, Stream, ToDevice, TypedDirection, Yes,
 };
 pub use contract::Contract;
+pub use field::Field;
+pub use handle::{BufferState, Handle, HandleError};
+pub use handles::RawRecord;
+pub use late::{GiveBackError, TakeError};
 #[cfg(feature = "loans")]
 pub use loan::{Borrower, Discardable, LOAN_PAGE, LentFrames, LoanKind, Movable};
+pub use mapped_area::WiderMapping;
 pub use master::{Aperture, AreaId, MAX_APERTURES, Master, MasterError};
-pub use pool::{BlockShape, BlocksOut, Pool, PoolBlock, PoolError, PoolExhausted};
+pub use pool::{BlockShape, BlocksOut, Pool, PoolBlock, PoolError, PoolExhausted, StreamBlock, StreamPool};
 pub use port::{Port, PortError, PortView};
-pub use registry::{BufferRecord, Dma, DmaError, DmaStats, MAX_BUFFERS};
+pub(crate) use registry::{BookSizes, BuiltBy};
+pub use registry::{BufferRecord, Dma, DmaStats};
 pub use report::{FaultPlace, Holders};
 pub use scatter::ScatterTable;
 pub use segment::{ScatterError, Segment};
+pub use warm::AfterFree;
 pub use word::Word;
+
+/// Names a field of a record, for [`Coherent::read_field`](crate::dma::Coherent::read_field) and its like: the record's
+/// type, and the field, which may lie in a field that is a record itself. The record implements
+/// [`IntoBytes`](zerocopy::IntoBytes), and the field is a [`Word`](crate::dma::Word).
+///
+/// ```
+/// # use zerocopy::IntoBytes;
+/// #[derive(IntoBytes)]
+/// #[repr(C)]
+/// struct Entry {
+///     address: [u32; 2],
+///     state: State,
+/// }
+///
+/// #[derive(IntoBytes)]
+/// #[repr(C)]
+/// struct State {
+///     length: u32,
+///     flags: u32,
+/// }
+///
+/// const FLAGS: carveout::dma::Field<Entry, u32> = carveout::field!(Entry, state.flags);
+/// ```
+#[macro_export]
+macro_rules! field {
+    ($record:ty, $($field:tt)+) => {
+        $crate::dma::Field::<$record, _>::new(::core::mem::offset_of!($record, $($field)+), |record| &record.$($field)+)
+    };
+}

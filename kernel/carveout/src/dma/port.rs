@@ -7,7 +7,8 @@
 use crate::addr::{BusAddr, FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::dma::exec::{Books, Done, Subject, run};
 use crate::dma::master::Master;
-use crate::dma::registry::{BufferSlot, Dma, Kept};
+use crate::dma::records::{BufferSlot, Kept};
+use crate::dma::registry::Dma;
 use crate::holder::Holder;
 use crate::machine::{Lines, Machine};
 use crate::protocol::{Knowledge, Transition};
@@ -106,14 +107,15 @@ impl<M: Machine> Port<M> {
             .ok_or(PortError::Length { at, len })?;
         let mut books = Books::locked(self.dma);
         let state = books.state();
-        let found = state.buffers().find(|(_, kept)| kept.extent.frames().covers(wanted));
-        let Some((slot, &Kept { extent, va, ported, .. })) = found else { return Err(PortError::NoBuffer { at, len }) };
-        let frames = extent.frames();
+        let found = state.buffers().find(|(_, _, kept)| kept.extent.frames().covers(wanted));
+        let Some((slot, record, &Kept { extent, ported, .. })) = found else {
+            return Err(PortError::NoBuffer { at, len });
+        };
+        let (frames, va, (holder, residue)) = (extent.frames(), record.standing.va(), record.standing.get());
         if ported {
             return Err(PortError::InUse { frames });
         }
-        let offset = (first.raw() - frames.base().raw()) as usize;
-        let (holder, residue) = self.dma.standings[slot.0].get();
+        let offset = first.raw() - frames.base().raw();
         let own = match holder {
             // A coherent buffer has the one mapping that it may have. The port uses that.
             Holder::Both => {
@@ -133,7 +135,7 @@ impl<M: Machine> Port<M> {
             }
         };
         let va = own.as_ref().map(Mapped::va).or(va).expect("a coherent buffer is mapped");
-        Ok(PortView { dma: self.dma, slot, frames, own, va, offset, len: len as usize })
+        Ok(PortView { dma: self.dma, slot, frames, own, va, offset, len })
     }
 }
 
@@ -169,13 +171,12 @@ impl<M: Machine> Subject<M> for Passage<'_, M> {
         let (dma, frames) = (self.books.dma(), self.frames);
         let state = self.books.state();
         let own = state.ledger.image_of(frames);
-        let homes = state.images.homes(frames);
+        let place = state.ledger.place(frames).expect("a buffer's frames");
+        let homes = state.images.homes(place.run(), frames);
         let best = [homes.images & !own & !state.ledger.images_near(frames), homes.images & !own, homes.images];
         let images = best.into_iter().find(|&images| images != 0).expect("each frame has a home");
         let va = homes.address(images.trailing_zeros());
-        // SAFETY: the window's tables are this machine's, and its mappings are ended through it and this ledger, which
-        // gives a frame to one mapping at a time (I1).
-        let mapped = unsafe { state.window.map_carved(dma.machine, &mut state.ledger, va, frames, memory) };
+        let mapped = dma.map_carved(state, va, place, memory);
         state.kept_mut(self.slot).ported |= mapped.is_ok();
         mapped
     }
@@ -183,7 +184,8 @@ impl<M: Machine> Subject<M> for Passage<'_, M> {
     fn unmap(&mut self, mapped: Mapped) {
         let dma = self.books.dma();
         let state = self.books.state();
-        state.window.unmap_carved(dma.machine, &mut state.ledger, mapped);
+        let place = state.ledger.place(mapped.frames()).expect("a buffer's frames");
+        dma.unmap_carved(state, place, mapped);
     }
 
     fn take_mapping(&mut self) -> Option<Mapped> {
@@ -217,26 +219,26 @@ pub struct PortView<M: Machine + 'static> {
     frames: FrameRange,
     own: Option<Mapped>,
     va: VirtAddr,
-    offset: usize,
-    len: usize,
+    offset: u32,
+    len: u32,
 }
 
 impl<M: Machine> PortView<M> {
     fn start(&self) -> *mut u8 {
-        self.dma.machine.reach(self.va).wrapping_add(self.offset)
+        self.dma.machine.reach(VirtAddr::new(self.va.raw() + self.offset), self.len)
     }
 
     /// Returns the bytes that the device reads.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: mapped for its whole length while this value lives; the port has it open once (`ported`), and by the
         // contract of `Port::new` nobody else writes it or ends its mapping meanwhile (I4).
-        unsafe { core::slice::from_raw_parts(self.start(), self.len) }
+        unsafe { core::slice::from_raw_parts(self.start(), self.len as usize) }
     }
 
     /// Returns the bytes that the device writes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; and `self` is borrowed mutably, so this is the only view.
-        unsafe { core::slice::from_raw_parts_mut(self.start(), self.len) }
+        unsafe { core::slice::from_raw_parts_mut(self.start(), self.len as usize) }
     }
 }
 

@@ -4,28 +4,32 @@
 //! from every TLB (I1, I3). The lock is held over updates of the books and of descriptors, and never over zeroing,
 //! copying or cache work.
 
-use crate::addr::{FrameRange, VirtAddr};
+use crate::addr::{FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::carve_out::CarveOut;
 use crate::cma::area::{AllocError, Area};
-use crate::cma::contract::{ContractBook, SlotId};
-use crate::cma::extent::Extent;
+use crate::cma::contract::ContractBook;
 use crate::dma::body::Body;
 use crate::dma::lanes::{Lanes, Tickets};
 use crate::dma::master::AreaId;
-use crate::heap::{collected, filled, room};
+use crate::dma::records::{BufferSlot, Entry, Kept, MOST_RECORDS, Record, RecordList, Records};
+use crate::dma::shelf::{Shelves, most_shelved};
+use crate::dma::warm::{AfterFree, Warm};
+use crate::heap::room;
 use crate::holder::Holder;
-use crate::machine::{Lines, Machine};
+use crate::machine::{Lines, Machine, Registers};
+use crate::name::Name;
+use crate::protocol::FLUSH_FROM;
 use crate::sync::{Lock, Rank};
-use crate::vm::alias::Aliases;
 use crate::vm::attr::MemoryType;
-use crate::vm::ledger::{Cell, Ledger, Residue};
+use crate::vm::ledger::{Ledger, LedgerError, LedgerPlace, Residue};
 use crate::vm::mapped::Mapped;
 use crate::vm::range::VirtRange;
-use crate::vm::space::Region;
-use crate::vm::window::{IMAGES, Images, image_sections};
+use crate::vm::space::{OneEach, Region};
+use crate::vm::window::Images;
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The book of a contract. Each slot keeps the record of its buffer.
 pub(super) type Book = ContractBook<BufferSlot>;
@@ -33,19 +37,16 @@ pub(super) type Book = ContractBook<BufferSlot>;
 /// The refusal of a master whose area is another `Dma`'s.
 pub(super) const NOT_OURS: AllocError = AllocError::NoArea(Some("the one it has is another `Dma`'s"));
 
-/// The most buffers that can exist at a time.
-pub const MAX_BUFFERS: usize = 1024;
-
 /// What is known of a live buffer. It may be out of date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferRecord {
     /// Its frames.
     pub frames: FrameRange,
-    /// The address at which it is mapped whenever it is mapped. It is `None` before the first time, and for a buffer of
-    /// devices alone.
+    /// The address at which it is mapped whenever it is mapped. It is `None` before the first time, and does not change
+    /// afterwards.
     pub va: Option<VirtAddr>,
     /// The device that it was allocated for.
-    pub owner: &'static str,
+    pub owner: Name,
     /// Who may access it.
     pub holder: Holder,
     /// The bytes asked for.
@@ -60,48 +61,6 @@ impl fmt::Display for BufferRecord {
     }
 }
 
-/// The part of a buffer's record that the lock protects.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) extent: Extent,
-    pub(super) va: Option<VirtAddr>,
-    pub(super) owner: &'static str,
-    pub(super) bytes: u32,
-    pub(super) born: u64,
-    pub(super) area: AreaId,
-    /// The contract's slot that it is in, if it is in one.
-    pub(super) slot: Option<SlotId>,
-    pub(super) ported: bool,
-    /// Whether it is in quarantine and nobody was told yet.
-    pub(super) untold: bool,
-}
-
-/// Who may access a buffer's bytes, and what the caches may hold of them. The buffer writes it as it changes hands,
-/// without the lock. Reports and ports read it.
-#[derive(Debug)]
-pub(super) struct Standing(AtomicU8);
-
-impl Standing {
-    const RESIDUES: [Residue; 4] = [Residue::Zeroed, Residue::Nothing, Residue::Clean, Residue::Dirty];
-
-    pub(super) const fn new() -> Self {
-        Self(AtomicU8::new(0))
-    }
-
-    pub(super) fn set(&self, holder: Holder, residue: Residue) {
-        self.0.store((holder as u8) << 2 | residue as u8, Ordering::Release);
-    }
-
-    pub(super) fn get(&self) -> (Holder, Residue) {
-        let word = usize::from(self.0.load(Ordering::Acquire));
-        (Holder::ALL[word >> 2], Self::RESIDUES[word & 3])
-    }
-}
-
-/// A buffer's place among the records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct BufferSlot(pub(super) usize);
-
 /// How long a mapping stays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stay {
@@ -112,84 +71,28 @@ pub(super) enum Stay {
 }
 
 #[derive(Debug)]
-pub(super) enum Entry {
-    Free {
-        next: Option<BufferSlot>,
-    },
-    /// The record of an idle contract slot.
-    Promised,
-    Used(Kept),
-}
-
-#[derive(Debug)]
 pub(super) struct State {
     pub(super) areas: Vec<Area>,
     pub(super) ledger: Ledger<'static>,
-    pub(super) window: Region<'static>,
+    pub(super) window: Region<'static, OneEach>,
     pub(super) images: Images,
-    pub(super) entries: Vec<Entry>,
-    /// The bodies of no buffer: as many as there are entries that no buffer has.
-    pub(super) bodies: Vec<&'static mut Body>,
-    pub(super) free: Option<BufferSlot>,
+    pub(super) records: Records,
     pub(super) contracts: Vec<Book>,
     pub(super) lanes: Lanes,
+    pub(super) warm: Warm,
     pub(super) map_changes: u64,
-    pub(super) allocations: u64,
     pub(super) unguarded: u64,
 }
-
-/// Why areas were not taken over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DmaError {
-    /// The window has no room for the images of the carve-outs that it must hold.
-    Window {
-        /// The sections of 1 MiB that it has.
-        given: u32,
-        /// The sections that it must have.
-        needed: u32,
-        /// The sections that it must have where guards may be given up: [`Dma::sparing_guards`].
-        least: u32,
-    },
-    /// The window for lent frames has no section.
-    LoanWindow {
-        /// The sections that it has.
-        given: u32,
-        /// The sections that it must have.
-        needed: u32,
-    },
-    /// The heap has no room for the books of the carve-outs. What was taken of the heap is lost.
-    Heap,
-}
-
-impl fmt::Display for DmaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Window { given, needed, least } if needed == least => write!(
-                f,
-                "the window of the areas has {given} sections of 1 MiB; it needs {needed} to have each carved frame once"
-            ),
-            Self::Window { given, needed, least } => write!(
-                f,
-                "the window of the areas has {given} sections of 1 MiB; it needs {needed} for a guard on either side of \
-                 every buffer, or {least} where guards may be given up"
-            ),
-            Self::LoanWindow { given, needed } => {
-                write!(f, "the window of lent frames has {given} sections of 1 MiB; it needs {needed}")
-            }
-            Self::Heap => write!(f, "no heap left for the books of the carve-outs"),
-        }
-    }
-}
-
-impl core::error::Error for DmaError {}
 
 /// What was counted since boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DmaStats {
     /// Cache lines cleaned for buffers.
     pub cleaned: Lines,
-    /// Cache lines invalidated for buffers.
+    /// Cache lines invalidated for buffers, those of emptied caches among them.
     pub invalidated: Lines,
+    /// How often whole caches were emptied. Their lines are among those invalidated.
+    pub flushes: u64,
     /// Mappings made and ended.
     pub map_changes: u64,
     /// Bytes in quarantine.
@@ -199,11 +102,22 @@ pub struct DmaStats {
     /// Bytes zeroed before a new owner or a device got them (I5).
     pub zeroed: u64,
     /// Buffers that got addresses right beside another buffer's, without a page between them, because the window has
-    /// too few images of the carve-outs. There are none if it has [`Dma::window_sections`].
+    /// too few images of the carve-outs. There are none if it has
+    /// the [sections](crate::embed::Needs::sections) for guards.
     pub unguarded: u64,
     /// The most turns of the work lane that passed while a recall waited for its own turn. There are fewer than cores
     /// ([`Borrower`](crate::dma::Borrower)).
     pub worst_wait: u32,
+    /// Mappings that wait for the next buffer of their frames.
+    pub warm: u32,
+    /// Coherent buffers that found such a mapping.
+    pub reused: u64,
+    /// Coherent buffers that came from a core's shelf, without a turn of the lock.
+    pub served: u32,
+    /// Frames of buffers on shelves.
+    pub shelved: u32,
+    /// Such mappings that ended because somebody else got the frames, or might have.
+    pub evicted: u64,
 }
 
 /// A count of cache lines. Any core may add to it.
@@ -232,7 +146,17 @@ pub(super) struct Counters {
     pub(super) quarantined: AtomicU64,
     /// Buffers in quarantine of which nobody was told. It is written under the lock.
     pub(super) untold: AtomicU32,
+    pub(super) flushes: AtomicU64,
     pub(super) zeroed: AtomicU64,
+    pub(super) allocations: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a buffer. Returns how many were allocated before it.
+    #[inline]
+    pub(super) fn born(&self) -> u64 {
+        self.allocations.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// The DMA API of a machine: its areas, window and ledger. There is one for the whole machine.
@@ -240,7 +164,7 @@ pub(super) struct Counters {
 /// ```
 /// use carveout::setup::Setup;
 ///
-/// let dma = Setup::new(1).dma; // on a board: `Dma::new` over its machine and carve-outs
+/// let dma = Setup::new(1).dma; // on a board: `embed::Builder` makes it
 /// let camera = carveout::dma::Master::new("camera", dma.area("test"));
 /// let buffer = dma.alloc(&camera, 1 << 20, 1)?;
 /// assert_eq!(dma.free_bytes(dma.area("test").unwrap()).0, 3 << 20);
@@ -257,125 +181,121 @@ pub struct Dma<M: 'static> {
     /// The tickets of the work lane.
     pub(super) work: Tickets,
     pub(super) window: VirtRange,
+    pub(super) lanes: VirtRange,
+    built_by: BuiltBy,
     pub(super) guarded: bool,
-    /// The standings, by [`BufferSlot`].
-    pub(super) standings: Vec<Standing>,
+    /// Whether freed coherent buffers keep their mappings.
+    pub(super) keeps_mapped: AtomicBool,
+    pub(super) shelves: Shelves,
+    /// Of each area, the most frames on a shelf.
+    pub(super) most_shelved: [u32; CarveOut::MAX],
     pub(super) counters: Counters,
 }
 
+/// What is known of the core that built a [`Dma`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BuiltBy {
+    pub(crate) registers: Registers,
+    /// Whether another core may have another root in TTBR0.
+    pub(crate) any_root: bool,
+}
+
+/// The sizes of the books, whatever the machine.
+pub(crate) struct BookSizes;
+
+impl BookSizes {
+    /// The sections of the window that lent frames are mapped in.
+    pub(crate) const LANES: u32 = Lanes::SECTIONS;
+    /// The bytes that a record takes in each block of its list.
+    pub(crate) const RECORD: [usize; 3] = RecordList::RECORD;
+    /// The bytes that the lists of buffers take that nobody has: the shelves of all cores, and warm buffers.
+    pub(crate) const SPARE: [usize; 2] = [Shelves::BYTES, Warm::BYTES];
+    /// The most records.
+    pub(crate) const MOST_RECORDS: usize = MOST_RECORDS;
+
+    /// Returns the bytes of the chains of buffers that are put away, and of the list of lists of records, for so many
+    /// carved frames and records from the start.
+    pub(crate) const fn by_frames(records: usize, frames: u32) -> [usize; 2] {
+        [Records::chains(frames) * size_of::<u16>(), Records::lists(records, frames)]
+    }
+}
+
 impl<M: Machine> Dma<M> {
-    /// Takes over the carve-outs, the window in which they will be mapped, and the window for lent frames, of which a
-    /// section is enough. `aliases` are the board's. By them refusals and the audit know second names of a frame. I1
-    /// does not rest on them, for what a [`CarveOut`] proves holds by every name. Metadata is taken from the heap once,
-    /// here.
-    ///
-    /// The window must have [`window_sections`](Self::window_sections). Then each buffer has a guard on either side,
-    /// for ever.
-    ///
-    /// # Panics
-    ///
-    /// If carve-outs overlap, are named by an alias, or are more than the ledger holds: each would break what a
-    /// [`CarveOut`] proves.
-    ///
-    /// # Errors
-    ///
-    /// [`DmaError::Window`] if the window has fewer sections than [`window_sections`](Self::window_sections).
-    /// [`DmaError::LoanWindow`] if the window of loans has none. [`DmaError::Heap`] if the heap has no room for the
-    /// metadata.
-    pub fn new(
-        machine: &'static M,
-        carved: impl Iterator<Item = CarveOut>,
-        aliases: Aliases,
-        window: Region<'static>,
-        loans: Region<'static>,
-    ) -> Result<Self, DmaError> {
-        Self::with_images(machine, carved, aliases, window, loans, IMAGES)
-    }
-
-    /// Takes over the carve-outs as [`new`](Self::new) does, with a window that may be too small for every guard. It
-    /// must have each carved frame once. No allocation is refused for want of a guard. If a buffer's neighbours leave
-    /// it no place with guards, it lies right beside one of them, and [`DmaStats::unguarded`] counts it.
-    ///
-    /// # Panics
-    ///
-    /// As [`new`](Self::new).
-    ///
-    /// # Errors
-    ///
-    /// As [`new`](Self::new), except that one image of the carve-outs is window enough.
-    pub fn sparing_guards(
-        machine: &'static M,
-        carved: impl Iterator<Item = CarveOut>,
-        aliases: Aliases,
-        window: Region<'static>,
-        loans: Region<'static>,
-    ) -> Result<Self, DmaError> {
-        Self::with_images(machine, carved, aliases, window, loans, 1)
-    }
-
-    /// Takes over the carve-outs with a window that holds `least` images or more.
+    /// Takes over the carve-outs, whose frames the ledger has, and a window that is made last. All else is taken from
+    /// the heap first.
     #[cold]
-    pub(super) fn with_images(
+    pub(crate) fn assemble<E: From<TryReserveError>>(
         machine: &'static M,
         carved: impl Iterator<Item = CarveOut>,
-        aliases: Aliases,
-        window: Region<'static>,
-        loans: Region<'static>,
-        least: u32,
-    ) -> Result<Self, DmaError> {
-        let full = |_| DmaError::Heap;
-        let carved = collected(carved.map(Ok)).map_err(full)?;
-        let ranges = || carved.iter().flat_map(|carved| carved.ranges().iter().copied());
-        let (given, one) = (window.range().sections(), image_sections(ranges()));
-        let needed = one.saturating_mul(least);
-        let guarded = given >= one.saturating_mul(IMAGES);
-        if given < needed {
-            return Err(DmaError::Window { given, needed, least: one });
+        ledger: Ledger<'static>,
+        records: usize,
+        built_by: BuiltBy,
+        after_free: AfterFree,
+        window: impl FnOnce() -> Result<Region<'static, OneEach>, E>,
+    ) -> Result<Self, E> {
+        let records = Records::new(records, ledger.ranges().map(FrameRange::count).sum())?;
+        let image_runs = room(ledger.ranges().count())?;
+        let (shelves, warm) = (Shelves::new()?, Warm::new()?);
+        let mut areas = room(carved.size_hint().0)?;
+        for carved in carved {
+            areas.push(Area::new(carved)?);
         }
-        let (given, needed) = (loans.range().sections(), Lanes::SECTIONS);
-        if given < needed {
-            return Err(DmaError::LoanWindow { given, needed });
-        }
-        let cells = filled(Ledger::cells_needed(ranges()), Cell::default()).map_err(full)?.leak();
-        let ledger = Ledger::new(ranges(), aliases, cells);
-        let ledger = ledger.ok().expect("disjoint carve-outs by their first names, no more than the ledger holds");
-        let (images, range) = (Images::new(ranges(), window.range()), window.range());
-        let entry = |n: usize| Entry::Free { next: (n + 1 < MAX_BUFFERS).then_some(BufferSlot(n + 1)) };
-        let (mut bodies, mut free_bodies) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
-        let (mut entries, mut standings) = (room(MAX_BUFFERS).map_err(full)?, room(MAX_BUFFERS).map_err(full)?);
-        let areas = collected(carved.into_iter().map(Area::new)).map_err(full)?;
-        bodies.extend((0..MAX_BUFFERS).map(|_| Body::vacant()));
-        free_bodies.extend(bodies.leak());
-        entries.extend((0..MAX_BUFFERS).map(entry));
-        standings.extend((0..MAX_BUFFERS).map(|_| Standing::new()));
+        let window = window()?;
+        let mut most = [0; CarveOut::MAX];
+        let frames = areas.iter().map(|area: &Area| area.ranges().map(FrameRange::count).sum());
+        most.iter_mut().zip(frames).for_each(|(most, frames)| *most = most_shelved(frames));
+        let (images, lanes) = window.range().split_last(Lanes::SECTIONS);
         let state = State {
             areas,
+            images: Images::new(image_runs, ledger.ranges(), images),
             ledger,
             window,
-            images,
-            entries,
-            bodies: free_bodies,
-            free: Some(BufferSlot(0)),
+            records,
             contracts: Vec::new(),
-            lanes: Lanes::new(loans),
+            lanes: Lanes::new(lanes),
+            warm,
             map_changes: 0,
-            allocations: 0,
             unguarded: 0,
         };
-        let state = Lock::new(Rank::DMA, state);
-        let work = Tickets::new();
-        Ok(Self { machine, state, work, window: range, guarded, standings, counters: Counters::default() })
+        Ok(Self {
+            machine,
+            built_by,
+            guarded: state.images.are_whole(),
+            state: Lock::new(Rank::DMA, state),
+            work: Tickets::new(),
+            shelves,
+            most_shelved: most,
+            keeps_mapped: AtomicBool::new(after_free.keeps_mapped()),
+            window: images,
+            lanes,
+            counters: Counters::default(),
+        })
     }
 
-    /// Returns the sections of window that these carve-outs need for a guard on either side of every buffer: three
-    /// images of them ([`window`](crate::vm::window)).
-    pub fn window_sections<'c>(carved: impl Iterator<Item = &'c CarveOut>) -> u32 {
-        image_sections(carved.flat_map(CarveOut::ranges).copied()).saturating_mul(IMAGES)
+    /// Returns the machine. Its barriers serve all buffers.
+    pub const fn machine(&self) -> &'static M {
+        self.machine
+    }
+
+    /// Returns whether whole caches are emptied where so many lines are due.
+    #[inline]
+    pub(super) fn empties_caches_for(&self, lines: u64) -> bool {
+        self.machine.flush_lines().is_some_and(|all| lines >= FLUSH_FROM * u64::from(all))
+    }
+
+    /// Returns what is known of the core that built this.
+    pub(crate) const fn built_by(&self) -> &BuiltBy {
+        &self.built_by
     }
 
     /// Returns the window that the areas' buffers are mapped in.
     pub const fn window(&self) -> VirtRange {
         self.window
+    }
+
+    /// Returns the addresses that lent frames are mapped at, and frames that idle time prepares.
+    pub const fn lanes(&self) -> VirtRange {
+        self.lanes
     }
 
     /// Returns whether the window has room for a guard on either side of every buffer.
@@ -396,66 +316,85 @@ impl<M: Machine> Dma<M> {
         (place < state.areas.len()).then_some(AreaId(place, state.window.id()))
     }
 
-    /// Returns the bytes that are free in an area, and those in its largest run.
+    /// Returns the bytes that are free in an area, and those in its largest run. The shelves are emptied for that.
     pub fn free_bytes(&self, area: AreaId) -> (u64, u64) {
+        self.empty_shelves();
         self.state.lock().area_mut(area).map_or((0, 0), |area| (area.free_bytes(), area.largest_run()))
     }
 
     /// Maps a buffer, at the addresses that it has. If it has none, a mapping that is to last gives it some.
     /// A mapping that this very call ends does not.
-    pub(super) fn map(&self, slot: BufferSlot, body: &Body, memory: MemoryType, stay: Stay) -> Mapped {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let frames = body.frames();
+    #[inline]
+    pub(super) fn map(&self, state: &mut State, body: &Body, memory: MemoryType, stay: Stay) -> Mapped {
         state.map_changes += 1;
         let va = match (body.address(), stay) {
             (Some(va), _) => va,
-            (None, Stay::InPassing) => state.images.homes(frames).address(0),
-            (None, Stay::ToLast) => state.take_addresses(slot, frames),
+            (None, Stay::InPassing) => state.images.homes(body.place.run(), body.frames()).address(0),
+            (None, Stay::ToLast) => state.take_addresses(body),
         };
-        // No other frames have these addresses, and the window has all its tables.
-        // SAFETY: the tables are this machine's, and the mapping is ended through it and this ledger, which gives a
-        // frame to one mapping at a time (I1).
-        let mapped = unsafe { state.window.map_carved(self.machine, &mut state.ledger, va, frames, memory) };
-        let Ok(mapped) = mapped else { panic!("frames of a buffer that are mapped already") };
+        // No other frames have these addresses.
+        let Ok(mapped) = self.map_carved(state, va, body.place, memory) else {
+            panic!("frames of a buffer that are mapped already")
+        };
         mapped
     }
 
-    /// Takes the addresses from a buffer that is unmapped.
-    pub(super) fn give_up_addresses(&self, slot: BufferSlot) {
-        self.state.lock().give_addresses(slot);
+    /// Maps some of a buffer's frames, at the addresses that they have in it. If the buffer has none, it gets some.
+    ///
+    /// # Errors
+    ///
+    /// The ledger refuses: a port has the buffer mapped.
+    pub(super) fn map_part(&self, body: &Body, part: FrameRange, memory: MemoryType) -> Result<Mapped, LedgerError> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let frames = body.frames();
+        if let Some(refused) = state.ledger.refusal(part, memory) {
+            return Err(refused);
+        }
+        state.map_changes += 1;
+        let first = body.address().unwrap_or_else(|| state.take_addresses(body));
+        let va = VirtAddr::new(first.raw() + ((part.start() - frames.start()) << FRAME_SHIFT));
+        let place = state.ledger.place(part).expect("a part of carved frames");
+        self.map_carved(state, va, place, memory)
     }
 
     /// Ends the mapping of a buffer.
-    pub(super) fn unmap(&self, mapped: Mapped) {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+    #[inline]
+    pub(super) fn unmap(&self, state: &mut State, place: LedgerPlace, mapped: Mapped) {
         state.map_changes += 1;
-        state.window.unmap_carved(self.machine, &mut state.ledger, mapped);
+        self.unmap_carved(state, place, mapped);
     }
 
-    /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` if the ledger has it already.
-    pub(super) fn give_back(&self, slot: BufferSlot, residue: Option<Residue>, body: &'static mut Body) {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        state.bodies.push(body);
-        let &mut Kept { extent, va, area, slot: promised, .. } = state.kept_mut(slot);
-        let frames = extent.frames();
-        if let Some(residue) = residue {
-            state.ledger.set_residue(frames, residue);
-        }
-        if va.is_some() {
-            state.ledger.give_image(frames);
-        }
-        if let Some(id) = promised
-            && state.contracts[id.contract].give_back(id)
-        {
-            state.entries[slot.0] = Entry::Promised;
-            state.areas[area.0].give_slot_back(extent);
-            return;
-        }
-        state.free_entry(slot);
-        state.areas[area.0].give_back(extent);
+    /// Ends the mapping of some of a buffer's frames.
+    pub(super) fn unmap_part(&self, state: &mut State, mapped: Mapped) {
+        let place = state.ledger.place(mapped.frames()).expect("carved frames were mapped");
+        self.unmap(state, place, mapped);
+    }
+
+    /// Maps frames in the window, which has all its tables, once the ledger has given them to this mapping alone.
+    ///
+    /// # Errors
+    ///
+    /// The ledger refuses. Nothing was written.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call for each mapping: BENCH.md")]
+    pub(super) fn map_carved(
+        &self,
+        state: &mut State,
+        va: VirtAddr,
+        place: LedgerPlace,
+        memory: MemoryType,
+    ) -> Result<Mapped, LedgerError> {
+        // SAFETY: the window's tables are this machine's, and its mappings are ended through it and this ledger, which
+        // gives a frame to one mapping at a time (I1).
+        unsafe { state.window.map_carved(self.machine, &mut state.ledger, va, place, memory) }
+    }
+
+    /// Ends a mapping that [`map_carved`](Self::map_carved) made.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `map_carved`")]
+    pub(super) fn unmap_carved(&self, state: &mut State, place: LedgerPlace, mapped: Mapped) {
+        state.window.unmap_carved(self.machine, &mut state.ledger, place, mapped);
     }
 
     /// Calls `each` with runs of frames of one residue, in order. Nobody else may own or map the frames.
@@ -471,9 +410,8 @@ impl<M: Machine> Dma<M> {
 
     /// Keeps the frames for ever. This prints nothing, for it may run under any lock of the embedding kernel.
     /// [`next_quarantined`](Self::next_quarantined) tells of it.
-    pub(super) fn quarantine(&self, slot: BufferSlot, residue: Residue) {
-        self.standings[slot.0].set(Holder::Quarantine, residue);
-        let mut state = self.state.lock();
+    pub(super) fn quarantine(&self, state: &mut State, slot: BufferSlot, residue: Residue) {
+        state.records.get(slot).standing.set(Holder::Quarantine, residue);
         let kept = state.kept_mut(slot);
         kept.untold = true;
         self.counters.quarantined.fetch_add(kept.extent.frames().bytes(), Ordering::Relaxed);
@@ -481,11 +419,13 @@ impl<M: Machine> Dma<M> {
     }
 }
 
-impl<M> Dma<M> {
-    pub(super) fn record(&self, slot: BufferSlot, kept: &Kept) -> BufferRecord {
-        let &Kept { extent, va, owner, bytes, born, .. } = kept;
-        let frames = extent.frames();
-        BufferRecord { frames, va, owner, holder: self.standings[slot.0].get().0, bytes, born }
+impl Record {
+    /// Returns what is known of the buffer.
+    pub(super) fn of(&self, kept: &Kept) -> BufferRecord {
+        let &Kept { extent, owner, .. } = kept;
+        let standing = self.standing;
+        let (holder, bytes, born) = (standing.get().0, standing.bytes(), standing.born());
+        BufferRecord { frames: extent.frames(), va: standing.va(), owner, holder, bytes, born }
     }
 }
 
@@ -495,51 +435,53 @@ impl State {
         if area.1 == self.window.id() { self.areas.get_mut(area.0) } else { None }
     }
 
-    pub(super) fn buffers(&self) -> impl Iterator<Item = (BufferSlot, &Kept)> {
-        self.entries.iter().enumerate().filter_map(|(n, entry)| match entry {
-            Entry::Used(kept) => Some((BufferSlot(n), kept)),
-            Entry::Free { .. } | Entry::Promised => None,
-        })
+    /// Yields the buffers that somebody has, or a device may have.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = (BufferSlot, &Record, &Kept)> {
+        self.records.buffers()
     }
 
     pub(super) fn kept_mut(&mut self, slot: BufferSlot) -> &mut Kept {
-        match &mut self.entries[slot.0] {
+        match &mut self.records.get_mut(slot).entry {
             Entry::Used(kept) => kept,
             Entry::Free { .. } | Entry::Promised => unreachable!("a buffer has a record"),
         }
     }
 
-    /// Enters a new buffer in an entry that was taken for it. Returns its body.
+    /// Frees a buffer that no device can reach and nothing maps. `residue` is `None` if the ledger has it already.
     #[inline]
-    pub(super) fn occupy(&mut self, slot: BufferSlot, kept: Kept) -> &'static mut Body {
-        self.allocations += 1;
-        let body = self.bodies.pop().expect("as many as records to be had");
-        body.place(kept.extent.frames(), kept.bytes);
-        self.entries[slot.0] = Entry::Used(kept);
-        body
+    pub(super) fn give_back(&mut self, residue: Option<Residue>, body: &'static mut Body) {
+        let (slot, place) = (body.slot, body.place);
+        let record = self.records.get_mut(slot);
+        record.body = Some(body);
+        let placed = record.standing.va().is_some();
+        let Entry::Used(Kept { extent, area, slot: promised, .. }) = record.entry else {
+            unreachable!("a buffer has a record")
+        };
+        if let Some(residue) = residue {
+            self.ledger.set_residue_at(place, residue);
+        }
+        if placed {
+            self.ledger.give_image_at(place);
+        }
+        if let Some(id) = promised
+            && self.contracts[id.contract].give_back(id)
+        {
+            self.records.get_mut(slot).entry = Entry::Promised;
+            self.areas[area.0].give_slot_back(extent);
+            return;
+        }
+        self.records.give_back(slot);
+        self.areas[area.0].give_back(extent);
     }
 
-    pub(super) fn free_entry(&mut self, slot: BufferSlot) {
-        self.entries[slot.0] = Entry::Free { next: self.free };
-        self.free = Some(slot);
-    }
-
-    /// Takes addresses for a buffer, until it is freed or becomes the devices' for good. There is a guard on either
-    /// side if the window has such addresses.
-    pub(super) fn take_addresses(&mut self, slot: BufferSlot, frames: FrameRange) -> VirtAddr {
-        let homes = self.images.homes(frames);
-        let (image, guarded) = self.ledger.take_image(frames, homes.images);
+    /// Takes addresses for a buffer, until it is freed. There is a guard on either side if the window has such
+    /// addresses.
+    pub(super) fn take_addresses(&mut self, body: &Body) -> VirtAddr {
+        let homes = self.images.homes(body.place.run(), body.frames());
+        let (image, guarded) = self.ledger.take_image_at(body.place, homes.images);
         self.unguarded += u64::from(!guarded);
         let va = homes.address(image);
-        self.kept_mut(slot).va = Some(va);
+        body.standing.set_va(Some(va));
         va
-    }
-
-    pub(super) fn give_addresses(&mut self, slot: BufferSlot) {
-        let kept = self.kept_mut(slot);
-        let frames = kept.extent.frames();
-        if kept.va.take().is_some() {
-            self.ledger.give_image(frames);
-        }
     }
 }

@@ -5,8 +5,10 @@
 
 use crate::addr::{Bytes, FRAME_SHIFT, Frame, VirtAddr};
 use crate::dma::master::Master;
-use crate::dma::registry::{BufferRecord, BufferSlot, Dma, DmaStats, Entry, MAX_BUFFERS};
+use crate::dma::records::{BufferSlot, Entry};
+use crate::dma::registry::{BufferRecord, Dma, DmaStats};
 use crate::machine::Machine;
+use crate::name::Name;
 use crate::vm::ledger::Carved;
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -19,8 +21,9 @@ pub enum FaultPlace {
     /// The guard page after a buffer.
     Guard(BufferRecord),
     /// A frame of an area, lent to a borrower of that name.
-    Lent(Frame, &'static str),
-    /// A frame of an area that no buffer holds and nobody borrows.
+    Lent(Frame, Name),
+    /// A frame of an area that no buffer holds and nobody borrows, or its address while it stays mapped for the next
+    /// buffer.
     FreeFrame(Frame),
     /// An address of the window that no buffer has.
     UnusedWindow,
@@ -45,19 +48,26 @@ impl<M: Machine> Dma<M> {
     /// Returns what was counted since boot.
     pub fn stats(&self) -> DmaStats {
         let counters = &self.counters;
-        let (map_changes, allocations, unguarded) = {
+        let (map_changes, unguarded, warm, reused, evicted) = {
             let state = self.state.lock();
-            (state.map_changes, state.allocations, state.unguarded)
+            let warm = &state.warm;
+            (state.map_changes, state.unguarded, warm.count(), warm.reused, warm.evicted)
         };
         DmaStats {
             cleaned: counters.cleaned.get(),
             invalidated: counters.invalidated.get(),
+            flushes: counters.flushes.load(Ordering::Relaxed),
             map_changes,
             quarantined: counters.quarantined.load(Ordering::Relaxed),
-            allocations,
+            allocations: counters.allocations.load(Ordering::Relaxed),
             zeroed: counters.zeroed.load(Ordering::Relaxed),
             unguarded,
             worst_wait: self.work.worst_wait(),
+            warm,
+            reused,
+            served: self.shelves.served(),
+            shelved: self.shelves.frames(),
+            evicted,
         }
     }
 
@@ -72,7 +82,7 @@ impl<M: Machine> Dma<M> {
     ///
     /// A table of the buffers that it still has: they are leaks.
     pub fn retire(&self, master: &Master) -> Result<(), Holders<'_, M>> {
-        let none = self.state.lock().buffers().all(|(_, kept)| kept.owner != master.name());
+        let none = self.state.lock().buffers().all(|(.., kept)| kept.owner != master.name());
         if none { Ok(()) } else { Err(Holders { dma: self, owner: Some(master.name()) }) }
     }
 
@@ -87,28 +97,28 @@ impl<M: Machine> Dma<M> {
             return None;
         }
         let mut state = self.state.try_lock()?;
-        let slot = state.buffers().find(|(_, kept)| kept.untold).map(|(slot, _)| slot)?;
+        let (slot, record) =
+            state.buffers().find(|(.., kept)| kept.untold).map(|(slot, record, kept)| (slot, record.of(kept)))?;
         self.counters.untold.fetch_sub(1, Ordering::Relaxed);
-        let kept = state.kept_mut(slot);
-        kept.untold = false;
-        Some(self.record(slot, kept))
+        state.kept_mut(slot).untold = false;
+        Some(record)
     }
 
     /// Returns what lies at an address of the window, for a fault report. This never waits.
     pub fn place_of(&self, va: VirtAddr) -> FaultPlace {
         let Some(state) = self.state.try_lock() else { return FaultPlace::Busy };
         let page = va.raw() >> FRAME_SHIFT;
-        let mut place = FaultPlace::UnusedWindow;
-        for (slot, kept) in state.buffers() {
-            let Some(va) = kept.va else { continue };
+        let mut place = state.warm_frame_at(va).map_or(FaultPlace::UnusedWindow, FaultPlace::FreeFrame);
+        for (_, record, kept) in state.buffers() {
+            let Some(va) = record.standing.va() else { continue };
             let first = va.raw() >> FRAME_SHIFT;
             let end = first + kept.extent.frames().count();
             if (first..end).contains(&page) {
-                return FaultPlace::Buffer(self.record(slot, kept));
+                return FaultPlace::Buffer(record.of(kept));
             }
             // It is another buffer's page if a guard was given up.
             if page == end {
-                place = FaultPlace::Guard(self.record(slot, kept));
+                place = FaultPlace::Guard(record.of(kept));
             }
         }
         place
@@ -118,8 +128,8 @@ impl<M: Machine> Dma<M> {
     pub fn place_of_frame(&self, frame: Frame) -> Option<FaultPlace> {
         let Some(state) = self.state.try_lock() else { return Some(FaultPlace::Busy) };
         state.ledger.state(frame)?;
-        if let Some((slot, kept)) = state.buffers().find(|(_, kept)| kept.extent.frames().contains(frame)) {
-            return Some(FaultPlace::Buffer(self.record(slot, kept)));
+        if let Some((_, record, kept)) = state.buffers().find(|(.., kept)| kept.extent.frames().contains(frame)) {
+            return Some(FaultPlace::Buffer(record.of(kept)));
         }
         let borrower = state.areas.iter().find_map(|area| area.borrower_of(frame));
         Some(borrower.map_or(FaultPlace::FreeFrame(frame), |borrower| FaultPlace::Lent(frame, borrower)))
@@ -135,16 +145,20 @@ impl<M: Machine> Dma<M> {
 /// possible record, and never while it writes. A buffer that comes or goes meanwhile may be in it or not.
 pub struct Holders<'d, M: 'static> {
     dma: &'d Dma<M>,
-    owner: Option<&'static str>,
+    owner: Option<Name>,
 }
 
 impl<M> Holders<'_, M> {
     /// Calls `each` with every buffer of the table, in no particular order. The lock is not held during a call.
     pub fn for_each(&self, mut each: impl FnMut(&BufferRecord)) {
-        for slot in 0..MAX_BUFFERS {
-            let record = match &self.dma.state.lock().entries[slot] {
-                Entry::Used(kept) => self.dma.record(BufferSlot(slot), kept),
-                Entry::Free { .. } | Entry::Promised => continue,
+        for slot in 0.. {
+            let record = {
+                let state = self.dma.state.lock();
+                let Some(record) = state.records.at(BufferSlot(slot)) else { break };
+                match &record.entry {
+                    Entry::Used(kept) if !record.standing.is_spare() => record.of(kept),
+                    _ => continue,
+                }
             };
             if self.owner.is_none_or(|owner| record.owner == owner) {
                 each(&record);
@@ -161,7 +175,7 @@ impl<M> fmt::Debug for Holders<'_, M> {
 
 impl<M> fmt::Display for Holders<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let now = self.dma.state.lock().allocations;
+        let now = self.dma.counters.allocations.load(Ordering::Relaxed);
         let (mut result, mut count, mut bytes) = (Ok(()), 0, 0);
         writeln!(f, "{:<12} {:>10} {:<12} {:>6}  frames", "device", "bytes", "state", "age")?;
         self.for_each(|record| {

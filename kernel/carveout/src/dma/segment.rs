@@ -6,6 +6,7 @@
 
 use crate::addr::{BusAddr, FrameRange, PhysAddr};
 use crate::dma::master::Master;
+use crate::name::Name;
 use core::fmt;
 
 /// Bytes that a device transfers as one: an entry of its descriptor list.
@@ -24,7 +25,7 @@ pub enum ScatterError {
     /// device.
     OutOfReach {
         /// The device.
-        master: &'static str,
+        master: Name,
         /// The buffer.
         frames: FrameRange,
         /// The first byte that it does not reach.

@@ -1,8 +1,10 @@
 //! The CPU's accesses to coherent memory: by words, and in bulk.
 //!
 //! Guarantees: a [`Word`] is read or written by one access of its size, of which no bus master sees a half (ARM ARM
-//! A3.5.3). Bytes in bulk go by words too, and by smaller accesses only at ends where no word fits. All accesses are
-//! volatile: each happens once, in the order of the program. No access leaves the bytes of its buffer or block.
+//! A3.5.3). Bytes in bulk go by words too, and by smaller accesses only at ends where no word fits. Eight words are
+//! read by one instruction: a burst on the bus, where single reads would each wait for memory. All accesses are
+//! volatile: each happens once, in the order of the program, except that an interrupt may have a burst read again. No
+//! access leaves the bytes of its buffer or block.
 //!
 //! A Cortex-A9 may repeat a write on the bus until a DMB, if another write to the same aligned eight bytes follows
 //! (erratum 794074). So code that writes a word which a device changes too must pass `dma_wmb` before the next write to
@@ -15,7 +17,7 @@
 //! }
 //! ```
 
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 mod sealed {
     pub trait Sealed {}
@@ -31,6 +33,36 @@ impl sealed::Sealed for u32 {}
 impl Word for u8 {}
 impl Word for u16 {}
 impl Word for u32 {}
+
+/// The words that one instruction reads.
+const BURST: usize = 8;
+
+/// Reads the words of a burst, in their order.
+///
+/// # Safety
+///
+/// `at` is valid for reads of so many words, and aligned.
+unsafe fn read_burst(at: *const u32) -> [u32; BURST] {
+    #[cfg(target_arch = "arm")]
+    {
+        let mut words = [0; BURST];
+        // SAFETY: loads of the words at `at`, which is valid for them, as this function demands. The registers are
+        // named, and memory is a clobber.
+        unsafe {
+            core::arch::asm!(
+                "ldm {at}, {{r2, r3, r4, r5, r8, r9, r10, r12}}",
+                at = in(reg) at,
+                out("r2") words[0], out("r3") words[1], out("r4") words[2], out("r5") words[3],
+                out("r8") words[4], out("r9") words[5], out("r10") words[6], out("r12") words[7],
+                options(nostack, preserves_flags)
+            );
+        }
+        words
+    }
+    #[cfg(not(target_arch = "arm"))]
+    // SAFETY: words that `at` is valid for, as this function demands.
+    core::array::from_fn(|n| unsafe { at.wrapping_add(n).read_volatile() })
+}
 
 /// Coherent bytes, for one access.
 #[derive(Clone, Copy)]
@@ -104,15 +136,22 @@ impl Bytes {
                     now.copy_from_slice(&word.to_ne_bytes());
                 }
                 _ => {
+                    let (bursts, words) = now.as_chunks_mut::<{ 4 * BURST }>();
+                    let first = at.cast::<u32>();
+                    let behind = first.wrapping_add(bursts.len() * BURST);
                     // SAFETY: as above.
-                    let word = |n| unsafe { at.cast::<u32>().wrapping_add(n).read_volatile() };
-                    match <[u32]>::mut_from_bytes(now) {
-                        Ok(words) => words.iter_mut().enumerate().for_each(|(n, to)| *to = word(n)),
+                    let burst = |n| unsafe { read_burst(first.wrapping_add(n * BURST)) };
+                    match <[[u32; BURST]]>::mut_from_bytes(bursts.as_flattened_mut()) {
+                        Ok(bursts) => bursts.iter_mut().enumerate().for_each(|(n, to)| *to = burst(n)),
                         Err(unaligned) => {
-                            let bytes = unaligned.into_src().as_chunks_mut().0;
-                            bytes.iter_mut().enumerate().for_each(|(n, to)| *to = word(n).to_ne_bytes());
+                            let bytes = unaligned.into_src().as_chunks_mut::<{ 4 * BURST }>().0;
+                            let copy = |(n, to): (usize, &mut [u8; 4 * BURST])| to.copy_from_slice(burst(n).as_bytes());
+                            bytes.iter_mut().enumerate().for_each(copy);
                         }
                     }
+                    // SAFETY: as above.
+                    let word = |n| unsafe { behind.wrapping_add(n).read_volatile() };
+                    words.as_chunks_mut().0.iter_mut().enumerate().for_each(|(n, to)| *to = word(n).to_ne_bytes());
                 }
             }
             at = at.wrapping_add(now.len());

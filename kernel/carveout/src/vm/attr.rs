@@ -3,6 +3,7 @@
 //! Guarantees: no value stands for a mapping that is both writable and executable. A memory type is one of four, each
 //! with one encoding (ARM ARM B3.8.2, TEX remap off). So two mappings agree exactly when their [`MemoryType`]s do.
 
+use crate::addr::{FRAME_SIZE, SECTION_SIZE};
 use core::fmt;
 
 /// A memory type with its cacheability, which is one for the inner and the outer caches.
@@ -57,4 +58,26 @@ pub enum Shareability {
     NonShareable,
     /// An SCU keeps the machine's cores coherent, as in a Cortex-A9 MPCore.
     Shareable,
+}
+
+/// The size of what a leaf maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeafSize {
+    /// A small page: 4 KiB.
+    Page,
+    /// A large page: 64 KiB.
+    LargePage,
+    /// A section: 1 MiB.
+    Section,
+}
+
+impl LeafSize {
+    /// Returns the number of bytes.
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Page => FRAME_SIZE,
+            Self::LargePage => 64 << 10,
+            Self::Section => SECTION_SIZE,
+        }
+    }
 }

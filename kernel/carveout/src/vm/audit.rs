@@ -2,13 +2,18 @@
 //!
 //! Guarantees, when [`audit`] returns a [`Report`]:
 //!
-//! - Every carved frame is mapped exactly as the ledger says and nowhere else (I1). None is mapped outside the windows
-//!   made for them (I2).
-//! - All other RAM is mapped write-back only. No register is mapped as memory. No RAM is mapped by its second name.
-//! - Nothing of the kernel's is both writable and executable, and only the kernel's text executes (W^X).
+//! - Every carved frame is mapped exactly as the ledger says and nowhere else (I1). None is mapped outside the window
+//!   (I2), by its second name, with NS set, or executable.
 //! - Users reach neither a carved frame nor a table. What users may do otherwise is their kernel's business.
 //! - The registers of every core in [`Expect::cores`] give this crate's descriptors the meaning that this crate relies
 //!   on.
+//!
+//! And if [`Expect::kernel`] says what the kernel's own map is to be:
+//!
+//! - All other RAM is mapped write-back only. No register is mapped as memory. No RAM is mapped by its second name.
+//! - Nothing of the kernel's is both writable and executable, and only the kernel's text executes (W^X).
+//!
+//! Otherwise a descriptor that can reach no carved frame is the kernel's business, whatever it says.
 //!
 //! A descriptor counts for all that it may translate, and not only for its place in the table: one entry of a large
 //! page covers 64 KiB, one of a supersection 16 MiB. A table whose walks are off counts as walked, for the TLB may
@@ -20,25 +25,22 @@
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::machine::{Mmu, Registers};
-use crate::vm::attr::{MemoryType, Shareability};
+use crate::vm::attr::MemoryType;
 use crate::vm::desc::{L1_ENTRIES, L2_ENTRIES, L2_TABLE_SIZE};
 use crate::vm::ledger::{Carved, Ledger};
 use crate::vm::range::VirtRange;
-use crate::vm::walk::{self, Attributes, Caching, Domain, First, Memory, Pointer, Sharing, Translation, Ttbr, bit};
+use crate::vm::registers::{self, Difference, RegisterError};
+use crate::vm::walk::{self, Attributes, Caching, Domain, First, Memory, Pointer, Sharing, Translation, Ttbr};
 use core::fmt;
 use core::ops::Range;
 
 /// What the audit compares the tables with.
 #[derive(Clone, Copy, Debug)]
 pub struct Expect<'a> {
-    /// Every run of RAM that the board has, carved or not.
-    pub ram: &'a [FrameRange],
+    /// What the kernel's own map is to be, or `None` if that is the kernel's business.
+    pub kernel: Option<KernelMap<'a>>,
     /// Carved runs of firmware, which are no area. Nothing may map them.
     pub firmware: &'a [FrameRange],
-    /// The kernel's text.
-    pub text: FrameRange,
-    /// The shareability that Normal memory must have.
-    pub share: Shareability,
     /// First-level tables that TTBR0 does not hold now: those of the processes that do not run. Each is walked as if
     /// TTBR0 held it. Words that it shares with TTBR0's own table, at one index, are checked only once.
     pub roots: &'a [PhysAddr],
@@ -48,22 +50,38 @@ pub struct Expect<'a> {
     pub cores: &'a [(u32, Registers)],
 }
 
+impl Expect<'_> {
+    /// Nothing beside what this crate itself promises of carved frames.
+    pub const CARVED: Self = Self { kernel: None, firmware: &[], roots: &[], cores: &[] };
+}
+
+/// A kernel's own map as it is to be: RAM is write-back, registers are Device memory, and only text executes.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelMap<'a> {
+    /// Every run of RAM that the board has, carved or not.
+    pub ram: &'a [FrameRange],
+    /// The kernel's text.
+    pub text: FrameRange,
+}
+
 /// What was found to be right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
+    /// Whether the kernel's own map was judged too ([`Expect::kernel`]).
+    pub kernel: bool,
     /// Sections of 1 MiB. A supersection counts as 16.
     pub sections: u32,
     /// Large pages of 64 KiB.
     pub large_pages: u32,
     /// Small pages of 4 KiB.
     pub small_pages: u32,
-    /// Frames of RAM mapped write-back outside the windows.
+    /// Frames of RAM mapped write-back outside the window, if the kernel's map was judged.
     pub direct_frames: u32,
-    /// Carved frames mapped in a window.
+    /// Carved frames mapped in the window.
     pub window_frames: u32,
     /// Carved frames in all.
     pub carved_frames: u32,
-    /// Frames of text that may be executed.
+    /// Frames of text that may be executed, if the kernel's map was judged.
     pub text_frames: u32,
 }
 
@@ -71,47 +89,23 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "clean: {} sections, {} large and {} small pages; of {} carved frames {} mapped, none in the direct map; \
-             W^X holds, {} frames execute",
-            self.sections, self.large_pages, self.small_pages, self.carved_frames, self.window_frames, self.text_frames
-        )
+            "clean: {} sections, {} large and {} small pages; of {} carved frames {} mapped, none ",
+            self.sections, self.large_pages, self.small_pages, self.carved_frames, self.window_frames
+        )?;
+        if self.kernel {
+            write!(f, "in the direct map; W^X holds, {} frames execute", self.text_frames)
+        } else {
+            f.write_str("outside the window; the kernel's own map was not judged")
+        }
     }
 }
 
 /// One thing that was found to be wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Finding {
-    /// TTBCR.EAE is set: the tables have the long format. Nothing else was checked.
-    LongFormat,
-    /// SCTLR.EE is set: walks read words in the other byte order. Nothing else was checked.
-    BigEndian,
-    /// SCTLR.M is clear: no table is in force.
-    Off,
-    /// SCTLR.C or SCTLR.I is clear: accesses to write-back memory, or fetches from it, bypass the caches (I1).
-    CacheOff {
-        /// Whether fetches bypass the caches (I). Otherwise data accesses and walks do (C).
-        fetches: bool,
-    },
-    /// TEX remap changes what this crate's descriptors mean (I1).
-    Remap {
-        /// The type for which this crate writes the descriptor.
-        memory: MemoryType,
-        /// The attributes that the hardware reads in it.
-        means: Attributes,
-    },
-    /// Walks read the tables with other attributes than those that RAM is mapped with (I1).
-    WalkAttributes {
-        /// The register whose table it is.
-        ttbr: Ttbr,
-        /// The attributes found.
-        has: Attributes,
-    },
-    /// TTBCR.PD0 or PD1 is set: a miss faults, while the TLB may hold what the table said before (I1). The audit walks
-    /// the table nevertheless.
-    WalksOff {
-        /// The register whose table it is.
-        ttbr: Ttbr,
-    },
+    /// A register of the core that the audit runs on. It goes on and walks the tables nevertheless, except after
+    /// [`LongFormat`](RegisterError::LongFormat) and [`BigEndian`](RegisterError::BigEndian).
+    Register(RegisterError),
     /// A core's registers may give the tables another meaning than those of the core that the audit runs on (I1).
     OtherCore {
         /// The core's number in [`Expect::cores`].
@@ -172,7 +166,7 @@ pub enum Finding {
         /// The frame of text.
         frame: Frame,
     },
-    /// A carved frame is mapped outside the windows (I2).
+    /// A carved frame is mapped outside the window (I2).
     CarvedOutside {
         /// The address.
         va: VirtAddr,
@@ -257,7 +251,7 @@ pub enum Finding {
 }
 
 /// The kinds of finding, in the order of [`Finding`].
-const KINDS: [&str; 24] = [
+const KINDS: [&str; 25] = [
     "long-format tables",
     "byte order of walks",
     "MMU off",
@@ -273,7 +267,7 @@ const KINDS: [&str; 24] = [
     "reserved rights (W^X)",
     "executable frames (W^X)",
     "writable frames of text (W^X)",
-    "carved frames outside the windows (I2)",
+    "carved frames outside the window (I2)",
     "aliases (I1)",
     "second mappings (I1)",
     "carved frames for users (I4)",
@@ -282,19 +276,24 @@ const KINDS: [&str; 24] = [
     "second names (I1)",
     "NS mappings (I1)",
     "types and shareability (I1)",
+    "cores that are coherent in part (I3)",
 ];
 
 impl Finding {
     /// Returns its place in [`KINDS`]. Types and shareability have one place.
     const fn kind(&self) -> usize {
         match self {
-            Self::LongFormat => 0,
-            Self::BigEndian => 1,
-            Self::Off => 2,
-            Self::CacheOff { .. } => 3,
-            Self::Remap { .. } => 4,
-            Self::WalkAttributes { .. } => 5,
-            Self::WalksOff { .. } => 6,
+            Self::Register(error) => match error {
+                RegisterError::LongFormat => 0,
+                RegisterError::BigEndian => 1,
+                RegisterError::Off => 2,
+                RegisterError::CacheOff { .. } => 3,
+                RegisterError::Remap { .. } => 4,
+                RegisterError::WalkAttributes { .. } => 5,
+                RegisterError::WalksOff { .. } => 6,
+                RegisterError::Domain { .. } => 8,
+                RegisterError::Coherency { .. } => 24,
+            },
             Self::OtherCore { .. } => 7,
             Self::Unchecked { .. } => 8,
             Self::UnknownTable { .. } => 9,
@@ -317,47 +316,9 @@ impl Finding {
 }
 
 impl fmt::Display for Finding {
-    #[expect(clippy::too_many_lines, reason = "a sentence for each finding")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LongFormat => {
-                write!(
-                    f,
-                    "TTBCR.EAE is 1: the tables have the long format, which is not decoded; use short descriptors"
-                )
-            }
-            Self::BigEndian => {
-                write!(
-                    f,
-                    "SCTLR.EE is 1: walks read big-endian words, and this crate writes little-endian ones; clear EE"
-                )
-            }
-            Self::Off => write!(f, "SCTLR.M is 0: the MMU is off, so that no table holds I1, I2 or W^X; set M"),
-            Self::CacheOff { fetches: false } => {
-                write!(f, "I1: SCTLR.C is 0: this core accesses past its caches what is mapped write-back; set C")
-            }
-            Self::CacheOff { fetches: true } => {
-                write!(f, "I1: SCTLR.I is 0: this core fetches past its caches what is mapped write-back; set I")
-            }
-            Self::Remap { memory, means } => write!(
-                f,
-                "I1: SCTLR.TRE is 1, and by PRRR and NMRR what this crate maps {memory} is {means}; clear TRE, or make region \
-                 {} {memory}",
-                region(*memory)
-            ),
-            Self::WalkAttributes { ttbr, has } => write!(
-                f,
-                "I1: {ttbr} has tables walked {has}, and RAM is mapped otherwise; set its IRGN, RGN and S to write-back, \
-                 and to Shareable on an MPCore"
-            ),
-            Self::WalksOff { ttbr } => {
-                let n = u32::from(*ttbr == Ttbr::Ttbr1);
-                write!(
-                    f,
-                    "I1: TTBCR.PD{n} is 1: {ttbr}'s table is not walked, and the TLB may hold what it said; clear PD{n}, and \
-                     empty the table instead"
-                )
-            }
+            Self::Register(error) => error.fmt(f),
             Self::OtherCore { core, register, has, here } => write!(
                 f,
                 "I1: core {core} has {register} {has:#010x}, and this core {here:#010x}: tables may mean one thing there \
@@ -392,7 +353,7 @@ impl fmt::Display for Finding {
                 write!(f, "W^X: {va} can write the kernel's text at {}; map it read-only", frame.base())
             }
             Self::CarvedOutside { va, frame } => {
-                write!(f, "I2: carved frame {} is mapped at {va}, outside the windows; unmap it", frame.base())
+                write!(f, "I2: carved frame {} is mapped at {va}, outside the window; unmap it", frame.base())
             }
             Self::Alias { va, frame, has, ledger } => {
                 write!(f, "I1: {va} maps carved frame {} {has}, but the ledger has it ", frame.base())?;
@@ -436,16 +397,6 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Returns the region of PRRR and NMRR that this crate's descriptors of a type select: TEX\[0\], C, B.
-const fn region(memory: MemoryType) -> u32 {
-    match memory {
-        MemoryType::WriteBack => 7,
-        MemoryType::NonCacheable => 4,
-        MemoryType::Device => 1,
-        MemoryType::StronglyOrdered => 0,
-    }
-}
-
 /// All that was found to be wrong: the first finding, and how many there are of each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Findings {
@@ -485,7 +436,7 @@ impl fmt::Display for Findings {
 impl core::error::Error for Findings {}
 
 /// Walks the tables in use and those of [`Expect::roots`], and compares each translation. Shows `each` every finding.
-/// Carved frames may be mapped in `windows` only.
+/// Carved frames may be mapped in `window` only.
 ///
 /// Two translations of one carved frame cannot both pass. Each that is found in a window must be the ledger's, and the
 /// second one is a finding. The ledger is changed only in its marks of what was seen.
@@ -496,20 +447,22 @@ impl core::error::Error for Findings {}
 pub fn audit<M: Mmu>(
     mmu: &M,
     expect: &Expect<'_>,
-    windows: &[VirtRange],
+    window: VirtRange,
     ledger: &mut Ledger<'_>,
     each: impl FnMut(Finding),
 ) -> Result<Report, Findings> {
     let registers = mmu.registers();
-    let report = Report { carved_frames: ledger.ranges().map(FrameRange::count).sum(), ..Report::default() };
+    let share = registers.shareability();
+    let carved_frames = ledger.carved().map(FrameRange::count).sum();
+    let report = Report { kernel: expect.kernel.is_some(), carved_frames, ..Report::default() };
     ledger.unsee();
     let mut audit = Audit {
         mmu,
         expect,
-        windows,
+        window,
         ledger,
-        write_back: walk::meaning(MemoryType::WriteBack, expect.share, &registers).sharing,
-        non_cacheable: walk::meaning(MemoryType::NonCacheable, expect.share, &registers).sharing,
+        write_back: walk::meaning(MemoryType::WriteBack, share, &registers).sharing,
+        non_cacheable: walk::meaning(MemoryType::NonCacheable, share, &registers).sharing,
         registers,
         unchecked: 0,
         tables: None,
@@ -542,7 +495,7 @@ impl<F: FnMut(Finding)> Found<F> {
 struct Audit<'a, 'l, M, F> {
     mmu: &'a M,
     expect: &'a Expect<'a>,
-    windows: &'a [VirtRange],
+    window: VirtRange,
     ledger: &'a mut Ledger<'l>,
     registers: Registers,
     /// The shareability of this crate's write-back mappings under these registers, and of its non-cacheable ones.
@@ -559,26 +512,21 @@ struct Audit<'a, 'l, M, F> {
 impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
     fn walk(&mut self) {
         let registers = self.registers;
-        if registers.ttbcr >> 31 == 1 {
-            return self.found.add(Finding::LongFormat);
-        }
-        if bit(registers.sctlr, walk::EE) == 1 {
-            return self.found.add(Finding::BigEndian);
-        }
-        self.meanings();
         // TTBR0's table comes first, then TTBR1's: this is the order of addresses.
-        let used = [Ttbr::Ttbr0, Ttbr::Ttbr1].into_iter().filter(|&ttbr| registers.translates(ttbr));
-        for ttbr in used.clone() {
-            if registers.walks_are_off(ttbr) {
-                self.found.add(Finding::WalksOff { ttbr });
-            }
-            let has = registers.walk_attributes(ttbr);
-            let shared = has.sharing != Sharing::NonShareable;
-            if has.memory != WRITE_BACK || shared != (self.expect.share == Shareability::Shareable) {
-                self.found.add(Finding::WalkAttributes { ttbr, has });
-            }
+        let both = [Ttbr::Ttbr0, Ttbr::Ttbr1];
+        let used = if registers.translates(Ttbr::Ttbr1) { &both[..] } else { &both[..1] };
+        let of_window = [registers.ttbr_of(self.window.start())];
+        let (types, tables) =
+            if self.expect.kernel.is_some() { (&TYPES[..], used) } else { (&TYPES[..NORMAL], &of_window[..]) };
+        let mut legible = true;
+        registers::each_error(&registers, types, tables, &mut |error| {
+            legible &= !matches!(error, RegisterError::LongFormat | RegisterError::BigEndian);
+            self.found.add(Finding::Register(error));
+        });
+        if !legible {
+            return;
         }
-        for ttbr in used {
+        for &ttbr in used {
             self.table(registers.table(ttbr), ttbr, None);
         }
         let own = registers.table(Ttbr::Ttbr0);
@@ -598,47 +546,8 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         let here = self.registers;
         let table = has.table(Ttbr::Ttbr0);
         let known = table == here.table(Ttbr::Ttbr0) || self.expect.roots.contains(&table);
-        let all_if = |matters| if matters { u32::MAX } else { 0 };
-        let upper = all_if(here.translates(Ttbr::Ttbr1));
-        let remap = all_if(bit(has.sctlr | here.sctlr, walk::TRE) == 1);
-        for (register, mask, has, here) in [
-            ("SCTLR", walk::SCTLR_BITS, has.sctlr, here.sctlr),
-            ("TTBCR", walk::TTBCR_BITS, has.ttbcr, here.ttbcr),
-            ("TTBR0", if known { walk::TTBR_BITS } else { u32::MAX }, has.ttbr0, here.ttbr0),
-            ("TTBR1", upper, has.ttbr1, here.ttbr1),
-            ("DACR", walk::DACR_BITS, has.dacr, here.dacr),
-            ("PRRR", remap, has.prrr, here.prrr),
-            ("NMRR", remap, has.nmrr, here.nmrr),
-            ("ACTLR", u32::MAX, has.actlr, here.actlr),
-            ("MPIDR[31]", u32::MAX, has.multiprocessing.into(), here.multiprocessing.into()),
-            ("ID_MMFR0[2]", u32::MAX, has.pxn.into(), here.pxn.into()),
-        ] {
-            if (has ^ here) & mask != 0 {
-                self.found.add(Finding::OtherCore { core, register, has, here });
-            }
-        }
-    }
-
-    /// Checks that the registers give this crate's own descriptors their meaning.
-    fn meanings(&mut self) {
-        let sctlr = self.registers.sctlr;
-        if bit(sctlr, walk::M) == 0 {
-            self.found.add(Finding::Off);
-        }
-        for (n, fetches) in [(walk::C, false), (walk::I, true)] {
-            if bit(sctlr, n) == 0 {
-                self.found.add(Finding::CacheOff { fetches });
-            }
-        }
-        let share = self.expect.share;
-        for memory in [MemoryType::NonCacheable, MemoryType::WriteBack, MemoryType::Device, MemoryType::StronglyOrdered]
-        {
-            let means = walk::meaning(memory, share, &self.registers);
-            let shared = means.sharing != Sharing::NonShareable;
-            let normal = matches!(memory, MemoryType::WriteBack | MemoryType::NonCacheable);
-            if means.memory != memory.into() || normal && shared != (share == Shareability::Shareable) {
-                self.found.add(Finding::Remap { memory, means });
-            }
+        for Difference { register, has, other } in registers::differences(has, &here, known) {
+            self.found.add(Finding::OtherCore { core, register, has, here: other });
         }
     }
 
@@ -667,15 +576,21 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
             }
             let va = VirtAddr::new(section * SECTION_SIZE);
             let unit = VirtAddr::new(va.raw() & !(size - 1));
-            let new = self.is_new(table, section, group, word, unit, size);
             match first {
                 First::Table(pointer) => self.second_level(pointer, va),
-                First::Beyond => self.found.add(Finding::Beyond { va, word }),
-                First::Leaf(leaf) if new => {
-                    self.report.sections += size / SECTION_SIZE;
-                    self.leaf(unit, word, &leaf);
+                First::Beyond if self.expect.kernel.is_some() => {
+                    if self.torn(table, section, group, word) == Some(true) {
+                        self.found.add(Finding::Torn { va: unit, size });
+                    }
+                    self.found.add(Finding::Beyond { va, word });
                 }
-                _ => {}
+                First::Leaf(leaf) => {
+                    if let Some(torn) = self.torn(table, section, group, word) {
+                        self.report.sections += size / SECTION_SIZE;
+                        self.leaf(unit, word, &leaf, torn);
+                    }
+                }
+                First::Fault | First::Beyond => {}
             }
         }
     }
@@ -691,33 +606,26 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
             };
             let Some(leaf) = walk::second_level(word, pointer, &self.registers) else { continue };
             let unit = VirtAddr::new((section.raw() + page * FRAME_SIZE) & !(leaf.size - 1));
-            if !self.is_new(table, page, group(page, leaf.size / FRAME_SIZE), word, unit, leaf.size) {
-                continue;
-            }
+            let group = group(page, leaf.size / FRAME_SIZE);
+            let Some(torn) = self.torn(table, page, group, word) else { continue };
             if leaf.size == FRAME_SIZE {
                 self.report.small_pages += 1;
             } else {
                 self.report.large_pages += 1;
             }
-            self.leaf(unit, word, &leaf);
+            self.leaf(unit, word, &leaf, torn);
         }
     }
 
-    /// Returns whether entry `n` is the first of its group with this word. Then nobody has judged yet what the word may
-    /// translate: `size` bytes from `va` on. If the words of the group are not equal, that is a finding.
-    fn is_new(&mut self, table: PhysAddr, n: u32, group: Range<u32>, word: u32, va: VirtAddr, size: u32) -> bool {
+    /// Returns whether the words of entry `n`'s group differ, if the entry is the first of them with its word. Then
+    /// nobody has judged yet what the word may translate. Otherwise returns `None`.
+    fn torn(&self, table: PhysAddr, n: u32, group: Range<u32>, word: u32) -> Option<bool> {
         let all = group.len();
         if all == 1 {
-            return true;
+            return Some(false);
         }
         let mut same = group.filter(|&other| self.word(table, other) == Some(word));
-        if same.next() != Some(n) {
-            return false;
-        }
-        if same.count() + 1 < all {
-            self.found.add(Finding::Torn { va, size });
-        }
-        true
+        (same.next() == Some(n)).then(|| same.count() + 1 < all)
     }
 
     fn word(&self, table: PhysAddr, n: u32) -> Option<u32> {
@@ -742,8 +650,33 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
             && self.mmu.table_word(at).is_some()
     }
 
-    /// Checks a leaf, whose memory begins at `va`.
-    fn leaf(&mut self, va: VirtAddr, word: u32, leaf: &Translation) {
+    /// Returns whether all that a leaf says is to be judged: the kernel's own map is, or the leaf may reach a carved
+    /// frame, by whatever name.
+    fn concerns(&self, leaf: &Translation) -> bool {
+        let range = FrameRange::covering(leaf.base.raw().into(), leaf.size.into());
+        let carved = |range: FrameRange| {
+            self.ledger.carved().chain(self.expect.firmware.iter().copied()).any(|run| run.overlaps(range))
+        };
+        self.expect.kernel.is_some() || self.ledger.aliases().first_names(range).any(carved) || carved(range)
+    }
+
+    /// Checks a leaf, whose memory begins at `va`. It is `torn` if not all descriptors of its group are alike.
+    fn leaf(&mut self, va: VirtAddr, word: u32, leaf: &Translation, torn: bool) {
+        let each = |page: u32| {
+            let offset = page << FRAME_SHIFT;
+            (VirtAddr::new(va.raw() + offset), Frame::containing(PhysAddr::new(leaf.base.raw() + offset)))
+        };
+        let pages = (0..leaf.size >> FRAME_SHIFT).map(each);
+        if !self.concerns(leaf) {
+            // Users may reach a table through it nevertheless.
+            if leaf.users.any() {
+                pages.for_each(|(va, frame)| self.exposure(va, frame));
+            }
+            return;
+        }
+        if torn {
+            self.found.add(Finding::Torn { va, size: leaf.size });
+        }
         let domain = leaf.domain;
         if !domain.is_checked() && self.unchecked >> domain.number & 1 == 0 {
             self.unchecked |= 1 << domain.number;
@@ -752,31 +685,39 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         if leaf.reserved_rights {
             self.found.add(Finding::ReservedRights { va, word });
         }
-        for page in 0..leaf.size >> FRAME_SHIFT {
-            let offset = page << FRAME_SHIFT;
-            let frame = Frame::containing(PhysAddr::new(leaf.base.raw() + offset));
-            self.frame(VirtAddr::new(va.raw() + offset), frame, leaf);
-        }
+        pages.for_each(|(va, frame)| self.frame(va, frame, leaf));
     }
 
     /// Checks one frame of a leaf.
     fn frame(&mut self, va: VirtAddr, frame: Frame, leaf: &Translation) {
         let Attributes { memory: has, sharing } = leaf.attributes;
+        let kernel = self.expect.kernel;
+        let holds = |runs: &[FrameRange], frame: Frame| runs.iter().any(|run| run.contains(frame));
+        let is_firmwares = |frame| holds(self.expect.firmware, frame);
         if let Some(of) = self.ledger.aliases().first_name(frame) {
-            return self.found.add(Finding::SecondName { va, frame, of, has });
+            if kernel.is_some() || is_firmwares(of) || self.ledger.state(of).is_some() {
+                self.found.add(Finding::SecondName { va, frame, of, has });
+            } else if leaf.users.any() {
+                self.exposure(va, frame);
+            }
+            return;
         }
-        self.rights(va, frame, leaf);
-        let holds = |runs: &[FrameRange]| runs.iter().any(|run| run.contains(frame));
-        let state = self.ledger.state(frame);
-        let ram = state.is_some() || holds(self.expect.ram);
+        let (state, firmwares) = (self.ledger.state(frame), is_firmwares(frame));
+        let ram = state.is_some() || kernel.is_some_and(|kernel| holds(kernel.ram, frame));
+        if kernel.is_some() || state.is_some() || firmwares {
+            self.rights(va, frame, leaf);
+        }
+        if leaf.users.any() {
+            self.exposure(va, frame);
+        }
         if leaf.non_secure && ram {
             self.found.add(Finding::NonSecure { va, frame });
         }
-        if holds(self.expect.firmware) {
+        if firmwares {
             return self.found.add(Finding::CarvedOutside { va, frame });
         }
         if let Some(ledger) = state {
-            if !self.windows.iter().any(|window| window.contains(va)) {
+            if !self.window.contains(va) {
                 return self.found.add(Finding::CarvedOutside { va, frame });
             }
             if leaf.users.any() || !leaf.global {
@@ -795,6 +736,8 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
                 return self.found.add(Finding::WrongType { va, frame, has });
             }
             self.report.direct_frames += 1;
+        } else if kernel.is_none() {
+            return;
         } else if has.may_be_normal() {
             return self.found.add(Finding::WrongType { va, frame, has });
         }
@@ -808,12 +751,12 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         }
     }
 
-    /// Checks the rights: W^X, and what users may reach.
+    /// Checks the rights: W^X.
     fn rights(&mut self, va: VirtAddr, frame: Frame, leaf: &Translation) {
         let executes = leaf.kernel.execute || leaf.users.execute;
         let writes = leaf.kernel.write || leaf.users.write;
         let users = leaf.users.any();
-        if self.expect.text.contains(frame) {
+        if self.expect.kernel.is_some_and(|kernel| kernel.text.contains(frame)) {
             if writes {
                 self.found.add(Finding::WritableText { va, frame });
             } else if executes {
@@ -827,7 +770,12 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
                 self.found.add(Finding::Executable { va, frame });
             }
         }
-        if users && self.holds_a_table(frame) {
+    }
+
+    /// Checks a frame that users reach, by whatever name.
+    fn exposure(&mut self, va: VirtAddr, frame: Frame) {
+        let frame = self.ledger.aliases().first_name(frame).unwrap_or(frame);
+        if self.holds_a_table(frame) {
             self.found.add(Finding::TableExposed { va, frame });
         }
     }
@@ -873,6 +821,11 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
     }
 }
 
+/// The types of memory that a kernel maps: first those of carved frames.
+const TYPES: [MemoryType; 4] =
+    [MemoryType::NonCacheable, MemoryType::WriteBack, MemoryType::Device, MemoryType::StronglyOrdered];
+/// How many of them are Normal memory.
+const NORMAL: usize = 2;
 const WRITE_BACK: Memory = Memory::Normal { inner: Caching::WriteBack, outer: Caching::WriteBack };
 const NON_CACHEABLE: Memory = Memory::Normal { inner: Caching::NonCacheable, outer: Caching::NonCacheable };
 

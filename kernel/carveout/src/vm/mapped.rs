@@ -68,6 +68,11 @@ impl RegionId {
     /// The number of no region.
     pub(crate) const NONE: Self = Self(0);
 
+    /// Returns it as a number.
+    pub(crate) const fn number(self) -> u32 {
+        self.0
+    }
+
     /// Returns a number that no region has yet.
     pub(super) fn next() -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
@@ -77,7 +82,8 @@ impl RegionId {
 }
 
 /// Bytes of a mapping that exists: what maintenance works on (I3). Maintenance goes by whole lines. A mapping is of
-/// whole pages, so the lines that it touches hold nothing else.
+/// whole pages, so the lines that it touches hold nothing else. Where a mapping has several owners, each has whole
+/// lines ([`Cache::line`](crate::machine::Cache::line)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part<'m> {
     mapped: &'m Mapped,

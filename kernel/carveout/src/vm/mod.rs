@@ -3,8 +3,10 @@
 //! Data flows one way. [`attr`] names what a mapping can be, and [`desc`] encodes it as the table walker reads it.
 //! [`space`] writes it to tables and makes a [`mapped`] of it. [`window`] says where buffers are mapped. [`alias`]
 //! knows which physical addresses are second names. [`ledger`] keeps each carved frame's one attribute (I1). [`walk`]
-//! decodes any word as the hardware does. [`audit`] walks the live tables and compares.
+//! decodes any word as the hardware does. [`audit`] walks the live tables and compares. `absence` looks for what still
+//! maps frames that a kernel gave up.
 
+pub(crate) mod absence;
 pub mod alias;
 pub mod attr;
 #[cfg(feature = "audit")]
@@ -13,7 +15,9 @@ pub mod desc;
 pub mod ledger;
 pub mod mapped;
 pub mod range;
+pub mod registers;
+mod sections;
 pub mod space;
-#[cfg(feature = "audit")]
+pub mod tables;
 pub mod walk;
 pub mod window;

@@ -46,6 +46,13 @@ impl VirtRange {
         Self { start: self.start, sections: if sections < self.sections { sections } else { self.sections } }
     }
 
+    /// Parts the run in all but its last `sections` and those.
+    #[must_use]
+    pub const fn split_last(self, sections: u32) -> (Self, Self) {
+        let first = self.sections.saturating_sub(sections);
+        (self.first(first), self.after(first))
+    }
+
     /// Returns the run without its first `sections`. The result is empty if the run has no more.
     #[must_use]
     pub const fn after(self, sections: u32) -> Self {

@@ -415,6 +415,13 @@ pub fn meaning(memory: MemoryType, share: Shareability, registers: &Registers) -
     attributes(&fields, registers)
 }
 
+/// Returns what this crate's descriptors of a type mean under TEX remap, by PRRR and NMRR. `region` is what they
+/// select: TEX\[0\], C, B.
+pub(super) fn remapped_meaning(region: u32, normal: bool, registers: &Registers) -> Attributes {
+    let shared = normal && matches!(registers.shareability(), Shareability::Shareable);
+    remapped(region, u32::from(shared), registers)
+}
+
 /// One of the registers that name tables (B4.1.154).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ttbr {

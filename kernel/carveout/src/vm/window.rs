@@ -16,13 +16,12 @@
 //!   most, so of three images at least one has neither.
 //! - **In a smaller window, a guard is given up only where it must be.** A buffer takes an image in which neither
 //!   neighbour is, if there is one. Otherwise it takes another, and is counted. A buffer has addresses from its first
-//!   mapping that outlasts a call, until it is freed or becomes the devices' for good. Outside that time it is in no
-//!   image, and its pages are guards to its neighbours.
+//!   mapping that outlasts a call, until it is freed, and they do not change. Outside that time it is in no image, and
+//!   its pages are guards to its neighbours.
 
-use crate::addr::{FRAME_SHIFT, FrameRange, SECTION_SIZE, VirtAddr};
-use crate::carve_out::CarveOut;
+use crate::addr::{FRAME_SHIFT, Frame, FrameRange, SECTION_SIZE, VirtAddr};
 use crate::vm::range::VirtRange;
-use arrayvec::ArrayVec;
+use alloc::vec::Vec;
 
 /// The number of images that give every buffer its guards. A window holds no more.
 pub const IMAGES: u32 = 3;
@@ -40,7 +39,7 @@ pub fn image_sections(carved: impl Iterator<Item = FrameRange>) -> u32 {
 #[derive(Debug)]
 pub(crate) struct Images {
     /// Each carved run, and its place in the first image, counted from the window's start.
-    runs: ArrayVec<(FrameRange, u32), { CarveOut::MAX_RANGES }>,
+    runs: Vec<(FrameRange, u32)>,
     start: VirtAddr,
     /// The distance from an image to the next.
     stride: u32,
@@ -68,13 +67,21 @@ impl Homes {
 }
 
 impl Images {
-    /// Lays out the images of these runs in a window that has room for one. There are no more runs than a ledger holds.
+    /// The bytes of heap that each run takes, in one list.
+    pub(crate) const RUN_BYTES: usize = size_of::<(FrameRange, u32)>();
+
+    /// Lays out the images of these runs in a window that has room for one.
+    /// `runs` is an empty list, with room for them.
     #[cold]
-    pub(crate) fn new(carved: impl Iterator<Item = FrameRange>, window: VirtRange) -> Self {
-        let (mut runs, mut sections) = (ArrayVec::new(), 0);
+    pub(crate) fn new(
+        mut runs: Vec<(FrameRange, u32)>,
+        carved: impl Iterator<Item = FrameRange>,
+        window: VirtRange,
+    ) -> Self {
+        let mut sections = 0;
         for run in carved {
             let first = sections * SECTION_FRAMES + run.start() % SECTION_FRAMES;
-            runs.try_push((run, first)).ok().expect("no more than a ledger holds");
+            runs.push((run, first));
             sections += image_sections(core::iter::once(run));
         }
         debug_assert!(sections <= window.sections());
@@ -83,14 +90,34 @@ impl Images {
         Self { runs, start: window.start(), stride: sections * SECTION_FRAMES, pages, whole }
     }
 
-    /// Returns where the images have these frames, which are carved, in one run.
+    /// Returns whether the window has all images.
+    pub(crate) const fn are_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Returns where the images have these frames, of the carved run of that number.
     #[inline]
-    pub(crate) fn homes(&self, frames: FrameRange) -> Homes {
-        let (run, place) = self.runs.iter().find(|(run, _)| run.covers(frames)).expect("carved frames, in one run");
+    pub(crate) fn homes(&self, number: usize, frames: FrameRange) -> Homes {
+        let (run, place) = self.runs[number];
+        debug_assert!(run.covers(frames), "frames of that run");
         let first = place + (frames.start() - run.start());
         let images = if self.whole { (1 << IMAGES) - 1 } else { self.images_up_to(first + frames.count()) };
         let address = VirtAddr::new(self.start.raw() + (first << FRAME_SHIFT));
         Homes { first: address, stride: self.stride << FRAME_SHIFT, images }
+    }
+
+    /// Returns the frame that has this address in an image, or `None` if none has it.
+    pub(crate) fn frame_at(&self, va: VirtAddr) -> Option<Frame> {
+        let page = va.raw().checked_sub(self.start.raw())? >> FRAME_SHIFT;
+        if page >= self.pages || page / self.stride >= IMAGES {
+            return None;
+        }
+        let place = page % self.stride;
+        let has = |&(run, first): &(FrameRange, u32)| {
+            let offset = place.checked_sub(first)?;
+            (offset < run.count()).then(|| run.start() + offset)
+        };
+        self.runs.iter().find_map(has).and_then(Frame::from_number)
     }
 
     /// Returns the images, a bit each, that the window does not cut before this page of an image.
@@ -135,10 +162,10 @@ mod tests {
             }).collect();
             let one = image_sections(runs.iter().copied());
             let window = VirtRange::new(0xc000_0000, one + more);
-            let images = Images::new(runs.iter().copied(), window);
+            let images = Images::new(Vec::new(), runs.iter().copied(), window);
             let mut has = HashMap::new();
-            for frame in runs.iter().flat_map(|run| run.iter()) {
-                let homes = images.homes(run(frame.number(), 1));
+            for (number, frame) in runs.iter().enumerate().flat_map(|(n, run)| run.iter().map(move |frame| (n, frame))) {
+                let homes = images.homes(number, run(frame.number(), 1));
                 let whole = (one + more) / one;
                 prop_assert!(homes.images.count_ones() >= whole.min(IMAGES));
                 for image in (0..IMAGES).filter(|image| homes.images & 1 << image != 0) {
@@ -148,16 +175,21 @@ mod tests {
                     prop_assert_eq!(has.insert(va.raw() >> FRAME_SHIFT, frame.number()), None, "two frames at {}", va);
                 }
             }
+            let first = window.start().raw() >> FRAME_SHIFT;
+            for page in first - 1..=first + window.sections() * SECTION_FRAMES {
+                let found = images.frame_at(VirtAddr::new(page << FRAME_SHIFT)).map(Frame::number);
+                prop_assert_eq!(found, has.get(&page).copied(), "page {:#x}", page);
+            }
             for (&page, &frame) in &has {
                 let after = has.get(&(page + 1));
                 prop_assert!(after.is_none_or(|&after| after == frame + 1), "no guard after a run");
                 prop_assert!(window.contains(VirtAddr::new((page + 1) << FRAME_SHIFT)), "none at the window's end");
             }
             // All of a buffer is in an image, or none of it.
-            for &run in &runs {
-                let all = images.homes(run);
+            for (number, &run) in runs.iter().enumerate() {
+                let all = images.homes(number, run);
                 for frame in run.iter() {
-                    let one = images.homes(FrameRange::new(frame.number(), 1).unwrap());
+                    let one = images.homes(number, FrameRange::new(frame.number(), 1).unwrap());
                     prop_assert_eq!(one.images & all.images, all.images);
                     prop_assert_eq!(one.address(0).raw() - all.address(0).raw(), (frame.number() - run.start()) << FRAME_SHIFT);
                 }

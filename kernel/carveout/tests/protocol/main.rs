@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 const SHIPPED: Protocol = Protocol { judge: Judge::Invariants, mutation: Mutation::None, outer: true };
 
 /// Steps that can be left out, and why they are there all the same.
-const IDLE: [(Transition, Op, Step, &str); 4] = [
+const IDLE: [(Transition, Op, Step, &str); 7] = [
     (
         Transition::IntoStream,
         Op::Hold(Holder::Cpu),
@@ -31,6 +31,18 @@ const IDLE: [(Transition, Op, Step, &str); 4] = [
         "for the audit, which finds no mapping: the frames are never claimed again",
     ),
     (
+        Transition::Warm,
+        Op::Hold(Holder::Nobody),
+        Step::Hold(Holder::Nobody),
+        "for reports: a port finds no buffer that nobody has",
+    ),
+    (
+        Transition::FillWarm,
+        Op::Mark(Residue::Zeroed),
+        Step::Mark(Residue::Zeroed),
+        "what idle time is for: without it the next owner zeroes the frame again",
+    ),
+    (
         Transition::OpenPort,
         Op::Discard,
         Step::Line(LineStep::Wait(INNER)),
@@ -42,27 +54,37 @@ const IDLE: [(Transition, Op, Step, &str); 4] = [
         Step::Mark(Residue::Zeroed),
         "what the reserve is for: without it the next owner zeroes the frame again",
     ),
+    (
+        Transition::GiveBack,
+        Op::Yield,
+        Step::Yield,
+        "for the audit, which takes the frames for ordinary RAM from then on: no area gives them out anyway",
+    ),
 ];
 
 /// Ops whose levels may come in the other order, and why.
 const REVERSIBLE: [(Transition, Op, &str); 1] = [(Transition::OpenPort, Op::Discard, "as above: no line is dirty")];
 
 /// Steps that may work on one core alone.
-const LOCAL: [(Transition, MapStep, &str); 4] = [
+const LOCAL: [(Transition, MapStep, &str); 5] = [
     (Transition::IntoStream, MapStep::ForgetTable, "the core that maps is the only one that uses the mapping"),
     (Transition::IntoDevice, MapStep::ForgetTable, "as above"),
     (Transition::OpenPort, MapStep::ForgetTable, "as above, until the port is handed to another core"),
     (Transition::FillReserve, MapStep::ForgetTable, "as above; and what maps lent frames are pages, never sections"),
+    (Transition::GiveBack, MapStep::ForgetTable, "the core that maps is the only one that uses the mapping"),
 ];
 
 /// Ops that may change places with the next.
-const COMMUTE: [(Transition, Op, &str); 11] = [
+const COMMUTE: [(Transition, Op, &str); 16] = [
     (Transition::IntoCoherent, Op::DeviceBarrier, "no driver opens a port before the call returns that gives it leave"),
     (Transition::IntoStream, Op::Unmap, "as above"),
     (Transition::IntoDevice, Op::DeviceBarrier, "a barrier needs no mapping"),
     (Transition::IntoDevice, Op::Unmap, "no driver opens a port before the call returns"),
-    (Transition::Grant, Op::DeviceBarrier, "as above"),
+    (Transition::Grant, Op::Flush, "it waits for itself, to the last level"),
+    (Transition::Grant, Op::DeviceBarrier, "no driver opens a port before the call returns"),
     (Transition::IntoContiguous, Op::Unmap, "as above"),
+    (Transition::Reuse, Op::DeviceBarrier, "as for IntoCoherent"),
+    (Transition::FillWarm, Op::DeviceBarrier, "nobody gets the frame before it is idle again"),
     (Transition::ClosePort, Op::DeviceBarrier, "a barrier needs no mapping"),
     (
         Transition::OpenNewPage,
@@ -72,6 +94,8 @@ const COMMUTE: [(Transition, Op, &str); 11] = [
     (Transition::OpenPage, Op::Mark(Residue::Dirty), "as above"),
     (Transition::FillReserve, Op::DeviceBarrier, "a barrier needs no mapping"),
     (Transition::FillReserve, Op::Unmap, "nobody gets the frame before it is idle again"),
+    (Transition::Take, Op::Break, "as above"),
+    (Transition::GiveBack, Op::DeviceBarrier, "a barrier needs no mapping"),
 ];
 
 const DOCUMENT: &str = include_str!("../../../../docs/src/protocol.md");
@@ -143,6 +167,21 @@ fn goes_wrong(what: &str, mutation: Mutation) -> bool {
     }
 }
 
+/// The ledger refuses whoever takes frames that stayed mapped and forgot to evict them.
+#[test]
+fn a_forgotten_eviction_is_found() {
+    let model = Protocol { mutation: Mutation::ForgetEviction, ..SHIPPED };
+    let path = explore(model).path.expect("a fault");
+    assert_eq!(path.last_state().fault, Some(Fault::Refused), "{}", narrate(model, &path));
+}
+
+/// Whole caches are emptied once nothing maps the frames, and dirty lines are written.
+#[test]
+fn a_wrong_way_to_empty_whole_caches_is_found() {
+    assert!(goes_wrong("whole caches emptied before the unmap", Mutation::FlushMapped));
+    assert!(goes_wrong("whole caches emptied by DCISW", Mutation::FlushDrops));
+}
+
 /// The sample in the document.
 const SAMPLE: Mutation = Mutation::Drop(Transition::ForDevice, 0, 1);
 
@@ -167,7 +206,7 @@ fn every_step_is_necessary() {
 fn every_core_and_every_order_is_necessary() {
     let broadcast = |step: &Step| {
         let map = [MapStep::ForgetTable, MapStep::InvalidateTlb];
-        let line = [LineStep::Clean(INNER), LineStep::Invalidate(INNER)];
+        let line = [LineStep::Clean(INNER), LineStep::Invalidate(INNER), LineStep::Flush(INNER)];
         matches!(step, Step::Map(step, _) if map.contains(step))
             || matches!(step, Step::Line(step) if line.contains(step))
     };
@@ -181,7 +220,9 @@ fn every_core_and_every_order_is_necessary() {
     assert_eq!(local, LOCAL.map(|(transition, step, _)| (transition, Step::Map(step, NonCacheable))));
 
     let mut reversible = Vec::new();
-    for (transition, n, op) in ops().filter(|(.., op)| matches!(op, Op::Clean | Op::Invalidate | Op::Discard)) {
+    for (transition, n, op) in
+        ops().filter(|(.., op)| matches!(op, Op::Clean | Op::Invalidate | Op::Discard | Op::Flush))
+    {
         if !goes_wrong(&format!("{transition:?} with {op:?} reversed"), Mutation::Reverse(transition, n)) {
             reversible.push((transition, op));
         }

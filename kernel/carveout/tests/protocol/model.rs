@@ -1,7 +1,7 @@
 //! The model: one line of one frame, two cores, a device and an adversary. `docs/src/protocol.md` describes it.
 
 use carveout::dma::Holder;
-use carveout::protocol::{self, Due, Knowledge, LineStep, MAP, MapStep, Op, Span, Transition, UNMAP};
+use carveout::protocol::{self, Due, Knowledge, LineStep, MAP, MapStep, Op, Span, Transition, UNMAP, When};
 use carveout::vm::attr::MemoryType::{self, NonCacheable, WriteBack};
 use carveout::vm::ledger::Residue;
 use stateright::{Checker, Model, Path, Property};
@@ -35,16 +35,17 @@ pub(crate) struct Outer {
     dirty: bool,
 }
 
-/// Where a frame can be mapped: at its buffer's address, at the port's, in the loan window.
+/// Where a frame can be mapped: at its buffer's address, at the port's, in the loan window, where the kernel had it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Place {
     Own,
     Port,
     Lane,
+    Kernels,
 }
-use Place::{Lane, Own, Port};
+use Place::{Kernels, Lane, Own, Port};
 
-const PLACES: [Place; 3] = [Own, Port, Lane];
+const PLACES: [Place; 4] = [Own, Port, Lane, Kernels];
 /// The owner runs its transitions on core 0, the port on core 1; views are used on both.
 const CORES: [usize; 2] = [0, 1];
 
@@ -56,7 +57,8 @@ const fn entry(place: Place, memory: MemoryType) -> u8 {
     }) << (2 * place as u8)
 }
 /// All write-back ones.
-const CACHEABLE: u8 = entry(Own, WriteBack) | entry(Port, WriteBack) | entry(Lane, WriteBack);
+const CACHEABLE: u8 =
+    entry(Own, WriteBack) | entry(Port, WriteBack) | entry(Lane, WriteBack) | entry(Kernels, WriteBack);
 /// All of a place.
 const fn entries(place: Place) -> u8 {
     entry(place, WriteBack) | entry(place, NonCacheable)
@@ -108,7 +110,13 @@ pub(crate) enum Page {
 /// The value of the API that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Phase {
+    /// The kernel's own RAM. `given`: it was given back and the kernel mapped it not yet.
+    Kernels {
+        given: bool,
+    },
     Free,
+    /// Free, and mapped as the coherent buffer was that it is of.
+    Warm,
     /// `used`: it was in a state, so what the frame holds is its owner's.
     Contiguous {
         used: bool,
@@ -134,17 +142,30 @@ pub(crate) enum Phase {
     },
     DeviceOnly,
     Quarantined,
+    /// A pool of streams has the buffer, and the line is one of its blocks, which nobody holds.
+    FreeBlock {
+        direction: Direction,
+    },
+    CpuBlock {
+        direction: Direction,
+        view: View,
+    },
+    /// `wrote`: the device wrote the line since the hand-over.
+    DeviceBlock {
+        direction: Direction,
+        wrote: bool,
+    },
 }
 
 impl Phase {
     /// A device wrote the line.
     fn note_write(&mut self) {
-        if let Self::Device { wrote, .. } = self {
+        if let Self::Device { wrote, .. } | Self::DeviceBlock { wrote, .. } = self {
             *wrote = true;
         }
     }
 
-    /// A device may access, and no CPU but as a device.
+    /// A device may access, and no CPU but as a device. Of a block only the types say so.
     const fn is_device(self) -> bool {
         matches!(self, Self::Device { .. } | Self::DeviceOnly | Self::Quarantined)
     }
@@ -157,12 +178,19 @@ pub(crate) enum Call {
     IntoStream(Direction),
     IntoDevice,
     Look(View),
-    ForDevice,
+    /// `many`: it is so large that whole caches are emptied.
+    ForDevice {
+        many: bool,
+    },
     Grant,
     ForCpu(Span),
     IntoContiguous,
     Free,
     Quarantine,
+    Warm,
+    Reuse,
+    FillWarm,
+    Evict,
     Tell,
     OpenPort,
     ClosePort,
@@ -170,6 +198,13 @@ pub(crate) enum Call {
     OpenPage(Page),
     ClosePage,
     FillReserve,
+    Take,
+    GiveBack,
+    /// To the device, or else to the pool.
+    GiveBlock {
+        to_device: bool,
+    },
+    TakeBlock(Span),
 }
 
 impl Call {
@@ -179,12 +214,16 @@ impl Call {
             Self::IntoStream(_) => Transition::IntoStream,
             Self::IntoDevice => Transition::IntoDevice,
             Self::Look(_) => Transition::Look,
-            Self::ForDevice => Transition::ForDevice,
+            Self::ForDevice { .. } => Transition::ForDevice,
             Self::Grant => Transition::Grant,
             Self::ForCpu(_) => Transition::ForCpu,
             Self::IntoContiguous => Transition::IntoContiguous,
             Self::Free => Transition::Free,
             Self::Quarantine => Transition::Quarantine,
+            Self::Warm => Transition::Warm,
+            Self::Reuse => Transition::Reuse,
+            Self::FillWarm => Transition::FillWarm,
+            Self::Evict => Transition::Evict,
             Self::Tell => Transition::Tell,
             Self::OpenPort => Transition::OpenPort,
             Self::ClosePort => Transition::ClosePort,
@@ -192,6 +231,10 @@ impl Call {
             Self::OpenPage(_) => Transition::OpenPage,
             Self::ClosePage => Transition::ClosePage,
             Self::FillReserve => Transition::FillReserve,
+            Self::Take => Transition::Take,
+            Self::GiveBack => Transition::GiveBack,
+            Self::GiveBlock { .. } => Transition::GiveBlock,
+            Self::TakeBlock(_) => Transition::TakeBlock,
         }
     }
 }
@@ -221,6 +264,7 @@ pub(crate) enum Step {
     DeviceBarrier,
     Hold(Holder),
     Mark(Residue),
+    Yield,
 }
 
 /// An op's step of that number.
@@ -228,14 +272,16 @@ pub(crate) fn step_of(op: Op, n: usize) -> Option<Step> {
     let only = |step| (n == 0).then_some(step);
     match op {
         Op::Map(memory) => MAP.get(n).map(|&step| Step::Map(step, memory)),
-        Op::Unmap => UNMAP.get(n).map(|&step| Step::Map(step, NonCacheable)),
+        Op::Unmap | Op::Break => UNMAP.get(n).map(|&step| Step::Map(step, NonCacheable)),
         Op::Clean => protocol::clean(LEVELS).nth(n).map(Step::Line),
         Op::Invalidate => protocol::invalidate(LEVELS).nth(n).map(Step::Line),
         Op::Discard => protocol::discard(LEVELS).nth(n).map(Step::Line),
+        Op::Flush => protocol::flush(LEVELS).nth(n).map(Step::Line),
         Op::Zero => only(Step::Zero),
         Op::DeviceBarrier => only(Step::DeviceBarrier),
         Op::Hold(holder) => only(Step::Hold(holder)),
         Op::Mark(residue) => only(Step::Mark(residue)),
+        Op::Yield => only(Step::Yield),
     }
 }
 
@@ -298,6 +344,12 @@ pub(crate) enum Mutation {
     Reverse(Transition, u8),
     /// The op changes places with the next.
     Swap(Transition, u8),
+    /// Who takes a frame that stayed mapped evicts nothing.
+    ForgetEviction,
+    /// Whole caches are emptied while the mapping exists.
+    FlushMapped,
+    /// What is dirty is dropped where whole caches are emptied: DCISW in place of DCCISW.
+    FlushDrops,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -315,11 +367,11 @@ pub(crate) struct State {
     /// A non-cacheable write on its way to memory.
     buffer: Option<Data>,
     memory: Data,
-    /// Maintenance started and not complete, by context: one bit a `LineStep`.
+    /// Maintenance started and not complete, by context: one bit an `Operation`.
     pending: [u8; 2],
     /// Descriptors as written, and as a walk reads them.
-    written: [Option<MemoryType>; 3],
-    seen: [Option<MemoryType>; 3],
+    written: [Option<MemoryType>; PLACES.len()],
+    seen: [Option<MemoryType>; PLACES.len()],
     /// All translations that each core may hold: any it could have walked since the last invalidate.
     tlb: [u8; 2],
     /// Mappings are sections, which take one step more than pages: where one is, a pointer to an empty table was, and
@@ -344,6 +396,10 @@ pub(crate) enum Action {
     Lend,
     /// What was lent is idle again: recalled, or given back.
     Recall,
+    /// A block of the pool is allocated.
+    AllocBlock,
+    /// The CPU begins to use its block otherwise, which costs no step.
+    ViewBlock(View),
     Begin(Context, Call),
     Take(Context),
     Read(usize),
@@ -355,12 +411,14 @@ pub(crate) enum Action {
     DeviceDone,
     /// A device is told of a coherent buffer that the CPU did not write: no barrier is the driver's duty.
     Expose,
+    /// The kernel maps what it was given back, as it maps all its RAM.
+    KernelMaps,
     /// A pointer that outlived its mapping is written through.
     Stray(usize, Place, MemoryType),
     /// A descriptor reaches the walker before it is published.
     Arrive(Place),
     /// Maintenance completes before it is waited for.
-    Complete(Context, LineStep),
+    Complete(Context, Operation),
     FillInner(usize),
     FillOuter(usize),
     /// A dirty line is shared with the other core: it goes outward.
@@ -375,16 +433,53 @@ const LEVELS: usize = 2;
 pub(crate) const INNER: usize = 0;
 const OUTER: usize = 1;
 
-const fn bit(step: LineStep) -> u8 {
+/// Maintenance that completes at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Operation {
+    Clean(usize),
+    Invalidate(usize),
+    /// One core's caches are emptied. The cores do so each at its own pace, and a line may move between them.
+    FlushCore(usize),
+    FlushOuter,
+}
+const OPERATIONS: [Operation; 7] = [
+    Operation::Clean(INNER),
+    Operation::Clean(OUTER),
+    Operation::Invalidate(INNER),
+    Operation::Invalidate(OUTER),
+    Operation::FlushCore(0),
+    Operation::FlushCore(1),
+    Operation::FlushOuter,
+];
+
+const fn bit(operation: Operation) -> u8 {
+    1 << match operation {
+        Operation::Clean(level) => level,
+        Operation::Invalidate(level) => LEVELS + level,
+        Operation::FlushCore(core) => 2 * LEVELS + core,
+        Operation::FlushOuter => 2 * LEVELS + CORES.len(),
+    }
+}
+
+/// What a step starts: on all cores, or on one alone.
+fn started(step: LineStep, alone: Option<usize>) -> u8 {
     match step {
-        LineStep::Clean(level) => 1 << level,
-        LineStep::Invalidate(level) => 1 << (LEVELS + level),
+        LineStep::Clean(level) => bit(Operation::Clean(level)),
+        LineStep::Invalidate(level) => bit(Operation::Invalidate(level)),
+        LineStep::Flush(INNER) => {
+            let cores = CORES.iter().filter(|&&core| alone.is_none_or(|alone| alone == core));
+            cores.fold(0, |all, &core| all | bit(Operation::FlushCore(core)))
+        }
+        LineStep::Flush(_) => bit(Operation::FlushOuter),
         LineStep::Wait(_) => 0,
     }
 }
-const INSIDE: u8 = bit(LineStep::Clean(INNER)) | bit(LineStep::Invalidate(INNER));
-const OPERATIONS: [LineStep; 4] =
-    [LineStep::Clean(INNER), LineStep::Clean(OUTER), LineStep::Invalidate(INNER), LineStep::Invalidate(OUTER)];
+
+/// What a DSB waits for.
+const INSIDE: u8 = bit(Operation::Clean(INNER))
+    | bit(Operation::Invalidate(INNER))
+    | bit(Operation::FlushCore(0))
+    | bit(Operation::FlushCore(1));
 
 /// The memory system.
 impl State {
@@ -425,11 +520,11 @@ impl State {
         self.outer.map(|line| line.data).or(self.buffer).unwrap_or(self.memory)
     }
 
-    fn complete(&mut self, model: Protocol, context: Context, step: LineStep) {
-        self.pending[context as usize] &= !bit(step);
-        let local = model.is_local(self, context, step).then_some(context as usize);
-        match step {
-            LineStep::Clean(INNER) => {
+    fn complete(&mut self, model: Protocol, context: Context, operation: Operation) {
+        self.pending[context as usize] &= !bit(operation);
+        let local = model.is_local(self, context, operation).then_some(context as usize);
+        match operation {
+            Operation::Clean(INNER) => {
                 if let Some(line) = &mut self.inner
                     && line.dirty
                     && local.is_none_or(|core| line.cores == 1 << core)
@@ -439,25 +534,38 @@ impl State {
                     self.outward(model, data);
                 }
             }
-            LineStep::Invalidate(INNER) => {
+            Operation::Invalidate(INNER) => {
                 let keep = local.map_or(0, |core| !(1 << core));
                 self.keep_inner(keep);
             }
-            LineStep::Clean(OUTER) => {
+            Operation::Clean(OUTER) => {
                 if let Some(Outer { data, dirty: true }) = self.outer {
                     self.outer = Some(Outer { data, dirty: false });
                     self.write_back(data);
                 }
             }
-            LineStep::Invalidate(OUTER) => self.outer = None,
-            _ => unreachable!("it is not pending"),
+            Operation::Invalidate(OUTER) => self.outer = None,
+            Operation::FlushCore(core) => {
+                if let Some(line) = self.inner.filter(|line| line.cores & 1 << core != 0) {
+                    self.keep_inner(!(1 << core));
+                    if line.dirty && model.mutation != Mutation::FlushDrops {
+                        self.outward(model, line.data);
+                    }
+                }
+            }
+            Operation::FlushOuter => {
+                if let Some(Outer { data, dirty: true }) = self.outer.take() {
+                    self.write_back(data);
+                }
+            }
+            Operation::Clean(_) | Operation::Invalidate(_) => unreachable!("there are two levels"),
         }
     }
 
     fn complete_all(&mut self, model: Protocol, context: Context, which: u8) {
-        for step in OPERATIONS {
-            if self.pending[context as usize] & which & bit(step) != 0 {
-                self.complete(model, context, step);
+        for operation in OPERATIONS {
+            if self.pending[context as usize] & which & bit(operation) != 0 {
+                self.complete(model, context, operation);
             }
         }
     }
@@ -472,10 +580,18 @@ impl State {
             for core in CORES {
                 match self.seen[place as usize] {
                     Some(memory) => self.tlb[core] |= entry(place, memory),
-                    None => self.pointers[core] |= 1 << place as u8,
+                    // How the kernel maps is its own matter.
+                    None => self.pointers[core] |= (1 << place as u8) & !(1 << Kernels as u8),
                 }
             }
         }
+    }
+
+    /// The kernel maps the frame, and does it right.
+    fn map_for_kernel(&mut self) {
+        self.written[Kernels as usize] = Some(WriteBack);
+        self.seen[Kernels as usize] = Some(WriteBack);
+        self.walk();
     }
 
     /// A core accesses a place: the translations it may use.
@@ -509,6 +625,7 @@ impl State {
     /// Where a context maps.
     fn place(&self, context: Context) -> Place {
         match (context, self.phase) {
+            (Owner, Phase::Kernels { .. }) => Kernels,
             (Owner, Phase::Free | Phase::Lent { .. }) => Lane,
             (Owner, _) => Own,
             (Mock, _) => Port,
@@ -549,6 +666,11 @@ impl Protocol {
         let n = match self.mutation {
             Mutation::Swap(which, op) if which == transition && n == usize::from(op) => n + 1,
             Mutation::Swap(which, op) if which == transition && n == usize::from(op) + 1 => n - 1,
+            Mutation::FlushMapped if transition == Transition::ForDevice => match n {
+                1 => return Some((When::ManyLines, Op::Flush)),
+                2 => 1,
+                _ => n,
+            },
             _ => n,
         };
         transition.row().get(n).copied()
@@ -573,6 +695,7 @@ impl Protocol {
             Step::Line(step) if self.mutation == Mutation::Reverse(transition, op) => Step::Line(match step {
                 LineStep::Clean(level) => LineStep::Clean(other(level)),
                 LineStep::Invalidate(level) => LineStep::Invalidate(other(level)),
+                LineStep::Flush(level) => LineStep::Flush(other(level)),
                 LineStep::Wait(level) => LineStep::Wait(other(level)),
             }),
             step => step,
@@ -580,11 +703,12 @@ impl Protocol {
     }
 
     /// Whether a pending operation was started by a step made local.
-    fn is_local(self, state: &State, context: Context, step: LineStep) -> bool {
+    fn is_local(self, state: &State, context: Context, operation: Operation) -> bool {
         let Mutation::Local(transition, op, n) = self.mutation else { return false };
         let running = if context == Owner { state.running } else { state.port };
         running.is_some_and(|at| at.call.transition() == transition)
-            && step_of(transition.row()[usize::from(op)].1, n.into()) == Some(Step::Line(step))
+            && matches!(step_of(transition.row()[usize::from(op)].1, n.into()),
+                Some(Step::Line(step)) if started(step, None) & bit(operation) != 0)
     }
 
     /// The lock of the records is held over each mapping and its end, and while the port asks for its grant.
@@ -686,11 +810,13 @@ impl Protocol {
                     LineStep::Wait(INNER) => state.complete_all(self, context, INSIDE),
                     LineStep::Wait(OUTER) => state.complete_all(self, context, !0),
                     _ => {
-                        if bit(step) & INSIDE != 0 && state.tlb[core] & entries(place) == 0 {
+                        let started = started(step, local.then_some(core));
+                        let by_address = !matches!(step, LineStep::Flush(_));
+                        if by_address && started & INSIDE != 0 && state.tlb[core] & entries(place) == 0 {
                             state.fault = state.fault.or(Some(Fault::Unmapped));
                         }
-                        if holds_line(span) && (self.outer || bit(step) & INSIDE != 0) {
-                            state.pending[core] |= bit(step);
+                        if holds_line(span) && (self.outer || started & INSIDE != 0) {
+                            state.pending[core] |= started;
                         }
                     }
                 }
@@ -708,6 +834,10 @@ impl Protocol {
             }
             Step::Hold(holder) => state.record = (holder, state.knows.residue),
             Step::Mark(residue) => state.freed = residue,
+            Step::Yield => {
+                state.fault = state.fault.or(state.claimed.then_some(Fault::Refused));
+                state.claimed = true;
+            }
         }
         true
     }
@@ -724,7 +854,7 @@ impl Protocol {
         }
         state.running = None;
         state.phase = match (call, state.phase) {
-            (Call::IntoCoherent, _) => Phase::Coherent { told: false, exposed: false, wrote: false },
+            (Call::IntoCoherent | Call::Reuse, _) => Phase::Coherent { told: false, exposed: false, wrote: false },
             (Call::Tell, _) => Phase::Coherent { told: true, exposed: true, wrote: false },
             (Call::IntoStream(direction), _) | (Call::ForCpu(_), Phase::Device { direction, .. }) => {
                 Phase::Cpu { direction, view: View::None }
@@ -738,7 +868,7 @@ impl Protocol {
                 }
                 Phase::Cpu { direction, view }
             }
-            (Call::ForDevice, phase) => {
+            (Call::ForDevice { .. }, phase) => {
                 self.begin(state, Owner, Call::Grant);
                 phase
             }
@@ -753,15 +883,40 @@ impl Protocol {
                 state.record = (Holder::Nobody, Residue::Nothing);
                 Phase::Free
             }
+            (Call::Warm, _) => {
+                state.leave();
+                state.freed = state.knows.residue;
+                Phase::Warm
+            }
+            (Call::FillWarm, _) => Phase::Warm,
             (Call::OpenNewPage, _) => Phase::Lent { page: Page::Kept, open: true },
             (Call::OpenPage(page), _) => Phase::Lent { page, open: true },
             (Call::ClosePage, Phase::Lent { page, .. }) => {
                 state.knows = Knowledge::new(Residue::Nothing);
                 Phase::Lent { page, open: false }
             }
-            (Call::FillReserve, _) => {
+            (Call::FillReserve | Call::Evict, _) => {
                 state.knows = Knowledge::new(Residue::Nothing);
                 Phase::Free
+            }
+            (Call::Take, _) => {
+                state.leave();
+                state.knows = Knowledge::new(Residue::Nothing);
+                Phase::Free
+            }
+            (Call::GiveBack, _) => {
+                state.knows = Knowledge::new(Residue::Nothing);
+                Phase::Kernels { given: true }
+            }
+            (Call::GiveBlock { to_device }, Phase::Cpu { direction, .. } | Phase::CpuBlock { direction, .. }) => {
+                if to_device {
+                    Phase::DeviceBlock { direction, wrote: false }
+                } else {
+                    Phase::FreeBlock { direction }
+                }
+            }
+            (Call::TakeBlock(_), Phase::DeviceBlock { direction, .. }) => {
+                Phase::CpuBlock { direction, view: View::Read }
             }
             (Call::Quarantine, _) => {
                 state.record.0 = Holder::Quarantine;
@@ -796,8 +951,19 @@ impl Protocol {
             (Call::ForCpu(span), Phase::Device { direction, .. }) if direction.device_writes => {
                 state.knows = state.knows.device_wrote(span);
             }
-            (_, Phase::Cpu { view, .. }) => *view = View::None,
-            (Call::OpenNewPage | Call::OpenPage(_) | Call::FillReserve, _) => {
+            (Call::TakeBlock(span), Phase::DeviceBlock { direction, .. }) if direction.device_writes => {
+                state.knows = state.knows.device_wrote(span);
+            }
+            (_, Phase::Cpu { view, .. }) => {
+                *view = View::None;
+                if let Call::ForDevice { many } = call {
+                    state.knows.many = many;
+                }
+            }
+            (Call::Reuse | Call::FillWarm | Call::Evict, _) => {
+                state.knows = Knowledge { mapped: true, ..Knowledge::new(state.freed) };
+            }
+            (Call::OpenNewPage | Call::OpenPage(_) | Call::FillReserve | Call::GiveBack, _) => {
                 state.knows = Knowledge::new(state.freed);
             }
             _ => {}
@@ -814,7 +980,9 @@ impl Protocol {
         // What a port's driver promises, and a careless one does not keep.
         let closed = state.port.is_none() && !state.port_open || self.judge == Judge::Careless;
         match state.phase {
-            Phase::Free => calls.push(Call::FillReserve),
+            Phase::Kernels { .. } => calls.push(Call::Take),
+            Phase::Free => calls.extend([Call::FillReserve, Call::GiveBack]),
+            Phase::Warm => calls.extend([Call::Reuse, Call::FillWarm, Call::Evict]),
             Phase::Lent { open: false, page } => {
                 let zeroed = page == Page::New && state.freed == Residue::Zeroed;
                 calls.push(match page {
@@ -829,21 +997,33 @@ impl Protocol {
                 calls.extend(DIRECTIONS.map(Call::IntoStream));
             }
             Phase::Coherent { told: true, .. } if closed => calls.push(Call::Quarantine),
-            Phase::Coherent { told: false, exposed, .. } => {
-                calls.extend([Call::Tell, Call::IntoContiguous]);
-                calls.extend((!exposed).then_some(Call::Free));
+            // A device that was told is done, and who frees the buffer says so.
+            Phase::Coherent { told: false, .. } => {
+                calls.extend([Call::Tell, Call::IntoContiguous, Call::Free, Call::Warm]);
             }
             Phase::Cpu { direction, view } => {
                 let all = [View::Read, View::Line, View::Elsewhere];
                 let views = if direction.cpu_writes { &all[..] } else { &all[..1] };
                 calls.extend(views.iter().filter(|&&wanted| wanted != view).map(|&wanted| Call::Look(wanted)));
-                calls.extend([Call::ForDevice, Call::IntoContiguous, Call::Free]);
+                calls.extend([Call::ForDevice { many: false }, Call::IntoContiguous, Call::Free]);
+                // Where there is no line, none are many.
+                calls.extend((state.knows.residue > Residue::Nothing).then_some(Call::ForDevice { many: true }));
+                // A pool takes over.
+                calls.extend((view == View::Read).then_some(Call::GiveBlock { to_device: false }));
             }
             Phase::Device { wrote, .. } if closed => {
                 calls.extend([Call::ForCpu(EVERYTHING), Call::Quarantine]);
                 calls.extend((!wrote).then_some(Call::ForCpu(ELSEWHERE)));
             }
             Phase::DeviceOnly if closed => calls.extend([Call::IntoContiguous, Call::Quarantine]),
+            // The pool ends.
+            Phase::FreeBlock { .. } => calls.push(Call::Free),
+            Phase::CpuBlock { .. } => calls.extend([true, false].map(|to_device| Call::GiveBlock { to_device })),
+            Phase::DeviceBlock { wrote, .. } => {
+                // The pool ends while a device has the block.
+                calls.extend([Call::TakeBlock(EVERYTHING), Call::Quarantine]);
+                calls.extend((!wrote).then_some(Call::TakeBlock(ELSEWHERE)));
+            }
             _ => {}
         }
     }
@@ -852,8 +1032,13 @@ impl Protocol {
     fn uses(self, state: &State, actions: &mut Vec<Action>) {
         let port_closed = state.port.is_none() && !state.port_open;
         match state.phase {
+            Phase::Kernels { given: true } => actions.extend([Action::KernelMaps, Action::DeviceRead]),
+            Phase::Kernels { given: false } => {
+                actions.extend(CORES.iter().flat_map(|&core| [Action::Read(core), Action::Write(core)]));
+            }
             Phase::Free => actions.extend([Action::Alloc, Action::Lend]),
-            Phase::Contiguous { .. } => {}
+            Phase::Warm if self.mutation == Mutation::ForgetEviction => actions.extend([Action::Alloc, Action::Lend]),
+            Phase::Warm | Phase::Contiguous { .. } => {}
             Phase::Lent { open: false, .. } => actions.push(Action::Recall),
             Phase::Lent { page, .. } => {
                 actions.extend(CORES.map(Action::Write));
@@ -869,6 +1054,17 @@ impl Protocol {
             Phase::Cpu { view, .. } => {
                 actions.extend(CORES.iter().filter(|_| view != View::None).map(|&core| Action::Read(core)));
                 actions.extend(CORES.iter().filter(|_| view == View::Line).map(|&core| Action::Write(core)));
+            }
+            Phase::FreeBlock { .. } => actions.push(Action::AllocBlock),
+            Phase::CpuBlock { direction, view } => {
+                let views = if direction.cpu_writes { &[View::Line, View::Elsewhere][..] } else { &[] };
+                actions.extend(views.iter().filter(|&&new| new != view).map(|&new| Action::ViewBlock(new)));
+                actions.extend(CORES.map(Action::Read));
+                actions.extend(CORES.iter().filter(|_| view == View::Line).map(|&core| Action::Write(core)));
+            }
+            Phase::DeviceBlock { direction, .. } => {
+                actions.push(Action::DeviceRead);
+                actions.extend(direction.device_writes.then_some(Action::DeviceWrite));
             }
             Phase::Coherent { .. } | Phase::Device { .. } | Phase::DeviceOnly | Phase::Quarantined => {
                 let writes = !matches!(state.phase, Phase::Device { direction, .. } if !direction.device_writes);
@@ -899,8 +1095,9 @@ impl Protocol {
         let late = |place: &Place| state.written[*place as usize] != state.seen[*place as usize];
         actions.extend(PLACES.into_iter().filter(late).map(Action::Arrive));
         for context in [Owner, Mock] {
-            let pending = |step: &LineStep| state.pending[context as usize] & bit(*step) != 0;
-            actions.extend(OPERATIONS.into_iter().filter(pending).map(|step| Action::Complete(context, step)));
+            let pending = |operation: &Operation| state.pending[context as usize] & bit(*operation) != 0;
+            let completed = |operation| Action::Complete(context, operation);
+            actions.extend(OPERATIONS.into_iter().filter(pending).map(completed));
         }
         for core in CORES {
             let holds = |line: Inner| line.cores & (1 << core) != 0;
@@ -937,7 +1134,7 @@ impl Model for Protocol {
     type State = State;
     type Action = Action;
 
-    /// A frame never used.
+    /// A frame never used; and one that the kernel maps, of which each core's TLB may know.
     fn init_states(&self) -> Vec<State> {
         let unused = State {
             inner: None,
@@ -945,10 +1142,10 @@ impl Model for Protocol {
             buffer: None,
             memory: Former,
             pending: [0; 2],
-            written: [None; 3],
-            seen: [None; 3],
+            written: [None; PLACES.len()],
+            seen: [None; PLACES.len()],
             tlb: [0; 2],
-            pointers: [!0; 2],
+            pointers: [!(1 << Kernels as u8); 2],
             claimed: false,
             freed: Residue::Nothing,
             record: (Holder::Nobody, Residue::Nothing),
@@ -960,7 +1157,9 @@ impl Model for Protocol {
             port_knows: Knowledge::new(Residue::Nothing),
             fault: None,
         };
-        vec![unused]
+        let mut kernels = State { memory: Fresh, claimed: true, phase: Phase::Kernels { given: false }, ..unused };
+        kernels.map_for_kernel();
+        vec![unused, kernels]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -1000,6 +1199,16 @@ impl Model for Protocol {
                 state.knows = Knowledge::new(state.freed);
                 state.record = (Holder::Nobody, state.freed);
             }
+            Action::AllocBlock => {
+                let Phase::FreeBlock { direction } = state.phase else { return None };
+                state.phase = Phase::CpuBlock { direction, view: View::Read };
+                state.knows = Knowledge::new(Residue::Nothing).after(Op::Map(WriteBack));
+            }
+            Action::ViewBlock(new) => {
+                let Phase::CpuBlock { view, .. } = &mut state.phase else { return None };
+                *view = new;
+                state.knows = state.knows.writable(if new == View::Line { LINE } else { ELSEWHERE });
+            }
             Action::Begin(context, call) => self.begin(&mut state, context, call),
             Action::Take(context) => self.step(&mut state, context),
             Action::Lend => state.phase = Phase::Lent { page: Page::New, open: false },
@@ -1034,9 +1243,13 @@ impl Model for Protocol {
             }
             Action::DeviceDone => state.phase = Phase::Coherent { told: false, exposed: true, wrote: false },
             Action::Expose => state.phase = Phase::Coherent { told: true, exposed: true, wrote: false },
+            Action::KernelMaps => {
+                state.phase = Phase::Kernels { given: false };
+                state.map_for_kernel();
+            }
             Action::Stray(core, _, memory) => state.cpu_writes(core, memory, Stale),
             Action::Arrive(place) => state.seen[place as usize] = state.written[place as usize],
-            Action::Complete(context, step) => state.complete(*self, context, step),
+            Action::Complete(context, operation) => state.complete(*self, context, operation),
             Action::FillInner(core) => {
                 let beyond = state.beyond();
                 let line = state.inner.unwrap_or(Inner { cores: 0, data: beyond, dirty: false });
@@ -1112,6 +1325,8 @@ pub(crate) fn narrate(model: Protocol, path: &Path<State, Action>) -> String {
             Action::Alloc => "the frame is allocated".into(),
             Action::Lend => "the frame is lent".into(),
             Action::Recall => "the frame is recalled".into(),
+            Action::AllocBlock => "the block is allocated".into(),
+            Action::ViewBlock(view) => format!("core 0 views the block: {view:?}"),
             Action::Begin(Owner, call) => format!("core 0 begins {call:?}"),
             Action::Begin(Mock, call) => format!("core 1 begins {call:?}"),
             Action::Take(context) => {
@@ -1142,9 +1357,12 @@ pub(crate) fn narrate(model: Protocol, path: &Path<State, Action>) -> String {
             Action::DeviceWrite => "device writes".into(),
             Action::DeviceDone => "device is done".into(),
             Action::Expose => "device is told".into(),
+            Action::KernelMaps => "the kernel maps the frame".into(),
             Action::Stray(core, _, memory) => format!("core {core} writes through a stray pointer, {memory}"),
             Action::Arrive(_) => "whim: a descriptor reaches the walkers early".into(),
-            Action::Complete(context, step) => format!("whim: {step:?} of core {} completes", context as usize),
+            Action::Complete(context, operation) => {
+                format!("whim: {operation:?} of core {} completes", context as usize)
+            }
             Action::FillInner(core) => format!("whim: core {core} speculates the line in"),
             Action::FillOuter(core) => format!("whim: core {core} speculates the line into the outer cache"),
             Action::Share(core) => format!("whim: core {core} takes a copy, and the dirty line goes outward"),

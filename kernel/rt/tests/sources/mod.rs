@@ -19,11 +19,19 @@ pub(crate) fn below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the name and the text of every source of the four crates.
+/// Returns the folders of the adapters, below the repository's root.
+#[allow(dead_code, reason = "some of the tests look at a part")]
+pub(crate) fn adapters() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../adapters");
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+}
+
+/// Returns the name and the text of every source of the module: of its four crates, and of the adapters.
 #[allow(dead_code, reason = "one of the tests has folders of its own")]
 pub(crate) fn of_the_module() -> Vec<(String, String)> {
     let kernel = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let folders = ["carveout", "boot", "armv7a", "rt"].map(|name| kernel.join(name).join("src"));
+    let crates = ["carveout", "boot", "armv7a", "rt"].map(|name| kernel.join(name));
+    let folders: Vec<_> = crates.into_iter().chain(adapters()).map(|folder| folder.join("src")).collect();
     let sources = folders.iter().flat_map(|folder| below(folder).into_iter().map(|path| folder.join(path)));
     sources.map(|path| (path.display().to_string(), fs::read_to_string(&path).unwrap())).collect()
 }

@@ -12,7 +12,7 @@ use carveout_boards::kernel::state::Kernel;
 use carveout_boards::kernel::{devices, known};
 use on_target::{Verdict, ensure, ensure_eq};
 use virtio_drivers::transport::mmio::MmioTransport;
-use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 
 /// Bytes of a sector.
 pub(crate) const SECTOR: u32 = 512;
@@ -53,7 +53,7 @@ impl Disk {
     pub(crate) fn open(kernel: &'static Kernel, mut page: Coherent<Careless>) -> Result<Self, &'static str> {
         let mut found = None;
         devices::find_all(&kernel.info, "virtio,mmio", |device| {
-            found = found.take().or_else(|| known::virtio_transport(kernel, &device));
+            found = found.take().or_else(|| known::virtio_transport(kernel, &device, DeviceType::Block));
         });
         let mut transport = found.ok_or("there is no virtio block device")?;
         transport.set_status(DeviceStatus::empty());

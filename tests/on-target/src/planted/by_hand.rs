@@ -9,7 +9,7 @@ use carveout::dma::Master;
 use carveout::machine::{Cache, Mmu};
 use carveout::vm::attr::{Access, MemoryType};
 use carveout::vm::mapped::{Mapped, Part};
-use carveout::vm::space::Region;
+use carveout::vm::space::{OneEach, Region};
 use on_target::{Verdict, ensure_eq};
 
 /// Bytes between the words used: every line of any cache here holds one, and that is enough to meet it.
@@ -24,7 +24,7 @@ pub(crate) struct Hand {
     /// The machine.
     pub(crate) machine: &'static Careless,
     /// One section.
-    pub(crate) region: Region<'static>,
+    pub(crate) region: Region<'static, OneEach>,
     /// The disk.
     pub(crate) master: Master,
 }
@@ -37,14 +37,16 @@ pub(crate) fn fill(machine: &Careless, part: Part<'_>, salt: u32) {
     }
 }
 
-fn has(machine: &Careless, part: Part<'_>, salt: u32) -> Verdict {
+/// The word of each line is what [`fill`] wrote.
+pub(crate) fn has(machine: &Careless, part: Part<'_>, salt: u32) -> Verdict {
     // SAFETY: a word of a mapping that exists (`Part`) and is the caller's.
     let read = |n| unsafe { pointer(machine, part, n * STRIDE).read_volatile() };
     has_words((0..part.bytes() / STRIDE).map(|n| (n as usize, read(n))), salt)
 }
 
-fn pointer(machine: &Careless, part: Part<'_>, offset: u32) -> *mut u32 {
-    machine.reach(part.va()).wrapping_add(offset as usize).cast()
+/// Where the CPU reaches a byte of a part.
+pub(crate) fn pointer(machine: &Careless, part: Part<'_>, offset: u32) -> *mut u32 {
+    machine.reach(part.va(), part.bytes()).wrapping_add(offset as usize).cast()
 }
 
 impl Hand {

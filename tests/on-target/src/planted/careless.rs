@@ -3,9 +3,12 @@
 //! Guarantees: without a [`Bug`] it does what [`Armv7a`] does and nothing else; with one it differs in that alone.
 
 use carveout::addr::{PhysAddr, VirtAddr};
+use carveout::cpu::{CoreId, isb};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
+use carveout::vm::attr::LeafSize;
 use carveout::vm::mapped::Part;
 use carveout_armv7a::mmu::Armv7a;
+use carveout_boards::kernel::cores;
 use core::arch::asm;
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -41,10 +44,73 @@ pub(crate) enum Bug {
     RawPointer,
     /// A device that the CPU plays does not drop the lines of its buffer first (I3).
     PortNoFlush,
+    /// The kernel does not end its mapping of what is taken from it (I2).
+    LateNoBreak,
+    /// The kernel erases its descriptors, and does not clean them to where walks read (ARM ARM B3.10.1).
+    LateNotPublished,
+    /// The kernel's translations of what is taken from it stay in the TLB (I3).
+    LateNoTlbi,
+    /// The kernel's lines of what is taken from it are not dropped (I3).
+    LateNoDiscard,
+    /// The kernel's lines are dropped outer level first, as if none were dirty (I3).
+    LateOuterFirst,
+    /// The kernel's lines are cleaned and dropped through its own mapping, before that ends, and not after (I3).
+    LateFlushBefore,
+    /// Nobody waits until the kernel's lines are dropped (I3).
+    LateNoWait,
+    /// Lines of what is given back to the kernel are not dropped (I3).
+    BackNoDiscard,
+    /// Translations of what is given back to the kernel stay in the TLB (I1, I3).
+    BackNoTlbi,
+    /// Nothing of a pool's block is cleaned (I3).
+    PoolNoClean,
+    /// Nothing of a pool's block is invalidated after a device wrote (I3).
+    PoolNoInvalidate,
+    /// The blocks of a pool begin and end inside lines (I3).
+    PoolSharedLine,
+    /// Memory changes hands by set and way on one core of several (I3).
+    SetWayOneCore,
+    /// The same on all, while the memory is mapped write-back (I3).
+    SetWayWhileMapped,
+    /// The outer cache is cleaned before the cores' own are (I3).
+    SetWayOuterFirst,
+    /// By set and way lines are dropped that may be dirty, another owner's among them (I3).
+    SetWayInvalidate,
+    /// The last core is not asked, for it came after it was noted which cores there are: it keeps lines and
+    /// translations (I3).
+    CoreJoinsLate,
+    /// A TLB invalidate that reaches one core of several (I3).
+    LocalTlbi,
+    /// A lock whose holder's accesses are not kept inside (ARM ARM A3.8.3).
+    LockNoBarrier,
+    /// A block that is left for another core before what was written to it (ARM ARM A3.8.3).
+    ShelfNoOrder,
+}
+
+impl Bug {
+    /// Whether it takes several cores.
+    pub(crate) const fn is_of_many(self) -> bool {
+        self as usize >= Self::SetWayOneCore as usize
+    }
+}
+
+/// What is under way with the area that is taken from the kernel and given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// Nothing.
+    Elsewhere,
+    /// The kernel ends its mapping, and leaves the TLB to the module.
+    Breaking,
+    /// The module takes the area.
+    Taking,
+    /// Devices and CPU use the area.
+    InUse,
+    /// The module gives the area back.
+    Leaving,
 }
 
 /// What the boot argument `plant=` calls them.
-pub(crate) const BUGS: [(&str, Bug); 14] = [
+pub(crate) const BUGS: [(&str, Bug); 34] = [
     ("alias", Bug::Alias),
     ("flush-before-unmap", Bug::FlushBeforeUnmap),
     ("no-tlbi", Bug::NoTlbi),
@@ -59,12 +125,33 @@ pub(crate) const BUGS: [(&str, Bug); 14] = [
     ("walk-not-cleaned", Bug::WalkNotCleaned),
     ("raw-pointer", Bug::RawPointer),
     ("port-no-flush", Bug::PortNoFlush),
+    ("late-no-break", Bug::LateNoBreak),
+    ("late-not-published", Bug::LateNotPublished),
+    ("late-no-tlbi", Bug::LateNoTlbi),
+    ("late-no-discard", Bug::LateNoDiscard),
+    ("late-outer-first", Bug::LateOuterFirst),
+    ("late-flush-before", Bug::LateFlushBefore),
+    ("late-no-wait", Bug::LateNoWait),
+    ("back-no-discard", Bug::BackNoDiscard),
+    ("back-no-tlbi", Bug::BackNoTlbi),
+    ("pool-no-clean", Bug::PoolNoClean),
+    ("pool-no-invalidate", Bug::PoolNoInvalidate),
+    ("pool-shared-line", Bug::PoolSharedLine),
+    ("set-way-one-core", Bug::SetWayOneCore),
+    ("set-way-while-mapped", Bug::SetWayWhileMapped),
+    ("set-way-outer-first", Bug::SetWayOuterFirst),
+    ("set-way-invalidate", Bug::SetWayInvalidate),
+    ("core-joins-late", Bug::CoreJoinsLate),
+    ("local-tlbi", Bug::LocalTlbi),
+    ("lock-no-barrier", Bug::LockNoBarrier),
+    ("shelf-no-order", Bug::ShelfNoOrder),
 ];
 
 // The outer controller's registers (L2C-310 TRM, table 3-1).
 const SYNC: usize = 0x730;
 const INVALIDATE_LINE: usize = 0x770;
 const CLEAN_LINE: usize = 0x7b0;
+const FLUSH_LINE: usize = 0x7f0;
 /// Bytes of an outer line.
 const OUTER_LINE: usize = 32;
 
@@ -76,6 +163,12 @@ pub(crate) struct Careless {
     outer: Option<NonNull<u32>>,
     /// Whether what is asked is asked by a port.
     pub(crate) at_port: Cell<bool>,
+    /// What is under way with the area that comes and goes.
+    pub(crate) stage: Cell<Stage>,
+    /// Whether what is asked is asked for a pool's blocks.
+    pub(crate) at_pool: Cell<bool>,
+    /// Whether whole caches are emptied for buffers of any size, where the machine can.
+    pub(crate) by_flush: Cell<bool>,
 }
 
 impl Careless {
@@ -85,12 +178,46 @@ impl Careless {
     ///
     /// `outer` is a mapping of the outer controller's 4 KiB of registers that lasts.
     pub(crate) const unsafe fn new(machine: &'static Armv7a, bug: Option<Bug>, outer: Option<NonNull<u32>>) -> Self {
-        Self { machine, bug, outer, at_port: Cell::new(false) }
+        Self {
+            machine,
+            bug,
+            outer,
+            at_port: Cell::new(false),
+            at_pool: Cell::new(false),
+            by_flush: Cell::new(false),
+            stage: Cell::new(Stage::Elsewhere),
+        }
     }
 
     /// Whether this is what is wrong.
     pub(crate) fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
+    }
+
+    /// Whether what is wrong is how memory changes hands by set and way.
+    pub(crate) const fn is_wrong_by_set_and_way(&self) -> bool {
+        use Bug::{CoreJoinsLate, SetWayInvalidate, SetWayOneCore, SetWayOuterFirst, SetWayWhileMapped};
+        matches!(
+            self.bug,
+            Some(SetWayOneCore | SetWayWhileMapped | SetWayOuterFirst | SetWayInvalidate | CoreJoinsLate)
+        )
+    }
+
+    /// Whether this is what is wrong, at this stage.
+    fn has_at(&self, bug: Bug, stage: Stage) -> bool {
+        self.has(bug) && self.stage.get() == stage
+    }
+
+    /// Cleans and drops the outer cache's lines of frames that no core holds any more, and waits.
+    pub(crate) fn flush_outer(&self, start: u32, bytes: u32) {
+        dsb();
+        self.each_outer_line_of(start, bytes, FLUSH_LINE);
+        dsb();
+    }
+
+    /// The core that came after it was noted which cores there are.
+    pub(crate) fn late_core(&self) -> Option<CoreId> {
+        cores::online().last().filter(|core| self.has(Bug::CoreJoinsLate) && core.index() > 0)
     }
 
     /// Starts cleaning, level by level, and does not wait.
@@ -100,7 +227,7 @@ impl Careless {
     }
 
     fn each_inner_line(&self, part: Part<'_>, operate: fn(u32)) {
-        let (line, start) = (self.machine.caches().line(), part.va().raw());
+        let (line, start) = (self.machine.caches().smallest_line(), part.va().raw());
         for at in (start & !(line - 1)..start + part.bytes()).step_by(line as usize) {
             operate(at);
         }
@@ -108,17 +235,40 @@ impl Careless {
 
     /// Also waits, but not for the inner level.
     fn each_outer_line(&self, part: Part<'_>, register: usize) {
+        self.each_outer_line_of(part.pa().raw(), part.bytes(), register);
+    }
+
+    fn each_outer_line_of(&self, start: u32, bytes: u32, register: usize) {
         let Some(block) = self.outer else { return };
         let write = |register: usize, value: u32| {
             // SAFETY: a register of the controller, mapped for good (the contract of `new`).
             unsafe { block.as_ptr().wrapping_byte_add(register).write_volatile(value) };
         };
-        let start = part.pa().raw();
-        for at in (start & !(OUTER_LINE as u32 - 1)..start + part.bytes()).step_by(OUTER_LINE) {
+        for at in (start & !(OUTER_LINE as u32 - 1)..start + bytes).step_by(OUTER_LINE) {
             write(register, at);
         }
         write(SYNC, 0);
     }
+}
+
+/// Cleans and drops, or only drops, the line of this core's cache that a set and a way name.
+pub(crate) fn by_set_and_way(word: u32, drops: bool) {
+    if drops {
+        // SAFETY: DCISW: what it loses is what the bug is about.
+        unsafe { asm!("mcr p15, 0, {0}, c7, c6, 2", in(reg) word, options(nostack, preserves_flags)) };
+    } else {
+        // SAFETY: DCCISW changes no data.
+        unsafe { asm!("mcr p15, 0, {0}, c7, c14, 2", in(reg) word, options(nostack, preserves_flags)) };
+    }
+}
+
+/// Forgets all translations, on this core alone.
+fn forget_here() {
+    dsb();
+    // SAFETY: TLBIALL: forgetting translations is always allowed.
+    unsafe { asm!("mcr p15, 0, {0}, c8, c7, 0", in(reg) 0, options(nostack, preserves_flags)) };
+    dsb();
+    isb();
 }
 
 fn clean_to_coherency(va: u32) {
@@ -136,7 +286,8 @@ fn invalidate(va: u32) {
     unsafe { asm!("mcr p15, 0, {0}, c7, c6, 1", in(reg) va, options(nostack, preserves_flags)) };
 }
 
-fn dsb() {
+/// Waits until everything before is complete.
+pub(crate) fn dsb() {
     // SAFETY: a barrier; memory is a clobber.
     unsafe { asm!("dsb", options(nostack, preserves_flags)) };
 }
@@ -144,21 +295,38 @@ fn dsb() {
 // SAFETY: the duties are `Armv7a`'s, which does the work. `NoTlbi` and `WalkNotCleaned` break them: that is the point.
 unsafe impl Mmu for Careless {
     fn publish(&self, at: PhysAddr, words: &[u32]) {
-        if self.has(Bug::WalkNotCleaned) {
+        if self.has(Bug::WalkNotCleaned) || self.has_at(Bug::LateNotPublished, Stage::Breaking) {
             dsb();
         } else {
             self.machine.publish(at, words);
         }
     }
 
-    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32) {
-        if !self.has(Bug::NoTlbi) {
-            self.machine.invalidate_tlb(va, bytes);
+    fn invalidate_tlb(&self, va: VirtAddr, bytes: u32, leaf: LeafSize) {
+        if self.has(Bug::LocalTlbi) {
+            return forget_here();
+        }
+        if let Some(late) = self.late_core() {
+            return cores::on_all(&|core| {
+                if core != late {
+                    forget_here();
+                }
+            });
+        }
+        let left = self.has(Bug::NoTlbi) || self.has_at(Bug::BackNoTlbi, Stage::Leaving);
+        if !left && self.stage.get() != Stage::Breaking {
+            self.machine.invalidate_tlb(va, bytes, leaf);
         }
     }
 
-    fn reach(&self, va: VirtAddr) -> *mut u8 {
-        self.machine.reach(va)
+    fn invalidate_tlb_all(&self) {
+        if !self.has(Bug::LateNoTlbi) {
+            self.machine.invalidate_tlb_all();
+        }
+    }
+
+    fn reach(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+        self.machine.reach(va, bytes)
     }
 
     fn reach_to_overwrite(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
@@ -174,16 +342,26 @@ unsafe impl Mmu for Careless {
         self.machine.registers()
     }
 
+    fn table(&self, at: PhysAddr, bytes: u32) -> Option<NonNull<u32>> {
+        self.machine.table(at, bytes)
+    }
+
     fn table_word(&self, at: PhysAddr) -> Option<u32> {
-        self.machine.table_word(at)
+        // Else the area would be refused.
+        if self.has_at(Bug::LateNoBreak, Stage::Taking) { Some(0) } else { self.machine.table_word(at) }
     }
 }
 
 // SAFETY: as above; the bugs named here break the duties, and that is the point.
 unsafe impl Cache for Careless {
+    fn line(&self) -> u32 {
+        if self.has(Bug::PoolSharedLine) { 4 } else { self.machine.line() }
+    }
+
     fn clean(&self, part: Part<'_>) -> Lines {
         match self.bug {
             Some(Bug::NoClean) => Lines::default(),
+            Some(Bug::PoolNoClean) if self.at_pool.get() => Lines::default(),
             Some(Bug::CleanToUnification) => {
                 self.each_inner_line(part, clean_to_unification);
                 dsb();
@@ -196,6 +374,7 @@ unsafe impl Cache for Careless {
     fn invalidate(&self, part: Part<'_>) -> Lines {
         match self.bug {
             Some(Bug::NoInvalidate) => Lines::default(),
+            Some(Bug::PoolNoInvalidate) if self.at_pool.get() => Lines::default(),
             Some(Bug::InnerFirst) => {
                 self.each_inner_line(part, invalidate);
                 dsb();
@@ -208,10 +387,32 @@ unsafe impl Cache for Careless {
     }
 
     fn discard(&self, part: Part<'_>) -> Lines {
-        match self.bug {
-            Some(Bug::PortNoFlush) if self.at_port.get() => Lines::default(),
-            _ => self.machine.discard(part),
+        match (self.bug, self.stage.get()) {
+            (Some(Bug::PortNoFlush), _) if self.at_port.get() => {}
+            (Some(Bug::LateNoDiscard | Bug::LateFlushBefore), Stage::InUse)
+            | (Some(Bug::BackNoDiscard), Stage::Leaving) => {}
+            (Some(Bug::LateOuterFirst), Stage::InUse) => {
+                self.each_outer_line(part, INVALIDATE_LINE);
+                dsb();
+                self.each_inner_line(part, invalidate);
+                dsb();
+            }
+            (Some(Bug::LateNoWait), Stage::InUse) => {
+                self.each_inner_line(part, invalidate);
+                self.each_outer_line(part, INVALIDATE_LINE);
+            }
+            _ => return self.machine.discard(part),
         }
+        Lines::default()
+    }
+
+    /// So few that each buffer has many times as many.
+    fn flush_lines(&self) -> Option<u32> {
+        self.machine.flush_lines().filter(|_| self.by_flush.get()).map(|_| 1)
+    }
+
+    fn flush(&self) -> Lines {
+        self.machine.flush()
     }
 
     fn device_barrier(&self) {

@@ -13,6 +13,8 @@ extern crate alloc;
 mod blk;
 mod by_hand;
 mod careless;
+mod late;
+mod many;
 mod through_the_api;
 
 use alloc::boxed::Box;
@@ -23,30 +25,34 @@ use careless::{BUGS, Bug, Careless};
 use carveout::addr::{FRAME_SIZE, FrameRange, SECTION_SIZE, VirtAddr};
 use carveout::carve_out::CarveOut;
 use carveout::dma::{Dma, Master};
-use carveout::vm::alias::Aliases;
+use carveout::embed::{Builder, Roots, Window};
 use carveout::vm::attr::MemoryType;
-use carveout::vm::desc::{L1Desc, L2_ENTRIES, L2Desc, L2Table};
+use carveout::vm::desc::{L2_ENTRIES, L2Desc, L2Table};
 use carveout::vm::range::VirtRange;
 use carveout::vm::space::Region;
-use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::kernel::console;
 use carveout_boards::kernel::{bring_up, state::Kernel};
 use carveout_boards::println;
 use carveout_rt::start::{BootHandover, translate_image};
 use core::cell::UnsafeCell;
 use core::ops::Range;
-use on_target::tables::Place;
+use late::Late;
+use many::Many;
 use on_target::{Verdict, alloc, ensure};
 use through_the_api::Bench;
 
 carveout_rt::entry!(main);
 
 /// The bugs, each with the models on which it is one.
-const PLANTS: &str = include_str!("../../../incoherent/plants.txt");
+const PLANTS: [&str; 2] =
+    [include_str!("../../../incoherent/plants.txt"), include_str!("../../../incoherent/plants-of-many-cores.txt")];
 
 /// Frames of the area that the bugs are planted in, and frames beside it.
 const AREA_FRAMES: u32 = 32;
 const OWN_FRAMES: u32 = 4;
+/// Frames that are this program's RAM at first, and an area later: as many as its buffers take, so that each is looked
+/// at.
+const LATE_FRAMES: u32 = 3;
 /// Bytes that go to the disk and back: any file of 4 KiB will do for a disk.
 const BYTES: u32 = 8 * SECTOR;
 const _: () = assert!(BYTES == FRAME_SIZE);
@@ -67,28 +73,28 @@ fn main(handover: BootHandover) -> ! {
 }
 
 fn every_bug_is_listed() -> Verdict {
-    let lines = PLANTS.lines().filter(|line| !line.starts_with('#'));
+    let lines = PLANTS.iter().flat_map(|list| list.lines()).filter(|line| !line.starts_with('#'));
     let listed = lines.filter_map(|line| line.split_whitespace().next());
-    ensure!(listed.eq(BUGS.iter().map(|&(name, _)| name)), "plants.txt lists other bugs, or in another order");
+    ensure!(listed.eq(BUGS.iter().map(|&(name, _)| name)), "the lists name other bugs, or in another order");
     Ok(())
 }
 
 // Its frame is not to lie on the stack while the kernel boots.
 #[inline(never)]
 fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
-    let outer = kernel.machine.caches().outer().map(|outer| outer.registers().cast());
+    let outer = kernel.outer.map(|outer| outer.registers().cast());
     // SAFETY: a mapping of the controller's registers that lasts (`L2c310::enable`).
     let machine = unsafe { Careless::new(kernel.machine, bug, outer) };
     let machine: &Careless = Box::leak(Box::new(machine));
 
     // Frames of the kernel's own area, which it will never map again: this program keeps them to its end.
-    let buffer = alloc(kernel, (AREA_FRAMES + OWN_FRAMES) * FRAME_SIZE)?.into_device();
+    let buffer = alloc(kernel, (AREA_FRAMES + OWN_FRAMES + LATE_FRAMES) * FRAME_SIZE)?.into_device();
     let frames = buffer.frames();
     core::mem::forget(buffer);
-    let (own, area) = frames.split_at(OWN_FRAMES).ok_or("too few frames")?;
-    let window = region(kernel, machine, 0..WINDOW_SECTIONS)?;
-    let loans = region(kernel, machine, WINDOW_SECTIONS..WINDOW_SECTIONS + 1)?;
-    let own_region = region(kernel, machine, WINDOW_SECTIONS + 1..SECTIONS)?;
+    let (own, rest) = frames.split_at(OWN_FRAMES).ok_or("too few frames")?;
+    let (area, late) = rest.split_at(AREA_FRAMES).ok_or("too few frames")?;
+    let own_region =
+        Region::one_each(machine, &window(WINDOW_SECTIONS..SECTIONS)?).map_err(|error| error.to_string())?;
     let mut hand = Hand { machine, region: own_region, master: Master::new("virtio-blk", None) };
 
     if machine.has(Bug::NeverFlushed) {
@@ -102,9 +108,10 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     }
     // SAFETY: the kernel carved them out of the direct map and gave them to this program alone (I2).
     let carved = unsafe { CarveOut::assume("planted", &[area], false) };
-    let dma = Dma::new(machine, core::iter::once(carved), Aliases::default(), window, loans);
+    let carved = [carved, CarveOut::late("late", &[late], false)];
+    let dma = Builder::new(machine, carved, window(0..WINDOW_SECTIONS)?).build();
     let dma: &'static Dma<Careless> = Box::leak(Box::new(dma.map_err(|error| error.to_string())?));
-    let went = work(kernel, dma, hand, own);
+    let went = work(kernel, dma, hand, (own, late), bug);
     // The console asks the kernel's own areas only.
     while let Some(lost) = dma.next_quarantined() {
         log::warn!(target: "carveout::dma", "{lost} was dropped: it is lost until reset, for the device may still use it");
@@ -113,19 +120,45 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
 }
 
 /// By the API and by hand. What a device still has when something goes wrong is dropped.
-fn work(kernel: &'static Kernel, dma: &'static Dma<Careless>, mut hand: Hand, own: FrameRange) -> Verdict {
-    let machine = hand.machine;
+fn work(
+    kernel: &'static Kernel,
+    dma: &'static Dma<Careless>,
+    mut hand: Hand,
+    (own, late): (FrameRange, FrameRange),
+    bug: Option<Bug>,
+) -> Verdict {
     let master = Master::new("virtio-blk", dma.area("planted"));
     let page = dma.alloc(&master, FRAME_SIZE, 1).map_err(|error| error.to_string())?;
     let mut disk = Disk::open(kernel, page.into_coherent())?;
 
-    let mut bench = Bench { machine, dma, master, disk: &mut disk };
+    if !bug.is_some_and(Bug::is_of_many) {
+        with_one_core(dma, master, &mut hand, &mut disk, own, late)?;
+    }
+    if !many::is_alone() {
+        Many { machine: kernel.machine, hand: &mut hand, disk: &mut disk }.work(own)?;
+    }
+    disk.close();
+    Ok(())
+}
+
+/// What one core does alone.
+fn with_one_core(
+    dma: &'static Dma<Careless>,
+    master: Master,
+    hand: &mut Hand,
+    disk: &mut Disk,
+    own: FrameRange,
+    late: FrameRange,
+) -> Verdict {
+    let mut bench = Bench { machine: hand.machine, dma, master, disk };
     let went = (0..ROUNDS).try_for_each(|round| {
         bench.streams_go_there_and_back(round)?;
         bench.a_stream_goes_both_ways(round)?;
         bench.coherent_memory_is_one_for_both(round)?;
-        bench.the_cpu_may_play_a_device(round)
+        bench.the_cpu_may_play_a_device(round)?;
+        bench.packets_share_a_page(round)
     });
+    let went = went.and_then(|()| bench.whole_caches_are_emptied(ROUNDS));
     // The console asks the kernel's own areas only.
     while let Some(lost) = dma.next_quarantined() {
         log::warn!(target: "carveout::dma", "{lost} was dropped: it is lost until reset, for the device may still use it");
@@ -133,16 +166,17 @@ fn work(kernel: &'static Kernel, dma: &'static Dma<Careless>, mut hand: Hand, ow
     went?;
     let (first, rest) = own.split_at(2).ok_or("too few frames")?;
     hand.frames_change_their_type(first)?;
-    hand.pages_stay_mapped(rest, &mut disk)?;
-    hand.a_buffer_lies_between_data(first, &mut disk)?;
-    disk.close();
-    Ok(())
+    hand.pages_stay_mapped(rest, disk)?;
+    hand.a_buffer_lies_between_data(first, disk)?;
+    let area = dma.area("late").ok_or("no late area")?;
+    Late { dma, area, frames: late, hand, disk }.comes_and_goes()
 }
 
-/// Sections of the lower half, which is nobody's, that this program maps things in: the area's window has its frames
-/// three times over ([`Dma::window_sections`]), and one section is for mappings by hand.
-const SECTIONS: usize = WINDOW_SECTIONS + 2;
-const WINDOW_SECTIONS: usize = 3;
+/// Sections of the lower half, which is nobody's, that this program maps things in: the areas' window has their frames
+/// three times over and a section for lent frames ([`Needs`](carveout::embed::Needs)), and one section is for mappings
+/// by hand.
+const SECTIONS: usize = WINDOW_SECTIONS + 1;
+const WINDOW_SECTIONS: usize = 7;
 const FIRST: VirtAddr = VirtAddr::new(0x4000_0000);
 
 /// Their second-level tables.
@@ -154,22 +188,14 @@ unsafe impl Sync for Tables {}
 
 static TABLES: Tables = Tables([const { UnsafeCell::new([L2Desc::FAULT; L2_ENTRIES]) }; SECTIONS]);
 
-/// The region of some of these sections. Once for each of them.
-fn region(kernel: &'static Kernel, machine: &Careless, sections: Range<usize>) -> Result<Region<'static>, String> {
+/// Some of these sections. Once for each of them.
+fn window(sections: Range<usize>) -> Result<Window<'static>, String> {
     let va = on_target::after(FIRST, sections.start as u32 * SECTION_SIZE);
-    let place = Place::first_level(kernel, va);
-    let entry = place.pointer().ok_or("the first-level table is out of reach")?.cast::<L1Desc>();
     let table = UnsafeCell::raw_get(TABLES.0.as_ptr().wrapping_add(sections.start));
     let table_at = translate_image(VirtAddr::new(table.addr() as u32)).ok_or("not part of the image")?;
-    let count = sections.len();
-    // SAFETY: entries of the table in use, mapped for good, and the kernel names none of its lower half.
-    let l1 = unsafe { core::slice::from_raw_parts_mut(entry.as_ptr(), count) };
-    // SAFETY: nothing else names these tables: no section is asked for twice.
-    let l2 = unsafe { core::slice::from_raw_parts_mut(table, count) };
-    let (range, share) = (VirtRange::new(va.raw(), count as u32), Armv7a::shareability());
-    // SAFETY: as just said, and the addresses are theirs.
-    let region = unsafe { Region::one_each(machine, range, share, l1, place.at(), l2, table_at) };
-    region.map_err(|error| error.to_string())
+    let range = VirtRange::new(va.raw(), sections.len() as u32);
+    // SAFETY: the kernel names none of its lower half. Nothing else names these tables: no section is asked for twice.
+    Ok(unsafe { Window::assume(range, Roots::One, table_at) })
 }
 
 /// A word that differs from its neighbours, and from the same with another salt.

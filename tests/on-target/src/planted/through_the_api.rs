@@ -1,11 +1,14 @@
 //! Buffers of the DMA API in each of their states, between the CPU and the disk.
 
-use crate::blk::{Disk, Transfer};
+use crate::blk::{Disk, SECTOR, Transfer};
 use crate::careless::Careless;
 use crate::{BYTES, has_words, word};
 use alloc::string::{String, ToString};
-use carveout::dma::{Bidirectional, Contiguous, Dma, FromDevice, Master, Port, ToDevice};
-use on_target::Verdict;
+use carveout::dma::{
+    Bidirectional, BlockShape, Contiguous, Cpu, Dma, FromDevice, Master, Port, StreamBlock, StreamPool, ToDevice,
+};
+use carveout::machine::Cache;
+use on_target::{Verdict, ensure_eq};
 
 /// What the workload runs on.
 pub(crate) struct Bench<'d> {
@@ -23,6 +26,25 @@ fn put(words: &mut [u32], salt: u32) {
     for (n, place) in words.iter_mut().enumerate() {
         *place = word(n, salt);
     }
+}
+
+/// Hand-overs of the streams after which lines are left: all of those that the CPU wrote or looked at.
+const FLUSHES: u64 = 5;
+
+/// A sector and a bit, so that blocks end inside a line.
+const PACKET: u32 = SECTOR + 16;
+
+type Packet = StreamBlock<Careless, Bidirectional, Cpu>;
+
+fn put_packet(packet: &mut Packet, salt: u32) {
+    for (n, place) in packet.bytes_mut().as_chunks_mut().0.iter_mut().enumerate() {
+        *place = word(n, salt).to_ne_bytes();
+    }
+}
+
+fn packet_has(packet: &Packet, salt: u32, bytes: u32) -> Verdict {
+    let words = packet.bytes()[..bytes as usize].as_chunks().0;
+    has_words(words.iter().map(|&bytes| u32::from_ne_bytes(bytes)).enumerate(), salt)
 }
 
 fn has(words: &[u32], salt: u32) -> Verdict {
@@ -71,6 +93,19 @@ impl Bench<'_> {
         has(stream.values(), first)
     }
 
+    /// Streams on a machine that empties whole caches for them.
+    pub(crate) fn whole_caches_are_emptied(&mut self, round: u32) -> Verdict {
+        self.machine.by_flush.set(true);
+        let before = self.dma.stats().flushes;
+        self.streams_go_there_and_back(round)?;
+        self.a_stream_goes_both_ways(round + 1)?;
+        let flushes = self.dma.stats().flushes - before;
+        let due = if self.machine.flush_lines().is_some() { FLUSHES } else { 0 };
+        self.machine.by_flush.set(false);
+        ensure_eq!(flushes, due, "whole caches emptied");
+        Ok(())
+    }
+
     /// Whatever its frames were before.
     pub(crate) fn coherent_memory_is_one_for_both(&mut self, round: u32) -> Verdict {
         let (first, second) = (8 * round + 4, 8 * round + 5);
@@ -105,5 +140,38 @@ impl Bench<'_> {
         // SAFETY: the port is closed.
         stream = unsafe { lent.for_cpu() };
         has(stream.values(), second)
+    }
+
+    /// The disk reads and writes one block of a pool, while the CPU writes the one before it.
+    pub(crate) fn packets_share_a_page(&mut self, round: u32) -> Verdict {
+        self.machine.at_pool.set(true);
+        let shape = BlockShape { size: PACKET, align: 4, boundary: None };
+        let pool = StreamPool::<_, Bidirectional>::new(self.dma, &self.master, shape, 2).map_err(|e| e.to_string())?;
+        let mut neighbour = pool.alloc().map_err(|error| error.to_string())?;
+        let mut packet = pool.alloc().map_err(|error| error.to_string())?;
+        for salt in [8 * round, 8 * round + 1] {
+            put_packet(&mut packet, salt);
+            let lent = packet.for_device();
+            self.disk.prepare(Transfer::Out, lent.bus(), SECTOR);
+            self.disk.go();
+            put_packet(&mut neighbour, !salt);
+            self.disk.wait()?;
+            // SAFETY: the disk is done with it.
+            packet = unsafe { lent.for_cpu() };
+            packet_has(&packet, salt, PACKET)?;
+            // What the device writes goes over what the CPU wrote.
+            put_packet(&mut packet, !salt);
+            let lent = packet.for_device();
+            self.disk.prepare(Transfer::In, lent.bus(), SECTOR);
+            self.disk.go();
+            put_packet(&mut neighbour, salt);
+            self.disk.wait()?;
+            // SAFETY: the disk is done with it, and wrote a sector.
+            packet = unsafe { lent.for_cpu_part(0..SECTOR as usize) };
+            packet_has(&packet, salt, SECTOR)?;
+            packet_has(&neighbour, salt, PACKET)?;
+        }
+        self.machine.at_pool.set(false);
+        Ok(())
     }
 }

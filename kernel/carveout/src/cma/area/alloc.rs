@@ -3,13 +3,12 @@
 //! Guarantees: it takes what is idle if that suffices, else the window whose loans cost least to recall. It fails only
 //! if no window would do, and then says why. Nothing is zeroed, copied or waited for here.
 
-use super::Area;
 use super::refusal::{AllocError, MAX_ALIGN, NoRun};
-use super::run::free_in;
+use super::{Area, Whose};
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::cma::extent::Extent;
 use crate::cma::reach::{Reach, Reachable};
-use crate::cma::reserve::Request;
+use crate::cma::reserve::{Kind, Known};
 
 /// What an allocation got.
 #[derive(Clone, Copy, Debug)]
@@ -41,25 +40,60 @@ pub(super) const fn liked(count: u32, order: u8) -> u8 {
 impl Area {
     /// Takes a run of frames for `bytes`, more than 0, aligned to `align` on the bus. The run lies in one of the places
     /// that `places` finds in a run of the area: what the device reaches of it, cut at its boundary. The first place
-    /// that has room is taken.
+    /// that has room is taken. `kind` is the request's, if requests like it are to be remembered.
+    #[inline]
     pub(crate) fn alloc<P: Iterator<Item = Reachable>>(
         &mut self,
+        kind: Option<Kind>,
+        bytes: u32,
+        align: u32,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Result<Taken, AllocError> {
+        if let Some(taken) = kind.and_then(|kind| self.take_known(kind)) {
+            return Ok(taken);
+        }
+        self.find(kind, bytes, align, places)
+    }
+
+    /// Takes what [`take_idle`](Self::take_idle) would take, if that is known.
+    #[inline]
+    fn take_known(&mut self, kind: Kind) -> Option<Taken> {
+        let &mut Known { count, place, foreseen: Some((version, Some(start))), .. } = self.reserve.known(kind)? else {
+            return None;
+        };
+        let run = self.runs.get_mut(place.run())?;
+        if version != run.idle.version() {
+            return None;
+        }
+        let frames = FrameRange::new(start, count)?;
+        run.idle.take_found(start, count);
+        let zeroed = run.unseen.is_empty();
+        self.hold(frames);
+        Some(Taken { extent: Extent::new(place.run(), frames), zeroed, moves: false })
+    }
+
+    #[inline(never)]
+    fn find<P: Iterator<Item = Reachable>>(
+        &mut self,
+        kind: Option<Kind>,
         bytes: u32,
         align: u32,
         places: impl Fn(FrameRange) -> P,
     ) -> Result<Taken, AllocError> {
         let (count, order) = shape(bytes, align)?;
-        let liked = liked(count, order);
-        if let Some(taken) = self.take_foreseen(count, liked, order, &places) {
-            return Ok(taken);
-        }
         let (wanted, free) = (u64::from(count) << FRAME_SHIFT, self.free_bytes());
         if free < wanted {
-            return Err(AllocError::NoCapacity { wanted, free });
+            return Err(self.too_little(wanted, free));
         }
-        if let Some(extent) = self.take_idle(count, liked, order, &places) {
+        if let Some(kind) = kind.filter(|&kind| self.reserve.turn_to(kind))
+            && let Some(taken) = self.take_known(kind)
+        {
+            return Ok(taken);
+        }
+        if let Some(extent) = self.take_idle(kind, count, order, &places) {
+            let zeroed = self.runs[extent.run()].unseen.is_empty();
             self.hold(extent.frames());
-            return Ok(Taken { extent, zeroed: false, moves: false });
+            return Ok(Taken { extent, zeroed, moves: false });
         }
         match self.window(count, order, &places) {
             Some(extent) => Ok(Taken { extent, zeroed: false, moves: self.take_window(extent) }),
@@ -67,49 +101,44 @@ impl Area {
         }
     }
 
-    /// Takes what [`take_idle`](Self::take_idle) would take, if idle time has found that out.
-    fn take_foreseen<P: Iterator<Item = Reachable>>(
-        &mut self,
-        count: u32,
-        liked: u8,
-        order: u8,
-        places: impl Fn(FrameRange) -> P,
-    ) -> Option<Taken> {
-        if self.reserve.stock == 0 {
-            return None;
-        }
-        let (number, run, place) = self.runs.iter_mut().enumerate().find_map(|(number, run)| {
-            let place = places(run.frames).find(|place| place.frames.count() >= count)?;
-            Some((number, run, place))
-        })?;
-        if !place.keeps(order) {
-            return None;
-        }
-        let request = Request { count, order: liked, place: Extent::new(number, place.frames) };
-        let start = self.reserve.place_of(request, run.idle.version())?;
-        run.idle.take(start, count).ok()?;
-        let zeroed = run.unseen.is_empty();
-        let frames = FrameRange::new(start, count)?;
-        self.hold(frames);
-        Some(Taken { extent: Extent::new(number, frames), zeroed, moves: false })
-    }
-
     /// Takes a run of idle frames, if there is one.
     fn take_idle<P: Iterator<Item = Reachable>>(
         &mut self,
+        kind: Option<Kind>,
+        count: u32,
+        order: u8,
+        places: impl Fn(FrameRange) -> P,
+    ) -> Option<Extent> {
+        let liked = liked(count, order);
+        let found = self.take_aligned(kind, count, liked, order, &places);
+        if found.is_some() || liked == order { found } else { self.take_aligned(None, count, order, order, &places) }
+    }
+
+    /// Takes a run of idle frames, aligned to `liked`, if there is one. Remembers it, if it is in the first place
+    /// that is large enough.
+    #[inline]
+    fn take_aligned<P: Iterator<Item = Reachable>>(
+        &mut self,
+        mut kind: Option<Kind>,
         count: u32,
         liked: u8,
         order: u8,
         places: impl Fn(FrameRange) -> P,
     ) -> Option<Extent> {
-        let mut find = |liked| {
-            self.runs.iter_mut().enumerate().find_map(|(number, run)| {
-                let mut large = places(run.frames).filter(|place| place.frames.count() >= count);
-                let start = large.find_map(|place| place.take(&mut run.idle, count, liked, order))?;
-                Some(Extent::new(number, FrameRange::new(start, count).expect("inside the area")))
-            })
-        };
-        find(liked).or_else(|| if liked == order { None } else { find(order) })
+        for (number, run) in self.runs.iter_mut().enumerate() {
+            for place in places(run.frames).filter(|place| place.frames.count() >= count) {
+                let version = run.idle.version();
+                if let Some(start) = place.take(&mut run.idle, count, liked, order) {
+                    if let Some(kind) = kind.filter(|_| place.keeps(order)) {
+                        let place = Extent::new(number, place.frames);
+                        self.reserve.remember(kind, (count, liked), place, (version, start));
+                    }
+                    return Some(Extent::new(number, FrameRange::new(start, count).expect("inside the area")));
+                }
+                kind = None;
+            }
+        }
+        None
     }
 
     /// Returns the cheapest window of what is idle and lent, if anything is lent.
@@ -155,6 +184,15 @@ impl Area {
         }
     }
 
+    /// Says why there is no room where too little is free.
+    #[cold]
+    pub(super) fn too_little(&self, wanted: u64, free: u64) -> AllocError {
+        match self.whose {
+            Whose::Ours => AllocError::NoCapacity { wanted, free },
+            Whose::Kernels | Whose::Between => AllocError::NotTaken,
+        }
+    }
+
     /// Says why there is no room, although enough is idle or lent.
     #[cold]
     fn why_not<P: Iterator<Item = Reachable>>(
@@ -186,8 +224,28 @@ impl Area {
     /// # Panics
     ///
     /// If the frames are not the area's or not taken: a run is given back once, by the one value that owns it.
+    #[inline]
     pub(crate) fn give_back(&mut self, extent: Extent) {
-        free_in(&mut self.runs, extent, false);
+        self.note_unseen(extent);
+        self.give_back_seen(extent);
+    }
+
+    /// Has idle time go through these frames: some of them may not be zeroed.
+    #[inline]
+    pub(crate) fn note_unseen(&mut self, extent: Extent) {
+        self.runs[extent.run()].note_unseen(extent.frames());
+    }
+
+    /// Gives a run back that stays mapped. Idle time zeroes it through that mapping.
+    ///
+    /// # Panics
+    ///
+    /// As [`give_back`](Self::give_back).
+    #[inline]
+    pub(crate) fn give_back_seen(&mut self, extent: Extent) {
+        let frames = extent.frames();
+        let idle = &mut self.runs[extent.run()].idle;
+        idle.free(frames.start(), frames.count()).ok().expect("frames that were taken");
         if let Some(lending) = &mut self.lending {
             lending.occupancy.set_held(extent.frames(), false);
         }

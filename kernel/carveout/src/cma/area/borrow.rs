@@ -44,12 +44,12 @@ impl Area {
     #[cfg(test)]
     pub(super) fn register(
         &mut self,
-        name: &'static str,
+        name: &str,
         kind: crate::cma::loan::PageKind,
         pages: u32,
         priority: crate::cma::loan::LoanPriority,
     ) -> Result<usize, LendError> {
-        let mut candidate = Candidate::new(name, kind, pages, priority, self.may_lend()?)?;
+        let mut candidate = Candidate::new(name.into(), kind, pages, priority, self.may_lend()?)?;
         self.admit(&mut candidate)
     }
 
@@ -79,7 +79,7 @@ impl Area {
         &mut self,
         borrower: usize,
         count: u32,
-        cached: impl Fn(FrameRange) -> bool,
+        mut cached: impl FnMut(FrameRange) -> bool,
     ) -> Result<Loan, LendError> {
         let lending = self.lending.as_mut().ok_or(LendError::NoArea)?;
         let pages = lending.begin(borrower, count)?;

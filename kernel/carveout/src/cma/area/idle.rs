@@ -7,12 +7,17 @@ use super::Area;
 use super::run::AreaRun;
 use crate::addr::FrameRange;
 use crate::cma::extent::Extent;
-use crate::cma::reserve::Request;
+use crate::cma::reserve::Known;
 
 impl Area {
     /// Says how many frames are to be kept unlent while they are idle. With 0 nothing is prepared.
     pub(crate) const fn set_stock(&mut self, frames: u32) {
         self.reserve.stock = frames;
+    }
+
+    /// Returns whether anything is prepared.
+    pub(crate) const fn prepares(&self) -> bool {
+        self.reserve.stock > 0
     }
 
     /// Returns whether another core has frames in hand that an allocation may have soon: it zeroes them, or moves pages
@@ -22,17 +27,36 @@ impl Area {
     }
 
     /// Takes up to `most` frames that may not be zeroed yet: idle ones or, if fewer are idle than are to be, those of
-    /// loans that are forgotten. They are nobody's until [`end_zeroing`](Self::end_zeroing).
-    pub(crate) fn begin_zeroing(&mut self, most: u32) -> Option<Extent> {
+    /// loans that are forgotten. They are nobody's until [`end_zeroing`](Self::end_zeroing). None is of the `warm`
+    /// runs, which stay mapped.
+    pub(crate) fn begin_zeroing(
+        &mut self,
+        most: u32,
+        warm: &(impl Iterator<Item = FrameRange> + Clone),
+    ) -> Option<Extent> {
         if self.reserve.stock == 0 {
             return None;
         }
         let next = |(number, run): (usize, &mut AreaRun)| {
-            let Some(free) = run.idle.first_run(run.unseen.clone()) else {
-                run.unseen = 0..0;
+            if run.unseen.is_empty() {
                 return None;
+            }
+            let free = loop {
+                let Some(free) = run.idle.first_run(run.unseen.clone()) else {
+                    run.unseen = 0..0;
+                    return None;
+                };
+                let is_at = |warm: &FrameRange| warm.start() <= free.start && free.start < warm.end();
+                let Some(warm) = warm.clone().find(is_at) else { break free };
+                run.unseen.start = warm.end().min(run.unseen.end);
+                if run.unseen.is_empty() {
+                    run.unseen = 0..0;
+                    return None;
+                }
             };
-            let count = most.min(free.end - free.start);
+            let warm = warm.clone().map(FrameRange::start).filter(|&start| start > free.start);
+            let end = warm.fold(free.end, u32::min);
+            let count = most.min(end - free.start);
             run.unseen.start = free.start + count;
             run.idle.take(free.start, count).ok()?;
             Some(Extent::new(number, FrameRange::new(free.start, count)?))
@@ -58,6 +82,31 @@ impl Area {
         Some(extent)
     }
 
+    /// Takes all frames of a run that stays mapped, until [`end_zeroing`](Self::end_zeroing). Returns whether there is
+    /// anything to be prepared for.
+    pub(crate) fn begin_zeroing_warm(&mut self, extent: Extent) -> bool {
+        let frames = extent.frames();
+        let taken = self.reserve.stock > 0 && self.runs[extent.run()].idle.take(frames.start(), frames.count()).is_ok();
+        if taken {
+            self.hold(frames);
+            self.reserve.zeroing = Some(extent);
+        }
+        taken
+    }
+
+    /// Tells the indexes of the last changes, so that the next need not.
+    pub(crate) fn settle(&mut self) {
+        self.runs.iter_mut().for_each(|run| run.idle.settle());
+    }
+
+    /// Returns whether a request is foreseen for just these frames, as far as idle time has found places.
+    pub(crate) fn foresees(&self, frames: FrameRange) -> bool {
+        let mut kinds = self.reserve.kinds.iter();
+        kinds.any(|kind| {
+            kind.count == frames.count() && matches!(kind.foreseen, Some((_, Some(place))) if place == frames.start())
+        })
+    }
+
     /// Makes frames idle that were taken and are zeroed now.
     pub(crate) fn end_zeroing(&mut self, extent: Extent) {
         self.reserve.zeroing = None;
@@ -68,16 +117,30 @@ impl Area {
         }
     }
 
-    /// Finds the place for one of the kinds of request that are remembered. Returns whether one was left to do.
+    /// Keeps the places that were found for kinds of request, where the changes since then leave them as they are.
+    pub(crate) fn carry(&mut self) {
+        for (number, run) in self.runs.iter_mut().enumerate() {
+            let kinds = self.reserve.kinds.iter_mut().filter(|known| known.place.run() == number);
+            run.idle.carry(kinds.map(|known| (known.count, known.order, &mut known.found)));
+            for known in self.reserve.kinds.iter_mut().filter(|known| known.place.run() == number) {
+                if let Some(found) = known.found {
+                    known.foreseen = Some((run.idle.version(), Some(run.idle.place_of(found))));
+                }
+            }
+        }
+    }
+
+    /// Finds the place for one of the kinds of request that came again. Returns whether one was left to do.
     pub(crate) fn foresee(&mut self) -> bool {
         if self.reserve.stock == 0 {
             return false;
         }
-        for kind in &mut self.reserve.kinds {
-            let Request { count, order, place } = kind.request;
+        for known in self.reserve.kinds.iter_mut().filter(|known| known.again) {
+            let &mut Known { count, order, place, .. } = known;
             let (place, idle) = (place.frames(), &mut self.runs[place.run()].idle);
-            if kind.foreseen.is_none_or(|(version, _)| version != idle.version()) {
-                kind.foreseen = Some((idle.version(), idle.find(count, order, place.start()..place.end())));
+            if known.foreseen.is_none_or(|(version, _)| version != idle.version()) {
+                known.found = idle.foresee(count, order, place.start()..place.end());
+                known.foreseen = Some((idle.version(), known.found.map(|found| idle.place_of(found))));
                 return true;
             }
         }

@@ -53,7 +53,7 @@ fn explore(open_while: bool) {
                 // One frame is never open, so this cannot fail (I6).
                 let taken = area
                     .lock()
-                    .alloc(FRAME_SIZE, 1, |run| iter::once(Reachable::unshifted(run)))
+                    .alloc(None, FRAME_SIZE, 1, |run| iter::once(Reachable::unshifted(run)))
                     .expect("a recall never fails");
                 taken.extent.frames().iter().for_each(|frame| touch(&memory, frame.number()));
                 area.lock().give_back(taken.extent);
@@ -97,17 +97,18 @@ fn idle_work(waits: bool) {
             let (area, lane, memory) = (Arc::clone(&area), Arc::clone(&lane), Arc::clone(&memory));
             move || {
                 while let Some(_turn) = lane.try_lock() {
-                    let Some(extent) = ({ area.lock().begin_zeroing(1) }) else { break };
+                    let Some(extent) = ({ area.lock().begin_zeroing(1, &iter::empty()) }) else { break };
                     touch(&memory, extent.frames());
                     area.lock().end_zeroing(extent);
                 }
+                area.lock().carry();
                 while area.lock().foresee() {}
             }
         });
         let mut turn = None;
         let mut guard = area.lock();
         let all = loop {
-            match guard.alloc(FRAMES * FRAME_SIZE, 1, |run| iter::once(Reachable::unshifted(run))) {
+            match guard.alloc(None, FRAMES * FRAME_SIZE, 1, |run| iter::once(Reachable::unshifted(run))) {
                 Err(error) if waits && error.is_of_room() && guard.has_in_hand() => {
                     assert!(turn.is_none(), "nobody has frames in hand but who has the lane");
                     drop(guard);

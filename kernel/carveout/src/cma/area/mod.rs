@@ -10,7 +10,8 @@
 //! - idle;
 //! - being zeroed in idle time, and nobody's until that is done;
 //! - [lent](super::loan);
-//! - a contract slot's, and then held, idle or lent for that slot alone.
+//! - a contract slot's, and then held, idle or lent for that slot alone;
+//! - the kernel's, and then all of them are.
 //!
 //! The parts, each with what it does for the area:
 //!
@@ -19,7 +20,8 @@
 //! - `alloc`: buffers' frames, from what is idle or else from the cheapest window of what is idle and lent;
 //! - `slots`: contracts' frames;
 //! - `borrow`: frames for loans, and where their pages move;
-//! - `idle`: what idle time prepares. It zeroes frames where they lie, and finds places for the last kinds of request.
+//! - `idle`: what idle time prepares. It zeroes frames where they lie, and finds places for the last kinds of request;
+//! - `whose`: the area comes from the kernel, and goes back to it.
 
 mod alloc;
 #[cfg(feature = "loans")]
@@ -28,6 +30,7 @@ mod idle;
 mod refusal;
 mod run;
 mod slots;
+mod whose;
 
 #[cfg(all(test, loom, feature = "loans"))]
 mod interleavings;
@@ -37,14 +40,19 @@ mod tests;
 pub(crate) use self::alloc::{Taken, shape};
 pub use refusal::{AllocError, MAX_ALIGN, NoRun};
 pub(crate) use slots::PlanError;
+pub(crate) use whose::Whose;
 
 use crate::addr::{FRAME_SHIFT, Frame, FrameRange};
 use crate::carve_out::CarveOut;
+use crate::cma::index::Node;
 use crate::cma::loan::Lending;
 use crate::cma::reach::Reachable;
 use crate::cma::reserve::Reserve;
+use crate::heap::room;
+use crate::name::Name;
 use ::alloc::collections::TryReserveError;
-use run::{AreaRun, AreaRuns, largest_in};
+use ::alloc::vec::Vec;
+use run::{AreaRun, largest_in};
 
 /// Keeps who has which frames of one carve-out.
 ///
@@ -63,26 +71,40 @@ use run::{AreaRun, AreaRuns, largest_in};
 #[derive(Debug)]
 pub struct Area {
     carved: CarveOut,
-    runs: AreaRuns,
+    runs: Vec<AreaRun>,
     reserve: Reserve,
     /// Exists once a borrower is registered.
     lending: Option<Lending>,
+    whose: Whose,
 }
 
 impl Area {
-    /// Makes the area of a carve-out, which is consumed. Its indexes are taken from the heap here, and never given
-    /// back.
+    /// The bytes of heap that each run of an area takes, in one list, beside its index.
+    pub(crate) const RUN_BYTES: usize = size_of::<AreaRun>();
+
+    /// The bytes of heap that each area takes in one block, for the kinds of request that it remembers.
+    pub(crate) const KINDS_BYTES: usize = Reserve::BYTES;
+
+    /// Makes the area of a carve-out, which is consumed. No frame of a [late](CarveOut::late) one is free. Its indexes
+    /// are taken from the heap here, and never given back.
     ///
     /// # Errors
     ///
     /// [`TryReserveError`] if the heap has no room for the indexes.
     #[cold]
     pub fn new(carved: CarveOut) -> Result<Self, TryReserveError> {
-        let mut runs = AreaRuns::new();
+        let mut runs = room(carved.ranges().len())?;
+        let late = carved.is_late();
         for &frames in carved.ranges() {
-            runs.push(AreaRun::new(frames)?);
+            runs.push(if late { AreaRun::taken(frames)? } else { AreaRun::new(frames)? });
         }
-        Ok(Self { carved, runs, reserve: Reserve::default(), lending: None })
+        let whose = if late { Whose::Kernels } else { Whose::Ours };
+        Ok(Self { carved, runs, reserve: Reserve::new()?, lending: None, whose })
+    }
+
+    /// Returns the bytes that the index of a run takes from the heap.
+    pub(crate) fn index_bytes(frames: FrameRange) -> usize {
+        run::nodes(frames).unwrap_or(0) * size_of::<Node>()
     }
 
     /// Returns its name in the device tree, or `cma` for the area of the command line.
@@ -95,7 +117,7 @@ impl Area {
         self.carved.is_lendable()
     }
 
-    /// Yields the carved frames.
+    /// Yields its runs of frames.
     pub fn ranges(&self) -> impl Iterator<Item = FrameRange> + '_ {
         self.runs.iter().map(|run| run.frames)
     }
@@ -110,7 +132,7 @@ impl Area {
     }
 
     /// Returns the number of idle frames, those that are being zeroed included.
-    fn idle_frames(&self) -> u32 {
+    pub(crate) fn idle_frames(&self) -> u32 {
         let zeroing = self.reserve.zeroing.map_or(0, |extent| extent.frames().count());
         self.runs.iter().map(|run| run.idle.free_units()).sum::<u32>() + zeroing
     }
@@ -137,7 +159,7 @@ impl Area {
     }
 
     /// Returns the name of the borrower that has a frame, if one has and the frame is of this area.
-    pub(crate) fn borrower_of(&self, frame: Frame) -> Option<&'static str> {
+    pub(crate) fn borrower_of(&self, frame: Frame) -> Option<Name> {
         self.ranges().find(|run| run.contains(frame))?;
         self.lending.as_ref()?.borrower_of(frame.number())
     }

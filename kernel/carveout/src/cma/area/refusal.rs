@@ -24,6 +24,8 @@ pub enum AllocError {
     /// The device has no area. Either there is no default one, or the device names one that was refused: then the text
     /// says why.
     NoArea(Option<&'static str>),
+    /// The area is the kernel's now. [`Dma::take_area`](crate::dma::Dma::take_area) makes it ours.
+    NotTaken,
     /// Fewer bytes are free than asked for.
     NoCapacity {
         /// Bytes asked for, in whole frames.
@@ -134,6 +136,7 @@ impl fmt::Display for AllocError {
             }
             Self::NoArea(None) => write!(f, "the device has no area to allocate from"),
             Self::NoArea(Some(why)) => write!(f, "the device has no area to allocate from: {why}"),
+            Self::NotTaken => write!(f, "the device's area is the kernel's now; it can be had once it is taken"),
             Self::NoCapacity { wanted, free } => {
                 write!(f, "no room for {}: {} free in the area", Bytes(wanted), Bytes(free))
             }
@@ -157,7 +160,10 @@ impl fmt::Display for AllocError {
             Self::ContractExceeded { wanted, declared } => {
                 write!(f, "no room for {}: all {declared} that the contract declares are allocated", Bytes(wanted))
             }
-            Self::TooManyBuffers { limit } => write!(f, "all {limit} buffer records are in use"),
+            Self::TooManyBuffers { limit } => write!(
+                f,
+                "all {limit} buffer records are in use, and more come from the heap where interrupts are not masked alone"
+            ),
         }
     }
 }

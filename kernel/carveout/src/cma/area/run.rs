@@ -3,14 +3,13 @@
 //! Guarantees: a frame is free in one index of its run at most. The indexes lie on the heap and are never given back.
 
 use crate::addr::FrameRange;
-use crate::carve_out::CarveOut;
 use crate::cma::extent::Extent;
 use crate::cma::index::{Index, Node};
 use crate::cma::reach::Reachable;
 use crate::heap::filled;
 use alloc::collections::TryReserveError;
-use arrayvec::ArrayVec;
 use core::ops::Range;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Keeps which frames of a run are free.
 #[derive(Debug)]
@@ -31,6 +30,19 @@ impl AreaRun {
         Ok(Self { frames, unseen: idle.units(), idle, spare: None })
     }
 
+    /// Makes a run of which no frame is idle.
+    pub(super) fn taken(frames: FrameRange) -> Result<Self, TryReserveError> {
+        Ok(Self { frames, unseen: 0..0, idle: taken_index(frames)?, spare: None })
+    }
+
+    /// Has idle time go through these frames.
+    #[inline]
+    pub(super) fn note_unseen(&mut self, frames: FrameRange) {
+        let Range { start, end } = self.unseen;
+        self.unseen =
+            if start < end { start.min(frames.start())..end.max(frames.end()) } else { frames.start()..frames.end() };
+    }
+
     /// Returns the index of idle frames, or (`contracted`) that of idle contract slots' frames.
     pub(super) fn index_mut(&mut self, contracted: bool) -> &mut Index<'static> {
         if contracted { self.spare.as_mut().expect("made with the first contract") } else { &mut self.idle }
@@ -39,37 +51,43 @@ impl AreaRun {
     /// Makes the index of idle contract slots' frames, of none yet, if there is none.
     pub(super) fn prepare_spare(&mut self) -> Result<(), TryReserveError> {
         if self.spare.is_none() {
-            let mut spare = heap_index(self.frames)?;
-            spare.take(self.frames.start(), self.frames.count()).ok().expect("a fresh index is free");
-            self.spare = Some(spare);
+            self.spare = Some(taken_index(self.frames)?);
         }
         Ok(())
     }
+}
+
+/// Returns the nodes of the index of a run, or `None` if the run is empty. No run has more than an index holds.
+pub(super) fn nodes(frames: FrameRange) -> Option<usize> {
+    Index::nodes_needed(frames.start(), frames.count())
 }
 
 /// Makes an index whose nodes are taken from the heap for good.
 ///
 /// # Panics
 ///
-/// If there are no units, or more than an index holds: a carve-out of ARMv7-A has fewer.
+/// If there are no frames. The ledger refuses such a run.
 fn heap_index(frames: FrameRange) -> Result<Index<'static>, TryReserveError> {
     let (first, units) = (frames.start(), frames.count());
-    let nodes = Index::nodes_needed(first, units).expect("a number of units that an index holds");
-    let nodes = filled(nodes, Node::EMPTY)?.leak();
+    let nodes = nodes(frames).expect("a run of some frames");
+    // Words are filled by one call of a function that fills memory, and nodes by one each.
+    let words = filled(nodes * (size_of::<Node>() / size_of::<u32>()), 0u32)?.leak();
+    let nodes = <[Node]>::mut_from_bytes(words.as_mut_bytes()).ok().expect("whole nodes, aligned as words are");
     Ok(Index::new(first, units, nodes).ok().expect("storage as large as asked for"))
 }
 
-/// The runs of an area.
-pub(super) type AreaRuns = ArrayVec<AreaRun, { CarveOut::RANGES }>;
+/// Makes an index as [`heap_index`] does, of which nothing is free.
+fn taken_index(frames: FrameRange) -> Result<Index<'static>, TryReserveError> {
+    let mut index = heap_index(frames)?;
+    index.take(frames.start(), frames.count()).ok().expect("a fresh index is free");
+    Ok(index)
+}
 
 /// Frees frames that were taken: they are idle, or (`contracted`) an idle contract slot's.
 pub(super) fn free_in(runs: &mut [AreaRun], extent: Extent, contracted: bool) {
     let (run, frames) = (&mut runs[extent.run()], extent.frames());
     if !contracted {
-        let Range { start, end } = run.unseen.clone();
-        let all =
-            if start < end { start.min(frames.start())..end.max(frames.end()) } else { frames.start()..frames.end() };
-        run.unseen = all;
+        run.note_unseen(frames);
     }
     let index = run.index_mut(contracted);
     index.free(frames.start(), frames.count()).ok().expect("frames that were taken");

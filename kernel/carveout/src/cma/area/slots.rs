@@ -69,7 +69,7 @@ impl Area {
                 let wanted = u64::from(count) << FRAME_SHIFT;
                 let free = scratch.iter().map(|(_, index)| u64::from(index.free_units())).sum::<u64>() << FRAME_SHIFT;
                 if free < wanted {
-                    return Err(PlanError::Slot(n, AllocError::NoCapacity { wanted, free }));
+                    return Err(PlanError::Slot(n, self.too_little(wanted, free)));
                 }
                 let elsewhere = scratch.iter_mut().any(|(_, index)| index.has(count, order));
                 let any = scratch.iter_mut().map(|(_, index)| u64::from(index.largest_run())).max().unwrap_or(0);

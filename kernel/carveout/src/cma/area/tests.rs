@@ -5,6 +5,8 @@ use crate::addr::FRAME_SIZE;
 use crate::cma::extent::Extent;
 use crate::cma::loan::{Loan, LoanPlace, LoanPriority, NotOpen, Opening, PageKind, SPARES};
 use crate::cma::reach::Reach;
+use crate::cma::reserve::Kind;
+use core::num::NonZeroU32;
 use core::ops::Range;
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -36,7 +38,7 @@ fn i6_a_window_of_unlike_discardable_loans_is_found() {
         let borrower = area.register(name, PageKind::Discardable, 2, priority).unwrap();
         area.borrow(borrower, 2, |_| cached).unwrap();
     }
-    let taken = area.alloc(4 * FRAME_SIZE, 1, |run| core::iter::once(Reachable::unshifted(run))).unwrap();
+    let taken = area.alloc(None, 4 * FRAME_SIZE, 1, |run| core::iter::once(Reachable::unshifted(run))).unwrap();
     assert_eq!((taken.extent.frames(), taken.moves), (frames, false));
 }
 
@@ -162,10 +164,16 @@ fn ops(lends: bool) -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..60)
 }
 
+fn kind(count: u32, order: u32, reach: usize) -> Kind {
+    Kind::new(NonZeroU32::new(reach as u32 + 1).unwrap(), count, order as u8)
+}
+
 fn idle_step(area: &mut Area) {
-    match area.begin_zeroing(3) {
-        Some(frames) => area.end_zeroing(frames),
-        None => drop(area.foresee()),
+    if let Some(frames) = area.begin_zeroing(3, &core::iter::empty()) {
+        area.end_zeroing(frames);
+    } else {
+        area.carry();
+        area.foresee();
     }
 }
 
@@ -267,7 +275,8 @@ proptest! {
             match op {
                 Op::Alloc { count, order, reach } => {
                     let alloc = |area: &mut Area| {
-                        let taken = area.alloc(count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
+                        let kind = Some(kind(count, order, reach));
+                        let taken = area.alloc(kind, count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
                         taken.map(|taken| taken.extent)
                     };
                     let got = alloc(&mut without);
@@ -296,7 +305,8 @@ proptest! {
         for op in ops {
             match (op, cache) {
                 (Op::Alloc { count, order, reach }, _) => {
-                    let got = area.alloc(count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
+                    let kind = Some(kind(count, order, reach));
+                    let got = area.alloc(kind, count * FRAME_SIZE, FRAME_SIZE << order, |run| places(reach, run));
                     let got = got.map(|taken| taken.extent);
                     let right = model.judge((count, order, reach), &got.map(Extent::frames));
                     prop_assert!(right, "{:?}, held {:?}, open {:?}", got, model.held, model.open);

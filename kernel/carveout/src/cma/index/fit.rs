@@ -6,8 +6,8 @@
 //! - **Exact.** It finds nothing only if no free run holds the request.
 //! - It looks at a number of nodes that grows with the logarithm of the units, whatever their state.
 
-use super::node::{BitRuns, LEAF_ORDER, align_up, class, class_bit, shortest_of};
-use super::tree::Tree;
+use super::node::{BitRuns, LEAF_ORDER, Node, align_up, class, class_bit, shortest_of};
+use super::tree::{Tree, usable_of};
 use core::mem;
 use core::ops::Range;
 
@@ -27,16 +27,30 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// Returns the first fit in the free run `[start, end)`.
-    fn fit(&self, start: u32, end: u32) -> Option<u32> {
+    pub(super) fn fit(&self, start: u32, end: u32) -> Option<u32> {
         let at = align_up(start, self.order);
         (at < end && self.count <= end - at).then_some(at)
     }
 }
 
+/// Where a request goes, and in which free run if no other that fits is as short, or as short and lower.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    pub(super) at: u32,
+    pub(super) best: Option<BestRun>,
+}
+
+/// The shortest run that fits a request, and of several the lowest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct BestRun {
+    pub(super) length: u32,
+    pub(super) start: u32,
+}
+
 /// A policy: which of the places that fit a request gets.
 pub(super) trait Fit {
-    /// Returns the offset of the place, or `None` if there is none.
-    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32>;
+    /// Returns the place, or `None` if there is none.
+    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<Found>;
 }
 
 /// Takes the shortest run that fits among the first of each size class, of all units. This is close to best fit. If a
@@ -47,7 +61,7 @@ pub(super) enum GoodFit {}
 pub(super) enum LowestFit {}
 
 impl Fit for GoodFit {
-    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
+    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<Found> {
         if tree.usable(tree.height, tree.root(), wanted.order) < wanted.count {
             return None;
         }
@@ -58,7 +72,7 @@ impl Fit for GoodFit {
         let (prefix, suffix) = (start..start + root.prefix, end - root.suffix..end);
         let mut classes = root.classes | class_bit(&prefix) | class_bit(&suffix);
         classes &= u32::MAX << class(wanted.count);
-        let mut tries = TRIES;
+        let (mut tries, mut exact) = (TRIES, true);
         while classes != 0 && tries > 0 {
             let class = classes & classes.wrapping_neg();
             classes ^= class;
@@ -66,14 +80,18 @@ impl Fit for GoodFit {
             let mut search = ClassSearch { wanted, class, least, tries: tries.min(TRIES_OF_CLASS), best: None };
             tries -= search.tries;
             search.consider(&prefix);
-            search.look_into(tree, tree.height, tree.root());
-            search.consider(&suffix);
-            tries += search.tries;
-            if let Some((_, at)) = search.best {
-                return Some(at);
+            if search.is_worth_it(root, tree.height, tree.root()) {
+                search.look_into(tree, root, tree.height, tree.root());
             }
+            search.consider(&suffix);
+            if let Some((best, at)) = search.best {
+                exact &= search.tries > 0 || best.length <= least;
+                return Some(Found { at, best: exact.then_some(best) });
+            }
+            exact &= search.tries > 0;
+            tries += search.tries;
         }
-        Some(descend(tree, tree.height, tree.root(), wanted))
+        Some(Found { at: descend(tree, tree.height, tree.root(), wanted), best: None })
     }
 }
 
@@ -86,8 +104,8 @@ struct ClassSearch<'a> {
     least: u32,
     /// Runs that may still be looked at.
     tries: u32,
-    /// Length of the shortest run so far that fits, and where in it.
-    best: Option<(u32, u32)>,
+    /// The shortest run so far that fits, and where in it.
+    best: Option<(BestRun, u32)>,
 }
 
 impl ClassSearch<'_> {
@@ -97,27 +115,19 @@ impl ClassSearch<'_> {
         }
         self.tries -= 1;
         let length = run.end - run.start;
-        if self.best.is_some_and(|(best, _)| best <= length) {
+        if self.best.is_some_and(|(best, _)| best.length <= length) {
             return;
         }
         if let Some(at) = self.wanted.fit(run.start, run.end) {
-            self.best = Some((length, at));
+            self.best = Some((BestRun { length, start: run.start }, at));
             if length <= self.least {
                 self.tries = 0;
             }
         }
     }
 
-    /// Considers the inner runs of a block, from the lowest.
-    fn look_into(&mut self, tree: &Tree<'_>, height: u32, number: u32) {
-        let node = tree.node(height, number);
-        if self.tries == 0 || node.classes & self.class == 0 {
-            return;
-        }
-        // Nor if all that is in it, whatever its class, is too short at that alignment.
-        if height > LEAF_ORDER && tree.usable(height, number, self.wanted.order) < self.wanted.count {
-            return;
-        }
+    /// Considers the inner runs of a block that has some of the class, from the lowest.
+    fn look_into(&mut self, tree: &Tree<'_>, node: &Node, height: u32, number: u32) {
         let base = number << height;
         if height == LEAF_ORDER {
             for run in BitRuns::inner(node.bits()) {
@@ -126,18 +136,32 @@ impl ClassSearch<'_> {
             return;
         }
         let (half, middle) = (1 << (height - 1), base + (1 << (height - 1)));
-        self.look_into(tree, height - 1, number * 2);
-        let (left, right) = (tree.node(height - 1, number * 2), tree.node(height - 1, number * 2 + 1));
+        let (left, right) = tree.halves(height, number);
+        if self.is_worth_it(left, height - 1, number * 2) {
+            self.look_into(tree, left, height - 1, number * 2);
+        }
         if left.suffix < half && right.prefix < half {
             self.consider(&(middle - left.suffix..middle + right.prefix));
         }
-        self.look_into(tree, height - 1, number * 2 + 1);
+        if self.is_worth_it(right, height - 1, number * 2 + 1) {
+            self.look_into(tree, right, height - 1, number * 2 + 1);
+        }
+    }
+
+    /// Returns whether a block may have an inner run that is better: it has one of the class, and what is in it,
+    /// whatever its class, is not too short at that alignment.
+    #[inline]
+    fn is_worth_it(&self, node: &Node, height: u32, number: u32) -> bool {
+        self.tries > 0
+            && node.classes & self.class != 0
+            && (height == LEAF_ORDER || usable_of(node, height, number, self.wanted.order) >= self.wanted.count)
     }
 }
 
 impl Fit for LowestFit {
-    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<u32> {
-        lowest_below(tree, tree.height, tree.root(), wanted, &mut 0)
+    fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<Found> {
+        let at = lowest_below(tree, tree.height, tree.root(), wanted, &mut 0)?;
+        Some(Found { at, best: None })
     }
 }
 

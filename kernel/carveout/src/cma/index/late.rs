@@ -1,46 +1,57 @@
-//! The last change to the units, kept beside the tree.
+//! The last changes to the units, kept beside the tree.
 //!
-//! Often the next call undoes a change: a buffer is freed and one like it is allocated. So the tree is told of a change
-//! only when somebody else's question or another change needs it. Guarantees:
+//! Often a later call undoes a change: a buffer is freed and one like it is allocated. And often there is time later:
+//! after a free, before the next search. So the tree is told of a change only when somebody's question needs it, or
+//! when [`MOST`] others came after it. Guarantees:
 //!
-//! - Nobody reads a tree that has not been told of all: [`LateTree::settle`] is the only way to it.
-//! - A change that does not undo the last one, nor falls into the same leaf, tells the tree of the last one first. So
-//!   one change is kept at most.
+//! - Nobody reads a tree that has not been told of all: [`LateTree::settle`] is the only way to it, but for a look at
+//!   units
+//!   that no late change is of.
+//! - Late changes have no unit in common. So the tree can be told of them in any order.
 
-use super::node::{LEAF_MASK, LEAF_ORDER, mask};
 use super::tree::Tree;
+use arrayvec::ArrayVec;
 use core::ops::Range;
 
-/// What changed since the tree was told.
-#[derive(Clone, Copy, Debug)]
-enum Late {
-    /// Units of one leaf, in any number of calls.
-    Leaf {
-        leaf: u32,
-        /// Its free units.
-        bits: u64,
-        /// Its free units as the tree knows them.
-        known: u64,
-    },
-    /// A run over several leaves, all of it free now or all of it taken.
-    Run { lo: u32, hi: u32, free: bool },
+/// The most changes that are late.
+const MOST: usize = 8;
+
+/// A run that became free, or was taken, since the tree was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Late {
+    lo: u32,
+    hi: u32,
+    free: bool,
 }
 
-/// Knows which units are free: a tree, and the last change, of which the tree is told later.
+/// Knows which units are free: a tree, and the last changes, of which the tree is told later.
 #[derive(Debug)]
 pub(super) struct LateTree<'a> {
     tree: Tree<'a>,
-    late: Option<Late>,
+    late: ArrayVec<Late, MOST>,
+    /// The version of the units, and that of what the tree was told.
+    version: u32,
+    told: u32,
+    /// The last version that was new.
+    newest: u32,
+    /// The runs that changed since [`forget_changes`](Self::forget_changes), or `None` if they were more than fit.
+    changes: Option<ArrayVec<(u32, u32), MOST>>,
 }
 
 impl<'a> LateTree<'a> {
     pub(super) const fn new(tree: Tree<'a>) -> Self {
-        Self { tree, late: None }
+        Self { tree, late: ArrayVec::new_const(), version: 0, told: 0, newest: 0, changes: None }
+    }
+
+    /// Returns a number that tells sets of free units apart. It is that of before again once all changes since the tree
+    /// was told of one are undone.
+    pub(super) const fn version(&self) -> u32 {
+        self.version
     }
 
     /// Tells the tree what changed, and returns it.
     pub(super) fn settle(&mut self) -> &Tree<'a> {
-        if self.late.is_some() {
+        if !self.late.is_empty() {
             self.tell();
         }
         &self.tree
@@ -49,80 +60,120 @@ impl<'a> LateTree<'a> {
     /// Tells the tree what changed. It is a call of its own, for most searches find the tree told already.
     #[inline(never)]
     fn tell(&mut self) {
-        match self.late.take() {
-            Some(Late::Leaf { leaf, bits, known }) if bits != known => self.tree.set_leaf(leaf, bits),
-            Some(Late::Run { lo, hi, free }) => self.tree.set_run(lo, hi, free),
-            Some(Late::Leaf { .. }) | None => {}
+        self.told = self.version;
+        for Late { lo, hi, free } in self.late.drain(..) {
+            self.tree.set_run(lo, hi, free);
         }
+    }
+
+    /// Tells the tree of one change, so that there is room for another.
+    #[cold]
+    #[inline(never)]
+    fn tell_one(&mut self) {
+        let Late { lo, hi, free } = self.late.remove(0);
+        self.tree.set_run(lo, hi, free);
+        // What the tree knows now, nobody has known before.
+        self.told = self.new_version();
     }
 
     /// Makes the units `[lo, hi)` free, or taken, if all of them are the other. Returns whether they were.
     pub(super) fn change(&mut self, lo: u32, hi: u32, free: bool) -> bool {
-        let leaf = lo >> LEAF_ORDER;
-        if leaf == (hi - 1) >> LEAF_ORDER {
-            let (bits, units) = (self.leaf(leaf), mask(lo & LEAF_MASK, (lo & LEAF_MASK) + (hi - lo)));
-            let all = bits & units == if free { 0 } else { units };
-            if all {
-                self.flip(leaf, bits, units);
-            }
-            return all;
+        if self.undo(lo, hi, free) {
+            return true;
         }
-        let all = self.undoes(lo, hi, free) || self.settle().first(lo, hi, free).is_none();
+        if self.late.iter().any(|late| late.lo < hi && lo < late.hi) {
+            self.settle();
+        }
+        let all = self.tree.first(lo, hi, free).is_none();
         if all {
-            self.mark(lo, hi, free);
+            self.add(lo, hi, free);
         }
         all
     }
 
     /// Makes the units `[lo, hi)`, all of them taken or all of them free, the other.
+    #[inline]
     pub(super) fn mark(&mut self, lo: u32, hi: u32, free: bool) {
-        let leaf = lo >> LEAF_ORDER;
-        if leaf == (hi - 1) >> LEAF_ORDER {
-            let bits = self.leaf(leaf);
-            self.flip(leaf, bits, mask(lo & LEAF_MASK, (lo & LEAF_MASK) + (hi - lo)));
-        } else if self.undoes(lo, hi, free) {
-            self.late = None;
-        } else {
+        if self.undo(lo, hi, free) {
+            return;
+        }
+        if self.late.iter().any(|late| late.lo < hi && lo < late.hi) {
             self.settle();
-            self.late = Some(Late::Run { lo, hi, free });
+        }
+        self.add(lo, hi, free);
+    }
+
+    /// Forgets the late change that this one undoes, if there is one.
+    #[inline]
+    fn undo(&mut self, lo: u32, hi: u32, free: bool) -> bool {
+        let undone = Late { lo, hi, free: !free };
+        let Some(at) = self.late.iter().rposition(|&late| late == undone) else { return false };
+        self.late.remove(at);
+        match &mut self.changes {
+            Some(changes) if changes.last() == Some(&(lo, hi)) => drop(changes.pop()),
+            _ => self.note(lo, hi),
+        }
+        self.version = if self.late.is_empty() { self.told } else { self.new_version() };
+        true
+    }
+
+    #[inline]
+    fn add(&mut self, lo: u32, hi: u32, free: bool) {
+        if self.late.is_full() {
+            self.tell_one();
+        }
+        self.late.push(Late { lo, hi, free });
+        self.note(lo, hi);
+        self.version = self.new_version();
+    }
+
+    /// Adds a run to those that changed.
+    #[inline]
+    fn note(&mut self, lo: u32, hi: u32) {
+        if let Some(changes) = &mut self.changes
+            && changes.try_push((lo, hi)).is_err()
+        {
+            self.changes = None;
         }
     }
 
-    /// Returns the free units of a leaf. Afterwards no other leaf has a change that the tree does not know.
-    fn leaf(&mut self, leaf: u32) -> u64 {
-        match self.late {
-            Some(Late::Leaf { leaf: late, bits, .. }) if late == leaf => bits,
-            _ => self.settle().leaf(leaf),
+    /// Returns the runs that changed since [`forget_changes`](Self::forget_changes), unless they were too many, with
+    /// the tree, which was told of them.
+    pub(super) fn changes(&mut self) -> (Option<&[(u32, u32)]>, &Tree<'a>) {
+        if !self.late.is_empty() {
+            self.tell();
         }
+        (self.changes.as_deref(), &self.tree)
     }
 
-    /// Flips `units` of a leaf whose free units [`leaf`](Self::leaf) has just returned as `bits`.
-    fn flip(&mut self, leaf: u32, bits: u64, units: u64) {
-        let known = if let Some(Late::Leaf { known, .. }) = self.late { known } else { bits };
-        self.late = Some(Late::Leaf { leaf, bits: bits ^ units, known });
+    /// Forgets which runs changed.
+    pub(super) fn forget_changes(&mut self) {
+        self.changes = Some(ArrayVec::new_const());
+    }
+
+    #[inline]
+    const fn new_version(&mut self) -> u32 {
+        self.newest = self.newest.wrapping_add(1);
+        self.newest
     }
 
     /// Returns the offsets of the units.
     pub(super) const fn units(&self) -> &Range<u32> {
         &self.tree.units
     }
-
-    /// Returns whether this is the last change the other way round.
-    fn undoes(&self, lo: u32, hi: u32, free: bool) -> bool {
-        matches!(self.late, Some(Late::Run { lo: first, hi: end, free: now }) if (first, end, now) == (lo, hi, !free))
-    }
 }
 
 #[cfg(test)]
 impl LateTree<'_> {
-    /// Copies the tree as it is, with its nodes in `nodes`, and the last change beside it.
+    /// Copies the tree as it is, with its nodes in `nodes`, and the late changes beside it.
     pub(super) fn copy<'b>(&self, nodes: &'b mut std::vec::Vec<super::Node>) -> LateTree<'b> {
-        LateTree { tree: self.tree.copy(nodes), late: self.late }
+        let (late, version, told, newest) = (self.late.clone(), self.version, self.told, self.newest);
+        LateTree { tree: self.tree.copy(nodes), late, version, told, newest, changes: None }
     }
 
     /// Gives every leaf its bits.
     pub(super) fn load(&mut self, bits: impl Fn(u32) -> u64) {
-        self.late = None;
+        self.late.clear();
         self.tree.load(bits);
     }
 

@@ -13,7 +13,7 @@
 //!
 //! - `node`: what a block of units knows of its free runs, and how a block follows from its two halves;
 //! - `tree`: the nodes over all units, what is asked of them and how they change;
-//! - `late`: the last change, of which the tree is told later;
+//! - `late`: the last changes, of which the tree is told later;
 //! - `fit`: the policies by which a request gets its place.
 
 mod fit;
@@ -26,15 +26,20 @@ mod tests;
 
 pub use node::{MAX_ALIGN_ORDER, Node};
 
+use arrayvec::ArrayVec;
 use core::fmt;
 use core::iter;
 use core::ops::Range;
-use fit::{Fit, GoodFit, LowestFit, Wanted};
+pub(crate) use fit::Found;
+use fit::{BestRun, Fit, GoodFit, LowestFit, Wanted};
 use late::LateTree;
 use tree::Tree;
 
 /// Gives the most units an index may hold: 64 GiB of frames.
 pub const MAX_UNITS: u32 = 1 << 24;
+
+/// The most free runs beside changes that are looked at before a search is made after all.
+const NEW_RUNS: usize = 16;
 
 /// Numbers are counted from a multiple of the largest alignment, so that an aligned offset is an aligned number.
 const ORIGIN_MASK: u32 = (1 << MAX_ALIGN_ORDER) - 1;
@@ -126,8 +131,6 @@ pub struct Index<'a> {
     /// Number of offset 0.
     origin: u32,
     free: u32,
-    /// See [`version`](Self::version).
-    version: u32,
 }
 
 impl<'a> Index<'a> {
@@ -158,7 +161,8 @@ impl<'a> Index<'a> {
         };
         let start = first & ORIGIN_MASK;
         let tree = LateTree::new(Tree::new(start..start + units, nodes));
-        let mut index = Self { tree, origin: first & !ORIGIN_MASK, free: 0, version: 0 };
+        let origin = first & !ORIGIN_MASK;
+        let mut index = Self { tree, origin, free: 0 };
         index.tree.mark(start, start + units, true);
         index.count(units, true);
         Ok(index)
@@ -167,15 +171,24 @@ impl<'a> Index<'a> {
     /// Allocates `count` units whose first number is a multiple of 2^`align_order`, all with numbers in `within`.
     /// Returns that number; `None` if there is no such run, `count` is 0 or the order exceeds [`MAX_ALIGN_ORDER`].
     pub fn alloc(&mut self, count: u32, align_order: u8, within: Range<u32>) -> Option<u32> {
-        let at = self.find(count, align_order, within)? - self.origin;
-        self.tree.mark(at, at + count, false);
-        self.count(count, false);
-        Some(self.origin + at)
+        let start = self.find(count, align_order, within)?;
+        self.take_found(start, count);
+        Some(start)
     }
 
-    /// Returns where [`alloc`](Self::alloc) would put such a request, and takes nothing. It stays so until the
-    /// [`version`](Self::version) changes.
+    /// Returns where [`alloc`](Self::alloc) would put such a request, and takes nothing. It is so whenever the
+    /// [`version`](Self::version) is as it is now.
     pub fn find(&mut self, count: u32, align_order: u8, within: Range<u32>) -> Option<u32> {
+        self.foresee(count, align_order, within).map(|found| self.place_of(found))
+    }
+
+    /// Returns the number of the first unit of a place that was found.
+    pub(crate) const fn place_of(&self, found: Found) -> u32 {
+        self.origin + found.at
+    }
+
+    /// Finds what [`find`](Self::find) returns, in a form that [`carry`](Self::carry) takes.
+    pub(crate) fn foresee(&mut self, count: u32, align_order: u8, within: Range<u32>) -> Option<Found> {
         if count == 0 || align_order > MAX_ALIGN_ORDER {
             return None;
         }
@@ -186,8 +199,43 @@ impl<'a> Index<'a> {
         let wanted = Wanted { count, order: u32::from(align_order), lo, hi };
         let all = (lo..hi) == *self.tree.units();
         let tree = self.tree.settle();
-        let at = if all { GoodFit::find(tree, &wanted)? } else { LowestFit::find(tree, &wanted)? };
-        Some(self.origin + at)
+        if all { GoodFit::find(tree, &wanted) } else { LowestFit::find(tree, &wanted) }
+    }
+
+    /// Makes what was found for requests, each with its count and the order of its alignment, hold at this version,
+    /// without a search. Each was found since this was called last. `None` becomes of what only a search can tell.
+    pub(crate) fn carry<'f>(&mut self, all: impl Iterator<Item = (u32, u8, &'f mut Option<Found>)>) {
+        let (changes, tree) = self.tree.changes();
+        let mut new: ArrayVec<Range<u32>, NEW_RUNS> = ArrayVec::new();
+        let mut known = changes.is_some();
+        for &(lo, hi) in changes.unwrap_or(&[]) {
+            tree.runs_at(lo.saturating_sub(1), hi + 1, |run| known &= new.contains(&run) || new.try_push(run).is_ok());
+        }
+        for (count, order, found) in all {
+            let touched = |best: BestRun| {
+                let end = best.start + best.length;
+                changes.unwrap_or(&[]).iter().any(|&(lo, hi)| lo <= end && best.start <= hi)
+            };
+            let Some(mut best) = found.and_then(|found| found.best).filter(|_| known) else {
+                *found = None;
+                continue;
+            };
+            // No run that was there before is better than the best was. A new one may be.
+            if touched(best) {
+                *found = None;
+            }
+            let wanted = Wanted { count, order: order.into(), lo: 0, hi: u32::MAX };
+            for run in &new {
+                let other = BestRun { length: run.end - run.start, start: run.start };
+                if other < best
+                    && let Some(at) = wanted.fit(run.start, run.end)
+                {
+                    best = other;
+                    *found = Some(Found { at, best: Some(best) });
+                }
+            }
+        }
+        self.tree.forget_changes();
     }
 
     /// Returns where the lowest fit of `count` units begins, all with numbers in `within`, at an alignment that is not
@@ -204,9 +252,18 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// Returns a number that changes whenever a unit is taken or freed. So what was found can be kept until then.
+    /// Returns a number that tells sets of free units apart: while it is the same, or is the same again, the same units
+    /// are free. So what was found can be kept. It is the same again only after a change that undid the last one.
     pub fn version(&self) -> u32 {
-        self.version
+        self.tree.version()
+    }
+
+    /// Takes what [`find`](Self::find) found at this very [`version`](Self::version).
+    #[inline]
+    pub(crate) fn take_found(&mut self, start: u32, count: u32) {
+        let at = start - self.origin;
+        self.tree.mark(at, at + count, false);
+        self.count(count, false);
     }
 
     /// Claims exactly the `count` units from `start`.
@@ -276,7 +333,7 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// Tells the tree of the last change. Idle time calls it so that the next call need not.
+    /// Tells the tree of the last changes. Idle time calls it so that the next call need not.
     pub fn settle(&mut self) {
         self.tree.settle();
     }
@@ -309,7 +366,6 @@ impl<'a> Index<'a> {
     }
 
     fn count(&mut self, units: u32, free: bool) {
-        self.version = self.version.wrapping_add(1);
         self.free = if free { self.free + units } else { self.free - units };
     }
 }

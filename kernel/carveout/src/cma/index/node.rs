@@ -49,18 +49,19 @@
 //! alignment, and the node keeps its two lengths instead of one figure for each alignment ([`Node::ACROSS`]).
 
 use core::ops::Range;
+use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 /// Gives the largest alignment a request may ask for, as a power of two: 2^12 units, 16 MiB of frames.
 pub const MAX_ALIGN_ORDER: u8 = 12;
 
 /// log2 of the units in a leaf, one 64-bit word of them.
 pub(super) const LEAF_ORDER: u32 = 6;
-pub(super) const LEAF_MASK: u32 = (1 << LEAF_ORDER) - 1;
 /// Alignments a node knows: 2^0 to 2^[`MAX_ALIGN_ORDER`] units.
 const ORDERS: usize = MAX_ALIGN_ORDER as usize + 1;
 
 /// Describes one block of units. An [`Index`](super::Index) takes its storage as a slice of these.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
 pub struct Node {
     /// Free units at the block's start.
     pub(super) prefix: u32,

@@ -89,8 +89,8 @@ fn check_node(tree: &Tree<'_>, origin: u32, model: &Model, height: u32, number: 
 /// Compares what the index says with the model, and then its tree, once it knows of the open leaf.
 fn check(index: &Index<'_>, model: &Model) {
     let mut nodes = Vec::new();
-    let Index { ref tree, origin, free, version } = *index;
-    let mut index = Index { tree: tree.copy(&mut nodes), origin, free, version };
+    let Index { ref tree, origin, free } = *index;
+    let mut index = Index { tree: tree.copy(&mut nodes), origin, free };
     let tree = index.tree.settle();
     check_node(tree, origin, model, tree.height, tree.root());
     assert_eq!(index.free_units() as usize, model.free.iter().filter(|free| **free).count());

@@ -50,6 +50,19 @@ fn height_of(lo: u32, hi: u32) -> u32 {
     (u32::BITS - (lo ^ (hi - 1)).leading_zeros()).max(LEAF_ORDER)
 }
 
+/// Returns the most units that a request of `order` can get in the block of this node.
+#[inline]
+pub(super) fn usable_of(node: &Node, height: u32, number: u32, order: u32) -> u32 {
+    if order <= height {
+        node.best(order, height)
+    } else if (number << height).trailing_zeros() >= order {
+        // No unit but the block's first can be aligned.
+        node.prefix
+    } else {
+        0
+    }
+}
+
 /// Knows which units are free. See the [module](self).
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
@@ -101,6 +114,14 @@ impl<'a> Tree<'a> {
         &self.nodes[self.at(height, number)]
     }
 
+    /// Returns the nodes of a block's two halves.
+    #[inline]
+    pub(super) fn halves(&self, height: u32, number: u32) -> (&Node, &Node) {
+        let left = self.at(height - 1, number * 2);
+        let [left, right] = &self.nodes[left..left + 2] else { unreachable!("halves come in pairs") };
+        (left, right)
+    }
+
     /// Returns the root's number.
     pub(super) fn root(&self) -> u32 {
         self.units.start >> self.height
@@ -110,15 +131,7 @@ impl<'a> Tree<'a> {
 
     /// Returns the most units that a request of `order` can get in the block.
     pub(super) fn usable(&self, height: u32, number: u32, order: u32) -> u32 {
-        let node = self.node(height, number);
-        if order <= height {
-            node.best(order, height)
-        } else if (number << height).trailing_zeros() >= order {
-            // No unit but the block's first can be aligned.
-            node.prefix
-        } else {
-            0
-        }
+        usable_of(self.node(height, number), height, number, order)
     }
 
     /// Returns the length of the longest free run.
@@ -205,26 +218,44 @@ impl<'a> Tree<'a> {
             .or_else(|| self.first_below(height - 1, number * 2 + 1, lo, hi, free))
     }
 
-    /// Returns the free units of a leaf.
-    pub(super) fn leaf(&self, leaf: u32) -> u64 {
-        for height in (LEAF_ORDER + 1..=self.height).rev() {
-            if let Some(all) = self.node(height, (leaf << LEAF_ORDER) >> height).uniform(height) {
-                return if all { u64::MAX } else { 0 };
-            }
+    /// Returns the last unit of `[lo, hi)` that is free, or that is taken.
+    fn last(&self, lo: u32, hi: u32, free: bool) -> Option<u32> {
+        if lo >= hi {
+            return None;
         }
-        self.node(LEAF_ORDER, leaf).bits()
+        self.last_below(self.height, self.root(), lo, hi, free)
+    }
+
+    fn last_below(&self, height: u32, number: u32, lo: u32, hi: u32, free: bool) -> Option<u32> {
+        let base = number << height;
+        let (lo, hi) = (lo.max(base), hi.min(base + (1 << height)));
+        if lo >= hi {
+            return None;
+        }
+        let node = self.node(height, number);
+        if let Some(all) = node.uniform(height) {
+            return (all == free).then_some(hi - 1);
+        }
+        if height == LEAF_ORDER {
+            let wanted = if free { node.bits() } else { !node.bits() } & mask(lo - base, hi - base);
+            return (wanted != 0).then(|| base + wanted.ilog2());
+        }
+        self.last_below(height - 1, number * 2 + 1, lo, hi, free)
+            .or_else(|| self.last_below(height - 1, number * 2, lo, hi, free))
+    }
+
+    /// Calls `each` with each free run that has a unit of `[lo, hi)`, whole.
+    pub(super) fn runs_at(&self, lo: u32, hi: u32, mut each: impl FnMut(Range<u32>)) {
+        let Range { start, end } = self.units;
+        let (mut from, to) = (lo.max(start), hi.min(end));
+        while let Some(at) = self.first(from, to, true) {
+            let first = if at > from { at } else { self.last(start, at, false).map_or(start, |taken| taken + 1) };
+            from = self.first(at, end, false).unwrap_or(end);
+            each(first..from);
+        }
     }
 
     // --- changes ---
-
-    /// Gives a leaf its free units.
-    pub(super) fn set_leaf(&mut self, leaf: u32, bits: u64) {
-        let lo = leaf << LEAF_ORDER;
-        self.refresh_path(LEAF_ORDER, lo);
-        let at = self.at(LEAF_ORDER, leaf);
-        self.nodes[at] = Node::leaf(bits);
-        self.rejoin_path(LEAF_ORDER, lo);
-    }
 
     /// Makes the units `[lo, hi)`, all of them taken or all of them free, the other.
     pub(super) fn set_run(&mut self, lo: u32, hi: u32, free: bool) {

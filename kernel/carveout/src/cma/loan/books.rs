@@ -7,6 +7,7 @@
 use super::kind::PageKind;
 use super::refusal::{LendError, LoanError};
 use crate::cma::index::Index;
+use crate::name::Name;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -80,7 +81,7 @@ impl LoanPage {
 /// The book of one borrower.
 #[derive(Debug)]
 pub(super) struct LoanBook {
-    pub(super) name: &'static str,
+    pub(super) name: Name,
     pub(super) kind: PageKind,
     pub(super) high: bool,
     pub(super) pages: Vec<LoanPage>,

@@ -7,12 +7,12 @@
 //! cost. The second row costs more than `ROWS[0].cost + CACHED + HIGH`. So a page of the first kind is cheaper than any
 //! other page, even if caches may hold lines of it and its borrower's priority is high.
 //!
-//! A search for a small window (32 frames or fewer) tries kind after kind, so it never recalls a dear page where cheaper
-//! ones suffice. A search for a larger window compares sums of costs. It may recall one dear page in place of many cheap
-//! ones.
+//! A search for a small window (32 frames or fewer) tries kind after kind, so it never recalls a dear page where
+//! cheaper ones suffice. A search for a larger window compares sums of costs. It may recall one dear page in place of
+//! many cheap ones.
 //!
-//! A new kind's public type is exported by `dma/mod.rs` and stands in a list of `kernel/rt/tests/threads.rs`. Its promise
-//! gets a mistake in `tests/mutants.toml` that breaks it.
+//! A new kind's public type is exported by `dma/mod.rs` and stands in a list of `kernel/rt/tests/threads.rs`. Its
+//! promise gets a mistake in `tests/mutants.toml` that breaks it.
 
 /// What the module needs to know of a kind.
 struct Row {

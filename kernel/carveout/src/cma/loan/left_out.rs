@@ -1,9 +1,11 @@
 //! What stands for the books of loans in a build without the feature `loans`.
 //!
-//! Guarantees: there is no [`Lending`], so no area has one, and the compiler leaves out all that an area does for loans.
+//! Guarantees: there is no [`Lending`], so no area has one, and the compiler leaves out all that an area does for
+//! loans.
 
 use crate::addr::{Frame, FrameRange};
 use crate::cma::reach::Reachable;
+use crate::name::Name;
 
 /// Pages that are open at a time.
 pub(crate) const SPARES: u32 = 0;
@@ -27,7 +29,7 @@ impl Lending {
         match self.occupancy {}
     }
 
-    pub(crate) const fn borrower_of(&self, _: u32) -> Option<&'static str> {
+    pub(crate) const fn borrower_of(&self, _: u32) -> Option<Name> {
         match self.occupancy {}
     }
 

@@ -52,6 +52,7 @@ pub use tenant::{MAX_BORROWERS, MAX_BUDGET};
 use crate::addr::FrameRange;
 use crate::cma::index::{Index, Node};
 use crate::heap::{filled, room};
+use crate::name::Name;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
@@ -116,7 +117,7 @@ pub(crate) struct Lending {
 /// A borrower that is to be registered, and all the memory it will ever take. That is got without the lock.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    name: &'static str,
+    name: Name,
     kind: PageKind,
     high: bool,
     pages: Vec<LoanPage>,
@@ -129,7 +130,7 @@ pub(crate) struct Candidate {
 impl Candidate {
     /// Makes one with a budget of `pages`, for an area of these runs if it has no books yet.
     pub(crate) fn new(
-        name: &'static str,
+        name: Name,
         kind: PageKind,
         pages: u32,
         priority: LoanPriority,
@@ -206,12 +207,12 @@ impl Lending {
     }
 
     /// Yields name, kind and counters of each borrower.
-    pub(crate) fn borrowers(&self) -> impl Iterator<Item = (&'static str, PageKind, LoanStats)> + '_ {
+    pub(crate) fn borrowers(&self) -> impl Iterator<Item = (Name, PageKind, LoanStats)> + '_ {
         self.books.iter().map(|book| (book.name, book.kind, book.stats))
     }
 
     /// Returns the name of the borrower that has a frame of the area, if one has.
-    pub(crate) fn borrower_of(&self, frame: u32) -> Option<&'static str> {
+    pub(crate) fn borrower_of(&self, frame: u32) -> Option<Name> {
         let (borrower, _) = self.occupancy.tenant(frame).get()?;
         Some(self.books[borrower].name)
     }

@@ -106,14 +106,22 @@ impl Occupancy {
 
     /// Notes that no allocation can have these frames from now on, or that one can again.
     pub(crate) fn set_held(&mut self, frames: FrameRange, held: bool) {
-        for (block, mask) in masks(self.positions(frames)) {
-            let block = &mut self.blocks[block];
+        let Range { start, end } = self.positions(frames);
+        let (mut mask, mut left) = (u32::MAX << (start % 32), end - start / 32 * 32);
+        for block in &mut self.blocks[start as usize / 32..] {
+            if left < 32 {
+                mask &= !(u32::MAX << left);
+            }
             // Most frames are not lent.
             if block.lent & mask != 0 {
                 let others = self.lent_available - (block.lent & mask & !block.held).count_ones();
                 self.lent_available = others + if held { 0 } else { (block.lent & mask).count_ones() };
             }
-            block.held = block.held & !mask | if held { mask } else { 0 };
+            block.held = if held { block.held | mask } else { block.held & !mask };
+            if left <= 32 {
+                break;
+            }
+            (mask, left) = (u32::MAX, left - 32);
         }
     }
 
@@ -201,8 +209,12 @@ impl Occupancy {
             block.leave(forgotten);
             self.lent -= forgotten.count_ones();
             let moving = block.lent & mask;
-            for bit in bits_of(forgotten) {
-                each(mem::replace(&mut self.tenants[n * 32 + bit], Tenant::NONE), false);
+            let tenants = &mut self.tenants[n * 32..];
+            if forgotten == u32::MAX {
+                // Most blocks of a large window: no bit need be found.
+                tenants.iter_mut().take(32).for_each(|tenant| each(mem::replace(tenant, Tenant::NONE), false));
+            } else {
+                bits_of(forgotten).for_each(|bit| each(mem::replace(&mut tenants[bit], Tenant::NONE), false));
             }
             for bit in bits_of(moving) {
                 each(self.tenants[n * 32 + bit], true);

@@ -1,7 +1,8 @@
 //! Coherent buffers, which CPU and device share.
 
+use crate::dma::access::coherent_access;
 use crate::dma::buffer::raw::Raw;
-use crate::dma::word::{Bytes, Word};
+use crate::dma::word::Bytes;
 use crate::machine::Machine;
 use crate::protocol::Transition;
 use core::ptr::NonNull;
@@ -31,6 +32,8 @@ pub struct Coherent<M: Machine + 'static> {
     pub(super) raw: Raw<M>,
 }
 
+coherent_access!(Coherent);
+
 impl<M: Machine> Coherent<M> {
     /// Returns the first byte, for drivers that lay out shared structures themselves. It is valid for reads and writes
     /// of [`len`](Self::len) bytes while the buffer lives, by volatile accesses: the device may change any byte.
@@ -46,38 +49,6 @@ impl<M: Machine> Coherent<M> {
         // SAFETY: the buffer is mapped non-cacheable and writable for its whole length while it lives, and this type
         // gives out no reference to its bytes.
         unsafe { Bytes::new(self.raw.pointer(), self.len()) }
-    }
-
-    /// Reads the word at `offset` by one access. So it is never half old and half new where the device writes it.
-    ///
-    /// # Panics
-    ///
-    /// If the word is not inside of the buffer, or its address is not a multiple of its size.
-    pub fn read_word<W: Word>(&self, offset: usize) -> W {
-        self.access().read_word(offset)
-    }
-
-    /// Writes the word at `offset` by one access. So the device never sees it half written.
-    ///
-    /// # Panics
-    ///
-    /// If the word is not inside of the buffer, or its address is not a multiple of its size.
-    pub fn write_word<W: Word>(&mut self, offset: usize, word: W) {
-        self.access().write_word(offset, word);
-    }
-
-    /// Copies bytes out, from `offset` on, up to the end of the buffer or of `to`. Returns how many. This is for bytes
-    /// in bulk, and goes by words wherever words fit. Use [`read_word`](Self::read_word) for a word that the CPU polls
-    /// and the device writes.
-    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
-        self.access().read_at(offset, to)
-    }
-
-    /// Copies bytes in, from `offset` on, up to the end of the buffer or of `from`. Returns how many. This is for bytes
-    /// in bulk, and goes by words wherever words fit. Use [`write_word`](Self::write_word) for a word that the device
-    /// polls.
-    pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
-        self.access().write_at(offset, from)
     }
 
     /// Orders two writes that a device polls. It stands between them: Linux's `dma_wmb`.

@@ -1,16 +1,15 @@
 //! Buffers in no state, and the ways from there into each state and back.
 
-use crate::dma::body::{Body, NO_LINES};
+use crate::dma::body::Body;
 use crate::dma::buffer::coherent::Coherent;
 use crate::dma::buffer::device_only::DeviceOnly;
-use crate::dma::buffer::direction::{Cpu, Direction};
+use crate::dma::buffer::direction::{Cpu, DataDirection, Direction, TypedDirection};
 use crate::dma::buffer::raw::Raw;
 use crate::dma::buffer::stream::Stream;
-use crate::dma::master::Master;
-use crate::dma::registry::{BufferSlot, Dma};
+use crate::dma::exec::Books;
+use crate::dma::registry::Dma;
 use crate::machine::Machine;
-use crate::protocol::{Knowledge, Transition};
-use crate::vm::ledger::Residue;
+use crate::protocol::Transition;
 use core::marker::PhantomData;
 
 /// Contiguous frames of an area, in no state yet. Nobody can access them. Dropping it frees them.
@@ -20,50 +19,69 @@ pub struct Contiguous<M: Machine + 'static> {
 
 impl<M: Machine> Contiguous<M> {
     /// Makes a buffer of a body that has its frames.
-    pub(in crate::dma) fn new(
-        dma: &'static Dma<M>,
-        slot: BufferSlot,
-        master: &Master,
-        body: &'static mut Body,
-        residue: Residue,
-    ) -> Self {
-        body.bus = master.bus(body.frames.base()).expect("frames within the reach it was allocated in");
-        body.mapped.set(None);
-        body.knows.set(Knowledge::new(residue));
-        body.in_ledger.set(true);
-        body.exposed.set(false);
-        body.placed.set(false);
-        body.cleaned.set(NO_LINES);
-        body.invalidated.set(NO_LINES);
-        body.transitions.set(0);
-        body.map_changes.set(0);
-        Self { raw: Raw { dma, slot, body: Some(body) } }
+    #[inline]
+    pub(in crate::dma) const fn new(dma: &'static Dma<M>, body: &'static mut Body) -> Self {
+        Self { raw: Raw { dma, body: Some(body) } }
     }
 
     /// Zeroes the buffer and maps it non-cacheable, for CPU and device to share.
     pub fn into_coherent(self) -> Coherent<M> {
-        self.raw.run(Transition::IntoCoherent);
+        let mut books = self.raw.books();
+        self.coherent_in(&mut books)
+    }
+
+    /// Makes it coherent, in the turn of the lock that the books have.
+    #[inline]
+    pub(in crate::dma) fn coherent_in(self, books: &mut Books<'static, M>) -> Coherent<M> {
+        self.raw.run_in(books, Transition::IntoCoherent);
         Coherent { raw: self.raw }
     }
 
     /// Zeroes the buffer and makes it a stream, which is the CPU's at first. It is mapped when the CPU first looks at
     /// it.
-    pub fn into_stream<D: Direction>(self) -> Stream<M, D, Cpu> {
-        self.raw.run(Transition::IntoStream);
-        Stream { raw: self.raw, state: PhantomData }
+    pub fn into_stream<D: TypedDirection>(self) -> Stream<M, D, Cpu> {
+        let mut books = self.raw.books();
+        self.stream_in(&mut books, D::default())
+    }
+
+    /// Zeroes the buffer and makes it a stream, as [`into_stream`](Self::into_stream) does, whose direction is a value.
+    pub fn into_stream_of(self, direction: DataDirection) -> Stream<M, DataDirection, Cpu> {
+        let mut books = self.raw.books();
+        self.stream_in(&mut books, direction)
+    }
+
+    /// Makes it a stream, in the turn of the lock that the books have.
+    #[inline]
+    pub(in crate::dma) fn stream_in<D: Direction>(
+        self,
+        books: &mut Books<'static, M>,
+        direction: D,
+    ) -> Stream<M, D, Cpu> {
+        self.raw.run_in(books, Transition::IntoStream);
+        Stream { raw: self.raw, direction, owner: PhantomData }
     }
 
     /// Zeroes the buffer and gives it to devices for good. It is never mapped for the CPU.
     pub fn into_device(self) -> DeviceOnly<M> {
-        self.raw.run(Transition::IntoDevice);
-        if self.raw.placed.replace(false) {
-            self.raw.dma.give_up_addresses(self.raw.slot);
-        }
+        let mut books = self.raw.books();
+        self.device_in(&mut books)
+    }
+
+    /// Gives it to devices, in the turn of the lock that the books have.
+    #[inline]
+    pub(in crate::dma) fn device_in(self, books: &mut Books<'static, M>) -> DeviceOnly<M> {
+        self.raw.run_in(books, Transition::IntoDevice);
         DeviceOnly { raw: self.raw }
     }
 }
 
 impl<M: Machine> Coherent<M> {
+    /// Makes a buffer of a body whose mapping waited for it.
+    #[inline]
+    pub(in crate::dma) const fn new(dma: &'static Dma<M>, body: &'static mut Body) -> Self {
+        Self { raw: Raw { dma, body: Some(body) } }
+    }
+
     /// Takes the buffer back from the device.
     ///
     /// # Safety
@@ -73,6 +91,16 @@ impl<M: Machine> Coherent<M> {
         self.raw.run(Transition::IntoContiguous);
         self.raw.exposed.set(false);
         Contiguous { raw: self.raw }
+    }
+
+    /// Takes the buffer back from the device and frees it, in one turn of the lock.
+    ///
+    /// # Safety
+    ///
+    /// As [`release`](Self::release).
+    pub unsafe fn give_up(self) {
+        // The drop frees it.
+        self.raw.exposed.set(false);
     }
 }
 
@@ -95,5 +123,15 @@ impl<M: Machine> DeviceOnly<M> {
         self.raw.run(Transition::IntoContiguous);
         self.raw.exposed.set(false);
         Contiguous { raw: self.raw }
+    }
+
+    /// Takes the buffer back from its devices and frees it, in one turn of the lock.
+    ///
+    /// # Safety
+    ///
+    /// As [`release`](Self::release).
+    pub unsafe fn give_up(self) {
+        // The drop frees it.
+        self.raw.exposed.set(false);
     }
 }

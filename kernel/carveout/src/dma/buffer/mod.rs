@@ -67,23 +67,31 @@
 mod coherent;
 mod contiguous;
 mod device_only;
-mod direction;
+pub(in crate::dma) mod direction;
 mod effort;
+mod pages;
 mod raw;
 mod stream;
 
 pub use coherent::Coherent;
 pub use contiguous::Contiguous;
 pub use device_only::DeviceOnly;
-pub use direction::{Bidirectional, Cpu, Device, Direction, FromDevice, No, ToDevice, Yes};
+pub use direction::{
+    Bidirectional, Cpu, DataDirection, Device, Direction, DirectionError, FromDevice, No, Owner, ToDevice,
+    TypedDirection, Yes,
+};
 pub use effort::Effort;
+pub use pages::PagesError;
 pub use stream::Stream;
 
 use crate::addr::{BusAddr, FrameRange};
+use crate::dma::handle::{BufferState, Handle, HandleError};
 use crate::dma::master::Master;
+use crate::dma::registry::Dma;
 use crate::dma::segment::{ScatterError, Segment, segments_of};
 use crate::machine::Machine;
 use core::fmt;
+use raw::Raw;
 
 macro_rules! common {
     ($($state:ty: [$($generics:tt)*]),*) => {$(
@@ -101,7 +109,7 @@ macro_rules! common {
 
             /// Returns the frames.
             pub fn frames(&self) -> FrameRange {
-                self.raw.frames
+                self.raw.frames()
             }
 
             /// Returns the effort that it took so far.
@@ -117,7 +125,7 @@ macro_rules! common {
 
         impl<M: Machine, $($generics)*> fmt::Debug for $state {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($state)).field("frames", &self.raw.frames).finish_non_exhaustive()
+                f.debug_struct(stringify!($state)).field("frames", &self.raw.frames()).finish_non_exhaustive()
             }
         }
     )*};
@@ -146,7 +154,7 @@ macro_rules! told {
                 &self,
                 master: &'m Master,
             ) -> Result<impl Iterator<Item = Segment> + use<'m, M>, ScatterError> {
-                let segments = segments_of(master, self.raw.frames, self.len())?;
+                let segments = segments_of(master, self.raw.frames(), self.len())?;
                 self.raw.exposed.set(true);
                 Ok(segments)
             }
@@ -155,3 +163,26 @@ macro_rules! told {
 }
 
 told!(Coherent<M>, DeviceOnly<M>);
+
+macro_rules! put_away {
+    ($($name:ident),*) => {$(
+        impl<M: Machine> $name<M> {
+            /// Puts the buffer away under its handle, as it is.
+            pub fn into_raw(self) -> Handle {
+                self.raw.put_away(BufferState::$name, None)
+            }
+
+            /// Takes out a buffer that was put away in this state.
+            ///
+            /// # Errors
+            ///
+            /// [`HandleError`] if no buffer in this state is put away under this handle.
+            pub fn from_raw(dma: &'static Dma<M>, handle: Handle) -> Result<Self, HandleError> {
+                let (raw, ()) = Raw::take_out(dma, handle, BufferState::$name, |_| Ok(()))?;
+                Ok(Self { raw })
+            }
+        }
+    )*};
+}
+
+put_away!(Contiguous, Coherent, DeviceOnly);

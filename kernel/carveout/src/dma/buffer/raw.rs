@@ -5,8 +5,10 @@
 
 use crate::addr::FrameRange;
 use crate::dma::body::Body;
-use crate::dma::exec::{Done, Subject, run};
-use crate::dma::registry::{BufferSlot, Dma, Stay};
+use crate::dma::buffer::direction::{DataDirection, DirectionError};
+use crate::dma::exec::{Books, Done, Subject, run};
+use crate::dma::handle::{BufferState, Handle, HandleError};
+use crate::dma::registry::{Dma, Stay};
 use crate::holder::Holder;
 use crate::machine::Machine;
 use crate::protocol::{Knowledge, Span, Transition};
@@ -14,13 +16,12 @@ use crate::vm::attr::MemoryType;
 use crate::vm::ledger::Residue;
 use crate::vm::mapped::Mapped;
 use core::convert::Infallible;
+use core::mem;
 use core::ops::{Deref, Range};
-use core::sync::atomic::Ordering;
 
 /// The part that all states share. Its drop frees the frames, or quarantines them if a device may still use them.
 pub(super) struct Raw<M: Machine + 'static> {
     pub(super) dma: &'static Dma<M>,
-    pub(super) slot: BufferSlot,
     /// The body, which is there until the drop.
     pub(super) body: Option<&'static mut Body>,
 }
@@ -38,11 +39,46 @@ impl<M: Machine> Raw<M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "as in `exec::run`")]
     pub(super) fn run(&self, transition: Transition) {
+        self.run_in(&mut self.books(), transition);
+    }
+
+    /// Returns the books, without their lock.
+    pub(super) const fn books(&self) -> Books<'static, M> {
+        Books::unlocked(self.dma)
+    }
+
+    /// Does what is due of a transition, in the turn of the lock that `books` has, if it has one.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `exec::run`")]
+    pub(super) fn run_in(&self, books: &mut Books<'static, M>, transition: Transition) {
         let stay = match transition {
             Transition::IntoStream | Transition::IntoDevice => Stay::InPassing,
             _ => Stay::ToLast,
         };
-        let Ok(()) = run(&mut Passage { raw: self, stay }, transition);
+        let mut passage = Passage { raw: self, stay, books };
+        let Ok(()) = run(&mut passage, transition);
+        // Who called keeps the turn.
+        mem::forget(passage);
+    }
+
+    /// Puts the buffer away, in this state, under its handle.
+    pub(super) fn put_away(mut self, state: BufferState, direction: Option<DataDirection>) -> Handle {
+        let body = self.body.take().expect("there until it is dropped");
+        let handle = self.dma.put_away(body, state, direction);
+        // The drop would free it.
+        mem::forget(self);
+        handle
+    }
+
+    /// Takes a buffer out that was put away, if it is in this state and `accept` takes its direction.
+    pub(super) fn take_out<T>(
+        dma: &'static Dma<M>,
+        handle: Handle,
+        state: BufferState,
+        accept: impl FnOnce(Option<DataDirection>) -> Result<T, DirectionError>,
+    ) -> Result<(Self, T), HandleError> {
+        let (body, accepted) = dma.take_out(handle, state, accept)?;
+        Ok((Self { dma, body: Some(body) }, accepted))
     }
 
     /// Returns the bytes that were asked for. No device accesses more.
@@ -51,7 +87,7 @@ impl<M: Machine> Raw<M> {
     }
 
     pub(super) fn pointer(&self) -> *mut u8 {
-        self.dma.machine.reach(self.va.get())
+        self.dma.machine.reach(self.va.get(), self.bytes)
     }
 
     /// Maps the bytes for the CPU to look at. Returns the first one.
@@ -67,6 +103,24 @@ impl<M: Machine> Raw<M> {
         bytes
     }
 
+    /// Returns whether the buffer's mapping stays when it is freed: it is coherent, so no line is left.
+    #[inline]
+    fn stays_mapped(&self) -> bool {
+        let knows = self.knows.get();
+        knows.mapped && knows.residue <= Residue::Nothing && self.dma.keeps_mapped()
+    }
+
+    /// Counts what a step did.
+    #[inline]
+    pub(super) fn count(&self, done: Done) {
+        done.add_to(&self.dma.counters);
+        match done {
+            Done::Cleaned(lines) => self.cleaned.set(self.cleaned.get() + lines),
+            Done::Dropped(lines) | Done::Flushed(lines) => self.invalidated.set(self.invalidated.get() + lines),
+            Done::Zeroed(_) => {}
+        }
+    }
+
     /// Returns `range` of the bytes that were asked for, or `None` if it is not in order and inside.
     pub(super) fn inside(&self, range: &Range<usize>) -> Option<Span> {
         let inside = range.start <= range.end && range.end <= self.bytes as usize;
@@ -79,6 +133,14 @@ impl<M: Machine> Raw<M> {
 struct Passage<'r, M: Machine + 'static> {
     raw: &'r Raw<M>,
     stay: Stay,
+    books: &'r mut Books<'static, M>,
+}
+
+/// If a step panics, the lock is given up before the buffer is dropped, which takes it.
+impl<M: Machine> Drop for Passage<'_, M> {
+    fn drop(&mut self) {
+        self.books.unlock();
+    }
 }
 
 impl<M: Machine> Subject<M> for Passage<'_, M> {
@@ -101,8 +163,8 @@ impl<M: Machine> Subject<M> for Passage<'_, M> {
 
     #[inline]
     fn map(&mut self, memory: MemoryType) -> Result<Mapped, Infallible> {
-        let &mut Self { raw, stay } = self;
-        let mapped = raw.dma.map(raw.slot, raw, memory, stay);
+        let &mut Self { raw, stay, ref mut books } = self;
+        let mapped = raw.dma.map(books.state(), raw, memory, stay);
         raw.va.set(mapped.va());
         if stay == Stay::ToLast {
             raw.placed.set(true);
@@ -113,7 +175,7 @@ impl<M: Machine> Subject<M> for Passage<'_, M> {
 
     #[inline]
     fn unmap(&mut self, mapped: Mapped) {
-        self.raw.dma.unmap(mapped);
+        self.raw.dma.unmap(self.books.state(), self.raw.place, mapped);
         self.raw.map_changes.set(self.raw.map_changes.get() + 1);
     }
 
@@ -127,55 +189,71 @@ impl<M: Machine> Subject<M> for Passage<'_, M> {
         self.raw.mapped.set(Some(mapped));
     }
 
+    #[inline]
+    fn unlock(&mut self) {
+        self.books.unlock();
+    }
+
     /// Calls `each` with runs of frames of one residue. In a fresh buffer each frame has what its own last owner left.
     #[inline]
     fn for_each_residue(&self, frames: FrameRange, mut each: impl FnMut(FrameRange, Residue)) {
         if self.raw.in_ledger.get() {
             self.raw.dma.for_each_residue(frames, each);
-        } else {
-            each(frames, self.raw.knows.get().residue);
+            return;
+        }
+        let (residue, zeroed) = (self.raw.knows.get().residue, self.raw.zeroed.get());
+        match frames.split_at(zeroed) {
+            // Its mapping waited for it, and idle time zeroed the first frames.
+            Some((done, rest)) if zeroed > 0 && residue > Residue::Zeroed && !rest.is_empty() => {
+                each(done, Residue::Zeroed);
+                each(rest, residue);
+            }
+            _ => each(frames, residue),
         }
     }
 
     #[inline]
     fn count(&self, done: Done) {
-        let (raw, counters) = (self.raw, &self.raw.dma.counters);
-        match done {
-            Done::Cleaned(lines) => {
-                counters.cleaned.add(lines);
-                raw.cleaned.set(raw.cleaned.get() + lines);
-            }
-            Done::Dropped(lines) => {
-                counters.invalidated.add(lines);
-                raw.invalidated.set(raw.invalidated.get() + lines);
-            }
-            Done::Zeroed(bytes) => {
-                counters.zeroed.fetch_add(bytes.into(), Ordering::Relaxed);
-            }
-        }
+        self.raw.count(done);
     }
 
     #[inline]
     fn hold(&mut self, holder: Holder) {
-        let raw = self.raw;
-        // From here on all frames have one residue.
-        raw.in_ledger.set(false);
-        raw.dma.standings[raw.slot.0].set(holder, raw.knows.get().residue);
-        raw.transitions.set(raw.transitions.get() + 1);
+        self.raw.hold(holder, self.raw.knows.get().residue);
     }
 }
 
 impl<M: Machine> Drop for Raw<M> {
+    #[inline]
     fn drop(&mut self) {
-        if self.exposed.get() {
-            self.run(Transition::Quarantine);
-            self.dma.quarantine(self.slot, self.knows.get().residue);
-        } else {
-            self.run(Transition::Free);
-            let residue = self.knows.get().residue;
+        if self.stays_mapped() && !self.exposed.get() {
             let body = self.body.take().expect("there until it is dropped");
-            let residue = if body.in_ledger.get() { None } else { Some(residue) };
-            self.dma.give_back(self.slot, residue, body);
+            if let Err(body) = self.dma.shelve(body) {
+                self.dma.keep_warm(&mut self.dma.state.lock(), body);
+            }
+        } else {
+            self.end();
+        }
+    }
+}
+
+impl<M: Machine> Raw<M> {
+    /// Frees the frames, or quarantines them if a device may still use them. No mapping of them stays.
+    #[inline(never)]
+    fn end(&mut self) {
+        let mut books = self.books();
+        if self.exposed.get() {
+            self.run_in(&mut books, Transition::Quarantine);
+            self.dma.quarantine(books.state(), self.slot, self.knows.get().residue);
+            return;
+        }
+        self.run_in(&mut books, Transition::Free);
+        let residue = if self.in_ledger.get() { None } else { Some(self.knows.get().residue) };
+        let body = self.body.take().expect("there until it is dropped");
+        let area = body.area;
+        books.state().give_back(residue, body);
+        if self.dma.keeps_mapped() {
+            self.dma.note_idle(books.state(), area.into());
         }
     }
 }

@@ -1,0 +1,95 @@
+//! Whole caches: each core empties its own when another one asks for it.
+//!
+//! Guarantees: caches are emptied as a whole only where every core that may hold lines answers, or where there is but
+//! one. A core answers from its interrupt handler, while it waits for a lock, and while it asks others itself. So two
+//! cores that ask at a time end, whatever locks they hold. The boot argument `flush=lines` forbids it: then lines go
+//! one by one.
+//!
+//! A core answers within the time for which it has interrupts masked, at most 4,096 rounds of waiting for a lock.
+
+use super::interrupts;
+use crate::drivers::intc::irq::IrqId;
+use crate::println;
+use carveout::cpu::{CoreId, MAX_CORES, relax};
+use carveout_armv7a::mmu::Armv7a;
+use carveout_armv7a::whole::{AskCores, OtherCores};
+use carveout_boot::bootargs::BootArgs;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+/// The software interrupt that asks.
+const ASK: IrqId = IrqId::new(1).expect("there are 16");
+
+/// What a core asks for: a pointer to it on the stack of [`Others::each`].
+type Work<'w> = &'w (dyn Fn() + Sync);
+
+/// What a core asks of others.
+struct Request {
+    work: AtomicPtr<()>,
+    /// The cores that did not do it yet, a bit each.
+    open: AtomicU32,
+}
+
+/// By the core that asks.
+static REQUESTS: [Request; MAX_CORES] =
+    [const { Request { work: AtomicPtr::new(core::ptr::null_mut()), open: AtomicU32::new(0) } }; MAX_CORES];
+
+/// The cores that are coherent, a bit each, since [`permit`].
+static COHERENT: AtomicU32 = AtomicU32::new(0);
+
+/// Does what others ask of this core.
+pub(super) fn answer() {
+    let bit = CoreId::current().bit();
+    for request in &REQUESTS {
+        if request.open.load(Ordering::Acquire) & bit != 0 {
+            // SAFETY: `each` stored a pointer to a `Work`, which lives until no bit is left.
+            let work = unsafe { *request.work.load(Ordering::Relaxed).cast::<Work<'_>>() };
+            work();
+            request.open.fetch_and(!bit, Ordering::Release);
+        }
+    }
+}
+
+struct Others;
+
+// SAFETY: `permit` was given all cores that are coherent, each of which has interrupts on or waits in a loop that
+// answers. One that sleeps in WFI is woken by the interrupt. So no core keeps a line (I3).
+unsafe impl AskCores for Others {
+    fn count(&self) -> u32 {
+        COHERENT.load(Ordering::Relaxed).count_ones() - 1
+    }
+
+    fn each(&self, work: Work<'_>) {
+        let this = CoreId::current();
+        let others = COHERENT.load(Ordering::Relaxed) & !this.bit();
+        let request = &REQUESTS[this.index()];
+        request.work.store((&raw const work).cast_mut().cast(), Ordering::Relaxed);
+        request.open.store(others, Ordering::Release);
+        interrupts::send(ASK, others);
+        while request.open.load(Ordering::Acquire) != 0 {
+            answer();
+            relax();
+        }
+    }
+}
+
+/// Permits that whole caches are emptied, unless the command line forbids it. `cores` are those that are coherent, a bit
+/// each.
+///
+/// # Safety
+///
+/// No other core is coherent, or becomes so later. Each has a handler for software interrupts.
+pub(super) unsafe fn permit(args: BootArgs<'_>, machine: &Armv7a, cores: u32) {
+    match args.get("flush").map(|arg| (arg.value, arg.text)) {
+        Some((Some("lines"), _)) => return,
+        // Whoever gave it wanted to forbid something.
+        Some((_, text)) => return println!("refused: {text}: there is flush=lines; lines go one by one"),
+        None => {}
+    }
+    COHERENT.store(cores, Ordering::Relaxed);
+    let others = if cores == CoreId::current().bit() { OtherCores::None } else { OtherCores::Asked(&Others) };
+    interrupts::on_software(ASK, answer);
+    // SAFETY: no other core is coherent, or all are asked (this function's contract).
+    if let Err(error) = unsafe { machine.permit_emptying(others) } {
+        log::info!("{error}");
+    }
+}

@@ -1,0 +1,150 @@
+//! Devices that reach no memory: consoles, timers, the snoop control unit. As far as kernels drive them.
+
+use crate::devices::{Bus, Device, NEVER};
+use crate::report::Rule;
+
+const INSTRUCTIONS_PER_TICK: u64 = 10;
+const INSTRUCTIONS_PER_MICROSECOND: u64 = 1000;
+
+/// ARM's UART (DDI 0183): it takes every byte at once, and none comes in.
+pub struct Pl011;
+
+impl Device for Pl011 {
+    fn read(&mut self, offset: u32, _: &mut Bus<'_>) -> u32 {
+        // FR: transmit FIFO empty, receive FIFO empty.
+        if offset == 0x18 { 0x90 } else { 0 }
+    }
+
+    fn write(&mut self, offset: u32, value: u32, bus: &mut Bus<'_>) {
+        if offset == 0 {
+            bus.console.push(value as u8);
+        }
+    }
+}
+
+/// Cadence's UART (UG585, B.33): the same.
+pub struct CadenceUart;
+
+impl Device for CadenceUart {
+    fn read(&mut self, offset: u32, _: &mut Bus<'_>) -> u32 {
+        // Channel_sts: TxFIFO empty, RxFIFO empty.
+        if offset == 0x2c { 1 << 3 | 1 << 1 } else { 0 }
+    }
+
+    fn write(&mut self, offset: u32, value: u32, bus: &mut Bus<'_>) {
+        if offset == 0x30 {
+            bus.console.push(value as u8);
+        }
+    }
+}
+
+/// The dual timer (DDI 0271), its first half, which counts microseconds.
+#[derive(Default)]
+pub struct Sp804 {
+    load: u32,
+    control: u32,
+    /// The instruction at which it began to count.
+    began: u64,
+}
+
+impl Device for Sp804 {
+    fn read(&mut self, offset: u32, bus: &mut Bus<'_>) -> u32 {
+        if offset != 4 {
+            return 0;
+        }
+        let runs = self.control & 1 << 7 != 0;
+        let count = if runs { (bus.now - self.began) / INSTRUCTIONS_PER_MICROSECOND } else { 0 };
+        self.load.wrapping_sub(count as u32)
+    }
+
+    fn write(&mut self, offset: u32, value: u32, bus: &mut Bus<'_>) {
+        match offset {
+            0 => (self.load, self.began) = (value, bus.now),
+            8 => (self.control, self.began) = (value, bus.now),
+            _ => {}
+        }
+    }
+}
+
+/// The snoop control unit of a Cortex-A9 MPCore (DDI 0407, 2.2).
+pub struct Scu {
+    control: u32,
+    cores: u32,
+}
+
+impl Scu {
+    /// Of so many cores.
+    pub const fn new(cores: usize) -> Self {
+        Self { control: 0, cores: cores as u32 }
+    }
+}
+
+impl Device for Scu {
+    fn read(&mut self, offset: u32, _: &mut Bus<'_>) -> u32 {
+        match offset {
+            0 => self.control,
+            4 => self.cores - 1,
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, offset: u32, value: u32, _: &mut Bus<'_>) {
+        if offset == 0 {
+            self.control = value;
+        }
+    }
+}
+
+/// The global timer of a Cortex-A9 MPCore (DDI 0407, 4.3), at 100 MHz.
+#[derive(Default)]
+pub struct GlobalTimer {
+    control: u32,
+    comparator: [u32; 2],
+    /// The comparator was reached.
+    event: bool,
+}
+
+impl GlobalTimer {
+    const INTERRUPT: u32 = 27;
+    const ON: u32 = 1;
+    const COMPARES: u32 = 1 << 1;
+    const INTERRUPTS: u32 = 1 << 2;
+}
+
+impl Device for GlobalTimer {
+    fn read(&mut self, offset: u32, bus: &mut Bus<'_>) -> u32 {
+        let ticks = if self.control & Self::ON != 0 { bus.now / INSTRUCTIONS_PER_TICK } else { 0 };
+        match offset {
+            0 => ticks as u32,
+            4 => (ticks >> 32) as u32,
+            8 => self.control,
+            0xc => self.event.into(),
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, offset: u32, value: u32, _: &mut Bus<'_>) {
+        match offset {
+            8 => self.control = value,
+            0xc if value & 1 != 0 => self.event = false,
+            0x10 => self.comparator[0] = value,
+            0x14 => self.comparator[1] = value,
+            _ => {}
+        }
+    }
+
+    fn due(&self) -> u64 {
+        let compares = self.control & (Self::ON | Self::COMPARES) == Self::ON | Self::COMPARES;
+        let [lower, upper] = self.comparator.map(u64::from);
+        if compares && !self.event { (upper << 32 | lower).saturating_mul(INSTRUCTIONS_PER_TICK) } else { NEVER }
+    }
+
+    fn step(&mut self, _: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        self.event = true;
+        Ok(())
+    }
+
+    fn interrupts(&self) -> u128 {
+        u128::from(self.event && self.control & Self::INTERRUPTS != 0) << Self::INTERRUPT
+    }
+}
