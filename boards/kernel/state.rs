@@ -165,7 +165,8 @@ impl Kernel {
     /// Walks the live tables by this core's registers, which must be the same as these, by the number of their core.
     pub(super) fn audit_beside(&self, cores: &[(u32, Registers)]) -> Result<Report, Findings> {
         let (ram, firmware) = (self.info.banks(), &self.unmapped);
-        let expect = Expect { kernel: Some(KernelMap { ram, text: self.text }), firmware, roots: &[], cores };
+        let expect =
+            Expect { kernel: Some(KernelMap { ram, text: self.text }), firmware, roots: &[], cores, users: None };
         self.dma.audit(&expect, |_| {})
     }
 }

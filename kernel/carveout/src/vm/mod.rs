@@ -4,8 +4,7 @@
 //! [`space`] writes it to tables and makes a [`mapped`] of it. [`window`] says where buffers are mapped. [`alias`]
 //! knows which physical addresses are second names. [`ledger`] keeps each carved frame's one attribute (I1). [`walk`]
 //! decodes any word as the hardware does. [`user`] says how users get pages. [`audit`] walks the live tables and
-//! compares. `absence` looks for what still
-//! maps frames that a kernel gave up.
+//! compares. `absence` looks for what still maps frames that a kernel gave up.
 
 pub(crate) mod absence;
 pub mod alias;
