@@ -13,6 +13,8 @@ pub mod cores;
 #[cfg(target_arch = "arm")]
 pub mod flush;
 #[cfg(target_arch = "arm")]
+pub mod frames;
+#[cfg(target_arch = "arm")]
 mod heap;
 #[cfg(target_arch = "arm")]
 pub mod interrupts;

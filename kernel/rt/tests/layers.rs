@@ -31,6 +31,7 @@ const CRATES: [Crate; 8] = [
             "carve_out",
             "vm::attr",
             "vm::mapped",
+            "vm::user",
             "machine",
             "vm::range",
             "vm::alias",
@@ -44,6 +45,7 @@ const CRATES: [Crate; 8] = [
             "protocol",
             "vm::sections",
             "vm::space",
+            "vm::user_tables",
             "vm::audit",
             "vm",
             "fake",
@@ -127,12 +129,12 @@ const CRATES: [Crate; 8] = [
     Crate {
         folder: "kernel/armv7a/src",
         below: &[""],
-        modules: &["ids", "errata", "levels", "cores", "l2c310", "whole", "cache", "zeros", "mmu"],
+        modules: &["ids", "errata", "levels", "cores", "l2c310", "whole", "cache", "zeros", "mmu", "user"],
     },
     Crate {
         folder: "kernel/rt/src",
         below: &[""],
-        modules: &["fault", "probe", "exceptions", "start", "secondary", "address_space", "head"],
+        modules: &["fault", "probe", "exceptions", "user", "start", "secondary", "address_space", "head"],
     },
     Crate {
         folder: "kernel/adapters/virtio/src",
@@ -188,6 +190,7 @@ const CRATES: [Crate; 8] = [
             "kernel::rank",
             "kernel::devices",
             "kernel::heap",
+            "kernel::frames",
             "kernel::interrupts",
             "kernel::console",
             "kernel::registers",

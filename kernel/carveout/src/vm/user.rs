@@ -5,9 +5,11 @@
 //! translations of a frame agree (I1), and the ledger needs one claim for all of them. A user never executes such a
 //! page.
 
-use crate::addr::VirtAddr;
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::vm::mapped::Part;
 use core::fmt;
+use core::marker::PhantomData;
+use core::num::NonZeroU8;
 
 /// A user's rights through a mapping. There is none to execute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -24,6 +26,66 @@ impl fmt::Display for UserAccess {
             Self::Read => "r--",
             Self::ReadWrite => "rw-",
         })
+    }
+}
+
+/// The number of an address space (ASID, ARM ARM B3.9.1). The number 0 is no process's: it is in force while none runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Asid(NonZeroU8);
+
+impl Asid {
+    /// Makes a number, from 1 to 255.
+    pub const fn new(number: u8) -> Option<Self> {
+        match NonZeroU8::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// Returns the number.
+    pub const fn number(self) -> u8 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Asid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ASID {}", self.0)
+    }
+}
+
+/// What a core needs to translate the addresses of a process: its first-level table and its number. While a core runs
+/// by it, the tables live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UserRoot<'t> {
+    table: PhysAddr,
+    asid: Asid,
+    tables: PhantomData<&'t ()>,
+}
+
+impl UserRoot<'_> {
+    /// Makes the root of a table.
+    ///
+    /// # Safety
+    ///
+    /// While the value lives:
+    /// - At `table`, a multiple of 8 KiB, stands a first-level table of the addresses below 2 GiB (TTBCR.N = 1). The
+    ///   machine's walks read it.
+    /// - Its mappings are not global. They agree with all other translations of their frames (I1). They give a user
+    ///   nothing of the kernel's.
+    /// - No other table is in force with that number, and no core remembers translations of another one.
+    pub const unsafe fn assume(table: PhysAddr, asid: Asid) -> Self {
+        Self { table, asid, tables: PhantomData }
+    }
+
+    /// Returns the address of the first-level table.
+    pub const fn table(&self) -> PhysAddr {
+        self.table
+    }
+
+    /// Returns the number.
+    pub const fn asid(&self) -> Asid {
+        self.asid
     }
 }
 
