@@ -18,6 +18,8 @@ pub struct Frames {
 
 // SAFETY: the bytes are this value's alone, whatever core has it.
 unsafe impl Send for Frames {}
+// SAFETY: without `&mut` there are no bytes to reach.
+unsafe impl Sync for Frames {}
 
 impl Frames {
     /// Takes so many frames, of which the first is at a multiple of so many bytes. Returns `None` if the heap has no

@@ -78,7 +78,6 @@ impl<M: Mmu> UserTables<M> {
     ///
     /// If `memory` does not begin at a multiple of 8 KiB, if it has fewer than three frames, or if the machine does not
     /// reach it.
-    #[expect(clippy::missing_panics_doc, reason = "they are documented")]
     pub unsafe fn new(machine: &'static M, asid: Asid, memory: FrameRange) -> Option<Self> {
         let (root, registers) = (memory.base(), machine.registers());
         assert!(root.is_aligned(ROOT_FRAMES * FRAME_SIZE) && memory.count() > ROOT_FRAMES, "{memory} holds no tables");
