@@ -49,6 +49,8 @@ pub enum Failure {
     Incoherent,
     /// Lending broke a promise.
     Lending(String),
+    /// Processes did something else than they must.
+    Share(String),
     /// The audit found something.
     Audit,
     /// Memory was not given back.
@@ -74,7 +76,7 @@ impl fmt::Display for Failure {
             Self::Checksum { frame } => write!(f, "camera: frame {frame} has another checksum than the camera says"),
             Self::NoInterrupt(name) => write!(f, "{name}: no interrupt came"),
             Self::Incoherent => f.write_str("maintenance through a non-cacheable mapping does not reach every cache"),
-            Self::Lending(what) => f.write_str(what),
+            Self::Lending(what) | Self::Share(what) => f.write_str(what),
             Self::Audit => f.write_str("the audit found a violation"),
             Self::Leak { free: (before, after) } => {
                 write!(f, "memory was not given back: {} were free before, {} are after", Bytes(*before), Bytes(*after))

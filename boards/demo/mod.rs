@@ -16,7 +16,7 @@
 //!
 //! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with
 //! contracts take and free memory that is full of loans: see `lending`. With `demo=coherency` there is no picture: the
-//! caches are tried instead, see `coherency`.
+//! caches are tried instead, see `coherency`. With `demo=share` there are processes, see `share`.
 
 #[cfg(target_arch = "arm")]
 pub mod coherency;
@@ -40,6 +40,8 @@ mod picture;
 pub mod port;
 #[cfg(target_arch = "arm")]
 pub mod run;
+#[cfg(target_arch = "arm")]
+mod share;
 
 pub mod block_cache;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::film::film;
 use super::hops::{Hop, print_table};
 use super::memory::CODEC;
 use super::picture::{Source, show_bars, show_picture};
-use super::{coherency, lending};
+use super::{coherency, lending, share};
 use crate::kernel::devices;
 use crate::kernel::state::Kernel;
 use crate::println;
@@ -21,8 +21,10 @@ use alloc::vec::Vec;
 ///
 /// What ended the demo early. [`Failure::Leak`] if it did not give its memory back.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
-    if asked(kernel) == Some("coherency") {
-        return coherency::run(kernel);
+    match asked(kernel) {
+        Some("coherency") => return coherency::run(kernel),
+        Some("share") => return share::run(kernel),
+        _ => {}
     }
     let whole = devices::find(&kernel.info, CODEC).is_some();
     // Open until the end: its own memory is neither free before nor after.

@@ -16,7 +16,9 @@ use crate::drivers::mmio::Mmio;
 use crate::drivers::storage::ahci::{AhciDisk, AhciError};
 use crate::drivers::storage::pl181::{Card, CardError};
 use crate::drivers::storage::{BlockDevice, BlockError, virtio_blk};
-use crate::drivers::timer::{Counter, a9_global::A9GlobalTimer, dm::DmTimer, sp804::Sp804, sun4i::Sun4iTimer};
+use crate::drivers::timer::a9_private::A9PrivateTimer;
+use crate::drivers::timer::sp804::{Sp804, Sp804Alarm};
+use crate::drivers::timer::{Alarm, Counter, a9_global::A9GlobalTimer, dm::DmTimer, sun4i::Sun4iTimer};
 use crate::drivers::uart::Uart;
 use crate::drivers::uart::ns16550::{Ns16550, Wiring};
 use crate::drivers::uart::pl011::Pl011;
@@ -120,6 +122,35 @@ pub(super) const COUNTERS: [(&str, OpenCounter); 4] = [
         Some(Box::new(unsafe { DmTimer::new(registers) }))
     }),
 ];
+
+type OpenAlarm = fn(&'static Kernel, &Found<'_>) -> Option<Box<dyn Alarm>>;
+
+/// The timers that interrupt, the best first.
+const ALARMS: [(&str, OpenAlarm); 2] = [
+    ("arm,cortex-a9-twd-timer", |kernel, found| {
+        let hertz = found.hertz?;
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { kernel.first(found) }?;
+        Some(Box::new(A9PrivateTimer::new(registers, hertz)))
+    }),
+    ("arm,sp804", |kernel, found| {
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { kernel.first(found) }?;
+        Some(Box::new(Sp804Alarm::new(registers)))
+    }),
+];
+
+/// Takes a timer that interrupts, and its interrupt, if the board has one. The first of a kind that counts may be the
+/// kernel's counter, so the last is taken.
+pub fn alarm(kernel: &'static Kernel) -> Option<(Box<dyn Alarm>, IrqId)> {
+    ALARMS.iter().find_map(|&(name, open)| {
+        let mut all = Vec::new();
+        devices::find_all(&kernel.info, name, |found| all.push(found));
+        let counts = COUNTERS.iter().any(|&(counter, _)| counter == name);
+        let found = all.get(usize::from(counts)..)?.last()?;
+        Some((open(kernel, found)?, found.irq?))
+    })
+}
 
 /// A disk of the board.
 pub type Disk = Box<dyn BlockDevice<Armv7a>>;

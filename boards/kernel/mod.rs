@@ -13,17 +13,23 @@ pub mod cores;
 #[cfg(target_arch = "arm")]
 pub mod flush;
 #[cfg(target_arch = "arm")]
+pub mod frames;
+#[cfg(target_arch = "arm")]
 mod heap;
 #[cfg(target_arch = "arm")]
 pub mod interrupts;
 #[cfg(target_arch = "arm")]
 pub mod known;
 #[cfg(target_arch = "arm")]
+pub mod process;
+#[cfg(target_arch = "arm")]
 mod rank;
 #[cfg(target_arch = "arm")]
 mod registers;
 #[cfg(target_arch = "arm")]
 pub mod report;
+#[cfg(target_arch = "arm")]
+pub mod schedule;
 #[cfg(target_arch = "arm")]
 pub mod state;
 #[cfg(target_arch = "arm")]

@@ -6,6 +6,8 @@ use carveout::sync::Rank;
 pub(super) const SPACE: Rank = Rank::new(0);
 /// The console. What is printed may ask the DMA API.
 pub(super) const CONSOLE: Rank = Rank::new(1);
+/// The table of processes. Nothing is done under it but to look and to move.
+pub(super) const PROCESSES: Rank = Rank::new(2);
 /// The heap.
 pub(super) const HEAP: Rank = Rank::new(6);
 /// The interrupt controller.

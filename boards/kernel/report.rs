@@ -99,7 +99,7 @@ pub fn audit(kernel: &Kernel) -> bool {
 }
 
 /// What lies at an address.
-struct At(VirtAddr);
+pub(super) struct At(pub(super) VirtAddr);
 
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
-//! Counters: the time since one was started.
+//! Timers: the time since one was started, and interrupts when some time is over.
 
 pub mod a9_global;
+pub mod a9_private;
 pub mod dm;
 pub mod sp804;
 pub mod sun4i;
@@ -17,4 +18,17 @@ pub trait Counter: Any + Send + Sync {
     fn micros(&self) -> u64 {
         self.nanos() / 1000
     }
+}
+
+/// A timer that interrupts the core that starts it. Where it is one for all cores, that is core 0.
+pub trait Alarm: Send + Sync {
+    /// Lets the timer interrupt once, in so many microseconds. What was started before is forgotten. The interrupt
+    /// stays until [`stop`](Self::stop).
+    fn start(&self, micros: u32);
+
+    /// Returns whether the time is over.
+    fn is_over(&self) -> bool;
+
+    /// Stops the timer, and takes its interrupt back.
+    fn stop(&self);
 }

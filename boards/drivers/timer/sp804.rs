@@ -1,20 +1,26 @@
-//! SP804 dual timer (Arm DDI 0271): its first timer as a free-running count of microseconds.
+//! SP804 dual timer (Arm DDI 0271): its first timer as a free-running count of microseconds, or as an alarm.
 //!
 //! Guarantees: the count never goes back but by wrapping at 2^32 microseconds (71 minutes). They are microseconds
-//! if the board clocks the timer at 1 MHz.
+//! if the board clocks the timer at 1 MHz. An alarm interrupts once a start.
 //!
 //! This driver is ours: a search of the documentation of crates found none to use.
 
-use super::Counter;
+use super::{Alarm, Counter};
 use crate::drivers::mmio::Mmio;
 use tock_registers::{
     interfaces::{Readable, Writeable},
     register_bitfields, register_structs,
-    registers::{ReadOnly, ReadWrite},
+    registers::{ReadOnly, ReadWrite, WriteOnly},
 };
 
 register_bitfields! [u32,
-    CONTROL [SIZE32 OFFSET(1) NUMBITS(1) [], ENABLE OFFSET(7) NUMBITS(1) []],
+    CONTROL [
+        ONE_SHOT OFFSET(0) NUMBITS(1) [],
+        SIZE32 OFFSET(1) NUMBITS(1) [],
+        INTERRUPT OFFSET(5) NUMBITS(1) [],
+        ENABLE OFFSET(7) NUMBITS(1) [],
+    ],
+    STATUS [OVER OFFSET(0) NUMBITS(1) []],
 ];
 
 register_structs! {
@@ -23,7 +29,9 @@ register_structs! {
         (0x000 => load: ReadWrite<u32>),
         (0x004 => value: ReadOnly<u32>),
         (0x008 => control: ReadWrite<u32, CONTROL::Register>),
-        (0x00c => @END),
+        (0x00c => clear: WriteOnly<u32>),
+        (0x010 => status: ReadOnly<u32, STATUS::Register>),
+        (0x014 => @END),
     }
 }
 
@@ -55,5 +63,59 @@ impl Sp804 {
 impl Counter for Sp804 {
     fn nanos(&self) -> u64 {
         u64::from(self.ticks()) * 1000
+    }
+}
+
+/// A timer that interrupts.
+pub struct Sp804Alarm {
+    registers: Mmio<Registers>,
+}
+
+// SAFETY: its interrupt goes to one core, which alone starts and stops it.
+unsafe impl Sync for Sp804Alarm {}
+
+impl Sp804Alarm {
+    /// Takes the timer and stops it.
+    pub fn new(registers: Mmio<Registers>) -> Self {
+        let alarm = Self { registers };
+        alarm.stop();
+        alarm
+    }
+}
+
+impl Alarm for Sp804Alarm {
+    fn start(&self, micros: u32) {
+        self.stop();
+        self.registers.load.set(micros.max(1));
+        let shape = CONTROL::ONE_SHOT::SET + CONTROL::SIZE32::SET + CONTROL::INTERRUPT::SET;
+        self.registers.control.write(shape + CONTROL::ENABLE::SET);
+    }
+
+    fn is_over(&self) -> bool {
+        self.registers.status.is_set(STATUS::OVER)
+    }
+
+    fn stop(&self) {
+        self.registers.control.set(0);
+        self.registers.clear.set(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::fake;
+
+    #[test]
+    fn an_alarm_counts_down_once_and_interrupts() {
+        let registers = fake::block::<Registers>(0x20);
+        let alarm = Sp804Alarm::new(registers.mmio());
+        assert_eq!((registers.read(8), registers.read(0xc)), (0, 1));
+        alarm.start(5000);
+        // Enabled, interrupt, 32 bits, one shot.
+        assert_eq!((registers.read(0), registers.read(8)), (5000, 0b1010_0011));
+        assert!(!alarm.is_over());
+        registers.write(0x10, 1);
+        assert!(alarm.is_over());
     }
 }

@@ -54,6 +54,12 @@ pub fn loses_tlb_invalidates(midr: u32) -> bool {
     midr & ids::CORE_MASK == CORTEX_A15_MIDR && ids::revision(midr) <= 0x32
 }
 
+/// Returns whether a core with this MIDR has erratum 720789 (Cortex-A9 before r2p0): a TLB invalidate that names an
+/// ASID is broadcast with a wrong one.
+pub fn broadcasts_a_wrong_asid(midr: u32) -> bool {
+    midr & ids::CORE_MASK == CORTEX_A9_MIDR && ids::revision(midr) < 0x20
+}
+
 /// RTL release r2p0 of the PL310, as its cache ID register has it (DDI 0246 3.3.1).
 pub const PL310_R2P0: u32 = 0x4;
 /// RTL release r3p0 of the PL310.
@@ -161,6 +167,16 @@ mod tests {
         }
     }
 
+    /// Erratum 720789.
+    #[test]
+    fn a_cortex_a9_that_broadcasts_a_wrong_asid_is_known() {
+        for (midr, has) in
+            [(0x410f_c090, true), (0x411f_c092, true), (0x412f_c090, false), (0x413f_c090, false), (0x413f_c082, false)]
+        {
+            assert_eq!(broadcasts_a_wrong_asid(midr), has, "{midr:#x}");
+        }
+    }
+
     /// What the text of armv7a/mod.rs says of errata, each with its number.
     #[test]
     fn every_erratum_of_a_register_stands_in_the_table_of_all() {
@@ -169,7 +185,9 @@ mod tests {
         for erratum in &CORTEX_A9 {
             assert!(row(erratum.number), "{}", erratum.number);
         }
-        for number in [643_719, 752_271, 753_970, 754_327, 761_319, 764_369, 765_569, 769_419, 794_074, 798_181] {
+        for number in
+            [643_719, 720_789, 752_271, 753_970, 754_327, 761_319, 764_369, 765_569, 769_419, 794_074, 798_181]
+        {
             assert!(row(number), "{number}");
         }
     }

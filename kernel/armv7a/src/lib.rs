@@ -29,8 +29,8 @@
 //! | 794072 | Cortex-A9 MPCore | not met: each turn of such a loop loads the word that it waits for |
 //! | 794074 | Cortex-A9, all | a barrier stands between a write to a word that a device may take over and the next write to its 8 bytes: [`Cache::dma_wmb`](carveout::machine::Cache::dma_wmb), [`Cache::device_barrier`](carveout::machine::Cache::device_barrier) |
 //! | 643719 | Cortex-A9 before r1p0 | a CLIDR.LoUIS of 0 is taken for 1, by the head of a core other than the first |
-//! | 720789 | Cortex-A9 before r2p0 | broadcast TLB invalidates name no ASID: TLBIMVAAIS and TLBIALLIS, on every revision |
-//! | 754322 | Cortex-A9 r2p*, r3p* | a DSB before the head writes CONTEXTIDR; this crate changes no ASID later, an embedding kernel's switch needs that DSB |
+//! | 720789 | Cortex-A9 before r2p0 | broadcast TLB invalidates by address name no ASID, on any revision; one of a whole ASID becomes one of all |
+//! | 754322 | Cortex-A9 r2p*, r3p* | a DSB before CONTEXTIDR is written, in the head and in [`in_space`](user::in_space); an embedding kernel's own switch needs it too |
 //! | 430973 | Cortex-A8 r1p* | IBE, set by the head |
 //! | 458693 | Cortex-A8 r2p0 | L1NEON and PLDNOP, set by the head |
 //! | 460075 | Cortex-A8 r2p0 | write-allocate off in the second level, by the head |
@@ -61,6 +61,8 @@ pub mod l2c310;
 pub mod levels;
 #[cfg(target_arch = "arm")]
 pub mod mmu;
+#[cfg(target_arch = "arm")]
+pub mod user;
 #[cfg(target_arch = "arm")]
 pub mod whole;
 #[cfg(target_arch = "arm")]

@@ -8,13 +8,14 @@ use crate::cache::Caches;
 use crate::levels::CacheLevel;
 use crate::whole::{OtherCores, UnnamedLevel};
 use crate::zeros::{self, NoVectors, Stores, ZeroFrames};
-use crate::{cores, ids};
+use crate::{cores, errata, ids};
 use aarch32_cpu::register::{Actlr, IdMmfr3, Midr};
 use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, VirtAddr};
 use carveout::cpu::{dsb, isb};
 use carveout::machine::{Cache, LinearMap, Lines, Mmu, Registers};
 use carveout::vm::attr::{LeafSize, MemoryType};
 use carveout::vm::mapped::{Mapped, Part};
+use carveout::vm::user::Asid;
 use core::arch::asm;
 use core::fmt;
 use core::ptr::NonNull;
@@ -30,6 +31,8 @@ pub struct Armv7a {
     /// Maintenance reaches the other cores of the inner shareable domain: `ID_MMFR3[15:12]` = 2. Its operations are
     /// UNDEFINED on Cortex-A8.
     broadcast: bool,
+    /// Maintenance that names an ASID reaches the other cores with that ASID: erratum 720789 of Cortex-A9 is absent.
+    broadcast_asid: bool,
     /// The core is one of [`CORES`](crate::ids::CORES). Their TLBs keep its size with each entry, and compare the bits
     /// of an address above it. So any address of a large page or of a section finds its entry (for Cortex-A9 the field
     /// SZ: DDI 0388I, table 4-52). Of another core that is not known.
@@ -80,6 +83,7 @@ impl Armv7a {
         Self {
             caches: Caches::new(),
             broadcast: (features >> 12) & 0xf >= 2,
+            broadcast_asid: !errata::broadcasts_a_wrong_asid(Midr::read().raw_value()),
             whole_leaves: ids::core(Midr::read().raw_value()).is_some(),
             coherent_walk: (features >> 20) & 0xf == 1,
             memory,
@@ -185,6 +189,34 @@ impl Armv7a {
         true
     }
 
+    /// Makes code that was just written to `words` visible to instruction fetches, at every address of it and on every
+    /// core (ARM ARM B2.2.9).
+    pub fn publish_code(&self, words: &[u32]) {
+        self.caches.clean_to_unification(words);
+        dsb();
+        if self.broadcast {
+            // SAFETY: ICIALLUIS: forgetting instructions is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c1, 0", in(reg) 0, options(nostack, preserves_flags)) };
+        } else {
+            // SAFETY: ICIALLU: forgetting instructions is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c5, 0", in(reg) 0, options(nostack, preserves_flags)) };
+        }
+        self.forget_predictions();
+        dsb();
+        isb();
+    }
+
+    /// Starts to forget what branches were predicted, on every core that maintenance reaches.
+    fn forget_predictions(&self) {
+        if self.broadcast {
+            // SAFETY: BPIALLIS: forgetting predictions is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c1, 6", in(reg) 0, options(nostack, preserves_flags)) };
+        } else {
+            // SAFETY: BPIALL: forgetting predictions is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c7, c5, 6", in(reg) 0, options(nostack, preserves_flags)) };
+        }
+    }
+
     /// Starts to forget all translations, on every core that maintenance reaches.
     fn forget_all(&self) {
         if self.broadcast {
@@ -193,6 +225,38 @@ impl Armv7a {
         } else {
             // SAFETY: TLBIALL: forgetting translations is always allowed.
             unsafe { asm!("mcr p15, 0, {0}, c8, c7, 0", in(reg) 0, options(nostack, preserves_flags)) };
+        }
+    }
+
+    /// Starts to forget translations of `[va, va + bytes)`, by leaves of at least `step` bytes, on every core that
+    /// maintenance reaches. They are global, or of address space `asid`.
+    fn forget(&self, asid: u32, va: VirtAddr, bytes: u32, step: u32) {
+        let (mut mva, mut left) = (va.raw(), bytes);
+        while left > 0 {
+            if self.broadcast {
+                // By address in all ASIDs: erratum 720789 of Cortex-A9 has the form with an ASID broadcast a wrong one.
+                // SAFETY: TLBIMVAAIS: forgetting translations is always allowed.
+                unsafe { asm!("mcr p15, 0, {0}, c8, c3, 3", in(reg) mva, options(nostack, preserves_flags)) };
+            } else {
+                // SAFETY: TLBIMVA: forgetting translations is always allowed.
+                unsafe { asm!("mcr p15, 0, {0}, c8, c7, 1", in(reg) mva | asid, options(nostack, preserves_flags)) };
+            }
+            // The last leaf may end with the address space.
+            mva = mva.wrapping_add(step);
+            left -= step;
+        }
+    }
+
+    /// Starts to forget all translations of address space `asid` that are not global.
+    fn forget_asid(&self, asid: u32) {
+        if !self.broadcast {
+            // SAFETY: TLBIASID: forgetting translations is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c8, c7, 2", in(reg) asid, options(nostack, preserves_flags)) };
+        } else if self.broadcast_asid {
+            // SAFETY: TLBIASIDIS: forgetting translations is always allowed.
+            unsafe { asm!("mcr p15, 0, {0}, c8, c3, 2", in(reg) asid, options(nostack, preserves_flags)) };
+        } else {
+            self.forget_all();
         }
     }
 
@@ -221,21 +285,7 @@ unsafe impl Mmu for Armv7a {
         if bytes > TLB_LEAVES * step {
             self.forget_all();
         } else {
-            let (mut mva, mut left) = (va.raw(), bytes);
-            while left > 0 {
-                if self.broadcast {
-                    // By address in all ASIDs: the kernel's mappings are global, and erratum 720789 of Cortex-A9 has
-                    // the form with an ASID broadcast a wrong one. SAFETY: TLBIMVAAIS: forgetting translations is
-                    // always allowed.
-                    unsafe { asm!("mcr p15, 0, {0}, c8, c3, 3", in(reg) mva, options(nostack, preserves_flags)) };
-                } else {
-                    // SAFETY: TLBIMVA: forgetting translations is always allowed.
-                    unsafe { asm!("mcr p15, 0, {0}, c8, c7, 1", in(reg) mva, options(nostack, preserves_flags)) };
-                }
-                // The last leaf may end with the address space.
-                mva = mva.wrapping_add(step);
-                left -= step;
-            }
+            self.forget(0, va, bytes, step);
         }
         // Only this makes the invalidates complete, here and on other cores, with every access that came before them
         // (ARM ARM B3.10.1).
@@ -248,13 +298,25 @@ unsafe impl Mmu for Armv7a {
         dsb();
         self.forget_all();
         // What that program had mapped may have been executable.
-        if self.broadcast {
-            // SAFETY: BPIALLIS: forgetting predictions is always allowed.
-            unsafe { asm!("mcr p15, 0, {0}, c7, c1, 6", in(reg) 0, options(nostack, preserves_flags)) };
+        self.forget_predictions();
+        // As in `invalidate_tlb`.
+        dsb();
+        isb();
+    }
+
+    fn invalidate_user(&self, asid: Asid, va: VirtAddr, bytes: u32) {
+        if bytes > TLB_LEAVES * FRAME_SIZE {
+            self.forget_asid(asid.number().into());
         } else {
-            // SAFETY: BPIALL: forgetting predictions is always allowed.
-            unsafe { asm!("mcr p15, 0, {0}, c7, c5, 6", in(reg) 0, options(nostack, preserves_flags)) };
+            self.forget(asid.number().into(), va, bytes, FRAME_SIZE);
         }
+        // As in `invalidate_tlb`.
+        dsb();
+        isb();
+    }
+
+    fn invalidate_asid(&self, asid: Asid) {
+        self.forget_asid(asid.number().into());
         // As in `invalidate_tlb`.
         dsb();
         isb();

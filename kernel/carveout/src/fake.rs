@@ -10,6 +10,7 @@
 //! - A write-back access to what a device wrote under lines that may be present, with no invalidate since: panic (I3).
 //! - A device that reads, or writes over, what the CPU wrote and nothing cleaned: panic (I4).
 //! - A device access to what the CPU prepared with no barrier since: panic (I4).
+//! - A number (ASID) given to a process while a TLB may hold a translation of another with it: panic (I3).
 //! - A write through a pointer that outlived its mapping: panic when the frame is mapped again (I4); a read finds
 //!   [`POISON`].
 //!
@@ -19,6 +20,9 @@
 //! broken rules show, but wrong data too. Every translation that was ever valid stays in the TLB until it is
 //! invalidated by its address.
 //!
+//! Addresses of processes are translated beside the kernel's, each by its number, from [`Fake::begin_user`] to
+//! [`Fake::end_user`]: as if some core ran each of them all the time.
+//!
 //! Memory has two copies: one as bus masters see it, and one as the CPU sees it. The CPU sees memory through caches
 //! where it is mapped write-back, and otherwise through a write buffer that only the device barrier drains. Views are
 //! real slices of the CPU's copy. The fake learns what was written through them by comparing the copies. So a write
@@ -26,9 +30,10 @@
 
 use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr, SECTION_SIZE, VirtAddr};
 use crate::machine::{Cache, Lines, Mmu, Registers};
-use crate::vm::attr::{LeafSize, MemoryType, Shareability};
+use crate::vm::attr::{Access, LeafSize, MemoryType, Shareability};
 use crate::vm::desc::{L1_ENTRIES, L1Desc, L1Entry, L2_ENTRIES, L2_TABLE_SIZE, L2Desc, L2Entry, LARGE_PAGE_SIZE, Leaf};
 use crate::vm::mapped::Part;
+use crate::vm::user::{Asid, UserAccess, UserRoot};
 use core::ops::Range;
 use core::ptr::NonNull;
 use std::cell::RefCell;
@@ -42,6 +47,12 @@ pub const POISON: u8 = 0xdb;
 
 const FRAME: usize = FRAME_SIZE as usize;
 const FRAME_LINES: usize = FRAME / LINE;
+/// Pages of an address space. The pages of all spaces are numbered through: the kernel's first, then by ASID.
+const SPACE_PAGES: u32 = 1 << 20;
+/// Sections of an address space, which are numbered through likewise.
+const SPACE_SECTIONS: u32 = SPACE_PAGES / L2_ENTRIES as u32;
+/// First-level entries of a process (TTBCR.N = 1).
+const USER_ENTRIES: u32 = 2048;
 /// Entries a large page's descriptor stands in.
 const LARGE_ENTRIES: u32 = LARGE_PAGE_SIZE / FRAME_SIZE;
 /// Ranges near which the adversary prefers to act.
@@ -162,6 +173,8 @@ struct Sim {
     _cpu: Vec<u8>,
     present: Present,
     l1: PhysAddr,
+    /// The first-level tables of processes, by ASID.
+    users: BTreeMap<u8, PhysAddr>,
     /// Sections that point to a second-level table, by the table's address.
     tables: BTreeMap<u32, BTreeSet<u32>>,
     /// Translations by page number.
@@ -183,7 +196,7 @@ struct Sim {
     /// Frames cleaned, or written and unmapped, with no device barrier since.
     unordered: BTreeSet<u32>,
     /// The bytes `reach` gave last, if nothing happened since.
-    reached: Option<(VirtAddr, u32)>,
+    reached: Option<(u32, VirtAddr, u32)>,
     /// Where something happened last.
     recent: [FrameRange; RECENT],
     seed: u64,
@@ -219,6 +232,7 @@ impl Fake {
             _cpu: cpu,
             present: Present { lines: Vec::new(), place: std::vec![0; bytes / LINE], filled: std::vec![0; bytes] },
             l1,
+            users: BTreeMap::new(),
             tables: BTreeMap::new(),
             live: BTreeMap::new(),
             stale: BTreeMap::new(),
@@ -276,10 +290,109 @@ impl Fake {
         core::mem::take(&mut self.sim.borrow_mut().log)
     }
 
+    /// Begins to translate the addresses of a process.
+    ///
+    /// # Panics
+    ///
+    /// If a TLB may hold translations of another process with that number, or if that process was not ended (I3).
+    pub fn begin_user(&self, root: UserRoot<'_>) {
+        let sim = &mut *self.sim.borrow_mut();
+        let (asid, table) = (root.asid(), root.table());
+        let pages = space_of(asid)..space_of(asid) + SPACE_PAGES;
+        let old = sim.stale.range(pages.clone()).next().is_some() || sim.live.range(pages).next().is_some();
+        assert!(!old, "I3: {asid} is given to a process while a TLB may hold translations of another one");
+        let known = sim.users.insert(asid.number(), table);
+        assert!(known.is_none(), "I3: {asid} is given to a process while another one has it");
+        for entry in 0..USER_ENTRIES {
+            let section = space_of(asid) / L2_ENTRIES as u32 + entry;
+            if let L1Entry::Table(second) = L1Desc::from_raw(sim.word(table.raw() + 4 * entry)).decode() {
+                sim.tables.entry(second.raw()).or_default().insert(section);
+            }
+            for page in section * L2_ENTRIES as u32..(section + 1) * L2_ENTRIES as u32 {
+                sim.update(page);
+            }
+        }
+    }
+
+    /// Ends that: no core runs the process again. What TLBs hold of it stays until it is invalidated.
+    ///
+    /// # Panics
+    ///
+    /// If no process has that number.
+    pub fn end_user(&self, asid: Asid) {
+        let sim = &mut *self.sim.borrow_mut();
+        sim.users.remove(&asid.number()).expect("a process that was begun");
+        let first = space_of(asid) / L2_ENTRIES as u32;
+        for sections in sim.tables.values_mut() {
+            sections.retain(|section| !(first..first + SPACE_SECTIONS).contains(section));
+        }
+        let pages = space_of(asid)..space_of(asid) + SPACE_PAGES;
+        for (page, old) in sim.live.extract_if(pages, |_, _| true).collect::<Vec<_>>() {
+            sim.stale.insert(page, old);
+        }
+    }
+
+    /// Returns the pointer with which a process reads `[va, va + bytes)`, or also writes there.
+    ///
+    /// # Panics
+    ///
+    /// If the process has no such right there: on a core that is a fault.
+    pub fn reach_user(&self, asid: Asid, va: VirtAddr, bytes: u32, access: UserAccess) -> *mut u8 {
+        let first = va.raw() >> FRAME_SHIFT;
+        for page in first..(va.raw() + bytes).div_ceil(FRAME_SIZE) {
+            let may = self.user_page(asid, VirtAddr::new(page << FRAME_SHIFT)).map(|leaf| leaf.access);
+            let may = may.is_some_and(|may| access == UserAccess::Read || may == Access::ReadWrite);
+            assert!(may, "fault: {asid} has no {access} at {va}");
+        }
+        self.reach_in(space_of(asid), va, bytes)
+    }
+
+    /// Returns what a process finds at an address: nothing, or how it is mapped. The rights are the process's own.
+    pub fn user_page(&self, asid: Asid, va: VirtAddr) -> Option<Leaf> {
+        let sim = self.sim.borrow();
+        sim.live.get(&(space_of(asid) + (va.raw() >> FRAME_SHIFT))).map(|live| live.leaf)
+    }
+
     /// Lets the adversary act.
     pub fn disturb(&self) {
         self.sim.borrow_mut().disturb();
     }
+
+    /// Returns the pointer to what is translated in the address space whose pages begin with number `space`.
+    fn reach_in(&self, space: u32, va: VirtAddr, bytes: u32) -> *mut u8 {
+        let sim = &mut *self.sim.borrow_mut();
+        let first = space + (va.raw() >> FRAME_SHIFT);
+        let start = *sim.live.get(&first).unwrap_or_else(|| panic!("fault: {va} does not translate"));
+        let at = (start.frame << FRAME_SHIFT) + va.raw() % FRAME_SIZE;
+        if sim.reached != Some((space, va, bytes)) {
+            sim.disturb();
+            for (frame, lines) in sim.lines_by_frame(at, bytes as usize) {
+                let page = first + (frame - start.frame);
+                let found = sim.live.get(&page).filter(|t| t.frame == frame && t.attribute() == start.attribute());
+                assert!(found.is_some(), "fault: {} is not mapped with {va}", VirtAddr::new(page << FRAME_SHIFT));
+                sim.check_walk(page);
+                let used = sim.uses.get_mut(&frame).expect("a translation is a use");
+                used.viewed = true;
+                if used.is_cacheable() {
+                    if !sim.is_quiet(&lines)
+                        && let Some(line) = lines.into_iter().find(|&line| sim.marks[line] & OUTDATED != 0)
+                    {
+                        panic!("I3: the CPU may read a stale line at {}", sim.address(line));
+                    }
+                } else {
+                    let at = PhysAddr::new(frame << FRAME_SHIFT);
+                    assert!(!sim.cached.contains(&frame), "I3: non-cacheable access to {at}, which may have lines");
+                }
+            }
+            sim.reached = Some((space, va, bytes));
+        }
+        sim.cpu.wrapping_add(sim.offset(at))
+    }
+}
+
+/// Returns the number of the first page of a process.
+fn space_of(asid: Asid) -> u32 {
+    u32::from(asid.number()) * SPACE_PAGES
 }
 
 /// Places in memory.
@@ -542,6 +655,9 @@ impl Sim {
     /// Walks the tables for one page.
     fn translate(&self, page: u32) -> Option<Translation> {
         let (section, n) = (page / L2_ENTRIES as u32, page % L2_ENTRIES as u32);
+        if section >= SPACE_SECTIONS {
+            return self.translate_user(page);
+        }
         let leaf = match L1Desc::from_raw(self.word(self.l1.raw() + 4 * section)).decode() {
             L1Entry::Fault => return None,
             L1Entry::Section(leaf) => leaf,
@@ -564,6 +680,29 @@ impl Sim {
         Some(Translation::of(page, leaf))
     }
 
+    /// Walks the tables of the process that the page is of.
+    fn translate_user(&self, page: u32) -> Option<Translation> {
+        let (section, n) = (page / L2_ENTRIES as u32, page % L2_ENTRIES as u32);
+        let root = self.users.get(&((section / SPACE_SECTIONS) as u8))?;
+        let table = match L1Desc::from_raw(self.word(root.raw() + 4 * (section % SPACE_SECTIONS))).decode() {
+            L1Entry::Fault => return None,
+            L1Entry::Table(table) => table,
+            other => panic!("page {page:#x} of a process: {other:?}"),
+        };
+        let word = L2Desc::from_raw(self.word(table.raw() + 4 * n));
+        if word == L2Desc::FAULT {
+            return None;
+        }
+        let leaf = word.decode_user().unwrap_or_else(|| panic!("page {page:#x} of a process: {word:?}"));
+        let access = match leaf.access {
+            Some(UserAccess::Read) => Access::Read,
+            Some(UserAccess::ReadWrite) => Access::ReadWrite,
+            None => Access::ReadExecute,
+        };
+        let (base, memory, shareability) = (leaf.base, leaf.memory, leaf.shareability);
+        Some(Translation::of(page, Leaf { base, size: FRAME_SIZE, memory, access, shareability }))
+    }
+
     /// Takes note of what the tables now say of a page.
     fn update(&mut self, page: u32) {
         match (self.live.get(&page).copied(), self.translate(page)) {
@@ -583,6 +722,41 @@ impl Sim {
                 self.live.insert(page, new);
             }
         }
+    }
+
+    /// Forgets what may be stale of `[va, va + bytes)` in a space, one address a leaf.
+    fn invalidate(&mut self, space: u32, va: VirtAddr, bytes: u32, leaf: LeafSize) {
+        assert!(va.is_aligned(leaf.bytes()) && bytes.is_multiple_of(leaf.bytes()));
+        if self.is_left_out(Op::InvalidateTlb) {
+            return;
+        }
+        // The adversary's last chance to use what is about to go.
+        self.disturb();
+        let first = space + (va.raw() >> FRAME_SHIFT);
+        for page in first..first + (bytes >> FRAME_SHIFT) {
+            let start_of = |size: u32| (page << FRAME_SHIFT) & !(size - 1);
+            let goes = |old: &Translation| start_of(leaf.bytes()) >= start_of(old.leaf.size);
+            if self.stale.get(&page).is_some_and(goes)
+                && let Some(old) = self.stale.remove(&page)
+            {
+                self.leave(old);
+            }
+            self.walks.remove(&(page / L2_ENTRIES as u32));
+        }
+    }
+
+    /// Returns the section whose first-level entry stands at a place, in whatever space.
+    fn section_of(&self, place: u32) -> Option<u32> {
+        let within = |table: PhysAddr, entries: u32| {
+            let index = place.wrapping_sub(table.raw()) / 4;
+            (index < entries).then_some(index)
+        };
+        within(self.l1, L1_ENTRIES as u32).or_else(|| {
+            let of = |(&asid, &table): (&u8, &PhysAddr)| {
+                Some(u32::from(asid) * SPACE_SECTIONS + within(table, USER_ENTRIES)?)
+            };
+            self.users.iter().find_map(of)
+        })
     }
 
     /// A translation appears.
@@ -689,8 +863,7 @@ unsafe impl Mmu for Fake {
             }
             sim.write_word(from, word);
             let entries = L2_ENTRIES as u32;
-            let index = place.wrapping_sub(sim.l1.raw()) / 4;
-            if (index as usize) < L1_ENTRIES {
+            if let Some(index) = sim.section_of(place) {
                 if let L1Entry::Table(table) = L1Desc::from_raw(old).decode() {
                     sim.walks.insert(index);
                     sim.tables.entry(table.raw()).or_default().remove(&index);
@@ -712,24 +885,7 @@ unsafe impl Mmu for Fake {
     /// Invalidates one address a leaf. A translation goes if the address is in the leaf that it came from, and in the
     /// range. So a leaf that was smaller than `leaf` stays in the TLB.
     fn invalidate_tlb(&self, va: VirtAddr, bytes: u32, leaf: LeafSize) {
-        let sim = &mut *self.sim.borrow_mut();
-        assert!(va.is_aligned(leaf.bytes()) && bytes.is_multiple_of(leaf.bytes()));
-        if sim.is_left_out(Op::InvalidateTlb) {
-            return;
-        }
-        // The adversary's last chance to use what is about to go.
-        sim.disturb();
-        let first = va.raw() >> FRAME_SHIFT;
-        for page in first..first + (bytes >> FRAME_SHIFT) {
-            let start_of = |size: u32| (page << FRAME_SHIFT) & !(size - 1);
-            let goes = |old: &Translation| start_of(leaf.bytes()) >= start_of(old.leaf.size);
-            if sim.stale.get(&page).is_some_and(goes)
-                && let Some(old) = sim.stale.remove(&page)
-            {
-                sim.leave(old);
-            }
-            sim.walks.remove(&(page / L2_ENTRIES as u32));
-        }
+        self.sim.borrow_mut().invalidate(0, va, bytes, leaf);
     }
 
     fn invalidate_tlb_all(&self) {
@@ -745,34 +901,28 @@ unsafe impl Mmu for Fake {
         sim.walks.clear();
     }
 
-    fn reach(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+    /// Invalidates what was by small pages, in that space alone.
+    fn invalidate_user(&self, asid: Asid, va: VirtAddr, bytes: u32) {
+        self.sim.borrow_mut().invalidate(space_of(asid), va, bytes, LeafSize::Page);
+    }
+
+    fn invalidate_asid(&self, asid: Asid) {
         let sim = &mut *self.sim.borrow_mut();
-        let first = va.raw() >> FRAME_SHIFT;
-        let start = *sim.live.get(&first).unwrap_or_else(|| panic!("fault: {va} does not translate"));
-        let at = (start.frame << FRAME_SHIFT) + va.raw() % FRAME_SIZE;
-        if sim.reached != Some((va, bytes)) {
-            sim.disturb();
-            for (frame, lines) in sim.lines_by_frame(at, bytes as usize) {
-                let page = first + (frame - start.frame);
-                let found = sim.live.get(&page).filter(|t| t.frame == frame && t.attribute() == start.attribute());
-                assert!(found.is_some(), "fault: {} is not mapped with {va}", VirtAddr::new(page << FRAME_SHIFT));
-                sim.check_walk(page);
-                let used = sim.uses.get_mut(&frame).expect("a translation is a use");
-                used.viewed = true;
-                if used.is_cacheable() {
-                    if !sim.is_quiet(&lines)
-                        && let Some(line) = lines.into_iter().find(|&line| sim.marks[line] & OUTDATED != 0)
-                    {
-                        panic!("I3: the CPU may read a stale line at {}", sim.address(line));
-                    }
-                } else {
-                    let at = PhysAddr::new(frame << FRAME_SHIFT);
-                    assert!(!sim.cached.contains(&frame), "I3: non-cacheable access to {at}, which may have lines");
-                }
-            }
-            sim.reached = Some((va, bytes));
+        if sim.is_left_out(Op::InvalidateTlb) {
+            return;
         }
-        sim.cpu.wrapping_add(sim.offset(at))
+        // The adversary's last chance, as above.
+        sim.disturb();
+        let pages = space_of(asid)..space_of(asid) + SPACE_PAGES;
+        for (_, old) in sim.stale.extract_if(pages, |_, _| true).collect::<Vec<_>>() {
+            sim.leave(old);
+        }
+        let first = space_of(asid) / L2_ENTRIES as u32;
+        sim.walks.retain(|section| !(first..first + SPACE_SECTIONS).contains(section));
+    }
+
+    fn reach(&self, va: VirtAddr, bytes: u32) -> *mut u8 {
+        self.reach_in(0, va, bytes)
     }
 
     /// What was there is made unreadable, so that a byte that is not overwritten shows.

@@ -6,6 +6,7 @@
 use crate::addr::{FrameRange, PhysAddr, VirtAddr};
 use crate::vm::attr::{LeafSize, Shareability};
 use crate::vm::mapped::Part;
+use crate::vm::user::Asid;
 use core::ops::{Add, AddAssign};
 use core::ptr::NonNull;
 
@@ -77,6 +78,8 @@ impl Registers {
 /// - after [`invalidate_tlb`](Self::invalidate_tlb) returns, no observer translates an address of the range by
 ///   anything but the tables as published, and every access made through an older translation is complete;
 /// - after [`invalidate_tlb_all`](Self::invalidate_tlb_all) returns, that holds for all addresses;
+/// - after [`invalidate_user`](Self::invalidate_user) returns, it holds for the range in that address space, and after
+///   [`invalidate_asid`](Self::invalidate_asid) for all addresses that are not global in it;
 /// - [`reach`](Self::reach) gives the pointer by which the CPU accesses exactly those addresses. Accesses after it
 ///   translate by whatever any core published before it. On a machine of several cores, the core that published waited
 ///   for that, and the core that looks takes note here;
@@ -94,6 +97,22 @@ pub unsafe trait Mmu {
     /// Forgets every translation that is no longer published, at any address and of any address space, on every core.
     /// Waits until that is done. Another program may just have written the tables: its writes come first.
     fn invalidate_tlb_all(&self);
+
+    /// Forgets every translation of `[va, va + bytes)` in a process's address space that is no longer published, on
+    /// every core, and waits until that is done. Each of them was by a small page: `va` and `bytes` are multiples of
+    /// 4 KiB. A machine that does not say otherwise forgets all.
+    fn invalidate_user(&self, asid: Asid, va: VirtAddr, bytes: u32) {
+        let _ = (asid, va, bytes);
+        self.invalidate_tlb_all();
+    }
+
+    /// Forgets every translation in a process's address space that is no longer published, on every core, and waits
+    /// until that is done. Pointers to second-level tables count too. A machine that does not say otherwise forgets
+    /// all.
+    fn invalidate_asid(&self, asid: Asid) {
+        let _ = asid;
+        self.invalidate_tlb_all();
+    }
 
     /// Returns the pointer with which this program reaches `[va, va + bytes)`.
     fn reach(&self, va: VirtAddr, bytes: u32) -> *mut u8;

@@ -13,6 +13,7 @@
 //! | 4 | [`DMA`](Rank::DMA): all of [`Dma`](crate::dma::Dma) but who holds each buffer | updates of indexes, ledger, records and descriptors, with their TLB invalidate; and the audit |
 //! | 5 | [`OUTER_CACHE`](Rank::OUTER_CACHE): the PL310's registers | a page of line operations, or one operation by way |
 //! | 5 | [`SHARES`](Rank::SHARES): the book of shared buffers ([`Shares`](crate::dma::Shares)); nothing is called while it is held | updates of the book |
+//! | 5 | [`USER`](Rank::USER): the tables of a process | updates of them, with their TLB invalidate |
 //! | 6, 7 | the embedding kernel's, inside of which it calls nothing of this crate | |
 //!
 //! None of them is held over zeroing, copying or maintenance of a buffer. The work lane
@@ -84,6 +85,10 @@ impl Rank {
     pub const OUTER_CACHE: Self = Self(5);
     /// The rank of the lock of a book of shared buffers.
     pub const SHARES: Self = Self(5);
+
+    /// The rank of the lock of [`UserTables`](crate::vm::user_tables::UserTables). It is taken inside of all others but
+    /// the heap's, and never with [`OUTER_CACHE`](Self::OUTER_CACHE).
+    pub const USER: Self = Self(5);
 
     /// Makes the rank `n`.
     ///

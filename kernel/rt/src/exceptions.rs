@@ -3,6 +3,7 @@
 //! Guarantees: each fault is reported on a stack of its own, with all registers as they were at the instruction that
 //! caused it. This holds also if the fault is a stack's that ran into its guard page. A fault during a report ends in a
 //! shorter report, and another one parks the core, so reporting never loops. Fault handlers return only to [`probe`]s.
+//! What interrupts User mode is no fault of the kernel's: it becomes an [`Event`](crate::user::Event).
 //!
 //! The vectors save no floating-point registers: the target's code uses none.
 
@@ -21,7 +22,8 @@ use carveout::cpu::{CoreId, MAX_CORES};
 
 // Each fault vector leaves a `FaultFrame` on the stack of Abort mode: SRS stores the return address and the saved
 // status there whatever mode took the exception. Interrupts use the stack of Supervisor mode, which is where they
-// interrupt.
+// interrupt. An exception from User mode, an interrupt too, leaves its frame on Abort mode's stack for a moment, and
+// user.rs takes it from there.
 global_asm!(
     r#"
     .syntax unified
@@ -62,6 +64,8 @@ vector_data_abort:
     fault_vector 4, 8
 vector_reserved:
     fault_vector 5, 0
+vector_user_irq:
+    fault_vector 6, 4
 vector_fiq:
     fault_vector 7, 4
 
@@ -83,7 +87,12 @@ fault_common:
     mov     r6, lr
     msr     cpsr_c, r3
 1:  stm     r4, {r5, r6}
-    mov     r1, sp
+    ldr     r1, [r4, #12]
+    cmp     r0, #7                          @ nobody unmasked a fast interrupt
+    beq     1f
+    tst     r1, #0xf                        @ User mode alone has none of these bits
+    beq     carveout_user_exit
+1:  mov     r1, sp
     mov     r5, sp
     bic     sp, sp, #7
     bl      carveout_fault
@@ -93,7 +102,11 @@ fault_common:
     add     sp, sp, #8
     rfeia   sp!
 
+    @ This mode's own sp has no other use. User mode alone has none of these bits.
 vector_irq:
+    mrs     sp, spsr
+    tst     sp, #0xf
+    beq     vector_user_irq
     sub     lr, lr, #4
     srsdb   sp!, #0x13
     cps     #0x13
@@ -126,7 +139,7 @@ pub enum Vector {
     Stray,
     /// An instruction that this core does not have, or does not have in this mode.
     Undefined,
-    /// An SVC. This kernel has no system calls. A semihosting call that nobody answered looks like this.
+    /// An SVC of the kernel's own. A semihosting call that nobody answered looks like this.
     SupervisorCall,
     /// An instruction that could not be fetched.
     PrefetchAbort(Fault),
@@ -200,9 +213,6 @@ impl fmt::Display for Exception {
     }
 }
 
-/// CPSR.T: the core executes Thumb instructions.
-const CPSR_T: u32 = 1 << 5;
-
 /// The function that faults are reported to. Null means [`report_by_semihosting`].
 static FAULT_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// The function that interrupts go to. Null means none.
@@ -228,10 +238,8 @@ pub fn on_irq(hook: fn()) {
 /// probe goes on.
 #[unsafe(no_mangle)]
 extern "C" fn carveout_fault(kind: u32, frame: &mut FaultFrame) {
-    // The vectors take an ARM instruction's 4 bytes off these two return addresses. Of a Thumb one 2 were added (ARM
-    // ARM B1.8.3).
-    if matches!(kind, 1 | 2) && frame.cpsr & CPSR_T != 0 {
-        frame.pc += 2;
+    if matches!(kind, 1 | 2) {
+        frame.correct_thumb();
     }
     let vector = match kind {
         1 => Vector::Undefined,

@@ -9,6 +9,7 @@ use core::fmt;
 
 /// The frame that the vectors leave on the stack.
 #[cfg(target_arch = "arm")]
+#[derive(Clone)]
 #[repr(C)]
 pub(crate) struct FaultFrame {
     pub(crate) r: [u32; 13],
@@ -16,6 +17,21 @@ pub(crate) struct FaultFrame {
     pub(crate) lr: u32,
     pub(crate) pc: u32,
     pub(crate) cpsr: u32,
+}
+
+/// CPSR.T: the core executes Thumb instructions.
+#[cfg(target_arch = "arm")]
+pub(crate) const CPSR_T: u32 = 1 << 5;
+
+#[cfg(target_arch = "arm")]
+impl FaultFrame {
+    /// Corrects the address of an instruction that was undefined or an SVC. The vectors take an ARM instruction's 4
+    /// bytes off the return address. Of a Thumb one 2 were added (ARM ARM B1.8.3).
+    pub(crate) const fn correct_thumb(&mut self) {
+        if self.cpsr & CPSR_T != 0 {
+            self.pc += 2;
+        }
+    }
 }
 
 /// The level of the table walk at which a fault arose: 1 for sections, 2 for pages.

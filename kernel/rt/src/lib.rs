@@ -2,7 +2,7 @@
 //!
 //! Guarantees: from the instruction that turns the MMU on, only the plan decides what is mapped (I1, I2). [`start`] has
 //! the contract with the boot loader. [`address_space`] takes over the head's tables. [`exceptions`] makes a report of
-//! every [`fault`]. [`secondary`] lets the other cores in.
+//! every [`fault`]. [`secondary`] lets the other cores in. [`user`] runs programs in User mode.
 //!
 //! [`fault`] is built for the host too:
 //!
@@ -40,3 +40,5 @@ pub mod probe;
 pub mod secondary;
 #[cfg(target_arch = "arm")]
 pub mod start;
+#[cfg(target_arch = "arm")]
+pub mod user;

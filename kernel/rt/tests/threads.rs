@@ -29,13 +29,14 @@ use carveout::sync::{Guard, Lock, Rank};
 use carveout::vm::alias::{Alias, AliasError, Aliases};
 use carveout::vm::attr::{Access, LeafSize, MemoryType, Shareability};
 use carveout::vm::audit::{Expect, Finding, Findings, KernelMap, Report};
-use carveout::vm::desc::{L1Desc, L1Entry, L2Desc, L2Entry, Leaf};
+use carveout::vm::desc::{L1Desc, L1Entry, L2Desc, L2Entry, Leaf, UserLeaf};
 use carveout::vm::ledger::{Carved, Cell, Ledger, LedgerError, Residue};
 use carveout::vm::mapped::{Mapped, Part};
 use carveout::vm::range::VirtRange;
 use carveout::vm::registers::{Difference, RegisterError};
 use carveout::vm::space::{MapError, OnDemand, OneEach, Region};
-use carveout::vm::user::UserAccess;
+use carveout::vm::user::{Asid, UserAccess, UserRoot};
+use carveout::vm::user_tables::UserTables;
 use carveout::vm::walk::{Attributes, Caching, Domain, First, Memory, Pointer, Rights, Sharing, Ttbr};
 use carveout_armv7a::ids::{Core, Geometry};
 use carveout_boot::bootargs::{Arg, ArgError, ArgProblem, BootArgs, Cma, CmaPlace, CmaRequest, Ram, RamArg};
@@ -196,6 +197,10 @@ shared![
     carveout::vm::walk::Translation,
     VirtRange,
     Leaf,
+    UserLeaf,
+    UserAccess,
+    Asid,
+    UserRoot<'static>,
     L1Entry,
     L2Entry,
     L1Desc,
@@ -304,6 +309,7 @@ shared![
 // The machine and what stands over it: whatever core, whatever context.
 shared![
     Dma<Machine>,
+    UserTables<Machine>,
     Contract<Machine>,
     PortView<Machine>,
     Holders<'static, Machine>,

@@ -38,6 +38,7 @@ use carveout_rt::address_space::{AddressSpace, BootFault, DeviceBlock, DeviceErr
 use carveout_rt::exceptions::{Exception, Vector};
 use carveout_rt::fault::{Fault, FaultStatus, Level};
 use carveout_rt::start::{BootHandover, BootTables, DtbFault, ImageMap, TableAt};
+use carveout_rt::user::{Context, Event};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use on_target::tables::{Place, Plant, must_find, set_registers};
 use on_target::{Verdict, after, alloc, checks, ensure, ensure_eq, is_unmapped, master, read, share, walk as steps_of};
@@ -67,7 +68,7 @@ const _: () = {
     shared::<(BootHandover, BootTables, TableAt, ImageMap, DtbFault)>();
     shared::<(AddressSpace, BootFault, DeviceBlock, DeviceError, KernelMemory)>();
     shared::<(Layout<'static>, BootMemory<'static, 'static>, BootRam)>();
-    shared::<(Exception, Vector, Fault, FaultStatus, Level)>();
+    shared::<(Exception, Vector, Fault, FaultStatus, Level, Context, Event)>();
 };
 
 /// Steps of the last check, of all cores together, where no boot argument `walk=N` says how many.

@@ -1,12 +1,16 @@
 //! Short descriptors as the table walker reads them (ARM ARM B3.5.1): first and second level as distinct types.
 //!
-//! Guarantees: each constructor makes a valid descriptor of domain 0, global and privileged-only. Decoding what a
-//! constructor made gives back what went in. What no constructor makes decodes to [`Foreign`](L1Entry::Foreign). All
-//! this is for TEX remap off (SCTLR.TRE = 0); the audit says so if remap changes it. [`super::walk`] reads what other
-//! kernels write.
+//! Guarantees: each constructor makes a valid descriptor of domain 0. Those of the kernel are global and
+//! privileged-only. Those of users are not global. Decoding what a constructor made gives back what went in. What none
+//! of the kernel's makes decodes to [`Foreign`](L1Entry::Foreign). All this is for TEX remap off (SCTLR.TRE = 0); the
+//! audit says so if remap changes it. [`super::walk`] reads what other kernels write.
+//!
+//! A user's pages are small pages, whatever the kernel maps the frames by. Type and shareability are what must agree
+//! (I1), and a process has few pages.
 
 use crate::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE};
 use crate::vm::attr::{Access, MemoryType, Shareability};
+use crate::vm::user::UserAccess;
 
 /// Bytes that a large page maps. Its descriptor stands in 16 consecutive entries.
 pub const LARGE_PAGE_SIZE: u32 = 64 << 10;
@@ -57,6 +61,19 @@ pub enum L2Entry {
     Page(Leaf),
     /// A valid word that this crate does not write.
     Foreign(u32),
+}
+
+/// The meaning of a small page of a user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UserLeaf {
+    /// Where the memory is.
+    pub base: PhysAddr,
+    /// Type and cacheability.
+    pub memory: MemoryType,
+    /// The user's rights to the bytes, or `None` if it is the user's code, which is read and executed.
+    pub access: Option<UserAccess>,
+    /// The S bit.
+    pub shareability: Shareability,
 }
 
 /// Returns TEX\[0\], C and B of a type. TEX\[2:1\] are 0 for all four (ARM ARM table B3-10).
@@ -131,6 +148,16 @@ impl L1Desc {
     pub const fn table(table: PhysAddr) -> Self {
         assert!(table.is_aligned(L2_TABLE_SIZE));
         Self(table.raw() | 0b01)
+    }
+
+    /// Makes a pointer to a second-level table of a user, at `table`, a multiple of 1 KiB. With `pxn` the kernel never
+    /// executes what it maps. A core that lacks PXN wants `false` (ARM ARM B3.5.1, B3.7.2).
+    ///
+    /// # Panics
+    ///
+    /// If `table` is not a multiple of 1 KiB.
+    pub const fn user_table(table: PhysAddr, pxn: bool) -> Self {
+        Self(Self::table(table).0 | (pxn as u32) << 2)
     }
 
     /// Makes the descriptor of a section at `base`, a multiple of 1 MiB.
@@ -219,6 +246,59 @@ impl L2Desc {
         Self(base.raw() | xn << 15 | tex << 12 | s << 10 | ap2 << 9 | 0b01 << 4 | c << 3 | b << 2 | 0b01)
     }
 
+    /// Makes the descriptor of a small page of a user at `base`, a multiple of 4 KiB. Nobody executes it.
+    ///
+    /// AP\[2:0\] is 010 for a user that reads, and 011 for one that writes (ARM ARM table B3-8). With 111 in place of
+    /// 010 the kernel could not write there either. That would protect nothing, for the kernel has the frame writable
+    /// at an address of its own. And a page would change the kernel's rights with the user's.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is not a multiple of 4 KiB.
+    pub const fn user(base: PhysAddr, memory: MemoryType, access: UserAccess, share: Shareability) -> Self {
+        let ap = match access {
+            UserAccess::Read => 0b010,
+            UserAccess::ReadWrite => 0b011,
+        };
+        Self::user_page(base, memory, ap, 1, share)
+    }
+
+    /// Makes the descriptor of a small page of a user's code at `base`, a multiple of 4 KiB: ordinary RAM, write-back,
+    /// which is read and executed. AP\[2:0\] is 111: the kernel may not write there either, so nothing is both writable
+    /// and executable at one address.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is not a multiple of 4 KiB.
+    pub const fn user_code(base: PhysAddr, share: Shareability) -> Self {
+        Self::user_page(base, MemoryType::WriteBack, 0b111, 0, share)
+    }
+
+    const fn user_page(base: PhysAddr, memory: MemoryType, ap: u32, xn: u32, share: Shareability) -> Self {
+        assert!(base.is_aligned(FRAME_SIZE));
+        let (tex, c, b) = tex_c_b(memory);
+        let s = s_bit(memory, share);
+        let ap = (ap >> 2) << 9 | (ap & 0b11) << 4;
+        Self(base.raw() | 1 << 11 | s << 10 | tex << 6 | ap | c << 3 | b << 2 | 0b10 | xn)
+    }
+
+    /// Decodes what [`user`](Self::user) or [`user_code`](Self::user_code) made. Returns `None` for any other word.
+    pub const fn decode_user(self) -> Option<UserLeaf> {
+        let word = self.0;
+        if word & 0b10 == 0 || bit(word, 11) == 0 {
+            return None;
+        }
+        let Some(memory) = memory_of((word >> 6) & 7, bit(word, 3), bit(word, 2)) else { return None };
+        let access = match (bit(word, 9) << 2 | (word >> 4) & 0b11, bit(word, 0)) {
+            (0b010, 1) => Some(UserAccess::Read),
+            (0b011, 1) => Some(UserAccess::ReadWrite),
+            (0b111, 0) => None,
+            _ => return None,
+        };
+        let (base, shareability) = (PhysAddr::new(word & 0xffff_f000), shareability_of(bit(word, 10)));
+        Some(UserLeaf { base, memory, access, shareability })
+    }
+
     /// Decodes the word. The `base` of a large page is that of the whole page.
     pub const fn decode(self) -> L2Entry {
         let word = self.0;
@@ -300,6 +380,40 @@ mod tests {
     fn a_table_pointer_is_pinned_to_the_manual() {
         assert_eq!(L1Desc::table(PhysAddr::new(0x6001_2400)).raw(), 0x6001_2401);
         assert_eq!(L1Desc::from_raw(0x6001_2401).decode(), L1Entry::Table(PhysAddr::new(0x6001_2400)));
+        // PXN=2.
+        assert_eq!(L1Desc::user_table(PhysAddr::new(0x6001_2400), false).raw(), 0x6001_2401);
+        assert_eq!(L1Desc::user_table(PhysAddr::new(0x6001_2400), true).raw(), 0x6001_2405);
+    }
+
+    #[test]
+    fn pages_of_users_are_pinned_to_the_manual() {
+        let user = |m, a, s| L2Desc::user(BASE, m, a, s).raw();
+        // 1x | XN=0 | B=2 | C=3 | AP[1:0] at 4 | TEX=001 at 6 | AP[2]=9 | S=10 | nG=11
+        assert_eq!(user(WriteBack, UserAccess::Read, Shareable), 0x6450_0c6f);
+        assert_eq!(user(WriteBack, UserAccess::ReadWrite, Shareable), 0x6450_0c7f);
+        assert_eq!(user(NonCacheable, UserAccess::Read, NonShareable), 0x6450_0863);
+        assert_eq!(user(NonCacheable, UserAccess::ReadWrite, Shareable), 0x6450_0c73);
+        assert_eq!(L2Desc::user_code(BASE, Shareable).raw(), 0x6450_0e7e);
+        assert_eq!(L2Desc::user_code(BASE, NonShareable).raw(), 0x6450_0a7e);
+    }
+
+    #[test]
+    fn decoding_gives_back_what_a_user_got() {
+        for shareability in [Shareable, NonShareable] {
+            for memory in [WriteBack, NonCacheable] {
+                for access in [UserAccess::Read, UserAccess::ReadWrite] {
+                    let desc = L2Desc::user(BASE, memory, access, shareability);
+                    let leaf = UserLeaf { base: BASE, memory, access: Some(access), shareability };
+                    assert_eq!((desc.decode_user(), desc.decode()), (Some(leaf), L2Entry::Foreign(desc.raw())));
+                }
+            }
+            let code = UserLeaf { base: BASE, memory: WriteBack, access: None, shareability };
+            assert_eq!(L2Desc::user_code(BASE, shareability).decode_user(), Some(code));
+        }
+        // Fault; global; writable and executable by the user; a large page; the kernel's.
+        for word in [0, 0x6450_047f, 0x6450_0c7e, 0x6450_9c7d, L2Desc::small(BASE, WriteBack, Read, Shareable).raw()] {
+            assert_eq!(L2Desc::from_raw(word).decode_user(), None, "{word:#010x}");
+        }
     }
 
     #[test]

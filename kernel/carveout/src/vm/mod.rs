@@ -3,8 +3,8 @@
 //! Data flows one way. [`attr`] names what a mapping can be, and [`desc`] encodes it as the table walker reads it.
 //! [`space`] writes it to tables and makes a [`mapped`] of it. [`window`] says where buffers are mapped. [`alias`]
 //! knows which physical addresses are second names. [`ledger`] keeps each carved frame's one attribute (I1). [`walk`]
-//! decodes any word as the hardware does. [`user`] says how users get pages. [`audit`] walks the live tables and
-//! compares. `absence` looks for what still maps frames that a kernel gave up.
+//! decodes any word as the hardware does. [`user`] says how users get pages, and [`user_tables`] has tables for them.
+//! [`audit`] walks the live tables and compares. `absence` looks for what still maps frames that a kernel gave up.
 
 pub(crate) mod absence;
 pub mod alias;
@@ -20,5 +20,6 @@ mod sections;
 pub mod space;
 pub mod tables;
 pub mod user;
+pub mod user_tables;
 pub mod walk;
 pub mod window;

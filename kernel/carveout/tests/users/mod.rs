@@ -80,7 +80,7 @@ impl TestSpace {
 // SAFETY: but for what is planted, descriptors are the part's frames with its type, and their TLB entries are
 // invalidated.
 unsafe impl UserSpace for TestSpace {
-    fn root(&self) -> PhysAddr {
+    fn first_level(&self) -> PhysAddr {
         L1
     }
 

@@ -238,7 +238,7 @@ impl Book {
     /// Returns what a client with this first-level table may do with a frame at an address.
     pub(super) fn permitted(&self, root: PhysAddr, va: VirtAddr, frame: Frame) -> Option<UserAccess> {
         self.grants.iter().find_map(|(_, grant)| {
-            let mapping = self.mapping(grant).filter(|mapping| mapping.space.root() == root)?;
+            let mapping = self.mapping(grant).filter(|mapping| mapping.space.first_level() == root)?;
             let page = va.raw().checked_sub(mapping.va.raw())? >> FRAME_SHIFT;
             let first = self.buffers[grant.buffer].as_ref()?.first?;
             let there = page < mapping.count && frame.number() == first.number() + mapping.first + page;
