@@ -10,6 +10,7 @@ use carveout::dma::{
 use carveout::fake::{Fake, LINE};
 use carveout::setup::Setup;
 use proptest::prelude::*;
+use std::sync::Arc;
 use users::{Plant, TestSpace};
 
 const LIMITS: ShareLimits = ShareLimits { clients: 4, grants: 12, buffers: 3 };
@@ -20,7 +21,7 @@ const QUOTA: u64 = 1 << 20;
 struct World {
     setup: Setup,
     shares: &'static Shares<Fake>,
-    clients: Vec<(ClientId, &'static TestSpace)>,
+    clients: Vec<(ClientId, Arc<TestSpace>)>,
     camera: Master,
 }
 
@@ -29,7 +30,7 @@ fn world(clients: u32, plant: Plant) -> World {
     let shares: &'static _ = Box::leak(Box::new(Shares::new(setup.dma, LIMITS).unwrap()));
     let client = |n| {
         let space = TestSpace::new(setup.fake, n, plant);
-        (shares.add_client(&format!("client {n}"), Some(space), QUOTA).unwrap(), space)
+        (shares.add_client(&format!("client {n}"), Some(space.clone()), QUOTA).unwrap(), space)
     };
     let clients = (0..clients).map(client).collect();
     let camera = setup.master("camera");
@@ -74,7 +75,8 @@ impl World {
 #[test]
 fn i1_i4_a_picture_goes_from_its_painter_to_a_device_to_its_viewer() {
     let world = world(2, Plant::None);
-    let (shares, &[(painter, paints), (viewer, views)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (shares, [(painter, paints), (viewer, views)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (painter, viewer) = (*painter, *viewer);
     let picture = world.create(4, UserView::Cached);
     let part = world.offer(0, picture, 1, ShareRights::READ, (1, 3));
     let at = shares.map(painter, picture).unwrap();
@@ -120,7 +122,8 @@ fn i1_i4_a_picture_goes_from_its_painter_to_a_device_to_its_viewer() {
 #[test]
 fn i3_the_least_is_done_by_range() {
     let world = world(1, Plant::None);
-    let (shares, (painter, paints)) = (world.shares, world.clients[0]);
+    let (shares, (painter, paints)) = (world.shares, &world.clients[0]);
+    let painter = *painter;
     let picture = world.create(8, UserView::Cached);
     let at = shares.map(painter, picture).unwrap();
     let lend = |pages, direction| shares.lend(painter, picture, pages, &world.camera, direction).unwrap();
@@ -153,7 +156,8 @@ fn i3_the_least_is_done_by_range() {
 #[test]
 fn i3_past_the_caches_no_line_is_maintained() {
     let world = world(2, Plant::None);
-    let (shares, &[(painter, paints), (viewer, views)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (shares, [(painter, paints), (viewer, views)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (painter, viewer) = (*painter, *viewer);
     let picture = world.create(2, UserView::WriteCombining);
     let part = world.offer(0, picture, 1, ShareRights::READ, (0, 2));
     let (at, seen) = (shares.map(painter, picture).unwrap(), shares.map(viewer, part).unwrap());
@@ -176,7 +180,7 @@ fn i3_past_the_caches_no_line_is_maintained() {
 #[test]
 fn devices_that_read_have_pages_together_and_one_that_writes_has_them_alone() {
     let world = world(1, Plant::None);
-    let (shares, (painter, _), scaler) = (world.shares, world.clients[0], world.setup.master("scaler"));
+    let (shares, painter, scaler) = (world.shares, world.clients[0].0, world.setup.master("scaler"));
     let picture = world.create(4, UserView::Cached);
     let lend = |pages, master, direction| shares.lend(painter, picture, pages, master, direction);
     let first = lend(0..2, &world.camera, DataDirection::ToDevice).unwrap();
@@ -227,7 +231,8 @@ fn what_is_revoked_is_gone_at_once_from_all_who_had_it_from_there() {
 #[test]
 fn i5_a_buffer_lives_as_long_as_anybody_has_it_and_who_has_it_pays() {
     let world = world(2, Plant::None);
-    let (shares, &[(painter, paints), (viewer, views)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (shares, [(painter, paints), (viewer, views)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (painter, viewer) = (*painter, *viewer);
     let free = world.setup.free_bytes();
     let picture = world.create(4, UserView::Cached);
     let part = world.offer(0, picture, 1, ShareRights::READ, (0, 1));
@@ -255,7 +260,7 @@ fn i5_a_buffer_lives_as_long_as_anybody_has_it_and_who_has_it_pays() {
 #[test]
 fn i4_a_buffer_that_a_device_has_is_never_given_out_again() {
     let world = world(1, Plant::None);
-    let (shares, (painter, _)) = (world.shares, world.clients[0]);
+    let (shares, painter) = (world.shares, world.clients[0].0);
     let free = world.setup.free_bytes();
     let picture = world.create(4, UserView::Cached);
     let lease = shares.lend(painter, picture, 1..2, &world.camera, DataDirection::FromDevice).unwrap();
@@ -271,7 +276,8 @@ fn i4_a_buffer_that_a_device_has_is_never_given_out_again() {
 #[test]
 fn refusals_say_what_was_found_and_what_would_help() {
     let world = world(2, Plant::None);
-    let (shares, &[(painter, _), (viewer, _)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (shares, [(painter, _), (viewer, _)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (painter, viewer) = (*painter, *viewer);
     let picture = world.create(4, UserView::Cached);
     let part = world.offer(0, picture, 1, ShareRights::READ, (0, 2));
     let told = |result: Result<(), ShareError>| result.unwrap_err().to_string();
@@ -307,7 +313,7 @@ fn refusals_say_what_was_found_and_what_would_help() {
     assert_eq!(told(shares.map(viewer, part).map(drop)), format!("handle {handle:#x} is mapped already"));
     assert_eq!(
         shares.fault(viewer, seen, CpuAccess::Write).unwrap().to_string(),
-        "a page of part, to which it has no more rights than r--"
+        "a page of part, a buffer of client 0, to which it has no more rights than r--"
     );
     let fault = shares.fault(viewer, page(seen, 1), CpuAccess::Read).unwrap();
     assert_eq!(fault.to_string(), "page 1 of part, which nobody made the CPU's");
@@ -320,7 +326,7 @@ fn refusals_say_what_was_found_and_what_would_help() {
 #[test]
 fn a_buffer_falls_into_so_many_parts_and_no_more() {
     let world = world(1, Plant::None);
-    let (shares, (painter, _)) = (world.shares, world.clients[0]);
+    let (shares, painter) = (world.shares, world.clients[0].0);
     let picture = world.create(40, UserView::Cached);
     let mut results = (0..20).map(|n| shares.set_cpu(painter, picture, 2 * n..2 * n + 1, CpuAccess::Write));
     assert_eq!(results.position(|result| result == Err(ShareError::TooManyParts)), Some(8));
@@ -343,7 +349,8 @@ fn breaks(plant: Plant, rule: &str, work: fn(&World)) {
 
 /// Has a picture painted, looked at by another, and given to the camera.
 fn paint_and_film(world: &World) {
-    let (shares, &[(painter, paints), (viewer, views)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (shares, [(painter, paints), (viewer, views)]) = (world.shares, &world.clients[..]) else { unreachable!() };
+    let (painter, viewer) = (*painter, *viewer);
     let picture = world.create(4, UserView::Cached);
     let part = world.offer(0, picture, 1, ShareRights::READ, (0, 2));
     let (at, seen) = (shares.map(painter, picture).unwrap(), shares.map(viewer, part).unwrap());
@@ -623,7 +630,7 @@ fn act(world: &mut World, model: &mut Model, act: &Act) {
             for n in gone {
                 model.end(n);
             }
-            let space = world.clients[client].1;
+            let space = world.clients[client].1.clone();
             world.clients[client].0 = shares.add_client("born again", Some(space), QUOTA).unwrap();
         }
     }
@@ -633,7 +640,7 @@ fn act(world: &mut World, model: &mut Model, act: &Act) {
 fn look(world: &World, model: &mut Model, step: u8) {
     for grant in model.grants.iter().flatten() {
         let Some(at) = grant.at else { continue };
-        let space = world.clients[grant.client].1;
+        let space = &world.clients[grant.client].1;
         let buffer = model.buffers[grant.buffer].as_mut().unwrap();
         for n in 0..grant.count {
             let (va, page) = (page(at, n), &mut buffer[(grant.first + n) as usize]);

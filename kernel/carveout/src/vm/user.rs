@@ -102,7 +102,7 @@ impl UserRoot<'_> {
 ///   an older translation is complete.
 /// - An address space number (ASID) that another process had is used after every core forgot its translations.
 /// - [`first_level`](Self::first_level) is the table that TTBR0 holds while the process runs.
-pub unsafe trait UserSpace: Sync {
+pub unsafe trait UserSpace: Send + Sync {
     /// Returns where the space's first-level table is.
     fn first_level(&self) -> PhysAddr;
 

@@ -8,7 +8,7 @@ use carveout::vm::attr::{Access, LeafSize, MemoryType, Shareability};
 use carveout::vm::desc::{L1Desc, L2_TABLE_SIZE, L2Desc, L2Entry};
 use carveout::vm::mapped::Part;
 use carveout::vm::user::{UserAccess, UserSpace};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// The second-level tables of spaces, in RAM that nothing else uses.
 const TABLES: u32 = 0x6019_0000;
@@ -37,13 +37,15 @@ pub(crate) struct TestSpace {
 
 // SAFETY: the tests have one thread.
 unsafe impl Sync for TestSpace {}
+// SAFETY: as above.
+unsafe impl Send for TestSpace {}
 
 impl TestSpace {
-    pub(crate) fn new(fake: &'static Fake, number: u32, plant: Plant) -> &'static Self {
+    pub(crate) fn new(fake: &'static Fake, number: u32, plant: Plant) -> Arc<Self> {
         let (base, table) = (0x1000_0000 + (number << 20), TABLES + number * L2_TABLE_SIZE);
         fake.publish(PhysAddr::new(L1.raw() + 4 * (base >> 20)), &[L1Desc::table(PhysAddr::new(table)).raw()]);
         let taken = Mutex::new([false; PAGES]);
-        Box::leak(Box::new(Self { fake, base, table, taken, plant }))
+        Arc::new(Self { fake, base, table, taken, plant })
     }
 
     fn page(&self, va: VirtAddr) -> u32 {

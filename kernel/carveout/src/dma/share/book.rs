@@ -11,6 +11,7 @@ use crate::heap::room;
 use crate::name::Name;
 use crate::vm::user::{UserAccess, UserSpace};
 use alloc::collections::TryReserveError;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -75,7 +76,7 @@ impl<T> Table<T> {
 /// A client.
 struct Client {
     name: Name,
-    space: Option<&'static dyn UserSpace>,
+    space: Option<Arc<dyn UserSpace>>,
     /// In frames.
     quota: u32,
     paid: u32,
@@ -114,10 +115,9 @@ impl Grant {
     }
 }
 
-/// A mapping of a client's, which is to end.
-#[derive(Clone, Copy)]
+/// A mapping of a client's. It is dropped while the book is not locked, for it may be the last that has the space.
 pub(super) struct UserMapping {
-    pub(super) space: &'static dyn UserSpace,
+    pub(super) space: Arc<dyn UserSpace>,
     pub(super) va: VirtAddr,
     pub(super) first: u32,
     pub(super) count: u32,
@@ -183,16 +183,16 @@ impl Book {
     pub(super) fn add_client(
         &mut self,
         name: Name,
-        space: Option<&'static dyn UserSpace>,
+        space: Option<Arc<dyn UserSpace>>,
         quota: u32,
     ) -> Result<ClientId, ShareError> {
         let place = self.clients.free_place().ok_or(ShareError::Full { what: "clients" })?;
         Ok(ClientId(self.clients.put(place, Client { name, space, quota, paid: 0, lost: None })))
     }
 
-    /// Forgets a client that has no grant.
-    pub(super) fn remove_client(&mut self, client: ClientId) {
-        self.clients.take(client.0);
+    /// Forgets a client that has no grant. Returns its address space, which is dropped while the book is not locked.
+    pub(super) fn remove_client(&mut self, client: ClientId) -> Option<Arc<dyn UserSpace>> {
+        self.clients.take(client.0)?.space
     }
 
     fn client(&self, client: ClientId) -> Result<&Client, ShareError> {
@@ -203,8 +203,8 @@ impl Book {
         Ok(self.client(client)?.name)
     }
 
-    pub(super) fn space_of(&self, client: ClientId) -> Result<&'static dyn UserSpace, ShareError> {
-        self.client(client)?.space.ok_or(ShareError::NoSpace { client })
+    pub(super) fn space_of(&self, client: ClientId) -> Result<Arc<dyn UserSpace>, ShareError> {
+        self.client(client)?.space.clone().ok_or(ShareError::NoSpace { client })
     }
 
     /// Enters a buffer of so many frames, for which `client` pays, and grants all of it. Returns the buffer's place
@@ -238,11 +238,11 @@ impl Book {
     /// Returns what a client with this first-level table may do with a frame at an address.
     pub(super) fn permitted(&self, root: PhysAddr, va: VirtAddr, frame: Frame) -> Option<UserAccess> {
         self.grants.iter().find_map(|(_, grant)| {
-            let mapping = self.mapping(grant).filter(|mapping| mapping.space.first_level() == root)?;
-            let page = va.raw().checked_sub(mapping.va.raw())? >> FRAME_SHIFT;
+            let space = self.clients.get(grant.client.0)?.space.as_ref()?;
+            let page = va.raw().checked_sub(grant.at?.raw())? >> FRAME_SHIFT;
             let first = self.buffers[grant.buffer].as_ref()?.first?;
-            let there = page < mapping.count && frame.number() == first.number() + mapping.first + page;
-            there.then(|| user_access(mapping.rights))
+            let there = page < grant.count && frame.number() == first.number() + grant.first + page;
+            (there && space.first_level() == root).then(|| user_access(grant.rights))
         })
     }
 
@@ -340,9 +340,9 @@ impl Book {
     }
 
     fn mapping(&self, grant: &Grant) -> Option<UserMapping> {
-        let space = self.clients.get(grant.client.0)?.space?;
+        let (space, va) = (self.clients.get(grant.client.0)?.space.as_ref()?, grant.at?);
         let Grant { first, count, rights, .. } = *grant;
-        Some(UserMapping { space, va: grant.at?, first, count, rights })
+        Some(UserMapping { space: space.clone(), va, first, count, rights })
     }
 
     /// Returns the mapping of a buffer that comes after so many others.
@@ -360,7 +360,7 @@ impl Book {
         for (_, child) in self.grants.iter_mut().filter(|(_, other)| other.parent == Some(handle)) {
             child.parent = grant.parent;
         }
-        if let Some(UserMapping { va, count, .. }) = mapping
+        if let Some(&UserMapping { va, count, .. }) = mapping.as_ref()
             && revoked
             && let Some(client) = self.clients.get_mut(grant.client.0)
         {
@@ -404,6 +404,12 @@ impl Book {
         (page < count).then_some(name)
     }
 
+    /// Returns the name of who pays for the buffer of a grant.
+    pub(super) fn owner(&self, grant: &Grant) -> Name {
+        let payer = self.buffers[grant.buffer].as_ref().map_or(grant.client, |entry| entry.payer);
+        self.name_of(payer).unwrap_or(Name::new("?"))
+    }
+
     /// Returns how many grants there can be.
     pub(super) fn places(&self) -> usize {
         self.grants.places.len()
@@ -412,9 +418,7 @@ impl Book {
     /// Returns the grant in this place of the table, with the names of its client and of who pays.
     pub(super) fn row(&self, place: usize) -> Option<(Grant, Name, Name)> {
         let grant = self.grants.places[place].1?;
-        let name = |client| self.name_of(client).unwrap_or(Name::new("?"));
-        let payer = self.buffers[grant.buffer].as_ref().map_or(grant.client, |entry| entry.payer);
-        Some((grant, name(grant.client), name(payer)))
+        Some((grant, self.name_of(grant.client).unwrap_or(Name::new("?")), self.owner(&grant)))
     }
 
     /// Returns the frames that a client pays for.

@@ -37,6 +37,8 @@ pub enum ShareFault {
     Rights {
         /// The buffer's name.
         name: Name,
+        /// The client that pays for the buffer.
+        owner: Name,
         /// The rights that it has.
         has: ShareRights,
     },
@@ -59,7 +61,9 @@ impl fmt::Display for ShareFault {
             Self::Domain { name, page, access: CpuAccess::Write, .. } => {
                 write!(f, "page {page} of {name}, which nobody made the CPU's to write")
             }
-            Self::Rights { name, has } => write!(f, "a page of {name}, to which it has no more rights than {has}"),
+            Self::Rights { name, owner, has } => {
+                write!(f, "a page of {name}, a buffer of {owner}, to which it has no more rights than {has}")
+            }
             Self::Revoked { name } => write!(f, "{name}, which was revoked"),
             Self::Again => f.write_str("a page that it may access"),
         }
@@ -76,7 +80,8 @@ impl<M: Machine> Shares<M> {
         };
         let name = grant.name;
         if !grant.rights.include(access.into()) {
-            return Some(ShareFault::Rights { name, has: grant.rights });
+            let owner = self.book.lock().owner(&grant);
+            return Some(ShareFault::Rights { name, owner, has: grant.rights });
         }
         let domain = self.buffers[grant.buffer].lock().as_ref()?.domain(page)?;
         Some(match domain {

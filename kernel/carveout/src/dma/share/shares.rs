@@ -18,6 +18,7 @@ use crate::sync::{Lock, Rank};
 use crate::vm::mapped::Mapped;
 use crate::vm::user::{UserAccess, UserSpace};
 use alloc::collections::TryReserveError;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -89,15 +90,15 @@ impl<M: Machine> Shares<M> {
     pub fn add_client(
         &self,
         name: &str,
-        space: Option<&'static dyn UserSpace>,
+        space: Option<Arc<dyn UserSpace>>,
         quota: u64,
     ) -> Result<ClientId, ShareError> {
         let frames = u32::try_from(quota >> FRAME_SHIFT).unwrap_or(u32::MAX);
         self.book.lock().add_client(Name::new(name), space, frames)
     }
 
-    /// Removes a client that is gone, and gives up all that it had. Returns how many handles that were. Its address
-    /// space must be there until this call returns. Buffers that others have grants of live on.
+    /// Removes a client that is gone, and gives up all that it had, its address space too. Returns how many handles that
+    /// were. Buffers that others have grants of live on.
     ///
     /// # Errors
     ///
@@ -109,7 +110,8 @@ impl<M: Machine> Shares<M> {
             let Some(handle) = self.book.lock().any_of(client) else { break };
             swept += u32::from(self.end(handle, false));
         }
-        self.book.lock().remove_client(client);
+        let space = self.book.lock().remove_client(client);
+        drop(space);
         Ok(swept)
     }
 
@@ -212,10 +214,8 @@ impl<M: Machine> Shares<M> {
             let pages = grant.count;
             let va = space.reserve(pages).ok_or(ShareError::NoRoom { pages })?;
             self.book.lock().set_mapped(handle, Some(va));
-            let mapping = UserMapping { space, va, first: grant.first, count: grant.count, rights: grant.rights };
             shared.admit(&grant.pages(), |first, part, access| {
-                let at = address(&mapping, first);
-                space.map(at, part, permitted(access, grant.rights));
+                space.map(address(va, grant.first, first), part, permitted(access, grant.rights));
                 self.counters.mapped.fetch_add(1, Ordering::Relaxed);
             });
             Ok(va)
@@ -358,9 +358,9 @@ fn inside(grant: &Grant, pages: &Range<u32>) -> Result<Range<u32>, ShareError> {
     grant.pages_of(pages).ok_or(ShareError::Outside { start, end, pages: grant.count })
 }
 
-/// Returns where a user has a page of the buffer.
-const fn address(mapping: &UserMapping, page: u32) -> VirtAddr {
-    VirtAddr::new(mapping.va.raw() + ((page - mapping.first) << FRAME_SHIFT))
+/// Returns where a user has a page of the buffer, whose page `first` it has at `va`.
+const fn address(va: VirtAddr, first: u32, page: u32) -> VirtAddr {
+    VirtAddr::new(va.raw() + ((page - first) << FRAME_SHIFT))
 }
 
 /// Returns what a client may do that has these rights.
@@ -392,14 +392,14 @@ impl<M: Machine> Users for UsersOf<'_, M> {
         self.for_each(&pages, |mapping, common| {
             let part = within(mapped, pages.start, &common);
             let access = permitted(access.into(), mapping.rights);
-            mapping.space.map(address(mapping, common.start), part, access);
+            mapping.space.map(address(mapping.va, mapping.first, common.start), part, access);
             self.shares.counters.mapped.fetch_add(1, Ordering::Relaxed);
         });
     }
 
     fn unmap(&self, pages: Range<u32>) {
         self.for_each(&pages, |mapping, common| {
-            mapping.space.unmap(address(mapping, common.start), common.end - common.start);
+            mapping.space.unmap(address(mapping.va, mapping.first, common.start), common.end - common.start);
             self.shares.counters.unmapped.fetch_add(1, Ordering::Relaxed);
         });
     }
