@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 pub struct Frames {
     first: NonNull<u8>,
     layout: Layout,
-    frames: FrameRange,
+    range: FrameRange,
 }
 
 // SAFETY: the bytes are this value's alone, whatever core has it.
@@ -34,13 +34,13 @@ impl Frames {
         // SAFETY: the layout has at least a frame.
         let first = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         let frame = frame_of(VirtAddr::new(first.as_ptr() as u32));
-        let frames = FrameRange::covering(frame.base().raw().into(), layout.size() as u64);
-        Some(Self { first, layout, frames })
+        let range = FrameRange::covering(frame.base().raw().into(), layout.size() as u64);
+        Some(Self { first, layout, range })
     }
 
     /// Returns the frames.
     pub const fn frames(&self) -> FrameRange {
-        self.frames
+        self.range
     }
 
     /// Returns the words in them.

@@ -43,7 +43,7 @@ struct Number(Asid);
 
 impl Number {
     fn take() -> Option<Self> {
-        let first = |used: u32| (used != u32::MAX).then(|| used | used + 1);
+        let first = |used: u32| (used != u32::MAX).then(|| used | (used + 1));
         let used = NUMBERS.fetch_update(Ordering::Acquire, Ordering::Relaxed, first).ok()?;
         Asid::new(used.trailing_ones() as u8).map(Self)
     }

@@ -82,6 +82,10 @@ pub trait Calls: Sync {
     }
 
     /// Writes what is at an address of a process below 2 GiB, for the report of a fault.
+    ///
+    /// # Errors
+    ///
+    /// Those of the formatter.
     fn place(&self, process: &Process, va: VirtAddr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match process.space.translate(va) {
             Some((at, UserLeaf { access: Some(access), .. })) => write!(f, "{at}, which it has {access}"),
@@ -195,7 +199,7 @@ enum End {
 pub fn run(kernel: &'static Kernel, calls: &dyn Calls, counts: &Counts) -> [Option<u32>; MAX] {
     let alarm = known::alarm(kernel);
     if alarm.is_none() {
-        println!("refused: preemption: no timer that interrupts is known");
+        println!("processes: no timer that interrupts is known, so each runs until it calls");
     }
     let alarm = alarm.as_ref().map(|(alarm, irq)| (&**alarm, *irq));
     cores::on_all(&|_| {
@@ -280,7 +284,7 @@ impl Core<'_> {
         let mut off = false;
         let answer = match number {
             EXIT => return Some(End::Ended(first)),
-            WRITE => self.write(process, VirtAddr::new(first), second),
+            WRITE => write(process, VirtAddr::new(first), second),
             YIELD => {
                 off = true;
                 0
@@ -301,22 +305,9 @@ impl Core<'_> {
         (off || process.wake != Wake::Now).then_some(End::Off)
     }
 
-    /// Prints a line of a process.
-    fn write(&self, process: &Process, text: VirtAddr, bytes: u32) -> u32 {
-        let mut line = [0; LINE];
-        let line = line.get_mut(..bytes as usize).and_then(|line| process.read(text, line).map(|()| &*line));
-        match line.map(core::str::from_utf8) {
-            Some(Ok(line)) => {
-                println!("{process}: {}", line.escape_debug());
-                0
-            }
-            _ => REFUSED,
-        }
-    }
-
     /// Says in a line why a process is killed.
-    fn kill(&self, process: &Process, why: &dyn fmt::Display, at: Option<VirtAddr>) -> End {
-        let place = At { calls: self.calls, process, at };
+    fn kill(&self, process: &Process, why: &dyn fmt::Display, fault: Option<VirtAddr>) -> End {
+        let place = At { calls: self.calls, process, fault };
         println!("killed: {process}: {why}, pc {}{place}", process.context.pc());
         self.counts.killed.fetch_add(1, Ordering::Relaxed);
         End::Ended(KILLED)
@@ -345,16 +336,29 @@ impl Core<'_> {
     }
 }
 
+/// Prints a line of a process.
+fn write(process: &Process, text: VirtAddr, bytes: u32) -> u32 {
+    let mut line = [0; LINE];
+    let line = line.get_mut(..bytes as usize).and_then(|line| process.read(text, line).map(|()| &*line));
+    match line.map(core::str::from_utf8) {
+        Some(Ok(line)) => {
+            println!("{process}: {}", line.escape_debug());
+            0
+        }
+        _ => REFUSED,
+    }
+}
+
 /// What is at the address of a fault.
 struct At<'r> {
     calls: &'r dyn Calls,
     process: &'r Process,
-    at: Option<VirtAddr>,
+    fault: Option<VirtAddr>,
 }
 
 impl fmt::Display for At<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(at) = self.at else { return Ok(()) };
+        let Some(at) = self.fault else { return Ok(()) };
         f.write_str(": ")?;
         if at.raw() < 1 << 31 { self.calls.place(self.process, at, f) } else { write!(f, "{}", report::At(at)) }
     }

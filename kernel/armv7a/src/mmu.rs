@@ -31,8 +31,6 @@ pub struct Armv7a {
     /// Maintenance reaches the other cores of the inner shareable domain: `ID_MMFR3[15:12]` = 2. Its operations are
     /// UNDEFINED on Cortex-A8.
     broadcast: bool,
-    /// Maintenance that names an ASID reaches the other cores with that ASID: erratum 720789 of Cortex-A9 is absent.
-    broadcast_asid: bool,
     /// The core is one of [`CORES`](crate::ids::CORES). Their TLBs keep its size with each entry, and compare the bits
     /// of an address above it. So any address of a large page or of a section finds its entry (for Cortex-A9 the field
     /// SZ: DDI 0388I, table 4-52). Of another core that is not known.
@@ -83,7 +81,6 @@ impl Armv7a {
         Self {
             caches: Caches::new(),
             broadcast: (features >> 12) & 0xf >= 2,
-            broadcast_asid: !errata::broadcasts_a_wrong_asid(Midr::read().raw_value()),
             whole_leaves: ids::core(Midr::read().raw_value()).is_some(),
             coherent_walk: (features >> 20) & 0xf == 1,
             memory,
@@ -252,7 +249,7 @@ impl Armv7a {
         if !self.broadcast {
             // SAFETY: TLBIASID: forgetting translations is always allowed.
             unsafe { asm!("mcr p15, 0, {0}, c8, c7, 2", in(reg) asid, options(nostack, preserves_flags)) };
-        } else if self.broadcast_asid {
+        } else if !errata::broadcasts_a_wrong_asid(Midr::read().raw_value()) {
             // SAFETY: TLBIASIDIS: forgetting translations is always allowed.
             unsafe { asm!("mcr p15, 0, {0}, c8, c3, 2", in(reg) asid, options(nostack, preserves_flags)) };
         } else {

@@ -140,8 +140,8 @@ pub fn enter(context: &mut Context, root: UserRoot<'_>) -> Event {
     in_space(root, || {
         // SAFETY: writes a register that the kernel does not use.
         unsafe {
-            asm!("mcr p15, 0, {0}, c13, c0, 2", in(reg) context.thread, options(nomem, nostack, preserves_flags))
-        };
+            asm!("mcr p15, 0, {0}, c13, c0, 2", in(reg) context.thread, options(nomem, nostack, preserves_flags));
+        }
         // SAFETY: the CPSR is one of User mode: `Context::new` or the core itself made it. What User mode reaches is
         // what the tables of a `UserRoot` give users. Interrupts are masked in `in_space`.
         let vector = unsafe { carveout_user_enter(&mut context.frame) };

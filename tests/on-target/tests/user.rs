@@ -5,7 +5,6 @@
 
 extern crate alloc;
 
-use aarch32_cpu::interrupt;
 use alloc::format;
 use alloc::string::String;
 use carveout::addr::{FRAME_SIZE, VirtAddr};
@@ -15,13 +14,14 @@ use carveout::vm::user::{Asid, UserAccess, UserSpace};
 use carveout::vm::user_tables::UserTables;
 use carveout_armv7a::mmu::Armv7a;
 use carveout_armv7a::user::in_space;
-use carveout_boards::drivers::intc::irq::IrqId;
 use carveout_boards::kernel::frames::Frames;
-use carveout_boards::kernel::interrupts;
 use carveout_boards::kernel::state::Kernel;
+use carveout_boards::kernel::{interrupts, known, process, schedule};
+use carveout_boards::println;
 use carveout_rt::fault::{Access, Fault, FaultStatus, Level};
 use carveout_rt::user::{Context, Event, enter};
 use core::arch::global_asm;
+use core::sync::atomic::Ordering;
 use on_target::{Verdict, address_of, after, alloc, checks, ensure, ensure_eq, is_unmapped, read};
 
 checks![
@@ -29,6 +29,7 @@ checks![
     an_undefined_instruction_is_told_at_its_address,
     thumb_code_runs_and_is_told_at_its_address,
     registers_are_kept_over_an_interrupt,
+    what_programs_compute_does_not_depend_on_their_turns,
     the_kernel_is_out_of_reach,
     code_is_not_written_and_data_not_executed,
     a_page_of_carved_memory_has_the_rights_it_was_given,
@@ -44,6 +45,7 @@ global_asm!(
     .section .rodata.user_programs, "a", %progbits
     .balign 4
     .global user_programs, user_call, user_undefined, user_read, user_write, user_jump, user_spin, user_thumb
+    .global user_compute, user_compute_end
     .global user_programs_end
 user_programs:
 user_call:
@@ -72,6 +74,50 @@ user_jump:
     bx      r0
 user_spin:
     b       user_spin
+    @ A number that depends on every register and on the flags in every step: r0 in the end. r1: steps.
+user_compute:
+    mov     r2, r0
+    mov     r3, r0
+    mov     r4, r0
+    mov     r5, r0
+    mov     r6, r0
+    mov     r7, r0
+    mov     r8, r0
+    mov     r9, r0
+    mov     r10, r0
+    mov     r11, r0
+    mov     r12, r0
+    mov     lr, r0
+1:  adds    r2, r2, r3, ror #7
+    adcs    r3, r3, r4, ror #9
+    adcs    r4, r4, r5
+    adcs    r5, r5, r6, ror #3
+    eors    r6, r6, r7
+    adcs    r7, r7, r8, ror #11
+    adcs    r8, r8, r9
+    adcs    r9, r9, r10, ror #5
+    eors    r10, r10, r11
+    adcs    r11, r11, r12
+    adcs    r12, r12, lr, ror #13
+    adcs    lr, lr, sp
+    adc     sp, sp, r2, ror #1
+    subs    r1, r1, #1
+    bne     1b
+    eor     r0, r2, r3
+    eor     r0, r0, r4
+    eor     r0, r0, r5
+    eor     r0, r0, r6
+    eor     r0, r0, r7
+    eor     r0, r0, r8
+    eor     r0, r0, r9
+    eor     r0, r0, r10
+    eor     r0, r0, r11
+    eor     r0, r0, r12
+    eor     r0, r0, lr
+    eor     r0, r0, sp
+    mov     r7, #0
+    svc     #0
+user_compute_end:
     .thumb
 user_thumb:
     movs    r7, #7
@@ -96,6 +142,8 @@ unsafe extern "C" {
     static user_jump: u32;
     static user_spin: u32;
     static user_thumb: u32;
+    static user_compute: u32;
+    static user_compute_end: u32;
 }
 
 /// Where a program's address is in a process.
@@ -121,9 +169,7 @@ impl Process {
     fn new(kernel: &'static Kernel, asid: u8) -> Result<Self, String> {
         let frames = |count, align| Frames::take(count, align).ok_or("the heap is full");
         let (tables, mut code, data) = (frames(3, 2 * FRAME_SIZE)?, frames(1, 1)?, frames(1, 1)?);
-        let bytes = (&raw const user_programs_end) as usize - (&raw const user_programs) as usize;
-        // SAFETY: the words between the two labels, which nothing writes.
-        let programs = unsafe { core::slice::from_raw_parts(&raw const user_programs, bytes / 4) };
+        let programs = words(&raw const user_programs, &raw const user_programs_end);
         code.words()[..programs.len()].copy_from_slice(programs);
         kernel.machine.publish_code(code.words());
         let asid = Asid::new(asid).ok_or("no ASID")?;
@@ -181,29 +227,66 @@ fn thumb_code_runs_and_is_told_at_its_address(kernel: &'static Kernel) -> Verdic
     Ok(())
 }
 
-/// One is pending when the program begins, so it comes before its first instruction or after.
+/// The words between two labels.
+fn words(first: *const u32, end: *const u32) -> &'static [u32] {
+    // SAFETY: the labels stand around words of this image, which nothing writes.
+    unsafe { core::slice::from_raw_parts(first, (end.addr() - first.addr()) / 4) }
+}
+
 fn registers_are_kept_over_an_interrupt(kernel: &'static Kernel) -> Verdict {
+    let Some((alarm, irq)) = known::alarm(kernel) else {
+        println!("user: no timer that interrupts");
+        return Ok(());
+    };
     let process = Process::new(kernel, 1)?;
-    let id = IrqId::shared(50).ok_or("no such interrupt")?;
-    interrupts::enable(id);
     let mut context = Context::new(entry!(user_spin), STACK);
     for n in 0..13 {
         context.set(n, 0x1000_0001 * n as u32);
     }
     let before = format!("{context:?}");
     for round in 0..100 {
-        interrupt::disable();
-        interrupts::raise(id);
-        let event = enter(&mut context, process.tables.root());
-        let early = interrupts::take(id);
-        // SAFETY: they were unmasked when this check began.
-        unsafe { interrupt::enable() };
-        ensure_eq!(event, Event::Interrupt, "round {round}");
-        ensure!(!early && interrupts::take(id), "round {round}: the interrupt came early or never");
-        ensure_eq!(format!("{context:?}"), before, "the registers in round {round}");
+        alarm.start(200);
+        interrupts::enable_once(irq);
+        // One of a device, or of another core, may come before.
+        while !alarm.is_over() {
+            let event = enter(&mut context, process.tables.root());
+            ensure_eq!(event, Event::Interrupt, "round {round}");
+            ensure_eq!(format!("{context:?}"), before, "the registers in round {round}");
+        }
+        alarm.stop();
+        ensure!(interrupts::take(irq), "round {round}: the kernel did not take the interrupt");
     }
     Ok(())
 }
+
+/// On as many cores as there are, preempted wherever their time is over.
+fn what_programs_compute_does_not_depend_on_their_turns(kernel: &'static Kernel) -> Verdict {
+    let program = words(&raw const user_compute, &raw const user_compute_end);
+    let start = |n: u32| {
+        let process = process::Process::new(kernel, "compute", program, [n, STEPS, 0, 0]);
+        process.ok_or_else(|| String::from("the heap is full"))
+    };
+    let mut must = [None; schedule::MAX];
+    for (n, must) in must.iter_mut().enumerate() {
+        let mut alone = start(n as u32)?;
+        let Event::Call { number: 0, args: [result, ..] } = enter(&mut alone.context, alone.space.root()) else {
+            return Err("it was interrupted".into());
+        };
+        *must = Some(result);
+    }
+    for n in 0..schedule::MAX {
+        schedule::spawn(start(n as u32)?).map_err(|_| "the table is full")?;
+    }
+    let counts = schedule::Counts::default();
+    let found = schedule::run(kernel, &(), &counts);
+    let preempted = counts.preempted.load(Ordering::Relaxed);
+    println!("user: {} programs, {preempted} times preempted", found.len());
+    ensure_eq!(found, must, "what they computed");
+    Ok(())
+}
+
+/// Steps of a program: several slices.
+const STEPS: u32 = 400_000;
 
 fn data_abort(event: Event) -> Result<Fault, String> {
     let Event::DataAbort(fault) = event else { return Err(format!("no data abort: {event:?}")) };

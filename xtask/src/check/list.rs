@@ -340,7 +340,9 @@ fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[&str]) -> Resu
             }
         }
     }
-    checks.push(check("on target: four cores: four_cores".to_owned(), "vexpress-a9", "four_cores", "", Some(4)));
+    for test in ["four_cores", "user"] {
+        checks.push(check(format!("on target: four cores: {test}"), "vexpress-a9", test, "", Some(4)));
+    }
     Ok(checks)
 }
 
