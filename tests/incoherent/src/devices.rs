@@ -13,7 +13,7 @@ use crate::model::{Board, Model, Outer};
 use crate::pl310::Pl310;
 use crate::pl330::Pl330;
 use crate::report::Rule;
-use crate::small::{CadenceUart, GlobalTimer, Pl011, Scu, Sp804};
+use crate::small::{CadenceUart, GlobalTimer, Pl011, PrivateTimer, Scu, Sp804};
 
 /// What a device reaches.
 pub struct Bus<'a> {
@@ -114,6 +114,7 @@ impl Devices {
                     gic = Gic::new(0x1e00_0100, 0x1e00_1000, cores);
                     slots.push(slot(0x1e00_0000, 0x100, Scu::new(cores)));
                     slots.push(slot(0x1e00_0200, 0x100, GlobalTimer::default()));
+                    slots.push(slot(0x1e00_0600, 0x20, PrivateTimer::default()));
                 }
                 (&[(0x1000_0000, 0x3_0000), (0x1e00_0000, 0x1_0000)], gic, 0x1e00_a000, slots)
             }

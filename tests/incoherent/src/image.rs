@@ -35,6 +35,8 @@ pub enum Op {
     Ttbr0,
     /// A write of TTBR1.
     Ttbr1,
+    /// A write of CONTEXTIDR.
+    Contextidr,
     /// A write of TTBCR.
     Ttbcr,
     /// A write of VBAR.
@@ -102,6 +104,7 @@ pub fn decode(word: u32) -> Option<(Op, u8)> {
         (0, 2, 0, 0) => Op::Ttbr0,
         (0, 2, 0, 1) => Op::Ttbr1,
         (0, 2, 0, 2) => Op::Ttbcr,
+        (0, 13, 0, 1) => Op::Contextidr,
         (0, 12, 0, 0) => Op::Vbar,
         (0, 7, 6, 2) => Op::InvalidateBySet,
         (0, 7, 10, 2) => Op::CleanBySet,
@@ -136,6 +139,11 @@ pub const fn of_many_cores(word: u32) -> u32 {
         0x0e1c_0f11 => word & 0xf000_f000 | 0x0e1d_0f50,
         _ => word,
     }
+}
+
+/// Whether a TLB operation is of one address space alone, whose number is in the lowest bits of its operand.
+pub const fn is_of_a_space(word: u32) -> bool {
+    matches!((word >> 5) & 7, 1 | 2)
 }
 
 /// Whether a TLB operation is in the inner shareable form: UNDEFINED without the Multiprocessing Extensions.

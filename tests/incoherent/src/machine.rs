@@ -14,7 +14,7 @@
 
 use crate::cache::{Caches, Maintain, Random};
 use crate::devices::Devices;
-use crate::image::{Image, Op, decode, is_broadcast, of_many_cores, passes};
+use crate::image::{Image, Op, decode, is_broadcast, is_of_a_space, of_many_cores, passes};
 use crate::mmu::{Mmu, NoEntry, Type};
 use crate::model::{Board, Boot, Core, Model};
 use crate::report::{Outcome, Rule, Violation};
@@ -39,6 +39,11 @@ const WFE: u32 = 0xe320_f002;
 const WFI: u32 = 0xe320_f003;
 /// `mrc p15, 0, r0, c1, c1, 0`.
 const READ_SCR: u32 = 0xee11_0f11;
+
+/// The emulator's number of a supervisor call.
+const SUPERVISOR_CALL: u32 = 2;
+/// CPSR.M of user mode.
+const USER: u64 = 0x10;
 
 /// An exception to deliver.
 #[derive(Clone, Copy, Debug)]
@@ -577,7 +582,12 @@ impl Machine {
                 return Ok(());
             }
             Op::TlbPage => {
-                self.mmus[self.current].invalidate_page(value, is_broadcast(word));
+                let space = is_of_a_space(word).then_some(value as u8);
+                self.mmus[self.current].invalidate_page(value, space, is_broadcast(word));
+                return Ok(());
+            }
+            Op::TlbAll if is_of_a_space(word) => {
+                self.mmus[self.current].invalidate_space(value as u8, is_broadcast(word));
                 return Ok(());
             }
             Op::TlbAll => {
@@ -587,6 +597,18 @@ impl Machine {
             Op::Vbar => {
                 self.cpu().vbar = value & !31;
                 return Ok(());
+            }
+            Op::Contextidr => {
+                let switched = self.mmus[self.current].switch(&mut self.caches, value as u8);
+                let _ = self.cpu().uc.ctl_flush_tlb();
+                return switched;
+            }
+            Op::Ttbr0 if self.mmu().is_on() && self.mmu().ttbcr & 7 != 0 => {
+                let mmu = &mut self.mmus[self.current];
+                mmu.ttbr0 = value;
+                let taken = mmu.take_up_space(&mut self.caches);
+                let _ = self.cpu().uc.ctl_flush_tlb();
+                return taken;
             }
             Op::Sctlr | Op::Ttbr0 | Op::Ttbr1 | Op::Ttbcr => {
                 let mmu = &mut self.mmus[self.current];
@@ -692,7 +714,8 @@ impl Machine {
             Err(NoEntry::First) => 0x5,
             Err(NoEntry::Second) => 0x7,
             Ok(entry) => {
-                let (read, write, execute) = entry.permits();
+                let user = self.cpu().uc.reg_read(RegisterARM::CPSR).is_ok_and(|cpsr| cpsr & 0x1f == USER);
+                let (read, write, execute) = entry.permits(user);
                 let allowed = match kind {
                     MemType::WRITE => write,
                     MemType::FETCH => execute,
@@ -855,7 +878,7 @@ extern "C" fn on_translate(
     true
 }
 
-extern "C" fn on_exception(_: *mut sys::uc_engine, _: u32, user_data: *mut c_void) {
+extern "C" fn on_exception(_: *mut sys::uc_engine, number: u32, user_data: *mut c_void) {
     // SAFETY: a hook of `attach`.
     let machine = unsafe { machine(user_data) };
     let pc = machine.caches.pc;
@@ -863,6 +886,11 @@ extern "C" fn on_exception(_: *mut sys::uc_engine, _: u32, user_data: *mut c_voi
     match word {
         Some(SEMIHOSTING) => machine.semihosting(),
         Some(word) if word >> 24 & 0xf == 0xf => {
+            machine.except(Exception::SupervisorCall);
+            machine.leave();
+        }
+        // A program of a user's, which is not in the image where it runs.
+        None if number == SUPERVISOR_CALL => {
             machine.except(Exception::SupervisorCall);
             machine.leave();
         }

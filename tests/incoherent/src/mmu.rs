@@ -12,7 +12,11 @@
 //!
 //! The same goes for the pointer to a second-level table, which a walk cache may hold.
 //!
-//! Not modelled: ASIDs (the kernel uses one), domains other than client, TEX remap, access flags, 40-bit supersections.
+//! Address spaces: what the TLB holds below TTBR1's addresses is of the space whose number (ASID) CONTEXTIDR has. The
+//! translations of other spaces stay, and are there again when their number is. Every descriptor there is taken for one
+//! that is not global.
+//!
+//! Not modelled: domains other than client, TEX remap, access flags, 40-bit supersections.
 
 use crate::cache::{Caches, Walk};
 use crate::report::Rule;
@@ -39,6 +43,8 @@ const WRITE: u32 = 1 << 3;
 const EXECUTE: u32 = 1 << 4;
 const READ: u32 = 1 << 5;
 const KIND_SHIFT: u32 = 6;
+const USER_READ: u32 = 1 << 8;
+const USER_WRITE: u32 = 1 << 9;
 
 impl Entry {
     /// No translation.
@@ -62,9 +68,10 @@ impl Entry {
         }
     }
 
-    /// Whether it may be read, written, executed.
-    pub const fn permits(self) -> (bool, bool, bool) {
-        (self.0 & READ != 0, self.0 & WRITE != 0, self.0 & EXECUTE != 0)
+    /// Whether it may be read, written, executed: by the kernel, or by a user.
+    pub const fn permits(self, user: bool) -> (bool, bool, bool) {
+        let (read, write) = if user { (USER_READ, USER_WRITE) } else { (READ, WRITE) };
+        (self.0 & read != 0, self.0 & write != 0, self.0 & EXECUTE != 0 && self.0 & read != 0)
     }
 
     /// Whether a section, so that a fault is one of the first level.
@@ -103,6 +110,12 @@ impl Entry {
         if read && !xn {
             word |= EXECUTE;
         }
+        if matches!(ap, 0b010 | 0b011 | 0b110 | 0b111) {
+            word |= USER_READ;
+        }
+        if ap == 0b011 {
+            word |= USER_WRITE;
+        }
         Self(word)
     }
 }
@@ -119,13 +132,16 @@ pub enum NoEntry {
 /// TLB invalidates.
 #[derive(Default)]
 struct Invalidates {
-    pages: Vec<u32>,
+    /// Addresses, each of one space or of all.
+    pages: Vec<(u32, Option<u8>)>,
+    /// Spaces.
+    spaces: Vec<u8>,
     all: bool,
 }
 
 impl Invalidates {
     const fn is_empty(&self) -> bool {
-        !self.all && self.pages.is_empty()
+        !self.all && self.pages.is_empty() && self.spaces.is_empty()
     }
 }
 
@@ -145,6 +161,10 @@ pub struct Mmu {
     coherent: bool,
     /// By virtual page.
     tlb: Vec<Entry>,
+    /// The number of the space that runs.
+    space: u8,
+    /// What is held of the other spaces: page and translation.
+    others: HashMap<u8, Vec<(u32, Entry)>>,
     /// What a walk cache may hold: pointers to second-level tables by first-level slot, 0 where none was seen.
     pointers: Vec<u32>,
     /// First-level slots with anything in `tlb`.
@@ -171,6 +191,8 @@ impl Mmu {
             core,
             coherent,
             tlb: vec![Entry::NONE; 1 << 20],
+            space: 0,
+            others: HashMap::new(),
             pointers: vec![0; 4096],
             used: vec![false; 4096],
             tables: HashMap::new(),
@@ -343,9 +365,14 @@ impl Mmu {
         }
     }
 
-    /// A TLB invalidate by address was issued, of this core alone or of all.
-    pub fn invalidate_page(&mut self, va: u32, broadcast: bool) {
-        self.issued(broadcast).pages.push(va & !0xfff);
+    /// A TLB invalidate by address was issued, of one space or of all, and of this core alone or of all.
+    pub fn invalidate_page(&mut self, va: u32, space: Option<u8>, broadcast: bool) {
+        self.issued(broadcast).pages.push((va & !0xfff, space));
+    }
+
+    /// A TLB invalidate of a space was issued, of this core alone or of all.
+    pub fn invalidate_space(&mut self, space: u8, broadcast: bool) {
+        self.issued(broadcast).spaces.push(space);
     }
 
     /// A TLB invalidate of everything was issued, of this core alone or of all.
@@ -402,7 +429,20 @@ impl Mmu {
         if invalidates.all {
             return self.forget_all(caches);
         }
-        for &va in &invalidates.pages {
+        for &space in &invalidates.spaces {
+            self.others.remove(&space);
+            if space == self.space {
+                self.put_by(caches)?;
+            }
+        }
+        for &(va, space) in &invalidates.pages {
+            if va >> 20 < self.split() {
+                let others = self.others.iter_mut().filter(|(other, _)| space.is_none_or(|space| space == **other));
+                others.for_each(|(_, held)| held.retain(|&(page, _)| page != va >> 12));
+                if space.is_some_and(|space| space != self.space) {
+                    continue;
+                }
+            }
             self.pointers[(va >> 20) as usize] = 0;
             let span = self.tlb[(va >> 12) as usize].span() << 12;
             for n in 0..span >> 12 {
@@ -419,7 +459,10 @@ impl Mmu {
         if invalidates.all {
             return self.take_up_all(caches);
         }
-        let mut slots: Vec<u32> = invalidates.pages.iter().map(|va| va >> 20).collect();
+        if invalidates.spaces.contains(&self.space) {
+            self.take_up_space(caches)?;
+        }
+        let mut slots: Vec<u32> = invalidates.pages.iter().map(|(va, _)| va >> 20).collect();
         slots.dedup();
         slots.into_iter().try_for_each(|slot| self.take_up_section(caches, slot))
     }
@@ -485,6 +528,49 @@ impl Mmu {
         Ok(())
     }
 
+    /// Another space runs from now on, by its number. What is held of it is there again.
+    pub fn switch(&mut self, caches: &mut Caches, space: u8) -> Result<(), (Rule, u32)> {
+        let held = self.put_by(caches)?;
+        self.others.insert(self.space, held);
+        self.space = space;
+        for (page, entry) in self.others.remove(&space).unwrap_or_default() {
+            self.set(caches, page << 12, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what is held below TTBR1's addresses, and returns it.
+    fn put_by(&mut self, caches: &mut Caches) -> Result<Vec<(u32, Entry)>, (Rule, u32)> {
+        let mut held = Vec::new();
+        for slot in 0..self.split() {
+            self.pointers[slot as usize] = 0;
+            if core::mem::take(&mut self.used[slot as usize]) {
+                for page in slot << 8..(slot + 1) << 8 {
+                    let entry = self.tlb[page as usize];
+                    if entry.is_valid() {
+                        held.push((page, entry));
+                        self.set(caches, page << 12, Entry::NONE)?;
+                    }
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Takes up what TTBR0's table has now. What is held stays.
+    pub fn take_up_space(&mut self, caches: &mut Caches) -> Result<(), (Rule, u32)> {
+        for slot in 0..self.split() {
+            let first = self.first_level(slot << 20);
+            if let Some(is) = self.table_frames.get_mut((first.wrapping_sub(caches.base) >> 12) as usize) {
+                *is = true;
+            }
+            if self.word(caches, slot << 20, first) & 3 != 0 {
+                self.take_up_section(caches, slot)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets everything and takes up the live tables: when the MMU comes on, or other tables do.
     pub fn rebuild(&mut self, caches: &mut Caches) -> Result<(), (Rule, u32)> {
         self.forget_all(caches)?;
@@ -501,6 +587,7 @@ impl Mmu {
         }
         self.pointers.fill(0);
         self.tables.clear();
+        self.others.clear();
         Ok(())
     }
 
@@ -672,9 +759,9 @@ mod tests {
         }
         complete(&mut mmu, &mut caches).unwrap();
         let mut entry = |page: u32| mmu.translate(&mut caches, VA + (page << 12)).unwrap().unwrap();
-        assert_eq!((entry(0).memory_type(), entry(0).permits()), (Type::Cacheable, (true, true, false)));
+        assert_eq!((entry(0).memory_type(), entry(0).permits(false)), (Type::Cacheable, (true, true, false)));
         assert_eq!(entry(1).memory_type(), Type::Device);
-        assert_eq!((entry(2).memory_type(), entry(2).permits()), (Type::Cacheable, (true, false, true)));
+        assert_eq!((entry(2).memory_type(), entry(2).permits(false)), (Type::Cacheable, (true, false, true)));
     }
 
     #[test]

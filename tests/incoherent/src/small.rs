@@ -95,6 +95,61 @@ impl Device for Scu {
     }
 }
 
+/// A core's private timer (DDI 0407, 4.1), at 100 MHz. There is one for all cores here: the core that started it last
+/// has it, and the interrupt.
+#[derive(Default)]
+pub struct PrivateTimer {
+    load: u32,
+    control: u32,
+    /// The instruction at which it is over, while it counts.
+    over: Option<u64>,
+    event: bool,
+}
+
+impl PrivateTimer {
+    const INTERRUPT: u32 = 29;
+    const ON: u32 = 1;
+    const INTERRUPTS: u32 = 1 << 2;
+}
+
+impl Device for PrivateTimer {
+    fn read(&mut self, offset: u32, bus: &mut Bus<'_>) -> u32 {
+        match offset {
+            0 => self.load,
+            4 => self.over.map_or(0, |over| (over.saturating_sub(bus.now) / INSTRUCTIONS_PER_TICK) as u32),
+            8 => self.control,
+            0xc => self.event.into(),
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, offset: u32, value: u32, bus: &mut Bus<'_>) {
+        match offset {
+            0 => self.load = value,
+            8 => self.control = value,
+            0xc if value & 1 != 0 => self.event = false,
+            _ => {}
+        }
+        if matches!(offset, 0 | 8) {
+            let on = self.control & Self::ON != 0;
+            self.over = on.then(|| bus.now + u64::from(self.load) * INSTRUCTIONS_PER_TICK);
+        }
+    }
+
+    fn due(&self) -> u64 {
+        self.over.unwrap_or(NEVER)
+    }
+
+    fn step(&mut self, _: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        (self.over, self.event) = (None, true);
+        Ok(())
+    }
+
+    fn interrupts(&self) -> u128 {
+        u128::from(self.event && self.control & Self::INTERRUPTS != 0) << Self::INTERRUPT
+    }
+}
+
 /// The global timer of a Cortex-A9 MPCore (DDI 0407, 4.3), at 100 MHz.
 #[derive(Default)]
 pub struct GlobalTimer {
