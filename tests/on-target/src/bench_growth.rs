@@ -165,8 +165,16 @@ impl Bench<'_> {
         let mut free: Vec<Contiguous<Armv7a>> = Vec::new();
         for block in 0..frames / 64 - 16 {
             let more = block % 15;
-            let pieces =
-                [(1, true), (15, false), (1, true), (15, false), (more, false), (15, true), (15, true), (2, true)];
+            let pieces = [
+                (1, true),
+                (15, false),
+                (1, true),
+                (15, false),
+                (more, false),
+                (15 - more, true),
+                (15, true),
+                (2, true),
+            ];
             for (count, stays) in pieces.into_iter().filter(|&(count, _)| count > 0) {
                 let buffer = self.alloc(count << FRAME_SHIFT);
                 if stays { taken.push(buffer) } else { free.push(buffer) }
