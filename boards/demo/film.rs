@@ -8,37 +8,56 @@ use super::mock::Window;
 use super::mock::camera::{self, Full};
 use super::port::DevicePort;
 use crate::kernel::state::Kernel;
+use crate::println;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use carveout::dma::{Cpu, Device, Effort, FromDevice, Stream};
 use carveout_armv7a::mmu::Armv7a;
 
-/// The camera's frames: 640x480 at two bytes a pixel.
-const FRAME_BYTES: u32 = 640 * 480 * 2;
+/// The pixels of the camera's frames, if the boot argument `camera=WIDTHxHEIGHT` does not say how many. Each takes two
+/// bytes.
+const SIZE: (u32, u32) = (640, 480);
+/// The most of either.
+const MOST: u32 = 8192;
 const FRAMES: u32 = 12;
 const RING: usize = 4;
 /// The seed of the camera's pictures. Any number serves.
 const SEED: u32 = 2010;
+
+/// Returns the bytes of one of the camera's frames.
+fn frame_bytes(kernel: &Kernel) -> u32 {
+    let arg = kernel.info.bootargs().get("camera");
+    let sizes = arg.and_then(|arg| arg.value).and_then(|value| value.split_once('x'));
+    let pixels = |text: &str| text.parse().ok().filter(|pixels| (1..=MOST).contains(pixels));
+    let asked = sizes.and_then(|(width, height)| Some((pixels(width)?, pixels(height)?)));
+    if let (Some(arg), None) = (arg, asked) {
+        println!("refused: {}: there is camera=WIDTHxHEIGHT, of {MOST} at most; it is {}x{}", arg.text, SIZE.0, SIZE.1);
+    }
+    let (width, height) = asked.unwrap_or(SIZE);
+    width * height * 2
+}
+
 /// The camera fills a ring; the CPU reads each frame, compares checksums, and queues the buffer again.
 pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     static REGISTERS: camera::Registers = camera::Registers::new();
     let mut hardware = camera::Hardware::new(&REGISTERS);
     let mut driver = camera::Driver::new(&REGISTERS).ok_or(Failure::NoDevice("camera"))?;
     let master = master(kernel, CAMERA, "camera");
+    let frame_bytes = frame_bytes(kernel);
     // SAFETY: the device works inside `Line::wait` alone, while the ring owns its buffers (I4).
     let mut port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
     let line = Line::of(kernel, CAMERA, "camera")?;
 
     // All buffers are made before the camera gets the first: it would have to give that back if there were no room.
     let buffers: Vec<_> =
-        (0..RING).map(|_| alloc(kernel, &master, FRAME_BYTES, "camera frame")).collect::<Result<_, _>>()?;
+        (0..RING).map(|_| alloc(kernel, &master, frame_bytes, "camera frame")).collect::<Result<_, _>>()?;
     let mut ring = VecDeque::new();
     for buffer in buffers {
         let buffer = buffer.into_stream::<FromDevice>().for_device();
-        driver.queue(Window { at: buffer.bus(), len: FRAME_BYTES }).map_err(|Full| line.silent())?;
+        driver.queue(Window { at: buffer.bus(), len: frame_bytes }).map_err(|Full| line.silent())?;
         ring.push_back(buffer);
     }
-    driver.start(SEED, FRAME_BYTES);
+    driver.start(SEED, frame_bytes);
     let mut result = Ok(());
     for _ in 0..FRAMES {
         let done = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
@@ -49,7 +68,7 @@ pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), F
             Err(error) => Err(Failure::Camera(error)),
         };
         let buffer = buffer.for_device();
-        driver.queue(Window { at: buffer.bus(), len: FRAME_BYTES }).map_err(|Full| line.silent())?;
+        driver.queue(Window { at: buffer.bus(), len: frame_bytes }).map_err(|Full| line.silent())?;
         ring.push_back(buffer);
         if result.is_err() {
             break;
@@ -62,7 +81,7 @@ pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), F
         let done = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
         drop(take_back(&mut ring, done.buffer).ok_or_else(|| line.silent())?);
     }
-    let bytes = FRAME_BYTES as usize * FRAMES as usize;
+    let bytes = frame_bytes as usize * FRAMES as usize;
     hops.push(Hop::new("camera", "4 x Stream", bytes, effort, port.lines()));
     result
 }

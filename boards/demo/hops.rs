@@ -1,5 +1,6 @@
 //! The demo's table: what each hop of the picture cost.
 
+use crate::kernel::{cores, flush};
 use crate::println;
 use alloc::format;
 use carveout::addr::Bytes;
@@ -59,6 +60,15 @@ pub(super) fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {
         ByLevel(stats.invalidated),
         Bytes(stats.quarantined)
     );
+    if stats.flushes > 0 {
+        println!("caches emptied: {} times", stats.flushes);
+    }
+    for core in cores::online() {
+        let (times, nanos) = flush::answered(core);
+        if times > 0 {
+            println!("for others: {core} emptied its caches {times} times, in {} us", nanos / 1000);
+        }
+    }
     if !dma.is_guarded() {
         println!("guards given up: {} buffers got addresses right beside another's", stats.unguarded);
     }

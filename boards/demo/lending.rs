@@ -193,11 +193,11 @@ impl Job {
     fn end(self) {
         match self {
             // SAFETY: its device is a port, which `Job::new` closed (I4).
-            Self::Only(buffer) => drop(unsafe { buffer.release() }),
+            Self::Only(buffer) => unsafe { buffer.give_up() },
             // SAFETY: as above.
             Self::Film(buffer) => drop(unsafe { buffer.for_cpu() }),
             // SAFETY: as above.
-            Self::Ring(buffer) => drop(unsafe { buffer.release() }),
+            Self::Ring(buffer) => unsafe { buffer.give_up() },
         }
     }
 }

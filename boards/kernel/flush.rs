@@ -8,13 +8,15 @@
 //! A core answers within the time for which it has interrupts masked, at most 4,096 rounds of waiting for a lock.
 
 use super::interrupts;
+use super::state::kernel;
 use crate::drivers::intc::irq::IrqId;
+use crate::drivers::timer::Counter;
 use crate::println;
 use carveout::cpu::{CoreId, MAX_CORES, relax};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_armv7a::whole::{AskCores, OtherCores};
 use carveout_boot::bootargs::BootArgs;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// The software interrupt that asks.
 const ASK: IrqId = IrqId::new(1).expect("there are 16");
@@ -36,15 +38,37 @@ static REQUESTS: [Request; MAX_CORES] =
 /// The cores that are coherent, a bit each, since [`permit`].
 static COHERENT: AtomicU32 = AtomicU32::new(0);
 
+/// What a core did for others.
+struct Answered {
+    times: AtomicU32,
+    nanos: AtomicU64,
+}
+
+/// By the core that answers. No other core writes there.
+static ANSWERED: [Answered; MAX_CORES] =
+    [const { Answered { times: AtomicU32::new(0), nanos: AtomicU64::new(0) } }; MAX_CORES];
+
+/// Returns how often a core emptied its caches because another one asked, and the nanoseconds that this took by the
+/// board's counter. Without a counter these are 0.
+pub fn answered(core: CoreId) -> (u32, u64) {
+    let Answered { times, nanos } = &ANSWERED[core.index()];
+    (times.load(Ordering::Relaxed), nanos.load(Ordering::Relaxed))
+}
+
 /// Does what others ask of this core.
 pub(super) fn answer() {
-    let bit = CoreId::current().bit();
+    let this = CoreId::current();
     for request in &REQUESTS {
-        if request.open.load(Ordering::Acquire) & bit != 0 {
+        if request.open.load(Ordering::Acquire) & this.bit() != 0 {
+            let now = || kernel().and_then(|kernel| kernel.clock.as_deref()).map_or(0, Counter::nanos);
+            let start = now();
             // SAFETY: `each` stored a pointer to a `Work`, which lives until no bit is left.
             let work = unsafe { *request.work.load(Ordering::Relaxed).cast::<Work<'_>>() };
             work();
-            request.open.fetch_and(!bit, Ordering::Release);
+            let Answered { times, nanos } = &ANSWERED[this.index()];
+            times.fetch_add(1, Ordering::Relaxed);
+            nanos.fetch_add(now() - start, Ordering::Relaxed);
+            request.open.fetch_and(!this.bit(), Ordering::Release);
         }
     }
 }

@@ -120,6 +120,7 @@ pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
         ("a9", Box::new(|| bench.run(&Boot::counting("an A9")))),
         ("locks", Box::new(|| plugin.windows(&bench))),
         ("cores", Box::new(|| on_several_cores(&cores))),
+        ("cores-a9", Box::new(|| without_outer_cache(&cores))),
         ("a9-pl310", Box::new(|| bench.run(&Boot { outer_cache: true, ..Boot::counting("a PL310").suite("streams") }))),
         ("boot", Box::new(|| Ok(format!("count boot {}\n", plugin.boot(&bench)?)))),
         (
@@ -130,6 +131,7 @@ pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
         ("area-16M", Box::new(|| in_an_area(&bench, "16M"))),
         ("area-64M", Box::new(|| in_an_area(&bench, "64M"))),
         ("area-128M", Box::new(|| in_an_area(&bench, "128M"))),
+        ("area-512M", Box::new(|| in_an_area(&bench, "512M"))),
         ("host", Box::new(|| refused_on_the_host(&refusals.path))),
     ];
     let logs = all(jobs, &out)?;
@@ -186,6 +188,13 @@ fn on_several_cores(bench: &Bench) -> Result<String> {
         all += &bench.run(&boot)?;
     }
     Ok(all)
+}
+
+/// Counts capture cycles alone.
+fn without_outer_cache(bench: &Bench) -> Result<String> {
+    let mut boot = Boot::counting("several cores without outer cache").suite("streams");
+    boot.words.extend(["-smp", "4"].map(str::to_owned));
+    bench.run(&boot)
 }
 
 fn refused_on_the_host(program: &Path) -> Result<String> {

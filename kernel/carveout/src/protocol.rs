@@ -299,8 +299,10 @@ impl Transition {
         use Op::{Yield, Zero};
         use When::{Always, Lines, ManyLines, Mapped, Shared, Stale, Unmapped, Unordered, Unzeroed, Written};
         match self {
+            // Nothing maps the frames write-back. So what is emptied stays so.
             Self::IntoCoherent => &[
                 (Always, Map(NonCacheable)),
+                (ManyLines, Flush),
                 (Lines, Discard),
                 (Unzeroed, Zero),
                 (Unordered, DeviceBarrier),
@@ -308,6 +310,7 @@ impl Transition {
             ],
             Self::IntoStream => &[
                 (Unzeroed, Map(NonCacheable)),
+                (ManyLines, Flush),
                 (Lines, Discard),
                 (Unzeroed, Zero),
                 (Mapped, Unmap),
@@ -315,6 +318,7 @@ impl Transition {
             ],
             Self::IntoDevice => &[
                 (Unzeroed, Map(NonCacheable)),
+                (ManyLines, Flush),
                 (Lines, Discard),
                 (Unzeroed, Zero),
                 (Unordered, DeviceBarrier),
@@ -420,7 +424,8 @@ pub struct Knowledge {
     pub stale: Span,
     /// Whether the CPU wrote to memory, itself or by a clean, with no device barrier since.
     pub unordered: bool,
-    /// Whether the lines that the caches may hold are so many that whole caches are emptied at the hand-over.
+    /// Whether the lines that the caches may hold are so many that whole caches are emptied: at the hand-over, or before
+    /// the first use of what others had.
     pub many: bool,
     /// Whether users may have pages of the frames.
     pub shared: bool,

@@ -2,11 +2,11 @@
 
 use carveout::addr::{BusAddr, Bytes, Frame, PhysAddr, VirtAddr};
 use carveout::dma::{
-    AllocError, Aperture, Bidirectional, BlockShape, ContractSet, Cpu, Device, Direction, Dma, FaultPlace, FromDevice,
-    Holder, Master, NoRun, Pool, PoolError, Port, PortError, Reach, Stream, ToDevice,
+    AllocError, Aperture, Bidirectional, BlockShape, Contiguous, ContractSet, Cpu, Device, Direction, Dma, FaultPlace,
+    FromDevice, Holder, Master, NoRun, Pool, PoolError, Port, PortError, Reach, Stream, ToDevice,
 };
 use carveout::fake::{Fake, Op};
-use carveout::machine::{Lines, Mmu};
+use carveout::machine::{Cache, Lines, Mmu};
 use carveout::protocol::FLUSH_FROM;
 use carveout::setup::{CARVED, CARVED_BYTES, L2, Setup as Bench, WINDOW};
 use carveout::vm::attr::{Access, MemoryType, Shareability};
@@ -99,6 +99,44 @@ fn whole_caches_are_emptied_from_eight_times_their_lines_on() {
         assert_eq!(s.dma.stats().flushes, flushes, "none for the first cycle, which leaves no line");
         let each = if flushes > 0 { lines } else { LINES };
         assert_eq!(stream.effort().lines(), Lines { inner: 3 * each, outer: 0 }, "nothing is due at the look");
+    }
+}
+
+/// Whoever gets the frames next, in whatever state.
+#[test]
+fn i3_what_former_owners_left_goes_with_whole_caches_if_it_is_eight_times_their_lines() {
+    const BYTES: u32 = PAGES * 4096;
+    let ends: [fn(Contiguous<Fake>); 3] = [
+        |buffer| drop(buffer.into_coherent()),
+        |buffer| drop(buffer.into_stream::<ToDevice>()),
+        |buffer| {
+            // SAFETY: the fake's device is done.
+            drop(unsafe { buffer.into_device().release() });
+        },
+    ];
+    // The bytes with lines: all of the next owner's, or all but a page.
+    for (left, lines, by_flush) in [
+        (BYTES, PAGE_LINES / FLUSH_FROM, true),
+        (BYTES, PAGE_LINES / FLUSH_FROM + 1, false),
+        (BYTES - 4096, PAGE_LINES / FLUSH_FROM, false),
+    ] {
+        for end in ends {
+            let s = Bench::with_area(2, BYTES);
+            let master = s.master("camera");
+            let mut former = s.dma.alloc(&master, left, 1).unwrap().into_stream::<ToDevice>();
+            former.bytes_mut().fill(7);
+            drop(former);
+            s.fake.can_flush(lines as u32);
+            let next = s.dma.alloc(&master, BYTES, 1).unwrap();
+            let at = next.frames().base();
+            s.fake.take_log();
+            end(next);
+            let log = s.fake.take_log();
+            let by_line = log.iter().any(|op| matches!(op, Op::Invalidate(_)));
+            assert_eq!((log.contains(&Op::Flush), by_line), (by_flush, !by_flush), "{left} bytes, {lines} lines");
+            s.fake.device_barrier();
+            assert_eq!(s.fake.device_read(at, BYTES as usize), [0; BYTES as usize], "I5");
+        }
     }
 }
 

@@ -137,6 +137,12 @@ fn turns_by_flush(s: &Setup) {
     turns(s);
 }
 
+/// The same of what a former owner of the frames left.
+fn reuse_by_flush(s: &Setup) {
+    s.fake.can_flush(1);
+    reuse(s);
+}
+
 /// A mock device reads and writes through its port between two looks of the CPU.
 fn mock(s: &Setup) {
     // SAFETY: the tests keep a device's promise: a port is closed before its buffer changes hands.
@@ -296,7 +302,7 @@ fn fails(path: Path, left_out: usize, seed: u64) -> bool {
 
 #[test]
 fn each_path_suffices_and_each_operation_of_it_is_necessary() {
-    let paths: [(&str, Path, &str); 13] = [
+    let paths: [(&str, Path, &str); 14] = [
         ("output", output, "PPTPCPTBPCPTB"),
         ("capture", capture, "PPTBPPTPIPTPIPT"),
         ("turns", turns, "PPTPCPTBPICPTBPICPTBPIPT"),
@@ -304,6 +310,7 @@ fn each_path_suffices_and_each_operation_of_it_is_necessary() {
         ("capture by flush", capture_by_flush, "PPTBPPTFPPTFPPT"),
         ("turns by flush", turns_by_flush, "PPTPPTFBPPTFPPTFPPT"),
         ("reuse", reuse, "PPTPPTPIBBPTPPTPPTPIBPTPPTPPT"),
+        ("reuse by flush", reuse_by_flush, "PPTPPTPFBBPTPPTPPTPFBPTPPTPPT"),
         ("mock", mock, "PPTPCPTBPIBPTPICPTBPIBPTPIPT"),
         ("lent", lent, "PPTPPTPPTPPTPPTPPTPPT"),
         ("moved", moved, "PPTPPTPIBPT"),

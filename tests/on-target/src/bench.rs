@@ -67,7 +67,10 @@ fn main(handover: BootHandover) -> ! {
     match suite {
         "locks" => bench.calls(),
         "growth" => bench.by_area(),
-        "streams" => bench.streams(),
+        "streams" => {
+            bench.streams();
+            bench.loans();
+        }
         "zeros" => bench.of_size(LARGEST),
         _ => {
             bench.metadata();

@@ -3,18 +3,22 @@
 //! Under `-icount shift=0` cores take turns on one host thread, and an instruction of any of them takes a nanosecond of
 //! virtual time: so the figures count those of waiting for a lock, and do not depend on the host. A line of the output
 //! is `count KEY VALUE`: instructions an operation, and hundredths of a lock an operation that was found held.
+//!
+//! Capture cycles are core 0's alone. The others sleep, and empty their caches when it asks: what they execute counts,
+//! and is also a figure of its own. With the boot argument `suite=streams` there is nothing else.
 #![no_std]
 #![no_main]
 
 use carveout::addr::FRAME_SIZE;
-use carveout::dma::{Bidirectional, Master};
+use carveout::dma::{Bidirectional, Cpu, Device, FromDevice, Master, Stream};
 use carveout::sync;
 use carveout_boards::drivers::timer::a9_global::A9GlobalTimer;
 use carveout_boards::kernel::{bring_up, state::Kernel};
-use carveout_boards::kernel::{console, cores};
+use carveout_boards::kernel::{console, cores, flush};
 use carveout_boards::println;
 use carveout_rt::start::BootHandover;
 use core::any::Any;
+use core::hint::black_box;
 
 carveout_rt::entry!(main);
 
@@ -24,6 +28,9 @@ type Operation = fn(&Kernel, &Master);
 const TICK: u64 = 10;
 /// Of each core.
 const OPERATIONS: u32 = 4000;
+/// The bytes of a frame that is captured, and how many are.
+const CAPTURED: u32 = 8 << 20;
+const CYCLES: u32 = 100;
 
 fn main(handover: BootHandover) -> ! {
     let kernel = bring_up::start(handover);
@@ -33,6 +40,10 @@ fn main(handover: BootHandover) -> ! {
     };
     let now = || timer.count() * TICK;
     let count = cores::online().count();
+    capture_cycles(kernel, count, &now);
+    if kernel.info.bootargs().get("suite").is_some_and(|arg| arg.value == Some("streams")) {
+        console::exit(0);
+    }
     let work: [(&str, Operation); 3] = [("alloc-free", allocate), ("stream", stream), ("coherent", coherent)];
     for (name, work) in work {
         let before = locks();
@@ -54,6 +65,37 @@ fn main(handover: BootHandover) -> ! {
         Ok(_) => console::exit(0),
         Err(why) => console::die(format_args!("bench: {why}")),
     }
+}
+
+/// A device's buffer of 8 MiB becomes the CPU's, which looks at it, and the device's again.
+fn capture_cycles(kernel: &Kernel, count: usize, now: &dyn Fn() -> u64) {
+    let dma: &'static _ = kernel.dma;
+    let Ok(buffer) = dma.alloc(&kernel.master("camera"), CAPTURED, 1) else {
+        console::die(format_args!("bench: no room for a frame"))
+    };
+    let mut buffer: Stream<_, FromDevice, Device> = buffer.into_stream().for_device();
+    let mut start = (0, 0);
+    // The first look finds no line anywhere: the cycles begin after it.
+    for n in 0..=CYCLES {
+        // SAFETY: no device was told.
+        let cpu: Stream<_, FromDevice, Cpu> = unsafe { buffer.for_cpu() };
+        black_box(cpu.bytes());
+        buffer = cpu.for_device();
+        if n == 0 {
+            start = (now(), answered());
+        }
+    }
+    let cycles = u64::from(CYCLES);
+    let (all, others) = (now() - start.0, answered() - start.1);
+    println!("count cores-{count}/capture-cycle {}", all / cycles);
+    println!("count cores-{count}/capture-cycle-others {}", others / cycles);
+    // SAFETY: no device was told.
+    drop(unsafe { buffer.for_cpu() });
+}
+
+/// Returns the nanoseconds in which cores emptied their caches for others.
+fn answered() -> u64 {
+    cores::online().map(|core| flush::answered(core).1).sum()
 }
 
 /// Locks taken, and those of them held by another core, of all cores.

@@ -10,13 +10,15 @@ use alloc::vec::Vec;
 use carveout::addr::{FRAME_SHIFT, FrameRange};
 use carveout::carve_out::CarveOut;
 use carveout::cma::{Index, Node};
-use carveout::dma::{Borrower, Discardable, Loan, LoanKind, Movable};
+use carveout::dma::{Borrower, Contiguous, Discardable, Loan, LoanKind, Movable};
 use carveout::embed::{Builder, Needs};
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::println;
 
 /// Sizes of areas, in MiB.
 const AREAS: [u32; 6] = [16, 64, 256, 1024, 4096, 16384];
+/// Frames of the largest area that is lent page by page. That takes the emulator a while.
+const MOST_LENT: u32 = 128 << (20 - FRAME_SHIFT);
 /// Steps of a trace on the index.
 const STEPS: u32 = 512;
 
@@ -147,8 +149,66 @@ impl Bench<'_> {
     pub(crate) fn by_area(&self) {
         self.metadata();
         let frames = self.free_frames();
+        self.arranged(frames);
+        if frames > MOST_LENT {
+            return;
+        }
         self.worst_recalls("discard", &self.borrower::<Discardable>("cache", frames));
         self.worst_recalls("move", &self.borrower::<Movable>("heap", frames));
+    }
+
+    /// Allocations and frees by the whole module, in the arrangement that is hardest for the index: near misses all over
+    /// the area, and what fits at its end. Nothing is mapped or zeroed, for that does not depend on the area.
+    fn arranged(&self, frames: u32) {
+        // Of each 64 frames, runs that are taken and free in turn. Shorter ones than 16 frames come one after another.
+        let mut taken: Vec<Contiguous<Armv7a>> = Vec::new();
+        let mut free: Vec<Contiguous<Armv7a>> = Vec::new();
+        for block in 0..frames / 64 - 16 {
+            let more = block % 15;
+            let pieces = [
+                (1, true),
+                (15, false),
+                (1, true),
+                (15, false),
+                (more, false),
+                (15 - more, true),
+                (15, true),
+                (2, true),
+            ];
+            for (count, stays) in pieces.into_iter().filter(|&(count, _)| count > 0) {
+                let buffer = self.alloc(count << FRAME_SHIFT);
+                if stays { taken.push(buffer) } else { free.push(buffer) }
+            }
+        }
+        drop(free);
+        let (mut alloc, mut free, mut refused) =
+            (Self::of_module("alloc"), Self::of_module("free"), Self::of_module("refused"));
+        for (count, align) in [(256, 16), (16, 16), (15, 1), (17, 1), (8, 8), (1, 8), (1, 1), (2, 1)] {
+            let mut held = Vec::new();
+            let mut x = 777u32;
+            for _ in 0..STEPS / 8 {
+                x = x.wrapping_mul(1664525).wrapping_add(1013904223);
+                let ask = || self.kernel.dma.alloc(&self.master, count << FRAME_SHIFT, align << FRAME_SHIFT);
+                match self.time(&mut alloc, ask) {
+                    Ok(buffer) => held.push(buffer),
+                    Err(_) => refused.costs.extend(alloc.costs.pop()),
+                }
+                if x >> 8 & 1 == 0 && !held.is_empty() {
+                    let buffer = held.swap_remove((x >> 16) as usize % held.len());
+                    self.time(&mut free, || drop(buffer));
+                }
+            }
+            for buffer in held {
+                self.time(&mut free, || drop(buffer));
+            }
+        }
+        for series in [alloc, free, refused] {
+            series.print();
+        }
+    }
+
+    fn of_module(key: &str) -> Series {
+        Series::new(format!("module-{key}"))
     }
 
     /// Allocations from an area whose every page is a loan of its own, lent and given back in an order that leaves no

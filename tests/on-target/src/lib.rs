@@ -13,7 +13,7 @@ pub mod tables;
 use alloc::format;
 use alloc::string::String;
 use carveout::addr::{Frame, VirtAddr};
-use carveout::dma::{Contiguous, Master};
+use carveout::dma::{AfterFree, Contiguous, Master};
 use carveout::vm::attr::Shareability;
 use carveout_armv7a::cores::registers;
 use carveout_armv7a::mmu::Armv7a;
@@ -65,13 +65,17 @@ macro_rules! ensure_eq {
     };
 }
 
-/// Boots and runs the checks, but those that a boot argument `skip=NAME` names. See [`checks!`].
+/// Boots and runs the checks, but those that a boot argument `skip=NAME` names. With `after-free=keep-mapped`, coherent
+/// buffers that are freed stay mapped. See [`checks!`].
 pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
     let kernel = bring_up::start(handover);
     let mut failed = 0;
     if let Err(why) = audit(kernel) {
         println!("boot: FAILED: {why}");
         failed += 1;
+    }
+    if kernel.info.bootargs().get("after-free").is_some_and(|arg| arg.value == Some("keep-mapped")) {
+        kernel.dma.set_after_free(AfterFree::KeepMapped);
     }
     let before = spendable(kernel);
     let skipped = |name| kernel.info.bootargs().iter().any(|arg| arg.name == "skip" && arg.value == Some(name));

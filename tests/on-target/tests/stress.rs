@@ -148,9 +148,9 @@ impl Item {
             // SAFETY: the device is a port, and none is open between two steps.
             Buffer::Device(buffer) => drop(unsafe { buffer.for_cpu() }),
             // SAFETY: as above.
-            Buffer::Only(buffer) => drop(unsafe { buffer.release() }),
+            Buffer::Only(buffer) => unsafe { buffer.give_up() },
             // SAFETY: as above.
-            Buffer::Coherent(buffer) => drop(unsafe { buffer.release() }),
+            Buffer::Coherent(buffer) => unsafe { buffer.give_up() },
         }
     }
 }

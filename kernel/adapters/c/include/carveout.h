@@ -194,6 +194,10 @@ enum carveout_error
      * The CPU wrote to a stream that only the device writes.
      */
     CARVEOUT_ERROR_WRITTEN = 41,
+    /**
+     * Whole caches cannot be emptied, or may be already.
+     */
+    CARVEOUT_ERROR_EMPTYING = 42,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -520,6 +524,27 @@ struct carveout_failure {
 };
 
 /**
+ * The other cores, which may hold lines of a buffer, and how to have each of them do something.
+ */
+struct carveout_other_cores {
+    /**
+     * How many there are at most, besides the one that asks.
+     */
+    uint32_t count;
+    /**
+     * Has every other core that is coherent call `work(argument)`, with its interrupts masked and after what it was
+     * doing before, and returns when all have done so: by an interrupt to each of them. A core that sleeps and did not
+     * empty its caches is woken. One that becomes coherent later empties its caches before. It is called with
+     * interrupts masked, and by two cores at a time: a core that waits in it does meanwhile what the other asks.
+     */
+    void (*each)(void *context, void (*work)(void *argument), void *argument);
+    /**
+     * The first argument of `each`.
+     */
+    void *context;
+};
+
+/**
  * One entry of a bus's `dma-ranges`.
  */
 struct carveout_aperture {
@@ -796,6 +821,17 @@ carveout_error carveout_init(const struct carveout_kernel *kernel,
  * before it touches a buffer. It changes nothing.
  */
 carveout_error carveout_check_core(struct carveout_failure *why);
+
+/**
+ * Permits that whole caches are emptied where a stream that changes hands has at least eight times their lines. What
+ * it then costs does not grow with the stream. Without this call lines go one by one. A kernel that cannot wait for
+ * other cores does not call it. It is called once, when all cores that are to run do.
+ *
+ * `others` is NULL on a machine of one core: then no other core is ever coherent with it. With an outer cache that
+ * functions operate lines go one by one all the same. This uses the kernel's `alloc`.
+ */
+carveout_error carveout_permit_emptying(const struct carveout_other_cores *others,
+                                        struct carveout_failure *why);
 
 /**
  * Takes an area from the kernel: a place among the areas that `carveout_init` got, which is late or was given back.

@@ -14,6 +14,8 @@ use carveout::vm::alias::AliasError;
 use carveout::vm::audit::Findings;
 #[cfg(target_arch = "arm")]
 use carveout_armv7a::l2c310::Unusable;
+#[cfg(target_arch = "arm")]
+use carveout_armv7a::whole::UnnamedLevel;
 use core::ffi::{CStr, c_char};
 use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
@@ -106,6 +108,8 @@ pub enum Error {
     Held = 40,
     /// The CPU wrote to a stream that only the device writes.
     Written = 41,
+    /// Whole caches cannot be emptied, or may be already.
+    Emptying = 42,
 }
 
 impl Error {
@@ -116,7 +120,7 @@ impl Error {
 }
 
 /// Every error and its text, in the order of their numbers.
-pub(crate) const TEXTS: [(Error, &CStr); 42] = [
+pub(crate) const TEXTS: [(Error, &CStr); 43] = [
     (Error::Ok, c"no error"),
     (Error::NullPointer, c"a pointer that is needed is NULL"),
     (Error::NotReady, c"carveout_init has not succeeded yet"),
@@ -159,6 +163,7 @@ pub(crate) const TEXTS: [(Error, &CStr); 42] = [
     (Error::StillMapped, c"a table still maps a page of the area"),
     (Error::Held, c"a part of the area is in use"),
     (Error::Written, c"the CPU wrote to a stream that only the device writes"),
+    (Error::Emptying, c"whole caches cannot be emptied, or may be already"),
 ];
 
 /// A refusal, for whoever wants to know more than its number.
@@ -272,6 +277,11 @@ pub(crate) enum Refusal {
     Written {
         owner: Name,
     },
+    /// The core does not name all its caches.
+    #[cfg(target_arch = "arm")]
+    Unnamed(UnnamedLevel),
+    /// Whole caches may be emptied already.
+    Permitted,
 }
 
 impl Refusal {
@@ -331,6 +341,9 @@ impl Refusal {
                 GiveBackError::Held(_) | GiveBackError::Promised { .. } | GiveBackError::Open { .. } => Error::Held,
             },
             Self::Written { .. } => Error::Written,
+            #[cfg(target_arch = "arm")]
+            Self::Unnamed(_) => Error::Emptying,
+            Self::Permitted => Error::Emptying,
         }
     }
 }
@@ -415,6 +428,9 @@ impl fmt::Display for Refusal {
                 "the CPU wrote to a stream that {owner} alone writes: its lines could go over what the device writes; make it \
                  bidirectional, or free it"
             ),
+            #[cfg(target_arch = "arm")]
+            Self::Unnamed(error) => write!(f, "{error}"),
+            Self::Permitted => f.write_str("whole caches may be emptied already: it is permitted once"),
         }
     }
 }

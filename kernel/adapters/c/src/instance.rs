@@ -12,6 +12,7 @@ use crate::written::Sums;
 use carveout::addr::VirtAddr;
 use carveout::dma::Dma;
 use carveout::machine::Mmu;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// What all functions work on.
 pub(crate) struct Instance {
@@ -21,6 +22,7 @@ pub(crate) struct Instance {
     pools: Table<PoolBlocks, MAX_POOLS>,
     contracts: Table<Promise, MAX_CONTRACTS>,
     sums: Option<Sums>,
+    empties: AtomicBool,
 }
 
 impl Instance {
@@ -34,7 +36,15 @@ impl Instance {
         areas: usize,
         sums: Option<Sums>,
     ) -> Result<Self, Refusal> {
-        Ok(Self { machine, dma, areas, pools: Table::new("pool")?, contracts: Table::new("contract")?, sums })
+        Ok(Self {
+            machine,
+            dma,
+            areas,
+            pools: Table::new("pool")?,
+            contracts: Table::new("contract")?,
+            sums,
+            empties: AtomicBool::new(false),
+        })
     }
 
     pub(crate) const fn machine(&self) -> &'static Machine {
@@ -61,6 +71,17 @@ impl Instance {
     /// Returns the sums of streams, if the CPU's writes are looked for.
     pub(crate) const fn sums(&self) -> Option<&Sums> {
         self.sums.as_ref()
+    }
+
+    /// Permits that whole caches are emptied, unless that was permitted before.
+    pub(crate) fn permit_emptying_once(
+        &self,
+        permit: impl FnOnce(&'static Machine) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        if self.empties.swap(true, Ordering::Relaxed) {
+            return Err(Refusal::Permitted);
+        }
+        permit(self.machine).inspect_err(|_| self.empties.store(false, Ordering::Relaxed))
     }
 
     /// Returns the pointer by which C has a buffer at this address. Nothing is accessed.

@@ -33,6 +33,8 @@ pub mod init;
 
 pub mod cores;
 
+pub mod emptying;
+
 pub mod area;
 
 pub mod promise;

@@ -143,14 +143,15 @@ pub(super) fn run<M: Machine + 'static, S: Subject<M>>(
     subject: &mut S,
     transition: Transition,
 ) -> Result<(), S::Refused> {
-    const { assert!(Transition::LONGEST == 6) };
+    const { assert!(Transition::LONGEST == 7) };
     let row = transition.row();
     step(subject, row.first())?;
     step(subject, row.get(1))?;
     step(subject, row.get(2))?;
     step(subject, row.get(3))?;
     step(subject, row.get(4))?;
-    step(subject, row.get(5))
+    step(subject, row.get(5))?;
+    step(subject, row.get(6))
 }
 
 #[inline(always)]

@@ -400,6 +400,13 @@ impl<'m> Ledger<'m> {
         (RISING[found.ilog2() as usize], found.is_power_of_two())
     }
 
+    /// Returns the number of frames of which the caches may hold lines.
+    pub(crate) fn frames_with_lines(&self, place: LedgerPlace) -> u32 {
+        let mut frames = 0;
+        place.look(self.cells, |cell, bits| frames += (cell.residue[1] & bits).count_ones());
+        frames
+    }
+
     /// Returns how many frames, from the range's first on, have one residue, and that residue.
     pub fn residue_run(&self, frames: FrameRange) -> (u32, Residue) {
         let Some(LedgerPlace { mut cell, mut bit, .. }) = self.place(frames) else {

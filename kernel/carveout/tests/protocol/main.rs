@@ -88,9 +88,19 @@ const LOCAL: [(Transition, MapStep, &str); 7] = [
 ];
 
 /// Ops that may change places with the next.
-const COMMUTE: [(Transition, Op, &str); 19] = [
+const COMMUTE: [(Transition, Op, &str); 25] = [
+    (
+        Transition::IntoCoherent,
+        Op::Map(NonCacheable),
+        "a flush needs no mapping; and it comes after, for the mapping is made in the turn of the lock that chose the frames",
+    ),
+    (Transition::IntoCoherent, Op::Flush, "either of the two leaves no line, and then the other is not due"),
     (Transition::IntoCoherent, Op::DeviceBarrier, "no driver opens a port before the call returns that gives it leave"),
-    (Transition::IntoStream, Op::Unmap, "as above"),
+    (Transition::IntoStream, Op::Map(NonCacheable), "as for IntoCoherent"),
+    (Transition::IntoStream, Op::Flush, "as for IntoCoherent"),
+    (Transition::IntoStream, Op::Unmap, "no driver opens a port before the call returns"),
+    (Transition::IntoDevice, Op::Map(NonCacheable), "as for IntoCoherent"),
+    (Transition::IntoDevice, Op::Flush, "as for IntoCoherent"),
     (Transition::IntoDevice, Op::DeviceBarrier, "a barrier needs no mapping"),
     (Transition::IntoDevice, Op::Unmap, "no driver opens a port before the call returns"),
     (Transition::Grant, Op::Flush, "it waits for itself, to the last level"),

@@ -197,9 +197,17 @@ impl Phase {
 /// What the owner calls, with its arguments.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Call {
-    IntoCoherent,
-    IntoStream(Direction),
-    IntoDevice,
+    /// `many`: so many lines are left that whole caches are emptied.
+    IntoCoherent {
+        many: bool,
+    },
+    IntoStream {
+        direction: Direction,
+        many: bool,
+    },
+    IntoDevice {
+        many: bool,
+    },
     Look(View),
     /// `many`: it is so large that whole caches are emptied.
     ForDevice {
@@ -244,9 +252,9 @@ pub(crate) enum Call {
 impl Call {
     const fn transition(self) -> Transition {
         match self {
-            Self::IntoCoherent => Transition::IntoCoherent,
-            Self::IntoStream(_) => Transition::IntoStream,
-            Self::IntoDevice => Transition::IntoDevice,
+            Self::IntoCoherent { .. } => Transition::IntoCoherent,
+            Self::IntoStream { .. } => Transition::IntoStream,
+            Self::IntoDevice { .. } => Transition::IntoDevice,
             Self::Look(_) => Transition::Look,
             Self::ForDevice { .. } => Transition::ForDevice,
             Self::Grant => Transition::Grant,
@@ -926,12 +934,14 @@ impl Protocol {
         }
         state.running = None;
         state.phase = match (call, state.phase) {
-            (Call::IntoCoherent | Call::Reuse, _) => Phase::Coherent { told: false, exposed: false, wrote: false },
+            (Call::IntoCoherent { .. } | Call::Reuse, _) => {
+                Phase::Coherent { told: false, exposed: false, wrote: false }
+            }
             (Call::Tell, _) => Phase::Coherent { told: true, exposed: true, wrote: false },
-            (Call::IntoStream(direction), _) | (Call::ForCpu(_), Phase::Device { direction, .. }) => {
+            (Call::IntoStream { direction, .. }, _) | (Call::ForCpu(_), Phase::Device { direction, .. }) => {
                 Phase::Cpu { direction, view: View::None }
             }
-            (Call::IntoDevice, _) => Phase::DeviceOnly,
+            (Call::IntoDevice { .. }, _) => Phase::DeviceOnly,
             (Call::Look(view), Phase::Cpu { direction, .. }) => {
                 match view {
                     View::Line => state.knows = state.knows.writable(LINE),
@@ -1055,6 +1065,9 @@ impl Protocol {
                     state.knows.many = many;
                 }
             }
+            (Call::IntoCoherent { many } | Call::IntoStream { many, .. } | Call::IntoDevice { many }, _) => {
+                state.knows.many = many;
+            }
             (Call::Reuse | Call::FillWarm | Call::Evict, _) => {
                 state.knows = Knowledge { mapped: true, ..Knowledge::new(state.freed) };
             }
@@ -1088,8 +1101,13 @@ impl Protocol {
             }
             Phase::Lent { open: true, page: Page::Kept } => calls.push(Call::ClosePage),
             Phase::Contiguous { .. } => {
-                calls.extend([Call::IntoCoherent, Call::IntoDevice, Call::Free]);
-                calls.extend(DIRECTIONS.map(Call::IntoStream));
+                // Where there is no line, none are many.
+                let lines = state.knows.residue > Residue::Nothing;
+                for many in [false, true].into_iter().take(1 + usize::from(lines)) {
+                    calls.extend([Call::IntoCoherent { many }, Call::IntoDevice { many }]);
+                    calls.extend(DIRECTIONS.map(|direction| Call::IntoStream { direction, many }));
+                }
+                calls.push(Call::Free);
             }
             Phase::Coherent { told: true, .. } if closed => calls.push(Call::Quarantine),
             // A device that was told is done, and who frees the buffer says so.

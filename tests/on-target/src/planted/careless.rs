@@ -68,6 +68,9 @@ pub(crate) enum Bug {
     PoolNoInvalidate,
     /// The blocks of a pool begin and end inside lines (I3).
     PoolSharedLine,
+    /// Frames that stayed mapped non-cacheable go to somebody else, and that mapping stands (I1). The ledger would refuse
+    /// a module that forgot it, so it is the machine that forgets.
+    WarmNoEviction,
     /// Memory changes hands by set and way on one core of several (I3).
     SetWayOneCore,
     /// The same on all, while the memory is mapped write-back (I3).
@@ -94,7 +97,7 @@ impl Bug {
     }
 }
 
-/// What is under way with the area that is taken from the kernel and given back.
+/// What is under way with the area that is taken from the kernel and given back, or with frames that stayed mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
     /// Nothing.
@@ -107,10 +110,12 @@ pub(crate) enum Stage {
     InUse,
     /// The module gives the area back.
     Leaving,
+    /// Somebody takes frames that stayed mapped. No other mapping ends meanwhile.
+    Evicting,
 }
 
 /// What the boot argument `plant=` calls them.
-pub(crate) const BUGS: [(&str, Bug); 34] = [
+pub(crate) const BUGS: [(&str, Bug); 35] = [
     ("alias", Bug::Alias),
     ("flush-before-unmap", Bug::FlushBeforeUnmap),
     ("no-tlbi", Bug::NoTlbi),
@@ -137,6 +142,7 @@ pub(crate) const BUGS: [(&str, Bug); 34] = [
     ("pool-no-clean", Bug::PoolNoClean),
     ("pool-no-invalidate", Bug::PoolNoInvalidate),
     ("pool-shared-line", Bug::PoolSharedLine),
+    ("warm-no-eviction", Bug::WarmNoEviction),
     ("set-way-one-core", Bug::SetWayOneCore),
     ("set-way-while-mapped", Bug::SetWayWhileMapped),
     ("set-way-outer-first", Bug::SetWayOuterFirst),
@@ -163,7 +169,7 @@ pub(crate) struct Careless {
     outer: Option<NonNull<u32>>,
     /// Whether what is asked is asked by a port.
     pub(crate) at_port: Cell<bool>,
-    /// What is under way with the area that comes and goes.
+    /// What is under way with the area that comes and goes, or with frames that stayed mapped.
     pub(crate) stage: Cell<Stage>,
     /// Whether what is asked is asked for a pool's blocks.
     pub(crate) at_pool: Cell<bool>,
@@ -295,7 +301,10 @@ pub(crate) fn dsb() {
 // SAFETY: the duties are `Armv7a`'s, which does the work. `NoTlbi` and `WalkNotCleaned` break them: that is the point.
 unsafe impl Mmu for Careless {
     fn publish(&self, at: PhysAddr, words: &[u32]) {
-        if self.has(Bug::WalkNotCleaned) || self.has_at(Bug::LateNotPublished, Stage::Breaking) {
+        if self.has(Bug::WalkNotCleaned)
+            || self.has_at(Bug::LateNotPublished, Stage::Breaking)
+            || self.has_at(Bug::WarmNoEviction, Stage::Evicting)
+        {
             dsb();
         } else {
             self.machine.publish(at, words);
@@ -313,7 +322,9 @@ unsafe impl Mmu for Careless {
                 }
             });
         }
-        let left = self.has(Bug::NoTlbi) || self.has_at(Bug::BackNoTlbi, Stage::Leaving);
+        let left = self.has(Bug::NoTlbi)
+            || self.has_at(Bug::BackNoTlbi, Stage::Leaving)
+            || self.has_at(Bug::WarmNoEviction, Stage::Evicting);
         if !left && self.stage.get() != Stage::Breaking {
             self.machine.invalidate_tlb(va, bytes, leaf);
         }

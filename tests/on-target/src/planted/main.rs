@@ -16,6 +16,7 @@ mod careless;
 mod late;
 mod many;
 mod through_the_api;
+mod warm;
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -40,6 +41,7 @@ use late::Late;
 use many::Many;
 use on_target::{Verdict, alloc, ensure};
 use through_the_api::Bench;
+use warm::Warm;
 
 carveout_rt::entry!(main);
 
@@ -107,7 +109,7 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
         hand.map(OWN_FRAMES, area, MemoryType::WriteBack);
     }
     // SAFETY: the kernel carved them out of the direct map and gave them to this program alone (I2).
-    let carved = unsafe { CarveOut::assume("planted", &[area], false) };
+    let carved = unsafe { CarveOut::assume("planted", &[area], true) };
     let carved = [carved, CarveOut::late("late", &[late], false)];
     let dma = Builder::new(machine, carved, window(0..WINDOW_SECTIONS)?).build();
     let dma: &'static Dma<Careless> = Box::leak(Box::new(dma.map_err(|error| error.to_string())?));
@@ -150,7 +152,7 @@ fn with_one_core(
     own: FrameRange,
     late: FrameRange,
 ) -> Verdict {
-    let mut bench = Bench { machine: hand.machine, dma, master, disk };
+    let mut bench = Bench { machine: hand.machine, dma, master: master.clone(), disk };
     let went = (0..ROUNDS).try_for_each(|round| {
         bench.streams_go_there_and_back(round)?;
         bench.a_stream_goes_both_ways(round)?;
@@ -159,6 +161,7 @@ fn with_one_core(
         bench.packets_share_a_page(round)
     });
     let went = went.and_then(|()| bench.whole_caches_are_emptied(ROUNDS));
+    let went = went.and_then(|()| Warm { machine: hand.machine, dma, master, disk }.work());
     // The console asks the kernel's own areas only.
     while let Some(lost) = dma.next_quarantined() {
         log::warn!(target: "carveout::dma", "{lost} was dropped: it is lost until reset, for the device may still use it");

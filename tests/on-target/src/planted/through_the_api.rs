@@ -28,8 +28,8 @@ fn put(words: &mut [u32], salt: u32) {
     }
 }
 
-/// Hand-overs of the streams after which lines are left: all of those that the CPU wrote or looked at.
-const FLUSHES: u64 = 5;
+/// Hand-overs of streams that the CPU wrote or looked at, and streams of frames of which former owners left lines.
+const FLUSHES: u64 = 5 + 2;
 
 /// A sector and a bit, so that blocks end inside a line.
 const PACKET: u32 = SECTOR + 16;

@@ -1,6 +1,7 @@
 //! Every function, over the fake machine: what it does, and each refusal.
 
 mod areas;
+mod emptying;
 mod functions;
 mod outer;
 mod sequences;

@@ -25,6 +25,10 @@ impl<M: Machine> Contiguous<M> {
     }
 
     /// Zeroes the buffer and maps it non-cacheable, for CPU and device to share.
+    ///
+    /// Here and in the other states, lines that former owners left are dropped first. If they are many times those of
+    /// whole caches ([`FLUSH_FROM`](crate::protocol::FLUSH_FROM)), and the machine can, whole caches are emptied
+    /// instead.
     pub fn into_coherent(self) -> Coherent<M> {
         let mut books = self.raw.books();
         self.coherent_in(&mut books)
@@ -33,6 +37,7 @@ impl<M: Machine> Contiguous<M> {
     /// Makes it coherent, in the turn of the lock that the books have.
     #[inline]
     pub(in crate::dma) fn coherent_in(self, books: &mut Books<'static, M>) -> Coherent<M> {
+        self.raw.weigh(books);
         self.raw.run_in(books, Transition::IntoCoherent);
         Coherent { raw: self.raw }
     }
@@ -57,6 +62,7 @@ impl<M: Machine> Contiguous<M> {
         books: &mut Books<'static, M>,
         direction: D,
     ) -> Stream<M, D, Cpu> {
+        self.raw.weigh(books);
         self.raw.run_in(books, Transition::IntoStream);
         Stream { raw: self.raw, direction, owner: PhantomData }
     }
@@ -70,6 +76,7 @@ impl<M: Machine> Contiguous<M> {
     /// Gives it to devices, in the turn of the lock that the books have.
     #[inline]
     pub(in crate::dma) fn device_in(self, books: &mut Books<'static, M>) -> DeviceOnly<M> {
+        self.raw.weigh(books);
         self.raw.run_in(books, Transition::IntoDevice);
         DeviceOnly { raw: self.raw }
     }

@@ -3,7 +3,7 @@
 //!
 //! Guarantees: when a buffer is dropped, in whatever state, its frames are freed or kept in quarantine.
 
-use crate::addr::FrameRange;
+use crate::addr::{FRAME_SHIFT, FrameRange};
 use crate::dma::body::Body;
 use crate::dma::buffer::direction::{DataDirection, DirectionError};
 use crate::dma::buffer::effort::Effort;
@@ -60,6 +60,33 @@ impl<M: Machine> Raw<M> {
         let Ok(()) = run(&mut passage, transition);
         // Who called keeps the turn.
         mem::forget(passage);
+    }
+
+    /// Takes note whether former owners left so many lines that whole caches are emptied.
+    #[inline]
+    pub(super) fn weigh(&self, books: &mut Books<'static, M>) {
+        if self.knows.get().residue > Residue::Nothing && self.empties_caches_for(self.frames().count()) {
+            self.weigh_each(books);
+        }
+    }
+
+    /// Weighs a buffer that is large enough. Only some of its frames may have lines.
+    #[cold]
+    #[inline(never)]
+    fn weigh_each(&self, books: &mut Books<'static, M>) {
+        let frames = if self.in_ledger.get() {
+            books.state().ledger.frames_with_lines(self.place)
+        } else {
+            self.frames().count()
+        };
+        let many = self.empties_caches_for(frames);
+        self.knows.set(Knowledge { many, ..self.knows.get() });
+    }
+
+    /// Returns whether whole caches are emptied where all lines of so many frames are due.
+    #[inline]
+    fn empties_caches_for(&self, frames: u32) -> bool {
+        self.dma.empties_caches_for((u64::from(frames) << FRAME_SHIFT) / u64::from(self.dma.machine.line()))
     }
 
     /// Puts the buffer away, in this state, under its handle.
