@@ -88,7 +88,7 @@ user_compute:
     mov     r11, r0
     mov     r12, r0
     mov     lr, r0
-1:  adds    r2, r2, r3, ror #7
+1:  adcs    r2, r2, r3, ror #7
     adcs    r3, r3, r4, ror #9
     adcs    r4, r4, r5
     adcs    r5, r5, r6, ror #3
@@ -101,7 +101,8 @@ user_compute:
     adcs    r12, r12, lr, ror #13
     adcs    lr, lr, sp
     adc     sp, sp, r2, ror #1
-    subs    r1, r1, #1
+    sub     r1, r1, #1
+    teq     r1, #0                          @ the carry goes round, for an emulator interrupts at branches
     bne     1b
     eor     r0, r2, r3
     eor     r0, r0, r4
