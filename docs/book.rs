@@ -27,6 +27,7 @@ compiled! {
     glossary: "src/glossary.md",
     embedding: "src/embedding.md",
     drivers: "src/drivers.md",
+    sharing: "src/sharing.md",
     adapters: "src/adapters.md",
     c: "src/c.md",
     features: "src/features.md",

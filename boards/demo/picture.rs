@@ -318,7 +318,7 @@ impl Scaler {
 }
 
 /// Returns the display, and what it is as a bus master: of several, the first that names memory of its own.
-fn display(kernel: &'static Kernel) -> Option<(KnownDisplay, Master)> {
+pub(super) fn display(kernel: &'static Kernel) -> Option<(KnownDisplay, Master)> {
     let (mut first, mut own) = (None, None);
     for display in known::displays(kernel) {
         let names_memory = kernel.layout.area_of(&display.found.path) != Ok(None);

@@ -15,9 +15,10 @@ use super::state::Kernel;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arrayvec::ArrayVec;
-use carveout::addr::{FRAME_SIZE, FrameRange, VirtAddr};
+use carveout::addr::{FRAME_SIZE, FrameRange, PhysAddr, VirtAddr};
 use carveout::machine::LinearMap;
-use carveout::vm::user::{Asid, UserAccess};
+use carveout::vm::mapped::Part;
+use carveout::vm::user::{Asid, UserAccess, UserSpace};
 use carveout::vm::user_tables::UserTables;
 use carveout_armv7a::mmu::Armv7a;
 use carveout_rt::address_space::direct_map;
@@ -89,6 +90,29 @@ impl Space {
         let has_data = unsafe { space.map_own(DATA, data.frames(), Some(UserAccess::ReadWrite)) };
         let memory = ArrayVec::from([tables, code, data]);
         (has_code && has_data).then_some(Self { tables: space, _memory: memory, _number: number })
+    }
+}
+
+// SAFETY: the tables do what the trait asks for, and are there as long as the space.
+unsafe impl UserSpace for Space {
+    fn first_level(&self) -> PhysAddr {
+        self.tables.first_level()
+    }
+
+    fn reserve(&self, pages: u32) -> Option<VirtAddr> {
+        self.tables.reserve(pages)
+    }
+
+    fn release(&self, va: VirtAddr, pages: u32) {
+        self.tables.release(va, pages);
+    }
+
+    fn map(&self, va: VirtAddr, part: Part<'_>, access: UserAccess) {
+        self.tables.map(va, part, access);
+    }
+
+    fn unmap(&self, va: VirtAddr, pages: u32) {
+        self.tables.unmap(va, pages);
     }
 }
 

@@ -18,6 +18,7 @@ use carveout::dma::{AreaId, Dma, Master};
 use carveout::machine::Registers;
 use carveout::sync::Lock;
 use carveout::vm::audit::{Expect, Findings, KernelMap, Report};
+use carveout::vm::user::UserPages;
 use carveout_armv7a::cores::World;
 use carveout_armv7a::l2c310::L2c310;
 use carveout_armv7a::mmu::Armv7a;
@@ -162,10 +163,24 @@ impl Kernel {
         self.audit_beside(&cores)
     }
 
+    /// Walks the live tables as [`audit`](Self::audit) does, and those of processes, whose first-level tables are
+    /// `roots`. `users` says which pages of buffers they may have.
+    ///
+    /// # Errors
+    ///
+    /// As [`audit`](Self::audit).
+    pub fn audit_users(&self, roots: &[PhysAddr], users: &dyn UserPages) -> Result<Report, Findings> {
+        self.audit_with(&Expect { roots, users: Some(users), ..Expect::CARVED })
+    }
+
     /// Walks the live tables by this core's registers, which must be the same as these, by the number of their core.
     pub(super) fn audit_beside(&self, cores: &[(u32, Registers)]) -> Result<Report, Findings> {
-        let (ram, firmware) = (self.info.banks(), &self.unmapped);
-        let expect = Expect { kernel: Some(KernelMap { ram, text: self.text }), firmware, roots: &[], cores };
-        self.dma.audit(&expect, |_| {})
+        self.audit_with(&Expect { cores, ..Expect::CARVED })
+    }
+
+    /// Walks the live tables, and compares them with this kernel's own map too.
+    fn audit_with(&self, expect: &Expect<'_>) -> Result<Report, Findings> {
+        let kernel = Some(KernelMap { ram: self.info.banks(), text: self.text });
+        self.dma.audit(&Expect { kernel, firmware: &self.unmapped, ..*expect }, |_| {})
     }
 }

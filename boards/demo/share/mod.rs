@@ -1,17 +1,29 @@
-//! Processes: two that take turns on a core, one that waits for another, and one that touches what it must not. The
-//! boot argument `demo=share` runs them.
+//! Processes that share buffers: one paints, one reads the text of the picture and writes it on the picture, the scaler
+//! and the display have picture and screen in turns, and two processes touch what they must not. The boot argument
+//! `demo=share` runs them.
 //!
 //! Guarantees: what the processes did is compared with what they must do. All memory that they had is free again.
 
+mod calls;
+mod screen;
+
+use self::calls::{Seen, ShareCalls};
+use self::screen::Screen;
+use super::ending::end;
 use super::failure::Failure;
+use super::memory::{SCALER, master};
 use crate::kernel::process::Process;
 use crate::kernel::schedule::{self, Counts};
 use crate::kernel::state::Kernel;
 use crate::println;
+use alloc::boxed::Box;
 use alloc::format;
 use carveout::addr::FRAME_SIZE;
+use carveout::dma::{ShareLimits, Shares};
+use carveout_armv7a::mmu::Armv7a;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
+use spin::Once;
 
 global_asm!(include_str!("programs.s"));
 
@@ -28,50 +40,88 @@ macro_rules! program {
     }};
 }
 
-/// Lines that a talker prints.
-const TURNS: u32 = 5;
-/// What it counts to after each: many slices, for an emulator is late with its timers on a busy host.
-const STEPS: u32 = 16_000_000;
-/// How long the intruder sleeps, in microseconds.
+/// The processes, in the order of their numbers.
+const NAMES: [&str; 4] = ["painter", "viewer", "intruder", "burglar"];
+/// The pictures that are painted.
+const PICTURES: u32 = 3;
+/// How long the burglar sleeps, in microseconds.
 const LURKS: u32 = 3_000;
 /// The exit code of a process that was killed.
 const KILLED: Option<u32> = Some(255);
+/// One client more than processes: the screen.
+const LIMITS: ShareLimits = ShareLimits { clients: 8, grants: 16, buffers: 4 };
+
+/// Returns the shares, which are made once.
+fn shares(kernel: &'static Kernel) -> Result<&'static Shares<Armv7a>, Failure> {
+    static SHARES: Once<&'static Shares<Armv7a>> = Once::new();
+    let make = || Shares::new(kernel.dma, LIMITS).map(|shares| &*Box::leak(Box::new(shares)));
+    let made = SHARES.try_call_once(make).copied();
+    made.map_err(|_| Failure::Share("no memory for the books of shared buffers".into()))
+}
 
 /// Runs the demo.
 pub(super) fn run(kernel: &'static Kernel) -> Result<(), Failure> {
+    let shares = shares(kernel)?;
     let before = kernel.heap_free();
-    // The kernel's own, which the intruder wants.
+    let scaler = master(kernel, SCALER, "scaler");
+    let screen = Screen::new(kernel, shares, scaler.clone())?;
+    let calls = ShareCalls::new(kernel, shares, scaler, screen);
+    let result = processes(kernel, &calls);
+    let (screen, seen) = calls.end();
+    let Seen { waited, served, shown, effort, audited } = seen;
+    let stats = shares.stats();
+    println!(
+        "share: {shown} pictures; domains changed {} times, asked for as they were {} times; users' mappings made {}, \
+         ended {}",
+        stats.changes, stats.free, stats.mapped, stats.unmapped
+    );
+    println!(
+        "share: {waited} faults waited for a device, {served} made pages the CPU's; lines of the picture cleaned {}, \
+         invalidated {}",
+        effort.cleaned.inner, effort.invalidated.inner
+    );
+    let ended = result.and_then(|()| end(kernel, screen.is_displayed()));
+    screen.off();
+    ended?;
+    if shown != PICTURES || waited == 0 || audited != Some(true) {
+        return Err(Failure::Share(format!(
+            "{shown} pictures were shown, {waited} faults waited, audited {audited:?}"
+        )));
+    }
+    let after = kernel.heap_free();
+    if after < before {
+        return Err(Failure::Share(format!("{} bytes of heap were not given back", before - after)));
+    }
+    Ok(())
+}
+
+/// Runs the processes.
+fn processes(kernel: &'static Kernel, calls: &ShareCalls) -> Result<(), Failure> {
+    // The kernel's own, which the burglar wants.
     let secret = kernel.dma.alloc(&kernel.master("secret"), FRAME_SIZE, 1);
     let secret = secret.map_err(|error| Failure::NoRoom { what: "the secret", error })?.into_coherent();
     let at = secret.as_ptr().addr().get() as u32;
-
-    let talker = program!(carveout_talker, carveout_talker_end);
-    let waiter = program!(carveout_waiter, carveout_waiter_end);
-    let intruder = program!(carveout_intruder, carveout_intruder_end);
-    for (name, program, args) in [
-        ("painter", talker, [TURNS, STEPS, 0, 0]),
-        ("viewer", talker, [TURNS, STEPS, 0, 0]),
-        ("intruder", intruder, [at, LURKS, 0, 0]),
-        ("waiter", waiter, [0; 4]),
-    ] {
+    let programs = [
+        (program!(carveout_painter, carveout_painter_end), [PICTURES, 0, 0, 0]),
+        (program!(carveout_viewer, carveout_viewer_end), [PICTURES, 0, 0, 0]),
+        (program!(carveout_intruder, carveout_intruder_end), [0; 4]),
+        (program!(carveout_burglar, carveout_burglar_end), [at, LURKS, 0, 0]),
+    ];
+    for (name, (program, args)) in NAMES.into_iter().zip(programs) {
         let spawned = Process::new(kernel, name, program, args).is_some_and(|process| schedule::spawn(process).is_ok());
         if !spawned {
             return Err(Failure::Share(format!("no memory for the process {name}")));
         }
     }
     let counts = Counts::default();
-    let codes = schedule::run(kernel, &(), &counts);
-    let [preempted, calls, killed] =
+    let codes = schedule::run(kernel, calls, &counts);
+    let [preempted, called, killed] =
         [&counts.preempted, &counts.calls, &counts.killed].map(|count| count.load(Ordering::Relaxed));
-    println!("share: {calls} calls, {preempted} times preempted, {killed} killed");
+    println!("share: {called} calls, {preempted} times preempted, {killed} killed");
     // SAFETY: no device was told.
     drop(unsafe { secret.release() });
-    if codes[..4] != [Some(TURNS), Some(TURNS), KILLED, Some(0)] {
+    if codes[..NAMES.len()] != [Some(PICTURES), Some(PICTURES), KILLED, KILLED] {
         return Err(Failure::Share(format!("the processes ended with {codes:?}")));
-    }
-    let after = kernel.heap_free();
-    if after < before {
-        return Err(Failure::Share(format!("{} bytes of heap were not given back", before - after)));
     }
     Ok(())
 }

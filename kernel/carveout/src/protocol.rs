@@ -33,6 +33,10 @@ pub enum MapStep {
 pub const MAP: [MapStep; 4] = [MapStep::Claim, MapStep::Describe, MapStep::Publish, MapStep::ForgetTable];
 /// The steps that end a mapping.
 pub const UNMAP: [MapStep; 4] = [MapStep::Erase, MapStep::Publish, MapStep::InvalidateTlb, MapStep::Release];
+/// The steps that give users pages which the kernel has mapped. The kernel's claim covers them.
+pub const MAP_USERS: [MapStep; 2] = [MapStep::Describe, MapStep::Publish];
+/// The steps that take users' pages from them, in every address space.
+pub const UNMAP_USERS: [MapStep; 3] = [MapStep::Erase, MapStep::Publish, MapStep::InvalidateTlb];
 
 /// A row of steps as `vm::space` takes it. It takes the steps on descriptors section by section, so that each
 /// descriptor is found once.
@@ -143,6 +147,10 @@ pub enum Op {
     Break,
     /// The ledger gives the claim to the kernel, which may map the frames from now on.
     Yield,
+    /// Users get pages of the frames, with the attribute of the kernel's mapping: [`MAP_USERS`].
+    MapUsers,
+    /// No user has pages of the frames any more: [`UNMAP_USERS`].
+    UnmapUsers,
 }
 
 /// The condition under which an operation is due, by what is known of the frames.
@@ -166,6 +174,8 @@ pub enum When {
     Stale,
     /// The CPU wrote to memory, itself or by a clean, with no device barrier since.
     Unordered,
+    /// Users may have pages of the frames.
+    Shared,
 }
 
 /// An operation, and when it is due.
@@ -228,11 +238,17 @@ pub enum Transition {
     GiveBlock,
     /// A block of a pool of streams is the CPU's again.
     TakeBlock,
+    /// Users get pages of a buffer that they share, through the caches.
+    Show,
+    /// Users get pages of a buffer that they share, past the caches.
+    ShowUncached,
+    /// Pages of a shared buffer are nobody's for now.
+    Hide,
 }
 
 impl Transition {
     /// All transitions.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::IntoCoherent,
         Self::IntoStream,
         Self::IntoDevice,
@@ -258,6 +274,9 @@ impl Transition {
         Self::GiveBack,
         Self::GiveBlock,
         Self::TakeBlock,
+        Self::Show,
+        Self::ShowUncached,
+        Self::Hide,
     ];
 
     /// The number of steps of the longest row.
@@ -274,8 +293,11 @@ impl Transition {
     /// Returns the transition's operations, in their order.
     pub const fn row(self) -> &'static [Due] {
         use MemoryType::{NonCacheable, WriteBack};
-        use Op::{Break, Clean, DeviceBarrier, Discard, Flush, Hold, Invalidate, Map, Mark, Unmap, Yield, Zero};
-        use When::{Always, Lines, ManyLines, Mapped, Stale, Unmapped, Unordered, Unzeroed, Written};
+        use Op::{
+            Break, Clean, DeviceBarrier, Discard, Flush, Hold, Invalidate, Map, MapUsers, Mark, Unmap, UnmapUsers,
+        };
+        use Op::{Yield, Zero};
+        use When::{Always, Lines, ManyLines, Mapped, Shared, Stale, Unmapped, Unordered, Unzeroed, Written};
         match self {
             Self::IntoCoherent => &[
                 (Always, Map(NonCacheable)),
@@ -300,7 +322,8 @@ impl Transition {
                 (Always, Hold(Holder::Device)),
             ],
             Self::Look => &[(Unmapped, Map(WriteBack)), (Stale, Invalidate)],
-            Self::ForDevice => &[(Written, Clean), (Mapped, Unmap)],
+            // Users go first: what one of them writes after the clean would stay in a dirty line.
+            Self::ForDevice => &[(Shared, UnmapUsers), (Written, Clean), (Mapped, Unmap)],
             // Nothing maps the frames from `ForDevice` on. So what is dropped here stays dropped, and the CPU's next
             // look finds no stale line.
             Self::Grant => &[(ManyLines, Flush), (Unordered, DeviceBarrier), (Always, Hold(Holder::Device))],
@@ -339,6 +362,11 @@ impl Transition {
             // device writes, and are dropped before the CPU looks again.
             Self::GiveBlock => &[(Written, Clean), (Unordered, DeviceBarrier)],
             Self::TakeBlock => &[(Stale, Invalidate)],
+            // A user's rights may change, so its pages are taken away first.
+            Self::Show => &[(Shared, UnmapUsers), (Unmapped, Map(WriteBack)), (Stale, Invalidate), (Always, MapUsers)],
+            Self::ShowUncached => &[(Shared, UnmapUsers), (Unmapped, Map(NonCacheable)), (Always, MapUsers)],
+            // The kernel's mapping covers those of users, so it ends after them.
+            Self::Hide => &[(Shared, UnmapUsers), (Mapped, Unmap)],
         }
     }
 }
@@ -361,6 +389,12 @@ impl Span {
         self.start == self.end
     }
 
+    /// Returns the span of as many bytes that begins so many bytes later.
+    #[must_use]
+    pub const fn moved_by(self, bytes: u32) -> Self {
+        if self.is_empty() { self } else { Self { start: self.start + bytes, end: self.end + bytes } }
+    }
+
     /// Returns the smallest span that holds both.
     #[must_use]
     pub fn with(self, more: Self) -> Self {
@@ -374,6 +408,7 @@ impl Span {
 
 /// What is known of frames. This alone decides what is due.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is the answer to a question of `When`")]
 pub struct Knowledge {
     /// Whether a mapping exists.
     pub mapped: bool,
@@ -387,12 +422,15 @@ pub struct Knowledge {
     pub unordered: bool,
     /// Whether the lines that the caches may hold are so many that whole caches are emptied at the hand-over.
     pub many: bool,
+    /// Whether users may have pages of the frames.
+    pub shared: bool,
 }
 
 impl Knowledge {
     /// Makes the knowledge of frames that nothing maps, and that former owners left with this residue.
     pub const fn new(residue: Residue) -> Self {
-        Self { mapped: false, residue, written: Span::EMPTY, stale: Span::EMPTY, unordered: false, many: false }
+        let (written, stale) = (Span::EMPTY, Span::EMPTY);
+        Self { mapped: false, residue, written, stale, unordered: false, many: false, shared: false }
     }
 
     /// Returns whether an operation is due.
@@ -408,6 +446,7 @@ impl Knowledge {
             When::ManyLines => self.many && self.residue > Residue::Nothing,
             When::Stale => !self.stale.is_empty(),
             When::Unordered => self.unordered,
+            When::Shared => self.shared,
         }
     }
 
@@ -445,6 +484,8 @@ impl Knowledge {
                 self.many = false;
             }
             Op::Mark(residue) => self.residue = residue,
+            Op::MapUsers => self.shared = true,
+            Op::UnmapUsers => self.shared = false,
             Op::Yield => {}
         }
         self
@@ -455,6 +496,13 @@ impl Knowledge {
     pub fn writable(mut self, span: Span) -> Self {
         self.residue = Residue::Dirty;
         self.written = self.written.with(span);
+        self
+    }
+
+    /// Returns what is known once the CPU, or a user, may write past the caches.
+    #[must_use]
+    pub const fn writable_uncached(mut self) -> Self {
+        self.unordered = true;
         self
     }
 

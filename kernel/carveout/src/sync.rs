@@ -12,10 +12,11 @@
 //! | 0 to 3 | the embedding kernel's, inside of which it may call this crate | |
 //! | 4 | [`DMA`](Rank::DMA): all of [`Dma`](crate::dma::Dma) but who holds each buffer | updates of indexes, ledger, records and descriptors, with their TLB invalidate; and the audit |
 //! | 5 | [`OUTER_CACHE`](Rank::OUTER_CACHE): the PL310's registers | a page of line operations, or one operation by way |
+//! | 5 | [`SHARES`](Rank::SHARES): the book of shared buffers ([`Shares`](crate::dma::Shares)); nothing is called while it is held | updates of the book |
 //! | 5 | [`USER`](Rank::USER): the tables of a process | updates of them, with their TLB invalidate |
 //! | 6, 7 | the embedding kernel's, inside of which it calls nothing of this crate | |
 //!
-//! None of the three is held over zeroing, copying or maintenance of a buffer. The work lane
+//! None of them is held over zeroing, copying or maintenance of a buffer. The work lane
 //! ([`Borrower`](crate::dma::Borrower)) is waited for without a lock, before [`DMA`](Rank::DMA) is taken. Its turns
 //! come in the order in which they were asked for. A turn is a batch of at most 15 pages copied or 31 pages zeroed. Of
 //! n cores, one waits for at most n - 1 turns, with interrupts masked. Interrupts are masked by CPSR.I, so fast ones
@@ -82,6 +83,8 @@ impl Rank {
     pub const DMA: Self = Self(4);
     /// The rank of the lock of the outer cache's controller.
     pub const OUTER_CACHE: Self = Self(5);
+    /// The rank of the lock of a book of shared buffers.
+    pub const SHARES: Self = Self(5);
 
     /// The rank of the lock of [`UserTables`](crate::vm::user_tables::UserTables). It is taken inside of all others but
     /// the heap's, and never with [`OUTER_CACHE`](Self::OUTER_CACHE).

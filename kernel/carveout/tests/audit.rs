@@ -189,7 +189,7 @@ impl Bench {
         roots: &[PhysAddr],
         cores: &[(u32, Registers)],
     ) -> (Result<Report, Findings>, Vec<Finding>) {
-        let expect = Expect { kernel: Some(KERNEL), firmware: &[FIRMWARE], roots, cores };
+        let expect = Expect { kernel: Some(KERNEL), firmware: &[FIRMWARE], roots, cores, users: None };
         let mut all = Vec::new();
         let verdict = audit(&self.tables, &expect, WINDOW, &mut self.ledger, |finding| all.push(finding));
         assert_eq!(verdict.map_or_else(|findings| findings.total() as usize, |_| 0), all.len(), "each is shown once");
@@ -242,6 +242,7 @@ fn a_clean_kernel_is_reported_in_exact_numbers() {
         small_pages: 4,
         direct_frames: 16 + 3 * 256 + 16 + 1,
         window_frames: 16 + 1 + 256 + 1,
+        user_pages: 0,
         carved_frames: 1024,
         text_frames: 16,
     };
@@ -575,7 +576,7 @@ fn i2_users_reach_no_carved_frame() {
         found(
             |b| b.tables.set_l2(0xc000_1000, word),
             exposed,
-            "I4: 0xc0001000 maps carved frame 0x60400000 for users or for one address space alone; unmap it",
+            "I4: 0xc0001000 maps carved frame 0x60400000 for users or for one address space alone, and nobody permits that; unmap it",
         );
     }
 }

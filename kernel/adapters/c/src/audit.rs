@@ -78,7 +78,7 @@ pub unsafe extern "C" fn carveout_audit(
         // SAFETY: it is NULL or points to as many addresses, as the header says of it.
         let roots = unsafe { kernel::roots(*roots, *root_count) };
         let kernel = Some(KernelMap { ram: &ram, text: text.frames()? });
-        let expect = Expect { kernel, firmware: &[], roots, cores: &[] };
+        let expect = Expect { kernel, firmware: &[], roots, cores: &[], users: None };
         let found = instance.dma().audit(&expect, |finding| {
             let mut line = [0; 256];
             write_line(&mut line, finding);

@@ -117,6 +117,16 @@ pub(super) trait Subject<M: Machine + 'static> {
         unreachable!("in rows of areas that come and go");
     }
 
+    /// Gives users what they may have of them, through this mapping.
+    fn map_users(&self, _: &Mapped) {
+        unreachable!("in rows of shared buffers");
+    }
+
+    /// Takes from users what they have of them.
+    fn unmap_users(&mut self) {
+        unreachable!("in rows of shared buffers");
+    }
+
     /// Gives the kernel the claim to them.
     fn yield_to_kernel(&mut self) {
         unreachable!("in rows of areas that come and go");
@@ -216,6 +226,11 @@ fn execute<M: Machine + 'static, S: Subject<M>>(subject: &mut S, op: Op) -> Resu
         Op::Mark(residue) => subject.mark(residue),
         Op::Break => subject.end_kernels()?,
         Op::Yield => subject.yield_to_kernel(),
+        Op::MapUsers => subject.through_mapping(Subject::map_users),
+        Op::UnmapUsers => {
+            subject.unlock();
+            subject.unmap_users();
+        }
     }
     Ok(())
 }

@@ -54,6 +54,7 @@ mod registry;
 mod report;
 pub(crate) mod scatter;
 pub(crate) mod segment;
+pub(crate) mod share;
 mod shelf;
 mod spare;
 mod standing;
@@ -69,8 +70,8 @@ pub use crate::cma::loan::{
 pub use crate::cma::reach::Reach;
 pub use crate::holder::Holder;
 pub use buffer::{
-    Bidirectional, Coherent, Contiguous, Cpu, DataDirection, Device, DeviceOnly, Direction, DirectionError, Effort,
-    FromDevice, No, Owner, PagesError, Stream, ToDevice, TypedDirection, Yes,
+    Bidirectional, Coherent, Contiguous, Cpu, CpuAccess, DataDirection, Device, DeviceOnly, Direction, DirectionError,
+    Effort, FromDevice, MAX_PARTS, No, Owner, PagesError, ShareDomain, Stream, ToDevice, TypedDirection, UserView, Yes,
 };
 pub use contract::Contract;
 pub use field::Field;
@@ -88,6 +89,10 @@ pub use registry::{BufferRecord, Dma, DmaStats};
 pub use report::{FaultPlace, Holders};
 pub use scatter::ScatterTable;
 pub use segment::{ScatterError, Segment};
+pub use share::{
+    ClientId, DeviceLease, Offer, ShareError, ShareFault, ShareHandle, ShareHolders, ShareLimits, ShareRights,
+    ShareStats, Shares,
+};
 pub use warm::AfterFree;
 pub use word::Word;
 

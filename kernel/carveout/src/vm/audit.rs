@@ -4,7 +4,9 @@
 //!
 //! - Every carved frame is mapped exactly as the ledger says and nowhere else (I1). None is mapped outside the window
 //!   (I2), by its second name, with NS set, or executable.
-//! - Users reach neither a carved frame nor a table. What users may do otherwise is their kernel's business.
+//! - Users reach no table, and no carved frame but what [`Expect::users`] permits: in the lower half, not global, never
+//!   executable, and with the attribute that the ledger has (I1). What users may do otherwise is their kernel's
+//!   business.
 //! - The registers of every core in [`Expect::cores`] give this crate's descriptors the meaning that this crate relies
 //!   on.
 //!
@@ -30,6 +32,7 @@ use crate::vm::desc::{L1_ENTRIES, L2_ENTRIES, L2_TABLE_SIZE};
 use crate::vm::ledger::{Carved, Ledger};
 use crate::vm::range::VirtRange;
 use crate::vm::registers::{self, Difference, RegisterError};
+use crate::vm::user::{UserAccess, UserPages};
 use crate::vm::walk::{self, Attributes, Caching, Domain, First, Memory, Pointer, Sharing, Translation, Ttbr};
 use core::fmt;
 use core::ops::Range;
@@ -48,11 +51,13 @@ pub struct Expect<'a> {
     /// both. The audit walks by the registers of the core that it runs on, so those of all cores must mean the same.
     /// Only TTBR0 may differ: it may name one of `roots`.
     pub cores: &'a [(u32, Registers)],
+    /// Who knows which carved pages users may have, or `None` if they may have none.
+    pub users: Option<&'a dyn UserPages>,
 }
 
 impl Expect<'_> {
     /// Nothing beside what this crate itself promises of carved frames.
-    pub const CARVED: Self = Self { kernel: None, firmware: &[], roots: &[], cores: &[] };
+    pub const CARVED: Self = Self { kernel: None, firmware: &[], roots: &[], cores: &[], users: None };
 }
 
 /// A kernel's own map as it is to be: RAM is write-back, registers are Device memory, and only text executes.
@@ -79,6 +84,8 @@ pub struct Report {
     pub direct_frames: u32,
     /// Carved frames mapped in the window.
     pub window_frames: u32,
+    /// Pages of carved frames that users have.
+    pub user_pages: u32,
     /// Carved frames in all.
     pub carved_frames: u32,
     /// Frames of text that may be executed, if the kernel's map was judged.
@@ -96,7 +103,8 @@ impl fmt::Display for Report {
             write!(f, "in the direct map; W^X holds, {} frames execute", self.text_frames)
         } else {
             f.write_str("outside the window; the kernel's own map was not judged")
-        }
+        }?;
+        if self.user_pages > 0 { write!(f, "; users have {} pages, as permitted", self.user_pages) } else { Ok(()) }
     }
 }
 
@@ -191,7 +199,8 @@ pub enum Finding {
         /// The frame.
         frame: Frame,
     },
-    /// A carved frame is mapped in a window for users, or for one address space alone (I4).
+    /// A carved frame is mapped for users who may not have it, or not so, or in the window for one address space alone
+    /// (I4).
     Exposed {
         /// The address.
         va: VirtAddr,
@@ -367,7 +376,7 @@ impl fmt::Display for Finding {
             }
             Self::Exposed { va, frame } => write!(
                 f,
-                "I4: {va} maps carved frame {} for users or for one address space alone; unmap it",
+                "I4: {va} maps carved frame {} for users or for one address space alone, and nobody permits that; unmap it",
                 frame.base()
             ),
             Self::TableExposed { va, frame } => {
@@ -464,6 +473,7 @@ pub fn audit<M: Mmu>(
         write_back: walk::meaning(MemoryType::WriteBack, share, &registers).sharing,
         non_cacheable: walk::meaning(MemoryType::NonCacheable, share, &registers).sharing,
         registers,
+        root: PhysAddr::new(0),
         unchecked: 0,
         tables: None,
         report,
@@ -501,6 +511,8 @@ struct Audit<'a, 'l, M, F> {
     /// The shareability of this crate's write-back mappings under these registers, and of its non-cacheable ones.
     write_back: Sharing,
     non_cacheable: Sharing,
+    /// The first-level table that is walked.
+    root: PhysAddr,
     /// The domains that were found unchecked, a bit each.
     unchecked: u16,
     /// The places of tables, once they were asked for.
@@ -553,6 +565,7 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
 
     /// Walks a first-level table, without the words that it has in common with `but_for`.
     fn table(&mut self, table: PhysAddr, ttbr: Ttbr, but_for: Option<PhysAddr>) {
+        self.root = table;
         let sections = self.sections(ttbr);
         let (start, end) = ((4 * sections.start) & !(FRAME_SIZE - 1), 4 * sections.end);
         if !(start..end).step_by(FRAME_SIZE as usize).all(|offset| self.holds_tables(at(table, offset))) {
@@ -717,20 +730,26 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
             return self.found.add(Finding::CarvedOutside { va, frame });
         }
         if let Some(ledger) = state {
-            if !self.window.contains(va) {
+            let theirs = leaf.users.any() && !self.window.contains(va) && self.expect.users.is_some();
+            if !self.window.contains(va) && !theirs {
                 return self.found.add(Finding::CarvedOutside { va, frame });
             }
-            if leaf.users.any() || !leaf.global {
+            if theirs && !self.permits(va, frame, leaf) || !theirs && (leaf.users.any() || !leaf.global) {
                 self.found.add(Finding::Exposed { va, frame });
             }
             let right = matches!(ledger, Carved::Mapped(memory) if has == memory.into());
             if !right {
                 return self.found.add(Finding::Alias { va, frame, has, ledger });
             }
-            if self.ledger.see(frame) {
-                self.found.add(Finding::Twice { va, frame });
+            if theirs {
+                // The kernel's own mapping is the one that is counted.
+                self.report.user_pages += 1;
+            } else {
+                if self.ledger.see(frame) {
+                    self.found.add(Finding::Twice { va, frame });
+                }
+                self.report.window_frames += 1;
             }
-            self.report.window_frames += 1;
         } else if ram {
             if has != WRITE_BACK {
                 return self.found.add(Finding::WrongType { va, frame, has });
@@ -749,6 +768,14 @@ impl<M: Mmu, F: FnMut(Finding)> Audit<'_, '_, M, F> {
         if sharing != wanted {
             self.found.add(Finding::WrongShareability { va, frame, has: sharing });
         }
+    }
+
+    /// Returns whether users may have a carved frame so.
+    fn permits(&self, va: VirtAddr, frame: Frame, leaf: &Translation) -> bool {
+        let permitted = self.expect.users.and_then(|users| users.permitted(self.root, va, frame));
+        let writes = permitted == Some(UserAccess::ReadWrite) || !leaf.users.write;
+        let lower = self.registers.ttbr_of(va) == Ttbr::Ttbr0;
+        permitted.is_some() && writes && lower && !leaf.global && !leaf.users.execute && !leaf.kernel.execute
     }
 
     /// Checks the rights: W^X.

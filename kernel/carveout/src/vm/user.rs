@@ -5,7 +5,7 @@
 //! translations of a frame agree (I1), and the ledger needs one claim for all of them. A user never executes such a
 //! page.
 
-use crate::addr::{PhysAddr, VirtAddr};
+use crate::addr::{Frame, PhysAddr, VirtAddr};
 use crate::vm::mapped::Part;
 use core::fmt;
 use core::marker::PhantomData;
@@ -101,7 +101,11 @@ impl UserRoot<'_> {
 /// - After [`unmap`](Self::unmap), no core translates these addresses for this process, and every access made through
 ///   an older translation is complete.
 /// - An address space number (ASID) that another process had is used after every core forgot its translations.
-pub unsafe trait UserSpace: Sync {
+/// - [`first_level`](Self::first_level) is the table that TTBR0 holds while the process runs.
+pub unsafe trait UserSpace: Send + Sync {
+    /// Returns where the space's first-level table is.
+    fn first_level(&self) -> PhysAddr;
+
     /// Reserves addresses for so many pages, and what tables their mappings need. Returns `None` if there is no room.
     fn reserve(&self, pages: u32) -> Option<VirtAddr>;
 
@@ -114,4 +118,10 @@ pub unsafe trait UserSpace: Sync {
 
     /// Ends the mappings of so many pages. Some of them may not be mapped. It takes no memory and does not fail.
     fn unmap(&self, va: VirtAddr, pages: u32);
+}
+
+/// Who knows which carved pages users may have, for the [audit](super::audit).
+pub trait UserPages: fmt::Debug {
+    /// Returns the rights that a process may have to a frame at an address, by its first-level table.
+    fn permitted(&self, root: PhysAddr, va: VirtAddr, frame: Frame) -> Option<UserAccess>;
 }

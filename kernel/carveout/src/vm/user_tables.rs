@@ -232,6 +232,10 @@ fn sections(pages: &Range<u32>) -> Range<u32> {
 // addresses, all under the lock. The number is this value's alone (contract of `new`), and dropping it makes every core
 // forget it.
 unsafe impl<M: Mmu> UserSpace for UserTables<M> {
+    fn first_level(&self) -> PhysAddr {
+        self.root
+    }
+
     fn reserve(&self, pages: u32) -> Option<VirtAddr> {
         let mut books = self.books.lock();
         let first = books.gap(pages)?;

@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 const SHIPPED: Protocol = Protocol { judge: Judge::Invariants, mutation: Mutation::None, outer: true };
 
 /// Steps that can be left out, and why they are there all the same.
-const IDLE: [(Transition, Op, Step, &str); 7] = [
+const IDLE: [(Transition, Op, Step, &str); 9] = [
     (
         Transition::IntoStream,
         Op::Hold(Holder::Cpu),
@@ -60,22 +60,35 @@ const IDLE: [(Transition, Op, Step, &str); 7] = [
         Step::Yield,
         "for the audit, which takes the frames for ordinary RAM from then on: no area gives them out anyway",
     ),
+    (
+        Transition::ShowUncached,
+        Op::Map(NonCacheable),
+        Step::Map(MapStep::Publish, NonCacheable),
+        "nobody accesses through the kernel's mapping past the caches: it is there for the claim, which users share (I1)",
+    ),
+    (Transition::ShowUncached, Op::Map(NonCacheable), Step::Map(MapStep::ForgetTable, NonCacheable), "as above"),
 ];
 
 /// Ops whose levels may come in the other order, and why.
 const REVERSIBLE: [(Transition, Op, &str); 1] = [(Transition::OpenPort, Op::Discard, "as above: no line is dirty")];
 
 /// Steps that may work on one core alone.
-const LOCAL: [(Transition, MapStep, &str); 5] = [
+const LOCAL: [(Transition, MapStep, &str); 7] = [
     (Transition::IntoStream, MapStep::ForgetTable, "the core that maps is the only one that uses the mapping"),
     (Transition::IntoDevice, MapStep::ForgetTable, "as above"),
     (Transition::OpenPort, MapStep::ForgetTable, "as above, until the port is handed to another core"),
     (Transition::FillReserve, MapStep::ForgetTable, "as above; and what maps lent frames are pages, never sections"),
     (Transition::GiveBack, MapStep::ForgetTable, "the core that maps is the only one that uses the mapping"),
+    (
+        Transition::Show,
+        MapStep::ForgetTable,
+        "as above: users have tables of their own; here one core maps and maintains",
+    ),
+    (Transition::ShowUncached, MapStep::ForgetTable, "nobody accesses through the kernel's mapping past the caches"),
 ];
 
 /// Ops that may change places with the next.
-const COMMUTE: [(Transition, Op, &str); 16] = [
+const COMMUTE: [(Transition, Op, &str); 19] = [
     (Transition::IntoCoherent, Op::DeviceBarrier, "no driver opens a port before the call returns that gives it leave"),
     (Transition::IntoStream, Op::Unmap, "as above"),
     (Transition::IntoDevice, Op::DeviceBarrier, "a barrier needs no mapping"),
@@ -96,6 +109,9 @@ const COMMUTE: [(Transition, Op, &str); 16] = [
     (Transition::FillReserve, Op::Unmap, "nobody gets the frame before it is idle again"),
     (Transition::Take, Op::Break, "as above"),
     (Transition::GiveBack, Op::DeviceBarrier, "a barrier needs no mapping"),
+    (Transition::Show, Op::UnmapUsers, "where users have pages the kernel has them mapped, so the next is not due"),
+    (Transition::ShowUncached, Op::UnmapUsers, "as above"),
+    (Transition::Hide, Op::UnmapUsers, "nobody else claims the frames before the call is over"),
 ];
 
 const DOCUMENT: &str = include_str!("../../../../docs/src/protocol.md");
@@ -182,8 +198,16 @@ fn a_wrong_way_to_empty_whole_caches_is_found() {
     assert!(goes_wrong("whole caches emptied by DCISW", Mutation::FlushDrops));
 }
 
+/// A user's page has the attribute of the kernel's mapping (I1).
+#[test]
+fn another_attribute_for_users_is_found() {
+    let model = Protocol { mutation: Mutation::OtherAttribute, ..SHIPPED };
+    let path = explore(model).path.expect("a fault");
+    assert_eq!(path.last_state().fault, Some(Fault::I1), "{}", narrate(model, &path));
+}
+
 /// The sample in the document.
-const SAMPLE: Mutation = Mutation::Drop(Transition::ForDevice, 0, 1);
+const SAMPLE: Mutation = Mutation::Drop(Transition::ForDevice, 1, 1);
 
 #[test]
 fn every_step_is_necessary() {
@@ -207,17 +231,18 @@ fn every_core_and_every_order_is_necessary() {
     let broadcast = |step: &Step| {
         let map = [MapStep::ForgetTable, MapStep::InvalidateTlb];
         let line = [LineStep::Clean(INNER), LineStep::Invalidate(INNER), LineStep::Flush(INNER)];
-        matches!(step, Step::Map(step, _) if map.contains(step))
+        matches!(step, Step::Map(step, _) | Step::Users(step) if map.contains(step))
             || matches!(step, Step::Line(step) if line.contains(step))
     };
     let mut local = Vec::new();
     for (transition, n, op, k, step) in steps().filter(|(.., step)| broadcast(step)) {
         let what = format!("{transition:?} with {op:?}: {step:?} on one core");
         if !goes_wrong(&what, Mutation::Local(transition, n, k)) {
+            let (Step::Map(step, _) | Step::Users(step)) = step else { panic!("{what}: lines stay elsewhere") };
             local.push((transition, step));
         }
     }
-    assert_eq!(local, LOCAL.map(|(transition, step, _)| (transition, Step::Map(step, NonCacheable))));
+    assert_eq!(local, LOCAL.map(|(transition, step, _)| (transition, step)));
 
     let mut reversible = Vec::new();
     for (transition, n, op) in

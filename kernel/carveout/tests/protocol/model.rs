@@ -1,7 +1,9 @@
 //! The model: one line of one frame, two cores, a device and an adversary. `docs/src/protocol.md` describes it.
 
 use carveout::dma::Holder;
-use carveout::protocol::{self, Due, Knowledge, LineStep, MAP, MapStep, Op, Span, Transition, UNMAP, When};
+use carveout::protocol::{
+    self, Due, Knowledge, LineStep, MAP, MAP_USERS, MapStep, Op, Span, Transition, UNMAP, UNMAP_USERS, When,
+};
 use carveout::vm::attr::MemoryType::{self, NonCacheable, WriteBack};
 use carveout::vm::ledger::Residue;
 use stateright::{Checker, Model, Path, Property};
@@ -35,32 +37,41 @@ pub(crate) struct Outer {
     dirty: bool,
 }
 
-/// Where a frame can be mapped: at its buffer's address, at the port's, in the loan window, where the kernel had it.
+/// Where a frame can be mapped: at its buffer's address, at the port's, in the loan window, where the kernel had it, in
+/// users' address spaces, to read or to write. For users these two are one address, and one descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Place {
     Own,
     Port,
     Lane,
     Kernels,
+    Reader,
+    Writer,
 }
-use Place::{Kernels, Lane, Own, Port};
+use Place::{Kernels, Lane, Own, Port, Reader, Writer};
 
-const PLACES: [Place; 4] = [Own, Port, Lane, Kernels];
+const PLACES: [Place; 6] = [Own, Port, Lane, Kernels, Reader, Writer];
+/// The places whose tables are somebody else's, and are there all the time.
+const OTHERS: u8 = 1 << Kernels as u8 | 1 << Reader as u8 | 1 << Writer as u8;
 /// The owner runs its transitions on core 0, the port on core 1; views are used on both.
 const CORES: [usize; 2] = [0, 1];
 
 /// Translations, as a set: one bit for each place and type.
-const fn entry(place: Place, memory: MemoryType) -> u8 {
+const fn entry(place: Place, memory: MemoryType) -> u16 {
     (match memory {
         WriteBack => 1,
         _ => 2,
     }) << (2 * place as u8)
 }
 /// All write-back ones.
-const CACHEABLE: u8 =
-    entry(Own, WriteBack) | entry(Port, WriteBack) | entry(Lane, WriteBack) | entry(Kernels, WriteBack);
+const CACHEABLE: u16 = entry(Own, WriteBack)
+    | entry(Port, WriteBack)
+    | entry(Lane, WriteBack)
+    | entry(Kernels, WriteBack)
+    | entry(Reader, WriteBack)
+    | entry(Writer, WriteBack);
 /// All of a place.
-const fn entries(place: Place) -> u8 {
+const fn entries(place: Place) -> u16 {
     entry(place, WriteBack) | entry(place, NonCacheable)
 }
 
@@ -155,6 +166,18 @@ pub(crate) enum Phase {
         direction: Direction,
         wrote: bool,
     },
+    /// Users share the buffer, and the line is nobody's now.
+    SharedIdle {
+        uncached: bool,
+    },
+    /// The line is the users': they may write it, or read it alone.
+    SharedCpu {
+        uncached: bool,
+        writes: bool,
+    },
+    SharedDevice {
+        uncached: bool,
+    },
 }
 
 impl Phase {
@@ -167,7 +190,7 @@ impl Phase {
 
     /// A device may access, and no CPU but as a device. Of a block only the types say so.
     const fn is_device(self) -> bool {
-        matches!(self, Self::Device { .. } | Self::DeviceOnly | Self::Quarantined)
+        matches!(self, Self::Device { .. } | Self::DeviceOnly | Self::Quarantined | Self::SharedDevice { .. })
     }
 }
 
@@ -205,6 +228,17 @@ pub(crate) enum Call {
         to_device: bool,
     },
     TakeBlock(Span),
+    /// A stream that nobody looked at becomes a buffer that users share.
+    Share {
+        uncached: bool,
+    },
+    Show {
+        writes: bool,
+    },
+    ShowUncached {
+        writes: bool,
+    },
+    Hide,
 }
 
 impl Call {
@@ -217,7 +251,7 @@ impl Call {
             Self::ForDevice { .. } => Transition::ForDevice,
             Self::Grant => Transition::Grant,
             Self::ForCpu(_) => Transition::ForCpu,
-            Self::IntoContiguous => Transition::IntoContiguous,
+            Self::IntoContiguous | Self::Share { .. } => Transition::IntoContiguous,
             Self::Free => Transition::Free,
             Self::Quarantine => Transition::Quarantine,
             Self::Warm => Transition::Warm,
@@ -235,6 +269,9 @@ impl Call {
             Self::GiveBack => Transition::GiveBack,
             Self::GiveBlock { .. } => Transition::GiveBlock,
             Self::TakeBlock(_) => Transition::TakeBlock,
+            Self::Show { .. } => Transition::Show,
+            Self::ShowUncached { .. } => Transition::ShowUncached,
+            Self::Hide => Transition::Hide,
         }
     }
 }
@@ -265,6 +302,8 @@ pub(crate) enum Step {
     Hold(Holder),
     Mark(Residue),
     Yield,
+    /// On the tables and translations of users.
+    Users(MapStep),
 }
 
 /// An op's step of that number.
@@ -282,6 +321,8 @@ pub(crate) fn step_of(op: Op, n: usize) -> Option<Step> {
         Op::Hold(holder) => only(Step::Hold(holder)),
         Op::Mark(residue) => only(Step::Mark(residue)),
         Op::Yield => only(Step::Yield),
+        Op::MapUsers => MAP_USERS.get(n).copied().map(Step::Users),
+        Op::UnmapUsers => UNMAP_USERS.get(n).copied().map(Step::Users),
     }
 }
 
@@ -350,6 +391,8 @@ pub(crate) enum Mutation {
     FlushMapped,
     /// What is dirty is dropped where whole caches are emptied: DCISW in place of DCCISW.
     FlushDrops,
+    /// Users get pages with another attribute than the kernel's mapping has.
+    OtherAttribute,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -373,7 +416,7 @@ pub(crate) struct State {
     written: [Option<MemoryType>; PLACES.len()],
     seen: [Option<MemoryType>; PLACES.len()],
     /// All translations that each core may hold: any it could have walked since the last invalidate.
-    tlb: [u8; 2],
+    tlb: [u16; 2],
     /// Mappings are sections, which take one step more than pages: where one is, a pointer to an empty table was, and
     /// the core may hold it still. One bit a place.
     pointers: [u8; 2],
@@ -404,6 +447,9 @@ pub(crate) enum Action {
     Take(Context),
     Read(usize),
     Write(usize),
+    /// A user's program runs at any time, and stops where it faults.
+    UserRead(usize),
+    UserWrite(usize),
     PortRead,
     PortWrite,
     DeviceRead,
@@ -580,8 +626,8 @@ impl State {
             for core in CORES {
                 match self.seen[place as usize] {
                     Some(memory) => self.tlb[core] |= entry(place, memory),
-                    // How the kernel maps is its own matter.
-                    None => self.pointers[core] |= (1 << place as u8) & !(1 << Kernels as u8),
+                    // How the kernel maps, and which tables users have, is their own matter.
+                    None => self.pointers[core] |= (1 << place as u8) & !OTHERS,
                 }
             }
         }
@@ -595,7 +641,7 @@ impl State {
     }
 
     /// A core accesses a place: the translations it may use.
-    fn access(&mut self, model: Protocol, core: usize, place: Place) -> u8 {
+    fn access(&mut self, model: Protocol, core: usize, place: Place) -> u16 {
         let found = self.tlb[core] & entries(place);
         if found == 0 || self.pointers[core] & (1 << place as u8) != 0 {
             self.fault = self.fault.or(Some(Fault::Unmapped));
@@ -667,8 +713,8 @@ impl Protocol {
             Mutation::Swap(which, op) if which == transition && n == usize::from(op) => n + 1,
             Mutation::Swap(which, op) if which == transition && n == usize::from(op) + 1 => n - 1,
             Mutation::FlushMapped if transition == Transition::ForDevice => match n {
-                1 => return Some((When::ManyLines, Op::Flush)),
-                2 => 1,
+                2 => return Some((When::ManyLines, Op::Flush)),
+                3 => 2,
                 _ => n,
             },
             _ => n,
@@ -812,7 +858,9 @@ impl Protocol {
                     _ => {
                         let started = started(step, local.then_some(core));
                         let by_address = !matches!(step, LineStep::Flush(_));
-                        if by_address && started & INSIDE != 0 && state.tlb[core] & entries(place) == 0 {
+                        let mapped = state.tlb[core] & entries(place) != 0;
+                        let walked = state.pointers[core] & 1 << place as u8 == 0;
+                        if by_address && started & INSIDE != 0 && !(mapped && walked) {
                             state.fault = state.fault.or(Some(Fault::Unmapped));
                         }
                         if holds_line(span) && (self.outer || started & INSIDE != 0) {
@@ -838,6 +886,30 @@ impl Protocol {
                 state.fault = state.fault.or(state.claimed.then_some(Fault::Refused));
                 state.claimed = true;
             }
+            Step::Users(step) => match step {
+                MapStep::Describe => {
+                    let writes = matches!(state.phase, Phase::SharedCpu { writes: true, .. });
+                    let other = |memory| if memory == WriteBack { NonCacheable } else { WriteBack };
+                    let memory = state.written[Own as usize];
+                    let memory = if self.mutation == Mutation::OtherAttribute { memory.map(other) } else { memory };
+                    let [reader, writer] = if writes { [None, memory] } else { [memory, None] };
+                    (state.written[Reader as usize], state.written[Writer as usize]) = (reader, writer);
+                }
+                MapStep::Erase => (state.written[Reader as usize], state.written[Writer as usize]) = (None, None),
+                MapStep::Publish => {
+                    for place in [Reader, Writer] {
+                        state.seen[place as usize] = state.written[place as usize];
+                    }
+                    state.complete_all(self, context, INSIDE);
+                }
+                MapStep::InvalidateTlb => {
+                    for core in cores {
+                        state.tlb[core] &= !(entries(Reader) | entries(Writer));
+                    }
+                    state.complete_all(self, context, INSIDE);
+                }
+                MapStep::Claim | MapStep::ForgetTable | MapStep::Release => unreachable!("the kernel's own"),
+            },
         }
         true
     }
@@ -871,6 +943,23 @@ impl Protocol {
             (Call::ForDevice { .. }, phase) => {
                 self.begin(state, Owner, Call::Grant);
                 phase
+            }
+            (Call::Share { uncached }, _)
+            | (Call::ForCpu(_), Phase::SharedDevice { uncached })
+            | (Call::Look(_), Phase::SharedIdle { uncached })
+            | (Call::Hide, Phase::SharedCpu { uncached, .. } | Phase::SharedIdle { uncached }) => {
+                Phase::SharedIdle { uncached }
+            }
+            (Call::Show { writes } | Call::ShowUncached { writes }, phase) => {
+                state.knows = match (call, writes) {
+                    (_, false) => state.knows,
+                    (Call::Show { .. }, true) => state.knows.writable(EVERYTHING),
+                    _ => state.knows.writable_uncached(),
+                };
+                phase
+            }
+            (Call::Grant, Phase::SharedCpu { uncached, .. } | Phase::SharedIdle { uncached }) => {
+                Phase::SharedDevice { uncached }
             }
             (Call::Grant, Phase::Cpu { direction, .. }) => Phase::Device { direction, wrote: false },
             (Call::IntoContiguous, _) => Phase::Contiguous { used: true },
@@ -954,6 +1043,12 @@ impl Protocol {
             (Call::TakeBlock(span), Phase::DeviceBlock { direction, .. }) if direction.device_writes => {
                 state.knows = state.knows.device_wrote(span);
             }
+            (Call::ForCpu(span), Phase::SharedDevice { .. }) => state.knows = state.knows.device_wrote(span),
+            // What a program does from the first page on counts.
+            (Call::Show { writes } | Call::ShowUncached { writes }, phase) => {
+                *phase = Phase::SharedCpu { uncached: matches!(call, Call::ShowUncached { .. }), writes };
+            }
+            (Call::ForDevice { many }, Phase::SharedCpu { .. } | Phase::SharedIdle { .. }) => state.knows.many = many,
             (_, Phase::Cpu { view, .. }) => {
                 *view = View::None;
                 if let Call::ForDevice { many } = call {
@@ -1008,6 +1103,9 @@ impl Protocol {
                 calls.extend([Call::ForDevice { many: false }, Call::IntoContiguous, Call::Free]);
                 // Where there is no line, none are many.
                 calls.extend((state.knows.residue > Residue::Nothing).then_some(Call::ForDevice { many: true }));
+                // Users are to share it.
+                let new = direction == DIRECTIONS[2] && state.knows.residue <= Residue::Nothing && !state.knows.mapped;
+                calls.extend([false, true].iter().filter(|_| new).map(|&uncached| Call::Share { uncached }));
                 // A pool takes over.
                 calls.extend((view == View::Read).then_some(Call::GiveBlock { to_device: false }));
             }
@@ -1018,6 +1116,24 @@ impl Protocol {
             Phase::DeviceOnly if closed => calls.extend([Call::IntoContiguous, Call::Quarantine]),
             // The pool ends.
             Phase::FreeBlock { .. } => calls.push(Call::Free),
+            Phase::SharedIdle { uncached } | Phase::SharedCpu { uncached, .. } => {
+                let show = |writes| if uncached { Call::ShowUncached { writes } } else { Call::Show { writes } };
+                let writes = matches!(state.phase, Phase::SharedCpu { writes: true, .. });
+                calls.extend([false, true].iter().filter(|&&more| more || !writes).map(|&more| show(more)));
+                let idle = matches!(state.phase, Phase::SharedIdle { .. });
+                let unseen = idle && !state.knows.mapped;
+                let (written, stale) = (state.knows.due(When::Written), state.knows.due(When::Stale));
+                if unseen && (written || stale) {
+                    // It was split or joined since.
+                    calls.push(Call::Look(View::None));
+                }
+                if !(unseen && written) {
+                    calls.push(Call::ForDevice { many: false });
+                    calls.extend((state.knows.residue > Residue::Nothing).then_some(Call::ForDevice { many: true }));
+                }
+                calls.push(if idle && unseen { Call::Free } else { Call::Hide });
+            }
+            Phase::SharedDevice { .. } if closed => calls.extend([Call::ForCpu(EVERYTHING), Call::Quarantine]),
             Phase::CpuBlock { .. } => calls.extend([true, false].map(|to_device| Call::GiveBlock { to_device })),
             Phase::DeviceBlock { wrote, .. } => {
                 // The pool ends while a device has the block.
@@ -1038,7 +1154,7 @@ impl Protocol {
             }
             Phase::Free => actions.extend([Action::Alloc, Action::Lend]),
             Phase::Warm if self.mutation == Mutation::ForgetEviction => actions.extend([Action::Alloc, Action::Lend]),
-            Phase::Warm | Phase::Contiguous { .. } => {}
+            Phase::Warm | Phase::Contiguous { .. } | Phase::SharedIdle { .. } | Phase::SharedCpu { .. } => {}
             Phase::Lent { open: false, .. } => actions.push(Action::Recall),
             Phase::Lent { page, .. } => {
                 actions.extend(CORES.map(Action::Write));
@@ -1066,7 +1182,11 @@ impl Protocol {
                 actions.push(Action::DeviceRead);
                 actions.extend(direction.device_writes.then_some(Action::DeviceWrite));
             }
-            Phase::Coherent { .. } | Phase::Device { .. } | Phase::DeviceOnly | Phase::Quarantined => {
+            Phase::Coherent { .. }
+            | Phase::Device { .. }
+            | Phase::DeviceOnly
+            | Phase::Quarantined
+            | Phase::SharedDevice { .. } => {
                 let writes = !matches!(state.phase, Phase::Device { direction, .. } if !direction.device_writes);
                 if port_closed {
                     actions.push(Action::DeviceRead);
@@ -1124,9 +1244,34 @@ impl Protocol {
             let port_closed = state.port.is_none() && !state.port_open;
             let left = all & entries(Own) != 0 && state.running.is_none()
                 || all & entries(Port) != 0 && port_closed
-                || all & entries(Lane) != 0;
+                || all & (entries(Lane) | entries(Reader) | entries(Writer)) != 0;
             state.fault = state.fault.or(left.then_some(Fault::I4));
         }
+    }
+}
+
+impl Protocol {
+    /// A user's program reads or writes. Where it has no translation it faults, and stops. It must not once the call is
+    /// over that gave it the page.
+    fn user_accesses(self, state: &mut State, core: usize, writes: bool) -> Option<()> {
+        let [reader, writer] = [Reader, Writer].map(|place| state.tlb[core] & entries(place) != 0);
+        let over = state.running.is_none();
+        if !(over || writer || reader && !writes) {
+            return None;
+        }
+        // The reader's descriptor may be the one that the core uses, if it has both.
+        let place = if reader && !writes { Reader } else { Writer };
+        if !writes {
+            state.cpu_reads(self, core, place);
+            return Some(());
+        }
+        let found = state.access(self, core, place);
+        if reader && over {
+            state.fault = state.fault.or(Some(Fault::Unmapped));
+        }
+        let memory = if found & CACHEABLE != 0 { WriteBack } else { NonCacheable };
+        state.cpu_writes(core, memory, Fresh);
+        Some(())
     }
 }
 
@@ -1145,7 +1290,7 @@ impl Model for Protocol {
             written: [None; PLACES.len()],
             seen: [None; PLACES.len()],
             tlb: [0; 2],
-            pointers: [!(1 << Kernels as u8); 2],
+            pointers: [!OTHERS; 2],
             claimed: false,
             freed: Residue::Nothing,
             record: (Holder::Nobody, Residue::Nothing),
@@ -1174,6 +1319,12 @@ impl Model for Protocol {
             actions.extend(calls.into_iter().map(|call| Action::Begin(Owner, call)));
             self.uses(state, actions);
         }
+        if let Phase::SharedCpu { writes, .. } = state.phase {
+            for core in CORES {
+                actions.push(Action::UserRead(core));
+                actions.extend(writes.then_some(Action::UserWrite(core)));
+            }
+        }
         if state.port.is_some() {
             actions.extend(self.may_step(state, Mock).then_some(Action::Take(Mock)));
         } else if state.port_open {
@@ -1184,8 +1335,13 @@ impl Model for Protocol {
             let promised = state.running.is_none()
                 || self.judge == Judge::Careless && !self.holds_lock(state.running, &state.knows);
             let granted = state.record.0 == Holder::Device;
-            let due =
-                matches!(state.phase, Phase::Device { .. } | Phase::DeviceOnly | Phase::Coherent { told: true, .. });
+            let due = matches!(
+                state.phase,
+                Phase::Device { .. }
+                    | Phase::DeviceOnly
+                    | Phase::Coherent { told: true, .. }
+                    | Phase::SharedDevice { .. }
+            );
             actions.extend((promised && (granted || due)).then_some(Action::Begin(Mock, Call::OpenPort)));
         }
         self.whims(state, actions);
@@ -1220,6 +1376,9 @@ impl Model for Protocol {
             }
             Action::Read(core) => state.cpu_reads(*self, core, state.place(Owner)),
             Action::PortRead => state.cpu_reads(*self, Mock as usize, state.port_place()),
+            Action::UserRead(core) | Action::UserWrite(core) => {
+                self.user_accesses(&mut state, core, matches!(action, Action::UserWrite(_)))?;
+            }
             Action::Write(core) => {
                 let found = state.access(*self, core, state.place(Owner));
                 let memory = if found & CACHEABLE != 0 { WriteBack } else { NonCacheable };
@@ -1351,6 +1510,8 @@ pub(crate) fn narrate(model: Protocol, path: &Path<State, Action>) -> String {
             }
             Action::Read(core) => format!("core {core} reads"),
             Action::Write(core) => format!("core {core} writes"),
+            Action::UserRead(core) => format!("a user on core {core} reads"),
+            Action::UserWrite(core) => format!("a user on core {core} writes"),
             Action::PortRead => "core 1 reads through the port".into(),
             Action::PortWrite => "core 1 writes through the port".into(),
             Action::DeviceRead => "device reads".into(),

@@ -71,6 +71,7 @@ pub(in crate::dma) mod direction;
 mod effort;
 mod pages;
 mod raw;
+pub(in crate::dma) mod shared;
 mod stream;
 
 pub use coherent::Coherent;
@@ -82,6 +83,7 @@ pub use direction::{
 };
 pub use effort::Effort;
 pub use pages::PagesError;
+pub use shared::{CpuAccess, MAX_PARTS, ShareDomain, UserView};
 pub use stream::Stream;
 
 use crate::addr::{BusAddr, FrameRange};
@@ -114,12 +116,7 @@ macro_rules! common {
 
             /// Returns the effort that it took so far.
             pub fn effort(&self) -> Effort {
-                Effort {
-                    transitions: self.raw.transitions.get(),
-                    map_changes: self.raw.map_changes.get(),
-                    cleaned: self.raw.cleaned.get(),
-                    invalidated: self.raw.invalidated.get(),
-                }
+                self.raw.effort()
             }
         }
 

@@ -6,6 +6,7 @@
 use crate::addr::FrameRange;
 use crate::dma::body::Body;
 use crate::dma::buffer::direction::{DataDirection, DirectionError};
+use crate::dma::buffer::effort::Effort;
 use crate::dma::exec::{Books, Done, Subject, run};
 use crate::dma::handle::{BufferState, Handle, HandleError};
 use crate::dma::registry::{Dma, Stay};
@@ -118,6 +119,16 @@ impl<M: Machine> Raw<M> {
             Done::Cleaned(lines) => self.cleaned.set(self.cleaned.get() + lines),
             Done::Dropped(lines) | Done::Flushed(lines) => self.invalidated.set(self.invalidated.get() + lines),
             Done::Zeroed(_) => {}
+        }
+    }
+
+    /// Returns the effort that it took so far.
+    pub(super) fn effort(&self) -> Effort {
+        Effort {
+            transitions: self.transitions.get(),
+            map_changes: self.map_changes.get(),
+            cleaned: self.cleaned.get(),
+            invalidated: self.invalidated.get(),
         }
     }
 

@@ -1,0 +1,301 @@
+//! The calls by which processes share buffers, and what becomes of a process that faults in one.
+//!
+//! Guarantees: a process has what its handles give it and no more. A fault in a page that a device has is waited out;
+//! one in a page that nobody asked for makes it the CPU's; any other ends the process. All that a process had is taken
+//! back when it ends.
+//!
+//! | r7 | call | arguments | answer |
+//! |---|---|---|---|
+//! | 6 | create | bytes, address and length of a name | a number for the handle |
+//! | 7 | find | address and length of a name | the same |
+//! | 8 | share | handle, process, rights, first page and last page plus one (low and high half), name | 0 |
+//! | 9 | map | handle | address |
+//! | 10 | set for the CPU | handle, first page, last page plus one, 0 to read or 1 to write | 0 |
+//! | 11 | show | handle | 0; the scaler has the buffer for a while |
+//! | 12 | close | handle | 0 |
+
+use super::screen::{Picture, Screen};
+use crate::kernel::process::{Process, Wake};
+use crate::kernel::schedule::{AfterFault, Calls, FIRST_OTHER, REFUSED};
+use crate::kernel::state::Kernel;
+use crate::println;
+use alloc::sync::Arc;
+use arrayvec::ArrayVec;
+use carveout::addr::{FRAME_SHIFT, PhysAddr, VirtAddr};
+use carveout::dma::{
+    ClientId, CpuAccess, DataDirection, DeviceLease, Effort, Master, Offer, ShareError, ShareFault, ShareHandle,
+    ShareRights, Shares, UserView,
+};
+use carveout::vm::user::UserSpace;
+use carveout_armv7a::mmu::Armv7a;
+use carveout_rt::fault::{Access, Fault};
+use core::fmt;
+use spin::Mutex;
+
+/// The most processes that share, and the most handles of each.
+const CLIENTS: usize = 8;
+const HANDLES: usize = 4;
+/// The bytes of buffers that a process may make.
+const QUOTA: u64 = 4 << 20;
+/// How long the scaler has a picture before it begins, in microseconds. A real one takes longer than a mock.
+const SCALING: u64 = 3_000;
+/// The most bytes of a name.
+const NAME: usize = 31;
+
+/// A process that shares.
+struct Client {
+    name: &'static str,
+    id: ClientId,
+    space: PhysAddr,
+    handles: [Option<ShareHandle>; HANDLES],
+}
+
+/// A picture that the scaler has.
+struct Job {
+    lease: DeviceLease<Armv7a>,
+    until: u64,
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Seen {
+    /// Faults in pages that a device had: the process waited.
+    pub(super) waited: u32,
+    /// Faults in pages that nobody had asked for: they became the CPU's.
+    pub(super) served: u32,
+    /// Pictures shown.
+    pub(super) shown: u32,
+    /// What the last picture's buffer took, when its process ended.
+    pub(super) effort: Effort,
+    /// Whether an audit of all tables, while processes ran, found all as it must be.
+    pub(super) audited: Option<bool>,
+}
+
+struct State {
+    clients: ArrayVec<Client, CLIENTS>,
+    job: Option<Job>,
+    screen: Screen,
+    seen: Seen,
+}
+
+/// The calls.
+pub(super) struct ShareCalls {
+    kernel: &'static Kernel,
+    shares: &'static Shares<Armv7a>,
+    scaler: Master,
+    state: Mutex<State>,
+}
+
+impl ShareCalls {
+    /// Makes them for a screen.
+    pub(super) const fn new(
+        kernel: &'static Kernel,
+        shares: &'static Shares<Armv7a>,
+        scaler: Master,
+        screen: Screen,
+    ) -> Self {
+        let state = State {
+            clients: ArrayVec::new_const(),
+            job: None,
+            screen,
+            seen: Seen { waited: 0, served: 0, shown: 0, effort: NO_EFFORT, audited: None },
+        };
+        Self { kernel, shares, scaler, state: Mutex::new(state) }
+    }
+
+    /// Ends what is under way. Returns the screen, and what was seen.
+    pub(super) fn end(self) -> (Screen, Seen) {
+        self.poll(&mut self.state.lock(), u64::MAX);
+        let State { screen, seen, .. } = self.state.into_inner();
+        (screen, seen)
+    }
+
+    /// Returns the place of a process among the clients. It becomes one at its first call.
+    fn client(&self, state: &mut State, process: &Process) -> Result<usize, ShareError> {
+        if let Some(place) = state.clients.iter().position(|client| client.name == process.name) {
+            return Ok(place);
+        }
+        let space: Arc<dyn UserSpace> = process.space.clone();
+        let (table, id) = (space.first_level(), self.shares.add_client(process.name, Some(space), QUOTA)?);
+        let client = Client { name: process.name, id, space: table, handles: [None; HANDLES] };
+        state.clients.try_push(client).map_err(|_| ShareError::Full { what: "clients" })?;
+        Ok(state.clients.len() - 1)
+    }
+
+    /// Does a call.
+    fn answer(&self, state: &mut State, process: &Process, number: u32, args: [u32; 6]) -> Result<u32, ShareError> {
+        let place = self.client(state, process)?;
+        let id = state.clients[place].id;
+        let text = |at: u32, bytes: u32| Text::read(process, at, bytes);
+        let handle = |state: &State, number: u32| {
+            let handles = state.clients[place].handles;
+            let bits = ShareHandle::from_bits(1).expect("not 0");
+            handles.get(number as usize).copied().flatten().ok_or(ShareError::Stale { handle: bits })
+        };
+        let keep = |state: &mut State, handle: ShareHandle| {
+            let free = state.clients[place].handles.iter_mut().enumerate().find(|(_, kept)| kept.is_none());
+            let (number, kept) = free.ok_or(ShareError::Full { what: "handles" })?;
+            *kept = Some(handle);
+            Ok(number as u32)
+        };
+        match number - FIRST_OTHER {
+            0 => {
+                let name = text(args[1], args[2]);
+                let made = self.shares.create(id, &self.scaler, args[0], UserView::Cached, name.as_str())?;
+                keep(state, made)
+            }
+            1 => {
+                let found = self.shares.find(id, text(args[0], args[1]).as_str())?;
+                keep(state, found)
+            }
+            2 => {
+                let to = self.number(state, args[1])?;
+                let rights = [ShareRights::READ, ShareRights::WRITE, ShareRights::RESHARE];
+                let rights = (0..3).filter(|n| args[2] >> n & 1 == 1).map(|n| rights[n]);
+                let rights = rights.fold(ShareRights::default(), |all, right| all | right);
+                let (pages, name) = ((args[3] & 0xffff, args[3] >> 16), text(args[4], args[5]));
+                let offer = Offer { to, rights, pages, name: name.as_str() };
+                self.shares.share(id, handle(state, args[0])?, &offer)?;
+                Ok(0)
+            }
+            3 => Ok(self.shares.map(id, handle(state, args[0])?)?.raw()),
+            4 => {
+                let access = if args[3] == 0 { CpuAccess::Read } else { CpuAccess::Write };
+                self.shares.set_cpu(id, handle(state, args[0])?, args[1]..args[2], access)?;
+                Ok(0)
+            }
+            5 => {
+                let handle = handle(state, args[0])?;
+                self.show(state, id, handle)
+            }
+            6 => {
+                let handle = handle(state, args[0])?;
+                self.shares.close(id, handle)?;
+                state.clients[place].handles[args[0] as usize] = None;
+                Ok(0)
+            }
+            _ => Ok(REFUSED),
+        }
+    }
+
+    /// Returns the client that is process `number`. Processes become clients in any order.
+    fn number(&self, state: &State, number: u32) -> Result<ClientId, ShareError> {
+        let name = super::NAMES.get(number as usize).copied().unwrap_or_default();
+        let client = state.clients.iter().find(|client| client.name == name);
+        client.map(|client| client.id).ok_or(ShareError::NoName { name: name.into() })
+    }
+
+    /// Gives a picture to the scaler, for a while.
+    fn show(&self, state: &mut State, id: ClientId, handle: ShareHandle) -> Result<u32, ShareError> {
+        if state.job.is_some() {
+            return Ok(REFUSED);
+        }
+        if state.seen.audited.is_none() {
+            let roots: ArrayVec<_, CLIENTS> = state.clients.iter().map(|client| client.space).collect();
+            let report = self.kernel.audit_users(&roots, self.shares);
+            match &report {
+                Ok(report) => println!("audit: {report}"),
+                Err(findings) => println!("audit: FAILED: {findings}"),
+            }
+            println!("{}", self.shares.holders());
+            state.seen.audited = Some(report.is_ok());
+        }
+        let lease = self.shares.lend(id, handle, 0..Picture::PAGES, &self.scaler, DataDirection::ToDevice)?;
+        state.job = Some(Job { lease, until: self.kernel.micros() + SCALING });
+        Ok(0)
+    }
+
+    /// Ends the scaler's job if its time has come.
+    fn poll(&self, state: &mut State, now: u64) {
+        let Some(Job { lease, .. }) = state.job.take_if(|job| job.until <= now) else { return };
+        state.seen.shown += u32::from(state.screen.show(lease.bus()));
+        // SAFETY: the scaler works inside of `show` alone (I4).
+        unsafe { lease.finish() };
+    }
+}
+
+const NO_EFFORT: Effort = Effort {
+    transitions: 0,
+    map_changes: 0,
+    cleaned: carveout::machine::Lines { inner: 0, outer: 0 },
+    invalidated: carveout::machine::Lines { inner: 0, outer: 0 },
+};
+
+/// A short text of a process, or nothing if it is none.
+struct Text {
+    bytes: [u8; NAME],
+    len: usize,
+}
+
+impl Text {
+    fn read(process: &Process, at: u32, bytes: u32) -> Self {
+        let (mut text, len) = ([0; NAME], bytes as usize);
+        let read = text.get_mut(..len).and_then(|text| process.read(VirtAddr::new(at), text));
+        Self { bytes: text, len: if read.is_some() { len } else { 0 } }
+    }
+
+    fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+}
+
+impl Calls for ShareCalls {
+    fn call(&self, process: &mut Process, number: u32, args: [u32; 6]) -> u32 {
+        let state = &mut *self.state.lock();
+        self.poll(state, self.kernel.micros());
+        self.answer(state, process, number, args).unwrap_or_else(|error| {
+            log::debug!("{process}: call {number}: {error}");
+            REFUSED
+        })
+    }
+
+    fn fault(&self, process: &mut Process, fault: &Fault) -> AfterFault {
+        let access = match fault.access {
+            Access::Read => CpuAccess::Read,
+            Access::Write => CpuAccess::Write,
+            Access::Execute => return AfterFault::Kill,
+        };
+        let state = &mut *self.state.lock();
+        let now = self.kernel.micros();
+        self.poll(state, now);
+        let (Some(at), Ok(place)) = (fault.address, self.client(state, process)) else { return AfterFault::Kill };
+        let id = state.clients[place].id;
+        match self.shares.fault(id, at, access) {
+            Some(ShareFault::Device { .. }) => {
+                state.seen.waited += 1;
+                AfterFault::Again(state.job.as_ref().map_or(Wake::Now, |job| Wake::At(job.until)))
+            }
+            Some(ShareFault::Domain { handle, page, access, .. }) => {
+                state.seen.served += 1;
+                let made = self.shares.set_cpu(id, handle, page..page + 1, access);
+                if made.is_ok() { AfterFault::Again(Wake::Now) } else { AfterFault::Kill }
+            }
+            Some(ShareFault::Again) => AfterFault::Again(Wake::Now),
+            Some(ShareFault::Rights { .. } | ShareFault::Revoked { .. }) | None => AfterFault::Kill,
+        }
+    }
+
+    fn place(&self, process: &Process, va: VirtAddr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.state.lock().clients.iter().find(|client| client.name == process.name).map(|client| client.id);
+        match id.and_then(|id| self.shares.fault(id, va, CpuAccess::Write)) {
+            Some(fault) => write!(f, "{fault}"),
+            None => f.write_str("nothing of it is there"),
+        }
+    }
+
+    fn ended(&self, process: &Process) {
+        let state = &mut *self.state.lock();
+        let Some(place) = state.clients.iter().position(|client| client.name == process.name) else { return };
+        let client = state.clients.remove(place);
+        if let Some(handle) = client.handles[0]
+            && let Ok(effort) = self.shares.effort(client.id, handle)
+        {
+            state.seen.effort = effort;
+        }
+        if let Err(error) = self.shares.remove_client(client.id) {
+            log::warn!("{process}: {error}");
+        }
+    }
+}
+
+const _: () = assert!(Picture::BYTES <= Picture::PAGES << FRAME_SHIFT);
