@@ -1,7 +1,7 @@
 //! The stores that write zeros, as the argument `stores=vector` chooses them.
 //!
-//! Guarantees: nothing else in this kernel uses vector registers, and they are on where the argument is given. Where
-//! they cannot be had, a line says why, and the core's own registers write zeros.
+//! Guarantees: nothing else uses vector registers, programs in User mode included. They are on where the argument is
+//! given. Where they cannot be had, a line says why, and the core's own registers write zeros.
 
 use crate::println;
 use carveout_armv7a::mmu::Armv7a;
@@ -37,11 +37,13 @@ pub(super) fn follow() {
 /// Turns this core's vector registers on, if it has any and may.
 fn turn_on() {
     let allowed: u32;
-    // SAFETY: allows the vector registers in CPACR, and reads back whether it took: a core without them ignores it.
+    // SAFETY: allows the kernel the vector registers in CPACR, and reads back whether it took: a core without them
+    // ignores it. Users do not get them: nobody keeps them for a process.
     unsafe {
         asm!(
             "mrc p15, 0, {0}, c1, c0, 2",
-            "orr {0}, {0}, #0xf << 20",
+            "bic {0}, {0}, #0xf << 20",
+            "orr {0}, {0}, #0x5 << 20",
             "mcr p15, 0, {0}, c1, c0, 2",
             "isb",
             "mrc p15, 0, {0}, c1, c0, 2",
@@ -49,7 +51,7 @@ fn turn_on() {
             options(nomem, nostack, preserves_flags)
         );
     }
-    if allowed >> 20 & 0xf == 0xf {
+    if allowed >> 20 & 0xf == 0x5 {
         // SAFETY: writes FPEXC.EN, which CPACR allows.
         unsafe { asm!(".fpu vfpv3-d16", "vmsr fpexc, {0}", in(reg) 1 << 30, options(nomem, nostack, preserves_flags)) };
     }

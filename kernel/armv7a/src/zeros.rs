@@ -22,7 +22,7 @@ pub enum Stores {
 pub enum NoVectors {
     /// CPACR denies them to this core, or the core has none.
     Denied {
-        /// CPACR. Its bits 23 to 20 allow them if all are set.
+        /// CPACR. Its bits 22 and 20 allow them to the kernel. If bits 23 and 21 are set too, users have them.
         cpacr: u32,
     },
     /// FPEXC.EN is clear.
@@ -38,7 +38,7 @@ impl fmt::Display for NoVectors {
             Self::Denied { cpacr } => {
                 write!(
                     f,
-                    "no vector registers: CPACR is {cpacr:#010x}, and needs bits 23 to 20; set them, on every core"
+                    "no vector registers: CPACR is {cpacr:#010x}, and needs bits 22 and 20; set them, on every core"
                 )
             }
             Self::Off { fpexc } => {
@@ -63,12 +63,12 @@ pub(super) fn by(stores: Stores) -> Result<ZeroFrames, NoVectors> {
 
 /// Looks whether this core has vector registers on.
 fn vectors_are_on() -> Result<(), NoVectors> {
-    const BOTH: u32 = 0xf << 20;
+    const KERNEL: u32 = 0b0101 << 20;
     const EN: u32 = 1 << 30;
     let (cpacr, fpexc): (u32, u32);
     // SAFETY: reads CPACR.
     unsafe { asm!("mrc p15, 0, {0}, c1, c0, 2", out(reg) cpacr, options(nomem, nostack, preserves_flags)) };
-    if cpacr & BOTH != BOTH {
+    if cpacr & KERNEL != KERNEL {
         return Err(NoVectors::Denied { cpacr });
     }
     // SAFETY: reads FPEXC, which CPACR allows.

@@ -48,8 +48,8 @@ fn page(va: VirtAddr, n: u32) -> VirtAddr {
 }
 
 /// The message of a panic.
-fn refusal(work: impl FnOnce()) -> String {
-    let payload = catch_unwind(AssertUnwindSafe(work)).expect_err("no refusal");
+fn refusal<R>(work: impl FnOnce() -> R) -> String {
+    let payload = catch_unwind(AssertUnwindSafe(work)).err().expect("no refusal");
     let text = payload.downcast_ref::<String>().cloned();
     text.or_else(|| payload.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap()
 }
@@ -163,15 +163,15 @@ fn two_processes_have_one_frame() {
     let (here, there) = (one.reserve(2).unwrap(), other.reserve(40).unwrap());
     one.map(here, buffer.all(), ReadWrite);
     other.map(page(there, 7), buffer.part(FRAME_SIZE, 2 * FRAME_SIZE).unwrap(), Read);
-    let to = fake.reach_user(asid(1), page(here, 1), 4, ReadWrite);
-    // SAFETY: valid for four bytes, until the page is unmapped.
-    unsafe { to.cast::<u32>().write(0xcafe) };
-    let from = fake.reach_user(asid(2), page(there, 7), 4, Read);
-    // SAFETY: as above.
-    assert_eq!(unsafe { from.cast::<u32>().read() }, 0xcafe);
-    let refused = refusal(|| drop(fake.reach_user(asid(2), page(there, 7), 4, ReadWrite)));
+    let to = fake.reach_user(asid(1), page(here, 1), 1, ReadWrite);
+    // SAFETY: valid for writes until the page is unmapped.
+    unsafe { to.write(0xca) };
+    let from = fake.reach_user(asid(2), page(there, 7), 1, Read);
+    // SAFETY: valid for reads until the page is unmapped.
+    assert_eq!(unsafe { from.read() }, 0xca);
+    let refused = refusal(|| fake.reach_user(asid(2), page(there, 7), 4, ReadWrite));
     assert_eq!(refused, "fault: ASID 2 has no rw- at 0x00107000");
-    refusal(|| drop(fake.reach_user(asid(2), page(there, 6), 4, Read)));
+    refusal(|| fake.reach_user(asid(2), page(there, 6), 4, Read));
     // One goes, and the other stays.
     drop(one);
     fake.end_user(asid(1));
@@ -223,7 +223,7 @@ fn a_number_that_is_used_again_too_early_is_found() {
         assert_eq!(fake.take_log(), [Op::Publish, Op::InvalidateTlb]);
         fake.end_user(asid(7));
     }
-    let refused = refusal(|| drop(space(fake, 1, 7, 3)));
+    let refused = refusal(|| space(fake, 1, 7, 3));
     assert_eq!(refused, "I3: ASID 7 is given to a process while a TLB may hold translations of another one");
 }
 
@@ -236,7 +236,9 @@ fn tables_are_given_back() {
         let all: Vec<_> = std::iter::from_fn(|| space.reserve(255)).take(10).collect();
         assert_eq!(all.len(), 4);
         assert_eq!(space.reserve(1024), None);
-        all.into_iter().for_each(|va| space.release(va, 255));
+        for va in all {
+            space.release(va, 255);
+        }
     }
     assert_eq!((space.reserve(0), space.reserve(u32::MAX)), (None, None));
 }
@@ -257,6 +259,6 @@ fn memory_of_its_own_is_where_it_was_asked_for() {
     assert!(unsafe { space.map_own(page(at, 2), data, Some(ReadWrite)) });
     assert_eq!(fake.user_page(asid(1), page(at, 1)).unwrap().access, Access::ReadExecute);
     assert_eq!(space.translate(VirtAddr::new(0x0010_1234)).unwrap().0, PhysAddr::new((FIRST + 1) << 12 | 0x234));
-    refusal(|| drop(fake.reach_user(asid(1), at, 4, ReadWrite)));
+    refusal(|| fake.reach_user(asid(1), at, 4, ReadWrite));
     assert_eq!(space.reserve(1), Some(page(at, 4)), "a free page stands between");
 }

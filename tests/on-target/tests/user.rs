@@ -28,6 +28,7 @@ checks![
     a_call_has_its_number_and_its_arguments,
     an_undefined_instruction_is_told_at_its_address,
     thumb_code_runs_and_is_told_at_its_address,
+    a_program_has_no_vector_registers,
     registers_are_kept_over_an_interrupt,
     what_programs_compute_does_not_depend_on_their_turns,
     the_kernel_is_out_of_reach,
@@ -44,9 +45,8 @@ global_asm!(
     .arm
     .section .rodata.user_programs, "a", %progbits
     .balign 4
-    .global user_programs, user_call, user_undefined, user_read, user_write, user_jump, user_spin, user_thumb
-    .global user_compute, user_compute_end
-    .global user_programs_end
+    .global user_programs, user_call, user_undefined, user_vector, user_read, user_write
+    .global user_jump, user_spin, user_thumb, user_compute, user_compute_end, user_programs_end
 user_programs:
 user_call:
     mov     r0, #1
@@ -64,6 +64,8 @@ user_call:
 user_undefined:
     nop
     udf     #1
+user_vector:
+    .word   0xee000b10                      @ vmov.32 d0[0], r0
 user_read:
     ldr     r0, [r0]
     svc     #0
@@ -88,7 +90,7 @@ user_compute:
     mov     r11, r0
     mov     r12, r0
     mov     lr, r0
-1:  adds    r2, r2, r3, ror #7
+1:  adcs    r2, r2, r3, ror #7
     adcs    r3, r3, r4, ror #9
     adcs    r4, r4, r5
     adcs    r5, r5, r6, ror #3
@@ -101,7 +103,8 @@ user_compute:
     adcs    r12, r12, lr, ror #13
     adcs    lr, lr, sp
     adc     sp, sp, r2, ror #1
-    subs    r1, r1, #1
+    sub     r1, r1, #1
+    teq     r1, #0                          @ the carry goes round, for an emulator interrupts at branches
     bne     1b
     eor     r0, r2, r3
     eor     r0, r0, r4
@@ -137,6 +140,7 @@ unsafe extern "C" {
     static user_programs_end: u32;
     static user_call: u32;
     static user_undefined: u32;
+    static user_vector: u32;
     static user_read: u32;
     static user_write: u32;
     static user_jump: u32;
@@ -224,6 +228,13 @@ fn thumb_code_runs_and_is_told_at_its_address(kernel: &'static Kernel) -> Verdic
     ensure_eq!(enter(&mut context, process.tables.root()), Event::Undefined, "the event");
     ensure_eq!(context.pc(), after(entry!(user_thumb), 6), "its address");
     ensure_eq!(context.registers()[7], 8, "r7");
+    Ok(())
+}
+
+/// Also where the kernel has them for itself (`stores=vector`): nobody would keep them.
+fn a_program_has_no_vector_registers(kernel: &'static Kernel) -> Verdict {
+    let process = Process::new(kernel, 1)?;
+    ensure_eq!(process.run(entry!(user_vector), DATA, 0), Event::Undefined, "the event");
     Ok(())
 }
 
