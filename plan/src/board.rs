@@ -214,7 +214,7 @@ impl Board {
                 continue;
             }
             phandle += 1;
-            let cells = (cells(&tree.root, "#address-cells", 2), cells(&tree.root, "#size-cells", 1));
+            let cells = (cells_of(&tree.root, "#address-cells", 2), cells_of(&tree.root, "#size-cells", 1));
             let reserved = reserved_memory(&mut tree.root, cells);
             let cells = (cells_of(reserved, "#address-cells", cells.0), cells_of(reserved, "#size-cells", cells.1));
             let mut node = DeviceTreeNode::new_unchecked(node_name(area));
@@ -266,10 +266,6 @@ fn cells_from(value: u64, cells: u32) -> Vec<u8> {
     all[8 - 4 * cells.clamp(1, 2) as usize..].to_vec()
 }
 
-fn cells(node: &DeviceTreeNode, name: &str, default: u32) -> u32 {
-    cells_of(node, name, default)
-}
-
 fn cells_of(node: &DeviceTreeNode, name: &str, default: u32) -> u32 {
     let word = node.property(name).and_then(|property| property.value().try_into().ok());
     word.map_or(default, u32::from_be_bytes)
@@ -290,7 +286,7 @@ fn reserved_memory(root: &mut DeviceTreeNode, cells: (u32, u32)) -> &mut DeviceT
 
 fn highest_phandle(node: &DeviceTreeNode) -> u32 {
     let own = cells_of(node, "phandle", 0).min(u32::MAX - 64);
-    node.children().map(|child| highest_phandle(&child)).fold(own, u32::max)
+    node.children().map(|child| highest_phandle(child)).fold(own, u32::max)
 }
 
 /// Takes `cma=` out of the boot arguments, and puts another in.

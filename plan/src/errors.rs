@@ -27,7 +27,7 @@ impl Source {
 
     /// Returns the line of a byte, counted from 1.
     pub fn line(&self, at: usize) -> usize {
-        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1
+        self.text.char_indices().take_while(|&(place, _)| place < at).filter(|&(_, char)| char == '\n').count() + 1
     }
 
     /// Returns a fault at these bytes.

@@ -372,16 +372,14 @@ impl Reader<'_> {
                     .help(format!("there are 1 to {most}")));
             }
         }
-        let area = match &table.area {
-            Some(area) => self.find("area", areas, area)?,
-            None => {
-                let named = regions.iter().map(String::as_str).chain([CMA]);
-                let found = named.filter_map(|name| areas.get(name)).next();
-                *found.ok_or_else(|| {
-                    self.fault(&table.name, format!("device {} has no area", table.name.get_ref()))
-                        .help("say area = \"NAME\", or declare [[area]] name = \"cma\"")
-                })?
-            }
+        let area = if let Some(area) = &table.area {
+            self.find("area", areas, area)?
+        } else {
+            let mut named = regions.iter().map(String::as_str).chain([CMA]);
+            named.find_map(|name| areas.get(name)).copied().ok_or_else(|| {
+                self.fault(&table.name, format!("device {} has no area", table.name.get_ref()))
+                    .help("say area = \"NAME\", or declare [[area]] name = \"cma\"")
+            })?
         };
         let mask = match &table.mask {
             None => u32::MAX,

@@ -220,7 +220,7 @@ fn pack(problem: &Problem, area: usize, free: &[Range<u32>], effort: Effort) -> 
 
 /// Cuts an area that was given all of a hole to what it needs.
 fn cut(mut packing: Packing, base: u32) -> Packing {
-    packing.runs = vec![base..base + packing.needed];
+    packing.runs = [base..base + packing.needed].to_vec();
     packing
 }
 
@@ -249,7 +249,9 @@ fn arrange(problem: &Problem, area: usize, demand: &Demand, runs: &[Range<u32>],
     }
     let mut slots: Vec<(usize, Vec<u32>)> = demand.sets.iter().map(|&set| (set, Vec::new())).collect();
     found.placed.iter().for_each(|slot| slots[slot.set].1.push(slot.start));
-    slots.iter_mut().for_each(|slot| slot.1.sort_unstable());
+    for slot in &mut slots {
+        slot.1.sort_unstable();
+    }
     Some(Packing {
         area,
         runs: runs.to_vec(),
