@@ -253,7 +253,10 @@ impl Reader<'_> {
             }
         }
         if problem.sets.iter().map(|set| u64::from(set.count)).sum::<u64>() > MOST_BUFFERS {
-            return Err(self.source.fault(0..1, format!("there are more than {MOST_BUFFERS} buffers")));
+            return Err(self
+                .source
+                .fault(0..1, format!("there are more than {MOST_BUFFERS} buffers"))
+                .help("small buffers are a pool's: declare the pool's buffer"));
         }
         problem.loans = file.loans.iter().map(|loan| self.loan(loan, &areas, &problem)).collect::<Result<_>>()?;
         Ok(problem)
@@ -318,7 +321,9 @@ impl Reader<'_> {
                 Some(within) => {
                     let [Size(low), Size(high)] = within.get_ref();
                     if low >= high || *high > 1 << 32 || low % u64::from(FRAME) + high % u64::from(FRAME) > 0 {
-                        return Err(self.fault(within, "this is no range of whole frames below 4 GiB"));
+                        return Err(self
+                            .fault(within, "this is no range of whole frames below 4 GiB")
+                            .help("the lower address comes first; both are multiples of 4 KiB"));
                     }
                     (low / u64::from(FRAME)) as u32..(high / u64::from(FRAME)) as u32
                 }
@@ -410,7 +415,9 @@ impl Reader<'_> {
                 group.iter().map(|name| Ok((name, self.find("case", names, name)?))).collect::<Result<Vec<_>>>()?;
             for &(name, a) in &group {
                 if group.iter().filter(|other| other.1 == a).count() > 1 {
-                    return Err(self.fault(name, format!("{} cannot exclude itself", name.get_ref())));
+                    return Err(self
+                        .fault(name, format!("{} cannot exclude itself", name.get_ref()))
+                        .help("name it once in the list"));
                 }
                 for &(_, b) in group.iter().filter(|other| other.1 != a) {
                     cases[a].excludes[b] = true;
@@ -448,14 +455,16 @@ impl Reader<'_> {
         for name in &table.also {
             let other = self.find("case", cases, name)?;
             if all.contains(&other) {
-                return Err(self.fault(name, format!("the buffers are those of {} already", name.get_ref())));
+                return Err(self
+                    .fault(name, format!("the buffers are those of {} already", name.get_ref()))
+                    .help("name the further use cases once each"));
             }
             all.push(other);
         }
         all.sort_unstable();
         let name = table.name.clone().unwrap_or_else(|| table.device.get_ref().clone());
         if name.chars().any(char::is_control) {
-            return Err(self.source.fault(span, "a name with control characters"));
+            return Err(self.source.fault(span, "a name with control characters").help("leave them out"));
         }
         Ok(Set {
             name,
@@ -479,7 +488,7 @@ impl Reader<'_> {
         }
         let pages = |size: &Spanned<Size>| {
             let pages = u32::try_from(size.get_ref().0 / u64::from(FRAME)).ok().filter(|&pages| pages <= 1 << 20);
-            pages.ok_or_else(|| self.fault(size, "a loan of more than 4 GiB"))
+            pages.ok_or_else(|| self.fault(size, "a loan of more than 4 GiB").help("no area is larger"))
         };
         let least = table.least.as_ref().map_or(Ok(0), pages)?;
         Ok(Loan {

@@ -22,3 +22,5 @@ pub mod problem;
 pub mod report;
 pub mod solve;
 pub mod svg;
+pub mod table;
+pub mod trace;

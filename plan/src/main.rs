@@ -8,7 +8,8 @@ use carveout_plan::board::Board;
 use carveout_plan::certificate::certificate;
 use carveout_plan::errors::{Fault, Result, Source};
 use carveout_plan::solve::{Effort, plan};
-use carveout_plan::{check, input, nodes, report, svg};
+use carveout_plan::trace::{self, Trace};
+use carveout_plan::{check, input, nodes, report, svg, table};
 
 const HELP: &str = include_str!("help.txt");
 
@@ -20,6 +21,9 @@ struct Options {
     certificate: Option<PathBuf>,
     svg: Option<PathBuf>,
     dtb: Option<PathBuf>,
+    rust: Option<PathBuf>,
+    trace: Option<PathBuf>,
+    cases: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,19 @@ fn run(json: &mut bool) -> Result<()> {
         print!("{HELP}");
         return Ok(());
     };
+    if let (Some(file), []) = (&options.trace, &options.files[..]) {
+        let trace = Trace::read(&Source::new(file.display().to_string(), read(file)?))?;
+        let replay = trace::replay(&trace);
+        if let Some(file) = &options.cases {
+            write(file, replay.suggestion().as_bytes())?;
+        }
+        if options.json {
+            println!("{:#}", replay.json());
+        } else {
+            print!("{}", replay.text())
+        }
+        return Ok(());
+    }
     let [tree, cases] = &options.files[..] else {
         return Err(Fault::new("two files are wanted: the board's tree and its use cases").help("carveout-plan --help"));
     };
@@ -63,6 +80,9 @@ fn run(json: &mut bool) -> Result<()> {
     }
     if let Some(file) = &options.svg {
         write(file, svg::picture(&problem, &packings).as_bytes())?;
+    }
+    if let Some(file) = &options.rust {
+        write(file, table::table(&problem, &packings).as_bytes())?;
     }
     if options.json {
         println!("{:#}", report::json(&problem, &packings));
@@ -101,6 +121,9 @@ fn options(json: &mut bool) -> std::result::Result<Option<Options>, lexopt::Erro
             Long("check") => options.check = file(parser.value()?),
             Long("certificate") => options.certificate = file(parser.value()?),
             Long("svg") => options.svg = file(parser.value()?),
+            Long("rust") => options.rust = file(parser.value()?),
+            Long("trace") => options.trace = file(parser.value()?),
+            Long("cases") => options.cases = file(parser.value()?),
             Long("dtb") => options.dtb = file(parser.value()?),
             Value(value) => options.files.push(PathBuf::from(value)),
             other => return Err(other.unexpected()),

@@ -91,7 +91,7 @@ fn area(out: &mut String, problem: &Problem, packing: &Packing) {
     if let Some(ToLend { least: (least, running), most }) = to_lend(problem, packing) {
         let _ = writeln!(
             out,
-            "    to lend: {} while {} run, {} while nothing does",
+            "    to lend: {} with {}, {} with nothing running",
             frames(least),
             cases(problem, &running),
             frames(most)
@@ -101,7 +101,7 @@ fn area(out: &mut String, problem: &Problem, packing: &Packing) {
             let always = loan.pages.min(least);
             let _ = writeln!(
                 out,
-                "    a {kind} loan of {}: {} of it always, {} while nothing runs",
+                "    a {kind} loan of {}: {} of it always, {} with nothing running",
                 frames(loan.pages),
                 frames(always),
                 frames(loan.pages.min(most))
