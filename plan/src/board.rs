@@ -286,7 +286,7 @@ fn reserved_memory(root: &mut DeviceTreeNode, cells: (u32, u32)) -> &mut DeviceT
 
 fn highest_phandle(node: &DeviceTreeNode) -> u32 {
     let own = cells_of(node, "phandle", 0).min(u32::MAX - 64);
-    node.children().map(|child| highest_phandle(child)).fold(own, u32::max)
+    node.children().map(highest_phandle).fold(own, u32::max)
 }
 
 /// Takes `cma=` out of the boot arguments, and puts another in.

@@ -13,12 +13,13 @@
 
 use serde::Deserialize;
 
-use crate::problem::{Problem, Set};
+use crate::problem::{Device, Problem, Set};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Certificate {
-    certificate: String,
+    #[serde(rename = "certificate")]
+    kind: String,
     areas: Vec<Area>,
     sets: Vec<Slots>,
 }
@@ -74,69 +75,13 @@ fn whole(set: &Set) -> u64 {
 pub fn check(problem: &Problem, certificate: &str) -> Result<usize, String> {
     let given: Certificate =
         serde_json::from_str(certificate).map_err(|error| format!("it cannot be read: {error}"))?;
-    if given.certificate != crate::certificate::KIND {
-        return Err(format!("it is a {:?}", given.certificate));
+    if given.kind != crate::certificate::KIND {
+        return Err(format!("it is a {:?}", given.kind));
     }
-    let same = |set: &Set, slots: &Slots| {
-        let cases = set.cases.iter().map(|&case| &problem.cases[case].name);
-        let device = &problem.devices[set.device];
-        slots.set == set.name
-            && slots.bytes == set.bytes
-            && slots.device == device.name
-            && slots.area == problem.areas[device.area].name
-            && cases.eq(slots.cases.iter())
-            && slots.at.len() as u64 == u64::from(set.count)
-    };
-    if given.sets.len() != problem.sets.len() {
-        return Err(format!("it has {} sets, and {} are declared", given.sets.len(), problem.sets.len()));
-    }
-    let mut all: Vec<(usize, Run)> = Vec::new();
-    for (number, (set, slots)) in problem.sets.iter().zip(&given.sets).enumerate() {
-        if !same(set, slots) {
-            return Err(format!(
-                "its set {number} is {} x {}, and {} x {} is declared",
-                slots.at.len(),
-                slots.set,
-                set.count,
-                set.name
-            ));
-        }
-        let area = given.areas.iter().find(|area| area.name == slots.area);
-        let area = area.ok_or_else(|| format!("it has no area {}", slots.area))?;
-        let device = &problem.devices[set.device];
-        for &at in &slots.at {
-            let wrong = |what: &str| Err(format!("the slot of {} at {at:#x} {what}", set.name));
-            let bytes = whole(set);
-            if !area.runs.iter().any(|run| run.holds(at, bytes)) {
-                return wrong(&format!("is not in area {}", area.name));
-            }
-            let seen = device.windows.iter().find_map(|window| {
-                let offset = at.checked_sub(window.phys.into())?;
-                (offset + bytes <= window.bytes).then(|| u64::from(window.bus) + offset)
-            });
-            let Some(bus) = seen.filter(|bus| bus + bytes - 1 <= device.mask.into()) else {
-                return wrong(&format!("is out of reach of {}", device.name));
-            };
-            if bus % u64::from(set.align) != 0 {
-                return wrong(&format!("is not aligned to {:#x}", set.align));
-            }
-            if device
-                .boundary
-                .is_some_and(|boundary| bus / u64::from(boundary) != (bus + bytes - 1) / u64::from(boundary))
-            {
-                return wrong("crosses a boundary");
-            }
-            all.push((number, Run { base: at, bytes }));
-        }
-    }
-    // Whether two sets may be held at one time, by the declarations.
-    let beside = |a: &Set, b: &Set| {
-        let pairs = a.cases.iter().flat_map(|&x| b.cases.iter().map(move |&y| (x, y)));
-        !pairs.into_iter().all(|(x, y)| x != y && problem.cases[x].excludes[y] && problem.cases[y].excludes[x])
-    };
-    for (n, &(a, one)) in all.iter().enumerate() {
-        for &(b, other) in &all[..n] {
-            if one.meets(other) && beside(&problem.sets[a], &problem.sets[b]) {
+    let slots = slots(problem, &given)?;
+    for (n, &(a, one)) in slots.iter().enumerate() {
+        for &(b, other) in &slots[..n] {
+            if one.meets(other) && beside(problem, &problem.sets[a], &problem.sets[b]) {
                 return Err(format!(
                     "slots of {} at {:#x} and {} at {:#x} overlap, and may be held at one time",
                     problem.sets[a].name, one.base, problem.sets[b].name, other.base
@@ -144,6 +89,74 @@ pub fn check(problem: &Problem, certificate: &str) -> Result<usize, String> {
             }
         }
     }
+    areas(problem, &given)?;
+    Ok(slots.len())
+}
+
+/// Points 1 to 3. Returns the slots with the numbers of their sets.
+fn slots(problem: &Problem, given: &Certificate) -> Result<Vec<(usize, Run)>, String> {
+    if given.sets.len() != problem.sets.len() {
+        return Err(format!("it has {} sets, and {} are declared", given.sets.len(), problem.sets.len()));
+    }
+    let mut all = Vec::new();
+    for (number, (set, slots)) in problem.sets.iter().zip(&given.sets).enumerate() {
+        let device = &problem.devices[set.device];
+        let cases = set.cases.iter().map(|&case| &problem.cases[case].name);
+        let same = slots.set == set.name
+            && slots.bytes == set.bytes
+            && slots.device == device.name
+            && slots.area == problem.areas[device.area].name
+            && cases.eq(slots.cases.iter())
+            && slots.at.len() as u64 == u64::from(set.count);
+        if !same {
+            let (got, declared) = (slots.at.len(), set.count);
+            return Err(format!(
+                "its set {number} is {got} x {}, and {declared} x {} is declared",
+                slots.set, set.name
+            ));
+        }
+        let area = given.areas.iter().find(|area| area.name == slots.area);
+        let area = area.ok_or_else(|| format!("it has no area {}", slots.area))?;
+        for &at in &slots.at {
+            let wrong = if area.runs.iter().any(|run| run.holds(at, whole(set))) {
+                unfit(device, set, at)
+            } else {
+                Some(format!("is not in area {}", area.name))
+            };
+            match wrong {
+                Some(wrong) => return Err(format!("the slot of {} at {at:#x} {wrong}", set.name)),
+                None => all.push((number, Run { base: at, bytes: whole(set) })),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Point 3: returns why a device cannot have a buffer there.
+fn unfit(device: &Device, set: &Set, at: u64) -> Option<String> {
+    let bytes = whole(set);
+    let seen = device.windows.iter().find_map(|window| {
+        let offset = at.checked_sub(window.phys.into())?;
+        (offset.checked_add(bytes)? <= window.bytes).then(|| u64::from(window.bus) + offset)
+    });
+    let Some(bus) = seen.filter(|bus| bus + bytes - 1 <= device.mask.into()) else {
+        return Some(format!("is out of reach of {}", device.name));
+    };
+    if bus % u64::from(set.align) != 0 {
+        return Some(format!("is not aligned to {:#x}", set.align));
+    }
+    let parts = |boundary: u32| bus / u64::from(boundary) != (bus + bytes - 1) / u64::from(boundary);
+    device.boundary.is_some_and(parts).then(|| "crosses a boundary".to_owned())
+}
+
+/// Returns whether two sets may be held at one time, by the declarations.
+fn beside(problem: &Problem, a: &Set, b: &Set) -> bool {
+    let mut pairs = a.cases.iter().flat_map(|&x| b.cases.iter().map(move |&y| (x, y)));
+    pairs.any(|(x, y)| x == y || !problem.cases[x].excludes[y] || !problem.cases[y].excludes[x])
+}
+
+/// Points 5 and 6.
+fn areas(problem: &Problem, given: &Certificate) -> Result<(), String> {
     let frame = |run: &std::ops::Range<u32>| Run {
         base: u64::from(run.start) << 12,
         bytes: (u64::from(run.end) - u64::from(run.start)) << 12,
@@ -165,18 +178,17 @@ pub fn check(problem: &Problem, certificate: &str) -> Result<usize, String> {
             }
         };
         if let Some(run) = area.runs.iter().find(|run| !good(run)) {
-            return Err(format!(
-                "area {}: the memory at {:#x} is reserved, absent or not where it may lie",
-                area.name, run.base
-            ));
+            let (name, base) = (&area.name, run.base);
+            return Err(format!("area {name}: the memory at {base:#x} is reserved, absent or not where it may lie"));
         }
         let sets: Option<Vec<&Set>> = area.apart.iter().map(|&set| problem.sets.get(set)).collect();
         let sets = sets.ok_or("its bound names a set that is not declared")?;
-        let apart = (0..sets.len()).all(|n| (0..n).all(|m| area.apart[n] != area.apart[m] && beside(sets[n], sets[m])));
+        let apart = (0..sets.len())
+            .all(|n| (0..n).all(|m| area.apart[n] != area.apart[m] && beside(problem, sets[n], sets[m])));
         let sum: u64 = sets.iter().map(|set| whole(set) * u64::from(set.count)).sum();
         if !apart || sum > area.needs || area.needs > area.runs.iter().map(|run| run.bytes).sum() {
             return Err(format!("the bound of area {} does not hold", area.name));
         }
     }
-    Ok(all.len())
+    Ok(())
 }

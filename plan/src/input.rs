@@ -207,7 +207,10 @@ impl Reader<'_> {
                     .help("names are of letters, digits and - _ , . +"));
             }
             if names.insert(text, number).is_some() {
-                return Err(self.fault(name, format!("there are two of {what} {text}")).label("the second"));
+                return Err(self
+                    .fault(name, format!("there are two of {what} {text}"))
+                    .label("the second")
+                    .help("give one of them another name"));
             }
         }
         Ok(names)

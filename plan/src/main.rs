@@ -56,7 +56,7 @@ fn run(json: &mut bool) -> Result<()> {
         if options.json {
             println!("{:#}", replay.json());
         } else {
-            print!("{}", replay.text())
+            print!("{}", replay.text());
         }
         return Ok(());
     }

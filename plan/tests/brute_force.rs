@@ -22,7 +22,7 @@ fn problem(room: u32, devices: &[(Option<u32>, u32, Option<u32>)], exclusive: &[
     Problem {
         source: Source::new("random.toml", " "),
         kernel: 1 << 20,
-        free: [START..START + room].to_vec(),
+        free: std::iter::once(START..START + room).collect(),
         areas: vec![AreaWish { name: "test".to_owned(), lendable: true, fixed: None, within: 0..1 << 20, span: 0..1 }],
         devices: devices
             .iter()
@@ -119,16 +119,16 @@ proptest! {
     /// A plan is the shortest from its base on, it is certified, and where there is none, there is none.
     #[test]
     fn a_plan_is_the_shortest(problem in random()) {
-        match plan(&problem, Effort::Full) {
-            Ok(packings) => {
-                let packing = &packings[0];
-                prop_assert!(packing.proven);
-                let run = packing.runs[0].start..problem.free[0].end;
-                prop_assert_eq!(fewest(&problem, &run), Some(packing.needed));
-                prop_assert!(packing.bound <= packing.needed);
-                prop_assert_eq!(certified(&problem, &packings), Ok(packing.slots.iter().map(|slot| slot.1.len()).sum()));
-            }
-            Err(_) => prop_assert_eq!(fewest(&problem, &problem.free[0]), None),
-        }
+        let Ok(packings) = plan(&problem, Effort::Full) else {
+            prop_assert_eq!(fewest(&problem, &problem.free[0]), None);
+            return Ok(());
+        };
+        let packing = &packings[0];
+        prop_assert!(packing.proven);
+        let run = packing.runs[0].start..problem.free[0].end;
+        prop_assert_eq!(fewest(&problem, &run), Some(packing.needed));
+        prop_assert!(packing.bound <= packing.needed);
+        let slots = packing.slots.iter().map(|slot| slot.1.len()).sum();
+        prop_assert_eq!(certified(&problem, &packings), Ok(slots));
     }
 }

@@ -35,7 +35,7 @@ size = "1M"
 fn board() -> Board {
     let mut tree = DeviceTree::new();
     let cells = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
-    let mut add = |node: &mut DeviceTreeNode, name: &str, value: Vec<u8>| {
+    let add = |node: &mut DeviceTreeNode, name: &str, value: Vec<u8>| {
         node.add_property(DeviceTreeProperty::new(name, value).unwrap());
     };
     add(&mut tree.root, "#address-cells", cells(&[1]));

@@ -15,7 +15,7 @@ fn problem(sets: &[(usize, u32, u32, u32)], exclusive: &[bool]) -> Problem {
     Problem {
         source: Source::new("random.toml", " "),
         kernel: 1 << 20,
-        free: [start..start + CARVED_BYTES / FRAME].to_vec(),
+        free: std::iter::once(start..start + CARVED_BYTES / FRAME).collect(),
         areas: vec![AreaWish { name: "test".to_owned(), lendable: true, fixed: None, within: 0..1 << 20, span: 0..1 }],
         devices: vec![Device {
             name: "device".to_owned(),

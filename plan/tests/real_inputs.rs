@@ -1,5 +1,6 @@
 //! The four real inputs: their plans, the kernel's reading of them, and the table of the book.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use carveout_plan::board::Board;
@@ -9,6 +10,9 @@ use carveout_plan::problem::{Problem, bytes};
 use carveout_plan::solve::{Effort, Packing, plan};
 use carveout_plan::{check, input, nodes, table};
 use serde_json::Value;
+
+/// A change of a certificate, and what the checker says of it.
+type Mistake<'a> = (&'a dyn Fn(&mut Value), &'a str);
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -69,7 +73,6 @@ fn no_certificate_passes_with_a_mistake_in_it() {
     };
     let number = |value: &Value| value.as_u64().unwrap();
     // Sets by their numbers: 0 the screen, 1 the preview, 2 the picture, 4 luma to encode, 9 firmware.
-    type Mistake<'a> = (&'a dyn Fn(&mut Value), &'a str);
     let mistakes: [Mistake<'_>; 13] = [
         (&|value| value["certificate"] = "another".into(), "it is a"),
         (&|value| value["sets"].as_array_mut().unwrap().truncate(3), "it has 3 sets"),
@@ -95,10 +98,73 @@ fn no_certificate_passes_with_a_mistake_in_it() {
 }
 
 #[test]
+fn a_picture_has_a_box_for_each_slot_of_each_use_case() {
+    let (_, mut problem, packings) = planned("zynq");
+    problem.sets[0].name = "<b>&\"".to_owned();
+    let drawn = carveout_plan::svg::picture(&problem, &packings);
+    let (mut boxes, mut deep) = (0, 0);
+    for event in svg::read(&drawn).unwrap() {
+        match event {
+            svg::parser::Event::Tag("rect", kind, _) if kind != svg::node::element::tag::Type::End => boxes += 1,
+            svg::parser::Event::Tag("b", ..) => panic!("a name is no element"),
+            svg::parser::Event::Tag("g", svg::node::element::tag::Type::Start, _) => deep += 1,
+            svg::parser::Event::Error(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+    let slots: u32 = problem.sets.iter().map(|set| set.count * set.cases.len() as u32).sum();
+    // The paper, and the area's length for each use case.
+    assert_eq!(boxes, slots + 1 + (packings.len() * problem.cases.len()) as u32);
+    assert_eq!(deep, packings.len());
+}
+
+#[test]
+fn what_cannot_be_proven_says_how_far_it_may_be_from_the_best() {
+    // Sixty sets of ten use cases: more arrangements than anybody tries.
+    let mut seed = 7_u32;
+    let mut below = |limit: u32| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) % limit
+    };
+    let mut text = String::from("exclusive = [");
+    for a in 0..10 {
+        for b in (a + 1)..10 {
+            if below(5) < 3 {
+                let _ = write!(text, "[\"c{a}\", \"c{b}\"], ");
+            }
+        }
+    }
+    text += "]\n[[area]]\nname = \"video\"\n[[device]]\nname = \"d\"\narea = \"video\"\n";
+    for case in 0..10 {
+        let _ = write!(text, "[[case]]\nname = \"c{case}\"\nbuffers = [\n");
+        for _ in 0..6 {
+            let (count, size, order) = (1 + below(4), 4096 * (1 + below(500)), below(8));
+            let _ = write!(
+                text,
+                "{{ device = \"d\", count = {count}, size = {size}, align = {}, direction = \"both\" }},\n",
+                4096 << order
+            );
+        }
+        text += "]\n";
+    }
+    let board =
+        Board::read(&root().join("boards/vexpress-a9/vexpress-a9.dts")).unwrap_or_else(|fault| panic!("{fault}"));
+    let problem = input::read(&board, &Source::new("large.toml", text)).unwrap_or_else(|fault| panic!("{fault}"));
+    let packings = plan(&problem, Effort::Full).unwrap_or_else(|fault| panic!("{fault}"));
+    let packing = &packings[0];
+    assert!(
+        !packing.proven && packing.bound < packing.needed && packing.needed < packing.bound * 11 / 10,
+        "{packing:?}"
+    );
+    assert!(carveout_plan::report::text(&problem, &packings).contains("are needed: a gap of "));
+    assert!(check::check(&problem, &certificate(&problem, &packings).to_string()).is_ok());
+}
+
+#[test]
 fn a_certificate_of_another_tree_is_refused() {
     let (_, problem, packings) = planned("phone");
     let certificate = certificate(&problem, &packings).to_string();
-    let other = Problem { free: [0x40000..0x60000].to_vec(), ..problem };
+    let other = Problem { free: std::iter::once(0x40000..0x60000).collect(), ..problem };
     let said = check::check(&other, &certificate).unwrap_err();
     assert!(said.contains("is reserved, absent or not where it may lie"), "{said}");
 }

@@ -220,7 +220,8 @@ fn pack(problem: &Problem, area: usize, free: &[Range<u32>], effort: Effort) -> 
 
 /// Cuts an area that was given all of a hole to what it needs.
 fn cut(mut packing: Packing, base: u32) -> Packing {
-    packing.runs = [base..base + packing.needed].to_vec();
+    packing.runs.clear();
+    packing.runs.push(base..base + packing.needed);
     packing
 }
 
