@@ -1,7 +1,7 @@
 //! The checker of certificates. It is small, works in bytes, and knows nothing of how places are found.
 //!
-//! What it verifies suffices for a contract's promise. A request of a declared size takes an idle slot of its class, and
-//! a class has as many slots as buffers that it declares. So no order of declared requests can fail, if
+//! What it verifies suffices for a contract's promise. A request of a declared size takes an idle slot of its class,
+//! and a class has as many slots as buffers that it declares. So no order of declared requests can fail, if
 //!
 //! 1. each set that the use cases declare is there once, with a slot for each buffer;
 //! 2. each slot lies in one run of its device's area;

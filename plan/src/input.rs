@@ -261,6 +261,13 @@ impl Reader<'_> {
                 .fault(0..1, format!("there are more than {MOST_BUFFERS} buffers"))
                 .help("small buffers are a pool's: declare the pool's buffer"));
         }
+        for (area, wish) in problem.areas.iter().enumerate() {
+            let least = file.loans.iter().any(|loan| loan.area.get_ref() == &wish.name && loan.least.is_some());
+            if problem.sets_of(area).next().is_none() && !least {
+                let fault = self.source.fault(wish.span.clone(), format!("nothing needs area {}", wish.name));
+                return Err(fault.help("leave it out, or let a device with buffers allocate from it"));
+            }
+        }
         problem.loans = file.loans.iter().map(|loan| self.loan(loan, &areas, &problem)).collect::<Result<_>>()?;
         Ok(problem)
     }

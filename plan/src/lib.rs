@@ -1,8 +1,8 @@
 //! How much memory do a board's devices need? A compiler for contracts.
 //!
-//! Guarantees: a plan that this prints was checked twice by code that did not make it: its certificate by [`check`], its
-//! areas by the kernel's own reading of the tree that was written. Bad input is refused with its line and what would
-//! help.
+//! Guarantees: a plan that this prints was checked twice by code that did not make it: its certificate by [`check`],
+//! its areas by the kernel's own reading of the tree that was written. Bad input is refused with its line and what
+//! would help.
 //!
 //! ```text
 //! tree + use cases -> board, input -> problem -> solve -> certificate -> check

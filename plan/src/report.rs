@@ -72,6 +72,9 @@ fn area(out: &mut String, problem: &Problem, packing: &Packing) {
         let _ = writeln!(out, "    the place is the tree's; {} of it are needed", frames(packing.needed));
     }
     let _ = writeln!(out, "    all buffers together: {}; {}", frames(packing.sum), verdict(packing));
+    if packing.sum > packing.needed {
+        let _ = writeln!(out, "    use cases share it: only the contracts of this plan may allocate here");
+    }
     for (number, at) in &packing.slots {
         let set = &problem.sets[*number];
         let device = &problem.devices[set.device];

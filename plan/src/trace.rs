@@ -182,8 +182,8 @@ impl Kind {
         if self == Self::FirstFit { order.max(peers::order(count, CMA_ALIGNMENT)) } else { order }
     }
 
-    /// Returns how many allocations are refused in an area of so many frames. Tells `each` the buffers that are held after
-    /// each step, and where.
+    /// Returns how many allocations are refused in an area of so many frames. Tells `each` the buffers that are held
+    /// after each step, and where.
     fn refused(self, trace: &Trace, area: u32, mut each: impl FnMut(&[Option<(usize, u32, u8)>])) -> Option<u32> {
         let mut runs = self.fresh(area)?;
         let mut held = vec![None; trace.buffers];

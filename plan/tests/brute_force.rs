@@ -1,62 +1,15 @@
-//! The solver against all arrangements, on problems that are small enough to try them all; and against the kernel,
-//! which makes the contracts of its plans.
+//! The solver against all arrangements, on problems that are small enough to try them all.
+
+mod random;
 
 use std::ops::Range;
 
 use carveout_plan::certificate::certificate;
 use carveout_plan::check;
-use carveout_plan::errors::Source;
-use carveout_plan::problem::{AreaWish, Device, Direction, FRAME, Problem, Set, UseCase, Window};
+use carveout_plan::problem::{FRAME, Problem, Set};
 use carveout_plan::solve::{Effort, Packing, plan};
 use proptest::prelude::*;
-
-/// Where memory begins: the area of the fake machine.
-const START: u32 = 0x60200;
-
-/// A set: device, use case, count, frames, order of alignment.
-type RandomSet = (usize, usize, u32, u32, u32);
-
-fn problem(room: u32, devices: &[(Option<u32>, u32, Option<u32>)], exclusive: &[bool], sets: &[RandomSet]) -> Problem {
-    let cases = 3;
-    let apart = |a: usize, b: usize| a != b && exclusive[a + b - 1];
-    Problem {
-        source: Source::new("random.toml", " "),
-        kernel: 1 << 20,
-        free: std::iter::once(START..START + room).collect(),
-        areas: vec![AreaWish { name: "test".to_owned(), lendable: true, fixed: None, within: 0..1 << 20, span: 0..1 }],
-        devices: devices
-            .iter()
-            .enumerate()
-            .map(|(n, &(reach, shift, boundary))| Device {
-                name: format!("device-{n}"),
-                node: None,
-                area: 0,
-                mask: reach.map_or(u32::MAX, |frames| (START + shift + frames) * FRAME - 1),
-                windows: vec![Window { bus: (START + shift) * FRAME, phys: START * FRAME, bytes: 1 << 22 }],
-                boundary: boundary.map(|order| FRAME << order),
-                span: 0..1,
-            })
-            .collect(),
-        cases: (0..cases)
-            .map(|a| UseCase { name: format!("case-{a}"), excludes: (0..cases).map(|b| apart(a, b)).collect() })
-            .collect(),
-        sets: sets
-            .iter()
-            .enumerate()
-            .map(|(n, &(device, case, count, frames, order))| Set {
-                name: format!("set-{n}"),
-                device: device % devices.len(),
-                cases: vec![case],
-                count,
-                bytes: frames * FRAME - 100,
-                align: FRAME << order,
-                direction: Direction::Both,
-                span: 0..1,
-            })
-            .collect(),
-        loans: Vec::new(),
-    }
-}
+use random::problem;
 
 /// Returns whether a buffer of this set may lie at a frame: written anew, in bytes.
 fn may_lie(problem: &Problem, set: &Set, at: u32) -> bool {

@@ -102,6 +102,7 @@ fn each_mistake_is_refused_at_its_line() {
         ("name = \"camera\"", "name = \"camera\"\nnode = \"/soc/camera\"", 8, "board.dtb has no node /soc/camera"),
         ("name = \"camera\"", "name = \"camera\"\nwindows = []", 8, "0 windows"),
         ("name = \"b\"", "name = \"a\"", 15, "there are two of case a"),
+        ("[[device]]", "[[area]]\nname = \"more\"\n\n[[device]]", 7, "nothing needs area more"),
         ("count = 2", "count = 0", 12, "0 buffers"),
         ("count = 2", "count = -1", 12, "invalid value"),
         ("size = \"1M\", dir", "size = \"1T\", dir", 12, "\"1T\" is no number of bytes"),

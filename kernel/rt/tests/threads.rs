@@ -14,8 +14,9 @@ use carveout::dma::{
     Coherent, Contiguous, Contract, ContractError, ContractSet, Cpu, DataDirection, Device, DeviceOnly, DirectionError,
     Discardable, Dma, DmaStats, Effort, FaultPlace, Field, FromDevice, GiveBackError, Handle, HandleError, Holder,
     Holders, LendError, LentFrames, Loan, LoanError, LoanPriority, LoanStats, Master, MasterError, Movable, No, NoRun,
-    PageKind, PagesError, Pool, PoolBlock, PoolError, PoolExhausted, Port, PortError, PortView, RawRecord, Reach,
-    ScatterError, ScatterTable, Segment, Stream, StreamBlock, StreamPool, TakeError, ToDevice, WiderMapping, Yes,
+    PageKind, PagesError, PlacedSet, Plan, PlanDiffers, PlannedArea, PlannedContract, Pool, PoolBlock, PoolError,
+    PoolExhausted, Port, PortError, PortView, RawRecord, Reach, ScatterError, ScatterTable, Segment, Stream,
+    StreamBlock, StreamPool, TakeError, ToDevice, WiderMapping, Yes,
 };
 use carveout::embed::{Builder, CoreError, EmbedError, Needs, Roots, Window, WindowError};
 use carveout::fake::{Fake, Op};
@@ -263,6 +264,11 @@ shared![
     Discardable,
     Movable,
     ContractSet,
+    PlacedSet<'static>,
+    Plan,
+    PlannedArea,
+    PlannedContract,
+    PlanDiffers,
     ContractError,
     DataDirection,
     DirectionError,

@@ -11,9 +11,8 @@
 //! - `exact`: all arrangements that could be shorter, as far as a budget of steps goes;
 //! - `relax`: what would make an impossible set of wishes possible.
 //!
-//! The search is our own because the published solvers that were tried did not fit: pumpkin-solver 0.5 brings 111 crates
-//! and minutes of building, and relaxations of integer programs (microlp) prove nothing about alternatives such as "a
-//! before b". The tests compare with all arrangements of small problems.
+//! The search is our own. pumpkin-solver 0.5 would do it too, but brings 111 crates and minutes of building to
+//! everybody who runs the tests. `plan/tests/brute_force.rs` compares with all arrangements of small problems.
 
 mod clique;
 mod exact;

@@ -81,8 +81,8 @@ impl Layer {
         Self { shapes, apart }
     }
 
-    /// Returns the lowest place from `from` on for a buffer of a set, beside slots that have places, that ends at `limit`
-    /// or before. Counts each slot that it looks at.
+    /// Returns the lowest place from `from` on for a buffer of a set, beside slots that have places, that ends at
+    /// `limit` or before. Counts each slot that it looks at.
     pub(super) fn lowest(&self, set: usize, placed: &[Slot], from: u32, limit: u32, steps: &mut u64) -> Option<u32> {
         let shape = &self.shapes[set];
         for part in &shape.parts {

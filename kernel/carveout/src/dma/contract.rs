@@ -68,9 +68,9 @@ impl<M: Machine> Dma<M> {
         self.declare(master, wanted)
     }
 
-    /// Declares buffers as [`contract`](Self::contract) does, each at a place that is chosen already. What a tool such as
-    /// `carveout-plan` places is so promised as it was placed. Sets of contracts that never exist at one time may have
-    /// places in common: one contract ends, its buffers are freed, and the next is declared.
+    /// Declares buffers as [`contract`](Self::contract) does, each at a place that is chosen already. What a tool such
+    /// as `carveout-plan` places is so promised as it was placed. Sets of contracts that never exist at one time may
+    /// have places in common: one contract ends, its buffers are freed, and the next is declared.
     ///
     /// ```
     /// use carveout::addr::PhysAddr;
