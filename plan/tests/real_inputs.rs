@@ -136,12 +136,12 @@ fn what_cannot_be_proven_says_how_far_it_may_be_from_the_best() {
     }
     text += "]\n[[area]]\nname = \"video\"\n[[device]]\nname = \"d\"\narea = \"video\"\n";
     for case in 0..10 {
-        let _ = write!(text, "[[case]]\nname = \"c{case}\"\nbuffers = [\n");
+        let _ = writeln!(text, "[[case]]\nname = \"c{case}\"\nbuffers = [");
         for _ in 0..6 {
             let (count, size, order) = (1 + below(4), 4096 * (1 + below(500)), below(8));
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "{{ device = \"d\", count = {count}, size = {size}, align = {}, direction = \"both\" }},\n",
+                "{{ device = \"d\", count = {count}, size = {size}, align = {}, direction = \"both\" }},",
                 4096 << order
             );
         }

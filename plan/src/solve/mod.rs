@@ -40,7 +40,7 @@ pub struct Packing {
     pub runs: Vec<Range<u32>>,
     /// The frames from its start on that the slots need, and the loans that must always be there.
     pub needed: u32,
-    /// The frames that no arrangement can undercut.
+    /// The frames that no arrangement can undercut, for some sets must lie apart.
     pub bound: u32,
     /// The sets whose buffers alone need that.
     pub bound_sets: Vec<usize>,
@@ -256,7 +256,7 @@ fn arrange(problem: &Problem, area: usize, demand: &Demand, runs: &[Range<u32>],
         area,
         runs: runs.to_vec(),
         needed,
-        bound: if proven { needed } else { demand.area(demand.slots) },
+        bound: demand.area(demand.slots),
         bound_sets: demand.bound_sets.clone(),
         proven,
         sum: demand.sum,
