@@ -31,6 +31,7 @@ compiled! {
     adapters: "src/adapters.md",
     c: "src/c.md",
     features: "src/features.md",
+    plan: "src/plan.md",
     boards: "src/boards.md",
     testing: "src/testing.md",
     performance: "src/performance.md",

@@ -105,7 +105,7 @@ impl ShareCalls {
 
     /// Ends what is under way. Returns the screen, and what was seen.
     pub(super) fn end(self) -> (Screen, Seen) {
-        self.poll(&mut self.state.lock(), u64::MAX);
+        Self::poll(&mut self.state.lock(), u64::MAX);
         let State { screen, seen, .. } = self.state.into_inner();
         (screen, seen)
     }
@@ -149,7 +149,7 @@ impl ShareCalls {
                 keep(state, found)
             }
             2 => {
-                let to = self.number(state, args[1])?;
+                let to = Self::number(state, args[1])?;
                 let rights = [ShareRights::READ, ShareRights::WRITE, ShareRights::RESHARE];
                 let rights = (0..3).filter(|n| args[2] >> n & 1 == 1).map(|n| rights[n]);
                 let rights = rights.fold(ShareRights::default(), |all, right| all | right);
@@ -179,7 +179,7 @@ impl ShareCalls {
     }
 
     /// Returns the client that is process `number`. Processes become clients in any order.
-    fn number(&self, state: &State, number: u32) -> Result<ClientId, ShareError> {
+    fn number(state: &State, number: u32) -> Result<ClientId, ShareError> {
         let name = super::NAMES.get(number as usize).copied().unwrap_or_default();
         let client = state.clients.iter().find(|client| client.name == name);
         client.map(|client| client.id).ok_or(ShareError::NoName { name: name.into() })
@@ -206,7 +206,7 @@ impl ShareCalls {
     }
 
     /// Ends the scaler's job if its time has come.
-    fn poll(&self, state: &mut State, now: u64) {
+    fn poll(state: &mut State, now: u64) {
         let Some(Job { lease, .. }) = state.job.take_if(|job| job.until <= now) else { return };
         state.seen.shown += u32::from(state.screen.show(lease.bus()));
         // SAFETY: the scaler works inside of `show` alone (I4).
@@ -242,7 +242,7 @@ impl Text {
 impl Calls for ShareCalls {
     fn call(&self, process: &mut Process, number: u32, args: [u32; 6]) -> u32 {
         let state = &mut *self.state.lock();
-        self.poll(state, self.kernel.micros());
+        Self::poll(state, self.kernel.micros());
         self.answer(state, process, number, args).unwrap_or_else(|error| {
             log::debug!("{process}: call {number}: {error}");
             REFUSED
@@ -257,7 +257,7 @@ impl Calls for ShareCalls {
         };
         let state = &mut *self.state.lock();
         let now = self.kernel.micros();
-        self.poll(state, now);
+        Self::poll(state, now);
         let (Some(at), Ok(place)) = (fault.address, self.client(state, process)) else { return AfterFault::Kill };
         let id = state.clients[place].id;
         match self.shares.fault(id, at, access) {

@@ -5,10 +5,10 @@ use carveout::addr::{FRAME_SIZE, Frame, FrameRange, PhysAddr};
 use carveout::dma::{
     AllocError, Borrower, Coherent, Contiguous, Contract, ContractError, ContractSet, DeviceOnly, Discardable,
     FaultPlace, FromDevice, LOAN_PAGE, LendError, LentFrames, Loan, LoanError, LoanKind, LoanPriority, MAX_BUDGET,
-    Movable, Stream,
+    Movable, PlacedSet, Stream,
 };
 use carveout::fake::Fake;
-use carveout::setup::Setup;
+use carveout::setup::{CARVED, Setup};
 use proptest::prelude::*;
 
 const KINDS: u8 = 4;
@@ -789,6 +789,48 @@ fn a_contract_is_refused_with_the_reason_and_nobody_loses_anything() {
         "no room for 4 KiB: all 1 that the contract declares are allocated",
         "it never spills"
     );
+}
+
+/// A contract at chosen places recalls what is lent there. A place that a buffer cannot have is refused by name, and
+/// nobody loses anything.
+#[test]
+fn i7_a_contract_has_the_places_that_were_chosen() {
+    let setup = Setup::new(7);
+    let device = setup.master("device");
+    let cache = setup.dma.borrower::<Discardable>(area(&setup), "cache", 1024, LoanPriority::Low).unwrap();
+    let loan = cache.borrow(1024).unwrap();
+    let at = |bytes: u32| PhysAddr::new(CARVED.raw() + bytes);
+    let declare = |bytes, align, at: &[PhysAddr]| setup.dma.contract_at(&device, &[PlacedSet { bytes, align, at }]);
+    let refused = |bytes, align, places: &[PhysAddr], wrong: PhysAddr| {
+        let error = declare(bytes, align, places).map(drop).unwrap_err();
+        assert!(matches!(error, ContractError::Place { at, .. } if at == wrong), "{error}");
+        assert_eq!(cache.left(loan), Ok(1024), "refusals recall nothing");
+    };
+    refused(8192, 1, &[at(0), at(4096)], at(4096));
+    refused(8192, 1, &[at(2048)], at(2048));
+    refused(8192, 16384, &[at(16384), at(8192)], at(8192));
+    refused(8192, 1, &[at((4 << 20) - 4096)], at((4 << 20) - 4096));
+    refused(4096, 1, &[PhysAddr::new(0xffff_f000)], PhysAddr::new(0xffff_f000));
+    let near = device.clone().with_mask(carveout::addr::BusAddr::new(CARVED.raw() + 0xffff));
+    let far = [PlacedSet { bytes: 8192, align: 1, at: &[at(0), at(0xf000)] }];
+    let error = setup.dma.contract_at(&near, &far).map(drop).unwrap_err();
+    let line = format!(
+        "contract refused: 2 x 8 KiB: the place at {} is held, or not where the device can have such a buffer",
+        at(0xf000)
+    );
+    assert_eq!(error.to_string(), line);
+    assert_eq!(declare(8192, 1, &[]).map(drop).unwrap_err(), ContractError::NoBuffers);
+
+    let contract = declare(8192, 1, &[at(12288), at(1 << 20)]).unwrap();
+    assert_eq!(cache.left(loan), Ok(1020), "four pages were recalled");
+    let held = [contract.alloc(8192, 1), contract.alloc(1, 1)].map(Result::unwrap);
+    let mut bases = held.each_ref().map(|buffer| buffer.frames().base());
+    bases.sort_unstable();
+    assert_eq!(bases, [at(12288), at(1 << 20)]);
+    let beside = declare(8192, 1, &[at(16384)]).map(drop).unwrap_err();
+    assert!(matches!(beside, ContractError::Place { .. }), "{beside}");
+    drop((contract, held));
+    assert!(declare(8192, 1, &[at(16384)]).is_ok(), "the contract and its buffers have ended");
 }
 
 /// What is declared at an alignment is not had by who asks for less, nor the other way round.

@@ -104,6 +104,7 @@ const CRATES: [Crate; 8] = [
             "dma::mapped_area",
             "dma::alloc",
             "dma::contract",
+            "dma::plan",
             "dma::pool::shape",
             "dma::pool::list",
             "dma::pool::store",

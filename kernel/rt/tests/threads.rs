@@ -14,10 +14,11 @@ use carveout::dma::{
     ClientId, Coherent, Contiguous, Contract, ContractError, ContractSet, Cpu, CpuAccess, DataDirection, Device,
     DeviceLease, DeviceOnly, DirectionError, Discardable, Dma, DmaStats, Effort, FaultPlace, Field, FromDevice,
     GiveBackError, Handle, HandleError, Holder, Holders, LendError, LentFrames, Loan, LoanError, LoanPriority,
-    LoanStats, Master, MasterError, Movable, No, NoRun, Offer, PageKind, PagesError, Pool, PoolBlock, PoolError,
-    PoolExhausted, Port, PortError, PortView, RawRecord, Reach, ScatterError, ScatterTable, Segment, ShareDomain,
-    ShareError, ShareFault, ShareHandle, ShareHolders, ShareLimits, ShareRights, ShareStats, Shares, Stream,
-    StreamBlock, StreamPool, TakeError, ToDevice, UserView, WiderMapping, Yes,
+    LoanStats, Master, MasterError, Movable, No, NoRun, Offer, PageKind, PagesError, PlacedSet, Plan, PlanDiffers,
+    PlannedArea, PlannedContract, Pool, PoolBlock, PoolError, PoolExhausted, Port, PortError, PortView, RawRecord,
+    Reach, ScatterError, ScatterTable, Segment, ShareDomain, ShareError, ShareFault, ShareHandle, ShareHolders,
+    ShareLimits, ShareRights, ShareStats, Shares, Stream, StreamBlock, StreamPool, TakeError, ToDevice, UserView,
+    WiderMapping, Yes,
 };
 use carveout::embed::{Builder, CoreError, EmbedError, Needs, Roots, Window, WindowError};
 use carveout::fake::{Fake, Op};
@@ -282,6 +283,11 @@ shared![
     Discardable,
     Movable,
     ContractSet,
+    PlacedSet<'static>,
+    Plan,
+    PlannedArea,
+    PlannedContract,
+    PlanDiffers,
     ContractError,
     DataDirection,
     DirectionError,

@@ -11,7 +11,9 @@ mod machine;
 use carveout::cma::{Index, Node};
 use carveout::dma::AfterFree;
 use machine::Module;
-use peers::{Buddy, CMA_ALIGNMENT, FRAME, FRAMES, LARGE_PAGE, Runs, SEEDS, Segregated, TAKEN, order, seed, trace};
+use peers::{
+    Buddy, CMA_ALIGNMENT, FRAME, FRAMES, FirstFit, LARGE_PAGE, Runs, SEEDS, Segregated, TAKEN, order, seed, trace,
+};
 use std::alloc::Layout;
 use std::error::Error;
 use std::ptr::NonNull;
@@ -26,47 +28,6 @@ impl Runs for FreeRuns {
 
     fn free(&mut self, at: usize, count: u32, _: u8) {
         self.0.free(at as u32, count).expect("frames that were allocated");
-    }
-}
-
-/// The first run that fits, as Linux looks for one in a bitmap. A frame that is taken knows where its block ends.
-struct FirstFit {
-    ends: Vec<u32>,
-    /// Whether blocks are of the size rounded up to a power of two, and aligned to that: a pool that is `no-map`.
-    rounded: bool,
-}
-
-impl FirstFit {
-    fn new(rounded: bool) -> Self {
-        let ends = (0..FRAMES).map(|at| if at < TAKEN { TAKEN } else { 0 }).collect();
-        Self { ends, rounded }
-    }
-
-    fn shape(&self, count: u32, order: u8) -> (u32, u32) {
-        if self.rounded { (count.next_power_of_two(), count.next_power_of_two()) } else { (count, 1 << order) }
-    }
-}
-
-impl Runs for FirstFit {
-    fn alloc(&mut self, count: u32, order: u8) -> Option<usize> {
-        let (count, align) = self.shape(count, order);
-        let mut at = 0;
-        while at + count <= FRAMES {
-            let run = &mut self.ends[at as usize..(at + count) as usize];
-            match run.iter().rfind(|&&end| end > 0) {
-                Some(end) => at = end.next_multiple_of(align),
-                None => {
-                    run.fill(at + count);
-                    return Some(at as usize);
-                }
-            }
-        }
-        None
-    }
-
-    fn free(&mut self, at: usize, count: u32, order: u8) {
-        let (count, _) = self.shape(count, order);
-        self.ends[at..at + count as usize].fill(0);
     }
 }
 
@@ -100,8 +61,8 @@ fn fresh(name: &str, memory: NonNull<u8>) -> Box<dyn Runs> {
             Box::new(FreeRuns(index))
         }
         // They differ in what alignment the trace asks of them.
-        "E" | "G" => Box::new(FirstFit::new(false)),
-        "F" => Box::new(FirstFit::new(true)),
+        "E" | "G" => Box::new(FirstFit::new(FRAMES, TAKEN, false)),
+        "F" => Box::new(FirstFit::new(FRAMES, TAKEN, true)),
         // SAFETY: one allocator at a time has the memory, and a header fits before `first`.
         "tlsf" => Box::new(unsafe { Segregated::new(first, bytes) }),
         // SAFETY: one allocator at a time has the memory.

@@ -299,7 +299,7 @@ impl Refusal {
             Self::TooLarge { .. } => Error::NoCapacity,
             Self::Alloc(error) | Self::Pool(PoolError::Alloc(error)) => of_alloc(error),
             Self::Contract(error) => match error {
-                ContractError::NoBuffers => Error::Contract,
+                ContractError::NoBuffers | ContractError::Place { .. } => Error::Contract,
                 ContractError::Set { error, .. } => of_alloc(error),
                 ContractError::Records { .. } => Error::NoRecord,
                 ContractError::Heap { .. } => Error::Heap,

@@ -10,7 +10,7 @@
 //! class. So an allocation's outcome depends only on how many slots of its own class are held. docs/src/loans.md has
 //! the proof that it cannot fail.
 
-use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange};
+use crate::addr::{Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use crate::cma::area::AllocError;
 use crate::cma::extent::Extent;
 use alloc::collections::TryReserveError;
@@ -45,6 +45,25 @@ impl fmt::Display for ContractSet {
     }
 }
 
+/// Declares buffers of `bytes`, aligned to `align`, at places that are chosen already: one for each of `at`. A
+/// [planned contract](crate::dma::Dma::contract_at) promises them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PlacedSet<'a> {
+    /// Bytes of each, as [`ContractSet::bytes`].
+    pub bytes: u32,
+    /// As [`ContractSet::align`].
+    pub align: u32,
+    /// The first byte of each buffer's place.
+    pub at: &'a [PhysAddr],
+}
+
+impl PlacedSet<'_> {
+    /// Returns the declaration without the places.
+    pub const fn set(&self) -> ContractSet {
+        ContractSet { count: self.at.len() as u32, bytes: self.bytes, align: self.align }
+    }
+}
+
 /// Says why a contract was refused. Nobody lost anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ContractError {
@@ -58,6 +77,14 @@ pub enum ContractError {
         placed: u32,
         /// Why the next buffer has no place beside them.
         error: AllocError,
+    },
+    /// A buffer of this set cannot have the place that was chosen for it. The place is held, or not in the device's
+    /// area, or out of its reach, or not aligned.
+    Place {
+        /// The set.
+        set: ContractSet,
+        /// The first byte of the place.
+        at: PhysAddr,
     },
     /// It declares more buffers than there are records for.
     Records {
@@ -83,6 +110,10 @@ impl fmt::Display for ContractError {
             Self::Set { set, placed, error } => {
                 write!(f, "contract refused: {set}: with {placed} of its buffers placed, {error}")
             }
+            Self::Place { set, at } => write!(
+                f,
+                "contract refused: {set}: the place at {at} is held, or not where the device can have such a buffer"
+            ),
             Self::Records { wanted, free, limit } => write!(
                 f,
                 "contract refused: it declares {wanted} buffers, and of the {limit} records for buffers {free} are free"

@@ -1,8 +1,9 @@
 //! Contracts: a device's buffers, promised beforehand (I7). [`crate::cma::contract`] and docs/src/loans.md say what is
 //! promised and why it holds.
 
-use crate::cma::area::{AllocError, PlanError, shape};
-use crate::cma::contract::{ContractError, ContractSet, ContractSlot, SlotId};
+use crate::addr::{FRAME_SIZE, PhysAddr};
+use crate::cma::area::{AllocError, PlanError, Wanted, shape};
+use crate::cma::contract::{ContractError, ContractSet, ContractSlot, PlacedSet, SlotId};
 use crate::cma::extent::Extent;
 use crate::cpu::relax;
 use crate::dma::buffer::{Coherent, Contiguous};
@@ -63,28 +64,88 @@ impl<M: Machine> Dma<M> {
     /// [`ContractError::Heap`] if the heap has no room for the books. No buffer, loan or contract changes then. Books
     /// that had grown stay as large as they are.
     pub fn contract(&'static self, master: &Master, sets: &[ContractSet]) -> Result<Contract<M>, ContractError> {
+        let wanted = self.wanted(sets)?;
+        self.declare(master, wanted)
+    }
+
+    /// Declares buffers as [`contract`](Self::contract) does, each at a place that is chosen already. What a tool such
+    /// as `carveout-plan` places is so promised as it was placed. Sets of contracts that never exist at one time may
+    /// have places in common: one contract ends, its buffers are freed, and the next is declared.
+    ///
+    /// ```
+    /// use carveout::addr::PhysAddr;
+    /// use carveout::dma::{ContractError, PlacedSet};
+    /// use carveout::setup::{CARVED, Setup};
+    ///
+    /// let setup = Setup::new(1); // an area of 4 MiB
+    /// let camera = setup.master("camera");
+    /// let [first, second] = [CARVED, PhysAddr::new(CARVED.raw() + (1 << 20))];
+    /// let preview = [PlacedSet { bytes: 1 << 20, align: 1, at: &[first, second] }];
+    /// let contract = setup.dma.contract_at(&camera, &preview).expect("both places are free");
+    ///
+    /// // Somebody else cannot have them, until the contract ends.
+    /// let still = [PlacedSet { bytes: 2 << 20, align: 1, at: &[first] }];
+    /// let refused = setup.dma.contract_at(&camera, &still).unwrap_err();
+    /// assert!(matches!(refused, ContractError::Place { at, .. } if at == first));
+    /// drop(contract);
+    /// assert!(setup.dma.contract_at(&camera, &still).is_ok());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ContractError::Place`] if a buffer cannot have its place. The others are as for
+    /// [`contract`](Self::contract).
+    pub fn contract_at(&'static self, master: &Master, sets: &[PlacedSet<'_>]) -> Result<Contract<M>, ContractError> {
+        let mut plain: Vec<ContractSet> =
+            room(sets.len()).map_err(|_| ContractError::Heap { wanted: sets.len() as u64 })?;
+        plain.extend(sets.iter().map(PlacedSet::set));
+        let mut wanted = self.wanted(&plain)?;
+        let places = sets.iter().flat_map(|placed| placed.at.iter().map(move |&at| (placed, at)));
+        for (slot, (placed, at)) in wanted.iter_mut().zip(places) {
+            if !at.is_aligned(FRAME_SIZE) {
+                return Err(ContractError::Place { set: placed.set(), at });
+            }
+            slot.0.at = Some(at.raw() / FRAME_SIZE);
+        }
+        self.declare(master, wanted)
+    }
+
+    /// Returns a slot to be planned for each buffer, in the order of the sets.
+    fn wanted(&self, sets: &[ContractSet]) -> Result<Vec<(Wanted, ContractSet)>, ContractError> {
         if sets.is_empty() || sets.iter().any(|set| set.count == 0) {
             return Err(ContractError::NoBuffers);
         }
-        let refuse = |set: ContractSet, placed: u32| move |error| ContractError::Set { set, placed, error };
         let declared: u64 = sets.iter().map(|set| u64::from(set.count)).sum();
         let limit = MOST_RECORDS as u32;
+        let mut wanted: Vec<(Wanted, ContractSet)> = Vec::new();
+        for &set in sets {
+            let (frames, order) =
+                shape(set.bytes, set.align).map_err(|error| ContractError::Set { set, placed: 0, error })?;
+            if declared > limit.into() {
+                let free = self.state.lock().records.available() as u32;
+                return Err(ContractError::Records { wanted: declared, free, limit });
+            }
+            wanted.try_reserve(set.count as usize).map_err(|_| ContractError::Heap { wanted: declared })?;
+            wanted.extend((0..set.count).map(|_| (Wanted { frames, order, at: None }, set)));
+        }
+        Ok(wanted)
+    }
+
+    /// Plans these slots and takes them, all or none.
+    fn declare(
+        &'static self,
+        master: &Master,
+        mut wanted: Vec<(Wanted, ContractSet)>,
+    ) -> Result<Contract<M>, ContractError> {
+        let refuse = |set: ContractSet, placed: u32| move |error| ContractError::Set { set, placed, error };
+        let (declared, limit) = (wanted.len() as u64, MOST_RECORDS as u32);
         let no_records = |free: usize| ContractError::Records { wanted: declared, free: free as u32, limit };
         let full = |_| ContractError::Heap { wanted: declared };
-        let mut wanted: Vec<(u32, u8, ContractSet)> = Vec::new();
-        for &set in sets {
-            let (frames, order) = shape(set.bytes, set.align).map_err(refuse(set, 0))?;
-            if declared > limit.into() {
-                return Err(no_records(self.state.lock().records.available()));
-            }
-            wanted.try_reserve(set.count as usize).map_err(full)?;
-            wanted.extend((0..set.count).map(|_| (frames, order, set)));
-        }
         // The stable sort would take memory.
-        wanted.sort_unstable_by_key(|&(frames, order, _)| core::cmp::Reverse((frames, order)));
-        let mut shapes: Vec<(u32, u8)> = room(wanted.len()).map_err(full)?;
-        shapes.extend(wanted.iter().map(|&(frames, order, _)| (frames, order)));
-        let first = wanted[0].2;
+        wanted.sort_unstable_by_key(|(slot, _)| core::cmp::Reverse((slot.frames, slot.order)));
+        let mut shapes: Vec<Wanted> = room(wanted.len()).map_err(full)?;
+        shapes.extend(wanted.iter().map(|&(slot, _)| slot));
+        let first = wanted[0].1;
         let area = master.area().map_err(refuse(first, 0))?;
 
         // While this core has the turn, nobody zeroes or moves frames that could be a slot's.
@@ -98,7 +159,11 @@ impl<M: Machine> Dma<M> {
         let memory = state.area_mut(area).ok_or(NOT_OURS).map_err(refuse(first, 0))?;
         let planned = memory.plan(&shapes, |run| master.places(run)).map_err(|error| match error {
             PlanError::Heap => ContractError::Heap { wanted: declared },
-            PlanError::Slot(n, error) => refuse(wanted[n].2, n as u32)(error.within(|| master.limits())),
+            PlanError::Slot(n, error) => refuse(wanted[n].1, n as u32)(error.within(|| master.limits())),
+            PlanError::Place(n) => {
+                let (slot, set) = wanted[n];
+                ContractError::Place { set, at: PhysAddr::new(slot.at.unwrap_or(0) * FRAME_SIZE) }
+            }
         })?;
         memory.prepare_slots().map_err(full)?;
         state.records.provide(planned.len()).map_err(full)?;
@@ -110,7 +175,7 @@ impl<M: Machine> Dma<M> {
             record.body.as_deref().map(|body| body.slot)
         }));
         let slots = planned.iter().zip(&records).map(|(&extent, &record)| ContractSlot { extent, record });
-        let book = match Book::new(shapes.iter().map(|shape| shape.1).zip(slots)) {
+        let book = match Book::new(shapes.iter().map(|slot| slot.order).zip(slots)) {
             Ok(book) => book,
             Err(error) => {
                 records.into_iter().rev().for_each(|slot| state.records.give_back(slot));

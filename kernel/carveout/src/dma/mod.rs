@@ -47,6 +47,7 @@ pub(crate) mod loan;
 mod loan;
 mod mapped_area;
 pub(crate) mod master;
+mod plan;
 pub(crate) mod pool;
 pub(crate) mod port;
 mod records;
@@ -62,7 +63,7 @@ mod warm;
 pub(crate) mod word;
 
 pub use crate::cma::area::{AllocError, MAX_ALIGN, NoRun};
-pub use crate::cma::contract::{ContractError, ContractSet};
+pub use crate::cma::contract::{ContractError, ContractSet, PlacedSet};
 #[cfg(feature = "loans")]
 pub use crate::cma::loan::{
     LendError, Loan, LoanError, LoanPriority, LoanStats, MAX_BORROWERS, MAX_BUDGET, PageKind, SPARES,
@@ -82,6 +83,7 @@ pub use late::{GiveBackError, TakeError};
 pub use loan::{Borrower, Discardable, LOAN_PAGE, LentFrames, LoanKind, Movable};
 pub use mapped_area::WiderMapping;
 pub use master::{Aperture, AreaId, MAX_APERTURES, Master, MasterError};
+pub use plan::{Plan, PlanDiffers, PlannedArea, PlannedContract};
 pub use pool::{BlockShape, BlocksOut, Pool, PoolBlock, PoolError, PoolExhausted, StreamBlock, StreamPool};
 pub use port::{Port, PortError, PortView};
 pub(crate) use registry::{BookSizes, BuiltBy};

@@ -28,6 +28,7 @@ use crate::vm::space::{OneEach, Region};
 use crate::vm::window::Images;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -308,6 +309,13 @@ impl<M: Machine> Dma<M> {
         let state = self.state.lock();
         let place = state.areas.iter().position(|area| area.name() == name)?;
         Some(AreaId(place, state.window.id()))
+    }
+
+    /// Returns the first area that is called so before its unit address, with its runs.
+    pub(super) fn area_named(&self, name: &str) -> Option<(AreaId, ArrayVec<FrameRange, { CarveOut::RANGES }>)> {
+        let state = self.state.lock();
+        let place = state.areas.iter().position(|area| area.name().split('@').next() == Some(name))?;
+        Some((AreaId(place, state.window.id()), state.areas[place].ranges().collect()))
     }
 
     /// Returns the area of that place among the carve-outs the machine was built with. Names need not be unique.

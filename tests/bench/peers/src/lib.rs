@@ -4,6 +4,10 @@
 //! the same alignments.
 #![no_std]
 
+extern crate alloc;
+
+use alloc::vec;
+use alloc::vec::Vec;
 use buddy_system_allocator::Heap;
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -70,6 +74,107 @@ pub trait Runs {
     fn alloc(&mut self, count: u32, order: u8) -> Option<usize>;
     /// Gives back what `alloc` returned for the same count and order.
     fn free(&mut self, at: usize, count: u32, order: u8);
+}
+
+/// The first run that fits, as Linux looks for one in a bitmap. A frame that is taken knows where its block ends.
+pub struct FirstFit {
+    ends: Vec<u32>,
+    /// Whether blocks are of the size rounded up to a power of two, and aligned to that: a pool that is `no-map`.
+    rounded: bool,
+}
+
+impl FirstFit {
+    /// Makes one of so many frames, of which the first ones are taken for good.
+    pub fn new(frames: u32, taken: u32, rounded: bool) -> Self {
+        let mut ends = vec![0; frames as usize];
+        ends[..taken as usize].fill(taken);
+        Self { ends, rounded }
+    }
+
+    fn shape(&self, count: u32, order: u8) -> (u32, u32) {
+        if self.rounded { (count.next_power_of_two(), count.next_power_of_two()) } else { (count, 1 << order) }
+    }
+}
+
+impl Runs for FirstFit {
+    fn alloc(&mut self, count: u32, order: u8) -> Option<usize> {
+        let (count, align) = self.shape(count, order);
+        let mut at = 0;
+        while at + count <= self.ends.len() as u32 {
+            let run = &mut self.ends[at as usize..(at + count) as usize];
+            match run.iter().rfind(|&&end| end > 0) {
+                Some(end) => at = end.next_multiple_of(align),
+                None => {
+                    run.fill(at + count);
+                    return Some(at as usize);
+                }
+            }
+        }
+        None
+    }
+
+    fn free(&mut self, at: usize, count: u32, order: u8) {
+        let (count, _) = self.shape(count, order);
+        self.ends[at..at + count as usize].fill(0);
+    }
+}
+
+/// An allocator whose books lie in the memory that it manages, with memory of its own.
+pub struct Owned<A> {
+    allocator: A,
+    memory: NonNull<u8>,
+    layout: Layout,
+}
+
+/// The most that memory of one's own is aligned to.
+const MOST_ALIGN: usize = 64 << 20;
+
+impl<A> Owned<A> {
+    /// Makes one of so many frames. `make` gets their first byte, behind which a header fits, and their bytes.
+    /// Returns `None` if there is no such memory.
+    fn of(frames: u32, make: impl FnOnce(NonNull<u8>, usize) -> A) -> Option<Self> {
+        let bytes = frames as usize * FRAME;
+        let align = bytes.next_power_of_two().min(MOST_ALIGN);
+        let layout = Layout::from_size_align(bytes + align, align).ok()?;
+        // SAFETY: the layout is not empty, for the alignment is in it.
+        let memory = NonNull::new(unsafe { alloc::alloc::alloc(layout) })?;
+        // SAFETY: inside the memory.
+        let start = unsafe { memory.add(align) };
+        Some(Self { allocator: make(start, bytes), memory, layout })
+    }
+}
+
+impl Owned<Segregated> {
+    /// Makes one of so many frames. Returns `None` if there is no such memory.
+    pub fn segregated(frames: u32) -> Option<Self> {
+        // SAFETY: the memory is its own, with an alignment's bytes before the start.
+        Self::of(frames, |start, bytes| unsafe { Segregated::new(start, bytes) })
+    }
+}
+
+impl Owned<Buddy> {
+    /// Makes one of so many frames. Returns `None` if there is no such memory.
+    pub fn buddy(frames: u32) -> Option<Self> {
+        // SAFETY: the memory is its own.
+        Self::of(frames, |start, bytes| unsafe { Buddy::new(start, bytes) })
+    }
+}
+
+impl<A: Runs> Runs for Owned<A> {
+    fn alloc(&mut self, count: u32, order: u8) -> Option<usize> {
+        self.allocator.alloc(count, order)
+    }
+
+    fn free(&mut self, at: usize, count: u32, order: u8) {
+        self.allocator.free(at, count, order);
+    }
+}
+
+impl<A> Drop for Owned<A> {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated so, and the allocator over it ends here.
+        unsafe { alloc::alloc::dealloc(self.memory.as_ptr(), self.layout) };
+    }
 }
 
 /// Two-level segregated fit, 16 classes to an octave (crate rlsf). Its headers stand in the memory that it manages, so

@@ -39,7 +39,7 @@ mod tests;
 
 pub(crate) use self::alloc::{Taken, shape};
 pub use refusal::{AllocError, MAX_ALIGN, NoRun};
-pub(crate) use slots::PlanError;
+pub(crate) use slots::{PlanError, Wanted};
 pub(crate) use whose::Whose;
 
 use crate::addr::{FRAME_SHIFT, Frame, FrameRange};

@@ -24,6 +24,8 @@ pub(crate) enum PlanError {
     Heap,
     /// The slot of this number has no place.
     Slot(usize, AllocError),
+    /// The slot of this number cannot have the place that was chosen for it.
+    Place(usize),
 }
 
 impl From<TryReserveError> for PlanError {
@@ -32,12 +34,22 @@ impl From<TryReserveError> for PlanError {
     }
 }
 
+/// A slot that is to be planned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) frames: u32,
+    /// The order of its alignment in frames.
+    pub(crate) order: u8,
+    /// The number of its first frame, if that is chosen already.
+    pub(crate) at: Option<u32>,
+}
+
 impl Area {
-    /// Finds disjoint runs for buffers of these shapes, (frames, order), in the order given: where they could be once
-    /// all loans are recalled. Changes nothing, but takes scratch memory from the heap.
+    /// Finds disjoint runs for buffers of these shapes, in the order given: where they could be once all loans are
+    /// recalled. Changes nothing, but takes scratch memory from the heap.
     pub(crate) fn plan<P: Iterator<Item = Reachable>>(
         &mut self,
-        shapes: &[(u32, u8)],
+        shapes: &[Wanted],
         places: impl Fn(FrameRange) -> P,
     ) -> Result<Vec<Extent>, PlanError> {
         let mut nodes: ArrayVec<Vec<Node>, { CarveOut::RANGES }> = ArrayVec::new();
@@ -57,7 +69,19 @@ impl Area {
             index.free(frames.start(), frames.count()).ok().expect("each frame is available once");
         });
         let mut planned = room(shapes.len())?;
-        for (n, &(count, order)) in shapes.iter().enumerate() {
+        for (n, &Wanted { frames: count, order, at }) in shapes.iter().enumerate() {
+            if let Some(start) = at {
+                let chosen = FrameRange::new(start, count).ok_or(PlanError::Place(n))?;
+                let fits = |place: Reachable| place.frames.covers(chosen) && place.align_up(start, order) == start;
+                let (number, (_, index)) = scratch
+                    .iter_mut()
+                    .enumerate()
+                    .find(|(_, (run, _))| places(*run).any(fits))
+                    .ok_or(PlanError::Place(n))?;
+                index.take(start, count).map_err(|_| PlanError::Place(n))?;
+                planned.push(Extent::new(number, chosen));
+                continue;
+            }
             let liked = liked(count, order);
             let mut find = |liked| {
                 scratch.iter_mut().enumerate().find_map(|(number, (run, index))| {

@@ -97,8 +97,8 @@ impl<M: Machine> Shares<M> {
         self.book.lock().add_client(Name::new(name), space, frames)
     }
 
-    /// Removes a client that is gone, and gives up all that it had, its address space too. Returns how many handles that
-    /// were. Buffers that others have grants of live on.
+    /// Removes a client that is gone, and gives up all that it had, its address space too. Returns how many handles
+    /// that were. Buffers that others have grants of live on.
     ///
     /// # Errors
     ///
