@@ -135,7 +135,7 @@ fn i3_what_former_owners_left_goes_with_whole_caches_if_it_is_eight_times_their_
             let by_line = log.iter().any(|op| matches!(op, Op::Invalidate(_)));
             assert_eq!((log.contains(&Op::Flush), by_line), (by_flush, !by_flush), "{left} bytes, {lines} lines");
             s.fake.device_barrier();
-            assert_eq!(s.fake.device_read(at, BYTES as usize), [0; BYTES as usize], "I5");
+            assert_eq!(s.fake.device_read(at, BYTES as usize), vec![0; BYTES as usize], "I5");
         }
     }
 }

@@ -655,10 +655,10 @@ mod tests {
         write(&mut mmu, &mut caches, first_level(VA), 0);
         complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA + 0x3000), Some(BASE + 0x10_3000), "no invalidate");
-        mmu.invalidate_page(VA + 0x10_0000, true);
+        mmu.invalidate_page(VA + 0x10_0000, None, true);
         complete(&mut mmu, &mut caches).unwrap();
         assert!(frame(&mut mmu, &mut caches, VA).is_some(), "another section's");
-        mmu.invalidate_page(VA, true);
+        mmu.invalidate_page(VA, None, true);
         assert!(frame(&mut mmu, &mut caches, VA).is_some(), "not complete");
         complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA + 0x3000), None, "one invalidate takes the whole section");
@@ -693,7 +693,7 @@ mod tests {
         write(&mut mmu, &mut caches, first_level(VA), (BASE + 0x10_0000) | WRITE_BACK);
         complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA), None, "the table's own descriptors are empty");
-        mmu.invalidate_page(VA, true);
+        mmu.invalidate_page(VA, None, true);
         complete(&mut mmu, &mut caches).unwrap();
         assert_eq!(frame(&mut mmu, &mut caches, VA), Some(BASE + 0x10_0000));
     }
@@ -776,7 +776,7 @@ mod tests {
             Mmu::complete(&mut both, 0, &mut caches).unwrap();
             write(&mut both[0], &mut caches, first_level(VA), 0);
             Mmu::complete(&mut both, 0, &mut caches).unwrap();
-            both[0].invalidate_page(VA, broadcast);
+            both[0].invalidate_page(VA, None, broadcast);
             let gone = Mmu::complete(&mut both, 0, &mut caches).unwrap();
             assert_eq!(gone, if broadcast { 3 } else { 1 });
             assert_eq!(frame(&mut both[0], &mut caches, VA), None);
