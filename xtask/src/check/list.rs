@@ -417,6 +417,16 @@ fn recall_costs(kit: &Kit, job: &mut Job) -> Result<Verdict> {
     }
 }
 
+/// The boot arguments of the processes on the incoherent machine.
+const SHARE: &str = "cma=64M demo=share loglevel=6 semihosting";
+
+/// Runs a campaign. Its last line goes on the check's.
+fn summed_up(job: &mut Job, machine: &mut Command) -> Result<Verdict> {
+    let (exit, output) = job.output(machine)?;
+    let last = output.lines().last().map(str::to_owned);
+    Ok(if exit == 0 { Verdict::Passed(last) } else { Verdict::Failed(format!("exit code {exit}")) })
+}
+
 /// A slice of the campaigns that tests/incoherent/README.md has: two seeds of every planted bug on every model where it
 /// is one.
 fn incoherent_machine(kit: &'static Kit) -> Vec<Entry> {
@@ -431,15 +441,9 @@ fn incoherent_machine(kit: &'static Kit) -> Vec<Entry> {
         machine.args(words);
         machine
     };
-    // The summary's last line goes on the check's.
     let campaign = |name: &str, words: &[&str]| {
         let mut machine = machine(words);
-        Check::new(name, move |job| {
-            let (exit, output) = job.output(&mut machine)?;
-            let last = output.lines().last().map(str::to_owned);
-            Ok(if exit == 0 { Verdict::Passed(last) } else { Verdict::Failed(format!("exit code {exit}")) })
-        })
-        .alone()
+        Check::new(name, move |job| summed_up(job, &mut machine)).alone()
     };
     let tests = cargo_group("incoherent: tests of the machine", cargo(&["test", "--release", "--no-run"]), "");
     let mut checks = Vec::new();
@@ -455,6 +459,12 @@ fn incoherent_machine(kit: &'static Kit) -> Vec<Entry> {
     checks.push(lints.alone());
     checks.push(campaign("incoherent: planted bugs", &["--plants", "--seeds", "2", "--limit", "60"]));
     checks.push(campaign("incoherent: on-target tests", &["--test", "direct_map", "--test", "driver", "--seeds", "1"]));
+    let mut share = machine(&["--model", "a9", "--append", SHARE, "--seeds", "1"]);
+    let processes = Check::new("incoherent: processes that share", move |job| {
+        share.arg("--elf").arg(kit.toolchain.demo()?);
+        summed_up(job, &mut share)
+    });
+    checks.push(processes.alone());
     for (name, example) in [("incoherent: embed-rust", EMBED_RUST), ("incoherent: embed-c", EMBED_C)] {
         checks.push(campaign(name, &["--example", example, "--seeds", "2"]));
     }

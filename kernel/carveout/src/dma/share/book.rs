@@ -133,14 +133,6 @@ struct Entry {
     grants: u32,
 }
 
-/// What follows from a grant's end.
-pub(super) struct Ended {
-    /// What its client had mapped.
-    pub(super) mapping: Option<UserMapping>,
-    /// Whether it was the buffer's last one.
-    pub(super) last: bool,
-}
-
 /// An offer of pages to another client.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer<'o> {
@@ -190,9 +182,11 @@ impl Book {
         Ok(ClientId(self.clients.put(place, Client { name, space, quota, paid: 0, lost: None })))
     }
 
-    /// Forgets a client that has no grant. Returns its address space, which is dropped while the book is not locked.
-    pub(super) fn remove_client(&mut self, client: ClientId) -> Option<Arc<dyn UserSpace>> {
-        self.clients.take(client.0)?.space
+    /// Returns a handle of a client. If it has none, forgets the client and returns its address space, which is dropped
+    /// while the book is not locked.
+    pub(super) fn any_of_or_remove(&mut self, client: ClientId) -> Result<ShareHandle, Option<Arc<dyn UserSpace>>> {
+        let any = self.grants.iter().find(|(_, grant)| grant.client == client).map(|(ticket, _)| ShareHandle(ticket));
+        any.ok_or_else(|| self.clients.take(client.0).and_then(|client| client.space))
     }
 
     fn client(&self, client: ClientId) -> Result<&Client, ShareError> {
@@ -308,11 +302,6 @@ impl Book {
         last.ok_or(ShareError::NoName { name: Name::new(name) })
     }
 
-    /// Returns a handle of `client`, if it has one.
-    pub(super) fn any_of(&self, client: ClientId) -> Option<ShareHandle> {
-        self.grants.iter().find(|(_, grant)| grant.client == client).map(|(ticket, _)| ShareHandle(ticket))
-    }
-
     /// Returns a grant that was made from this one, directly, if there is one.
     pub(super) fn child_of(&self, handle: ShareHandle) -> Option<ShareHandle> {
         self.grants.iter().find(|(_, grant)| grant.parent == Some(handle)).map(|(ticket, _)| ShareHandle(ticket))
@@ -345,6 +334,11 @@ impl Book {
         Some(UserMapping { space: space.clone(), va, first, count, rights })
     }
 
+    /// Returns what a grant's client has mapped of it.
+    pub(super) fn mapping_of(&self, handle: ShareHandle) -> Option<UserMapping> {
+        self.mapping(self.grants.get(handle.0)?)
+    }
+
     /// Returns the mapping of a buffer that comes after so many others.
     pub(super) fn mapping_at(&self, buffer: usize, n: usize) -> Option<UserMapping> {
         let of = |(_, grant): (Ticket, &Grant)| if grant.buffer == buffer { self.mapping(grant) } else { None };
@@ -352,19 +346,16 @@ impl Book {
     }
 
     /// Ends a grant, whosever it is. What was granted from it counts as granted by its parent. `revoked`: not its
-    /// client did this.
-    pub(super) fn end(&mut self, handle: ShareHandle, revoked: bool) -> Option<Ended> {
-        let grant = *self.grants.get(handle.0)?;
-        let mapping = self.mapping(&grant);
-        self.grants.take(handle.0);
+    /// client did this. Returns whether it was the buffer's last one, or `None` if it was gone.
+    pub(super) fn end(&mut self, handle: ShareHandle, revoked: bool) -> Option<bool> {
+        let grant = self.grants.take(handle.0)?;
         for (_, child) in self.grants.iter_mut().filter(|(_, other)| other.parent == Some(handle)) {
             child.parent = grant.parent;
         }
-        if let Some(&UserMapping { va, count, .. }) = mapping.as_ref()
-            && revoked
+        if let (Some(va), true) = (grant.at, revoked)
             && let Some(client) = self.clients.get_mut(grant.client.0)
         {
-            client.lost = Some((va, count, grant.name));
+            client.lost = Some((va, grant.count, grant.name));
         }
         let entry = self.buffers[grant.buffer].as_mut().expect("a grant is of a buffer");
         entry.grants -= 1;
@@ -380,7 +371,7 @@ impl Book {
                 self.pay(heir, frames.into());
             }
         }
-        Some(Ended { mapping, last })
+        Some(last)
     }
 
     /// Forgets a buffer that is freed.

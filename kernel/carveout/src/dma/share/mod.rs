@@ -15,8 +15,9 @@
 //! A domain says what pages are for: [`Shares::set_cpu`] makes them the users', [`Shares::lend`] a device's. Where
 //! pages are in the domain that is asked for, nothing is due: so further clients that read cost nothing.
 //!
-//! No call here is for interrupt handlers: each waits for its turn on the buffer, with interrupts as they are. Nothing
-//! uses the heap but [`Shares::new`].
+//! No call here is for interrupt handlers: each waits for its turn on the buffer, with interrupts as they are. Where
+//! cores ask each other to empty caches, the caller has them on: who has the turn may ask who waits. Nothing uses the
+//! heap but [`Shares::new`].
 //!
 //! ```
 //! use carveout::dma::{CpuAccess, DataDirection, Offer, ShareLimits, ShareRights, Shares, UserView};

@@ -106,11 +106,14 @@ impl<M: Machine> Shares<M> {
     pub fn remove_client(&self, client: ClientId) -> Result<u32, ShareError> {
         let mut swept = 0;
         self.book.lock().name_of(client)?;
-        loop {
-            let Some(handle) = self.book.lock().any_of(client) else { break };
-            swept += u32::from(self.end(handle, false));
-        }
-        let space = self.book.lock().remove_client(client);
+        let space = loop {
+            // Nobody grants it anything between the last look and its end.
+            let next = self.book.lock().any_of_or_remove(client);
+            match next {
+                Ok(handle) => swept += u32::from(self.end(handle, false)),
+                Err(space) => break space,
+            }
+        };
         drop(space);
         Ok(swept)
     }
@@ -135,7 +138,11 @@ impl<M: Machine> Shares<M> {
         let mut turn = self.buffers[place].lock();
         match self.dma.alloc_stream_of(master, bytes, 1, DataDirection::Bidirectional) {
             Ok(stream) => {
-                self.book.lock().place_frames(place, stream.frames());
+                let mut book = self.book.lock();
+                // The client may be gone meanwhile. Then the stream is freed.
+                book.grant(client, handle)?;
+                book.place_frames(place, stream.frames());
+                drop(book);
                 *turn = Some(Shared::new(stream, view));
             }
             Err(error) => {
@@ -336,13 +343,17 @@ impl<M: Machine> Shares<M> {
     fn end(&self, handle: ShareHandle, revoked: bool) -> bool {
         let Some(place) = self.book.lock().buffer_of(handle) else { return false };
         let mut turn: Turn<'_, M> = self.buffers[place].lock();
-        let Some(ended) = self.book.lock().end(handle, revoked) else { return false };
-        if let Some(UserMapping { space, va, count, .. }) = ended.mapping {
-            space.unmap(va, count);
+        // The pages go before the right to them, and the addresses after it.
+        let mapping = self.book.lock().mapping_of(handle);
+        if let Some(UserMapping { space, va, count, .. }) = &mapping {
+            space.unmap(*va, *count);
             self.counters.unmapped.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(last) = self.book.lock().end(handle, revoked) else { return false };
+        if let Some(UserMapping { space, va, count, .. }) = mapping {
             space.release(va, count);
         }
-        if ended.last {
+        if last {
             if let Some(shared) = turn.take() {
                 shared.end(&UsersOf { shares: self, buffer: place });
             }
