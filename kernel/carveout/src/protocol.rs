@@ -424,8 +424,8 @@ pub struct Knowledge {
     pub stale: Span,
     /// Whether the CPU wrote to memory, itself or by a clean, with no device barrier since.
     pub unordered: bool,
-    /// Whether the lines that the caches may hold are so many that whole caches are emptied: at the hand-over, or before
-    /// the first use of what others had.
+    /// Whether the lines that the caches may hold are so many that whole caches are emptied: at the hand-over, or
+    /// before the first use of what others had.
     pub many: bool,
     /// Whether users may have pages of the frames.
     pub shared: bool,

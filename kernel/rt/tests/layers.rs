@@ -169,6 +169,7 @@ const CRATES: [Crate; 8] = [
             "instance",
             "init",
             "cores",
+            "emptying",
             "area",
             "device",
             "contract",

@@ -4,7 +4,9 @@
 
 use crate::failure::{Error, Failure, Refusal, answer};
 use crate::instance;
-use crate::machine::leaked;
+use crate::machine::{Machine, leaked};
+#[cfg(target_arch = "arm")]
+use carveout_armv7a::whole;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
@@ -75,7 +77,7 @@ impl Asked {
 
 // SAFETY: every other core that is coherent does the work before `each` of C returns, as the header says of it (I3).
 #[cfg(target_arch = "arm")]
-unsafe impl carveout_armv7a::whole::AskCores for Asked {
+unsafe impl whole::AskCores for Asked {
     fn count(&self) -> u32 {
         self.count()
     }
@@ -84,6 +86,26 @@ unsafe impl carveout_armv7a::whole::AskCores for Asked {
         self.each(done);
     }
 }
+
+/// Permits that whole caches are emptied, of this core and of the others.
+#[cfg(target_arch = "arm")]
+fn permit(machine: &Machine, others: Option<&'static Asked>) -> Result<(), Refusal> {
+    let others = others.map_or(whole::OtherCores::None, |asked| whole::OtherCores::Asked(asked));
+    // SAFETY: without others, no core is ever coherent with this one, as the header says (I3).
+    unsafe { machine.permit_emptying(others) }.map_err(Refusal::Unnamed)
+}
+
+/// Permits that the fake machine's caches are emptied. Each of its cores is to have so many lines.
+#[cfg(not(target_arch = "arm"))]
+#[expect(clippy::unnecessary_wraps, reason = "the board's may be refused")]
+fn permit(machine: &Machine, others: Option<&'static Asked>) -> Result<(), Refusal> {
+    machine.can_flush(FAKE_LINES * (1 + others.map_or(0, Asked::count)));
+    Ok(())
+}
+
+/// The lines of a core of the fake machine.
+#[cfg(not(target_arch = "arm"))]
+const FAKE_LINES: u32 = 512;
 
 /// Permits that whole caches are emptied where a stream that changes hands has at least eight times their lines. What
 /// it then costs does not grow with the stream. Without this call lines go one by one. A kernel that cannot wait for
@@ -101,7 +123,7 @@ pub extern "C" fn carveout_permit_emptying(
         let asked = others.map(OtherCores::checked).transpose()?;
         instance.permit_emptying_once(|machine| {
             let asked = asked.map(leaked).transpose()?;
-            crate::machine::permit_emptying(machine, asked)
+            permit(machine, asked)
         })
     })
 }

@@ -2,7 +2,6 @@
 //!
 //! Guarantees: it lives for ever, in memory of the kernel's `alloc`.
 
-use crate::emptying::Asked;
 use crate::failure::Refusal;
 #[cfg(target_arch = "arm")]
 use crate::heap;
@@ -14,7 +13,7 @@ use alloc::vec::Vec;
 #[cfg(target_arch = "arm")]
 use carveout::addr::{FrameRange, VirtAddr};
 #[cfg(target_arch = "arm")]
-use carveout_armv7a::{cores::World, l2c310::L2c310, whole::OtherCores};
+use carveout_armv7a::{cores::World, l2c310::L2c310};
 #[cfg(target_arch = "arm")]
 use core::ptr::NonNull;
 
@@ -88,26 +87,6 @@ pub(crate) fn machine(functions: Functions, outer: Option<Outer>) -> Result<&'st
     unsafe { machine.set_outer(outer) };
     Ok(machine)
 }
-
-/// Permits that whole caches are emptied, of this core and of the others.
-#[cfg(target_arch = "arm")]
-pub(crate) fn permit_emptying(machine: &Machine, others: Option<&'static Asked>) -> Result<(), Refusal> {
-    let others = others.map_or(OtherCores::None, |asked| OtherCores::Asked(asked));
-    // SAFETY: without others, no core is ever coherent with this one, as the header says (I3).
-    unsafe { machine.permit_emptying(others) }.map_err(Refusal::Unnamed)
-}
-
-/// Permits that the fake machine's caches are emptied. Each of its cores is to have so many lines.
-#[cfg(not(target_arch = "arm"))]
-#[expect(clippy::unnecessary_wraps, reason = "the board's may be refused")]
-pub(crate) fn permit_emptying(machine: &Machine, others: Option<&'static Asked>) -> Result<(), Refusal> {
-    machine.can_flush(FAKE_LINES * (1 + others.map_or(0, Asked::count)));
-    Ok(())
-}
-
-/// The lines of a core of the fake machine.
-#[cfg(not(target_arch = "arm"))]
-const FAKE_LINES: u32 = 512;
 
 /// Makes the fake machine. Its RAM and its first-level table are where `carveout::setup` has them. It has no outer
 /// cache.
