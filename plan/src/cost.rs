@@ -4,6 +4,7 @@
 
 use carveout::addr::FrameRange;
 use carveout::carve_out::CarveOut;
+use carveout::dma::SPARES;
 use carveout::embed::Needs;
 
 use crate::problem::Problem;
@@ -16,8 +17,6 @@ const CACHED: u64 = 400;
 const MOVED: u64 = 1000;
 /// Frames of a block.
 const BLOCK: u64 = 32;
-/// Frames that the first movable borrower brings to the refuge beside its budget.
-const SPARES: u32 = 7;
 
 /// What an area leaves to be lent, in frames.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -38,7 +38,7 @@ pub fn text(problem: &Problem, packings: &[Packing]) -> String {
     let needs = needs(problem, packings);
     let _ = writeln!(
         out,
-        "books: {} of heap in {} blocks; window: {} MiB of addresses ({} MiB at least), {} of tables",
+        "books: {} of heap in {} blocks, by 64-bit pointers; window: {} MiB of addresses ({} MiB at least), {} of tables",
         bytes(needs.heap_bytes as u64),
         needs.heap_blocks,
         needs.sections,

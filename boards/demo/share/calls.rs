@@ -23,10 +23,9 @@ use alloc::sync::Arc;
 use arrayvec::ArrayVec;
 use carveout::addr::{FRAME_SHIFT, PhysAddr, VirtAddr};
 use carveout::dma::{
-    ClientId, CpuAccess, DataDirection, DeviceLease, Effort, Master, Offer, ShareError, ShareFault, ShareHandle,
-    ShareRights, Shares, UserView,
+    ClientId, DataDirection, DeviceLease, Effort, Master, Offer, ShareError, ShareFault, ShareHandle, ShareRights,
+    Shares, UserAccess, UserSpace, UserView,
 };
-use carveout::vm::user::UserSpace;
 use carveout_armv7a::mmu::Armv7a;
 use carveout_rt::fault::{Access, Fault};
 use core::fmt;
@@ -88,18 +87,13 @@ pub(super) struct ShareCalls {
 
 impl ShareCalls {
     /// Makes them for a screen.
-    pub(super) const fn new(
+    pub(super) fn new(
         kernel: &'static Kernel,
         shares: &'static Shares<Armv7a>,
         scaler: Master,
         screen: Screen,
     ) -> Self {
-        let state = State {
-            clients: ArrayVec::new_const(),
-            job: None,
-            screen,
-            seen: Seen { waited: 0, served: 0, shown: 0, effort: NO_EFFORT, audited: None },
-        };
+        let state = State { clients: ArrayVec::new(), job: None, screen, seen: Seen::default() };
         Self { kernel, shares, scaler, state: Mutex::new(state) }
     }
 
@@ -111,30 +105,29 @@ impl ShareCalls {
     }
 
     /// Returns the place of a process among the clients. It becomes one at its first call.
-    fn client(&self, state: &mut State, process: &Process) -> Result<usize, ShareError> {
+    fn client(&self, state: &mut State, process: &Process) -> Result<usize, Refused> {
         if let Some(place) = state.clients.iter().position(|client| client.name == process.name) {
             return Ok(place);
         }
         let space: Arc<dyn UserSpace> = process.space.clone();
         let (table, id) = (space.first_level(), self.shares.add_client(process.name, Some(space), QUOTA)?);
         let client = Client { name: process.name, id, space: table, handles: [None; HANDLES] };
-        state.clients.try_push(client).map_err(|_| ShareError::Full { what: "clients" })?;
+        state.clients.try_push(client).map_err(|_| Refused::Full)?;
         Ok(state.clients.len() - 1)
     }
 
     /// Does a call.
-    fn answer(&self, state: &mut State, process: &Process, number: u32, args: [u32; 6]) -> Result<u32, ShareError> {
+    fn answer(&self, state: &mut State, process: &Process, number: u32, args: [u32; 6]) -> Result<u32, Refused> {
         let place = self.client(state, process)?;
         let id = state.clients[place].id;
         let text = |at: u32, bytes: u32| Text::read(process, at, bytes);
         let handle = |state: &State, number: u32| {
             let handles = state.clients[place].handles;
-            let bits = ShareHandle::from_bits(1).expect("not 0");
-            handles.get(number as usize).copied().flatten().ok_or(ShareError::Stale { handle: bits })
+            handles.get(number as usize).copied().flatten().ok_or(Refused::NoHandle(number))
         };
         let keep = |state: &mut State, handle: ShareHandle| {
             let free = state.clients[place].handles.iter_mut().enumerate().find(|(_, kept)| kept.is_none());
-            let (number, kept) = free.ok_or(ShareError::Full { what: "handles" })?;
+            let (number, kept) = free.ok_or(Refused::Full)?;
             *kept = Some(handle);
             Ok(number as u32)
         };
@@ -160,7 +153,7 @@ impl ShareCalls {
             }
             3 => Ok(self.shares.map(id, handle(state, args[0])?)?.raw()),
             4 => {
-                let access = if args[3] == 0 { CpuAccess::Read } else { CpuAccess::Write };
+                let access = if args[3] == 0 { UserAccess::Read } else { UserAccess::ReadWrite };
                 self.shares.set_cpu(id, handle(state, args[0])?, args[1]..args[2], access)?;
                 Ok(0)
             }
@@ -174,21 +167,21 @@ impl ShareCalls {
                 state.clients[place].handles[args[0] as usize] = None;
                 Ok(0)
             }
-            _ => Ok(REFUSED),
+            _ => Err(Refused::NoCall),
         }
     }
 
     /// Returns the client that is process `number`. Processes become clients in any order.
-    fn number(state: &State, number: u32) -> Result<ClientId, ShareError> {
+    fn number(state: &State, number: u32) -> Result<ClientId, Refused> {
         let name = super::NAMES.get(number as usize).copied().unwrap_or_default();
         let client = state.clients.iter().find(|client| client.name == name);
-        client.map(|client| client.id).ok_or(ShareError::NoName { name: name.into() })
+        client.map(|client| client.id).ok_or(Refused::NoProcess(number))
     }
 
     /// Gives a picture to the scaler, for a while.
-    fn show(&self, state: &mut State, id: ClientId, handle: ShareHandle) -> Result<u32, ShareError> {
+    fn show(&self, state: &mut State, id: ClientId, handle: ShareHandle) -> Result<u32, Refused> {
         if state.job.is_some() {
-            return Ok(REFUSED);
+            return Err(Refused::Busy);
         }
         if state.seen.audited.is_none() {
             let roots: ArrayVec<_, CLIENTS> = state.clients.iter().map(|client| client.space).collect();
@@ -214,12 +207,40 @@ impl ShareCalls {
     }
 }
 
-const NO_EFFORT: Effort = Effort {
-    transitions: 0,
-    map_changes: 0,
-    cleaned: carveout::machine::Lines { inner: 0, outer: 0 },
-    invalidated: carveout::machine::Lines { inner: 0, outer: 0 },
-};
+/// Why a call was refused.
+enum Refused {
+    /// The shares refused it.
+    Share(ShareError),
+    /// The process has no handle of this number.
+    NoHandle(u32),
+    /// No process of this number shares anything yet.
+    NoProcess(u32),
+    /// There are as many processes that share, or handles of this one, as there may be.
+    Full,
+    /// The scaler has a picture already.
+    Busy,
+    /// There is no call of this number.
+    NoCall,
+}
+
+impl From<ShareError> for Refused {
+    fn from(error: ShareError) -> Self {
+        Self::Share(error)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Share(error) => error.fmt(f),
+            Self::NoHandle(number) => write!(f, "it has no handle {number}"),
+            Self::NoProcess(number) => write!(f, "process {number} shares nothing yet"),
+            Self::Full => f.write_str("there are as many processes that share, or handles, as there may be"),
+            Self::Busy => f.write_str("the scaler has a picture"),
+            Self::NoCall => f.write_str("there is no such call"),
+        }
+    }
+}
 
 /// A short text of a process, or nothing if it is none.
 struct Text {
@@ -251,8 +272,8 @@ impl Calls for ShareCalls {
 
     fn fault(&self, process: &mut Process, fault: &Fault) -> AfterFault {
         let access = match fault.access {
-            Access::Read => CpuAccess::Read,
-            Access::Write => CpuAccess::Write,
+            Access::Read => UserAccess::Read,
+            Access::Write => UserAccess::ReadWrite,
             Access::Execute => return AfterFault::Kill,
         };
         let state = &mut *self.state.lock();
@@ -277,7 +298,7 @@ impl Calls for ShareCalls {
 
     fn place(&self, process: &Process, va: VirtAddr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = self.state.lock().clients.iter().find(|client| client.name == process.name).map(|client| client.id);
-        match id.and_then(|id| self.shares.fault(id, va, CpuAccess::Write)) {
+        match id.and_then(|id| self.shares.fault(id, va, UserAccess::ReadWrite)) {
             Some(fault) => write!(f, "{fault}"),
             None => f.write_str("nothing of it is there"),
         }

@@ -210,6 +210,15 @@ impl FrameRange {
         Some((Self { start: self.start, end: middle }, Self { start: middle, end: self.end }))
     }
 
+    /// Returns `count` of the frames, from frame `first` of them on, or `None` if there are fewer.
+    pub const fn part(self, first: u32, count: u32) -> Option<Self> {
+        let Some((_, rest)) = self.split_at(first) else { return None };
+        match rest.split_at(count) {
+            Some((part, _)) => Some(part),
+            None => None,
+        }
+    }
+
     /// Yields the frames, in order.
     pub fn iter(self) -> impl DoubleEndedIterator<Item = Frame> {
         (self.start..self.end).map(Frame)

@@ -2,15 +2,22 @@
 
 mod users;
 
-use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, PhysAddr, VirtAddr};
+use carveout::addr::{FRAME_SHIFT, FRAME_SIZE, Frame, FrameRange, PhysAddr, VirtAddr};
 use carveout::dma::{
-    ClientId, CpuAccess, DataDirection, DeviceLease, MAX_PARTS, Master, Offer, ShareDomain, ShareError, ShareFault,
-    ShareHandle, ShareLimits, ShareRights, Shares, UserView,
+    ClientId, DataDirection, DeviceLease, MAX_PARTS, Master, Offer, ShareDomain, ShareError, ShareFault, ShareHandle,
+    ShareLimits, ShareRights, Shares, UserAccess, UserView,
 };
 use carveout::fake::{Fake, LINE};
-use carveout::setup::Setup;
+use carveout::machine::Mmu;
+use carveout::setup::{RAM, RAM_BYTES, Setup};
+use carveout::vm::attr::Shareability;
+use carveout::vm::audit::{Expect, Finding, KernelMap};
+use carveout::vm::desc::L2Desc;
+use carveout::vm::mapped::Part;
+use carveout::vm::user::{Asid, UserSpace};
+use carveout::vm::user_tables::UserTables;
 use proptest::prelude::*;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use users::{Plant, TestSpace};
 
 const LIMITS: ShareLimits = ShareLimits { clients: 4, grants: 12, buffers: 3 };
@@ -81,7 +88,7 @@ fn i1_i4_a_picture_goes_from_its_painter_to_a_device_to_its_viewer() {
     let part = world.offer(0, picture, 1, ShareRights::READ, (1, 3));
     let at = shares.map(painter, picture).unwrap();
     assert_eq!(paints.finds(at), None, "the pages are nobody's");
-    shares.set_cpu(painter, picture, 0..4, CpuAccess::Write).unwrap();
+    shares.set_cpu(painter, picture, 0..4, UserAccess::ReadWrite).unwrap();
     for n in 0..4 {
         assert_eq!(paints.read(page(at, n)), 0, "I5");
         paints.write(page(at, n), 10 + n as u8);
@@ -97,23 +104,23 @@ fn i1_i4_a_picture_goes_from_its_painter_to_a_device_to_its_viewer() {
     assert_eq!(world.cleaned() - cleaned, 4 * PAGE_LINES, "what the painter may have written");
     let found = [paints.finds(at), paints.finds(page(at, 3)), views.finds(seen)];
     assert_eq!(found, [None; 3], "I4: a device has the pages");
-    let fault = shares.fault(viewer, page(seen, 1), CpuAccess::Read);
+    let fault = shares.fault(viewer, page(seen, 1), UserAccess::Read);
     assert_eq!(fault.unwrap().to_string(), "a page of part, which camera has");
     assert_eq!(world.setup.fake.device_read(PhysAddr::new(lease.bus().raw() + 0x2000), 1), [12]);
     world.setup.fake.device_write(PhysAddr::new(lease.bus().raw()), &vec![77; 4 << FRAME_SHIFT]);
     assert_eq!(
-        shares.set_cpu(viewer, part, 0..2, CpuAccess::Read).unwrap_err().to_string(),
+        shares.set_cpu(viewer, part, 0..2, UserAccess::Read).unwrap_err().to_string(),
         "camera has some of the pages: wait until it has finished"
     );
     finish(lease);
 
     let invalidated = world.invalidated();
-    shares.set_cpu(viewer, part, 0..2, CpuAccess::Read).unwrap();
+    shares.set_cpu(viewer, part, 0..2, UserAccess::Read).unwrap();
     assert_eq!(world.invalidated() - invalidated, 2 * PAGE_LINES, "the two pages that are looked at");
     assert_eq!(views.read(seen), 77);
     assert_eq!(paints.finds(at), None, "nobody asked for page 0");
     assert!(paints.finds(page(at, 1)).is_some_and(|(_, writable)| !writable), "to read, for so it was asked");
-    shares.set_cpu(painter, picture, 1..3, CpuAccess::Read).unwrap();
+    shares.set_cpu(painter, picture, 1..3, UserAccess::Read).unwrap();
     assert_eq!(world.invalidated() - invalidated, 2 * PAGE_LINES, "a second reader costs nothing");
     assert_eq!(shares.stats().free, 1);
 }
@@ -128,23 +135,23 @@ fn i3_the_least_is_done_by_range() {
     let at = shares.map(painter, picture).unwrap();
     let lend = |pages, direction| shares.lend(painter, picture, pages, &world.camera, direction).unwrap();
 
-    shares.set_cpu(painter, picture, 0..8, CpuAccess::Read).unwrap();
+    shares.set_cpu(painter, picture, 0..8, UserAccess::Read).unwrap();
     finish(lend(0..8, DataDirection::ToDevice));
     assert_eq!((world.cleaned(), world.invalidated()), (0, 0), "nobody wrote");
-    shares.set_cpu(painter, picture, 2..4, CpuAccess::Write).unwrap();
+    shares.set_cpu(painter, picture, 2..4, UserAccess::ReadWrite).unwrap();
     paints.write(page(at, 2), 5);
     let invalidated = world.invalidated();
     let lease = lend(0..8, DataDirection::Bidirectional);
     assert_eq!(world.cleaned(), 2 * PAGE_LINES, "the pages that may have been written");
     world.setup.fake.device_write(PhysAddr::new(lease.bus().raw()), &vec![9; 8 << FRAME_SHIFT]);
     finish(lease);
-    shares.set_cpu(painter, picture, 7..8, CpuAccess::Read).unwrap();
+    shares.set_cpu(painter, picture, 7..8, UserAccess::Read).unwrap();
     assert_eq!(world.invalidated() - invalidated, PAGE_LINES, "the page that is looked at");
     assert_eq!(paints.read(page(at, 7)), 9);
     // Some pages are stale now, one is not, and one is written: none of that is mixed up.
-    shares.set_cpu(painter, picture, 4..5, CpuAccess::Write).unwrap();
+    shares.set_cpu(painter, picture, 4..5, UserAccess::ReadWrite).unwrap();
     paints.write(page(at, 4), 44);
-    shares.set_cpu(painter, picture, 0..8, CpuAccess::Read).unwrap();
+    shares.set_cpu(painter, picture, 0..8, UserAccess::Read).unwrap();
     assert_eq!([0, 4, 7].map(|n| paints.read(page(at, n))), [9, 44, 9]);
     assert_eq!(world.invalidated() - invalidated, 8 * PAGE_LINES, "each stale page once");
     let lease = lend(0..8, DataDirection::ToDevice);
@@ -163,7 +170,7 @@ fn i3_past_the_caches_no_line_is_maintained() {
     let (at, seen) = (shares.map(painter, picture).unwrap(), shares.map(viewer, part).unwrap());
     let before = (world.cleaned(), world.invalidated());
     for round in 1..4 {
-        shares.set_cpu(painter, picture, 0..2, CpuAccess::Write).unwrap();
+        shares.set_cpu(painter, picture, 0..2, UserAccess::ReadWrite).unwrap();
         paints.write(at, round);
         assert_eq!(views.read(seen), round);
         let lease = shares.lend(painter, picture, 0..2, &world.camera, DataDirection::Bidirectional).unwrap();
@@ -171,7 +178,7 @@ fn i3_past_the_caches_no_line_is_maintained() {
         assert_eq!(world.setup.fake.device_read(bus, 1), [round], "the barrier was passed");
         world.setup.fake.device_write(bus, &[round + 100]);
         finish(lease);
-        shares.set_cpu(viewer, part, 0..2, CpuAccess::Read).unwrap();
+        shares.set_cpu(viewer, part, 0..2, UserAccess::Read).unwrap();
         assert_eq!(views.read(seen), round + 100);
     }
     assert_eq!((world.cleaned(), world.invalidated()), before);
@@ -207,7 +214,7 @@ fn what_is_revoked_is_gone_at_once_from_all_who_had_it_from_there() {
     let second = world.offer(0, picture, 1, reshare, (0, 4));
     let third = world.offer(1, second, 2, ShareRights::READ, (3, 4));
     let at: Vec<_> = [picture, second, third].iter().zip(spaces).map(|(&h, c)| shares.map(c.0, h).unwrap()).collect();
-    shares.set_cpu(spaces[0].0, picture, 0..4, CpuAccess::Write).unwrap();
+    shares.set_cpu(spaces[0].0, picture, 0..4, UserAccess::ReadWrite).unwrap();
     spaces[0].1.write(page(at[0], 3), 3);
     assert_eq!(spaces[2].1.read(at[2]), 3);
     assert_eq!(
@@ -223,9 +230,9 @@ fn what_is_revoked_is_gone_at_once_from_all_who_had_it_from_there() {
     assert_eq!((spaces[1].1.finds(at[1]), spaces[2].1.finds(at[2])), (None, None));
     assert!(spaces[0].1.finds(at[0]).is_some(), "who revokes keeps it");
     assert_eq!(shares.map(spaces[1].0, second), Err(ShareError::Stale { handle: second }));
-    let fault = shares.fault(spaces[2].0, at[2], CpuAccess::Read).unwrap();
+    let fault = shares.fault(spaces[2].0, at[2], UserAccess::Read).unwrap();
     assert_eq!(fault.to_string(), "part, which was revoked");
-    assert_eq!(shares.fault(spaces[2].0, page(at[2], 1), CpuAccess::Read), None, "never a page of it");
+    assert_eq!(shares.fault(spaces[2].0, page(at[2], 1), UserAccess::Read), None, "never a page of it");
 }
 
 #[test]
@@ -237,7 +244,7 @@ fn i5_a_buffer_lives_as_long_as_anybody_has_it_and_who_has_it_pays() {
     let picture = world.create(4, UserView::Cached);
     let part = world.offer(0, picture, 1, ShareRights::READ, (0, 1));
     let at = shares.map(painter, picture).unwrap();
-    shares.set_cpu(painter, picture, 0..4, CpuAccess::Write).unwrap();
+    shares.set_cpu(painter, picture, 0..4, UserAccess::ReadWrite).unwrap();
     paints.write(at, 1);
     assert_eq!((shares.paid(painter), shares.paid(viewer)), (Ok(4 << 12), Ok(0)));
     assert_eq!(shares.remove_client(painter), Ok(1), "a dead process");
@@ -253,7 +260,7 @@ fn i5_a_buffer_lives_as_long_as_anybody_has_it_and_who_has_it_pays() {
     world.setup.audit().unwrap();
     let again = shares.create(viewer, &world.camera, 4 << 12, UserView::Cached, "new").unwrap();
     let at = shares.map(viewer, again).unwrap();
-    shares.set_cpu(viewer, again, 0..4, CpuAccess::Read).unwrap();
+    shares.set_cpu(viewer, again, 0..4, UserAccess::Read).unwrap();
     assert_eq!(views.read(at), 0, "I5");
 }
 
@@ -283,15 +290,15 @@ fn refusals_say_what_was_found_and_what_would_help() {
     let told = |result: Result<(), ShareError>| result.unwrap_err().to_string();
     let handle = part.to_bits();
     assert_eq!(
-        told(shares.set_cpu(viewer, part, 0..2, CpuAccess::Write)),
+        told(shares.set_cpu(viewer, part, 0..2, UserAccess::ReadWrite)),
         format!("handle {handle:#x} gives r--, and rw- is needed: ask its owner for more")
     );
     assert_eq!(
-        told(shares.set_cpu(viewer, part, 1..3, CpuAccess::Read)),
+        told(shares.set_cpu(viewer, part, 1..3, UserAccess::Read)),
         "pages 1 to 3 are not in the 2 pages that were granted"
     );
     assert_eq!(
-        told(shares.set_cpu(viewer, part, 1..1, CpuAccess::Read)),
+        told(shares.set_cpu(viewer, part, 1..1, UserAccess::Read)),
         "pages 1 to 1 are not in the 2 pages that were granted"
     );
     assert_eq!(
@@ -312,10 +319,10 @@ fn refusals_say_what_was_found_and_what_would_help() {
     let seen = shares.map(viewer, part).unwrap();
     assert_eq!(told(shares.map(viewer, part).map(drop)), format!("handle {handle:#x} is mapped already"));
     assert_eq!(
-        shares.fault(viewer, seen, CpuAccess::Write).unwrap().to_string(),
+        shares.fault(viewer, seen, UserAccess::ReadWrite).unwrap().to_string(),
         "a page of part, a buffer of client 0, to which it has no more rights than r--"
     );
-    let fault = shares.fault(viewer, page(seen, 1), CpuAccess::Read).unwrap();
+    let fault = shares.fault(viewer, page(seen, 1), UserAccess::Read).unwrap();
     assert_eq!(fault.to_string(), "page 1 of part, which nobody made the CPU's");
     assert!(matches!(fault, ShareFault::Domain { page: 1, handle, .. } if handle == part));
     let table = format!("{:?}", shares.holders());
@@ -328,7 +335,7 @@ fn a_buffer_falls_into_so_many_parts_and_no_more() {
     let world = world(1, Plant::None);
     let (shares, painter) = (world.shares, world.clients[0].0);
     let picture = world.create(40, UserView::Cached);
-    let mut results = (0..20).map(|n| shares.set_cpu(painter, picture, 2 * n..2 * n + 1, CpuAccess::Write));
+    let mut results = (0..20).map(|n| shares.set_cpu(painter, picture, 2 * n..2 * n + 1, UserAccess::ReadWrite));
     assert_eq!(results.position(|result| result == Err(ShareError::TooManyParts)), Some(8));
     let mut parts = 0;
     shares.for_each_domain(painter, picture, |_, _| parts += 1).unwrap();
@@ -355,7 +362,7 @@ fn paint_and_film(world: &World) {
     let part = world.offer(0, picture, 1, ShareRights::READ, (0, 2));
     let (at, seen) = (shares.map(painter, picture).unwrap(), shares.map(viewer, part).unwrap());
     for _ in 0..3 {
-        shares.set_cpu(painter, picture, 0..4, CpuAccess::Write).unwrap();
+        shares.set_cpu(painter, picture, 0..4, UserAccess::ReadWrite).unwrap();
         paints.write(at, 1);
         assert_eq!(views.read(seen), 1);
         assert_eq!(views.finds(page(seen, 2)), None, "a page too many");
@@ -371,6 +378,119 @@ fn planted_mistakes_of_an_address_space_are_found() {
     breaks(Plant::PageTooMany, "", paint_and_film);
 }
 
+/// An address space that shares on what it is told to unmap, as a client on another core can at just that moment.
+struct Hasty {
+    space: Arc<TestSpace>,
+    shares: &'static Shares<Fake>,
+    tried: OnceLock<Result<ShareHandle, ShareError>>,
+    /// Who tries, with which handle, and who is to get it.
+    try_at: OnceLock<(ClientId, ShareHandle, ClientId)>,
+}
+
+// SAFETY: the tests have one thread.
+unsafe impl Sync for Hasty {}
+// SAFETY: as above.
+unsafe impl Send for Hasty {}
+
+// SAFETY: `TestSpace` does all the work.
+unsafe impl UserSpace for Hasty {
+    fn first_level(&self) -> PhysAddr {
+        self.space.first_level()
+    }
+
+    fn reserve(&self, pages: u32) -> Option<VirtAddr> {
+        self.space.reserve(pages)
+    }
+
+    fn release(&self, va: VirtAddr, pages: u32) {
+        self.space.release(va, pages);
+    }
+
+    fn map(&self, va: VirtAddr, part: Part<'_>, access: UserAccess) {
+        self.space.map(va, part, access);
+    }
+
+    fn unmap(&self, va: VirtAddr, pages: u32) {
+        if let Some(&(client, handle, to)) = self.try_at.get() {
+            let offer = Offer { to, rights: ShareRights::READ, pages: (0, 1), name: "one more" };
+            self.tried.get_or_init(|| self.shares.share(client, handle, &offer));
+        }
+        self.space.unmap(va, pages);
+    }
+}
+
+#[test]
+fn nobody_grants_faster_than_another_revokes() {
+    let world = world(2, Plant::None);
+    let (shares, owner, friend) = (world.shares, world.clients[0].0, world.clients[1].0);
+    let space = TestSpace::new(world.setup.fake, 2, Plant::None);
+    let hasty = Arc::new(Hasty { space, shares, tried: OnceLock::new(), try_at: OnceLock::new() });
+    let client = shares.add_client("hasty", Some(hasty.clone()), QUOTA).unwrap();
+    let picture = world.create(2, UserView::Cached);
+    let offer = Offer { to: client, rights: ShareRights::READ | ShareRights::RESHARE, pages: (0, 2), name: "part" };
+    let part = shares.share(owner, picture, &offer).unwrap();
+    shares.map(client, part).unwrap();
+    hasty.try_at.set((client, part, friend)).unwrap();
+    assert_eq!(shares.revoke(owner, picture), Ok(1));
+    assert_eq!(hasty.tried.get(), Some(&Err(ShareError::Stale { handle: part })));
+    assert_eq!(shares.find(friend, "one more"), Err(ShareError::NoName { name: "one more".into() }));
+}
+
+/// Where a process has its tables, and what of it the audit is shown.
+const TABLES: PhysAddr = PhysAddr::new(0x601a_0000);
+
+#[test]
+fn the_audit_knows_what_a_user_may_have() {
+    let world = world(0, Plant::None);
+    let (fake, shares) = (world.setup.fake, world.shares);
+    let memory = FrameRange::within(TABLES.raw().into(), 4 << FRAME_SHIFT);
+    // SAFETY: nothing else uses the memory, no other process has the number, and the tests have one thread.
+    let space = Arc::new(unsafe { UserTables::new(fake, Asid::new(1).unwrap(), memory) }.unwrap());
+    fake.begin_user(space.root());
+    let owner = shares.add_client("owner", None, QUOTA).unwrap();
+    let viewer = shares.add_client("viewer", Some(space.clone()), QUOTA).unwrap();
+    let picture = shares.create(owner, &world.camera, 4 << FRAME_SHIFT, UserView::Cached, "picture").unwrap();
+    let offer = Offer { to: viewer, rights: ShareRights::READ, pages: (1, 3), name: "part" };
+    let part = shares.share(owner, picture, &offer).unwrap();
+    let at = shares.map(viewer, part).unwrap();
+    shares.set_cpu(owner, picture, 0..4, UserAccess::ReadWrite).unwrap();
+
+    let ram = [FrameRange::within(RAM.raw().into(), RAM_BYTES.into())];
+    let kernel = Some(KernelMap { ram: &ram, text: FrameRange::EMPTY });
+    let roots = [TABLES];
+    let expect = Expect { kernel, roots: &roots, users: Some(shares), ..Expect::CARVED };
+    let audit = |expect: &Expect<'_>| {
+        let mut all = Vec::new();
+        let report = world.setup.dma.audit(expect, |finding| all.push(finding));
+        (report.ok().map(|report| report.user_pages), all)
+    };
+    assert_eq!(audit(&expect), (Some(2), vec![]));
+
+    let (first, leaf) = space.translate(at).unwrap();
+    let frame = |n: u32| Frame::containing(PhysAddr::new(first.raw() + (n << FRAME_SHIFT)));
+    let exposed = |n| Finding::Exposed { va: page(at, n), frame: frame(n) };
+    let outside = [0, 1].map(|n| Finding::CarvedOutside { va: page(at, n), frame: frame(n) });
+    assert_eq!(audit(&Expect { users: None, ..expect }).1, outside, "nobody says that users may have any");
+
+    // The second-level table of the first section stands behind the two frames of the first-level one.
+    let word = |n| PhysAddr::new(TABLES.raw() + (2 << FRAME_SHIFT) + 4 * ((page(at, n).raw() >> FRAME_SHIFT) % 256));
+    let plant = |n: u32, access| {
+        let desc = L2Desc::user(frame(n).base(), leaf.memory, access, Shareability::Shareable);
+        let old = fake.table_word(word(n)).unwrap();
+        fake.publish(word(n), &[0]);
+        fake.invalidate_user(space.root().asid(), page(at, n), FRAME_SIZE);
+        fake.publish(word(n), &[desc.raw()]);
+        let found = audit(&expect).1;
+        fake.publish(word(n), &[0]);
+        fake.invalidate_user(space.root().asid(), page(at, n), FRAME_SIZE);
+        fake.publish(word(n), &[old]);
+        found
+    };
+    assert_eq!(plant(2, UserAccess::Read), [exposed(2)], "a page too many");
+    assert_eq!(plant(1, UserAccess::ReadWrite), [exposed(1)], "more than it was granted");
+    assert_eq!(audit(&expect), (Some(2), vec![]));
+}
+
 /// A client's act.
 #[derive(Clone, Debug)]
 enum Act {
@@ -378,7 +498,7 @@ enum Act {
     Share { grant: usize, to: usize, rights: u8, pages: (u32, u32) },
     Map { grant: usize },
     Unmap { grant: usize },
-    SetCpu { grant: usize, pages: (u32, u32), access: CpuAccess },
+    SetCpu { grant: usize, pages: (u32, u32), access: UserAccess },
     Lend { grant: usize, pages: (u32, u32), direction: DataDirection },
     Finish { lease: usize },
     Close { grant: usize },
@@ -389,7 +509,7 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let grant = || 0usize..12;
     let pages = || (0u32..6, 0u32..4).prop_map(|(start, count)| (start, start + count));
-    let access = prop_oneof![Just(CpuAccess::Read), Just(CpuAccess::Write)];
+    let access = prop_oneof![Just(UserAccess::Read), Just(UserAccess::ReadWrite)];
     let view = prop_oneof![Just(UserView::Cached), Just(UserView::WriteCombining)];
     let direction =
         prop_oneof![Just(DataDirection::ToDevice), Just(DataDirection::FromDevice), Just(DataDirection::Bidirectional)];
@@ -414,7 +534,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 struct ModelPage {
     byte: u8,
     /// Whether programs may read it, and write it.
-    cpu: Option<CpuAccess>,
+    cpu: Option<UserAccess>,
     /// The leases that it is in, and whether they write.
     leases: Vec<(usize, bool)>,
 }
@@ -579,7 +699,7 @@ fn act(world: &mut World, model: &mut Model, act: &Act) {
         Act::SetCpu { grant, pages, access } => {
             let Some(from) = model.live(grant).cloned() else { return };
             let done = shares.set_cpu(world.clients[from.client].0, from.handle, pages.0..pages.1, access);
-            let needs = if access == CpuAccess::Write { 3 } else { 1 };
+            let needs = if access == UserAccess::ReadWrite { 3 } else { 1 };
             let Some(asked) = Model::asked(&from, pages).filter(|_| from.rights & needs == needs) else {
                 assert!(matches!(done, Err(ShareError::Outside { .. } | ShareError::Rights { .. })), "{done:?}");
                 return;
@@ -645,7 +765,7 @@ fn look(world: &World, model: &mut Model, step: u8) {
         for n in 0..grant.count {
             let (va, page) = (page(at, n), &mut buffer[(grant.first + n) as usize]);
             let found = space.finds(va).map(|(_, writable)| writable);
-            let wanted = page.cpu.map(|access| access == CpuAccess::Write && grant.rights & 2 != 0);
+            let wanted = page.cpu.map(|access| access == UserAccess::ReadWrite && grant.rights & 2 != 0);
             assert_eq!(found, wanted, "page {n} of {grant:?}: {page:?}");
             let there = VirtAddr::new(va.raw() + 64);
             if found.is_some() {

@@ -11,13 +11,13 @@ use carveout::carve_out::CarveOut;
 use carveout::cma::{Area, Index, IndexError, Node};
 use carveout::dma::{
     AfterFree, AllocError, Aperture, AreaId, Bidirectional, BlockShape, BlocksOut, Borrower, BufferRecord, BufferState,
-    ClientId, Coherent, Contiguous, Contract, ContractError, ContractSet, Cpu, CpuAccess, DataDirection, Device,
-    DeviceLease, DeviceOnly, DirectionError, Discardable, Dma, DmaStats, Effort, FaultPlace, Field, FromDevice,
-    GiveBackError, Handle, HandleError, Holder, Holders, LendError, LentFrames, Loan, LoanError, LoanPriority,
-    LoanStats, Master, MasterError, Movable, No, NoRun, Offer, PageKind, PagesError, PlacedSet, Plan, PlanDiffers,
-    PlannedArea, PlannedContract, Pool, PoolBlock, PoolError, PoolExhausted, Port, PortError, PortView, RawRecord,
-    Reach, ScatterError, ScatterTable, Segment, ShareDomain, ShareError, ShareFault, ShareHandle, ShareHolders,
-    ShareLimits, ShareRights, ShareStats, Shares, Stream, StreamBlock, StreamPool, TakeError, ToDevice, UserView,
+    ClientId, Coherent, Contiguous, Contract, ContractError, ContractSet, Cpu, DataDirection, Device, DeviceLease,
+    DeviceOnly, DirectionError, Discardable, Dma, DmaStats, Effort, FaultPlace, Field, FromDevice, GiveBackError,
+    Handle, HandleError, Holder, Holders, LendError, LentFrames, Loan, LoanError, LoanPriority, LoanStats, Master,
+    MasterError, Movable, No, NoRun, Offer, PageKind, PagesError, PlacedSet, Plan, PlanDiffers, PlannedArea,
+    PlannedContract, Pool, PoolBlock, PoolError, PoolExhausted, Port, PortError, PortView, RawRecord, Reach,
+    ScatterError, ScatterTable, Segment, ShareDomain, ShareError, ShareFault, ShareHandle, ShareHolders, ShareLimits,
+    ShareRights, ShareStats, Shares, Stream, StreamBlock, StreamPool, TakeError, ToDevice, UserAccess, UserView,
     WiderMapping, Yes,
 };
 use carveout::embed::{Builder, CoreError, EmbedError, Needs, Roots, Window, WindowError};
@@ -36,7 +36,7 @@ use carveout::vm::mapped::{Mapped, Part};
 use carveout::vm::range::VirtRange;
 use carveout::vm::registers::{Difference, RegisterError};
 use carveout::vm::space::{MapError, OnDemand, OneEach, Region};
-use carveout::vm::user::{Asid, UserAccess, UserRoot};
+use carveout::vm::user::{Asid, UserRoot};
 use carveout::vm::user_tables::UserTables;
 use carveout::vm::walk::{Attributes, Caching, Domain, First, Memory, Pointer, Rights, Sharing, Ttbr};
 use carveout_armv7a::ids::{Core, Geometry};
@@ -213,7 +213,6 @@ shared![
     BlockShape,
     PagesError,
     ClientId,
-    CpuAccess,
     Offer<'static>,
     ShareDomain,
     ShareError,
@@ -222,7 +221,6 @@ shared![
     ShareLimits,
     ShareRights,
     ShareStats,
-    UserAccess,
     UserView,
     Field<u32, u32>,
     PoolError,

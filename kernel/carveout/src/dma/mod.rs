@@ -70,9 +70,10 @@ pub use crate::cma::loan::{
 };
 pub use crate::cma::reach::Reach;
 pub use crate::holder::Holder;
+pub use crate::vm::user::{UserAccess, UserSpace};
 pub use buffer::{
-    Bidirectional, Coherent, Contiguous, Cpu, CpuAccess, DataDirection, Device, DeviceOnly, Direction, DirectionError,
-    Effort, FromDevice, MAX_PARTS, No, Owner, PagesError, ShareDomain, Stream, ToDevice, TypedDirection, UserView, Yes,
+    Bidirectional, Coherent, Contiguous, Cpu, DataDirection, Device, DeviceOnly, Direction, DirectionError, Effort,
+    FromDevice, MAX_PARTS, No, Owner, PagesError, ShareDomain, Stream, ToDevice, TypedDirection, UserView, Yes,
 };
 pub use contract::Contract;
 pub use field::Field;

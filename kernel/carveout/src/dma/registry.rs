@@ -278,10 +278,11 @@ impl<M: Machine> Dma<M> {
         self.machine
     }
 
-    /// Returns whether whole caches are emptied where so many lines are due.
+    /// Returns whether whole caches are emptied where the lines of so many bytes are due.
     #[inline]
-    pub(super) fn empties_caches_for(&self, lines: u64) -> bool {
-        self.machine.flush_lines().is_some_and(|all| lines >= FLUSH_FROM * u64::from(all))
+    pub(super) fn empties_caches_for(&self, bytes: u64) -> bool {
+        let from = |all| FLUSH_FROM * u64::from(all) * u64::from(self.machine.line());
+        self.machine.flush_lines().is_some_and(|all| bytes >= from(all))
     }
 
     /// Returns what is known of the core that built this.

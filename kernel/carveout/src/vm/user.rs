@@ -12,7 +12,7 @@ use core::marker::PhantomData;
 use core::num::NonZeroU8;
 
 /// A user's rights through a mapping. There is none to execute.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum UserAccess {
     /// The user reads.
     Read,

@@ -83,7 +83,7 @@ pub use direction::{
 };
 pub use effort::Effort;
 pub use pages::PagesError;
-pub use shared::{CpuAccess, MAX_PARTS, ShareDomain, UserView};
+pub use shared::{MAX_PARTS, ShareDomain, UserView};
 pub use stream::Stream;
 
 use crate::addr::{BusAddr, FrameRange};

@@ -4,7 +4,7 @@
 //! the lines that a device made stale are dropped. Before the device has the pages back, what the CPU wrote is in
 //! memory, and no mapping exists (I3). The pages go through the rows of a whole stream: `Look`, `ForDevice`, `Grant`.
 
-use crate::addr::{FRAME_SIZE, FrameRange, VirtAddr};
+use crate::addr::{FRAME_SIZE, FrameRange};
 use crate::dma::buffer::direction::{DataDirection, Device, Direction, DirectionError, Yes};
 use crate::dma::buffer::raw::Raw;
 use crate::dma::buffer::stream::Stream;
@@ -169,8 +169,8 @@ impl<M: Machine, D: Direction> Stream<M, D, Device> {
 /// of them on.
 struct Pages<'r, M: Machine + 'static> {
     raw: &'r Raw<M>,
-    /// Where they begin in the buffer, in bytes.
-    start: u32,
+    /// Which page of the buffer is the first of them.
+    first: u32,
     frames: FrameRange,
     mapped: Option<Mapped>,
     knows: Knowledge,
@@ -185,13 +185,13 @@ impl<'r, M: Machine> Pages<'r, M> {
         let ends = span.end.is_multiple_of(FRAME_SIZE) || span.end == raw.bytes;
         let whole = span.start.is_multiple_of(FRAME_SIZE) && ends && !span.is_empty();
         let (first, count) = (span.start / FRAME_SIZE, (span.end - span.start).div_ceil(FRAME_SIZE));
-        let frames = raw.frames().split_at(first).and_then(|(_, rest)| rest.split_at(count)).map(|(pages, _)| pages);
+        let frames = raw.frames().part(first, count);
         let (true, Some(frames)) = (whole, frames) else { return Err(PagesError::NotWholePages { start, end }) };
         let mut knows = Knowledge::new(raw.knows.get().residue);
         if direction.device_writes() {
             knows = knows.device_wrote(Span { start: 0, end: span.end - span.start });
         }
-        let mut pages = Self { raw, start: span.start, frames, mapped: None, knows };
+        let mut pages = Self { raw, first, frames, mapped: None, knows };
         run(&mut pages, Transition::Look).map_err(PagesError::Mapped)?;
         Ok(pages)
     }
@@ -219,17 +219,11 @@ impl<M: Machine> Subject<M> for Pages<'_, M> {
 
     /// Maps them where they are whenever the whole buffer is mapped.
     fn map(&mut self, memory: MemoryType) -> Result<Mapped, LedgerError> {
-        let raw = self.raw;
-        let mapped = raw.dma.map_part(raw, self.frames, memory)?;
-        raw.va.set(VirtAddr::new(mapped.va().raw() - self.start));
-        raw.placed.set(true);
-        raw.map_changes.set(raw.map_changes.get() + 1);
-        Ok(mapped)
+        self.raw.map_pages(self.first, self.frames, memory)
     }
 
     fn unmap(&mut self, mapped: Mapped) {
-        self.raw.dma.unmap_part(&mut self.raw.dma.state.lock(), mapped);
-        self.raw.map_changes.set(self.raw.map_changes.get() + 1);
+        self.raw.unmap_pages(mapped);
     }
 
     fn take_mapping(&mut self) -> Option<Mapped> {

@@ -3,7 +3,7 @@
 //!
 //! Guarantees: when a buffer is dropped, in whatever state, its frames are freed or kept in quarantine.
 
-use crate::addr::{FRAME_SHIFT, FrameRange};
+use crate::addr::{FRAME_SHIFT, FrameRange, VirtAddr};
 use crate::dma::body::Body;
 use crate::dma::buffer::direction::{DataDirection, DirectionError};
 use crate::dma::buffer::effort::Effort;
@@ -14,7 +14,7 @@ use crate::holder::Holder;
 use crate::machine::Machine;
 use crate::protocol::{Knowledge, Span, Transition};
 use crate::vm::attr::MemoryType;
-use crate::vm::ledger::Residue;
+use crate::vm::ledger::{LedgerError, Residue};
 use crate::vm::mapped::Mapped;
 use core::convert::Infallible;
 use core::mem;
@@ -86,7 +86,26 @@ impl<M: Machine> Raw<M> {
     /// Returns whether whole caches are emptied where all lines of so many frames are due.
     #[inline]
     fn empties_caches_for(&self, frames: u32) -> bool {
-        self.dma.empties_caches_for((u64::from(frames) << FRAME_SHIFT) / u64::from(self.dma.machine.line()))
+        self.dma.empties_caches_for(u64::from(frames) << FRAME_SHIFT)
+    }
+
+    /// Maps pages of the buffer, from page `first` on, where they are whenever all of it is mapped.
+    ///
+    /// # Errors
+    ///
+    /// The ledger refuses: something else has some of them mapped.
+    pub(super) fn map_pages(&self, first: u32, frames: FrameRange, memory: MemoryType) -> Result<Mapped, LedgerError> {
+        let mapped = self.dma.map_part(self, frames, memory)?;
+        self.va.set(VirtAddr::new(mapped.va().raw() - (first << FRAME_SHIFT)));
+        self.placed.set(true);
+        self.map_changes.set(self.map_changes.get() + 1);
+        Ok(mapped)
+    }
+
+    /// Ends a mapping of pages of the buffer.
+    pub(super) fn unmap_pages(&self, mapped: Mapped) {
+        self.dma.unmap_part(&mut self.dma.state.lock(), mapped);
+        self.map_changes.set(self.map_changes.get() + 1);
     }
 
     /// Puts the buffer away, in this state, under its handle.

@@ -6,7 +6,7 @@
 //!
 //! The pages form parts: runs of one history. A call that names other pages than one part splits parts or joins them.
 
-use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange, VirtAddr};
+use crate::addr::{FRAME_SHIFT, FRAME_SIZE, FrameRange};
 use crate::dma::buffer::direction::{Cpu, DataDirection};
 use crate::dma::buffer::effort::Effort;
 use crate::dma::buffer::raw::Raw;
@@ -36,22 +36,14 @@ pub enum UserView {
     WriteCombining,
 }
 
-/// What the users' programs are about to do with pages.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub enum CpuAccess {
-    /// They read. No user's mapping is writable.
-    Read,
-    /// They read and write. The pages are cleaned before a device gets them.
-    Write,
-}
-
 /// Who may access pages of a shared buffer now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ShareDomain {
     /// Nobody: no program asked for them since the last device gave them back.
     Nobody,
-    /// The users' programs.
-    Cpu(CpuAccess),
+    /// The users' programs, to read alone or to write too. Pages that they may write are cleaned before a device gets
+    /// them.
+    Cpu(UserAccess),
     /// Devices: one that may write, or any number that read.
     Device {
         /// The one that came first.
@@ -66,7 +58,7 @@ pub enum ShareDomain {
 /// Who maps pages for users, and takes them away.
 pub(in crate::dma) trait Users {
     /// Gives each user what it may have of these pages of the buffer, which `mapped` maps for the kernel.
-    fn map(&self, pages: Range<u32>, mapped: &Mapped, access: CpuAccess);
+    fn map(&self, pages: Range<u32>, mapped: &Mapped, access: UserAccess);
 
     /// Takes these pages of the buffer from each user that may have some.
     fn unmap(&self, pages: Range<u32>);
@@ -83,7 +75,7 @@ pub(in crate::dma) enum PartError {
 
 /// A run of pages with one history.
 #[derive(Debug)]
-struct PartOf {
+struct SharedPart {
     first: u32,
     count: u32,
     domain: ShareDomain,
@@ -92,7 +84,7 @@ struct PartOf {
     mapped: Option<Mapped>,
 }
 
-impl PartOf {
+impl SharedPart {
     const fn pages(&self) -> Range<u32> {
         self.first..self.first + self.count
     }
@@ -110,7 +102,7 @@ impl PartOf {
 pub(in crate::dma) struct Shared<M: Machine + 'static> {
     raw: Raw<M>,
     view: UserView,
-    parts: ArrayVec<PartOf, MAX_PARTS>,
+    parts: ArrayVec<SharedPart, MAX_PARTS>,
 }
 
 impl<M: Machine> Shared<M> {
@@ -121,7 +113,7 @@ impl<M: Machine> Shared<M> {
         let knows = Knowledge { written: Span::EMPTY, ..raw.knows.get() };
         let mut parts = ArrayVec::new();
         let count = raw.frames().count();
-        parts.push(PartOf { first: 0, count, domain: ShareDomain::Nobody, knows, mapped: None });
+        parts.push(SharedPart { first: 0, count, domain: ShareDomain::Nobody, knows, mapped: None });
         Self { raw, view, parts }
     }
 
@@ -132,8 +124,12 @@ impl<M: Machine> Shared<M> {
 
     /// Returns the frames of some of its pages.
     pub(in crate::dma) fn frames(&self, pages: &Range<u32>) -> Option<FrameRange> {
-        let (_, rest) = self.raw.frames().split_at(pages.start)?;
-        Some(rest.split_at(pages.end.checked_sub(pages.start)?)?.0)
+        self.raw.frames().part(pages.start, pages.end.checked_sub(pages.start)?)
+    }
+
+    /// Returns the place of the part that is these pages, if there is one.
+    fn place(&self, pages: &Range<u32>) -> Option<usize> {
+        self.parts.iter().position(|part| part.pages() == *pages)
     }
 
     /// Returns the effort that it took so far.
@@ -155,10 +151,10 @@ impl<M: Machine> Shared<M> {
     pub(in crate::dma) fn set_cpu(
         &mut self,
         pages: &Range<u32>,
-        access: CpuAccess,
+        access: UserAccess,
         users: &dyn Users,
     ) -> Result<bool, PartError> {
-        self.check(pages, |_| false)?;
+        self.check(pages, false)?;
         let runs = self.without(pages, access);
         for run in &runs {
             let n = self.gather(run, users)?;
@@ -171,7 +167,7 @@ impl<M: Machine> Shared<M> {
     }
 
     /// Returns the runs of these pages that programs cannot access so.
-    fn without(&self, pages: &Range<u32>, access: CpuAccess) -> ArrayVec<Range<u32>, MAX_PARTS> {
+    fn without(&self, pages: &Range<u32>, access: UserAccess) -> ArrayVec<Range<u32>, MAX_PARTS> {
         let mut runs = ArrayVec::<Range<u32>, MAX_PARTS>::new();
         for part in self.parts.iter().filter(|part| !part.domain.serves(access)) {
             match (overlap(&part.pages(), pages), runs.last_mut()) {
@@ -192,13 +188,12 @@ impl<M: Machine> Shared<M> {
         users: &dyn Users,
     ) -> Result<(), PartError> {
         let writes = direction.device_writes();
-        self.check(pages, |others_write| !writes && !others_write)?;
-        let exact = |part: &PartOf| part.pages() == *pages && matches!(part.domain, ShareDomain::Device { .. });
-        if let Some(part) = self.parts.iter_mut().find(|part| exact(part)) {
+        self.check(pages, !writes)?;
+        if let Some(n) = self.place(pages)
+            && let ShareDomain::Device { count, .. } = &mut self.parts[n].domain
+        {
             // Devices that read come together: nothing is due for the second.
-            if let ShareDomain::Device { count, .. } = &mut part.domain {
-                *count += 1;
-            }
+            *count += 1;
             return Ok(());
         }
         let n = self.gather(pages, users)?;
@@ -207,10 +202,8 @@ impl<M: Machine> Shared<M> {
             self.run(n, Transition::Look, users);
         }
         let part = &mut self.parts[n];
-        let stale = if writes { part.bytes() } else { 0 };
-        let due = u64::from(part.knows.written.end - part.knows.written.start) + u64::from(stale);
-        let lines = due / u64::from(self.raw.dma.machine.line());
-        part.knows.many = part.knows.due(When::Lines) && self.raw.dma.empties_caches_for(lines);
+        let due = part.knows.bytes_due(if writes { part.bytes() } else { 0 });
+        part.knows.many = self.raw.dma.empties_caches_for(due);
         self.run(n, Transition::ForDevice, users);
         self.run(n, Transition::Grant, users);
         self.parts[n].domain = ShareDomain::Device { master, count: 1, writes };
@@ -221,8 +214,8 @@ impl<M: Machine> Shared<M> {
 
     /// Takes pages back from a device, which has finished with them. They are the pages that one call lent.
     pub(in crate::dma) fn take_back(&mut self, pages: &Range<u32>, users: &dyn Users) {
-        let part = self.parts.iter_mut().find(|part| part.pages() == *pages);
-        let part = part.expect("a part that a device has stays one");
+        let n = self.place(pages).expect("a part that a device has stays one");
+        let part = &mut self.parts[n];
         let ShareDomain::Device { count, writes, .. } = &mut part.domain else { unreachable!("a device has it") };
         *count -= 1;
         if *count > 0 {
@@ -232,7 +225,6 @@ impl<M: Machine> Shared<M> {
             part.knows = part.knows.device_wrote(part.whole());
         }
         part.domain = ShareDomain::Nobody;
-        let n = self.parts.iter().position(|part| part.pages() == *pages).expect("it was just found");
         self.run(n, Transition::ForCpu, users);
         self.note_holder();
     }
@@ -243,7 +235,7 @@ impl<M: Machine> Shared<M> {
             let (Some(mapped), ShareDomain::Cpu(access)) = (&part.mapped, part.domain) else { continue };
             let Some(common) = overlap(&part.pages(), pages) else { continue };
             part.knows.shared = true;
-            each(common.start, within(mapped, part.first, &common), UserAccess::from(access));
+            each(common.start, within(mapped, part.first, &common), access);
         }
     }
 
@@ -259,15 +251,15 @@ impl<M: Machine> Shared<M> {
         raw.exposed.set(lent);
     }
 
-    /// Refuses pages that a device has, unless `permitted` says that it may be with others, by whether it writes; and
-    /// pages that would make too many parts.
-    fn check(&self, pages: &Range<u32>, permitted: impl Fn(bool) -> bool) -> Result<(), PartError> {
+    /// Refuses pages that a device has, and pages that would make too many parts. If `reads`, another device that only
+    /// reads, and has the very same pages, is no reason.
+    fn check(&self, pages: &Range<u32>, reads: bool) -> Result<(), PartError> {
         let mut added = 0;
         for part in &self.parts {
             let Some(common) = overlap(&part.pages(), pages) else { continue };
             added += usize::from(common.start > part.first) + usize::from(common.end < part.pages().end);
             if let ShareDomain::Device { master, writes, .. } = part.domain
-                && !(permitted(writes) && part.pages() == *pages)
+                && (!reads || writes || part.pages() != *pages)
             {
                 return Err(PartError::Device(master));
             }
@@ -281,7 +273,7 @@ impl<M: Machine> Shared<M> {
         self.split(pages.start, users);
         self.split(pages.end, users);
         let from = self.parts.iter().position(|part| part.first == pages.start).ok_or(PartError::TooMany)?;
-        let of = |part: &PartOf| part.first < pages.end;
+        let of = |part: &SharedPart| part.first < pages.end;
         let count = self.parts[from..].iter().take_while(|part| of(part)).count();
         if count == 1 {
             return Ok(from);
@@ -322,7 +314,7 @@ impl<M: Machine> Shared<M> {
         };
         self.run(n, row, users);
         let part = &mut self.parts[n];
-        if part.domain.serves(CpuAccess::Write) {
+        if part.domain.serves(UserAccess::ReadWrite) {
             part.knows = match self.view {
                 UserView::Cached => part.knows.writable(part.whole()),
                 UserView::WriteCombining => part.knows.writable_uncached(),
@@ -333,7 +325,7 @@ impl<M: Machine> Shared<M> {
     /// Maps again what is the CPU's and lost its mapping because other pages of its part went elsewhere.
     fn restore(&mut self, users: &dyn Users) {
         for n in 0..self.parts.len() {
-            if self.parts[n].mapped.is_none() && self.parts[n].domain.serves(CpuAccess::Read) {
+            if self.parts[n].mapped.is_none() && self.parts[n].domain.serves(UserAccess::Read) {
                 self.show(n, users);
             }
         }
@@ -341,7 +333,7 @@ impl<M: Machine> Shared<M> {
 
     /// Splits the part that has this page behind its first one. There is room for one more.
     fn split(&mut self, page: u32, users: &dyn Users) {
-        let inside = |part: &PartOf| part.first < page && page < part.pages().end;
+        let inside = |part: &SharedPart| part.first < page && page < part.pages().end;
         let Some(n) = self.parts.iter().position(inside) else { return };
         self.run(n, Transition::Hide, users);
         let part = &mut self.parts[n];
@@ -349,7 +341,7 @@ impl<M: Machine> Shared<M> {
         let below = |span: Span| Span { start: span.start.min(at), end: span.end.min(at) };
         let above = |span: Span| Span { start: span.start.max(at) - at, end: span.end.max(at) - at };
         let known = part.knows;
-        let rest = PartOf {
+        let rest = SharedPart {
             first: page,
             count: part.count - count,
             domain: part.domain,
@@ -364,14 +356,14 @@ impl<M: Machine> Shared<M> {
     /// Does what is due of a transition of a part.
     fn run(&mut self, n: usize, transition: Transition, users: &dyn Users) {
         let part = &mut self.parts[n];
-        let done = run(&mut PartOnItsWay { raw: &self.raw, part, users }, transition);
+        let done = run(&mut PartPassage { raw: &self.raw, part, users }, transition);
         // A port has no buffer that is shared, and no other mapping is made of its frames.
         done.expect("the frames of a shared buffer are mapped by it alone (I1)");
     }
 
     /// Tells the records who has the buffer: a device, if one has any of it.
     fn note_holder(&self) {
-        let rank = |part: &PartOf| match part.domain {
+        let rank = |part: &SharedPart| match part.domain {
             ShareDomain::Nobody => Holder::Nobody,
             ShareDomain::Cpu(_) => Holder::Cpu,
             ShareDomain::Device { .. } => Holder::Device,
@@ -385,17 +377,8 @@ impl<M: Machine> Shared<M> {
 
 impl ShareDomain {
     /// Returns whether the users' programs may access in this way.
-    pub(in crate::dma) fn serves(self, access: CpuAccess) -> bool {
+    pub(in crate::dma) fn serves(self, access: UserAccess) -> bool {
         matches!(self, Self::Cpu(has) if has >= access)
-    }
-}
-
-impl From<CpuAccess> for UserAccess {
-    fn from(access: CpuAccess) -> Self {
-        match access {
-            CpuAccess::Read => Self::Read,
-            CpuAccess::Write => Self::ReadWrite,
-        }
     }
 }
 
@@ -412,13 +395,13 @@ pub(in crate::dma) fn within<'m>(mapped: &'m Mapped, first: u32, pages: &Range<u
 }
 
 /// A part on its way through a transition.
-struct PartOnItsWay<'p, M: Machine + 'static> {
+struct PartPassage<'p, M: Machine + 'static> {
     raw: &'p Raw<M>,
-    part: &'p mut PartOf,
+    part: &'p mut SharedPart,
     users: &'p dyn Users,
 }
 
-impl<M: Machine> Subject<M> for PartOnItsWay<'_, M> {
+impl<M: Machine> Subject<M> for PartPassage<'_, M> {
     type Refused = LedgerError;
 
     fn dma(&self) -> &Dma<M> {
@@ -435,19 +418,13 @@ impl<M: Machine> Subject<M> for PartOnItsWay<'_, M> {
 
     /// Maps the pages where they are whenever the kernel has the buffer mapped.
     fn map(&mut self, memory: MemoryType) -> Result<Mapped, LedgerError> {
-        let (raw, pages) = (self.raw, self.part.pages());
-        let (_, rest) = raw.frames().split_at(pages.start).expect("a part of the buffer");
-        let (frames, _) = rest.split_at(self.part.count).expect("a part of the buffer");
-        let mapped = raw.dma.map_part(raw, frames, memory)?;
-        raw.va.set(VirtAddr::new(mapped.va().raw() - (pages.start << FRAME_SHIFT)));
-        raw.placed.set(true);
-        raw.map_changes.set(raw.map_changes.get() + 1);
-        Ok(mapped)
+        let &mut SharedPart { first, count, .. } = self.part;
+        let frames = self.raw.frames().part(first, count).expect("a part of the buffer");
+        self.raw.map_pages(first, frames, memory)
     }
 
     fn unmap(&mut self, mapped: Mapped) {
-        self.raw.dma.unmap_part(&mut self.raw.dma.state.lock(), mapped);
-        self.raw.map_changes.set(self.raw.map_changes.get() + 1);
+        self.raw.unmap_pages(mapped);
     }
 
     fn take_mapping(&mut self) -> Option<Mapped> {

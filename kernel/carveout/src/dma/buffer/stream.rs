@@ -10,7 +10,6 @@ use crate::dma::registry::Dma;
 use crate::heap::turned;
 use crate::machine::Machine;
 use crate::protocol::{Knowledge, Op, Span, Transition, When};
-use crate::vm::ledger::Residue;
 use crate::vm::mapped::Mapped;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
@@ -117,19 +116,16 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
     /// the machine can, whole caches are emptied after the unmap instead. Then the CPU's next look finds no stale line,
     /// and costs none.
     pub fn for_device(self) -> Stream<M, D, Device> {
-        if self.raw.dma.empties_caches_for(self.lines_due()) {
+        if self.raw.dma.empties_caches_for(self.bytes_due()) {
             self.expect_flush();
         }
         self.raw.run(Transition::ForDevice);
         self.granted()
     }
 
-    /// Returns how many lines would be maintained one by one: now, and at the CPU's next look.
-    fn lines_due(&self) -> u64 {
-        let knows = self.raw.knows.get();
-        let stale = if self.direction().device_writes() { self.raw.bytes } else { 0 };
-        let bytes = u64::from(knows.written.end - knows.written.start) + u64::from(stale);
-        if knows.residue > Residue::Nothing { bytes / u64::from(self.raw.dma.machine.line()) } else { 0 }
+    /// Returns the bytes whose lines would be maintained one by one: now, and at the CPU's next look.
+    fn bytes_due(&self) -> u64 {
+        self.raw.knows.get().bytes_due(if self.direction().device_writes() { self.raw.bytes } else { 0 })
     }
 
     /// Takes note that the hand-over will empty whole caches.
@@ -140,7 +136,7 @@ impl<M: Machine, D: Direction> Stream<M, D, Cpu> {
     /// Hands several over. For each run of buffers of one machine one barrier is passed, if it is due for any of them,
     /// and whole caches are emptied once, if all of them have so many lines.
     pub(in crate::dma) fn all_for_device(streams: Vec<Self>) -> Vec<Stream<M, D, Device>> {
-        let due = streams.iter().map(Self::lines_due).sum();
+        let due = streams.iter().map(Self::bytes_due).sum();
         for stream in &streams {
             if stream.raw.dma.empties_caches_for(due) {
                 stream.expect_flush();

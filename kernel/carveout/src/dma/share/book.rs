@@ -15,11 +15,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Returns the most that programs with these rights may do.
-pub(super) const fn user_access(rights: ShareRights) -> UserAccess {
-    if rights.include(ShareRights::WRITE) { UserAccess::ReadWrite } else { UserAccess::Read }
-}
-
 /// A table whose places are used again, each time with another generation.
 struct Table<T> {
     places: Vec<(u64, Option<T>)>,
@@ -79,7 +74,6 @@ struct Client {
     space: Option<Arc<dyn UserSpace>>,
     /// In frames.
     quota: u32,
-    paid: u32,
     /// What was revoked last while it was mapped: where, how many pages, and the buffer's name.
     lost: Option<(VirtAddr, u32, Name)>,
 }
@@ -101,6 +95,8 @@ pub(super) struct Grant {
     pub(super) at: Option<VirtAddr>,
     /// How many grants were made before it.
     born: u64,
+    /// Whether it is revoked. It ends as soon as its pages are unmapped, and gives no right until then.
+    pub(super) revoked: bool,
 }
 
 impl Grant {
@@ -121,7 +117,8 @@ pub(super) struct UserMapping {
     pub(super) va: VirtAddr,
     pub(super) first: u32,
     pub(super) count: u32,
-    pub(super) rights: ShareRights,
+    /// The most that the client may do.
+    pub(super) most: UserAccess,
 }
 
 /// A buffer, as the book has it.
@@ -130,7 +127,6 @@ struct Entry {
     /// Its first frame, once it is allocated.
     first: Option<Frame>,
     payer: ClientId,
-    grants: u32,
 }
 
 /// An offer of pages to another client.
@@ -179,7 +175,7 @@ impl Book {
         quota: u32,
     ) -> Result<ClientId, ShareError> {
         let place = self.clients.free_place().ok_or(ShareError::Full { what: "clients" })?;
-        Ok(ClientId(self.clients.put(place, Client { name, space, quota, paid: 0, lost: None })))
+        Ok(ClientId(self.clients.put(place, Client { name, space, quota, lost: None })))
     }
 
     /// Returns a handle of a client. If it has none, forgets the client and returns its address space, which is dropped
@@ -209,16 +205,15 @@ impl Book {
         frames: u32,
         name: Name,
     ) -> Result<(ShareHandle, usize), ShareError> {
-        let &Client { quota, paid, .. } = self.client(client)?;
+        let (quota, paid) = (self.client(client)?.quota, self.paid(client)?);
         if frames > quota.saturating_sub(paid) {
             return Err(ShareError::Quota { frames, paid, quota });
         }
         let buffer = self.buffers.iter().position(Option::is_none).ok_or(ShareError::Full { what: "buffers" })?;
-        let (rights, first, count) = (ShareRights::ALL, 0, frames);
-        let grant = Grant { buffer, client, rights, first, count, name, parent: None, at: None, born: self.born };
+        let (rights, first, count, born) = (ShareRights::ALL, 0, frames, self.born);
+        let grant = Grant { buffer, client, rights, first, count, name, parent: None, at: None, born, revoked: false };
         let handle = self.add(grant)?;
-        self.buffers[buffer] = Some(Entry { frames, first: None, payer: client, grants: 1 });
-        self.pay(client, i64::from(frames));
+        self.buffers[buffer] = Some(Entry { frames, first: None, payer: client });
         Ok((handle, buffer))
     }
 
@@ -236,7 +231,7 @@ impl Book {
             let page = va.raw().checked_sub(grant.at?.raw())? >> FRAME_SHIFT;
             let first = self.buffers[grant.buffer].as_ref()?.first?;
             let there = page < grant.count && frame.number() == first.number() + grant.first + page;
-            (there && space.first_level() == root).then(|| user_access(grant.rights))
+            (there && space.first_level() == root).then(|| grant.rights.most())
         })
     }
 
@@ -246,17 +241,11 @@ impl Book {
         Ok(ShareHandle(self.grants.put(place, grant)))
     }
 
-    fn pay(&mut self, client: ClientId, frames: i64) {
-        if let Some(client) = self.clients.get_mut(client.0) {
-            client.paid = client.paid.saturating_add_signed(frames as i32);
-        }
-    }
-
     /// Returns what `client` was granted under this handle.
     pub(super) fn grant(&self, client: ClientId, handle: ShareHandle) -> Result<Grant, ShareError> {
         self.client(client)?;
         match self.grants.get(handle.0) {
-            Some(grant) if grant.client == client => Ok(*grant),
+            Some(grant) if grant.client == client && !grant.revoked => Ok(*grant),
             _ => Err(ShareError::Stale { handle }),
         }
     }
@@ -287,33 +276,38 @@ impl Book {
             born: self.born,
             ..from
         };
-        let granted = self.add(grant)?;
-        if let Some(entry) = &mut self.buffers[from.buffer] {
-            entry.grants += 1;
-        }
-        Ok(granted)
+        self.add(grant)
     }
 
     /// Returns the handle of what was granted to `client` last under this name.
     pub(super) fn find(&self, client: ClientId, name: &str) -> Result<ShareHandle, ShareError> {
         self.client(client)?;
-        let named = self.grants.iter().filter(|(_, grant)| grant.client == client && grant.name == *name);
+        let is_named = |grant: &Grant| grant.client == client && grant.name == *name && !grant.revoked;
+        let named = self.grants.iter().filter(|(_, grant)| is_named(grant));
         let last = named.max_by_key(|(_, grant)| grant.born).map(|(ticket, _)| ShareHandle(ticket));
         last.ok_or(ShareError::NoName { name: Name::new(name) })
     }
 
-    /// Returns a grant that was made from this one, directly, if there is one.
-    pub(super) fn child_of(&self, handle: ShareHandle) -> Option<ShareHandle> {
-        self.grants.iter().find(|(_, grant)| grant.parent == Some(handle)).map(|(ticket, _)| ShareHandle(ticket))
+    /// Revokes all grants that were made from this one, directly or not: they give no right from now on. Returns how
+    /// many there were.
+    pub(super) fn revoke_from(&mut self, handle: ShareHandle) -> u32 {
+        let mut revoked = 0;
+        loop {
+            let is_due = |grant: &Grant| {
+                let from = grant.parent.and_then(|parent| self.grants.get(parent.0)).is_some_and(|from| from.revoked);
+                !grant.revoked && (grant.parent == Some(handle) || from)
+            };
+            let next = self.grants.iter().find(|(_, grant)| is_due(grant)).map(|(ticket, _)| ticket);
+            let Some(grant) = next.and_then(|ticket| self.grants.get_mut(ticket)) else { return revoked };
+            grant.revoked = true;
+            revoked += 1;
+        }
     }
 
-    /// Returns a grant that was made from this one, directly or not, and from which none was made, if there is one.
-    pub(super) fn descendant_of(&self, handle: ShareHandle) -> Option<ShareHandle> {
-        let mut at = self.child_of(handle)?;
-        while let Some(child) = self.child_of(at) {
-            at = child;
-        }
-        Some(at)
+    /// Returns a grant of a buffer that is revoked, if there is one.
+    pub(super) fn any_revoked(&self, buffer: usize) -> Option<ShareHandle> {
+        let is = |grant: &Grant| grant.buffer == buffer && grant.revoked;
+        self.grants.iter().find(|(_, grant)| is(grant)).map(|(ticket, _)| ShareHandle(ticket))
     }
 
     /// Returns the buffer that a handle is of, whosever it is.
@@ -331,7 +325,7 @@ impl Book {
     fn mapping(&self, grant: &Grant) -> Option<UserMapping> {
         let (space, va) = (self.clients.get(grant.client.0)?.space.as_ref()?, grant.at?);
         let Grant { first, count, rights, .. } = *grant;
-        Some(UserMapping { space: space.clone(), va, first, count, rights })
+        Some(UserMapping { space: space.clone(), va, first, count, most: rights.most() })
     }
 
     /// Returns what a grant's client has mapped of it.
@@ -345,33 +339,28 @@ impl Book {
         self.grants.iter().filter_map(of).nth(n)
     }
 
-    /// Ends a grant, whosever it is. What was granted from it counts as granted by its parent. `revoked`: not its
-    /// client did this. Returns whether it was the buffer's last one, or `None` if it was gone.
-    pub(super) fn end(&mut self, handle: ShareHandle, revoked: bool) -> Option<bool> {
+    /// Ends a grant, whosever it is. What was granted from it counts as granted by its parent. Returns whether it was
+    /// the buffer's last one, or `None` if it was gone.
+    pub(super) fn end(&mut self, handle: ShareHandle) -> Option<bool> {
         let grant = self.grants.take(handle.0)?;
         for (_, child) in self.grants.iter_mut().filter(|(_, other)| other.parent == Some(handle)) {
             child.parent = grant.parent;
         }
-        if let (Some(va), true) = (grant.at, revoked)
+        if let (Some(va), true) = (grant.at, grant.revoked)
             && let Some(client) = self.clients.get_mut(grant.client.0)
         {
             client.lost = Some((va, grant.count, grant.name));
         }
-        let entry = self.buffers[grant.buffer].as_mut().expect("a grant is of a buffer");
-        entry.grants -= 1;
-        let (frames, payer, last) = (entry.frames, entry.payer, entry.grants == 0);
         // Who pays is somebody who has a grant: the one that has one for longest.
-        let pays_on = self.grants.iter().any(|(_, other)| other.buffer == grant.buffer && other.client == payer);
-        if !pays_on {
-            let heir = self.grants.iter().filter(|(_, other)| other.buffer == grant.buffer);
-            let heir = heir.min_by_key(|(_, other)| other.born).map(|(_, other)| other.client);
-            self.pay(payer, -i64::from(frames));
-            if let (Some(heir), Some(entry)) = (heir, &mut self.buffers[grant.buffer]) {
-                entry.payer = heir;
-                self.pay(heir, frames.into());
-            }
+        let left = || self.grants.iter().map(|(_, other)| other).filter(|other| other.buffer == grant.buffer);
+        let entry = self.buffers[grant.buffer].as_mut().expect("a grant is of a buffer");
+        let oldest = left().min_by_key(|other| other.born).map(|other| other.client);
+        if let Some(heir) = oldest
+            && left().all(|other| other.client != entry.payer)
+        {
+            entry.payer = heir;
         }
-        Some(last)
+        Some(oldest.is_none())
     }
 
     /// Forgets a buffer that is freed.
@@ -414,6 +403,7 @@ impl Book {
 
     /// Returns the frames that a client pays for.
     pub(super) fn paid(&self, client: ClientId) -> Result<u32, ShareError> {
-        Ok(self.client(client)?.paid)
+        self.client(client)?;
+        Ok(self.buffers.iter().flatten().filter(|entry| entry.payer == client).map(|entry| entry.frames).sum())
     }
 }

@@ -20,7 +20,7 @@
 //! heap but [`Shares::new`].
 //!
 //! ```
-//! use carveout::dma::{CpuAccess, DataDirection, Offer, ShareLimits, ShareRights, Shares, UserView};
+//! use carveout::dma::{UserAccess, DataDirection, Offer, ShareLimits, ShareRights, Shares, UserView};
 //! # use carveout::setup::Setup;
 //! # let setup = Setup::new(1);
 //! # let camera = setup.master("camera");
@@ -34,11 +34,11 @@
 //! let strip = shares.find(viewer, "strip")?;
 //!
 //! let lease = shares.lend(painter, picture, 0..8, &camera, DataDirection::FromDevice)?; // nothing maps it now
-//! assert!(shares.set_cpu(viewer, strip, 0..2, CpuAccess::Read).is_err(), "the camera has it");
+//! assert!(shares.set_cpu(viewer, strip, 0..2, UserAccess::Read).is_err(), "the camera has it");
 //! // SAFETY: the camera has finished (I4).
 //! unsafe { lease.finish() };
-//! shares.set_cpu(viewer, strip, 0..2, CpuAccess::Read)?;
-//! assert!(shares.set_cpu(viewer, strip, 0..3, CpuAccess::Read).is_err(), "not its page");
+//! shares.set_cpu(viewer, strip, 0..2, UserAccess::Read)?;
+//! assert!(shares.set_cpu(viewer, strip, 0..3, UserAccess::Read).is_err(), "not its page");
 //! # Ok::<(), Box<dyn core::error::Error>>(())
 //! ```
 

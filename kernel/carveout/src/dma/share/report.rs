@@ -2,7 +2,7 @@
 
 use crate::addr::{Frame, PhysAddr, VirtAddr};
 use crate::dma::buffer::Effort;
-use crate::dma::buffer::shared::{CpuAccess, ShareDomain};
+use crate::dma::buffer::shared::ShareDomain;
 use crate::dma::share::error::ShareError;
 use crate::dma::share::rights::{ClientId, ShareHandle, ShareRights};
 use crate::dma::share::shares::Shares;
@@ -31,7 +31,7 @@ pub enum ShareFault {
         /// The page, counted from the first one of the grant.
         page: u32,
         /// The access that is wanted.
-        access: CpuAccess,
+        access: UserAccess,
     },
     /// The client may not do this.
     Rights {
@@ -55,10 +55,10 @@ impl fmt::Display for ShareFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Device { name, master } => write!(f, "a page of {name}, which {master} has"),
-            Self::Domain { name, page, access: CpuAccess::Read, .. } => {
+            Self::Domain { name, page, access: UserAccess::Read, .. } => {
                 write!(f, "page {page} of {name}, which nobody made the CPU's")
             }
-            Self::Domain { name, page, access: CpuAccess::Write, .. } => {
+            Self::Domain { name, page, access: UserAccess::ReadWrite, .. } => {
                 write!(f, "page {page} of {name}, which nobody made the CPU's to write")
             }
             Self::Rights { name, owner, has } => {
@@ -73,12 +73,15 @@ impl fmt::Display for ShareFault {
 impl<M: Machine> Shares<M> {
     /// Returns why an access of a client to a user's address faulted, or `None` if no page of a shared buffer is or was
     /// there. It waits for the call under way on the buffer.
-    pub fn fault(&self, client: ClientId, va: VirtAddr, access: CpuAccess) -> Option<ShareFault> {
+    pub fn fault(&self, client: ClientId, va: VirtAddr, access: UserAccess) -> Option<ShareFault> {
         let found = self.book.lock().grant_at(client, va);
         let Some((handle, grant, page)) = found else {
             return self.book.lock().lost_at(client, va).map(|name| ShareFault::Revoked { name });
         };
         let name = grant.name;
+        if grant.revoked {
+            return Some(ShareFault::Revoked { name });
+        }
         if !grant.rights.include(access.into()) {
             let owner = self.book.lock().owner(&grant);
             return Some(ShareFault::Rights { name, owner, has: grant.rights });

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a number names one thing, and nothing else after that is gone. Rights are one closed set.
 
-use crate::dma::buffer::shared::CpuAccess;
+use crate::vm::user::UserAccess;
 use core::fmt;
 use core::num::NonZeroU64;
 use core::ops::BitOr;
@@ -82,10 +82,9 @@ impl ShareRights {
         self.0 & wanted.0 == wanted.0
     }
 
-    /// Returns the rights that both have.
-    #[must_use]
-    pub const fn and(self, other: Self) -> Self {
-        Self(self.0 & other.0)
+    /// Returns the most that programs with these rights may do. They read at least, or have nothing mapped.
+    pub(super) const fn most(self) -> UserAccess {
+        if self.include(Self::WRITE) { UserAccess::ReadWrite } else { UserAccess::Read }
     }
 }
 
@@ -103,11 +102,11 @@ impl fmt::Display for ShareRights {
     }
 }
 
-impl From<CpuAccess> for ShareRights {
-    fn from(access: CpuAccess) -> Self {
+impl From<UserAccess> for ShareRights {
+    fn from(access: UserAccess) -> Self {
         match access {
-            CpuAccess::Read => Self::READ,
-            CpuAccess::Write => Self::READ | Self::WRITE,
+            UserAccess::Read => Self::READ,
+            UserAccess::ReadWrite => Self::READ | Self::WRITE,
         }
     }
 }

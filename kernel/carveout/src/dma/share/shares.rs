@@ -5,7 +5,7 @@
 
 use crate::addr::{BusAddr, FRAME_SHIFT, VirtAddr};
 use crate::dma::buffer::direction::DataDirection;
-use crate::dma::buffer::shared::{CpuAccess, Shared, UserView, Users, overlap, within};
+use crate::dma::buffer::shared::{Shared, UserView, Users, overlap, within};
 use crate::dma::master::Master;
 use crate::dma::registry::Dma;
 use crate::dma::share::book::{Book, Grant, Offer, ShareLimits, UserMapping};
@@ -110,7 +110,7 @@ impl<M: Machine> Shares<M> {
             // Nobody grants it anything between the last look and its end.
             let next = self.book.lock().any_of_or_remove(client);
             match next {
-                Ok(handle) => swept += u32::from(self.end(handle, false)),
+                Ok(handle) => swept += u32::from(self.end(handle)),
                 Err(space) => break space,
             }
         };
@@ -147,7 +147,7 @@ impl<M: Machine> Shares<M> {
             }
             Err(error) => {
                 let mut book = self.book.lock();
-                book.end(handle, false);
+                book.end(handle);
                 book.forget(place);
                 return Err(error.into());
             }
@@ -183,22 +183,25 @@ impl<M: Machine> Shares<M> {
     /// [`ShareError::Stale`], [`ShareError::NoClient`].
     pub fn close(&self, client: ClientId, handle: ShareHandle) -> Result<(), ShareError> {
         self.book.lock().grant(client, handle)?;
-        self.end(handle, false);
+        self.end(handle);
         Ok(())
     }
 
-    /// Revokes all that was granted from this handle, by whomever. Returns how many grants that were. When it returns,
+    /// Revokes all that was granted from this handle, by whomever. Returns how many grants that were. None of them gives
+    /// a right from the start of this call on, so their clients cannot grant faster than this revokes. When it returns,
     /// no core translates to the buffer for any of those clients.
     ///
     /// # Errors
     ///
     /// [`ShareError::Stale`], [`ShareError::NoClient`].
     pub fn revoke(&self, client: ClientId, handle: ShareHandle) -> Result<u32, ShareError> {
-        self.book.lock().grant(client, handle)?;
-        let mut revoked = 0;
+        let (place, revoked) = {
+            let mut book = self.book.lock();
+            (book.grant(client, handle)?.buffer, book.revoke_from(handle))
+        };
         loop {
-            let Some(grant) = self.book.lock().descendant_of(handle) else { break };
-            revoked += u32::from(self.end(grant, true));
+            let Some(grant) = self.book.lock().any_revoked(place) else { break };
+            self.end(grant);
         }
         Ok(revoked)
     }
@@ -222,7 +225,7 @@ impl<M: Machine> Shares<M> {
             let va = space.reserve(pages).ok_or(ShareError::NoRoom { pages })?;
             self.book.lock().set_mapped(handle, Some(va));
             shared.admit(&grant.pages(), |first, part, access| {
-                space.map(address(va, grant.first, first), part, permitted(access, grant.rights));
+                space.map(address(va, grant.first, first), part, access.min(grant.rights.most()));
                 self.counters.mapped.fetch_add(1, Ordering::Relaxed);
             });
             Ok(va)
@@ -250,7 +253,7 @@ impl<M: Machine> Shares<M> {
     /// Makes pages the CPU's, for programs that will read them, or write them too. Every client that has them mapped
     /// gets them. Pages count from the first one of the grant.
     ///
-    /// A program that only writes asks for [`CpuAccess::Write`] too: what it does not overwrite must be there.
+    /// A program that only writes asks for [`UserAccess::ReadWrite`] too: what it does not overwrite must be there.
     ///
     /// # Errors
     ///
@@ -261,7 +264,7 @@ impl<M: Machine> Shares<M> {
         client: ClientId,
         handle: ShareHandle,
         pages: Range<u32>,
-        access: CpuAccess,
+        access: UserAccess,
     ) -> Result<(), ShareError> {
         self.on_buffer(client, handle, access.into(), |shared, grant| {
             let pages = inside(&grant, &pages)?;
@@ -340,7 +343,7 @@ impl<M: Machine> Shares<M> {
     }
 
     /// Ends a grant, and its buffer if it was the last. Returns whether it was there.
-    fn end(&self, handle: ShareHandle, revoked: bool) -> bool {
+    fn end(&self, handle: ShareHandle) -> bool {
         let Some(place) = self.book.lock().buffer_of(handle) else { return false };
         let mut turn: Turn<'_, M> = self.buffers[place].lock();
         // The pages go before the right to them, and the addresses after it.
@@ -349,7 +352,7 @@ impl<M: Machine> Shares<M> {
             space.unmap(*va, *count);
             self.counters.unmapped.fetch_add(1, Ordering::Relaxed);
         }
-        let Some(last) = self.book.lock().end(handle, revoked) else { return false };
+        let Some(last) = self.book.lock().end(handle) else { return false };
         if let Some(UserMapping { space, va, count, .. }) = mapping {
             space.release(va, count);
         }
@@ -374,11 +377,6 @@ const fn address(va: VirtAddr, first: u32, page: u32) -> VirtAddr {
     VirtAddr::new(va.raw() + ((page - first) << FRAME_SHIFT))
 }
 
-/// Returns what a client may do that has these rights.
-fn permitted(access: UserAccess, rights: ShareRights) -> UserAccess {
-    if rights.include(ShareRights::WRITE) { access } else { UserAccess::Read }
-}
-
 /// The users of a buffer, as the turn on it finds them.
 struct UsersOf<'s, M: Machine + 'static> {
     shares: &'s Shares<M>,
@@ -399,11 +397,10 @@ impl<M: Machine> UsersOf<'_, M> {
 }
 
 impl<M: Machine> Users for UsersOf<'_, M> {
-    fn map(&self, pages: Range<u32>, mapped: &Mapped, access: CpuAccess) {
+    fn map(&self, pages: Range<u32>, mapped: &Mapped, access: UserAccess) {
         self.for_each(&pages, |mapping, common| {
             let part = within(mapped, pages.start, &common);
-            let access = permitted(access.into(), mapping.rights);
-            mapping.space.map(address(mapping.va, mapping.first, common.start), part, access);
+            mapping.space.map(address(mapping.va, mapping.first, common.start), part, access.min(mapping.most));
             self.shares.counters.mapped.fetch_add(1, Ordering::Relaxed);
         });
     }
