@@ -71,6 +71,15 @@ impl Reachable {
         }
     }
 
+    /// Returns whether there are such frames.
+    pub(crate) fn has(self, index: &mut Index<'_>, count: u32, order: u8) -> bool {
+        if self.keeps(order) {
+            index.has(count, order, self.frames.start()..self.frames.end())
+        } else {
+            self.find(index, count, order).is_some()
+        }
+    }
+
     /// Takes such frames. `liked` is an order, `order` or more, that frames should be aligned to for the CPU, if the
     /// bus's alignment leaves the choice.
     pub(crate) fn take(self, index: &mut Index<'_>, count: u32, liked: u8, order: u8) -> Option<u32> {

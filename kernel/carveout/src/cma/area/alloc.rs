@@ -212,7 +212,7 @@ impl Area {
                 .iter()
                 .any(|run| lending.occupancy.search(Reachable::unshifted(run.frames), count, order).is_some())
         } else {
-            self.runs.iter_mut().any(|run| run.idle.has(count, order))
+            self.runs.iter_mut().any(|run| Reachable::unshifted(run.frames).has(&mut run.idle, count, order))
         };
         let (free, largest, any) = (self.free_bytes(), self.largest_of(order, places), self.largest_run());
         let no_run = NoRun { wanted, align: FRAME_SIZE << order, reach: Reach::ALL, free, largest, any };

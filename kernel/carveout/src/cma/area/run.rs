@@ -101,7 +101,7 @@ pub(super) fn largest_in(index: &mut Index<'_>, place: Reachable, order: u8, kno
     while least < most {
         // The first look is whether there are more than are known at all.
         let count = if least == known { known + 1 } else { least + (most - least).div_ceil(2) };
-        if place.find(index, count, order).is_some() { least = count } else { most = count - 1 }
+        if place.has(index, count, order) { least = count } else { most = count - 1 }
     }
     least
 }

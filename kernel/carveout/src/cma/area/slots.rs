@@ -95,7 +95,8 @@ impl Area {
                 if free < wanted {
                     return Err(PlanError::Slot(n, self.too_little(wanted, free)));
                 }
-                let elsewhere = scratch.iter_mut().any(|(_, index)| index.has(count, order));
+                let anywhere = |(run, index): &mut (FrameRange, _)| Reachable::unshifted(*run).has(index, count, order);
+                let elsewhere = scratch.iter_mut().any(anywhere);
                 let any = scratch.iter_mut().map(|(_, index)| u64::from(index.largest_run())).max().unwrap_or(0);
                 let mut largest = 0;
                 for (run, index) in &mut scratch {

@@ -14,8 +14,15 @@ use core::ops::Range;
 /// Runs of one size class that good fit looks at before it settles for the best of them. With 16 the bench's trace
 /// fares as with true best fit.
 const TRIES_OF_CLASS: u32 = 16;
-/// Runs that good fit looks at in all before it takes the lowest fit.
+/// Runs that good fit looks at in all before it takes the lowest fit. A block in which it finds no run to look at
+/// counts as one.
 const TRIES: u32 = 32;
+
+#[cfg(test)]
+std::thread_local! {
+    /// Blocks that good fit looked into.
+    pub(super) static LOOKS: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
+}
 
 /// What is looked for: `count` units from a multiple of 2^`order`, in the offsets `[lo, hi)`. None of the two is empty.
 pub(super) struct Wanted {
@@ -30,6 +37,12 @@ impl Wanted {
     pub(super) fn fit(&self, start: u32, end: u32) -> Option<u32> {
         let at = align_up(start, self.order);
         (at < end && self.count <= end - at).then_some(at)
+    }
+
+    /// Returns whether it fits anywhere in the tree.
+    #[inline]
+    pub(super) fn fits_in(&self, tree: &Tree<'_>) -> bool {
+        tree.usable(tree.height, tree.root(), self.order) >= self.count
     }
 }
 
@@ -62,7 +75,7 @@ pub(super) enum LowestFit {}
 
 impl Fit for GoodFit {
     fn find(tree: &Tree<'_>, wanted: &Wanted) -> Option<Found> {
-        if tree.usable(tree.height, tree.root(), wanted.order) < wanted.count {
+        if !wanted.fits_in(tree) {
             return None;
         }
         let root = tree.node(tree.height, tree.root());
@@ -102,7 +115,7 @@ struct ClassSearch<'a> {
     class: u32,
     /// The shortest that a run of the class could be and fit. None better need be looked for.
     least: u32,
-    /// Runs that may still be looked at.
+    /// Runs, and blocks without one, that may still be looked at.
     tries: u32,
     /// The shortest run so far that fits, and where in it.
     best: Option<(BestRun, u32)>,
@@ -128,6 +141,8 @@ impl ClassSearch<'_> {
 
     /// Considers the inner runs of a block that has some of the class, from the lowest.
     fn look_into(&mut self, tree: &Tree<'_>, node: &Node, height: u32, number: u32) {
+        #[cfg(test)]
+        LOOKS.with(|looks| looks.set(looks.get() + 1));
         let base = number << height;
         if height == LEAF_ORDER {
             for run in BitRuns::inner(node.bits()) {
@@ -135,6 +150,7 @@ impl ClassSearch<'_> {
             }
             return;
         }
+        let tries = self.tries;
         let (half, middle) = (1 << (height - 1), base + (1 << (height - 1)));
         let (left, right) = tree.halves(height, number);
         if self.is_worth_it(left, height - 1, number * 2) {
@@ -145,6 +161,10 @@ impl ClassSearch<'_> {
         }
         if self.is_worth_it(right, height - 1, number * 2 + 1) {
             self.look_into(tree, right, height - 1, number * 2 + 1);
+        }
+        // What is of the class is in one half, and what can be used in the other.
+        if self.tries == tries {
+            self.tries -= 1;
         }
     }
 

@@ -189,17 +189,16 @@ impl<'a> Index<'a> {
 
     /// Finds what [`find`](Self::find) returns, in a form that [`carry`](Self::carry) takes.
     pub(crate) fn foresee(&mut self, count: u32, align_order: u8, within: Range<u32>) -> Option<Found> {
-        if count == 0 || align_order > MAX_ALIGN_ORDER {
-            return None;
-        }
-        let (lo, hi) = self.clip(&within);
-        if lo >= hi {
-            return None;
-        }
-        let wanted = Wanted { count, order: u32::from(align_order), lo, hi };
-        let all = (lo..hi) == *self.tree.units();
+        let (wanted, all) = self.wanted(count, align_order, &within)?;
         let tree = self.tree.settle();
         if all { GoodFit::find(tree, &wanted) } else { LowestFit::find(tree, &wanted) }
+    }
+
+    /// Returns what a request asks for, and whether it may have any unit, or `None` if no index could give it.
+    fn wanted(&self, count: u32, align_order: u8, within: &Range<u32>) -> Option<(Wanted, bool)> {
+        let (lo, hi) = self.clip(within);
+        let possible = count > 0 && align_order <= MAX_ALIGN_ORDER && lo < hi;
+        possible.then(|| (Wanted { count, order: u32::from(align_order), lo, hi }, (lo..hi) == *self.tree.units()))
     }
 
     /// Makes what was found for requests, each with its count and the order of its alignment, hold at this version,
@@ -308,10 +307,12 @@ impl<'a> Index<'a> {
         self.tree.settle().longest_in(lo, hi)
     }
 
-    /// Returns whether there is a run anywhere that [`alloc`](Self::alloc) could give. O(1) once the index is settled.
-    pub fn has(&mut self, count: u32, align_order: u8) -> bool {
+    /// Returns whether [`find`](Self::find) would find such units. It does not choose among them: O(1) for all units
+    /// once the index is settled, O(log n) for a part of them.
+    pub fn has(&mut self, count: u32, align_order: u8, within: Range<u32>) -> bool {
+        let Some((wanted, all)) = self.wanted(count, align_order, &within) else { return false };
         let tree = self.tree.settle();
-        align_order <= MAX_ALIGN_ORDER && tree.usable(tree.height, tree.root(), align_order.into()) >= count
+        if all { wanted.fits_in(tree) } else { LowestFit::find(tree, &wanted).is_some() }
     }
 
     /// Returns the lowest free run of the numbers in `range`, as far as it lies in that.

@@ -1,5 +1,6 @@
 //! The index against a naive one, its worst cases, and what it refuses.
 
+use super::fit::LOOKS;
 use super::node::{LEAF_ORDER, align_up, class};
 use super::*;
 use proptest::prelude::*;
@@ -205,7 +206,8 @@ proptest! {
                     let found = index.find(count, order, range.clone());
                     let fits = order <= MAX_ALIGN_ORDER && !model.fits(count, order, &range).is_empty();
                     prop_assert_eq!(found.is_some(), fits);
-                    prop_assert_eq!(index.has(count, order), somewhere);
+                    prop_assert_eq!(index.has(count, order, 0..u32::MAX), somewhere);
+                    prop_assert_eq!(index.has(count, order, range.clone()), fits);
                     let runs = model.runs_in(&range);
                     let largest = runs.iter().map(|run| run.end - run.start).max().unwrap_or(0);
                     prop_assert_eq!(index.largest_run_in(range.clone()), largest);
@@ -294,6 +296,23 @@ fn the_trace_fails_less_than_first_fit() {
     assert_eq!(trace(12345, 384), (3093, 6));
     assert_eq!(trace(12345, 448), (3085, 54));
     assert_eq!(trace(12345, 512), (3078, 86));
+}
+
+/// In each block of 256 units, one half has a run of the request's class that is not aligned, and the other half a
+/// longer run that is. So each such block looks worth it, and neither of its halves is.
+#[test]
+fn blocks_that_lead_nowhere_are_counted() {
+    const UNITS: u32 = 1 << 20;
+    let mut storage = storage(0, UNITS);
+    let mut index = Index::new(0, UNITS, &mut storage).unwrap();
+    for block in (0..UNITS).step_by(256) {
+        for taken in [0..1, 21..128, 192..256] {
+            index.take(block + taken.start, taken.end - taken.start).unwrap();
+        }
+    }
+    LOOKS.set(0);
+    assert_eq!(index.find(16, 4, 0..UNITS), Some(128), "in a run of 64");
+    assert!(LOOKS.get() <= 2 * 32 * UNITS.ilog2(), "{} blocks", LOOKS.get());
 }
 
 #[test]
