@@ -11,21 +11,36 @@ use std::process::Command;
 use crate::build::{Toolchain, build};
 use crate::check::{Job, Verdict};
 use crate::failure::{Context, Failure, Result};
-use crate::project::{self, SIZE, TARGET};
+use crate::project::{self, SIZE, TARGET, THUMB};
 
 /// Where the table stands, and the line above it.
 const CHAPTER: &str = "docs/src/features.md";
 const MARK: &str = "<!-- table -->\n";
 
-/// The rows of the table, and what each has beside the first.
-const ROWS: [(&str, &str); 7] = [
-    ("one coherent buffer", ""),
-    ("`audit`: an audit", "audit"),
-    ("`loans`: a borrower", "loans"),
-    ("`warm`: mappings that stay", "warm"),
-    ("`pl310`: an outer cache", "pl310"),
-    ("`carveout-boot`: a plan by the device tree", "boot"),
-    ("`carveout-rt`: that, and the boot", "rt"),
+/// A row of the table.
+struct Row {
+    name: &'static str,
+    /// What the kernel has beside the first row's.
+    features: &'static str,
+    target: &'static str,
+    opt_level: &'static str,
+}
+
+impl Row {
+    const fn new(name: &'static str, features: &'static str) -> Self {
+        Self { name, features, target: TARGET, opt_level: "s" }
+    }
+}
+
+const ROWS: [Row; 8] = [
+    Row::new("one coherent buffer", ""),
+    Row { target: THUMB, opt_level: "z", ..Row::new("the same, as small as it gets", "") },
+    Row::new("`audit`: an audit", "audit"),
+    Row::new("`loans`: a borrower", "loans"),
+    Row::new("`warm`: mappings that stay", "warm"),
+    Row::new("`pl310`: an outer cache", "pl310"),
+    Row::new("`carveout-boot`: a plan by the device tree", "boot"),
+    Row::new("`carveout-rt`: that, and the boot", "rt"),
 ];
 
 /// By how much of its code a row may differ from the table, in percent.
@@ -80,17 +95,20 @@ pub(crate) fn check(toolchain: &Toolchain, job: &mut Job) -> Result<Verdict> {
 
 /// Builds each row.
 fn measured(toolchain: &Toolchain) -> Result<Vec<Cost>> {
-    ROWS.iter().map(|(_, features)| cost(toolchain, features)).collect()
+    ROWS.iter().map(|row| cost(toolchain, row)).collect()
 }
 
-fn cost(toolchain: &Toolchain, features: &str) -> Result<Cost> {
+fn cost(toolchain: &Toolchain, row: &Row) -> Result<Cost> {
+    let &Row { features, target, opt_level, .. } = row;
+    let toolchain = toolchain.for_target(target).ok_or_else(|| Failure::new(format!("no target {target}")))?;
     let folder = project::root().join(SIZE);
     // Panics name files, and their paths are no part of the cost.
     let flags = format!("--remap-path-prefix={}=", project::root().display());
     let mut cargo = toolchain.target_in(&folder, "build");
     cargo.args(["--locked", "--features", features]).env("RUSTFLAGS", flags);
+    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", opt_level);
     cargo.env("CARGO_TARGET_DIR", project::target_dir().join("size"));
-    let what = if features.is_empty() { "the least kernel".to_owned() } else { format!("it with {features}") };
+    let what = format!("the least kernel: {}", row.name);
     let elf = build(&what, cargo)?.pop().ok_or_else(|| Failure::new("cargo named no program"))?.path;
     let code = code(&fs::read(&elf).doing(elf.display())?).ok_or_else(|| Failure::new("no ELF of 32 bits"))?;
 
@@ -99,7 +117,7 @@ fn cost(toolchain: &Toolchain, features: &str) -> Result<Cost> {
         "tree",
         "--locked",
         "--target",
-        TARGET,
+        target,
         "--edges",
         "no-dev",
         "--prefix",
@@ -129,7 +147,7 @@ fn tools(toolchain: &Toolchain) -> Result<String> {
     rustc.arg("--version");
     let version = said(rustc)?.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let core = if toolchain.builds_core() { "built from its source" } else { "as it is shipped" };
-    Ok(format!("Made by {version}, with `core` {core}, at `opt-level = \"s\"`."))
+    Ok(format!("Made by {version}, with `core` {core}."))
 }
 
 /// Returns the bytes of an ELF that are loaded and never written, less the zeros at the end of each section, which fill
@@ -157,7 +175,8 @@ fn code(elf: &[u8]) -> Option<u64> {
 /// Returns the table.
 fn table(costs: &[Cost]) -> String {
     let mut table = "| a kernel with | code, bytes | beyond the first row | crates |\n|---|---|---|---|\n".to_owned();
-    for ((name, _), cost) in ROWS.iter().zip(costs) {
+    for (row, cost) in ROWS.iter().zip(costs) {
+        let name = row.name;
         let more = cost.code.saturating_sub(costs[0].code);
         let more = if more == 0 { String::new() } else { thousands(more) };
         let _ = writeln!(table, "| {name} | {} | {more} | {} |", thousands(cost.code), cost.crates);
@@ -192,7 +211,7 @@ fn rows(chapter: &str) -> Vec<(String, Cost)> {
 /// Says which rows are not as the book has them.
 fn differences(book: &[(String, Cost)], costs: &[Cost]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for ((name, _), cost) in ROWS.iter().zip(costs) {
+    for (Row { name, .. }, cost) in ROWS.iter().zip(costs) {
         let Some((_, was)) = book.iter().find(|(row, _)| row == name) else {
             wrong.push(format!("{CHAPTER} has no row: {name}"));
             continue;

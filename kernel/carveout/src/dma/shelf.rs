@@ -137,7 +137,7 @@ impl Shelves {
     /// Makes a shelf for each core.
     pub(super) fn new() -> Result<Self, TryReserveError> {
         let shelves: &'static [Shelf] = lasting(SHELVES, |_| Shelf::default())?;
-        let by_core = shelves.try_into().expect("one for each core");
+        let by_core = shelves.first_chunk().expect("one for each core");
         Ok(Self { by_core, plenty: AtomicU32::new(0) })
     }
 
