@@ -32,6 +32,7 @@ compiled! {
     c: "src/c.md",
     features: "src/features.md",
     plan: "src/plan.md",
+    events: "src/events.md",
     boards: "src/boards.md",
     testing: "src/testing.md",
     performance: "src/performance.md",

@@ -4,6 +4,8 @@
 #[cfg(target_os = "none")]
 mod kernel {
     use carveout_boards::demo::run;
+    #[cfg(feature = "events")]
+    use carveout_boards::kernel::record;
     use carveout_boards::kernel::{bring_up, console, report};
     use carveout_boards::println;
     use carveout_rt::start::BootHandover;
@@ -16,7 +18,12 @@ mod kernel {
         if !report::audit(kernel) {
             console::exit(1);
         }
-        match run::run(kernel) {
+        #[cfg(feature = "events")]
+        record::begin(kernel);
+        let result = run::run(kernel);
+        #[cfg(feature = "events")]
+        record::end(kernel);
+        match result {
             Ok(()) => {
                 println!("demo: ok");
                 console::exit(0)

@@ -24,6 +24,8 @@ pub mod known;
 pub mod process;
 #[cfg(target_arch = "arm")]
 mod rank;
+#[cfg(all(target_arch = "arm", feature = "events"))]
+pub mod record;
 #[cfg(target_arch = "arm")]
 mod registers;
 #[cfg(target_arch = "arm")]

@@ -15,12 +15,14 @@ use serde_json::{Value, json};
 use crate::boards::{self, COUNTING, Emulated};
 use crate::build::Toolchain;
 use crate::failure::{Context, Failure, Result};
-use crate::{image, project, scratch};
+use crate::{image, project, scratch, trace};
 
 /// The exit code after a timeout, as of the command `timeout`.
 const TIMED_OUT: u8 = 124;
 /// The bytes of the frame that a board without a display would show: 640 x 480 words.
 const FRAME_BYTES: u32 = 1_228_800;
+/// The events of each core that a record has.
+const EVENTS: u32 = 32_768;
 
 /// What the command line says.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ struct Options {
     board: Emulated,
     image: Option<PathBuf>,
     screenshot: Option<PathBuf>,
+    /// Where the trace of the run goes.
+    record: Option<PathBuf>,
     window: bool,
     append: OsString,
     dtb: Option<PathBuf>,
@@ -52,12 +56,13 @@ impl Options {
         let mut board = "vexpress-a9".to_owned();
         let (mut image, mut screenshot, mut dtb, mut elf) = (None, None, None, None);
         let (mut memory, mut cores, mut limit) = (None, None, None);
-        let (mut window, mut count, mut append) = (false, false, OsString::new());
+        let (mut window, mut count, mut append, mut record) = (false, false, OsString::new(), None);
         while let Some(arg) = args.next()? {
             match arg {
                 Arg::Long("board") => board = args.value()?.string()?,
                 Arg::Long("image") => image = Some(file(args.value()?, "picture")?),
                 Arg::Long("screenshot") => screenshot = Some(PathBuf::from(args.value()?)),
+                Arg::Long("record") => record = Some(PathBuf::from(args.value()?)),
                 Arg::Long("append") => append = args.value()?,
                 Arg::Long("dtb") => dtb = Some(file(args.value()?, "device tree blob")?),
                 Arg::Long("memory") => memory = Some(Memory::parse(&args.value()?.string()?)?),
@@ -87,6 +92,7 @@ impl Options {
             board,
             image,
             screenshot,
+            record,
             window,
             count: count || words.split_whitespace().any(|word| word == "demo=loans"),
             append,
@@ -112,6 +118,12 @@ impl Options {
             }
             in_a_folder(screenshot)?;
         }
+        if let Some(record) = &self.record {
+            if self.elf.is_some() {
+                return Err(Failure::new("--record is of the demo: it goes with no ELF"));
+            }
+            in_a_folder(record)?;
+        }
         // QEMU writes the size that it is told into the node of the first bank; of others it knows nothing.
         let banks = self.board.board.tree()?.matches(r#"device_type = "memory""#).count();
         if self.memory.is_some() && self.dtb.is_none() && banks > 1 {
@@ -124,10 +136,14 @@ impl Options {
     }
 
     /// Returns the kernel's command line.
-    fn boot_arguments(&self) -> OsString {
+    fn boot_arguments(&self, events: Option<&Path>) -> OsString {
         // QEMU puts the device tree into the middle of a small RAM: half of it is more than the largest free run.
         let cma = (self.mib / 4).min(64);
         let mut arguments = OsString::from(format!("cma={cma}M loglevel=6 semihosting"));
+        if let Some(events) = events {
+            arguments.push(format!(" events={EVENTS} record="));
+            arguments.push(events);
+        }
         if !self.append.is_empty() {
             arguments.push(" ");
             arguments.push(&self.append);
@@ -140,10 +156,10 @@ impl Options {
     }
 
     /// Returns QEMU's command. `disk` are the words that attach the disk.
-    fn qemu(&self, kernel: &Path, dtb: &Path, disk: Vec<OsString>, display: &str) -> Command {
+    fn qemu(&self, kernel: &Path, dtb: &Path, disk: Vec<OsString>, display: &str, events: Option<&Path>) -> Command {
         let mut qemu = boards::qemu(self.limit, display);
         qemu.args(self.board.words()).args(disk);
-        qemu.arg("-kernel").arg(kernel).arg("-dtb").arg(dtb).arg("-append").arg(self.boot_arguments());
+        qemu.arg("-kernel").arg(kernel).arg("-dtb").arg(dtb).arg("-append").arg(self.boot_arguments(events));
         if let Some(memory) = &self.memory {
             qemu.args(["-m", &memory.text]);
         }
@@ -214,7 +230,7 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
         elf
     } else {
         let toolchain = Toolchain::chosen()?;
-        let elf = toolchain.demo()?;
+        let elf = toolchain.demo_with(if options.record.is_some() { &["events"] } else { &[] })?;
         if options.image.is_none() {
             options.image = Some(default_picture(&toolchain, &scratch)?);
         }
@@ -230,7 +246,8 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     }
     let dtb = options.dtb.as_ref().unwrap_or(&own_tree);
     let disk = options.image.as_ref().map_or(Ok(Vec::new()), |image| options.board.disk_words(image, &scratch))?;
-    let mut qemu = options.qemu(&kernel, dtb, disk, display);
+    let events = options.record.as_ref().map(|_| scratch.join("events"));
+    let mut qemu = options.qemu(&kernel, dtb, disk, display, events.as_deref());
 
     let status = if options.screenshot.is_some() {
         with_screenshot(qemu, &scratch)?
@@ -244,6 +261,9 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     let code = exit_code(status);
     if code == TIMED_OUT {
         return Err(Failure::with_code(format!("no end after {} seconds", options.limit), TIMED_OUT));
+    }
+    if let (Some(record), Some(events)) = (&options.record, &events) {
+        trace::write(events, record)?;
     }
     match &options.screenshot {
         Some(screenshot) => keep(screenshot, &scratch, code),
@@ -383,7 +403,8 @@ mod tests {
     }
 
     fn command(words: &[&str]) -> String {
-        let qemu = options(words).unwrap().qemu(Path::new("k"), Path::new("t"), Vec::new(), "none");
+        let events = words.contains(&"--record").then_some(Path::new("e"));
+        let qemu = options(words).unwrap().qemu(Path::new("k"), Path::new("t"), Vec::new(), "none", events);
         let words: Vec<_> = qemu.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         words.join(" ")
     }
@@ -423,6 +444,8 @@ mod tests {
     #[test]
     fn a_screenshot_holds_the_demo_and_a_window_has_no_limit() {
         assert!(command(&["--screenshot", "out.png"]).ends_with(" hold"));
+        let record = command(&["--record", "out.json", "--append", "events=count"]);
+        assert!(record.ends_with(" semihosting events=32768 record=e events=count"), "{record}");
         assert!(command(&["--window"]).starts_with("--foreground --kill-after=5 0 "));
         assert!(command(&["--window", "--timeout", "7"]).starts_with("--foreground --kill-after=5 7 "));
     }
@@ -436,6 +459,8 @@ mod tests {
         assert_eq!(refusal(&["--image", "/nowhere.jpg"]), "no such picture: /nowhere.jpg");
         assert_eq!(refusal(&["--dtb", "/nowhere"]), "no such device tree blob: /nowhere");
         assert_eq!(refusal(&["--screenshot", "/nowhere/x.png"]), "no such folder: /nowhere");
+        assert_eq!(refusal(&["--record", "/nowhere/x.json"]), "no such folder: /nowhere");
+        assert_eq!(refusal(&["--record", "x", "/bin/sh"]), "--record is of the demo: it goes with no ELF");
         assert_eq!(refusal(&["--window", "--screenshot", "x"]), "--screenshot and --window exclude each other");
         assert_eq!(refusal(&["--sooner"]), "unknown option --sooner; see --help");
         assert_eq!(refusal(&["--append"]), "--append needs a value");

@@ -121,8 +121,13 @@ impl Toolchain {
 
     /// Builds the kernel with the demo. Returns the ELF.
     pub(crate) fn demo(&self) -> Result<PathBuf> {
+        self.demo_with(&[])
+    }
+
+    /// Builds the kernel with the demo and some of the kernel's features. Returns the ELF.
+    pub(crate) fn demo_with(&self, features: &[&str]) -> Result<PathBuf> {
         let mut cargo = self.target("build");
-        cargo.args(["--package", KERNEL, "--bin", DEMO]);
+        cargo.args(["--package", KERNEL, "--bin", DEMO, "--features", &features.join(",")]);
         only(build(&format!("the kernel for {}", self.target), cargo)?, DEMO)
     }
 

@@ -18,6 +18,7 @@ mod mutants;
 mod project;
 mod scratch;
 mod size;
+mod trace;
 
 use std::process::ExitCode;
 

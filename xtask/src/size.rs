@@ -32,12 +32,13 @@ impl Row {
     }
 }
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     Row::new("one coherent buffer", ""),
     Row { target: THUMB, opt_level: "z", ..Row::new("the same, as small as it gets", "") },
     Row::new("`audit`: an audit", "audit"),
     Row::new("`loans`: a borrower", "loans"),
     Row::new("`warm`: mappings that stay", "warm"),
+    Row::new("`events`: what happened, and when", "events"),
     Row::new("`pl310`: an outer cache", "pl310"),
     Row::new("`carveout-boot`: a plan by the device tree", "boot"),
     Row::new("`carveout-rt`: that, and the boot", "rt"),

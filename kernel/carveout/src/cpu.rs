@@ -54,6 +54,15 @@ impl fmt::Display for CoreId {
     }
 }
 
+/// Returns the number of the core that this runs on. On the host there is one.
+#[inline]
+pub(crate) fn core_index() -> usize {
+    #[cfg(target_arch = "arm")]
+    return CoreId::current().index();
+    #[cfg(not(target_arch = "arm"))]
+    0
+}
+
 /// Relaxes the core in a loop that waits for another core.
 ///
 /// This is a YIELD, at which an emulator goes on with another core, and a DMB. Two errata of Cortex-A9 need the DMB in

@@ -57,6 +57,7 @@ pub mod cma;
 pub mod cpu;
 pub mod dma;
 pub mod embed;
+pub mod events;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod heap;

@@ -321,6 +321,7 @@ mod by_core {
     use super::{Poll, Rank, Turns};
     use crate::cpu::{CoreId, MAX_CORES};
     use crate::cpu::{interrupt_pends, isb, mask_interrupts, unmask_interrupts};
+    use crate::events::{self, EventKind};
     use core::fmt;
     use core::marker::PhantomData;
     use core::mem;
@@ -615,7 +616,7 @@ mod by_core {
     pub(super) fn wait(held: Held, rank: Rank, site: Site, turns: &Turns) -> Held {
         drop(held);
         let masked = mask_interrupts();
-        let record = record();
+        let (record, since) = (record(), events::now());
         // This may run in a handler that interrupted another wait. That wait's words are put back at the end.
         let outer = (record.waits.load(Ordering::Relaxed), record.waits_for.load(Ordering::Relaxed));
         let mut rounds = 0;
@@ -659,6 +660,7 @@ mod by_core {
         record.waits_for.store(outer.1, Ordering::Relaxed);
         count(&record.contended, 1);
         count(&record.rounds, rounds + 1);
+        events::note(EventKind::LockWait, rank.0.into(), 0, (0, (events::now() - since) as u32));
         Held::note(record, record.held.load(Ordering::Relaxed), rank, site, masked)
     }
 

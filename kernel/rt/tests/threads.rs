@@ -21,6 +21,7 @@ use carveout::dma::{
     WiderMapping, Yes,
 };
 use carveout::embed::{Builder, CoreError, EmbedError, Needs, Roots, Window, WindowError};
+use carveout::events::{Event, EventKind, EventLog};
 use carveout::fake::{Fake, Op};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
 use carveout::name::Name;
@@ -200,6 +201,9 @@ shared![
     Leaf,
     UserLeaf,
     UserAccess,
+    EventKind,
+    Event,
+    &'static EventLog,
     Asid,
     UserRoot<'static>,
     L1Entry,

@@ -178,6 +178,8 @@ where
     #[cfg(feature = "warm")]
     let builder = builder.after_free(carveout::dma::AfterFree::KeepMapped);
     let made = builder.build();
+    #[cfg(feature = "events")]
+    let log = carveout::events::EventLog::begin(64, || 0).unwrap_or_else(|error| panic!("{error}"));
     // SAFETY: this function runs once, so it is taken once.
     let dma = unsafe { DMA.take() };
     let dma: &'static Dma<Armv7a> = dma.write(made.unwrap_or_else(|error| panic!("{error}")));
@@ -189,6 +191,8 @@ where
     audit(dma);
     #[cfg(feature = "loans")]
     lend(dma);
+    #[cfg(feature = "events")]
+    tell(log);
     stop()
 }
 
@@ -219,6 +223,14 @@ fn audit(dma: &Dma<Armv7a>) {
         Ok(report) => writeln!(Console, "{report}").unwrap_or_default(),
         Err(findings) => panic!("{findings}"),
     }
+}
+
+/// Prints what happened.
+#[cfg(feature = "events")]
+fn tell(log: &carveout::events::EventLog) {
+    log.for_each(0, |event| {
+        let _ = writeln!(Console, "{} {} {}", event.time, event.kind, event.frames);
+    });
 }
 
 /// A borrower that writes and reads a page.

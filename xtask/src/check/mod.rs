@@ -8,6 +8,7 @@ mod embed_rust;
 mod list;
 mod module;
 mod outcome;
+mod record;
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};

@@ -13,6 +13,7 @@ use crate::dma::lanes::Turn;
 use crate::dma::master::{AreaId, Master};
 use crate::dma::records::{Entry, Kept, RecordList};
 use crate::dma::registry::{Dma, NOT_OURS};
+use crate::events::{EventKind, note, note_frames};
 use crate::holder::Holder;
 use crate::machine::Machine;
 use crate::vm::ledger::Residue;
@@ -35,6 +36,13 @@ impl<'m> Request<'m> {
     #[inline]
     fn take(&self, area: &mut Area) -> Result<Taken, AllocError> {
         area.alloc(self.kind, self.bytes, self.align, |run| self.master.places(run))
+    }
+
+    /// Records that it is refused. Returns the error, with the master's limits.
+    #[cold]
+    fn refused(&self, error: AllocError) -> AllocError {
+        note(EventKind::Refusal, self.master.number(), 0, (0, self.bytes));
+        error.within(|| self.master.limits())
     }
 }
 
@@ -139,7 +147,7 @@ impl<M: Machine> Dma<M> {
     #[inline]
     fn take_shelved(&'static self, request: &Request<'_>) -> Option<Coherent<M>> {
         let shelved = self.shelves.take(request.kind?)?;
-        Some(self.unshelved(shelved, request.bytes))
+        Some(self.unshelved(shelved, request.master, request.bytes))
     }
 
     /// Allocates a buffer, in a turn of the lock that the books have.
@@ -176,7 +184,7 @@ impl<M: Machine> Dma<M> {
                     }
                     return Ok((area, taken));
                 }
-                Err(error) if !self.may_help(&error, memory) => return Err(error.within(|| request.master.limits())),
+                Err(error) if !self.may_help(&error, memory) => return Err(request.refused(error)),
                 Err(_) => refused = true,
             }
         }
@@ -213,12 +221,12 @@ impl<M: Machine> Dma<M> {
                 if self.empty_shelves() {
                     continue;
                 }
-                return Err(AllocError::TooManyBuffers { limit });
+                return Err(request.refused(AllocError::TooManyBuffers { limit }));
             }
             let Some(memory) = state.area_mut(area) else { return Err(NOT_OURS) };
             match request.take(memory) {
                 Err(error) if turn.is_none() && self.may_help(&error, memory) => turn = Some(self.turn_of_work(books)),
-                Err(error) => return Err(error.within(|| request.master.limits())),
+                Err(error) => return Err(request.refused(error)),
                 Ok(taken) => {
                     drop(turn);
                     if self.keeps_mapped() {
@@ -284,8 +292,10 @@ impl<M: Machine> Dma<M> {
         mut residue: (Residue, bool),
         moves: bool,
     ) {
-        body.standing.begin(body.bytes, self.counters.born());
+        let born = self.counters.born();
+        body.standing.begin(body.bytes, born);
         body.standing.set(Holder::Nobody, residue.0);
+        note_frames(EventKind::Alloc, master.number(), born, body.frames());
         if moves {
             let area = AreaId(body.area.into(), books.state().window.id());
             books.unlock();

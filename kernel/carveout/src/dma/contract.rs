@@ -11,6 +11,7 @@ use crate::dma::exec::Books;
 use crate::dma::master::{AreaId, Master};
 use crate::dma::records::{BufferSlot, Entry, Kept, MOST_RECORDS};
 use crate::dma::registry::{Book, Dma, NOT_OURS, State};
+use crate::events::{EventKind, note};
 use crate::heap::room;
 use crate::machine::Machine;
 use crate::sync::Masked;
@@ -203,6 +204,7 @@ impl<M: Machine> Dma<M> {
         for &extent in &planned {
             state.areas[area.0].give_slot_back(extent);
         }
+        note(EventKind::Contract, master.number(), 0, (0, planned.len() as u32));
         Ok(Contract { dma: self, area, number, master: master.clone() })
     }
 }

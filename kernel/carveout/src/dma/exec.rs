@@ -7,6 +7,7 @@
 
 use crate::addr::{FRAME_SHIFT, FrameRange};
 use crate::dma::registry::{Counters, Dma, State};
+use crate::events::{EventKind, note};
 use crate::holder::Holder;
 use crate::machine::{Lines, Machine};
 use crate::protocol::{Due, Knowledge, Op, Span, Transition};
@@ -30,9 +31,10 @@ pub(super) enum Done {
 }
 
 impl Done {
-    /// Adds it to the counters of a DMA API.
+    /// Adds it to the counters of a DMA API. `buffer` is the number of the buffer that it was for, or 0.
     #[inline]
-    pub(super) fn add_to(self, counters: &Counters) {
+    pub(super) fn add_to(self, counters: &Counters, buffer: u64) {
+        self.note(buffer);
         match self {
             Self::Cleaned(lines) => counters.cleaned.add(lines),
             Self::Dropped(lines) => counters.invalidated.add(lines),
@@ -44,6 +46,20 @@ impl Done {
                 counters.zeroed.fetch_add(bytes.into(), Ordering::Relaxed);
             }
         }
+    }
+}
+
+impl Done {
+    #[inline]
+    fn note(self, buffer: u64) {
+        let all = |lines: Lines| (lines.inner + lines.outer) as u32;
+        let (kind, amount) = match self {
+            Self::Cleaned(lines) => (EventKind::Clean, all(lines)),
+            Self::Dropped(lines) => (EventKind::Invalidate, all(lines)),
+            Self::Flushed(lines) => (EventKind::Flush, all(lines)),
+            Self::Zeroed(bytes) => (EventKind::Zero, bytes),
+        };
+        note(kind, 0, buffer, (0, amount));
     }
 }
 

@@ -323,7 +323,7 @@ impl<M: Machine, E, F: FnMut(FrameRange) -> Result<(), E>> Subject<M> for Handov
     }
 
     fn count(&self, done: Done) {
-        done.add_to(&self.books.dma().counters);
+        done.add_to(&self.books.dma().counters, 0);
     }
 
     fn mark(&mut self, residue: Residue) {

@@ -38,6 +38,7 @@ use crate::dma::exec::Books;
 use crate::dma::lanes::{LANE_PAGES, WORK};
 use crate::dma::master::AreaId;
 use crate::dma::registry::{Dma, State};
+use crate::events::{EventKind, note_frames};
 use crate::machine::{Machine, copy_page};
 use crate::name::Name;
 use crate::protocol::Transition;
@@ -435,6 +436,7 @@ impl<M: Machine> Dma<M> {
     /// Copies a batch, by the work lane, of which the caller has the turn. The lock is not held during the copy.
     fn carry(&self, books: &mut Books<'_, M>, area: AreaId, batch: &Batch) {
         let Batch { from, to, written } = batch;
+        note_frames(EventKind::Move, 0, 0, *from);
         if let Target::Area(frames) = to {
             self.evict_for_loan(books.state(), *frames);
         }

@@ -9,6 +9,7 @@
 use crate::addr::{BusAddr, Bytes, FRAME_SHIFT, FRAME_SIZE, FrameRange, PhysAddr};
 use crate::cma::area::AllocError;
 use crate::cma::reach::{Reach, Reachable};
+use crate::events::name_master;
 use crate::name::Name;
 use crate::vm::mapped::RegionId;
 use arrayvec::ArrayVec;
@@ -197,7 +198,14 @@ impl Master {
 
     fn reaching(self, mask: BusAddr, apertures: ArrayVec<Aperture, MAX_APERTURES>) -> Self {
         let reach = apertures.iter().filter_map(|aperture| aperture.reach(mask)).collect();
-        Self { mask, apertures, reach, stamp: Stamp::next(), ..self }
+        Self { mask, apertures, reach, ..self }.stamped()
+    }
+
+    /// Gives the description a number that no other one has.
+    fn stamped(self) -> Self {
+        let master = Self { stamp: Stamp::next(), ..self };
+        name_master(master.number(), master.name);
+        master
     }
 
     /// Keeps the master's buffers and segments from crossing a multiple of `bytes` on the bus, a power of two.
@@ -209,7 +217,7 @@ impl Master {
         if !bytes.is_power_of_two() || bytes < FRAME_SIZE {
             return Err(MasterError::Boundary(bytes));
         }
-        Ok(Self { boundary: Some(bytes), stamp: Stamp::next(), ..self })
+        Ok(Self { boundary: Some(bytes), ..self }.stamped())
     }
 
     /// Limits the master's scatter-gather segments to `bytes` each.
@@ -227,6 +235,12 @@ impl Master {
     /// Returns the number of this description, if it has one. Copies have one number.
     pub(super) const fn stamp(&self) -> Option<NonZeroU32> {
         self.stamp.0
+    }
+
+    /// Returns the number that events have of it. Copies of a description have one number. It is 0 if there were no
+    /// more numbers.
+    pub fn number(&self) -> u32 {
+        self.stamp.0.map_or(0, NonZeroU32::get)
     }
 
     /// Returns its name in tables and reports.

@@ -14,6 +14,7 @@ use crate::dma::master::AreaId;
 use crate::dma::records::{BufferSlot, Entry, Kept, MOST_RECORDS, Record, RecordList, Records};
 use crate::dma::shelf::{Shelves, most_shelved};
 use crate::dma::warm::{AfterFree, Warm};
+use crate::events::{EventKind, note_frames};
 use crate::heap::room;
 use crate::holder::Holder;
 use crate::machine::{Lines, Machine, Registers};
@@ -394,6 +395,7 @@ impl<M: Machine> Dma<M> {
         place: LedgerPlace,
         memory: MemoryType,
     ) -> Result<Mapped, LedgerError> {
+        note_frames(EventKind::Map, u32::from(memory == MemoryType::WriteBack), 0, place.frames());
         // SAFETY: the window's tables are this machine's, and its mappings are ended through it and this ledger, which
         // gives a frame to one mapping at a time (I1).
         unsafe { state.window.map_carved(self.machine, &mut state.ledger, va, place, memory) }
@@ -403,6 +405,7 @@ impl<M: Machine> Dma<M> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "as in `map_carved`")]
     pub(super) fn unmap_carved(&self, state: &mut State, place: LedgerPlace, mapped: Mapped) {
+        note_frames(EventKind::Unmap, 0, 0, place.frames());
         state.window.unmap_carved(self.machine, &mut state.ledger, place, mapped);
     }
 

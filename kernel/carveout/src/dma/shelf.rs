@@ -11,7 +11,7 @@
 //! - A buffer goes to the master that it was of, so its record has its true owner, and its bus address is right.
 //! - **I5** Whoever gets one finds zeros: written in idle time or by the allocation, through the mapping.
 
-use crate::cpu::{MAX_CORES, masked, relax};
+use crate::cpu::{MAX_CORES, core_index, masked, relax};
 use crate::dma::body::Body;
 use crate::dma::kind::Kind;
 use crate::dma::warm::CAN_KEEP;
@@ -121,15 +121,6 @@ pub(super) struct Shelves {
     pub(super) plenty: AtomicU32,
 }
 
-/// Returns the number of this core's shelf.
-#[inline]
-fn this_core() -> usize {
-    #[cfg(target_arch = "arm")]
-    return crate::cpu::CoreId::current().index();
-    #[cfg(not(target_arch = "arm"))]
-    0
-}
-
 impl Shelves {
     /// The bytes that they take of the heap.
     pub(super) const BYTES: usize = SHELVES * size_of::<Shelf>();
@@ -144,7 +135,7 @@ impl Shelves {
     /// Returns the shelf of this core.
     #[inline]
     fn mine(&self) -> Option<&'static Shelf> {
-        self.by_core.get(this_core())
+        self.by_core.get(core_index())
     }
 
     /// Returns the frames on all shelves.

@@ -14,6 +14,7 @@ use crate::dma::records::{BufferSlot, Entry};
 use crate::dma::registry::{Dma, State};
 use crate::dma::shelf::{SHARE, Shelved};
 use crate::dma::warm::{AfterFree, CAN_KEEP, WARM, WarmBuffer};
+use crate::events::{EventKind, note_frames};
 use crate::holder::Holder;
 use crate::machine::Machine;
 use crate::protocol::{Knowledge, Transition};
@@ -55,7 +56,7 @@ impl<M: Machine> Subject<M> for Idle<'_, M> {
     }
 
     fn count(&self, done: Done) {
-        done.add_to(&self.dma.counters);
+        done.add_to(&self.dma.counters, 0);
     }
 }
 
@@ -104,7 +105,7 @@ impl<M: Machine> Subject<M> for Staying<'_, M> {
     }
 
     fn count(&self, done: Done) {
-        done.add_to(&self.dma.counters);
+        done.add_to(&self.dma.counters, self.body.standing.born());
     }
 
     #[inline]
@@ -232,6 +233,7 @@ impl<M: Machine> Dma<M> {
     /// Frees a coherent buffer, which keeps its mapping. It went through the row [`Transition::Warm`].
     pub(super) fn keep_warm(&self, state: &mut State, body: &'static mut Body) {
         let slot = body.slot;
+        note_frames(EventKind::Free, 0, body.standing.born(), body.frames());
         body.zeroed.set(0);
         body.standing.set_spare();
         let record = state.records.get_mut(slot);
@@ -405,8 +407,10 @@ impl<M: Machine> Dma<M> {
             kept.owner = master.name();
             bus = master.bus(body.frames().base()).expect("frames within the reach they were allocated in");
         }
-        body.standing.begin(bytes, self.counters.born());
+        let born = self.counters.born();
+        body.standing.begin(bytes, born);
         body.standing.set(Holder::Nobody, Residue::Nothing);
+        note_frames(EventKind::Alloc, master.number(), born, body.frames());
         books.unlock();
         body.kind = kind;
         body.reuse(bytes, bus);
@@ -426,12 +430,13 @@ impl<M: Machine> Dma<M> {
             return Err(body);
         }
         body.standing.set_spare();
+        note_frames(EventKind::Free, 0, body.standing.born(), body.frames());
         self.shelves.put(kind, self.most_shelved[usize::from(area)], body)
     }
 
     /// Begins a coherent buffer, in place of one of its kind that waited on a shelf.
     #[inline]
-    pub(super) fn unshelved(&'static self, shelved: Shelved, bytes: u32) -> Coherent<M> {
+    pub(super) fn unshelved(&'static self, shelved: Shelved, master: &Master, bytes: u32) -> Coherent<M> {
         let body = match shelved {
             Shelved::Zeroed(body) => {
                 body.bytes = bytes;
@@ -441,7 +446,9 @@ impl<M: Machine> Dma<M> {
             }
             Shelved::Used(body) => self.reuse_used(body, bytes),
         };
-        body.standing.begin(bytes, self.counters.born());
+        let born = self.counters.born();
+        body.standing.begin(bytes, born);
+        note_frames(EventKind::Alloc, master.number(), born, body.frames());
         Coherent::new(self, body)
     }
 

@@ -3,6 +3,7 @@
 //! Guarantees: whoever has the buffer writes it, and reports and ports read it.
 
 use crate::addr::VirtAddr;
+use crate::events::{EventKind, note};
 use crate::holder::Holder;
 use crate::vm::ledger::Residue;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -38,6 +39,9 @@ impl Standing {
     #[inline]
     pub(super) fn set(&self, holder: Holder, residue: Residue) {
         self.word.store((holder as u8) << 2 | residue as u8, Ordering::Release);
+        if holder != Holder::Nobody {
+            note(EventKind::Hold, holder as u32, self.born(), (0, 0));
+        }
     }
 
     /// Says that there is no buffer, and that nothing is mapped.

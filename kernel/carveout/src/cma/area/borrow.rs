@@ -9,6 +9,7 @@ use crate::addr::FrameRange;
 use crate::cma::extent::Extent;
 use crate::cma::index::Index;
 use crate::cma::loan::{Batch, Candidate, LendError, Lending, Loan, LoanError, Runs};
+use crate::events::{EventKind, note_frames};
 
 /// Returns the extent of frames that loans' books name by their numbers alone.
 fn extent_of(runs: &[AreaRun], frames: FrameRange) -> Extent {
@@ -102,6 +103,7 @@ impl Area {
                     }
                     let frames = FrameRange::new(start, count).expect("inside the area");
                     lending.lend(borrower, pages.start + got, frames, cached(frames));
+                    note_frames(EventKind::Loan, borrower as u32, 0, frames);
                     got += count;
                 }
             }

@@ -51,6 +51,7 @@ pub use tenant::{MAX_BORROWERS, MAX_BUDGET};
 
 use crate::addr::FrameRange;
 use crate::cma::index::{Index, Node};
+use crate::events::{EventKind, note_frames};
 use crate::heap::{filled, room};
 use crate::name::Name;
 use alloc::collections::TryReserveError;
@@ -389,6 +390,7 @@ impl Lending {
     /// Recalls what is lent of `window`, which is held and of which nothing is open. Pages are forgotten or marked as
     /// moving, as their kind says. Returns whether any is moving: [`next_moving`](Self::next_moving) then names those.
     pub(crate) fn recall(&mut self, window: FrameRange) -> bool {
+        note_frames(EventKind::Recall, 0, 0, window);
         let books = &mut self.books;
         let mut moves = false;
         // Pages forgotten so far, of one borrower after another.

@@ -10,6 +10,7 @@ use crate::dma::buffer::effort::Effort;
 use crate::dma::exec::{Books, Done, Subject, run};
 use crate::dma::handle::{BufferState, Handle, HandleError};
 use crate::dma::registry::{Dma, Stay};
+use crate::events::{EventKind, note_frames};
 use crate::holder::Holder;
 use crate::machine::Machine;
 use crate::protocol::{Knowledge, Span, Transition};
@@ -160,7 +161,7 @@ impl<M: Machine> Raw<M> {
     /// Counts what a step did.
     #[inline]
     pub(super) fn count(&self, done: Done) {
-        done.add_to(&self.dma.counters);
+        done.add_to(&self.dma.counters, self.standing.born());
         match done {
             Done::Cleaned(lines) => self.cleaned.set(self.cleaned.get() + lines),
             Done::Dropped(lines) | Done::Flushed(lines) => self.invalidated.set(self.invalidated.get() + lines),
@@ -308,6 +309,7 @@ impl<M: Machine> Raw<M> {
         let residue = if self.in_ledger.get() { None } else { Some(self.knows.get().residue) };
         let body = self.body.take().expect("there until it is dropped");
         let area = body.area;
+        note_frames(EventKind::Free, 0, body.standing.born(), body.frames());
         books.state().give_back(residue, body);
         if self.dma.keeps_mapped() {
             self.dma.note_idle(books.state(), area.into());

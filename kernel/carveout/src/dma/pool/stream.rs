@@ -272,7 +272,7 @@ impl<M: Machine> Subject<M> for Block<M> {
     }
 
     fn count(&self, done: Done) {
-        done.add_to(&self.held.store.dma.counters);
+        done.add_to(&self.held.store.dma.counters, 0);
     }
 }
 
