@@ -72,7 +72,7 @@ fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failu
 }
 
 fn only_film(kernel: &'static Kernel) -> Result<(), Failure> {
-    println!("demo: no mock devices in the device tree: the memory part only");
+    println!("demo: no mock devices in the device tree, so only the memory part runs");
     let mut hops = Vec::new();
     let screen = show_bars(kernel, &mut hops)?;
     let result = while_shown(kernel, screen.is_some(), &mut hops);

@@ -53,7 +53,7 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Corrupt { key } => write!(f, "value {key:#x} is not what was put"),
-            Self::Busy => write!(f, "as many lent pages are open as can be"),
+            Self::Busy => write!(f, "no further lent page can be opened now"),
         }
     }
 }

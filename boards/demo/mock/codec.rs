@@ -104,7 +104,7 @@ impl fmt::Display for Error {
                 };
                 write!(f, "the JPEG file is of an unsupported kind: {feature}")
             }
-            Self::TooLarge(size) => write!(f, "the picture is too large: {size}, the codec takes {MAX_PIXELS}"),
+            Self::TooLarge(size) => write!(f, "the picture is too large: {size}, the codec takes at most {MAX_PIXELS}"),
             Self::DestinationTooSmall { needed } => {
                 write!(f, "the destination is too small: the picture has {needed} bytes")
             }
@@ -823,7 +823,7 @@ mod tests {
         let (width, height) = (4097u16.to_be_bytes(), 3072u16.to_be_bytes());
         assert_eq!(
             shown(&patched(&file, 0xc0, 5, &[height, width].concat())),
-            "the picture is too large: 4097 x 3072 pixels, the codec takes 12582912"
+            "the picture is too large: 4097 x 3072 pixels, the codec takes at most 12582912"
         );
         assert_eq!(
             format!("{}", run(&file, &Operation::Decode(70 * 50 * 3 - 1), MEMORY).0.unwrap_err()),

@@ -99,7 +99,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty(size) => write!(f, "nothing to scale: the picture is {size}"),
-            Self::TooLarge(size) => write!(f, "the picture is too large: {size}, the scaler takes {MAX_PIXELS}"),
+            Self::TooLarge(size) => write!(f, "the picture is too large: {size}, the scaler takes at most {MAX_PIXELS}"),
             Self::SourceTooSmall { needed } => write!(f, "the source is too small: the picture has {needed} bytes"),
             Self::DestinationTooSmall { given } => {
                 write!(f, "the destination is too small: {given} bytes, the screen has {SCREEN_BYTES}")
@@ -484,11 +484,11 @@ mod tests {
         assert_eq!(shown(size(0, 7), 1), "nothing to scale: the picture is 0 x 7 pixels");
         assert_eq!(
             shown(size(4097, 3072), 1),
-            "the picture is too large: 4097 x 3072 pixels, the scaler takes 12582912"
+            "the picture is too large: 4097 x 3072 pixels, the scaler takes at most 12582912"
         );
         assert_eq!(
             shown(size(65536, 65536), 1),
-            "the picture is too large: 65536 x 65536 pixels, the scaler takes 12582912"
+            "the picture is too large: 65536 x 65536 pixels, the scaler takes at most 12582912"
         );
         assert_eq!(shown(size(2, 2), 11), "the source is too small: the picture has 12 bytes");
     }
