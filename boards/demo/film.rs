@@ -31,7 +31,10 @@ fn frame_bytes(kernel: &Kernel) -> u32 {
     let pixels = |text: &str| text.parse().ok().filter(|pixels| (1..=MOST).contains(pixels));
     let asked = sizes.and_then(|(width, height)| Some((pixels(width)?, pixels(height)?)));
     if let (Some(arg), None) = (arg, asked) {
-        println!("refused: {}: write camera=WIDTHxHEIGHT, each at most {MOST}; the camera uses {}x{}", arg.text, SIZE.0, SIZE.1);
+        println!(
+            "refused: {}: write camera=WIDTHxHEIGHT, each at most {MOST}; the camera uses {}x{}",
+            arg.text, SIZE.0, SIZE.1
+        );
     }
     let (width, height) = asked.unwrap_or(SIZE);
     width * height * 2

@@ -124,7 +124,10 @@ fn start_console(info: &BootInfo<'_>, space: &mut AddressSpace) {
     console::start_log(level.unwrap_or(log::LevelFilter::Warn));
     let known = |name: &str| BOARDS.iter().any(|board| board.compatible == name);
     if !info.compatible().any(known) {
-        println!("refused: board {}: not known; its devices are used as the tree describes them", info.compatible().next().unwrap_or("?"));
+        println!(
+            "refused: board {}: not known; its devices are used as the tree describes them",
+            info.compatible().next().unwrap_or("?")
+        );
     }
 }
 

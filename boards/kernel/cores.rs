@@ -57,7 +57,9 @@ impl fmt::Display for Refused<'_> {
             Self::Method(name) => write!(f, "enable-method \"{name}\" is not known"),
             Self::NoReleaseAddress => write!(f, "cpu-release-addr is missing, no multiple of 4, or above 4 GiB"),
             Self::Unmapped(at) => write!(f, "cpu-release-addr {at} is in memory that was carved out"),
-            Self::NoBoard => write!(f, "it has no enable-method, and the kernel does not know how this board starts it"),
+            Self::NoBoard => {
+                write!(f, "it has no enable-method, and the kernel does not know how this board starts it")
+            }
             Self::Silent => write!(f, "it was told to start, and did not start within {} ms", PATIENCE / 1000),
         }
     }

@@ -106,7 +106,9 @@ pub(super) unsafe fn permit(args: BootArgs<'_>, machine: &Armv7a, cores: u32) {
     match args.get("flush").map(|arg| (arg.value, arg.text)) {
         Some((Some("lines"), _)) => return,
         // An unknown value forbids emptying too: whoever gave it wanted to forbid something.
-        Some((_, text)) => return println!("refused: {text}: only flush=lines is known; caches are maintained line by line"),
+        Some((_, text)) => {
+            return println!("refused: {text}: only flush=lines is known; caches are maintained line by line");
+        }
         None => {}
     }
     COHERENT.store(cores, Ordering::Relaxed);

@@ -95,7 +95,7 @@ mod tests {
         registers.write(0x38, 0b10_1011);
         registers.write(0x3c, 7);
         registers.write(0x40, 8);
-        // SAFETY: memory needs no clock.
+        // SAFETY: the registers are memory, which needs no clock.
         let timer = unsafe { DmTimer::new(registers.mmio()) };
         assert_eq!((registers.read(0x38), registers.read(0x40), registers.read(0x30)), (0b11, 0, 0b111));
         assert_eq!(timer.ticks(), 0);
@@ -107,7 +107,7 @@ mod tests {
     fn a_write_that_never_settles_does_not_hang() {
         let registers = fake::block::<Registers>(0x400);
         registers.write(0x48, 1);
-        // SAFETY: memory needs no clock.
+        // SAFETY: the registers are memory, which needs no clock.
         let timer = unsafe { DmTimer::new(registers.mmio()) };
         assert_eq!(timer.ticks(), 0);
     }
