@@ -50,7 +50,8 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
         FrameRange::covering(start.into(), (text.end.raw() - text.start.raw()).into())
     };
 
-    // The outer cache stays off until the direct map stands. Until then, maintenance of the inner levels is enough.
+    // The outer cache stays off until the direct map is complete. Until then, maintenance of the inner levels is
+    // enough.
     let machine = MACHINE.call_once(address_space::machine);
     let adopted = AddressSpace::adopt(machine, handover);
     let (mut space, mut memory) = adopted.unwrap_or_else(|fault| die(format_args!("{fault}")));

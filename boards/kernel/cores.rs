@@ -197,7 +197,7 @@ fn tell_board(kernel: &'static Kernel, entry: PhysAddr) -> bool {
     let Some(found) = devices::find(&kernel.info, "arm,vexpress-sysreg") else { return false };
     // SAFETY: the tree says that these are the board's system registers.
     let Some(registers) = (unsafe { kernel.first(&found) }) else { return false };
-    // SAFETY: at `entry` stands code (`secondary::entry`).
+    // SAFETY: there is code at `entry` (`secondary::entry`).
     unsafe { sysreg::set_entry(&registers, entry) };
     true
 }

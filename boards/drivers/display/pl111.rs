@@ -43,7 +43,7 @@ register_bitfields! [u32,
 ];
 
 register_structs! {
-    /// The register block (DDI 0293, 3.2). On the older PL110 the control register stands at 0x1c instead.
+    /// The register block (DDI 0293, 3.2). On the older PL110 the control register is at 0x1c instead.
     pub Registers {
         (0x000 => timing0: ReadWrite<u32, TIMING0::Register>),
         (0x004 => timing1: ReadWrite<u32, TIMING1::Register>),
