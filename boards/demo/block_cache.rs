@@ -29,7 +29,7 @@ impl<E: fmt::Display> fmt::Display for CacheError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disk(error) => error.fmt(f),
-            Self::Busy => write!(f, "no further lent page can be opened now"),
+            Self::Busy => write!(f, "no further lent page can be opened now; try again"),
         }
     }
 }

@@ -54,7 +54,7 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Corrupt { key } => write!(f, "value {key:#x} is not what was put"),
-            Self::Busy => write!(f, "no further lent page can be opened now"),
+            Self::Busy => write!(f, "no further lent page can be opened now; try again"),
         }
     }
 }

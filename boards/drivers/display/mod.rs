@@ -54,7 +54,7 @@ impl fmt::Display for ScanOutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Misaligned(frame) => write!(f, "the frame at {frame} is not aligned to 8 bytes"),
-            Self::Hung => f.write_str("the display does not switch off"),
+            Self::Hung => f.write_str("the display does not switch off; reset the board"),
         }
     }
 }

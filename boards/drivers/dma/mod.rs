@@ -49,7 +49,7 @@ impl fmt::Display for CopyError {
             Self::List(error) => error.fmt(f),
             Self::Bus(error) => error.fmt(f),
             Self::Silent => f.write_str("the copy did not end"),
-            Self::Hung => f.write_str("the controller does not stop"),
+            Self::Hung => f.write_str("the controller does not stop; reset the board"),
         }
     }
 }

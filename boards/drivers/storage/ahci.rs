@@ -142,7 +142,7 @@ impl fmt::Display for AhciError {
                 write!(f, "SATA command {command:#04x} failed: task file {task_file:#x}, port events {events:#x}")
             }
             Self::Silent { command } => write!(f, "SATA command {command:#04x} did not end"),
-            Self::Hung => f.write_str("the SATA port does not stop"),
+            Self::Hung => f.write_str("the SATA port does not stop; reset the board"),
         }
     }
 }
@@ -560,7 +560,7 @@ mod tests {
             for stuck in [CR, FR, CR | FR] {
                 let mut disk = disk(answer, stuck);
                 let failed = read(&mut disk).unwrap_err();
-                assert_eq!(failed.error.to_string(), "the SATA port does not stop");
+                assert_eq!(failed.error.to_string(), "the SATA port does not stop; reset the board");
                 assert!(failed.given.is_none());
                 assert_eq!(quarantined(&disk), 4096, "{answer:?}, {stuck:#x}: the buffer");
                 // What it was not told of it does not keep, and no command is written while it runs.

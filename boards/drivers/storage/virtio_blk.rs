@@ -78,7 +78,9 @@ impl fmt::Display for DiskError {
             Self::Hand(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
             Self::Silent => f.write_str("a request did not end"),
-            Self::Hung => f.write_str("a request did not end, and the device does not reset"),
+            Self::Hung => {
+                f.write_str("a request did not end, and the device does not reset; switch the board off and on")
+            }
         }
     }
 }

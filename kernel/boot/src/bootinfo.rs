@@ -661,8 +661,14 @@ mod tests {
                 whole(&[0, 0x1000], &[0x6000_0800]),
                 "0x60000800-0x60001800 (4 KiB) does not start and end at a multiple of 4 KiB",
             ),
-            (whole(&[0, 0x2000], &[0xffff_f000]), "0xfffff000-0x100001000 (8 KiB) is out of reach: past 4 GiB"),
-            (whole(&[0x6000_1000, 0x2000], &[0x6000_0000]), "0x60001000-0x60002000 (4 KiB) cannot be named twice"),
+            (
+                whole(&[0, 0x2000], &[0xffff_f000]),
+                "0xfffff000-0x100001000 (8 KiB) is out of reach: past 4 GiB; move it below",
+            ),
+            (
+                whole(&[0x6000_1000, 0x2000], &[0x6000_0000]),
+                "0x60001000-0x60002000 (4 KiB) cannot be named twice; leave one alias out",
+            ),
         ] {
             let dtb = blob(&board("").child(alias), &[]);
             let info = BootInfo::parse(&dtb).unwrap();
@@ -743,12 +749,15 @@ mod tests {
             (sized(0x1000).cells("alignment", &[0x2000_0000]), "alignment 512 MiB is more than 256 MiB"),
             (at(0x6800_0800, 0x1000), "0x68000800-0x68001800 (4 KiB) does not start and end at a multiple of 4 KiB"),
             (at(0x6800_0000, 0x1800), "0x68000000-0x68001800 (6 KiB) does not start and end at a multiple of 4 KiB"),
-            (at(0xffff_f000, 0x2000), "0xfffff000-0x100001000 (8 KiB) is out of reach: past 4 GiB"),
+            (at(0xffff_f000, 0x2000), "0xfffff000-0x100001000 (8 KiB) is out of reach: past 4 GiB; move it below"),
             (
                 sized(0x200_0000).cells("alloc-ranges", &[0x6000_0000, 0x100_0000, 0x6800_0800, 0x200_0000]),
                 "alloc-ranges are too small: 32 MiB asked for, room for 31 MiB",
             ),
-            (node().flag("no-map").cells("size", &[0x1000]), "no-map and reusable exclude each other"),
+            (
+                node().flag("no-map").cells("size", &[0x1000]),
+                "no-map and reusable exclude each other; keep one of them",
+            ),
             (
                 Node::new("pool@68000000").text("compatible", "shared-dma-pool").cells("size", &[0x1000]),
                 "a shared-dma-pool must be no-map or reusable",
@@ -796,8 +805,8 @@ mod tests {
         assert_eq!(
             lines(&info),
             [
-                "reserved-memory/a: 0xfffff000-0x100001000 (8 KiB) is out of reach: past 4 GiB",
-                "reserved-memory/b: 0x100000000-0x100002000 (8 KiB) is out of reach: past 4 GiB",
+                "reserved-memory/a: 0xfffff000-0x100001000 (8 KiB) is out of reach: past 4 GiB; move it below",
+                "reserved-memory/b: 0x100000000-0x100002000 (8 KiB) is out of reach: past 4 GiB; move it below",
             ]
         );
         let kept: Vec<_> = info.regions().map(|region| region.kept().collect::<Vec<_>>()).collect();
@@ -823,11 +832,11 @@ mod tests {
             (board("").child(memory("ram", &[1, 2, 3])), "ram: reg is malformed"),
             (
                 board("").child(memory("ram", &[0xc000_0000, 0x4000_1000])),
-                "ram: 0xc0000000-0x100001000 (1048580 KiB) is out of reach: past 4 GiB",
+                "ram: 0xc0000000-0x100001000 (1048580 KiB) is out of reach: past 4 GiB; move it below",
             ),
             (
                 board("").child(Node::new("soc").child(memory("sram", &[0, 0x1000]))),
-                "sram: memory that is not a child of the root is ignored",
+                "sram: memory that is not a child of the root is ignored; move it to the root",
             ),
             (
                 // Two too many, beside the board's own.
@@ -922,7 +931,7 @@ mod tests {
         assert_eq!(usable(&[0x6400_0000, 0x1000, 0x6600_0000, 0x2000]), Some(two));
         assert_eq!(usable(&[0x6400_0000]), None);
         let ends = initrd(&[0, 0xf000_0000], &[1, 0x1000]);
-        let line = "chosen: 0xf0000000-0x100001000 (262148 KiB) is out of reach: past 4 GiB";
+        let line = "chosen: 0xf0000000-0x100001000 (262148 KiB) is out of reach: past 4 GiB; move it below";
         assert_eq!((ends.0, ends.3), (at(0xf000_0000, 0x1000_1000), vec![line.to_string()]));
     }
 

@@ -1025,9 +1025,9 @@ mod tests {
             ("cma=2G@0x60000000", "2 GiB asked for, but all RAM is 1 GiB"),
             ("cma=5000", "size 0x1388 is not a multiple of 4 KiB"),
             ("cma=64M@0x61000800", "0x61000800-0x65000800 (64 MiB) does not start and end at a multiple of 4 KiB"),
-            ("cma=64M@0x9d000000", "0x9d000000-0xa1000000 (64 MiB) is not all RAM"),
-            ("cma=64M@0", "0x00000000-0x04000000 (64 MiB) is not all RAM"),
-            ("cma=64M@4095M", "0xfff00000-0x103f00000 (64 MiB) is out of reach: past 4 GiB"),
+            ("cma=64M@0x9d000000", "0x9d000000-0xa1000000 (64 MiB) is not all RAM; choose RAM that the tree names"),
+            ("cma=64M@0", "0x00000000-0x04000000 (64 MiB) is not all RAM; choose RAM that the tree names"),
+            ("cma=64M@4095M", "0xfff00000-0x103f00000 (64 MiB) is out of reach: past 4 GiB; move it below"),
             ("cma=64M@8G-16G", "no free run of 64 MiB aligned to 1 MiB; the largest is 0 B"),
             (
                 "cma=64M@0x60000000",
@@ -1055,7 +1055,7 @@ mod tests {
         let at = |base, size| pool("pool", "reusable").cells("reg", &[base, size]);
         let sized = |size| pool("pool", "no-map").cells("size", &[size]);
         for (region, message) in [
-            (at(0x9fff_f000, 0x2000), "0x9ffff000-0xa0001000 (8 KiB) is not all RAM"),
+            (at(0x9fff_f000, 0x2000), "0x9ffff000-0xa0001000 (8 KiB) is not all RAM; choose RAM that the tree names"),
             (
                 at(0x6020_f000, 0x2000),
                 "0x6020f000-0x60211000 (8 KiB) overlaps the kernel image at 0x60010000-0x60210000 (2 MiB)",
@@ -1490,7 +1490,8 @@ mod tests {
             let own = layout.area_of(&DevicePath::parse("/soc/dev").unwrap()).map_err(|lost| lost.to_string());
             (own, layout.devices_without().map(|(device, lost)| format!("{device}: {lost}")).collect::<Vec<_>>())
         };
-        let why_bad = "its reserved-memory/bad was refused: 0x9ff00000-0xa0100000 (2 MiB) is not all RAM";
+        let why_bad = "its reserved-memory/bad was refused: 0x9ff00000-0xa0100000 (2 MiB) is not all RAM; choose RAM that \
+                       the tree names";
         let none = |why: &str| (Err(why.to_string()), vec![format!("/soc/dev: {why}")]);
         assert_eq!(lost(&[1]), (Ok(Some(0)), vec![]));
         assert_eq!(lost(&[3, 1]), (Ok(Some(0)), vec![]), "firmware's memory besides");

@@ -396,7 +396,8 @@ fn refusals_are_one_clear_line_each() {
         assert_eq!(refused(at, run, line), MapError::OutsideRegion { va: va(at), frames: run });
     }
     // One table: the second section that needs one is refused, in the middle of a run too, and the first got none.
-    let line = "cannot map at 0xf0100000: all 1 second-level tables of the region are in use";
+    let line = "cannot map at 0xf0100000: all 1 second-level tables of the region are in use; unmap something, or give \
+                it more";
     let no_table = MapError::NoTable { va: va(0xf010_0000), tables: 1 };
     assert_eq!(refused(0xf00f_f000, frames(0, 2), line), no_table);
     assert_eq!(b.l1_word(0), L1Entry::Fault);
@@ -405,7 +406,7 @@ fn refusals_are_one_clear_line_each() {
     assert_eq!(refused(0xf010_0000, frames(9, 1)), no_table);
     let occupied = refused(0xf000_0000, frames(8, 3));
     assert_eq!(occupied, MapError::Occupied { va: va(0xf000_2000) });
-    assert_eq!(occupied.to_string(), "cannot map at 0xf0002000: already mapped");
+    assert_eq!(occupied.to_string(), "cannot map at 0xf0002000: already mapped; unmap it first");
     // A section needs none.
     b.map(va(0xf010_0000), frames(mib, mib)).unwrap();
 }

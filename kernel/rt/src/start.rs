@@ -186,12 +186,14 @@ impl DtbFault {
 impl fmt::Display for DtbFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent => f.write_str("no device tree: r2 was 0 at entry"),
+            Self::Absent => f.write_str("no device tree: r2 was 0 at entry; pass its address in r2"),
             Self::Misaligned(at) => write!(f, "no device tree: r2 = {at} at entry is not a multiple of 4"),
-            Self::Unreadable(at) => write!(f, "no device tree: reading {at}, where r2 pointed at entry, aborts"),
+            Self::Unreadable(at) => {
+                write!(f, "no device tree: reading {at}, where r2 pointed at entry, aborts; put the tree into RAM")
+            }
             Self::BadMagic(at) => write!(f, "no device tree: no magic at {at}, where r2 pointed at entry"),
             Self::BadSize(at) => {
-                write!(f, "no device tree: the one at {at} states a size below 40 bytes or above 1 MiB")
+                write!(f, "no device tree: the one at {at} states a size below 40 bytes or above 1 MiB; load it again")
             }
         }
     }

@@ -42,7 +42,7 @@ const LINES: [&str; 34] = [
     "holder: camera has 614400 bytes at 0x46010000, accessed by device",
     "holder: camera has 1024 bytes at 0x46002000, accessed by both",
     "refused: a device that goes away: *: camera still has 3 buffers",
-    "refused: the end of a pool that is in use: *: 1 blocks of the pool did not come back",
+    "refused: the end of a pool that is in use: *: 1 blocks of the pool did not come back; free them first",
     "refused: a block freed twice: *",
     "refused: a block of a pool that ended: *",
     "refused: a stream that the device alone writes, written by the CPU: *: the CPU wrote to a stream that camera alone *",

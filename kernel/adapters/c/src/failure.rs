@@ -152,7 +152,7 @@ pub(crate) const TEXTS: [(Error, &CStr); 43] = [
     (Error::Range, c"the buffer does not have these bytes"),
     (Error::PoolShape, c"no pool can have blocks like that"),
     (Error::PoolExhausted, c"all blocks of the pool are out"),
-    (Error::BlocksOut, c"blocks of the pool did not come back"),
+    (Error::BlocksOut, c"blocks of the pool did not come back; free them first"),
     (Error::BuffersOut, c"buffers of the device did not come back"),
     (Error::Audit, c"the audit found something wrong"),
     (Error::OuterCache, c"the outer cache cannot be used"),
@@ -397,7 +397,7 @@ impl fmt::Display for Refusal {
             Self::Contract(error) => write!(f, "{error}"),
             Self::Pool(error) => write!(f, "{error}"),
             Self::PoolExhausted(error) => write!(f, "{error}"),
-            Self::BlocksHeld { held } => write!(f, "{held} blocks of the pool did not come back"),
+            Self::BlocksHeld { held } => write!(f, "{held} blocks of the pool did not come back; free them first"),
             Self::Handle(error) => write!(f, "{error}"),
             Self::NoDirection(number) => {
                 write!(f, "{number} is no direction: 0 is both, 1 to the device, 2 from the device")

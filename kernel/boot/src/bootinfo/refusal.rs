@@ -262,7 +262,7 @@ impl fmt::Display for Reason<'_> {
             Self::Missing(property) => write!(f, "{property} is missing"),
             Self::Cells => f.write_str("#address-cells and #size-cells must be 1 or 2"),
             Self::Ranges => f.write_str("ranges must be there and empty; its children are kept, and none is an area"),
-            Self::NotAtRoot => f.write_str("memory that is not a child of the root is ignored"),
+            Self::NotAtRoot => f.write_str("memory that is not a child of the root is ignored; move it to the root"),
             Self::SpareBanks(more) => {
                 write!(f, "more than {MAX_BANKS} RAM banks are not supported; {more} from here on are not used")
             }
@@ -283,11 +283,11 @@ impl fmt::Display for Reason<'_> {
             Self::UnalignedSize(size) => {
                 write!(f, "size {size:#x} is not a multiple of {}", Bytes(u64::from(FRAME_SIZE)))
             }
-            Self::PastFourGib(range) => write!(f, "{range} is out of reach: past 4 GiB"),
+            Self::PastFourGib(range) => write!(f, "{range} is out of reach: past 4 GiB; move it below"),
             Self::AllocRangesTooSmall { size, largest } => {
                 write!(f, "alloc-ranges are too small: {} asked for, room for {}", Bytes(size), Bytes(largest))
             }
-            Self::NoMapAndReusable => f.write_str("no-map and reusable exclude each other"),
+            Self::NoMapAndReusable => f.write_str("no-map and reusable exclude each other; keep one of them"),
             Self::PoolInDirectMap => f.write_str("a shared-dma-pool must be no-map or reusable"),
             Self::ReusableWithoutPool => {
                 f.write_str("reusable without compatible \"shared-dma-pool\": kept reserved, not lent")
@@ -304,7 +304,7 @@ impl fmt::Display for Reason<'_> {
             }
             Self::Alias(error) => error.fmt(f),
             Self::SecondName(alias) => alias.fmt(f),
-            Self::OutsideRam(range) => write!(f, "{range} is not all RAM"),
+            Self::OutsideRam(range) => write!(f, "{range} is not all RAM; choose RAM that the tree names"),
             Self::ReusableOutsideRam(range) => {
                 write!(f, "{range} is no RAM, so it cannot be reusable: no-map is what fits")
             }

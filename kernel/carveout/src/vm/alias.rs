@@ -53,8 +53,10 @@ impl fmt::Display for AliasError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooMany => write!(f, "more than {MAX_ALIASES} aliases are not supported"),
-            Self::Counts => write!(f, "an alias has as many frames as what it is an alias of, and some"),
-            Self::Ambiguous(frames) => write!(f, "{frames} cannot be named twice"),
+            Self::Counts => {
+                write!(f, "an alias has as many frames as what it is an alias of, and some; mend its length")
+            }
+            Self::Ambiguous(frames) => write!(f, "{frames} cannot be named twice; leave one alias out"),
         }
     }
 }
@@ -145,11 +147,14 @@ mod tests {
         aliases.add(alias(0, 0x70000, 0x10000)).unwrap();
         let refused = |mut aliases: Aliases, alias| aliases.add(alias).unwrap_err().to_string();
         for (alias, message) in [
-            (alias(0xffff, 0x20000, 2), "0x0ffff000-0x10000000 (4 KiB) cannot be named twice"),
-            (alias(0x7ffff, 0x20000, 2), "0x7ffff000-0x80000000 (4 KiB) cannot be named twice"),
-            (alias(0x90000, 0x0, 1), "0x00000000-0x00001000 (4 KiB) cannot be named twice"),
-            (alias(0x90000, 0x90001, 3), "0x90001000-0x90003000 (8 KiB) cannot be named twice"),
-            (alias(0x90000, 0xa0000, 0), "an alias has as many frames as what it is an alias of, and some"),
+            (alias(0xffff, 0x20000, 2), "0x0ffff000-0x10000000 (4 KiB) cannot be named twice; leave one alias out"),
+            (alias(0x7ffff, 0x20000, 2), "0x7ffff000-0x80000000 (4 KiB) cannot be named twice; leave one alias out"),
+            (alias(0x90000, 0x0, 1), "0x00000000-0x00001000 (4 KiB) cannot be named twice; leave one alias out"),
+            (alias(0x90000, 0x90001, 3), "0x90001000-0x90003000 (8 KiB) cannot be named twice; leave one alias out"),
+            (
+                alias(0x90000, 0xa0000, 0),
+                "an alias has as many frames as what it is an alias of, and some; mend its length",
+            ),
         ] {
             assert_eq!(refused(aliases.clone(), alias), message);
         }

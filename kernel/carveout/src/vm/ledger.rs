@@ -94,7 +94,7 @@ pub enum LedgerError {
 impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotCarved { frames } => write!(f, "{frames} is not all carved out"),
+            Self::NotCarved { frames } => write!(f, "{frames} is not all carved out; map frames of an area alone"),
             Self::Mapped { frames, frame, has, wants } => {
                 write!(f, "mapping {frames} {wants} refused: frame {} is mapped {has} already (I1)", frame.base())
             }

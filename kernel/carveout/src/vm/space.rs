@@ -58,9 +58,13 @@ impl fmt::Display for MapError {
             Self::Empty => write!(f, "cannot map: no frames"),
             Self::OutsideRegion { va, frames } => write!(f, "cannot map {frames} at {va}: outside the region"),
             Self::Misaligned { va } => write!(f, "cannot map at {va}: not a multiple of 4 KiB"),
-            Self::Occupied { va } => write!(f, "cannot map at {va}: already mapped"),
+            Self::Occupied { va } => write!(f, "cannot map at {va}: already mapped; unmap it first"),
             Self::NoTable { va, tables } => {
-                write!(f, "cannot map at {va}: all {tables} second-level tables of the region are in use")
+                write!(
+                    f,
+                    "cannot map at {va}: all {tables} second-level tables of the region are in use; unmap something, or give \
+                     it more"
+                )
             }
         }
     }

@@ -542,7 +542,10 @@ fn a_pool_has_blocks_that_are_freed_once() {
         assert_eq!(carveout_pool_free(pool, at, taken[0].1, None), Error::Address);
         assert_eq!(carveout_pool_free(pool, at, DmaHandle { addr: block.addr + 4, ..block }, None), Error::Address);
         let (code, line) = refused(|why| carveout_pool_destroy(pool, Some(why)));
-        assert_eq!((code, line.as_str()), (Error::BlocksOut, "3 blocks of the pool did not come back"));
+        assert_eq!(
+            (code, line.as_str()),
+            (Error::BlocksOut, "3 blocks of the pool did not come back; free them first")
+        );
         for &(at, block) in &taken {
             assert_eq!(carveout_pool_free(pool, at, block, None), Error::Ok);
             assert_eq!(carveout_pool_free(pool, at, block, None), Error::Stale);

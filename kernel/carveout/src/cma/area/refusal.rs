@@ -134,7 +134,9 @@ impl fmt::Display for AllocError {
                 let most = Bytes(MAX_ALIGN.into());
                 write!(f, "alignment of {align:#x} bytes is not a power of two up to {most}")
             }
-            Self::NoArea(None) => write!(f, "the device has no area to allocate from"),
+            Self::NoArea(None) => {
+                write!(f, "the device has no area to allocate from; give it one, or make one the default")
+            }
             Self::NoArea(Some(why)) => write!(f, "the device has no area to allocate from: {why}"),
             Self::NotTaken => write!(f, "the device's area is the kernel's now; it can be had once it is taken"),
             Self::NoCapacity { wanted, free } => {
@@ -162,7 +164,8 @@ impl fmt::Display for AllocError {
             }
             Self::TooManyBuffers { limit } => write!(
                 f,
-                "all {limit} buffer records are in use, and more come from the heap where interrupts are not masked alone"
+                "all {limit} buffer records are in use, and more come from the heap where interrupts are not masked \
+                 alone; free a buffer, or ask with interrupts on"
             ),
         }
     }

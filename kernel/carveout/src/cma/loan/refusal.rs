@@ -38,12 +38,16 @@ impl fmt::Display for LendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoArea => write!(f, "there is no such area to borrow from"),
-            Self::NotLendable => write!(f, "the area is never lent: it is not reusable"),
+            Self::NotLendable => {
+                write!(f, "the area is never lent: it is not reusable; carve it out as one that may be lent")
+            }
             Self::Budget { pages } => write!(f, "a budget of {pages} pages is not possible (1 to {MAX_BUDGET})"),
-            Self::TooManyBorrowers => write!(f, "all {MAX_BORROWERS} borrowers of the area are registered"),
+            Self::TooManyBorrowers => {
+                write!(f, "all {MAX_BORROWERS} borrowers of the area are registered; drop one first")
+            }
             Self::Heap { pages } => write!(f, "no heap left for a borrower of {pages} pages"),
-            Self::Spent { pages } => write!(f, "all {pages} pages of the budget are lent"),
-            Self::NothingIdle => write!(f, "no frame is idle"),
+            Self::Spent { pages } => write!(f, "all {pages} pages of the budget are lent; give some back first"),
+            Self::NothingIdle => write!(f, "no frame is idle; try again when buffers were freed"),
         }
     }
 }
@@ -82,12 +86,14 @@ impl fmt::Display for LoanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stale => write!(f, "the loan was given back, or is another borrower's"),
-            Self::Recalled { page } => write!(f, "page {page} of the loan was recalled"),
+            Self::Recalled { page } => {
+                write!(f, "page {page} of the loan was recalled; get what it held from where it came")
+            }
             Self::Range { page, offset, len } => {
                 write!(f, "{len} bytes from {offset} of page {page} are not all in the loan")
             }
-            Self::InUse { page } => write!(f, "page {page} of the loan is open already"),
-            Self::TooManyOpen => write!(f, "{SPARES} pages are open already"),
+            Self::InUse { page } => write!(f, "page {page} of the loan is open already; close it first"),
+            Self::TooManyOpen => write!(f, "{SPARES} pages are open already; close one first"),
         }
     }
 }

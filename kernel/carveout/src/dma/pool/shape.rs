@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(PoolError::NoBlocks.to_string(), "pool of no blocks");
         assert_eq!(
             PoolError::Alloc(AllocError::NoArea(None)).to_string(),
-            "pool: the device has no area to allocate from"
+            "pool: the device has no area to allocate from; give it one, or make one the default"
         );
     }
 }

@@ -113,8 +113,10 @@ impl fmt::Display for ShareError {
                     "the buffer would fall into more than {MAX_PARTS} parts: name the pages of several calls in one"
                 )
             }
-            Self::OutOfReach { master } => write!(f, "{master} does not reach the pages"),
-            Self::NoRoom { pages } => write!(f, "the address space has no room for {pages} pages"),
+            Self::OutOfReach { master } => {
+                write!(f, "{master} does not reach the pages; make the buffer for that device")
+            }
+            Self::NoRoom { pages } => write!(f, "the address space has no room for {pages} pages; unmap something"),
             Self::Mapped { handle } => write!(f, "handle {handle} is mapped already"),
             Self::Alloc(error) => error.fmt(f),
         }
