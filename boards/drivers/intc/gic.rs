@@ -155,7 +155,7 @@ impl InterruptController for Gic {
         Some(id)
     }
 
-    /// To be called once on each core except the one that called [`new`](Self::new).
+    /// Starts this core's own interface. Call it once on each core except the one that called [`new`](Self::new).
     fn start_core(&mut self) -> bool {
         self.start_this_core();
         true
