@@ -1,5 +1,5 @@
-//! A cache of a disk's blocks in lent frames. Blocks that were read may be forgotten. Blocks that were written and are
-//! not on the disk yet are kept.
+//! A cache of a disk's blocks in lent frames. The cache may lose blocks that the disk has. It keeps written blocks that
+//! are not on the disk yet.
 //!
 //! Guarantees: a read gives what was written last, whatever was recalled meanwhile, and however many lent pages are
 //! open. A recall does not wait for the disk, because blocks that are not on the disk yet belong to a movable borrower.
@@ -29,7 +29,7 @@ impl<E: fmt::Display> fmt::Display for CacheError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disk(error) => error.fmt(f),
-            Self::Busy => write!(f, "as many lent pages are open as can be; try again"),
+            Self::Busy => write!(f, "no further lent page can be opened now; try again"),
         }
     }
 }
@@ -67,7 +67,7 @@ pub struct BlockCache<M: Machine + 'static, D> {
     clean: Borrower<M, Discardable>,
     dirty: Borrower<M, Movable>,
     clusters: BTreeMap<u32, Loan>,
-    /// Clusters from the one read first.
+    /// The clusters, the one that was read first at the front.
     order: VecDeque<u32>,
     written: BTreeMap<u32, Loan>,
     hits: Hits,
@@ -109,8 +109,8 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     ///
     /// # Errors
     ///
-    /// [`CacheError::Disk`] if the disk does not read it. [`CacheError::Busy`] if it is only in memory, and no further
-    /// lent page can be opened now.
+    /// [`CacheError::Disk`] if the disk does not read the block. [`CacheError::Busy`] if the block is only in memory,
+    /// and no further lent page can be opened now.
     pub fn read(&mut self, block: u32, to: &mut [u8; BLOCK]) -> Result<(), CacheError<D::Error>> {
         if let Some(&loan) = self.written.get(&block) {
             kept(self.dirty.read(loan, 0, 0, to))?;
@@ -126,7 +126,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
                     self.hits.hits += 1;
                     return Ok(());
                 }
-                // The disk has it too.
+                // The disk has the block too.
                 Err(LoanError::Recalled { .. } | LoanError::TooManyOpen) => {}
                 Err(error) => unreachable!("the cache's own loan: {error}"),
             }
@@ -152,7 +152,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
                     let Some(oldest) = self.order.front().copied() else { return };
                     self.forget(oldest);
                 }
-                // Without room the cluster is not kept.
+                // There is no room, so the cluster is not kept.
                 Err(_) => return,
             }
         };
@@ -160,7 +160,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
             match self.clean.write(loan, page, 0, bytes) {
                 // If it was recalled already, the next read finds that.
                 Ok(()) | Err(LoanError::Recalled { .. }) => {}
-                // It would read as zeros.
+                // The page would read as zeros.
                 Err(_) => return self.end(loan),
             }
         }
@@ -180,8 +180,8 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     }
 
     /// Writes a block to memory. It goes to the disk later: when there are too many such blocks, or at
-    /// [`flush`](Self::flush). If there is no room in memory, or it cannot be opened, the block goes to the disk at
-    /// once.
+    /// [`flush`](Self::flush). If there is no room in memory, or its page cannot be opened, the block goes to the disk
+    /// at once.
     ///
     /// # Errors
     ///
@@ -190,7 +190,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
         let mut loan = self.written.get(&block).copied().or_else(|| self.dirty.borrow(1).ok());
         if loan.is_none() {
             match self.flush() {
-                // No block can be read from memory now, so none can be written to it.
+                // No block can be read from memory now, so none can be written there.
                 Ok(()) | Err(CacheError::Busy) => {}
                 Err(error) => return Err(error),
             }
@@ -204,7 +204,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
             }
             Err(CacheError::Busy) => {
                 let result = self.write_through(block, from);
-                // The old bytes stay where the disk refused the new ones.
+                // If the disk refused the new bytes, the old ones stay.
                 if result.is_ok() || !self.written.contains_key(&block) {
                     self.written.remove(&block);
                     self.end_dirty(loan);
@@ -216,7 +216,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     }
 
     fn write_through(&mut self, block: u32, from: &[u8]) -> Result<(), CacheError<D::Error>> {
-        // What was read of it before is old, even if the disk took only a part.
+        // The cluster that was read before is now old, even if the disk took only a part of the block.
         self.forget(block / CLUSTER);
         self.disk.write(block, from).map_err(CacheError::Disk)
     }
@@ -226,7 +226,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
     /// # Errors
     ///
     /// [`CacheError::Disk`] if the disk does not write a block. [`CacheError::Busy`] if no further lent page can be
-    /// opened now. What was not written stays in memory.
+    /// opened now. Blocks that were not written stay in memory.
     pub fn flush(&mut self) -> Result<(), CacheError<D::Error>> {
         while let Some((&block, &loan)) = self.written.first_key_value() {
             let mut buffer = core::mem::take(&mut self.buffer);
@@ -244,7 +244,7 @@ impl<M: Machine, D: Backing> BlockCache<M, D> {
         self.dirty.give_back(loan).expect("the cache's own loan, which no closure has open");
     }
 
-    /// Forgets all that can be read again, and gives the frames back.
+    /// Forgets all blocks that can be read again, and gives their frames back.
     pub fn shrink(&mut self) {
         while let Some(&cluster) = self.order.front() {
             self.forget(cluster);
@@ -301,7 +301,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
-        /// Reads give what was written last, while devices take and free the area; a flush puts it on the disk (I6).
+        /// Reads give what was written last, while devices take and free the area. A flush writes all of it to the disk
+        /// (I6).
         #[test]
         fn reads_give_what_was_written_last(
             seed in any::<u64>(),
@@ -352,7 +353,7 @@ mod tests {
         assert_eq!(cache.disk.bytes[6 * BLOCK], 6);
     }
 
-    /// Others have all lanes: what is in memory cannot be looked at, and nothing can be put there.
+    /// Others have all lanes: no block in memory can be read or written.
     #[test]
     fn reads_and_writes_are_right_while_no_page_can_be_opened() {
         let setup = Setup::new(3);
@@ -371,7 +372,8 @@ mod tests {
             assert_eq!(cache.read(20, &mut found), Ok(()), "one that is on the disk alone");
             assert_eq!(cache.read(40, &mut found), Err(CacheError::Busy), "one that is in memory alone");
             assert_eq!(cache.flush(), Err(CacheError::Busy));
-            // Over one read before, one written before, and one of neither, while both dirty pages are in use or free.
+            // The writes go to a block that was read before, one that was written before, and one that was neither,
+            // while both dirty pages are in use or free.
             for block in [3, 50, 40, 40, 51] {
                 assert_eq!(write(&mut cache, block, 2), Ok(()));
                 assert_eq!(cache.read(block, &mut found), Ok(()), "block {block}");
@@ -391,7 +393,7 @@ mod tests {
         assert!((0..2).all(|_| cache.dirty.borrow(1).is_ok()), "a page was lost");
     }
 
-    /// What is written past the memory for it is not read from what was read before.
+    /// A block that is written directly to the disk is not read from an old cluster in memory.
     #[test]
     fn a_write_straight_through_ends_what_was_read_before() {
         let setup = Setup::with_area(4, 64 * 4096);
@@ -415,7 +417,7 @@ mod tests {
                 cache.read(n, &mut block).unwrap();
             }
         }
-        // 64 pages hold four clusters of the seven: each has gone before it is read again.
+        // 64 pages hold four of the seven clusters, so each cluster is forgotten before it is read again.
         assert_eq!(cache.hits(), Hits { hits: 186, misses: 14 });
         assert_eq!(cache.hits().rate(), 93);
     }

@@ -1,10 +1,10 @@
-//! An experiment for real boards: does maintenance by address, from one core and through a non-cacheable mapping, reach
-//! the lines that each core holds of the frames? I3 rests on it. The boot argument `demo=coherency` runs it.
+//! An experiment for real boards. Maintenance by address, from one core and through a non-cacheable mapping, must reach
+//! the lines that each core holds of the frames: I3 rests on that. The boot argument `demo=coherency` tests it.
 //!
 //! Guarantees: each printed line is about one core and one operation. It also says what memory held without the
 //! operation. If memory held everything already, the caches held nothing, as in QEMU, and the line says `nothing
-//! shown`. No frame ever has two mappings (I1). What a test leaves in the caches is dropped before the frames are given
-//! back. If an operation did not reach the lines, the frames are kept.
+//! shown`. No frame ever has two mappings (I1). The lines that a test leaves in the caches are dropped before the
+//! frames are given back. If an operation did not reach the lines, the frames are kept.
 
 use super::failure::Failure;
 use super::memory;
@@ -26,9 +26,9 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// Bytes of a line, at most: one word in each is written and read.
+/// The most bytes of a line. One word in each line is written and read.
 const STRIDE: u32 = 64;
-/// Lines of the test, which any first level holds.
+/// Lines of the test. Any first-level cache can hold so many.
 const LINES: u32 = FRAME_SIZE / STRIDE;
 /// A section of the lower half, which nothing else uses.
 const SECTION: VirtAddr = VirtAddr::new(0x4000_0000);
@@ -37,7 +37,7 @@ const SECTION: VirtAddr = VirtAddr::new(0x4000_0000);
 #[repr(C, align(1024))]
 struct Table(UnsafeCell<L2Table>);
 
-// SAFETY: `region` alone names it, and gets past its first lines once.
+// SAFETY: only `region` uses it, and `TAKEN` lets only one call do so.
 unsafe impl Sync for Table {}
 
 static TABLE: Table = Table(UnsafeCell::new([L2Desc::FAULT; L2_ENTRIES]));
@@ -45,9 +45,9 @@ static TABLE: Table = Table(UnsafeCell::new([L2Desc::FAULT; L2_ENTRIES]));
 /// The operation that is tried.
 #[derive(Clone, Copy)]
 enum Operation {
-    /// Clean: what another core wrote goes to memory.
+    /// A clean: lines that another core wrote go to memory.
     Clean,
-    /// Invalidate: what another core read before memory changed is dropped.
+    /// An invalidate: lines that another core read before memory changed are dropped.
     Invalidate,
 }
 
@@ -70,8 +70,8 @@ struct Bench {
 ///
 /// # Errors
 ///
-/// [`Failure::NoRoom`] if there is no page to try them on. [`Failure::Incoherent`] if an operation did not reach a
-/// core's lines.
+/// [`Failure::NoRoom`] if there is no page for the test. [`Failure::Incoherent`] if an operation did not reach a core's
+/// lines.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let buffer = memory::alloc(kernel, &kernel.master("coherency"), FRAME_SIZE, "the page")?.into_device();
     let mut bench = Bench { machine: kernel.machine, region: region(kernel), frames: buffer.frames() };
@@ -110,13 +110,13 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
 ///
 /// # Panics
 ///
-/// If it was called before: its tables have one name.
+/// If it was called before. Only one region may use its tables.
 fn region(kernel: &'static Kernel) -> Region<'static, OneEach> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     assert!(!TAKEN.swap(true, Ordering::Relaxed), "the caches are tried once");
     let table = translate_image(VirtAddr::new(TABLE.0.get().addr() as u32)).expect("part of the image");
-    // SAFETY: the kernel's regions are all above these addresses; this function alone names the table, and comes here
-    // once (`TAKEN`).
+    // SAFETY: all regions of the kernel are above these addresses. Only this function uses the table, and only once
+    // (`TAKEN`).
     let window = unsafe { Window::assume(VirtRange::new(SECTION.raw(), 1), Roots::One, table) };
     Region::one_each(kernel.machine, &window).expect("a section and its table")
 }
@@ -165,7 +165,8 @@ impl Bench {
     }
 
     fn mapped<T>(&mut self, memory: MemoryType, work: impl FnOnce(Part<'_>) -> T) -> T {
-        // SAFETY: no other mapping of the frames exists: they are a device's, and each mapping here ends below (I1).
+        // SAFETY: no other mapping of the frames exists: a device owns them, and each mapping that is made here ends
+        // below (I1).
         let mapped = unsafe { self.region.map(self.machine, SECTION, self.frames, memory, Access::ReadWrite) };
         let mapped = mapped.expect("the page is free");
         let result = work(mapped.all());

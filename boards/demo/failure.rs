@@ -38,7 +38,7 @@ pub enum Failure {
     Scaler(scaler::Error),
     /// The camera failed.
     Camera(camera::Error),
-    /// The CPU read something else than the camera wrote.
+    /// The CPU read other bytes than the camera wrote.
     Checksum {
         /// The frame's number.
         frame: u32,
@@ -49,7 +49,7 @@ pub enum Failure {
     Incoherent,
     /// Lending broke a promise.
     Lending(String),
-    /// Processes did something else than they must.
+    /// A process did not do what it must.
     Share(String),
     /// The audit found something.
     Audit,

@@ -1,10 +1,10 @@
-//! What the demo's tests share.
+//! Helpers for the demo's tests.
 
 use carveout::dma::{Borrower, Loan, LoanPriority, Movable, SPARES};
 use carveout::fake::Fake;
 use carveout::setup::Setup;
 
-/// Runs with as many lent pages open as can be.
+/// Runs `run` while the largest possible number of lent pages is open.
 pub(crate) fn with_all_open(setup: &Setup, run: &mut dyn FnMut()) {
     fn nest(other: &Borrower<Fake, Movable>, loan: Loan, page: u32, run: &mut dyn FnMut()) {
         if page == SPARES {

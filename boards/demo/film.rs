@@ -14,14 +14,14 @@ use alloc::vec::Vec;
 use carveout::dma::{Cpu, Device, Effort, FromDevice, Stream};
 use carveout_armv7a::mmu::Armv7a;
 
-/// The pixels of the camera's frames, if the boot argument `camera=WIDTHxHEIGHT` does not say how many. Each takes two
+/// The width and height of the camera's frames without the boot argument `camera=WIDTHxHEIGHT`. A pixel takes two
 /// bytes.
 const SIZE: (u32, u32) = (640, 480);
-/// The most of either.
+/// The largest width or height.
 const MOST: u32 = 8192;
 const FRAMES: u32 = 12;
 const RING: usize = 4;
-/// The seed of the camera's pictures. Any number serves.
+/// The seed of the camera's pictures. Any number will do.
 const SEED: u32 = 2010;
 
 /// Returns the bytes of one of the camera's frames.
@@ -31,13 +31,16 @@ fn frame_bytes(kernel: &Kernel) -> u32 {
     let pixels = |text: &str| text.parse().ok().filter(|pixels| (1..=MOST).contains(pixels));
     let asked = sizes.and_then(|(width, height)| Some((pixels(width)?, pixels(height)?)));
     if let (Some(arg), None) = (arg, asked) {
-        println!("refused: {}: there is camera=WIDTHxHEIGHT, of {MOST} at most; it is {}x{}", arg.text, SIZE.0, SIZE.1);
+        println!(
+            "refused: {}: write camera=WIDTHxHEIGHT, each at most {MOST}; the camera uses {}x{}",
+            arg.text, SIZE.0, SIZE.1
+        );
     }
     let (width, height) = asked.unwrap_or(SIZE);
     width * height * 2
 }
 
-/// The camera fills a ring; the CPU reads each frame, compares checksums, and queues the buffer again.
+/// Has the camera fill a ring. The CPU reads each frame, compares checksums, and queues the buffer again.
 pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), Failure> {
     static REGISTERS: camera::Registers = camera::Registers::new();
     let mut hardware = camera::Hardware::new(&REGISTERS);
@@ -48,7 +51,8 @@ pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), F
     let mut port = unsafe { DevicePort::new(kernel.dma, master.clone()) };
     let line = Line::of(kernel, CAMERA, "camera")?;
 
-    // All buffers are made before the camera gets the first: it would have to give that back if there were no room.
+    // All buffers are made before the camera gets the first one. Otherwise, if there were no room, the camera would
+    // have to give buffers back.
     let buffers: Vec<_> =
         (0..RING).map(|_| alloc(kernel, &master, frame_bytes, "camera frame")).collect::<Result<_, _>>()?;
     let mut ring = VecDeque::new();
@@ -77,7 +81,7 @@ pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), F
     driver.stop();
     let effort = ring.iter().fold(Effort::default(), |sum, buffer| sum + buffer.effort());
     while !ring.is_empty() {
-        // The stopped camera gives every buffer back, without a frame. What it keeps goes into quarantine.
+        // The stopped camera gives every buffer back, without a frame. A buffer that it keeps goes into quarantine.
         let done = line.wait(|mut irq| hardware.run(&mut port, &mut irq), || driver.finish())?;
         drop(take_back(&mut ring, done.buffer).ok_or_else(|| line.silent())?);
     }
@@ -86,13 +90,13 @@ pub(super) fn film(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<(), F
     result
 }
 
-/// Returns the buffer of the ring that the camera has finished with. Returns `None` if the camera names another.
+/// Returns the buffer of the ring that the camera has finished with. Returns `None` if the camera names another buffer.
 fn take_back(
     ring: &mut VecDeque<Stream<Armv7a, FromDevice, Device>>,
     done: Window,
 ) -> Option<Stream<Armv7a, FromDevice, Cpu>> {
     let place = ring.iter().position(|buffer| buffer.bus() == done.at)?;
     let buffer = ring.remove(place)?;
-    // SAFETY: the camera's slot of this very buffer reads `Done`, so it has finished with it (I4).
+    // SAFETY: the slot of this very buffer reads `Done`, so the camera has finished with the buffer (I4).
     Some(unsafe { buffer.for_cpu() })
 }

@@ -30,7 +30,7 @@ impl Hop {
     }
 }
 
-/// Prints the table, and what all buffers cost since boot.
+/// Prints the table, and the cost of all buffers since boot.
 pub(super) fn print_table(dma: &Dma<Armv7a>, hops: &[Hop]) {
     println!(
         "{:<11} {:<11} {:>9} {:>7} {:>5} {:>15} {:>15} {:>12}",

@@ -47,7 +47,8 @@ pub struct Tally {
     pub allocated: (u32, u32),
     /// Allocations that recalled something.
     pub recalls: u32,
-    /// The longest of those, in nanoseconds, or instructions where the emulator counts them, and pages it recalled.
+    /// The longest of these: its nanoseconds, which are instructions if the emulator counts them, and the pages that it
+    /// recalled.
     pub worst: (u64, u64),
     /// Allocations that were refused although they were promised, or although there was room.
     pub failures: u32,
@@ -57,7 +58,7 @@ pub struct Tally {
     pub store: LoanStats,
     /// Counters of the discardable store.
     pub scratch: LoanStats,
-    /// Reads of the discardable store: those that found their value, and all.
+    /// Reads of the discardable store: those that found their value, and all reads.
     pub hits: (u64, u64),
 }
 
@@ -96,14 +97,14 @@ impl fmt::Display for Tally {
     }
 }
 
-/// A buffer in a device's hands.
+/// A buffer that a device owns.
 enum Job {
     Only(DeviceOnly<Armv7a>),
     Film(Stream<Armv7a, FromDevice, Device>),
     Ring(Coherent<Armv7a>),
 }
 
-/// The buffers that a device declares: how many, of how many pages, and how often it wants one.
+/// The buffers that a device declares: their number, their pages, and how often the device wants one.
 struct Class {
     pages: u32,
     count: u32,
@@ -146,7 +147,8 @@ impl Party {
     }
 }
 
-/// Looks at words of a buffer, or at all words of a small one. Then writes to it: the next owner must not find that.
+/// Looks at words of a buffer, or at all words of a small buffer. Then writes to the buffer. The next owner must not
+/// find what was written.
 fn inspect(bytes: &mut [u8]) -> Result<(), String> {
     let stride = if bytes.len() <= 16 * PAGE { 4 } else { 32 };
     for offset in (0..bytes.len() - 3).step_by(stride) {
@@ -221,7 +223,7 @@ fn fill<K: LoanKind>(store: &mut Store<Armv7a, K>, next: &mut u32, most: u32, bu
         match store.put(*next, buffer) {
             Ok(()) => *next += 1,
             Err(PutError::Room(LendError::Spent { .. })) => {
-                // The oldest first: most of those were recalled already.
+                // The oldest values go first, because most of them were recalled already.
                 let oldest = store.keys().next();
                 match oldest {
                     Some(oldest) => store.remove(oldest),
@@ -245,16 +247,16 @@ fn check_all(store: &mut Store<Armv7a, Movable>, buffer: &mut Vec<u8>) -> Result
     Ok(())
 }
 
-/// The first key of the discardable store, so that no two values of the two are alike.
+/// The first key of the discardable store. The keys, and so the values, of the two stores differ.
 const SCRATCH: u32 = 0x1000_0000;
 
 /// The borrowers, and what they stored.
 struct Lenders {
     store: Store<Armv7a, Movable>,
     scratch: Store<Armv7a, Discardable>,
-    /// Keys from 0 on that the movable one has.
+    /// The movable store has the keys from 0 to this one, excluded.
     kept: u32,
-    /// The key that the discardable one gets next.
+    /// The next key of the discardable store.
     next: u32,
     buffer: Vec<u8>,
 }
@@ -278,12 +280,12 @@ impl Lenders {
         fill(&mut self.scratch, &mut self.next, most, &mut self.buffer);
     }
 
-    /// Pages recalled since it began.
+    /// Returns the pages that were recalled since the workload began.
     fn recalled(&self) -> u64 {
         self.store.stats().recalled + self.scratch.stats().recalled
     }
 
-    /// Uses what is free again, and looks at a value of each.
+    /// Borrows frames that are free again, and checks a value of each store.
     fn turn(&mut self, random: &mut Random, tally: &mut Tally) -> Result<(), String> {
         self.fill(3);
         let key = random.below(self.kept);
@@ -375,13 +377,13 @@ impl Devices {
 ///
 /// # Errors
 ///
-/// A line that says what went wrong: a refusal, a finding of the audit, a value that is not the one that was stored, or
-/// an allocation that failed.
+/// A line that says what went wrong: a refusal, a finding of the audit, a value that differs from the stored one, or an
+/// allocation that failed.
 pub fn churn(kernel: &'static Kernel, plan: Plan) -> Result<Tally, String> {
     let area = kernel.default_area().ok_or("no default area")?;
     let mut random = Random::new(plan.seed);
     kernel.dma.set_reserve(area, 1 << 20);
-    // Some loans stand before the contracts are made, which then recall some.
+    // Some loans are made before the contracts, so that the contracts recall some of them.
     let mut lenders = Lenders::new(kernel, area, plan).map_err(|error| format!("{error}"))?;
     lenders.fill(1000);
     let mut devices = Devices::new(kernel)?;
@@ -445,11 +447,11 @@ fn invert(block: &mut [u8; BLOCK]) {
     }
 }
 
-/// The pages of the disk's cache: those that can be read again, and those that are not on the disk yet.
+/// The pages of the disk's cache: for blocks that can be read again, and for blocks that are not on the disk yet.
 const CACHE: (u32, u32) = (4096, 64);
 
-/// The demo: a picture whose file is read through a cache in lent memory, blocks written that are not on the disk yet,
-/// and devices that take and free memory around them.
+/// Runs the demo. A picture's file is read through a cache in lent memory. Blocks are written that are not on the disk
+/// yet. Meanwhile, devices take and free memory.
 pub(super) fn demo(kernel: &'static Kernel, disk: &mut dyn Writable) -> Result<(), Failure> {
     let area = kernel.default_area().ok_or(Failure::NoDevice("default area"))?;
     let bytes = disk.bytes() as usize;
@@ -466,7 +468,7 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut dyn Writable) -> Result<(
     let mut block = vec![0; BLOCK].into_boxed_slice();
     let block: &mut [u8; BLOCK] = block.as_mut().try_into().map_err(|_| Failure::NoDisk)?;
 
-    // The file, twice: the second time from memory.
+    // The file is read twice, the second time from memory.
     let mut file = memory::alloc(kernel, &memory::master(kernel, memory::CODEC, "codec"), bytes as u32, "JPEG file")?
         .into_stream::<ToDevice>();
     for _ in 0..2 {
@@ -484,7 +486,7 @@ pub(super) fn demo(kernel: &'static Kernel, disk: &mut dyn Writable) -> Result<(
     let mut hops: Vec<Hop> = Vec::new();
     let screen = show_file(kernel, "cache", file, &mut hops)?;
 
-    // What is written stays in memory while everything around it is recalled.
+    // The written blocks stay in memory while everything around them is recalled.
     let last = blocks.saturating_sub(8)..blocks;
     let old: Vec<u32> = last
         .clone()

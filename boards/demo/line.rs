@@ -8,7 +8,8 @@ use crate::kernel::{devices, interrupts};
 /// The number of times that a device may work before it is given up.
 const PATIENCE: usize = 16;
 
-/// The interrupt line of a mock device. A device that is not in the tree has no line: it is asked after each step.
+/// The interrupt line of a mock device. A device that is not in the tree has no line, so the driver asks it after each
+/// step.
 pub(super) struct Line {
     device: &'static str,
     id: Option<IrqId>,

@@ -16,7 +16,7 @@ pub(super) fn master(kernel: &'static Kernel, compatible: &str, name: &'static s
     found.map_or_else(|| kernel.master(name), |found| kernel.master_at(found.name, &found.path))
 }
 
-/// Allocates for `what`, which the refusal names.
+/// Allocates a buffer for `what`. A refusal names `what`.
 pub(super) fn alloc(
     kernel: &'static Kernel,
     master: &Master,

@@ -1,22 +1,22 @@
-//! The demo: a JPEG from a disk to the screen, each hop a buffer of the CMA and a bus master.
+//! The demo: a JPEG goes from a disk to the screen. Each hop is a buffer of the CMA and a bus master.
 //!
 //! ```text
 //! image file --virtio-blk--> JPEG bytes (Stream) --mock JPEG codec--> RGB (DeviceOnly)
 //!   --mock scaler--> 640x480x32 (Coherent) --PL111--> screen
 //! ```
 //!
-//! On a board whose disk is a memory card the CPU reads the file into the stream. On one with a DMA controller that
-//! copies from the scaler's memory to the display's:
+//! On a board whose disk is a memory card, the CPU reads the file into the stream. On a board with a DMA controller,
+//! that controller copies from the scaler's memory to the display's:
 //!
 //! ```text
 //!   --mock scaler--> 640x480x32 (DeviceOnly) --PL081--> 640x480x32 (Coherent) --PL111--> screen
 //! ```
 //!
-//! and a mock camera that fills a ring of streaming buffers, which the CPU reads back by checksum.
+//! A mock camera fills a ring of streams. The CPU reads each frame and compares checksums.
 //!
 //! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with
 //! contracts take and free memory that is full of loans: see `lending`. With `demo=coherency` there is no picture: the
-//! caches are tried instead, see `coherency`. With `demo=share` there are processes, see `share`.
+//! caches are tested instead, see `coherency`. With `demo=share` processes run, see `share`.
 
 #[cfg(target_arch = "arm")]
 pub mod coherency;

@@ -1,4 +1,4 @@
-//! The picture: a JPEG from a disk to the screen, each hop a buffer of the CMA and a bus master.
+//! The picture: a JPEG goes from a disk to the screen. Each hop is a buffer of the CMA and a bus master.
 
 use super::failure::Failure;
 use super::hops::Hop;
@@ -18,19 +18,19 @@ use alloc::vec::Vec;
 use carveout::dma::{Coherent, Cpu, DeviceOnly, Direction, Effort, FromDevice, Master, Stream, ToDevice};
 use carveout_armv7a::mmu::Armv7a;
 
-/// Heap that the codec may not have.
+/// Bytes of heap that the codec may not use.
 const HEAP_MARGIN: usize = 4 << 20;
 
 /// Where the file comes from.
 pub(super) enum Source {
     /// A bus master.
     Disk(known::Disk),
-    /// A card whose interface is none: the CPU takes its bytes.
+    /// A card whose interface is no bus master, so the CPU reads the bytes.
     Card(Card),
 }
 
 impl Source {
-    /// Returns the disk for writing too, if its driver writes.
+    /// Returns the disk for writing, if its driver can write.
     pub(super) fn as_writable(&mut self) -> Option<&mut dyn Writable> {
         match self {
             Self::Disk(disk) => disk.as_writable(),
@@ -47,7 +47,7 @@ impl Source {
     }
 }
 
-/// The display, showing a buffer; or, on a board without one that is known, the buffer.
+/// A display that shows a buffer. On a board without a known display, only the buffer.
 pub(super) struct Screen {
     display: Option<Box<dyn Display>>,
     frame: Coherent<Armv7a>,
@@ -58,7 +58,8 @@ impl Screen {
     pub(super) fn off(mut self) {
         let off = self.display.as_mut().is_none_or(|display| display.off());
         if off {
-            // SAFETY: the display said that it is off, or there is none, so nothing reads the frame any more (I4).
+            // SAFETY: the display reported that it is off, or there is no display, so nothing reads the frame any more
+            // (I4).
             drop(unsafe { self.frame.release() });
         } else if let Some(display) = &mut self.display {
             display.keep();
@@ -71,11 +72,11 @@ impl Screen {
     }
 }
 
-/// Shows the picture on the disk, until the screen is switched off.
+/// Shows the disk's picture until the screen is switched off.
 pub(super) fn show_picture(kernel: &'static Kernel, disk: &mut Source, hops: &mut Vec<Hop>) -> Result<Screen, Failure> {
     match disk {
         Source::Disk(disk) => {
-            // The CPU looks at the file first: nothing was ever cached of it, so that costs no line.
+            // The CPU looks at the file first. The caches never held a line of it, so this maintains no line.
             let jpeg = read_disk(kernel, &mut **disk)?;
             show_file(kernel, disk.name(), jpeg, hops)
         }
@@ -97,7 +98,8 @@ pub(super) fn show_file<D: Direction>(
     hops.push(Hop::new(disk, "Stream", jpeg.len(), jpeg.effort(), 0));
 
     let picture = codec.decode(Window { at: jpeg.bus(), len: jpeg.len() as u32 }, hops);
-    // The file of a codec that has not stopped is dropped as the device's: into quarantine. So is all below.
+    // If the codec has not stopped, the file is dropped while the device owns it, so it goes into quarantine. All drops
+    // below work in this way.
     if codec.driver.is_stopped() {
         // SAFETY: the codec works on nothing (`is_stopped`), and no other device was told of the file (I4).
         drop(unsafe { jpeg.for_cpu() });
@@ -105,7 +107,8 @@ pub(super) fn show_file<D: Direction>(
     let (picture, size) = picture?;
     let frame = scaler.fill_screen(Window { at: picture.bus(), len: picture.len() as u32 }, size, hops);
     if scaler.driver.is_stopped() {
-        // SAFETY: `decode` gave it when the codec had finished; the scaler works on nothing (`is_stopped`) (I4).
+        // SAFETY: `decode` returned the picture after the codec had finished. The scaler works on nothing
+        // (`is_stopped`) (I4).
         drop(unsafe { picture.release() });
     }
     let frame = frame?;
@@ -117,8 +120,8 @@ pub(super) fn show_file<D: Direction>(
     scan_out(kernel, &display, frame, hops)
 }
 
-/// Has the display show a frame. Whoever wrote it has stopped: only then is there one (`Scaler::fill_screen`,
-/// `show_bars`).
+/// Has the display show a frame. The writer of a frame has always stopped: `Scaler::fill_screen` and `show_bars` return
+/// one only then.
 fn scan_out(
     kernel: &'static Kernel,
     known: &KnownDisplay,
@@ -126,14 +129,14 @@ fn scan_out(
     hops: &mut Vec<Hop>,
 ) -> Result<Screen, Failure> {
     let Some(mut display) = known.open(kernel) else {
-        // SAFETY: whoever wrote it has stopped, and the display was not told of it (I4).
+        // SAFETY: the frame's writer has stopped, and the display was not told of the frame (I4).
         drop(unsafe { frame.release() });
         return Err(Failure::NoDevice("display (arm,pl111)"));
     };
-    // SAFETY: the screen owns the frame until the display is off (`Screen::off`); dropped before, it is in quarantine
-    // (I4).
+    // SAFETY: the screen owns the frame until the display is off (`Screen::off`). A frame that is dropped earlier goes
+    // into quarantine (I4).
     if let Err(error) = unsafe { display.scan_out(frame.bus(), Mode::VGA) } {
-        // SAFETY: as above: after an error the display was not told of it (I4).
+        // SAFETY: as above. After an error the display was not told of the frame (I4).
         drop(unsafe { frame.release() });
         return Err(Failure::Display(error));
     }
@@ -141,8 +144,8 @@ fn scan_out(
     Ok(Screen { display: Some(display), frame })
 }
 
-/// Shows colour bars, written by the CPU, on a display that the tree gives memory of its own. Returns `None` if there
-/// is none.
+/// Shows colour bars, written by the CPU, on a display that has its own memory in the tree. Returns `None` if there is
+/// no such display.
 pub(super) fn show_bars(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<Option<Screen>, Failure> {
     const BARS: [u32; 8] = [0xff_ffff, 0xff_ff00, 0x00_ffff, 0x00_ff00, 0xff_00ff, 0xff_0000, 0x00_00ff, 0];
     let Some((display, master)) = display(kernel) else { return Ok(None) };
@@ -163,7 +166,7 @@ pub(super) fn show_bars(kernel: &'static Kernel, hops: &mut Vec<Hop>) -> Result<
     scan_out(kernel, &display, frame, hops).map(Some)
 }
 
-/// The codec: from a file in memory to a picture in memory; the CPU sees neither.
+/// The codec: from a file in memory to a picture in memory. The CPU sees neither.
 struct Codec {
     kernel: &'static Kernel,
     master: Master,
@@ -192,7 +195,7 @@ impl Codec {
         line.wait(|mut irq| hardware.run(port, &mut irq), || driver.finish())?.map_err(Failure::Codec)
     }
 
-    /// Decodes a file into a buffer, with which the codec has finished when it is returned.
+    /// Decodes a file into a buffer. The codec has finished with the buffer when it is returned.
     fn decode(&mut self, file: Window, hops: &mut Vec<Hop>) -> Result<(DeviceOnly<Armv7a>, scaler::Size), Failure> {
         self.driver.parse_header(file).map_err(|Busy| self.line.silent())?;
         let picture = self.wait()?;
@@ -237,7 +240,7 @@ impl Scaler {
         Ok(Self { kernel, master, hardware, driver, port, line })
     }
 
-    /// Fits the picture into the screen there.
+    /// Scales the picture into the screen buffer.
     fn fit(&mut self, picture: Window, size: scaler::Size, screen: Window) -> Result<(), Failure> {
         let Self { hardware, driver, port, line, .. } = self;
         driver.start(picture, size, screen).map_err(|Busy| line.silent())?;
@@ -246,7 +249,8 @@ impl Scaler {
         Ok(())
     }
 
-    /// The screen, ready to be shown: written by the scaler where the display reads, or copied there.
+    /// Returns the screen buffer, ready to be shown. The scaler writes it in the display's memory, or it is copied
+    /// there.
     fn fill_screen(
         &mut self,
         picture: Window,
@@ -259,7 +263,7 @@ impl Scaler {
             let display = display.unwrap_or_else(|| kernel.master("display"));
             return self.copied(picture, size, copier, &display, hops);
         }
-        // Where the display reads, which may be memory of its own.
+        // The display may read from its own memory.
         let reader = display.as_ref().unwrap_or(&self.master);
         let frame = alloc(kernel, reader, scaler::SCREEN_BYTES, "screen")?.into_coherent();
         let fitted = self.fit(picture, size, Window { at: frame.bus(), len: scaler::SCREEN_BYTES });
@@ -276,7 +280,7 @@ impl Scaler {
         }
     }
 
-    /// The scaler writes its own memory, and the DMA controller copies from there to the display's.
+    /// Has the scaler write its own memory, and the DMA controller copy from there to the display's memory.
     fn copied(
         &mut self,
         picture: Window,
@@ -300,7 +304,8 @@ impl Scaler {
             Ok((scaled, frame)) => {
                 println!("picture: copied from {} to {}", scaled.frames(), frame.frames());
                 hops.push(Hop::new("PL081", "Coherent", frame.len(), frame.effort(), 0));
-                // SAFETY: the scaler gave its result, and `copy` gave it back: both devices have stopped (I4).
+                // SAFETY: the scaler gave its result, and `copy` gave the buffer back, so both devices have stopped
+                // (I4).
                 drop(unsafe { scaled.release() });
                 Ok(frame)
             }
@@ -317,7 +322,8 @@ impl Scaler {
     }
 }
 
-/// Returns the display, and what it is as a bus master: of several, the first that names memory of its own.
+/// Returns the display, and the display as a bus master. Of several displays, the first that names its own memory is
+/// taken.
 pub(super) fn display(kernel: &'static Kernel) -> Option<(KnownDisplay, Master)> {
     let (mut first, mut own) = (None, None);
     for display in known::displays(kernel) {
@@ -338,7 +344,7 @@ fn read_disk(
     disk.read(buffer.into_stream::<FromDevice>().for_device()).map_err(Failure::Disk)
 }
 
-/// The CPU writes what the codec reads: the one hop whose lines are cleaned.
+/// Reads the file from the card. The CPU writes what the codec reads, so this is the only hop whose lines are cleaned.
 fn read_card(kernel: &'static Kernel, card: &mut Card) -> Result<Stream<Armv7a, ToDevice, Cpu>, Failure> {
     let bytes = u32::try_from(card.bytes()).unwrap_or(u32::MAX);
     let mut buffer = alloc(kernel, &master(kernel, CODEC, "codec"), bytes, "JPEG file")?.into_stream::<ToDevice>();

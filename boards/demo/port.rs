@@ -8,19 +8,19 @@ use carveout_armv7a::mmu::Armv7a;
 pub struct DevicePort(Port<Armv7a>);
 
 impl DevicePort {
-    /// The port of `master`.
+    /// Makes the port of `master`.
     ///
     /// # Safety
     ///
-    /// As [`Port::new`] (I4). A buffer is open while a method of [`BusMaster`] runs, so: until it returns, nobody
-    /// drops, releases or hands back the buffer, or accesses a coherent one.
+    /// As for [`Port::new`] (I4). A buffer is open while a method of [`BusMaster`] runs. Until that method returns,
+    /// nobody drops, releases or hands back the buffer, or accesses it if it is coherent.
     pub const unsafe fn new(dma: &'static Dma<Armv7a>, master: Master) -> Self {
-        // SAFETY: `open` is called inside the methods of `BusMaster` alone, which drop what it gives; the contract of
-        // this function covers that time (I4).
+        // SAFETY: only the methods of `BusMaster` call `open`, and they drop what it gives. The contract of this
+        // function covers that time (I4).
         Self(unsafe { Port::new(dma, master) })
     }
 
-    /// Lines it dropped from the caches, of either level: the mock's cost.
+    /// Returns the lines that the port dropped from the caches of both levels. This is the cost of the mock.
     pub fn lines(&self) -> u64 {
         let lines = self.0.lines();
         lines.inner + lines.outer

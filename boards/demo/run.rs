@@ -1,4 +1,4 @@
-//! Which demo is run, and that it gave everything back.
+//! Chooses the demo, runs it, and checks that it gave all memory back.
 
 use super::ending::end;
 use super::failure::Failure;
@@ -12,14 +12,14 @@ use crate::kernel::state::Kernel;
 use crate::println;
 use alloc::vec::Vec;
 
-/// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that was not
-/// seen to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, only
-/// the part that needs no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory
-/// of its own.
+/// Runs the demo on a booted kernel. At the end every buffer goes back, even after a failure. Only buffers of a device
+/// that was not seen to stop go into quarantine. The device tree of a distribution has no mock devices. With such a
+/// tree, only the part runs that needs no disk and no interrupt: the camera's ring, and colour bars on a display that
+/// has its own memory.
 ///
 /// # Errors
 ///
-/// What ended the demo early. [`Failure::Leak`] if it did not give its memory back.
+/// The failure that ended the demo early. [`Failure::Leak`] if the demo did not give its memory back.
 pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     match asked(kernel) {
         Some("coherency") => return coherency::run(kernel),
@@ -27,7 +27,7 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
         _ => {}
     }
     let whole = devices::find(&kernel.info, CODEC).is_some();
-    // Open until the end: its own memory is neither free before nor after.
+    // The disk stays open until the end, so its own memory is free neither before nor after the demo.
     let mut disk = if whole { Some(Source::open(kernel)?) } else { None };
     let before = free_bytes(kernel);
     let micros = || kernel.clock.as_ref().map_or(0, |clock| clock.micros());
@@ -41,7 +41,7 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     };
     let after = free_bytes(kernel);
     log::info!("took {} ms of the board's clock", (micros() - start) / 1000);
-    // A disk that was given up gave its rings back, too.
+    // More may be free than before, because a disk that was given up gave its rings back, too.
     if after >= before {
         return result;
     }
@@ -52,12 +52,12 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     Err(Failure::Leak { free: (before, after) })
 }
 
-/// The boot argument `demo=`.
+/// Returns the value of the boot argument `demo=`.
 fn asked(kernel: &Kernel) -> Option<&'static str> {
     kernel.info.bootargs().get("demo").and_then(|arg| arg.value)
 }
 
-/// Bytes free in all areas.
+/// Returns the bytes that are free in all areas.
 fn free_bytes(kernel: &Kernel) -> u64 {
     let areas = (0..kernel.layout.areas().len()).filter_map(|area| kernel.dma.area_at(area));
     areas.map(|area| kernel.dma.free_bytes(area).0).sum()
@@ -72,7 +72,7 @@ fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failu
 }
 
 fn only_film(kernel: &'static Kernel) -> Result<(), Failure> {
-    println!("demo: no mock devices in the device tree: the memory part only");
+    println!("demo: no mock devices in the device tree, so only the memory part runs");
     let mut hops = Vec::new();
     let screen = show_bars(kernel, &mut hops)?;
     let result = while_shown(kernel, screen.is_some(), &mut hops);

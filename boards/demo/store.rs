@@ -1,8 +1,9 @@
-//! A store of values in lent frames, which checks them by hash: with a movable borrower a RAM store, with a discardable
-//! one a cache whose values may be gone.
+//! A store of values in lent frames, which checks them by hash. With a movable borrower it is a RAM store. With a
+//! discardable borrower it is a cache whose values may be lost.
 //!
-//! Guarantees: what [`Store::read`] gives is what was put, to the last byte, or it says which it is not. A value that
-//! cannot be looked at just now is not called corrupt, nor is one put that cannot be written.
+//! Guarantees: [`Store::read`] gives exactly the bytes that were put, or an error that names the corrupt value. A value
+//! that cannot be read at the moment is not reported as corrupt. A value that cannot be written at the moment is not
+//! put.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -21,31 +22,31 @@ fn hash(bytes: &[u8]) -> u32 {
     rest.iter().fold(hash, |hash, &byte| step(hash, byte.into()))
 }
 
-/// A value: its pages, in loans of as many as there were together.
+/// A value: its pages, in one loan for each run that was lent together.
 struct Value {
     loans: Vec<Loan>,
     bytes: usize,
     hash: u32,
 }
 
-/// What became of a value.
+/// The result of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// It was read.
+    /// The value was read.
     Whole,
-    /// None was put, or its pages were recalled.
+    /// No value was put, or its pages were recalled.
     Nothing,
 }
 
 /// Why a value was not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadError {
-    /// It is not what was put.
+    /// The value differs from what was put.
     Corrupt {
         /// Which.
         key: u32,
     },
-    /// As many lent pages are open as can be: to be tried again. The value is as it was.
+    /// No further lent page can be opened now. Try again. The value is unchanged.
     Busy,
 }
 
@@ -53,19 +54,19 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Corrupt { key } => write!(f, "value {key:#x} is not what was put"),
-            Self::Busy => write!(f, "as many lent pages are open as can be; try again"),
+            Self::Busy => write!(f, "no further lent page can be opened now; try again"),
         }
     }
 }
 
 impl core::error::Error for ReadError {}
 
-/// Why a value was not put. There is none of its key.
+/// Why a value was not put. The store has no value with this key now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PutError {
     /// There is no room.
     Room(LendError),
-    /// As many lent pages are open as can be: to be tried again.
+    /// No further lent page can be opened now. Try again.
     Busy,
 }
 
@@ -87,26 +88,26 @@ pub struct Store<M: Machine + 'static, K: LoanKind> {
 }
 
 impl<M: Machine, K: LoanKind> Store<M, K> {
-    /// An empty store in what `borrower` gets.
+    /// Makes an empty store in the pages that `borrower` gets.
     pub const fn new(borrower: Borrower<M, K>) -> Self {
         Self { borrower, values: BTreeMap::new() }
     }
 
-    /// What its borrower has, and what became of it.
+    /// Returns the counters of the store's borrower.
     pub fn stats(&self) -> LoanStats {
         self.borrower.stats()
     }
 
-    /// The keys, in order, also of values that are gone by now.
+    /// Returns the keys, in order. This includes keys whose values were recalled.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = u32> + '_ {
         self.values.keys().copied()
     }
 
-    /// Puts a value in place of any of that key. The old value is gone, also where the new one is refused.
+    /// Puts a value, in place of an older one with the same key. The old value is lost, even if the new one is refused.
     ///
     /// # Errors
     ///
-    /// [`PutError::Room`] if no more frames are lent. [`PutError::Busy`] if as many lent pages are open as can be.
+    /// [`PutError::Room`] if no more frames are lent. [`PutError::Busy`] if no further lent page can be opened now.
     pub fn put(&mut self, key: u32, bytes: &[u8]) -> Result<(), PutError> {
         self.remove(key);
         let mut value = Value { loans: Vec::new(), bytes: bytes.len(), hash: hash(bytes) };
@@ -118,7 +119,7 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
                     let (now, later) = left.split_at((loan.len() as usize * PAGE).min(left.len()));
                     for (page, bytes) in now.chunks(PAGE).enumerate() {
                         match self.borrower.write(loan, page as u32, 0, bytes) {
-                            // Of one recalled already the next read finds that.
+                            // If the page was recalled already, the next read finds that.
                             Ok(()) | Err(LoanError::Recalled { .. }) => {}
                             Err(LoanError::TooManyOpen) => {
                                 self.give_back(value);
@@ -139,12 +140,12 @@ impl<M: Machine, K: LoanKind> Store<M, K> {
         Ok(())
     }
 
-    /// Reads a value into `to`, whose old bytes are lost.
+    /// Reads a value into `to`, and replaces its old bytes.
     ///
     /// # Errors
     ///
-    /// [`ReadError::Corrupt`] if the value is not what was put. [`ReadError::Busy`] if as many lent pages are open as
-    /// can be.
+    /// [`ReadError::Corrupt`] if the value differs from what was put. [`ReadError::Busy`] if no further lent page can
+    /// be opened now.
     pub fn read(&mut self, key: u32, to: &mut Vec<u8>) -> Result<Found, ReadError> {
         to.clear();
         let Some(value) = self.values.get(&key) else { return Ok(Found::Nothing) };

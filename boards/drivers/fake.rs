@@ -1,5 +1,5 @@
-//! What the drivers' tests share: registers, which are memory on the host, written and read by offset as a manual lists
-//! them; and devices that a test plays.
+//! Helpers for the drivers' tests: registers and mock devices. The registers are memory on the host. A test writes and
+//! reads them by the offsets that the manual lists.
 
 use super::mmio::Mmio;
 use super::wait::Wait;
@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::boxed::Box;
 use std::sync::Arc;
 
-/// A block of registers. It answers as a [`Played`] device makes it answer.
+/// A block of registers. A [`Played`] device sets their values.
 pub(crate) struct Block<R> {
     words: NonNull<u32>,
     count: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Block<R> {
     registers: PhantomData<R>,
 }
 
-/// `bytes` of zeros, for ever, that a driver takes for its registers.
+/// Returns `bytes` of zeros, which last for ever, as a driver's registers.
 pub(crate) fn block<R>(bytes: usize) -> Block<R> {
     assert!(size_of::<R>() <= bytes);
     let words = Box::leak(std::vec![0u32; bytes.div_ceil(4)].into_boxed_slice());
@@ -27,7 +27,7 @@ pub(crate) fn block<R>(bytes: usize) -> Block<R> {
 }
 
 impl<R> Block<R> {
-    /// Returns what the driver is given.
+    /// Returns the registers for the driver.
     pub(crate) fn mmio(&self) -> Mmio<R> {
         let given_back = self.given_back.clone();
         let give_back = move || {
@@ -43,7 +43,7 @@ impl<R> Block<R> {
         self.given_back.load(Ordering::Relaxed)
     }
 
-    /// Returns the count of [`given_back`](Self::given_back), for when the block is gone with its device.
+    /// Returns the count of [`given_back`](Self::given_back). It outlives the block and its device.
     pub(crate) fn returns(&self) -> Arc<AtomicU32> {
         self.given_back.clone()
     }
@@ -54,9 +54,9 @@ impl<R> Block<R> {
         unsafe { self.words.add(offset / 4) }
     }
 
-    /// The word at a byte offset.
+    /// Returns the word at a byte offset.
     pub(crate) fn read(&self, offset: usize) -> u32 {
-        // SAFETY: the word is this block's, leaked, and its tests are of one thread.
+        // SAFETY: the word is this block's, is never freed, and each test uses one thread.
         unsafe { self.word(offset).read_volatile() }
     }
 
@@ -67,8 +67,8 @@ impl<R> Block<R> {
     }
 }
 
-/// A device that a test plays, and the time. Each look at the clock or at the interrupt takes a millisecond, in which
-/// the device takes a step.
+/// A device that a test plays, with its clock. Each read of the clock or of the interrupt takes a millisecond. In this
+/// time the device takes a step.
 pub(crate) struct Played<D> {
     device: RefCell<D>,
     /// Takes a step at this time, and returns whether the interrupt is raised.

@@ -1,7 +1,7 @@
-//! A block of registers, in one hand.
+//! A block of registers with one owner.
 //!
-//! Guarantees: a driver that owns an [`Mmio`] is the only one that uses these registers. When the driver is dropped
-//! they go back to whoever mapped them, unless the driver kept them.
+//! Guarantees: a driver that owns an [`Mmio`] is the only one that uses these registers. When the driver is dropped,
+//! the registers go back to whoever mapped them, unless the driver called [`Mmio::keep`].
 
 use alloc::boxed::Box;
 use core::fmt;
@@ -36,7 +36,7 @@ impl<R> Mmio<R> {
         self.base
     }
 
-    /// Keeps the registers for good: nobody gets them a second time.
+    /// Keeps the registers for ever, so that nobody gets them a second time.
     pub fn keep(&mut self) {
         self.give_back = None;
     }

@@ -1,27 +1,27 @@
 //! Waiting for a device, and what comes back from it.
 //!
-//! Guarantees: a wait ends, whatever the device does. A driver takes buffers by value, in the device's state. It gives
-//! one back only after it has seen the device stop; what that means stands in each driver's documents. A buffer whose
-//! device was not seen to stop is dropped in the device's state, so it goes into quarantine: counted, told, never freed
-//! (I4).
+//! Guarantees: a wait ends, whatever the device does. A driver takes buffers by value, owned by the device. It gives a
+//! buffer back only after it has seen the device stop. Each driver's documentation says what that means. A buffer whose
+//! device was not seen to stop is dropped while the device owns it. So it goes into quarantine: it is counted and
+//! reported, and never freed (I4).
 
-/// What a driver waits by: its device's interrupt and a clock.
+/// The means by which a driver waits: its device's interrupt and a clock.
 pub trait Wait {
-    /// Lets the interrupt through once, and forgets those that came before.
+    /// Lets the interrupt through once, and forgets earlier ones.
     fn listen(&self);
 
-    /// Returns whether the interrupt came since this was last asked.
+    /// Returns whether the interrupt came since the last call.
     fn told(&self) -> bool;
 
     /// Returns the time in microseconds. Without a counter it returns a number that grows at each call.
     fn micros(&self) -> u64;
 }
 
-/// Waits until `done` returns true, and returns whether it did within so many microseconds.
+/// Waits until `done` returns true, for at most `micros` microseconds. Returns whether `done` returned true.
 pub fn until(now: impl Fn() -> u64, micros: u64, mut done: impl FnMut() -> bool) -> bool {
     let start = now();
     loop {
-        // The clock first: what is done in time counts, however late this core comes to look.
+        // The clock is read first. So work that is done in time counts, however late this core looks.
         let late = now().saturating_sub(start) > micros;
         if done() {
             return true;
@@ -38,7 +38,7 @@ pub fn until(now: impl Fn() -> u64, micros: u64, mut done: impl FnMut() -> bool)
 pub struct Failed<E, B> {
     /// Why.
     pub error: E,
-    /// What the device had been given, if the device was seen to stop. Else it is in quarantine.
+    /// What the device had been given, if the device was seen to stop. Otherwise it is in quarantine.
     pub given: Option<B>,
 }
 
@@ -56,7 +56,7 @@ mod tests {
         };
         assert!(!until(clock, 10, || false));
         assert_eq!(now.get(), 12);
-        // This core came to look an hour later: the device had long been done.
+        // This core looks an hour later, long after the device has finished.
         now.set(0);
         let slept = || now.replace(3_600_000_000);
         assert!(until(slept, 10, || true));

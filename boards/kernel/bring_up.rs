@@ -32,7 +32,7 @@ use carveout_rt::exceptions;
 use carveout_rt::start::{BootHandover, ImageMap, translate_image};
 use spin::Once;
 
-/// The heap's share of the RAM that is left, and its limit in bytes.
+/// The heap gets one part in this many of the largest free run of RAM, up to a limit in bytes.
 const HEAP_SHARE: u64 = 2;
 const HEAP_LIMIT: u64 = 256 << 20;
 
@@ -40,7 +40,7 @@ static MACHINE: Once<Armv7a> = Once::new();
 static DMA: Once<Dma<Armv7a>> = Once::new();
 static OUTER: Once<L2c310> = Once::new();
 
-/// Boots. Ends the program if there is no device tree, no RAM or no console.
+/// Boots the machine and returns the kernel. Ends the program if there is no device tree, no RAM or no console.
 pub fn start(handover: BootHandover) -> &'static Kernel {
     exceptions::on_fault(report::exception);
     let world = handover.world();
@@ -50,7 +50,8 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
         FrameRange::covering(start.into(), (text.end.raw() - text.start.raw()).into())
     };
 
-    // The outer cache stays off until the direct map stands. Until then, maintenance of the inner levels is enough.
+    // The outer cache stays off until the direct map is complete. Until then, maintenance of the inner levels is
+    // enough.
     let machine = MACHINE.call_once(address_space::machine);
     let adopted = AddressSpace::adopt(machine, handover);
     let (mut space, mut memory) = adopted.unwrap_or_else(|fault| die(format_args!("{fault}")));
@@ -65,7 +66,7 @@ pub fn start(handover: BootHandover) -> &'static Kernel {
     if let Some(block) = devices::find(&info, "arm,pl310-cache").and_then(|found| found.blocks.first().copied())
         && let Some(registers) = map(&mut space, block)
     {
-        // SAFETY: the tree says that these are a PL310's; `map` gave them to nobody else, for good.
+        // SAFETY: the tree says that these are a PL310's registers. `map` gives them to nobody else, ever.
         match unsafe { L2c310::enable(registers, world) } {
             // SAFETY: the one `Dma` over this machine is made below.
             Ok(outer) => unsafe { machine.set_outer(OUTER.call_once(|| outer)) },
@@ -124,7 +125,10 @@ fn start_console(info: &BootInfo<'_>, space: &mut AddressSpace) {
     console::start_log(level.unwrap_or(log::LevelFilter::Warn));
     let known = |name: &str| BOARDS.iter().any(|board| board.compatible == name);
     if !info.compatible().any(known) {
-        println!("refused: board {}: not known, going by its devices", info.compatible().next().unwrap_or("?"));
+        println!(
+            "refused: board {}: not known; its devices are used as the tree describes them",
+            info.compatible().next().unwrap_or("?")
+        );
     }
 }
 
@@ -151,11 +155,11 @@ fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
     let found = devices::find_each(info, known::CONTROLLERS.map(|(name, _)| name));
     let known = found.into_iter().zip(known::CONTROLLERS).find_map(|(found, (_, open))| Some((found?, open)));
     let Some((found, open)) = known else {
-        println!("refused: interrupts: no controller that is known");
+        println!("refused: interrupts: the device tree has no controller that is known");
         return;
     };
     match open(space, &found) {
-        // SAFETY: this is the boot, on core 0: no lock is held, and nothing has masked interrupts to be undisturbed.
+        // SAFETY: this is the boot, on core 0: no lock is held, and no critical section has masked interrupts.
         Some(controller) => unsafe { interrupts::start(controller) },
         None => println!("refused: {}: register blocks are missing", found.name),
     }
@@ -168,7 +172,7 @@ fn start_clock(info: &BootInfo<'_>, space: &mut AddressSpace) -> Option<Box<dyn 
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: the code that panicked never runs again, for this does not return.
+    // SAFETY: the code that panicked never runs again, because this function does not return.
     unsafe { console::seize() };
     println!("panic: {info}");
     console::exit(FAILED)

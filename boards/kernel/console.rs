@@ -7,8 +7,8 @@
 //! - A fault report is printed even if the interrupted code was printing.
 //! - Once the command line is known, there is no semihosting call unless the command line says `semihosting`. On a
 //!   board without a debugger, the program then ends with a line, and the core waits. Before that, a semihosting call
-//!   is tried when there is no console. If nobody answers, the call comes to the kernel's own vector, and the core
-//!   waits too.
+//!   is tried when there is no console. If nobody answers, the call takes the kernel's own vector, and the core waits
+//!   too.
 
 use super::rank;
 use crate::drivers::uart::Uart;
@@ -38,7 +38,7 @@ impl Write for Terminal<'_> {
 
 static UART: Lock<Option<&'static mut dyn Uart>> = Lock::new(rank::CONSOLE, None);
 
-/// Tells of the buffers that were lost.
+/// The DMA API whose lost buffers are reported.
 static LOSSES: Once<&'static Dma<Armv7a>> = Once::new();
 
 /// Whether a debugger or an emulator may be asked to print or to end the program.
@@ -49,7 +49,7 @@ pub fn set(uart: &'static mut dyn Uart) {
     *UART.lock() = Some(uart);
 }
 
-/// From here on, prints a line for each buffer that `dma` loses.
+/// Makes the console print a line for each buffer that `dma` loses from now on.
 pub fn tell_losses(dma: &'static Dma<Armv7a>) {
     LOSSES.call_once(|| dma);
 }
@@ -64,7 +64,7 @@ pub fn set_semihosting(answered: bool) {
 pub fn print(args: fmt::Arguments<'_>) {
     let mut uart = UART.lock();
     let mut write = |args: fmt::Arguments<'_>| match uart.as_mut() {
-        // A UART takes every byte.
+        // Writing cannot fail: a UART takes every byte.
         Some(uart) => drop(Terminal(&mut **uart).write_fmt(args)),
         None if SEMIHOSTING.load(Ordering::Relaxed) => semihosting::eprint!("{args}"),
         None => {}
@@ -151,7 +151,7 @@ impl Log for Logger {
 
 /// Sends the `log` crate's lines of at least this severity to the console.
 pub fn start_log(level: LevelFilter) {
-    // It is set once, here.
+    // This cannot fail: the logger is set only here.
     let _ = log::set_logger(&Logger);
     log::set_max_level(level);
 }

@@ -28,7 +28,7 @@ use spin::Once;
 /// How long the other cores may take to start, in microseconds.
 const PATIENCE: u64 = 1_000_000;
 
-// The states of a core: not ours, told to start, running, given up.
+// The states of a core: not started by this kernel, told to start, running, given up.
 const OUT: u32 = 0;
 const SENT_FOR: u32 = 1;
 const IN: u32 = 2;
@@ -57,13 +57,15 @@ impl fmt::Display for Refused<'_> {
             Self::Method(name) => write!(f, "enable-method \"{name}\" is not known"),
             Self::NoReleaseAddress => write!(f, "cpu-release-addr is missing, no multiple of 4, or above 4 GiB"),
             Self::Unmapped(at) => write!(f, "cpu-release-addr {at} is in memory that was carved out"),
-            Self::NoBoard => write!(f, "no enable-method, and no board that is known to start it"),
-            Self::Silent => write!(f, "sent for, it did not come within {} ms", PATIENCE / 1000),
+            Self::NoBoard => {
+                write!(f, "it has no enable-method, and the kernel does not know how this board starts it")
+            }
+            Self::Silent => write!(f, "it was told to start, and did not start within {} ms", PATIENCE / 1000),
         }
     }
 }
 
-/// Starts the other cores and waits until they run. If all that are there run, whole caches may be emptied.
+/// Starts the other cores and waits until they run. If every existing core runs, whole caches may be emptied.
 pub fn start(kernel: &'static Kernel) {
     if start_others(kernel) {
         let running = online().fold(0, |mask, core| mask | core.bit());
@@ -72,8 +74,8 @@ pub fn start(kernel: &'static Kernel) {
     }
 }
 
-/// Starts the other cores and waits until they run. Returns whether none but those that run may have started, now or
-/// later.
+/// Starts the other cores and waits until they run. Returns true if no core runs, now or later, except those that this
+/// kernel counts as running.
 fn start_others(kernel: &'static Kernel) -> bool {
     let this = CoreId::current();
     CAME[this.index()].call_once(cores::registers);
@@ -124,7 +126,8 @@ fn start_others(kernel: &'static Kernel) -> bool {
         let state = &STATES[core.index()];
         while state.load(Ordering::Acquire) == SENT_FOR {
             cpu::relax();
-            // From here on it stays out, even if it starts later. Its boot loader may have started it by the head.
+            // After this the core stays out, even if it starts later. Its boot loader may have sent it through the
+            // head.
             if kernel.micros() > deadline
                 && state.compare_exchange(SENT_FOR, GIVEN_UP, Ordering::Relaxed, Ordering::Acquire).is_ok()
             {
@@ -135,7 +138,7 @@ fn start_others(kernel: &'static Kernel) -> bool {
     online().count() == wanted
 }
 
-/// How long a core waits for a lock before that counts as a deadlock, in microseconds; core 0 waits twice as long for
+/// How long a core waits for a lock before that counts as a deadlock, in microseconds. Core 0 waits twice as long for
 /// work that takes no locks.
 const STALL: u64 = 10_000_000;
 
@@ -154,7 +157,7 @@ fn watch(round: u32) {
     if round == 1 {
         since.store(now, Ordering::Relaxed);
     } else if now.saturating_sub(since.load(Ordering::Relaxed)) > STALL {
-        stalled(format_args!("{this} waits for a lock"));
+        stalled(format_args!("{this} has waited for a lock"));
     }
 }
 
@@ -164,9 +167,9 @@ fn stalled(who: fmt::Arguments<'_>) -> ! {
     while !FIRST.swap(false, Ordering::Relaxed) {
         wait_for_interrupt();
     }
-    // SAFETY: what this core was doing never goes on, and the program ends here.
+    // SAFETY: this core's interrupted code never runs again, and the program ends here.
     unsafe { console::seize() };
-    println!("deadlock: for more than {} s {who}", STALL / 1_000_000);
+    println!("deadlock: {who} for more than {} s", STALL / 1_000_000);
     for (core, locks) in sync::cores() {
         let state = match STATES[core.index()].load(Ordering::Relaxed) {
             IN if core.index() == 0 => "works",
@@ -179,7 +182,7 @@ fn stalled(who: fmt::Arguments<'_>) -> ! {
     console::exit(STALLED)
 }
 
-/// Software interrupt 0 has no hook: it ends a WFI.
+/// The software interrupt that ends a WFI. It has no hook.
 const WAKE: IrqId = IrqId::new(0).expect("there are 16");
 
 /// Returns the number of cores that the SCU counts. A core of the tree beyond that number cannot start.
@@ -194,20 +197,22 @@ fn tell_board(kernel: &'static Kernel, entry: PhysAddr) -> bool {
     let Some(found) = devices::find(&kernel.info, "arm,vexpress-sysreg") else { return false };
     // SAFETY: the tree says that these are the board's system registers.
     let Some(registers) = (unsafe { kernel.first(&found) }) else { return false };
-    // SAFETY: at `entry` stands code (`secondary::entry`).
+    // SAFETY: there is code at `entry` (`secondary::entry`).
     unsafe { sysreg::set_entry(&registers, entry) };
     true
 }
 
-/// Starts a core by its word of a holding pen. The word is in RAM that the tree reserves, or in memory that is not RAM.
+/// Starts a core by writing its word of a holding pen. The word is in RAM that the tree reserves, or in memory outside
+/// RAM.
 fn tell_spin_table(kernel: &'static Kernel, at: PhysAddr, entry: PhysAddr) -> bool {
-    // SAFETY: the tree gives the word for this, as it gives memory.
+    // SAFETY: the tree names this word for starting the core, as it names memory.
     if unsafe { secondary::tell(kernel.machine, at, entry.raw()) } {
         return true;
     }
-    // SAFETY: the tree gives the word for this, and every bit pattern is one.
+    // SAFETY: the tree names this word for starting the core, and every bit pattern is a `u32`.
     let Some(word) = (unsafe { kernel.registers::<u32>(at, 4) }) else { return false };
-    // SAFETY: mapped for good, aligned, no RAM, nobody else's meanwhile; the tree gives the word for this.
+    // SAFETY: the word is aligned, is not RAM, and stays mapped. Nobody else has it meanwhile, and the tree names it
+    // for starting the core.
     unsafe { word.pointer().write_volatile(entry.raw()) };
     secondary::wake(kernel.machine);
     true
@@ -236,7 +241,7 @@ fn run(this: CoreId) -> ! {
             if let Some(kernel) = kernel() {
                 kernel.machine.device_barrier();
             }
-            // A wake that came since is pending, and ends it.
+            // A wake that came since is pending, and ends the wait.
             wait_for_interrupt();
         }
         // SAFETY: no critical section is under way: this is the idle loop.
@@ -259,7 +264,7 @@ pub fn online() -> impl Iterator<Item = CoreId> {
 ///
 /// # Panics
 ///
-/// If a core other than core 0 calls it. Work must not call it: it would wait for itself.
+/// If a core other than core 0 calls it. Work must not call it, because the call would wait for itself.
 pub fn on_all(work: Work<'_>) {
     let this = CoreId::current();
     assert_eq!(this.index(), 0, "core 0 gives out work");
@@ -284,7 +289,7 @@ pub fn on_all(work: Work<'_>) {
                 if last.1 == 0 || last.0 != taken {
                     last = (taken, now);
                 } else if now.saturating_sub(last.1) > 2 * STALL {
-                    stalled(format_args!("{core} does not come to an end"));
+                    stalled(format_args!("{core} has made no progress"));
                 }
             }
         }
@@ -296,7 +301,7 @@ pub fn on_all(work: Work<'_>) {
 ///
 /// # Errors
 ///
-/// The first finding, and how many there are of each kind.
+/// The first finding, and the number of findings of each kind.
 pub fn audit(kernel: &Kernel) -> Result<Report, Findings> {
     let now = [const { Once::new() }; MAX_CORES];
     on_all(&|core| {

@@ -1,8 +1,8 @@
-//! Devices as the device tree names them: by `compatible`, with their registers as the CPU addresses them.
+//! Finds devices in the device tree by `compatible`, with their registers at the addresses that the CPU uses.
 //!
 //! Guarantees: a register's address is translated through every `ranges` between its node and the root. An address that
-//! the device drives is translated through every `dma-ranges`. A node that is not `okay`, or whose registers the CPU
-//! cannot reach, is not found.
+//! a device uses is translated through every `dma-ranges`. A node that is not `okay`, or whose registers the CPU cannot
+//! reach, is not found.
 
 use crate::drivers::intc::irq::IrqId;
 use arrayvec::ArrayVec;
@@ -42,18 +42,18 @@ pub struct Found<'dtb> {
     pub irq: Option<IrqId>,
     /// The rate of the first of its `clocks`, if that is a fixed one.
     pub hertz: Option<u32>,
-    /// `reg-shift`, if it says.
+    /// `reg-shift`, if the node has it.
     pub reg_shift: Option<u32>,
-    /// `reg-io-width`, in bytes, if it says.
+    /// `reg-io-width`, in bytes, if the node has it.
     pub reg_io_width: Option<u32>,
 }
 
 /// How a core waits to be started, as its node or `/cpus` says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pen<'dtb> {
-    /// No `enable-method`: the board knows.
+    /// No `enable-method`: the board's registers start the core.
     Board,
-    /// `spin-table`: it polls the word at `cpu-release-addr` until that holds the address to run at.
+    /// `spin-table`: the core polls the word at `cpu-release-addr` until this word holds the address to run at.
     SpinTable(PhysAddr),
     /// `spin-table`, but `cpu-release-addr` is missing, at 4 GiB or above, or not a multiple of 4.
     NoAddress,
@@ -72,7 +72,7 @@ pub struct Cpu<'dtb> {
     pub pen: Pen<'dtb>,
 }
 
-/// Returns the cores of `/cpus`, in its order, as many as fit.
+/// Returns the cores of `/cpus` in the tree's order, [`MAX_CPUS`] at most.
 pub fn cpus<'dtb>(info: &BootInfo<'dtb>) -> ArrayVec<Cpu<'dtb>, MAX_CPUS> {
     let Some(cpus) = info.root().children().find(|node| node.name() == "cpus") else { return ArrayVec::new() };
     let text = |node: &FdtNode<'dtb>, name| node.property(name)?.value_as::<&'dtb str>().ok();
@@ -118,8 +118,8 @@ pub fn find_all<'dtb>(info: &BootInfo<'dtb>, compatible: &str, mut each: impl Fn
     });
 }
 
-/// Returns the device at `path` if it is compatible with one of the names, else the first one that is compatible with
-/// the first of the names that any is compatible with. Returns the place of the name too.
+/// Returns a device that is compatible with one of the names, and the place of that name. The device at `path` is
+/// preferred. Otherwise an earlier name is preferred, and of one name the first device in the tree.
 pub fn find_preferred<'dtb>(
     info: &BootInfo<'dtb>,
     names: &[&str],
@@ -187,7 +187,7 @@ pub enum RangesError<'dtb> {
 impl fmt::Display for RangesError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed(bus) => write!(f, "dma-ranges of {bus} is not whole entries"),
+            Self::Malformed(bus) => write!(f, "dma-ranges of {bus} is not a whole number of entries"),
             Self::NoAperture(bus) => {
                 write!(f, "dma-ranges of {bus} has no aperture below 4 GiB that goes on to memory")
             }
@@ -201,14 +201,14 @@ impl core::error::Error for RangesError<'_> {}
 type Apertures = ArrayVec<Aperture, MAX_APERTURES>;
 
 /// Returns where the device at that path sees memory: all `dma-ranges` above it, composed. Returns `None` if none of
-/// them has entries: then the device sees memory where the CPU does. What one bus does not pass to the next is left
-/// out.
+/// these has entries. Then the device sees memory where the CPU does. Memory that one bus does not pass to the next is
+/// left out.
 ///
 /// # Errors
 ///
 /// [`RangesError::Malformed`] if an entry cannot be read. [`RangesError::NoAperture`] if nothing is left of a bus's
-/// apertures. [`RangesError::TooMany`] if a bus has more than [`MAX_APERTURES`]. A constraint that cannot be read never
-/// counts as no constraint.
+/// apertures. [`RangesError::TooMany`] if a bus has more than [`MAX_APERTURES`]. An unreadable constraint is always an
+/// error.
 pub fn bus_apertures<'dtb>(
     info: &BootInfo<'dtb>,
     path: &DevicePath<'_>,
@@ -237,7 +237,7 @@ fn apertures_through<'dtb>(buses: &[FdtNode<'dtb>]) -> Result<Option<Apertures>,
         let apertures = match &mut through {
             None => through.insert(passed),
             Some(apertures) => {
-                // What comes out of the inner bus goes into this one.
+                // Addresses that leave the inner bus enter this one.
                 apertures.retain(|aperture| {
                     let (at, bytes) = (u64::from(aperture.phys.raw()), aperture.bytes);
                     let onward = passed.iter().find_map(|outer| {
@@ -275,8 +275,8 @@ fn cell(node: &FdtNode<'_>, property: &str, n: usize) -> Option<u32> {
     Some(u32::from_be_bytes(word.try_into().ok()?))
 }
 
-/// Returns the path that `/chosen/stdout-path` means. The UART's settings follow a colon. A text that does not start
-/// with a slash is the name of an alias.
+/// Returns the path that `/chosen/stdout-path` names. The UART's settings after a colon are left out. A text that does
+/// not start with a slash is the name of an alias.
 pub fn stdout_path<'dtb>(info: &BootInfo<'dtb>) -> Option<DevicePath<'dtb>> {
     let root = info.root();
     let text = |node: &str, property: &str| -> Option<&'dtb str> {
@@ -307,7 +307,8 @@ fn hertz(info: &BootInfo<'_>, node: &FdtNode<'_>) -> Option<u32> {
     cell_at(info, cell(node, "clocks", 0)?, "clock-frequency")
 }
 
-/// Returns the first cell of a property of the node that has this phandle. If several have it, the last one counts.
+/// Returns the first cell of a property of the node that has this phandle. If several nodes have it, the last one
+/// counts.
 fn cell_at(info: &BootInfo<'_>, phandle: u32, property: &str) -> Option<u32> {
     let mut found = None;
     let is_it = |value: &[u8]| value.starts_with(&phandle.to_be_bytes());
@@ -408,7 +409,7 @@ mod tests {
         assert_eq!(all, [found], "neither what is disabled nor what no bus reaches");
     }
 
-    /// As [`tree`], with one property of its device set to something else, and the console named by its path.
+    /// Makes [`tree`] with another value for one property of its device, and with the console named by its path.
     fn device_with(property: &'static str, value: Vec<u8>) -> Vec<u8> {
         let blob = tree();
         let mut tree = DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
@@ -493,8 +494,8 @@ mod tests {
         assert_eq!(apertures("/device@1000"), None, "a name is no path");
     }
 
-    /// As [`tree`], with other `dma-ranges` of its two buses, the outer first, and perhaps other cells of the inner
-    /// one.
+    /// Makes [`tree`] with other `dma-ranges` for its two buses, the outer one first, and with other properties of the
+    /// inner bus.
     fn apertures_of(
         outer: &[u32],
         inner: &[u32],
@@ -520,21 +521,21 @@ mod tests {
         let two = || cells(&[2]);
         let wide = [("#address-cells", two()), ("#size-cells", two())];
         let refused = |outer: &[u32], inner: &[u32], more: &[_]| apertures_of(outer, inner, more).unwrap_err();
-        // Above 4 GiB on the bus, or in memory's place: of 1 + 1 + 1 cells there is no such number, of 2 + 1 + 2 there
-        // is.
+        // Above 4 GiB on the bus, or in memory. Entries of 1 + 1 + 1 cells cannot hold such a number, those of 2 + 1 +
+        // 2 can.
         let none = "dma-ranges of apb has no aperture below 4 GiB that goes on to memory";
         assert_eq!(refused(&[], &[1, 0, 0x4000_0000, 0, 0x1000], &wide), none);
-        // As a PCI bus has them: its addresses are of three cells.
+        // As on a PCI bus, whose addresses have three cells.
         let three = [("#address-cells", cells(&[3]))];
         assert_eq!(refused(&[], &[0x0200_0000, 0, 0, 0x4000_0000, 0x1000], &three), none);
         let outside = refused(&[0, 0x4000_0000, 0x1000], &[0, 0x1000, 0x1000], &[]);
         assert_eq!(outside, "dma-ranges of soc has no aperture below 4 GiB that goes on to memory");
-        let malformed = "dma-ranges of apb is not whole entries";
+        let malformed = "dma-ranges of apb is not a whole number of entries";
         assert_eq!(refused(&[], &[0, 0x4000_0000], &[]), malformed);
         assert_eq!(refused(&[], &[0; 4], &[("#address-cells", Vec::from([1]))]), malformed, "cells that are no number");
         let many: Vec<u32> = (0..5).flat_map(|n| [n << 16, n << 16, 0x1000]).collect();
         assert_eq!(refused(&[], &many, &[]), "dma-ranges of apb has more than 4 apertures");
-        // No entries mean that all goes on.
+        // Without entries, every address is passed on.
         assert_eq!(apertures_of(&[], &[], &[]), Ok(None));
         let one = Aperture { bus: BusAddr::new(0), phys: PhysAddr::new(0x4000_0000), bytes: 0x1000 };
         let both = apertures_of(&[], &[0, 0, 0x4000_0000, 0, 0x1000, 1, 0, 0x5000_0000, 0, 0x1000], &wide);

@@ -1,11 +1,11 @@
 //! Whole caches: each core empties its own when another one asks for it.
 //!
-//! Guarantees: caches are emptied as a whole only where every core that may hold lines answers, or where there is but
-//! one. A core answers from its interrupt handler, while it waits for a lock, and while it asks others itself. So two
-//! cores that ask at a time end, whatever locks they hold. The boot argument `flush=lines` forbids it: then lines go
-//! one by one.
+//! Guarantees: caches are emptied as a whole only if every core that may hold lines answers, or if there is only one
+//! core. A core answers from its interrupt handler, while it waits for a lock, and while it asks others itself. So two
+//! cores that ask at the same time both get their answers, whatever locks they hold. The boot argument `flush=lines`
+//! forbids emptying: then caches are maintained line by line.
 //!
-//! A core answers within the time for which it has interrupts masked, at most 4,096 rounds of waiting for a lock.
+//! A core answers at the latest when it unmasks interrupts, or after 4,096 rounds of waiting for a lock.
 
 use super::interrupts;
 use super::state::kernel;
@@ -27,15 +27,15 @@ type Work<'w> = &'w (dyn Fn() + Sync);
 /// What a core asks of others.
 struct Request {
     work: AtomicPtr<()>,
-    /// The cores that did not do it yet, a bit each.
+    /// The cores that have not answered yet, a bit each.
     open: AtomicU32,
 }
 
-/// By the core that asks.
+/// The requests, by the core that asks.
 static REQUESTS: [Request; MAX_CORES] =
     [const { Request { work: AtomicPtr::new(core::ptr::null_mut()), open: AtomicU32::new(0) } }; MAX_CORES];
 
-/// The cores that are coherent, a bit each, since [`permit`].
+/// The cores that are coherent, a bit each. [`permit`] sets them.
 static COHERENT: AtomicU32 = AtomicU32::new(0);
 
 /// What a core did for others.
@@ -44,7 +44,7 @@ struct Answered {
     nanos: AtomicU64,
 }
 
-/// By the core that answers. No other core writes there.
+/// The answers, by the core that answers. No other core writes there.
 static ANSWERED: [Answered; MAX_CORES] =
     [const { Answered { times: AtomicU32::new(0), nanos: AtomicU64::new(0) } }; MAX_CORES];
 
@@ -55,7 +55,7 @@ pub fn answered(core: CoreId) -> (u32, u64) {
     (times.load(Ordering::Relaxed), nanos.load(Ordering::Relaxed))
 }
 
-/// Does what others ask of this core.
+/// Does the work that other cores ask of this core.
 pub(super) fn answer() {
     let this = CoreId::current();
     for request in &REQUESTS {
@@ -76,7 +76,7 @@ pub(super) fn answer() {
 struct Others;
 
 // SAFETY: `permit` was given all cores that are coherent, each of which has interrupts on or waits in a loop that
-// answers. One that sleeps in WFI is woken by the interrupt. So no core keeps a line (I3).
+// answers. The interrupt wakes a core that sleeps in WFI. So no core keeps a line (I3).
 unsafe impl AskCores for Others {
     fn count(&self) -> u32 {
         COHERENT.load(Ordering::Relaxed).count_ones() - 1
@@ -96,17 +96,19 @@ unsafe impl AskCores for Others {
     }
 }
 
-/// Permits that whole caches are emptied, unless the command line forbids it. `cores` are those that are coherent, a bit
+/// Permits that whole caches are emptied, unless the command line forbids it. `cores` are the coherent cores, a bit
 /// each.
 ///
 /// # Safety
 ///
-/// No other core is coherent, or becomes so later. Each has a handler for software interrupts.
+/// No core other than `cores` is or becomes coherent. Each of `cores` has a handler for software interrupts.
 pub(super) unsafe fn permit(args: BootArgs<'_>, machine: &Armv7a, cores: u32) {
     match args.get("flush").map(|arg| (arg.value, arg.text)) {
         Some((Some("lines"), _)) => return,
-        // Whoever gave it wanted to forbid something.
-        Some((_, text)) => return println!("refused: {text}: there is flush=lines; lines go one by one"),
+        // An unknown value forbids emptying too: whoever gave it wanted to forbid something.
+        Some((_, text)) => {
+            return println!("refused: {text}: only flush=lines is known; caches are maintained line by line");
+        }
         None => {}
     }
     COHERENT.store(cores, Ordering::Relaxed);

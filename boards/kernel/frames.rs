@@ -1,4 +1,4 @@
-//! Whole frames of ordinary RAM, from the heap: what processes and their tables live in.
+//! Whole frames of ordinary RAM, from the heap, for processes and their tables.
 //!
 //! Guarantees: frames are zeroed, contiguous, in the direct map for as long as they are held, and nobody else's (I5).
 
@@ -22,8 +22,7 @@ unsafe impl Send for Frames {}
 unsafe impl Sync for Frames {}
 
 impl Frames {
-    /// Takes so many frames, of which the first is at a multiple of so many bytes. Returns `None` if the heap has no
-    /// room.
+    /// Takes `count` frames, the first of them at a multiple of `align` bytes. Returns `None` if the heap has no room.
     ///
     /// # Panics
     ///

@@ -28,7 +28,7 @@ unsafe impl GlobalAlloc for LockedHeap {
 ///
 /// # Safety
 ///
-/// It was not called before.
+/// This function was not called before.
 pub(super) unsafe fn start(bytes: &'static mut [u8]) {
     // SAFETY: the bytes are this call's alone, for good, and the heap starts once (contract of `start`).
     unsafe { HEAP.0.lock().init(bytes.as_mut_ptr(), bytes.len()) };

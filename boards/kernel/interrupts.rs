@@ -1,8 +1,8 @@
 //! Interrupts: the handler for any controller, waiting for a device's interrupt, and calls from core to core.
 //!
-//! Guarantees: an interrupt is acknowledged once, ended once, and noted. [`take`] tells of it once. Shared interrupts
-//! come to core 0, and software's to the cores that were named. The controller is accessed under its lock only, which
-//! masks interrupts.
+//! Guarantees: an interrupt is acknowledged once, ended once, and noted. [`take`] reports it once. Shared interrupts
+//! come to core 0. A software interrupt comes to the cores that its sender named. The controller is accessed under its
+//! lock only, which masks interrupts.
 
 use super::rank;
 use crate::drivers::intc::InterruptController;
@@ -35,7 +35,7 @@ fn note(id: IrqId) -> bool {
 ///
 /// # Safety
 ///
-/// This core holds no lock, and no critical section of it has masked interrupts: they come from here on.
+/// This core holds no lock, and no critical section on it has masked interrupts. Interrupts come from here on.
 pub unsafe fn start(controller: Box<dyn InterruptController>) {
     *CONTROLLER.lock() = Some(controller);
     exceptions::on_irq(handle);
@@ -59,13 +59,13 @@ pub unsafe fn start_core() -> bool {
 
 fn handle() {
     loop {
-        // Not held while the hook runs.
+        // The lock is not held while the hook runs.
         let next = CONTROLLER.lock().as_mut().and_then(|controller| controller.serve(note));
         let Some(id) = next else { return };
         let hook = ON_SOFTWARE.get(usize::from(id.number())).filter(|_| id.is_software());
         let hook = hook.map_or(core::ptr::null_mut(), |hook| hook.load(Ordering::Acquire));
         if !hook.is_null() {
-            // SAFETY: only `on_software` stores here, a function of this type.
+            // SAFETY: only `on_software` stores here, and it stores a function of this type.
             let hook = unsafe { mem::transmute::<*mut (), fn()>(hook) };
             hook();
         }
@@ -78,26 +78,26 @@ fn with_controller(act: impl FnOnce(&mut dyn InterruptController)) {
     }
 }
 
-/// Enables an interrupt. This is for lines that [`raise`] raises. The handler ends an interrupt at once, so a device
-/// that holds its line would interrupt for ever.
+/// Enables an interrupt whose line [`raise`] raises. Do not use this for a device that holds its line: the handler ends
+/// an interrupt at once, so such a device would interrupt for ever.
 pub fn enable(id: IrqId) {
     with_controller(|controller| controller.enable(id));
 }
 
-/// Enables an interrupt for one time, and forgets those that came before. This is for devices that hold their line
-/// until the driver clears it. The driver does that after [`take`], and then enables the next one.
+/// Enables an interrupt for one time, and forgets earlier ones. This is for devices that hold their line until the
+/// driver clears it. The driver clears the line after [`take`], and then enables the next interrupt.
 pub fn enable_once(id: IrqId) {
     take(id);
     ONCE[id.word()].fetch_or(id.bit(), Ordering::Relaxed);
     with_controller(|controller| controller.enable(id));
 }
 
-/// Raises the line of a device that the CPU plays.
+/// Raises the line of a mock device.
 pub fn raise(id: IrqId) {
     with_controller(|controller| controller.set_pending(id));
 }
 
-/// Returns whether the interrupt came since the last call. Software's interrupts of all cores count as one.
+/// Returns whether the interrupt came since the last call. The software interrupts of all cores count as one.
 pub fn take(id: IrqId) -> bool {
     if !Cpsr::read().i() {
         with_controller(|controller| while controller.must_be_asked() && controller.serve(note).is_some() {});
@@ -105,16 +105,16 @@ pub fn take(id: IrqId) -> bool {
     CAME[id.word()].fetch_and(!id.bit(), Ordering::Acquire) & id.bit() != 0
 }
 
-/// Sets the `hook` of software interrupt `id`. The handler of the core that gets the interrupt calls it. For another
-/// kind of interrupt it is never called.
+/// Sets the `hook` of software interrupt `id`. The handler of the core that gets the interrupt calls it. The hook of
+/// another kind of interrupt is never called.
 pub fn on_software(id: IrqId, hook: fn()) {
     if let Some(place) = ON_SOFTWARE.get(usize::from(id.number())) {
         place.store(hook as *mut (), Ordering::Release);
     }
 }
 
-/// Raises a software interrupt on the cores whose bit is set. They see what was written before. Returns false if the
-/// board's controller has no such interrupts.
+/// Raises a software interrupt on the cores whose bit is set. These cores see what was written before. Returns false if
+/// the board's controller has no such interrupts.
 pub fn send(id: IrqId, cores: u32) -> bool {
     // The write to the controller must not overtake those to memory.
     dsb();

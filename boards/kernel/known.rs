@@ -45,7 +45,7 @@ pub(super) const UARTS: [(&str, OpenUart); 5] = [
     }),
     ("snps,dw-apb-uart", |space, found| open_16550(space, found, 0)),
     ("ns16550a", |space, found| open_16550(space, found, 0)),
-    // Their bindings have no reg-shift: the registers are always words apart.
+    // These bindings have no reg-shift: the registers are always one word apart.
     ("ti,am3352-uart", |space, found| open_16550(space, found, 2)),
     ("ti,omap3-uart", |space, found| open_16550(space, found, 2)),
 ];
@@ -62,8 +62,8 @@ fn open_16550(space: &mut AddressSpace, found: &Found<'_>, shift: u8) -> Option<
     found.blocks.first().filter(|block| wiring.bytes().is_some_and(|bytes| bytes <= block.bytes))?;
     // SAFETY: the tree says that these are a 16550's.
     let registers = unsafe { first(space, found) }?;
-    // SAFETY: the whole block is this driver's. It is large enough, as just looked up, and where the bus takes words,
-    // UARTs stand at multiples of their size.
+    // SAFETY: the whole block is this driver's. It is large enough, as just checked. On a bus that takes words, a
+    // UART's address is a multiple of its size.
     Some(put(&PLACE, unsafe { Ns16550::new(registers, wiring) })?)
 }
 
@@ -88,9 +88,9 @@ pub(super) const CONTROLLERS: [(&str, OpenController); 4] = [
 fn open_gic(space: &mut AddressSpace, found: &Found<'_>) -> Option<Box<dyn InterruptController>> {
     let &[distributor, cpu] = found.blocks.as_slice() else { return None };
     let (distributor, cpu) = (map(space, distributor)?, map(space, cpu)?);
-    // SAFETY: the tree says that this is a GIC's distributor; `map` gave it to nobody else, for good.
+    // SAFETY: the tree says that this is a GIC's distributor. `map` gives it to nobody else, ever.
     let distributor = unsafe { Mmio::new(distributor, None) };
-    // SAFETY: as above, of its CPU interface.
+    // SAFETY: as above, for its CPU interface.
     let cpu = unsafe { Mmio::new(cpu, None) };
     Some(Box::new(Gic::new(distributor, cpu)))
 }
@@ -118,7 +118,7 @@ pub(super) const COUNTERS: [(&str, OpenCounter); 4] = [
     ("ti,am335x-timer", |space, found| {
         // SAFETY: the tree says whose these are.
         let registers = unsafe { first(space, found) }?;
-        // SAFETY: the first that a tree names is the one that U-Boot counts with, so its clocks run.
+        // SAFETY: the first timer that a tree names is the one that U-Boot counts with, so its clocks run.
         Some(Box::new(unsafe { DmTimer::new(registers) }))
     }),
 ];
@@ -140,8 +140,8 @@ const ALARMS: [(&str, OpenAlarm); 2] = [
     }),
 ];
 
-/// Takes a timer that interrupts, and its interrupt, if the board has one. The first of a kind that counts may be the
-/// kernel's counter, so the last is taken.
+/// Takes a timer that interrupts, and its interrupt, if the board has one. The first timer of a kind may be the
+/// kernel's counter, so the last one is taken.
 pub fn alarm(kernel: &'static Kernel) -> Option<(Box<dyn Alarm>, IrqId)> {
     ALARMS.iter().find_map(|&(name, open)| {
         let mut all = Vec::new();
@@ -186,7 +186,7 @@ const DISKS: [(&str, OpenDisk); 2] = [
 ///
 /// # Errors
 ///
-/// The error of the driver, if a disk answers and does not open.
+/// The driver's error, if a disk answers but cannot be opened.
 pub fn disk(kernel: &'static Kernel) -> Result<Option<Disk>, BlockError> {
     for (compatible, open) in DISKS {
         let mut all = Vec::new();
@@ -216,7 +216,7 @@ pub fn virtio_transport(
 ///
 /// # Errors
 ///
-/// [`CardError`] if there is a card and it does not start.
+/// [`CardError`] if there is a card but it does not start.
 pub fn card(kernel: &'static Kernel) -> Result<Option<Card>, CardError> {
     let Some(found) = devices::find(&kernel.info, "arm,pl181") else { return Ok(None) };
     // SAFETY: the tree says that these are a PL181's.

@@ -33,7 +33,7 @@ mod kernel {
     }
 }
 
-/// On the host there is nothing to boot.
+/// Prints how to run the kernel: on the host there is nothing to boot.
 #[cfg(not(target_os = "none"))]
 fn main() {
     eprintln!("this is a kernel: run it with ./qemu-run.sh");

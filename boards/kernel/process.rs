@@ -1,7 +1,7 @@
 //! Processes: a program, its registers and its memory.
 //!
-//! Guarantees: a process has nothing but frames of its own, zeroed before, and what was mapped for it (I5). Its number
-//! (ASID) is nobody else's until its tables are gone, and with them every core's memory of them. A program is copied to
+//! Guarantees: a process has only its own frames, which were zeroed before, and what was mapped for it (I5). Nobody
+//! else gets its number (ASID) until its tables are gone and no TLB holds an entry of them. A program is copied to
 //! pages that nobody writes afterwards.
 //!
 //! ```text
@@ -37,7 +37,7 @@ const TABLE_FRAMES: u32 = 4;
 /// The numbers (ASIDs) in use, a bit each. Bit 0 is the kernel's.
 static NUMBERS: AtomicU32 = AtomicU32::new(1);
 
-/// A number, until it is dropped.
+/// A number that is in use until this value is dropped.
 #[derive(Debug)]
 struct Number(Asid);
 
@@ -55,10 +55,10 @@ impl Drop for Number {
     }
 }
 
-/// The address space of a process. Whoever maps something in it keeps it, and so its memory.
+/// The address space of a process. Whoever maps something in the space holds a reference to it, so its memory stays.
 #[derive(Debug)]
 pub struct Space {
-    // In this order they are dropped: the tables, then what they translate, then their number.
+    // Fields are dropped in this order: the tables, then what they translate, then their number.
     tables: UserTables<Armv7a>,
     _memory: ArrayVec<Frames, 3>,
     _number: Number,
@@ -73,7 +73,7 @@ impl Deref for Space {
 }
 
 impl Space {
-    /// Makes the space of a program, or nothing if the heap is full or all numbers are in use.
+    /// Makes the space of a program. Returns `None` if the heap is full or all numbers are in use.
     fn new(machine: &'static Armv7a, program: &[u32]) -> Option<Self> {
         let number = Number::take()?;
         let tables = Frames::take(TABLE_FRAMES, 2 * FRAME_SIZE)?;
@@ -83,8 +83,8 @@ impl Space {
         machine.publish_code(code.words());
         // SAFETY: the memory and the number are the space's, and outlive the tables.
         let space = unsafe { UserTables::new(machine, number.0, tables.frames()) }?;
-        // SAFETY: the frames are the space's and outlive the tables. The direct map has them write-back. They hold zeros
-        // and the program, which was published.
+        // SAFETY: the frames are the space's and outlive the tables. The direct map maps them write-back. They hold
+        // zeros and the program, which was published.
         let has_code = unsafe { space.map_own(CODE, code.frames(), None) };
         // SAFETY: as above.
         let has_data = unsafe { space.map_own(DATA, data.frames(), Some(UserAccess::ReadWrite)) };
@@ -93,7 +93,7 @@ impl Space {
     }
 }
 
-// SAFETY: the tables do what the trait asks for, and are there as long as the space.
+// SAFETY: the tables do what the trait asks for, and exist as long as the space.
 unsafe impl UserSpace for Space {
     fn first_level(&self) -> PhysAddr {
         self.tables.first_level()
@@ -127,7 +127,7 @@ pub enum Wake {
     AfterEnd(usize),
 }
 
-/// A process that does not run, or that the core runs which has this value.
+/// A process. It does not run, or it runs on the core that has this value.
 #[derive(Debug)]
 pub struct Process {
     /// Its name, for the console.
@@ -141,8 +141,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Makes a process of a program without absolute addresses, whose registers r0 to r3 are `args` at first. Returns
-    /// `None` if the heap is full or if there are as many processes as numbers.
+    /// Makes a process of a program without absolute addresses. Its registers r0 to r3 start as `args`. Returns `None`
+    /// if the heap is full or if all numbers are in use.
     pub fn new(kernel: &Kernel, name: &'static str, program: &[u32], args: [u32; 4]) -> Option<Box<Self>> {
         let space = Arc::new(Space::new(kernel.machine, program)?);
         let stack = VirtAddr::new(DATA.raw() + DATA_FRAMES * FRAME_SIZE);
@@ -153,8 +153,8 @@ impl Process {
         Some(Box::new(Self { name, context, space, wake: Wake::Now }))
     }
 
-    /// Copies bytes of the process's own memory. Returns `None`, with some of them copied, if not all of them are. The
-    /// kernel follows no pointer of a process: it looks where the tables have the bytes.
+    /// Copies bytes of the process's own memory. Returns `None` if some of the bytes are not the process's own; others
+    /// may have been copied. The kernel follows no pointer of a process: it looks up the bytes in the tables.
     pub fn read(&self, va: VirtAddr, to: &mut [u8]) -> Option<()> {
         let mut at = va;
         let mut left = to;
@@ -165,8 +165,8 @@ impl Process {
             let (pa, _) = self.space.translate(at)?;
             let page = direct_map()?.va_of(FrameRange::covering(pa.raw().into(), 1))?;
             let from = (page.raw() + pa.raw() % FRAME_SIZE) as *const u8;
-            // SAFETY: bytes of a frame that the direct map has for good, and the process until it ends. The process does
-            // not run, and no Rust value is in its memory.
+            // SAFETY: these are bytes of a frame that the direct map always maps, and that the process has until it
+            // ends. The process does not run, and no Rust value is in its memory.
             unsafe { from.copy_to_nonoverlapping(now.as_mut_ptr(), count) };
             at = at.checked_add(count as u32)?;
             left = later;

@@ -1,12 +1,13 @@
-//! The kernel's locks in the order they are taken, around and inside those of [`carveout::sync`].
+//! The ranks of the kernel's locks: the order in which they are taken, before and after those of [`carveout::sync`].
 
 use carveout::sync::Rank;
 
-/// The kernel's half of the address space, where registers are mapped. What it refuses is printed.
+/// The kernel's half of the address space, where registers are mapped. It comes first, because its refusals are
+/// printed.
 pub(super) const SPACE: Rank = Rank::new(0);
-/// The console. What is printed may ask the DMA API.
+/// The console. It comes before the DMA API, because printing may ask that API.
 pub(super) const CONSOLE: Rank = Rank::new(1);
-/// The table of processes. Nothing is done under it but to look and to move.
+/// The table of processes. Under this lock processes are only looked up and moved.
 pub(super) const PROCESSES: Rank = Rank::new(2);
 /// The heap.
 pub(super) const HEAP: Rank = Rank::new(6);

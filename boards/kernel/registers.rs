@@ -13,7 +13,7 @@ pub(super) fn take<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Opt
     match space.map_device(at, bytes) {
         Ok(block) => {
             let Some(first) = block.pointer() else {
-                println!("refused: registers at {at}: {bytes} bytes there are too few or misaligned");
+                println!("refused: registers at {at}: {bytes} bytes are too few, or the address is misaligned");
                 space.give_back(block);
                 return None;
             };
@@ -26,7 +26,7 @@ pub(super) fn take<R>(space: &mut AddressSpace, at: PhysAddr, bytes: u32) -> Opt
     }
 }
 
-/// Takes a device's registers for ever: no other call gets them. Returns `None`, and prints a line, if they are
+/// Takes a device's registers for ever, so that no other call gets them. Returns `None`, and prints a line, if they are
 /// refused.
 pub(super) fn map<R>(space: &mut AddressSpace, block: Block) -> Option<NonNull<R>> {
     take(space, block.at, block.bytes).map(|(_, first)| first)
@@ -39,6 +39,6 @@ pub(super) fn map<R>(space: &mut AddressSpace, block: Block) -> Option<NonNull<R
 /// The device has registers that are laid out as `R` there.
 pub(super) unsafe fn first<R>(space: &mut AddressSpace, found: &Found<'_>) -> Option<Mmio<R>> {
     let base = map(space, *found.blocks.first()?)?;
-    // SAFETY: `map` gave them to nobody else, for good; they are laid out so (contract of `first`).
+    // SAFETY: `map` gives the registers to nobody else, ever. They are laid out as `R` (contract of `first`).
     Some(unsafe { Mmio::new(base, None) })
 }

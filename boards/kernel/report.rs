@@ -1,4 +1,4 @@
-//! Reports for a person: what the boot did with the memory, and what is at a faulting address.
+//! Reports for people: what the boot did with the memory, and what is at a faulting address.
 
 use super::state::{Kernel, kernel};
 use super::{console, cores};
@@ -28,7 +28,7 @@ pub fn boot(kernel: &Kernel) {
         println!("cache: PL310 {}, {ways} ways", Bytes(bytes.into()));
     }
     if cores::online().count() > 1 {
-        println!("cores: {} are in", cores::online().count());
+        println!("cores: {} run", cores::online().count());
     }
     for bank in kernel.info.banks() {
         println!("RAM bank: {bank}");
@@ -78,7 +78,7 @@ pub fn boot(kernel: &Kernel) {
     }
     let window = kernel.dma.window();
     let guards =
-        if kernel.dma.is_guarded() { "a guard page on either side of each" } else { "guard pages where room is" };
+        if kernel.dma.is_guarded() { "a guard page on either side of each" } else { "guard pages where there is room" };
     println!("window: {} from {} for buffers, {guards}", Bytes(window.bytes()), window.start());
     let image = ImageMap::get();
     for (range, access) in [(&image.text, "r-x"), (&image.rodata, "r--"), (&image.data, "rw-")] {
@@ -147,9 +147,9 @@ impl fmt::Display for At {
     }
 }
 
-/// Prints what exception happened and what is at the address, and ends the program. This is the hook for exceptions.
+/// Prints which exception happened and what is at its address, and ends the program. This is the hook for exceptions.
 pub fn exception(exception: &Exception) -> ! {
-    // SAFETY: the interrupted code never runs again, for this does not return.
+    // SAFETY: the interrupted code never runs again, because this function does not return.
     unsafe { console::seize() };
     println!("exception: {exception}");
     if let Some(va) = exception.fault().and_then(|fault| fault.address) {

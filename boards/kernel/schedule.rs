@@ -1,9 +1,9 @@
-//! Who runs: a table of processes, and a loop on each core.
+//! The scheduler: a table of processes, and a loop on each core.
 //!
-//! Guarantees: one core runs a process at a time, for it takes the process out of the table. The lock of the table is
-//! held to look and to move, never while a process runs. A process runs for at most a slice of time before another
-//! takes its turn, if the board has a timer that interrupts the core. A process that does what it may not is killed
-//! with one line. The others go on.
+//! Guarantees: a process runs on one core at a time, because that core takes the process out of the table. The lock of
+//! the table is held to look up and move processes, never while a process runs. A process runs for at most a slice of
+//! time before another takes its turn, if the board has a timer that interrupts the core. A process that does something
+//! forbidden is killed, with one line. The others continue.
 //!
 //! The calls of a process: r7 says which, r0 to r5 are its arguments, and r0 is the answer.
 //!
@@ -17,7 +17,7 @@
 //! | 5 | wait | number of another process | 0, when that has ended |
 //! | 6 to 15 | those of [`Calls`] | | |
 //!
-//! What is refused gets [`REFUSED`]. The number of a process is its place in the order of [`spawn`], from 0.
+//! A refused call is answered with [`REFUSED`]. The number of a process is its place in the order of [`spawn`], from 0.
 
 use super::cores;
 use super::interrupts;
@@ -59,15 +59,15 @@ const YIELD: u32 = 2;
 const TIME: u32 = 3;
 const SLEEP: u32 = 4;
 const WAIT: u32 = 5;
-/// The first call that is [`Calls`]'.
+/// The first call that belongs to [`Calls`].
 pub const FIRST_OTHER: u32 = 6;
 
-/// What becomes of a process after a fault.
+/// What happens to a process after a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AfterFault {
     /// It is killed.
     Kill,
-    /// It tries again, when it wakes.
+    /// It repeats the access when it wakes.
     Again(Wake),
 }
 
@@ -76,7 +76,7 @@ pub trait Calls: Sync {
     /// Does call `number`, from [`FIRST_OTHER`] on, and returns the answer. It may set when the process wakes.
     fn call(&self, process: &mut Process, number: u32, args: [u32; 6]) -> u32;
 
-    /// Says what becomes of a process that faulted.
+    /// Decides what happens to a process that faulted.
     fn fault(&self, _process: &mut Process, _fault: &Fault) -> AfterFault {
         AfterFault::Kill
     }
@@ -94,11 +94,11 @@ pub trait Calls: Sync {
         }
     }
 
-    /// Takes back what a process had that has ended.
+    /// Takes back what a process had. The process has ended.
     fn ended(&self, _process: &Process) {}
 }
 
-/// No further calls.
+/// Processes that have no further calls.
 impl Calls for () {
     fn call(&self, _: &mut Process, _: u32, _: [u32; 6]) -> u32 {
         REFUSED
@@ -153,7 +153,7 @@ impl Table {
                 Slot::Ready(process) => match process.wake {
                     Wake::Now => true,
                     Wake::At(time) => time <= now,
-                    // Nobody waits for itself.
+                    // A process that waits for itself would never wake, so it is ready.
                     Wake::AfterEnd(other) => {
                         other == number || !matches!(self.slots[other], Slot::Ready(_) | Slot::Running)
                     }
@@ -190,8 +190,8 @@ enum End {
     Ended(u32),
 }
 
-/// Runs what was spawned, on all cores, until every process has ended. The exit codes are those of the processes in
-/// their order; a process that was killed has 255. Without a timer that interrupts, a process runs until it calls.
+/// Runs what was spawned, on all cores, until every process has ended. Returns the exit codes of the processes in their
+/// order. A process that was killed has 255. Without a timer that interrupts, a process runs until it calls.
 ///
 /// # Panics
 ///
@@ -199,7 +199,7 @@ enum End {
 pub fn run(kernel: &'static Kernel, calls: &dyn Calls, counts: &Counts) -> [Option<u32>; MAX] {
     let alarm = known::alarm(kernel);
     if alarm.is_none() {
-        println!("processes: no timer that interrupts is known, so each runs until it calls");
+        println!("processes: no known timer interrupts the core, so each process runs until it makes a call");
     }
     let alarm = alarm.as_ref().map(|(alarm, irq)| (&**alarm, *irq));
     cores::on_all(&|_| {
@@ -230,7 +230,7 @@ struct Core<'r> {
 }
 
 impl Core<'_> {
-    /// Lets a process have its turn, and puts it back.
+    /// Runs a process for one turn, and puts it back in the table.
     fn turn(&self, number: usize, mut process: Box<Process>) {
         process.wake = Wake::Now;
         let end = self.slice(&mut process);
@@ -278,7 +278,7 @@ impl Core<'_> {
         end
     }
 
-    /// Does a call. Returns how the slice ends, if it does.
+    /// Does a call. Returns how the slice ends, if the call ends it.
     fn call(&self, process: &mut Process, number: u32, args: [u32; 6]) -> Option<End> {
         let [first, second, ..] = args;
         let mut off = false;
@@ -320,7 +320,7 @@ impl Core<'_> {
         }
     }
 
-    /// Waits for a moment, in which another process may wake.
+    /// Waits for a short time, because another process may wake.
     fn nap(&self) {
         let Some((alarm, _)) = self.alarm else { return cpu::relax() };
         self.set_alarm(NAP);

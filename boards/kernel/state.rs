@@ -1,4 +1,4 @@
-//! The running kernel: what the boot made, and what drivers may take of it.
+//! The running kernel: what the boot made, and what drivers may take from it.
 //!
 //! Guarantees: a device's registers have one holder at a time.
 
@@ -30,7 +30,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Once;
 
 static KERNEL: Once<Kernel> = Once::new();
-/// The registers that each core started with. Cores that were given up are included: they sleep with their MMU on.
+/// The registers that each core started with. This includes cores that were given up, because they sleep with their MMU
+/// on.
 pub(super) static CAME: [Once<Registers>; MAX_CORES] = [const { Once::new() }; MAX_CORES];
 
 /// What the boot made for the rest of the program.
@@ -106,8 +107,9 @@ impl Kernel {
     }
 
     /// Returns a bus master of the device tree, by its path. Its area is the first that its `memory-region` names, or
-    /// the default area if there is no `memory-region`. If one of those was refused, it has no area. It sees memory
-    /// through the `dma-ranges` above it. If these are refused, one line says so, and it reaches nothing.
+    /// the default area if there is no `memory-region`. If that area was refused, the master has no area. The master
+    /// sees memory through the `dma-ranges` above its node. If these are refused, one line says so, and the master
+    /// reaches nothing.
     ///
     /// A `name` that is not the path of a node makes a master that the tree does not describe.
     pub fn master(&self, name: &'static str) -> Master {
@@ -117,7 +119,8 @@ impl Kernel {
         }
     }
 
-    /// Returns a bus master as [`master`](Self::master) does, by the path itself, called `name` in tables and reports.
+    /// Returns the bus master of the node at a path, as [`master`](Self::master) does. Tables and reports call it
+    /// `name`.
     #[expect(clippy::missing_panics_doc, reason = "a master with no windows is always accepted")]
     pub fn master_at(&self, name: &'static str, path: &DevicePath<'static>) -> Master {
         let master = match self.layout.area_of(path) {
@@ -146,14 +149,14 @@ impl Kernel {
         heap::free()
     }
 
-    /// Returns the microseconds since boot. Without a clock it returns a count that grows.
+    /// Returns the microseconds since boot. Without a clock, returns a count that grows.
     pub fn micros(&self) -> u64 {
         static ASKED: AtomicU32 = AtomicU32::new(0);
         self.clock.as_ref().map_or_else(|| ASKED.fetch_add(1, Ordering::Relaxed).into(), |clock| clock.micros())
     }
 
-    /// Walks the live tables by this core's registers (I1, I2, W^X). They must equal those that each core started with.
-    /// [`cores::audit`](super::cores::audit) also looks at those that the other cores have now.
+    /// Walks the live tables by this core's registers (I1, I2, W^X). These must equal the registers that each core
+    /// started with. [`cores::audit`](super::cores::audit) also looks at the registers that the other cores have now.
     ///
     /// # Errors
     ///
@@ -163,8 +166,8 @@ impl Kernel {
         self.audit_beside(&cores)
     }
 
-    /// Walks the live tables as [`audit`](Self::audit) does, and those of processes, whose first-level tables are
-    /// `roots`. `users` says which pages of buffers they may have.
+    /// Walks the live tables as [`audit`](Self::audit) does, and the tables of processes, whose first-level tables are
+    /// `roots`. `users` says which pages of buffers the processes may have.
     ///
     /// # Errors
     ///
@@ -173,7 +176,8 @@ impl Kernel {
         self.audit_with(&Expect { roots, users: Some(users), ..Expect::CARVED })
     }
 
-    /// Walks the live tables by this core's registers, which must be the same as these, by the number of their core.
+    /// Walks the live tables by this core's registers. These must equal `cores`, the registers of other cores by
+    /// number.
     pub(super) fn audit_beside(&self, cores: &[(u32, Registers)]) -> Result<Report, Findings> {
         self.audit_with(&Expect { cores, ..Expect::CARVED })
     }

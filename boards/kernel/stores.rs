@@ -1,7 +1,7 @@
 //! The stores that write zeros, as the argument `stores=vector` chooses them.
 //!
-//! Guarantees: nothing else uses vector registers, programs in User mode included. They are on where the argument is
-//! given. Where they cannot be had, a line says why, and the core's own registers write zeros.
+//! Guarantees: nothing else uses vector registers, programs in User mode included. They are on if the argument is
+//! given. If the core has none, a line says so, and the core's other registers write zeros.
 
 use crate::println;
 use carveout_armv7a::mmu::Armv7a;
@@ -12,11 +12,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 static CHOSEN: AtomicBool = AtomicBool::new(false);
 
-/// Does as the command line says, on the core that boots.
+/// Chooses the stores that the command line asks for, on the core that boots.
 pub(super) fn choose(args: BootArgs<'_>, machine: &Armv7a) {
     let Some(arg) = args.get("stores") else { return };
     if arg.value != Some("vector") {
-        println!("refused: {}: there is stores=vector", arg.text);
+        println!("refused: {}: only stores=vector is known", arg.text);
         return;
     }
     turn_on();
@@ -27,18 +27,18 @@ pub(super) fn choose(args: BootArgs<'_>, machine: &Armv7a) {
     }
 }
 
-/// Does the same on a further core, before it works.
+/// Applies this choice on a further core, before that core works.
 pub(super) fn follow() {
     if CHOSEN.load(Ordering::Acquire) {
         turn_on();
     }
 }
 
-/// Turns this core's vector registers on, if it has any and may.
+/// Turns this core's vector registers on, if the core has any and permits it.
 fn turn_on() {
     let allowed: u32;
-    // SAFETY: allows the kernel the vector registers in CPACR, and reads back whether it took: a core without them
-    // ignores it. Users do not get them: nobody keeps them for a process.
+    // SAFETY: this allows the kernel the vector registers in CPACR, and reads back whether that took effect: a core
+    // without them ignores it. User mode does not get them, because nobody saves them for a process.
     unsafe {
         asm!(
             "mrc p15, 0, {0}, c1, c0, 2",

@@ -1,5 +1,5 @@
-//! Counts instructions: boots the bench programs in QEMU, whose clock counts them here, or a plugin of which does. The
-//! figures are the same on every machine, whatever else it does.
+//! Counts instructions: boots the bench programs in QEMU. QEMU's clock counts instructions here, or a plugin of QEMU
+//! does. The figures are the same on every machine, under any load.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -20,15 +20,15 @@ use crate::{image, scratch, size};
 
 /// How long a bench program may take, in seconds, on a busy machine.
 const LIMIT: u32 = 1800;
-/// Before the tables in BENCH.md.
+/// The line before the tables in BENCH.md.
 const MARK: &str = "<!-- table -->";
-/// Where the book has the plots, and which.
+/// The book's folder of plots, and their names.
 const PLOTS: &str = "docs/src/bench";
 const SHOWN: [&str; 7] = ["alloc", "free", "trace-alloc", "trace-free", "refused", "growth", "lent"];
 /// The image's first word, as it is linked.
 const IMAGE: u64 = 0xff01_0000;
 
-/// What the bench programs boot on.
+/// The machine that the bench programs boot on.
 struct Bench {
     emulated: Emulated,
     kernel: PathBuf,
@@ -36,7 +36,7 @@ struct Bench {
     scratch: PathBuf,
 }
 
-/// How to boot one.
+/// How to boot a bench program.
 struct Boot<'a> {
     what: &'a str,
     outer_cache: bool,
@@ -45,7 +45,7 @@ struct Boot<'a> {
 }
 
 impl<'a> Boot<'a> {
-    /// Boots with an area of 64 MiB, on one core, without the outer cache, counting.
+    /// Returns a boot that counts, with an area of 64 MiB, on one core, without the outer cache.
     fn counting(what: &'a str) -> Self {
         let words = COUNTING.map(str::to_owned).to_vec();
         Self { what, outer_cache: false, append: "cma=64M".to_owned(), words }
@@ -73,7 +73,7 @@ impl Bench {
         self.scratch.join(if outer_cache { "a9-pl310.dtb" } else { "a9.dtb" })
     }
 
-    /// Boots the program. Returns what it says.
+    /// Boots the program. Returns its output.
     fn run(&self, boot: &Boot<'_>) -> Result<String> {
         let mut qemu = boards::qemu(LIMIT, "none");
         qemu.args(self.emulated.words()).args(["-m", "512M"]).args(&boot.words);
@@ -91,7 +91,7 @@ impl Bench {
 
 // --- bench ----------------------------------------------------------------------------------------------------------
 
-/// Runs the command `bench`. A budget that is missed is shown; it is no failure.
+/// Runs the command `bench`. It shows a missed budget, which is not a failure.
 pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
     let (mut record, mut size) = (false, false);
     while let Some(arg) = args.next()? {
@@ -115,7 +115,7 @@ pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
     let [report, refusals] = &programs[..] else { return Err(Failure::new("cargo named not two programs")) };
 
     eprintln!("counting: some minutes");
-    // The longest first.
+    // The longest jobs come first.
     let jobs: Vec<Job<'_>> = vec![
         ("a9", Box::new(|| bench.run(&Boot::counting("an A9")))),
         ("locks", Box::new(|| plugin.windows(&bench))),
@@ -145,7 +145,7 @@ pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
     Ok(0)
 }
 
-/// What is counted on one machine: its name, and how to get the figures.
+/// A count on one machine: its name, and how to get the figures.
 type Job<'a> = (&'a str, Box<dyn FnOnce() -> Result<String> + Send + 'a>);
 
 /// Does all jobs, as many at a time as there are processors. Returns `MACHINE=LOG` for each.
@@ -175,7 +175,7 @@ fn all(jobs: Vec<Job<'_>>, out: &Path) -> Result<Vec<String>> {
 
 fn in_an_area(bench: &Bench, bytes: &str) -> Result<String> {
     let mut boot = Boot { append: format!("cma={bytes}"), ..Boot::counting("an area of another size") };
-    // What is in movable loans goes to the heap.
+    // The contents of movable loans go to the heap.
     boot.words.extend(["-m", "1G"].map(str::to_owned));
     bench.run(&boot.suite("growth"))
 }
@@ -208,7 +208,7 @@ fn refused_on_the_host(program: &Path) -> Result<String> {
     }
 }
 
-/// Returns cargo that does this with tests/bench, a workspace of its own.
+/// Returns a cargo command for tests/bench, which is a separate workspace.
 fn tables_cargo(toolchain: &Toolchain, words: &[&str]) -> Command {
     let mut cargo = toolchain.cargo_in(&project::root().join(BENCH));
     cargo.args(words).env("PATH", toolchain.path());
@@ -216,12 +216,12 @@ fn tables_cargo(toolchain: &Toolchain, words: &[&str]) -> Command {
     cargo
 }
 
-/// Returns the tests of what makes the tables.
+/// Returns the tests of the code that makes the tables.
 pub(crate) fn tests(toolchain: &Toolchain) -> Command {
     tables_cargo(toolchain, &["test", "--release"])
 }
 
-/// Runs a command, shows what it prints, and returns that.
+/// Runs a command, shows its output, and returns it.
 fn said(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stderr(Stdio::inherit()).output().doing(&program)?;
@@ -270,13 +270,13 @@ fn put_into_bench_md(toolchain: &Toolchain, tables: &str, out: &Path) -> Result<
 
 // --- the plugin -----------------------------------------------------------------------------------------------------
 
-/// The plugin of QEMU that counts each instruction (tests/bench/counts.c), built for the QEMU that there is.
+/// The plugin of QEMU that counts each instruction (tests/bench/counts.c), built for the installed QEMU.
 struct Plugin {
     library: PathBuf,
     symbols: String,
 }
 
-/// What the plugin saw between two markers.
+/// The plugin's counts between two markers.
 #[derive(Debug, PartialEq)]
 struct Window {
     all: u64,
@@ -285,7 +285,7 @@ struct Window {
     longest: u64,
 }
 
-/// What the plugin saw: the windows in their order, and how often each address was executed in them.
+/// The plugin's counts: the windows in their order, and how often each address was executed in them.
 #[derive(Debug, PartialEq)]
 struct Counts {
     windows: Vec<Window>,
@@ -332,7 +332,7 @@ impl Plugin {
         address.map(|address| format!("0x{address}")).ok_or_else(|| Failure::new(format!("no symbol {name}")))
     }
 
-    /// Boots with the plugin. Returns what the program says and what the plugin saw.
+    /// Boots with the plugin. Returns the program's output and the plugin's counts.
     fn run(&self, bench: &Bench, mut boot: Boot<'_>, arguments: &str) -> Result<(String, Counts)> {
         let out = bench.scratch.join(format!("counts-{}", boot.what));
         let plugin = format!("{},out={}{arguments}", self.library.display(), out.display());
@@ -352,8 +352,8 @@ impl Plugin {
         Ok(self.run(bench, Boot::counting("boot").suite("boot"), &format!(",off={off}"))?.1)
     }
 
-    /// Returns what the plugin's windows add to the figures of single calls: of `KEY`, the instructions under a lock,
-    /// the turns of one, and the longest.
+    /// Returns the figures that the plugin's windows add for single calls. For each `KEY` these are the instructions
+    /// under a lock, the turns of a lock, and the longest turn.
     fn windows(&self, bench: &Bench) -> Result<String> {
         let locks = bench.scratch.join("locks");
         fs::write(&locks, lock_sites(bench)?).doing(locks.display())?;
@@ -364,7 +364,7 @@ impl Plugin {
     }
 }
 
-/// Returns the version of plugins that this QEMU takes.
+/// Returns the version of the plugin interface of this QEMU.
 fn api(version: &str) -> Result<u32> {
     let number = version.split("version ").nth(1).and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
     let number = number.ok_or_else(|| Failure::new(format!("not a version of QEMU: {version}")))?;
@@ -395,8 +395,8 @@ fn of_windows(said: &str, windows: &[Window]) -> Result<String> {
     Ok(lines)
 }
 
-/// Returns the addresses at which a lock is taken and freed, in lines "t ADDRESS" and "f ADDRESS": the exclusive stores
-/// of the functions that do so, which stand wherever those were inlined.
+/// Returns the addresses at which a lock is taken and freed, in lines "t ADDRESS" and "f ADDRESS". These are the
+/// exclusive stores of the functions that do so, at each place where the functions were inlined.
 fn lock_sites(bench: &Bench) -> Result<String> {
     let image = fs::read(&bench.kernel).doing(bench.kernel.display())?;
     let stores = exclusive_stores(&image);
@@ -426,8 +426,8 @@ fn exclusive_stores(image: &[u8]) -> Vec<String> {
 
 // --- profile --------------------------------------------------------------------------------------------------------
 
-/// Runs the command `profile KEY`: prints where the instructions of one series of the bench go, by the function they
-/// come from, inlined ones apart, a call's mean; of `boot`, those from reset to the first buffer.
+/// Runs the command `profile KEY`: prints the mean instructions of a call in one series of the bench, by function.
+/// Inlined functions are counted separately. With `boot` it prints the instructions from reset to the first buffer.
 pub(crate) fn profile(mut args: lexopt::Parser) -> Result<u8> {
     let usage = "one argument: boot, or a key of a9 in target/bench/results.csv such as alloc-only/4K";
     let Some(Arg::Value(key)) = args.next()? else { return Err(Failure::new(usage)) };
@@ -452,7 +452,7 @@ pub(crate) fn profile(mut args: lexopt::Parser) -> Result<u8> {
     }
     let mut sums: Vec<(&str, u64)> = sums.into_iter().collect();
     sums.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-    // A call's mean, in tenths.
+    // The mean of a call, in tenths.
     let mean = |sum: u64| format!("{:10}.{}", sum / samples, sum * 10 / samples % 10);
     println!("{} in all", mean(sums.iter().map(|(_, sum)| sum).sum()));
     for (name, sum) in sums {
@@ -461,7 +461,8 @@ pub(crate) fn profile(mut args: lexopt::Parser) -> Result<u8> {
     Ok(0)
 }
 
-/// Returns the functions that each address is in: the innermost inlined one first, the one that is linked last.
+/// Returns the functions that each address is in. The innermost inlined function comes first, and the linked function
+/// last.
 fn frames<'a>(elf: &Path, addresses: impl Iterator<Item = &'a str>) -> Result<Vec<Vec<String>>> {
     let mut asked = String::new();
     for address in addresses {
@@ -476,7 +477,8 @@ fn frames<'a>(elf: &Path, addresses: impl Iterator<Item = &'a str>) -> Result<Ve
     Ok(answers(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Returns the functions of each answer: it begins with an address, and has a function and its place a frame.
+/// Returns the functions of each answer. An answer begins with an address, and has a function and its place for each
+/// frame.
 fn answers(text: &str) -> Vec<Vec<String>> {
     let mut answers: Vec<Vec<String>> = Vec::new();
     let mut lines = text.lines();

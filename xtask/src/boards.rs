@@ -1,4 +1,5 @@
-//! What a board's folder says of it (`boards/NAME/board.toml`), and the words of QEMU's command line that come of it.
+//! The description in a board's folder (`boards/NAME/board.toml`), and the words of QEMU's command line that follow
+//! from it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -43,7 +44,7 @@ enum Disk {
     SdCard,
 }
 
-/// What a board's ROM and U-Boot look for on an SD card.
+/// The contents of an SD card that a board's ROM and U-Boot look for.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Card {
@@ -100,7 +101,7 @@ impl Board {
         self.card.as_ref()
     }
 
-    /// Returns the source of its device tree.
+    /// Returns the source of the board's device tree.
     pub(crate) fn tree(&self) -> Result<String> {
         let file = project::root().join(BOARDS).join(&self.name).join(format!("{}.dts", self.name));
         fs::read_to_string(&file).doing(file.display())
@@ -124,14 +125,14 @@ impl Emulated {
         Ok(all.swap_remove(n))
     }
 
-    /// Returns the words that name the machine. What a command line says comes later and wins.
+    /// Returns the words that name the machine. Options of a command line come later and take precedence.
     pub(crate) fn words(&self) -> Vec<OsString> {
         let machine = ["-machine", &self.qemu.machine, "-m", &self.qemu.memory];
         machine.into_iter().map(OsString::from).chain(self.qemu.options.iter().map(OsString::from)).collect()
     }
 
-    /// Returns the words that attach `file` as the one disk; may put a copy into `scratch`. What the guest writes to it
-    /// is forgotten.
+    /// Returns the words that attach `file` as the only disk. May put a copy into `scratch`. The guest's writes to the
+    /// disk are lost.
     pub(crate) fn disk_words(&self, file: &Path, scratch: &Path) -> Result<Vec<OsString>> {
         let file = file.canonicalize().doing(file.display())?;
         Ok(match self.qemu.disk {
@@ -150,7 +151,7 @@ fn attached(file: &Path, device: &str) -> Vec<OsString> {
     vec!["-drive".into(), drive, "-device".into(), device.into()]
 }
 
-/// Returns `start` and the file's name: a comma ends a value on QEMU's command line unless doubled.
+/// Returns `start` and the file's name with doubled commas, because a single comma ends a value on QEMU's command line.
 fn value(start: &str, file: &Path) -> OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -161,7 +162,7 @@ fn value(start: &str, file: &Path) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// Copies a file into a card of QEMU's, which is a power of two in size, 256 KiB or more: zeros follow the file.
+/// Copies a file into a card image for QEMU. Its size is a power of two, 256 KiB or more, and zeros follow the file.
 fn card_of(file: &Path, scratch: &Path) -> Result<PathBuf> {
     let card = scratch.join("card.img");
     let bytes = fs::read(file).doing(file.display())?;

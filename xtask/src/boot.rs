@@ -1,5 +1,5 @@
 //! Boots the kernel in QEMU and runs the demo, or boots another ELF (cargo's runner). Guarantees that nothing is built
-//! if an ELF is given, and that the guest's exit code is the command's.
+//! if an ELF is given, and that the command ends with the guest's exit code.
 
 use std::ffi::OsString;
 use std::fs;
@@ -24,7 +24,7 @@ const FRAME_BYTES: u32 = 1_228_800;
 /// The events of each core that a record has.
 const EVENTS: u32 = 32_768;
 
-/// What the command line says.
+/// The options of the command line.
 #[derive(Debug)]
 struct Options {
     board: Emulated,
@@ -36,7 +36,7 @@ struct Options {
     append: OsString,
     dtb: Option<PathBuf>,
     memory: Option<Memory>,
-    /// The RAM in MiB: what `--memory` says, else what the board has.
+    /// The RAM in MiB: that of `--memory`, or else the board's.
     mib: u64,
     cores: Option<u32>,
     count: bool,
@@ -70,7 +70,7 @@ impl Options {
                 Arg::Long("timeout") => limit = Some(limit_of(&args.value()?.string()?)?),
                 Arg::Long("window") => window = true,
                 Arg::Long("count") => count = true,
-                // The scripts have heard it.
+                // The scripts have handled this option.
                 Arg::Long("no-install") => {}
                 Arg::Value(value) => {
                     elf = Some(file(value, "ELF")?);
@@ -124,7 +124,7 @@ impl Options {
             }
             in_a_folder(record)?;
         }
-        // QEMU writes the size that it is told into the node of the first bank; of others it knows nothing.
+        // QEMU writes the size that it is told into the node of the first bank. It does not know other banks.
         let banks = self.board.board.tree()?.matches(r#"device_type = "memory""#).count();
         if self.memory.is_some() && self.dtb.is_none() && banks > 1 {
             return Err(Failure::new(format!(
@@ -137,7 +137,8 @@ impl Options {
 
     /// Returns the kernel's command line.
     fn boot_arguments(&self, events: Option<&Path>) -> OsString {
-        // QEMU puts the device tree into the middle of a small RAM: half of it is more than the largest free run.
+        // QEMU puts the device tree into the middle of a small RAM. So half of the RAM is more than the largest free
+        // run.
         let cma = (self.mib / 4).min(64);
         let mut arguments = OsString::from(format!("cma={cma}M loglevel=6 semihosting"));
         if let Some(events) = events {
@@ -241,7 +242,7 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     let own_tree = scratch.join("board.dtb");
     if options.dtb.is_none() {
         image::compile_tree(&options.board.board.tree()?, &own_tree)?;
-        // The tree names the cores that QEMU has, 1 unless it is told otherwise.
+        // The tree names the cores that QEMU has: 1 by default.
         image::keep_cores(&own_tree, options.cores.unwrap_or(1))?;
     }
     let dtb = options.dtb.as_ref().unwrap_or(&own_tree);
@@ -252,7 +253,7 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     let status = if options.screenshot.is_some() {
         with_screenshot(qemu, &scratch)?
     } else {
-        // Not a terminal: whatever feeds this command's input did not mean it for the guest.
+        // If the input is not a terminal, it is not meant for the guest.
         if !io::stdin().is_terminal() {
             qemu.stdin(Stdio::null());
         }
@@ -271,7 +272,7 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     }
 }
 
-/// Returns a command's exit code. The command `timeout` reports 137 where QEMU had to be killed outright.
+/// Returns a command's exit code. The command `timeout` reports 137 if it had to kill QEMU.
 fn exit_code(status: ExitStatus) -> u8 {
     match status.code() {
         Some(137) => TIMED_OUT,
@@ -294,7 +295,7 @@ fn window() -> Result<&'static str> {
         .ok_or_else(|| Failure::new("--window needs QEMU's gtk or sdl display, on Debian the package qemu-system-gui"))
 }
 
-/// Makes the picture that the disk has if none is given.
+/// Makes the picture for the disk if none is given.
 fn default_picture(toolchain: &Toolchain, scratch: &Path) -> Result<PathBuf> {
     let tool = toolchain.picture()?;
     let made = scratch.join("demo.jpg");
@@ -326,7 +327,8 @@ pub(crate) fn move_to(from: &Path, to: &Path) -> Result<()> {
 /// The line that says where the frame is on a board without a display.
 const IN_MEMORY: &str = "picture: no display; it is in memory at ";
 
-/// Runs QEMU and passes its console on line by line. At the demo's word, takes the picture and presses the key.
+/// Runs QEMU and passes its console on line by line. When the demo waits for a key, takes the picture and presses the
+/// key.
 fn with_screenshot(mut qemu: Command, scratch: &Path) -> Result<ExitStatus> {
     let socket = scratch.join("qmp");
     qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
@@ -379,7 +381,7 @@ fn shoot(socket: &Path, scratch: &Path, frame: Option<u32>) -> Result<()> {
     Err(Failure::new("no answer"))
 }
 
-/// Puts the picture where it was asked for. Returns the exit code.
+/// Puts the picture where the caller asked for it. Returns the exit code.
 fn keep(screenshot: &Path, scratch: &Path, code: u8) -> Result<u8> {
     let (picture, frame) = (scratch.join("screen.png"), scratch.join("screen.raw"));
     if frame.exists() {

@@ -1,5 +1,5 @@
 //! Runs cargo with the one toolchain that the scripts chose. Guarantees that a build says what it builds and how far it
-//! is: on a terminal cargo's own way, elsewhere in a line at most every ten seconds.
+//! is. On a terminal cargo shows that. Elsewhere it is a line at most every ten seconds.
 
 use std::env;
 use std::ffi::OsString;
@@ -18,16 +18,16 @@ use crate::project::{self, DEMO, EMBED_C, KERNEL, ON_TARGET, PICTURE, TARGET};
 /// A toolchain, and what it builds for the boards.
 #[derive(Clone)]
 pub(crate) struct Toolchain {
-    /// Where cargo, rustc, clippy and rustfmt come from.
+    /// The folder of cargo, rustc, clippy and rustfmt.
     folder: PathBuf,
-    /// What cargo takes to build for the boards.
+    /// The options by which cargo builds for the boards.
     target: String,
     target_flags: String,
     target_env: String,
 }
 
 impl Toolchain {
-    /// Reads from the environment what `choose_toolchain` of tests/setup.sh chose.
+    /// Reads from the environment the toolchain that `choose_toolchain` of tests/setup.sh chose.
     pub(crate) fn chosen() -> Result<Self> {
         let set = |name| env::var(name).doing(format_args!("{name}, which the project's scripts set"));
         let chosen = set("CARVEOUT_RUST")?;
@@ -36,7 +36,7 @@ impl Toolchain {
         Ok(Self { folder, target: TARGET.to_owned(), target_flags, target_env })
     }
 
-    /// Returns it for another target than the boards' own, or `None` if it has none of that name.
+    /// Returns this toolchain for another target than the boards' own, or `None` if it has no such target.
     pub(crate) fn for_target(&self, target: &str) -> Option<Self> {
         let linker = |target: &str| format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
         let has =
@@ -49,7 +49,8 @@ impl Toolchain {
         })
     }
 
-    /// Returns the toolchain of a Rust, `1.95` say: this one if it is that, else one that rustup has. Installs none.
+    /// Returns the toolchain of a version of Rust, such as `1.95`: this one if it has that version, or else one of
+    /// rustup. Installs none.
     pub(crate) fn of_version(&self, version: &str) -> Option<Self> {
         let is = |folder: &Path| {
             said(Command::new(folder.join("rustc")).arg("--version"))
@@ -74,12 +75,12 @@ impl Toolchain {
         Some(PathBuf::from(root.trim_end()))
     }
 
-    /// Returns whether it builds `core` for the boards from source.
+    /// Returns whether this toolchain builds `core` for the boards from source.
     pub(crate) fn builds_core(&self) -> bool {
         self.target_flags.contains("build-std")
     }
 
-    /// Returns the path of one of its programs.
+    /// Returns the path of one of the toolchain's programs.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -182,7 +183,7 @@ impl Toolchain {
     }
 }
 
-/// What cargo calls a program that boots.
+/// Cargo's word for a program that boots.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
     Bin,
@@ -199,7 +200,7 @@ pub(crate) struct Program {
     pub(crate) is_test: bool,
 }
 
-/// Returns what a command prints, or `None` if it does not end well.
+/// Returns a command's output, or `None` if the command fails.
 fn said(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -238,7 +239,7 @@ pub(crate) fn build(what: &str, mut cargo: Command) -> Result<Vec<Program>> {
     Ok(programs.unwrap_or_default())
 }
 
-/// What cargo says of what it made.
+/// Cargo's message about a file that it made.
 #[derive(Deserialize)]
 struct Message {
     target: Option<Target>,
@@ -260,7 +261,7 @@ struct Profile {
 fn programs(messages: impl Read) -> io::Result<Vec<Program>> {
     let mut programs = Vec::new();
     for line in BufReader::new(messages).lines() {
-        // Other lines are of build scripts.
+        // Other lines come from build scripts.
         let Ok(message) = serde_json::from_str::<Message>(&line?) else { continue };
         if let (Some(target), Some(path), Some(manifest)) = (message.target, message.executable, message.manifest_path)
         {
@@ -273,12 +274,12 @@ fn programs(messages: impl Read) -> io::Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// Prints how far cargo is, and what is no progress: warnings and errors.
+/// Prints cargo's progress, and its warnings and errors.
 fn show(what: &str, cargo: impl Read) {
     let mut last = Instant::now();
     let mut reader = BufReader::new(cargo);
     let mut chunk = Vec::new();
-    // The bar ends with CR, all else with LF; between two bars may be several lines.
+    // The bar ends with CR, all other lines end with LF. There may be several lines between two bars.
     while reader.read_until(b'\r', &mut chunk).is_ok_and(|length| length > 0) {
         for line in String::from_utf8_lossy(&chunk).lines() {
             match judge(line) {
@@ -302,7 +303,7 @@ enum Line {
     Other(String),
 }
 
-/// Words that start a line of cargo's about a step.
+/// Words that start a line of cargo about a step.
 const STATUS: [&str; 12] = [
     "Compiling",
     "Checking",
@@ -358,7 +359,7 @@ mod tests {
     fn complaints_pass() {
         let error = "error[E0308]: mismatched types";
         assert_eq!(judge(error), Line::Other(error.to_owned()));
-        // Part of a message, not a step.
+        // This is part of a message, not a step.
         let quoted = "   | Finished reading";
         assert_eq!(judge(quoted), Line::Other(quoted.to_owned()));
     }

@@ -1,8 +1,8 @@
-//! Cases as data (`tests/cases/*.toml`): what is booted, how, and what it must say. Guarantees that a table with a word
-//! that is not known here is refused.
+//! Cases as data (`tests/cases/*.toml`): what is booted, how, and what it must print. Guarantees that a table with an
+//! unknown word is refused.
 //!
-//! A table has a `prefix` of all names; `lines` that several cases name by `@NAME`; `defaults` of all its cases; and
-//! the cases, whose fields are those of [`Case`].
+//! A table has a `prefix` of all names, `lines` that several cases name by `@NAME`, `defaults` for all its cases, and
+//! the cases. Their fields are those of [`Case`].
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -24,7 +24,7 @@ use crate::{flash, image};
 const KERNEL_AT: u32 = 0x6001_0000;
 const TREE_AT: u32 = 0x6800_0000;
 
-/// How long a guest may take: far from what any takes on an idle machine, for the machine may be a busy one.
+/// How long a guest may take, in seconds. On an idle machine every guest takes much less, but the machine may be busy.
 const LIMIT: u32 = 900;
 
 #[derive(Deserialize)]
@@ -40,7 +40,7 @@ struct Table {
     cases: Vec<toml::Table>,
 }
 
-/// A boot and what must come of it.
+/// A boot, and its expected result.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Case {
@@ -49,7 +49,7 @@ pub(crate) struct Case {
     #[serde(default)]
     pub(crate) long: bool,
 
-    /// How it starts.
+    /// How the guest starts.
     #[serde(default)]
     pub(crate) start: Start,
     #[serde(default = "vexpress")]
@@ -58,28 +58,29 @@ pub(crate) struct Case {
     #[serde(default = "demo")]
     pub(crate) program: String,
     pub(crate) disk: Option<Disk>,
-    /// The device tree; the board's own if none is given.
+    /// The device tree. The default is the board's own.
     pub(crate) tree: Option<Tree>,
-    /// Boot arguments; `\xHH` is a byte. To a kernel that starts as by `./qemu-run.sh` they are further ones.
+    /// Boot arguments. `\xHH` is a byte. A kernel that starts as by `./qemu-run.sh` gets them in addition to its usual
+    /// ones.
     #[serde(default)]
     pub(crate) append: String,
     pub(crate) memory: Option<String>,
     pub(crate) smp: Option<u32>,
-    /// Seconds.
+    /// The limit in seconds.
     pub(crate) timeout: Option<u32>,
-    /// Instructions that some cores start at.
+    /// Instructions at which some cores start.
     pub(crate) code: Option<Code>,
-    /// Further words for QEMU; `{disk}` is the disk's file, which is then attached by these words alone.
+    /// Further words for QEMU. `{disk}` is the disk's file. If it is used, only these words attach the disk.
     #[serde(default)]
     pub(crate) qemu: Vec<String>,
 
     /// The guest's exit code.
     #[serde(default)]
     pub(crate) exit: i32,
-    /// Patterns, each of which just one line matches as a whole; complaints among the lines must be expected.
+    /// Patterns. Each must match exactly one whole line. Each complaint among the lines must match a pattern.
     #[serde(default)]
     pub(crate) lines: Vec<String>,
-    /// The program's own tests judge: one must be ok.
+    /// Whether the program's own tests judge. At least one must be ok.
     #[serde(default)]
     pub(crate) own_tests: bool,
     /// The screen is compared with what the host expects, with this tolerance: mean and largest difference.
@@ -103,19 +104,19 @@ pub(crate) enum Start {
     Command,
     /// By QEMU's -kernel, with the tree and the boot arguments as they are.
     Kernel,
-    /// Kernel and tree lie in memory, and QEMU sees neither.
+    /// Kernel and tree are in memory, and QEMU knows of neither.
     Memory,
     /// By the board's U-Boot, from its card.
     Card,
 }
 
-/// What the disk has.
+/// The contents of the disk.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub(crate) enum Disk {
     Made(MadeDisk),
-    /// A JPEG of these options of the tool for pictures, of which `cut` bytes are there, or whose frame has another
-    /// marker.
+    /// A JPEG that the tool for pictures makes with these options. Only `cut` bytes of it are there, or its frame has
+    /// another marker.
     #[serde(rename_all = "kebab-case")]
     Generated {
         generate: String,
@@ -139,7 +140,7 @@ pub(crate) enum Disk {
 pub(crate) enum MadeDisk {
     Small,
     Corrupt,
-    /// A frame header with 240 lines, and 239 behind the scan.
+    /// A frame header with 240 lines, and a height of 239 after the scan.
     WithTwoHeights,
     Text,
 }
@@ -155,9 +156,9 @@ pub(crate) enum Tree {
     /// The board's, with more source after it and forty reservations in its header.
     FortyReservations(String),
     Made(MadeTree),
-    /// The source of a whole one, in the checkout.
+    /// The source of a whole tree, in the checkout.
     File(PathBuf),
-    /// One of Debian's kernel.
+    /// A tree of Debian's kernel.
     Distribution(String),
 }
 
@@ -170,7 +171,7 @@ pub(crate) enum MadeTree {
     ThirtyLevels,
     /// A JPEG.
     Garbage,
-    /// The header is there, and part of what it says.
+    /// The header is there, and part of the contents that it names.
     Truncated,
 }
 
@@ -323,11 +324,11 @@ impl Case {
         Ok(qemu)
     }
 
-    /// Returns the path of the blob that it makes.
+    /// Makes the tree's blob. Returns its path.
     fn made_tree(&self, tree: &Tree, kit: &Kit, job: &Job) -> Result<PathBuf> {
         let blob = job.folder().join("variant.dtb");
         let board = Emulated::named(&self.board)?.board.tree()?;
-        // For trees that QEMU does not see. Where it does, it writes its own.
+        // This is for trees that QEMU does not know. In other trees QEMU writes its own.
         let board = format!("{board}\n/ {{ chosen {{ bootargs = \"semihosting\"; }}; }};\n");
         let source = match tree {
             Tree::Dts(more) => format!("{board}{more}"),
@@ -394,7 +395,7 @@ fn loaded(file: &Path, at: u32) -> [String; 2] {
     ["-device".to_owned(), format!("loader,file={},addr={at:#x},force-raw=on", file.display())]
 }
 
-/// Returns the text with `\xHH` as the byte that it is.
+/// Returns the text with each `\xHH` replaced by that byte.
 fn bytes(text: &str) -> OsString {
     let mut bytes = Vec::new();
     let mut rest = text;
@@ -416,7 +417,7 @@ fn shorten(file: &Path, length: u64) -> Result<()> {
 
 // --- disks ----------------------------------------------------------------------------------------------------------
 
-/// Returns the path of the file that it makes.
+/// Makes the disk's file. Returns its path.
 fn made_disk(disk: &Disk, kit: &Kit, job: &Job) -> Result<PathBuf> {
     let file = job.folder().join("picture.jpg");
     let path = file.display();
@@ -467,7 +468,7 @@ fn replace(file: &Path, old: [u8; 4], new: [u8; 4]) -> Result<()> {
 fn compare(name: &str, tolerance: &str, kit: &Kit, job: &mut Job) -> Result<Verdict> {
     let twin = job.folder().join("twin.jpg").exists();
     kit.picture(job, &["expect", if twin { "twin.jpg" } else { "picture.jpg" }, "expected.png"])?;
-    // Kept beside the logs, for the eye.
+    // The pictures are kept beside the logs, so that a person can look at them.
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let kept: String = name.trim_start_matches("demo: ").chars().map(plain).collect();
     for (made, kept) in [("screen.png", format!("{kept}.png")), ("expected.png", format!("{kept}.expected.png"))] {

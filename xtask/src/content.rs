@@ -1,6 +1,7 @@
-//! What examples serve, and what stands on their disks. Guarantees bytes that repeat nowhere, alike on each run.
+//! The bytes that examples serve, and those on their disks. Guarantees bytes that repeat nowhere and are equal on each
+//! run.
 
-/// Bytes of a disk: many requests of `examples/embed-c`, of which the last is short.
+/// Bytes of a disk. `examples/embed-c` reads it in many requests, of which the last is short.
 pub(crate) const DISK: u32 = (1 << 20) + 3 * 512;
 
 /// Returns the words of xorshift32 from seed 1 on, little-endian.

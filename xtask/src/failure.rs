@@ -1,4 +1,4 @@
-//! Why a command ends early: one line for a person, and the exit code.
+//! The failure of a command: one line for people, and the exit code.
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ impl From<lexopt::Error> for Failure {
     }
 }
 
-/// Adds to an error what could not be done.
+/// Adds to an error the action that failed.
 pub(crate) trait Context<T> {
     /// Returns the value, or the failure "WHAT: ERROR".
     fn doing(self, what: impl fmt::Display) -> Result<T>;

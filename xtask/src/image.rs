@@ -1,4 +1,4 @@
-//! Makes what a machine is given: the kernel's bytes and device trees. Binutils and dtc do the work.
+//! Makes the inputs of a machine: the kernel's bytes and device trees. Binutils and dtc do the work.
 
 use std::io::Write;
 use std::path::Path;
@@ -42,7 +42,8 @@ pub(crate) fn compile_tree(source: &str, blob: &Path) -> Result<()> {
     if dtc.wait().doing("dtc")?.success() { Ok(()) } else { Err(Failure::new("dtc refuses the device tree")) }
 }
 
-/// Compiles a board's own device tree without the outer cache, whose lines cost alike on every board.
+/// Compiles a board's own device tree without the outer cache. The lines of the inner caches cost the same on every
+/// board.
 pub(crate) fn tree_without_outer_cache(board: &Board, blob: &Path) -> Result<()> {
     compile_tree(&board.tree()?, blob)?;
     remove_node(blob, "/cache-controller@1e00a000")

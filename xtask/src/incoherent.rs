@@ -13,16 +13,18 @@ use crate::failure::{Context, Failure, Result};
 use crate::project::{self, EMBED_C, EMBED_RUST, INCOHERENT};
 use crate::scratch;
 
-/// Not wx: it plants aliases in the live tables for the audit to find, and this machine finds them too.
+/// The tests that run. `wx` is not one of them: it plants aliases in the live tables for the audit to find, and this
+/// machine would report them too.
 const TESTS: [&str; 6] = ["direct_map", "driver", "interrupts", "ledger", "ownership", "stress"];
 /// The lists of planted bugs.
 const PLANTS: [&str; 2] = ["plants.txt", "plants-of-many-cores.txt"];
-/// What loans takes: the least area that its contracts fit in, and as few steps as recall pages of every kind.
+/// The boot arguments of the test `loans`: the smallest area that its contracts fit in, and just enough steps to recall
+/// pages of every kind.
 const LENT: &str = "cma=6M steps=100 loglevel=6 semihosting";
 /// The models with several cores.
 const MODELS_OF_MANY: [&str; 2] = ["a9x2", "a9x4-pl310"];
-/// What runs on them, and what it takes: few steps, in small areas. Of `four_cores` not what has a core turn its caches
-/// off, which this machine reports, and not what recalls loans of a larger area.
+/// The tests that run on them, and their boot arguments: few steps, in small areas. Two parts of `four_cores` are left
+/// out: one has a core turn its caches off, which this machine reports, and one recalls loans of a larger area.
 const TESTS_OF_MANY: [(&str, &str); 3] = [
     ("loans", LENT),
     ("stress", "cma=8M walk=200 loglevel=6 semihosting"),
@@ -32,13 +34,13 @@ const TESTS_OF_MANY: [(&str, &str); 3] = [
          skip=a_recall_goes_round_a_page_that_another_core_has_open skip=a_recall_waits_for_a_turn_of_each_other_core",
     ),
 ];
-/// The examples that it runs.
+/// The examples that the machine runs.
 static EXAMPLES: [Example; 2] = [
     Example { name: EMBED_RUST, models: &["zynq"], build: |toolchain| toolchain.example(EMBED_RUST) },
     Example { name: EMBED_C, models: &["virt-a7", "virt-a15"], build: Toolchain::embed_c },
 ];
 
-/// A kernel that is not ours.
+/// An example kernel.
 struct Example {
     name: &'static str,
     /// The models of its boards.
@@ -53,7 +55,7 @@ impl Example {
         found.ok_or_else(|| Failure::new(format!("no example '{name}' runs here; there are: {}", names())))
     }
 
-    /// Returns those of its models that are wanted: all if none is named.
+    /// Returns the wanted models of the example: all if none is named.
     fn models(&self, wanted: &[String]) -> Vec<String> {
         let models = self.models.iter().map(|&model| model.to_owned());
         models.filter(|model| wanted.is_empty() || wanted.contains(model)).collect()
@@ -69,7 +71,7 @@ struct Options {
     seeds: Option<String>,
     plants: bool,
     build: bool,
-    /// What the machine itself is told.
+    /// The arguments for the machine itself.
     rest: Vec<OsString>,
 }
 
@@ -117,7 +119,7 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     if options.build {
         return Ok(0);
     }
-    // All that is built by default runs, and the examples and loans too.
+    // By default everything runs, including the examples and the test `loans`.
     let all = by_default && !options.plants;
     if options.plants {
         for list in PLANTS {
@@ -148,7 +150,7 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     let mut codes = Vec::new();
     let disk = scratch::folder()?.join("disk");
     if !options.elfs.is_empty() {
-        // Small: the codec that decodes it runs on the machine.
+        // The picture is small, because the codec that decodes it runs on the machine.
         let made = Command::new(toolchain.picture()?).arg("generate").arg(&disk).args(["--size", "160x120"]).status();
         if !made.doing("the tool for pictures")?.success() {
             return Err(Failure::new("the tool for pictures failed"));

@@ -1,7 +1,7 @@
 //! Builds, boots, checks and measures Carveout.
 //!
-//! The project's scripts start it, after they found the tools and chose the toolchain (`tests/setup.sh`). A command
-//! ends with exit code 2 and one line if the command line, a file or the machine is at fault.
+//! The project's scripts start this program, after they found the tools and chose the toolchain (`tests/setup.sh`). A
+//! command ends with exit code 2 and one line if the command line, a file or the machine is at fault.
 
 mod bench;
 mod boards;

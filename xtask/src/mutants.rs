@@ -1,5 +1,6 @@
-//! Plants mistakes in the code of loans and contracts (`tests/mutants.toml`), one at a time, in a copy of the tree: the
-//! host tests must find each. Takes about a minute a mistake, and is run by hand when that code or its tests change.
+//! Plants mistakes in the code of loans and contracts (`tests/mutants.toml`), one at a time, in a copy of the tree. The
+//! host tests must find each mistake. A mistake takes about a minute. Run this by hand when that code or its tests
+//! change.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::build::Toolchain;
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, MODULE};
 
-/// The tests that must find each.
+/// The tests that must find each mistake.
 const TESTS: [&[&str]; 2] = [&["--lib", "--", "cma::"], &["--test", "loans", "--test", "promises"]];
 
 #[derive(Deserialize)]
@@ -21,7 +22,7 @@ struct Table {
     mutant: Vec<Mutant>,
 }
 
-/// A mistake: what stands once in a file, and what stands there instead.
+/// A mistake: a text that occurs once in a file, and the text that replaces it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Mutant {
@@ -77,7 +78,7 @@ pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
     Ok(u8::from(missed > 0))
 }
 
-/// Copies what git has or would have. The crates of others are built once for both trees.
+/// Copies the files that git tracks or would track. External crates are built once for both trees.
 fn copy_tree(work: &Path) -> Result<()> {
     if work.exists() {
         fs::remove_dir_all(work).doing(work.display())?;
@@ -87,7 +88,7 @@ fn copy_tree(work: &Path) -> Result<()> {
     let files = git.output().doing("git")?.stdout;
     for file in String::from_utf8_lossy(&files).split_terminator('\0') {
         let (from, to) = (project::root().join(file), work.join(file));
-        // One that was removed is still listed.
+        // Git still lists a file that was removed.
         if from.is_file() {
             fs::create_dir_all(to.parent().unwrap_or(work)).doing(to.display())?;
             fs::copy(&from, &to).doing(to.display())?;
@@ -115,7 +116,7 @@ fn log(work: &Path) -> String {
     fs::read(work.join("log")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
-/// Returns the first test that failed. One that hangs is found too.
+/// Returns the first test that failed or hangs.
 fn finder(log: &str) -> &str {
     let mut names: Vec<&str> = log
         .lines()

@@ -4,9 +4,9 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// What the kernel is built for.
+/// The target that the kernel is built for.
 pub(crate) const TARGET: &str = "armv7a-none-eabi";
-/// What it is built for in the other instruction set.
+/// The kernel's target in the other instruction set.
 pub(crate) const THUMB: &str = "thumbv7a-none-eabi";
 
 /// The module's package.
@@ -24,12 +24,12 @@ pub(crate) const ON_TARGET_MANIFEST: &str = "tests/on-target/Cargo.toml";
 /// The package of the host's tool for pictures, and its program.
 pub(crate) const PICTURE: &str = "picture";
 
-/// The workspaces apart.
+/// The separate workspaces.
 pub(crate) const INCOHERENT: &str = "tests/incoherent";
 pub(crate) const BENCH: &str = "tests/bench";
 pub(crate) const SIZE: &str = "tests/size";
-/// Kernels that are not ours, each a workspace apart too; the one that a newcomer copies; one in Rust and
-/// one in C.
+/// The folder of the example kernels, each a separate workspace too: the template that a newcomer copies, one in Rust,
+/// and one in C.
 pub(crate) const EXAMPLES: &str = "examples";
 pub(crate) const TEMPLATE: &str = "template";
 pub(crate) const EMBED_RUST: &str = "embed-rust";
@@ -41,7 +41,7 @@ pub(crate) const CASES: &str = "tests/cases";
 pub(crate) const BOARDS: &str = "boards";
 
 static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
-    // The scripts say where they stand. Unit tests run without them.
+    // The scripts set the variable to their folder. Unit tests run without the scripts.
     env::var_os("CARVEOUT_ROOT").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), PathBuf::from)
 });
 

@@ -1,5 +1,5 @@
-//! One scratch folder a process, made when it is first asked for. Guarantees that it is removed at the end, also when
-//! the process is interrupted.
+//! One scratch folder for each process, made when it is first needed. Guarantees that the folder is removed at the end,
+//! even if the process is interrupted.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::failure::{Context, Result};
 
-/// The exit code of what Ctrl-C ended.
+/// The exit code of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
 static FOLDER: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
@@ -24,8 +24,8 @@ pub(crate) fn removed_at_the_end<T>(command: impl FnOnce() -> T) -> T {
 
 fn remove() {
     if let Some(Ok(folder)) = FOLDER.get() {
-        // Another thread may put a file into it meanwhile, once. What cannot be removed stays in the system's folder
-        // for such things.
+        // Another thread may put a file into the folder meanwhile, once. Files that cannot be removed stay in the
+        // system's temporary folder.
         while fs::remove_dir_all(folder).is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {}
     }
 }
@@ -46,7 +46,7 @@ fn of_process() -> std::result::Result<PathBuf, String> {
         std::process::exit(INTERRUPTED);
     })
     .map_err(|error| error.to_string())?;
-    // A killed process with the same number may have left one, or another user may have made one.
+    // A killed process with the same number may have left such a folder, or another user may have made one.
     let mut tries = 0;
     loop {
         let folder = std::env::temp_dir().join(format!("carveout-{}-{tries}", std::process::id()));

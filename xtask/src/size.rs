@@ -1,7 +1,7 @@
 //! Measures what each part of the module costs a kernel that takes it: bytes of code, and crates.
 //!
-//! Guarantees: what is measured is `tests/size`, a workspace of its own, so that the figures are a dependant's. They do
-//! not depend on where the checkout lies. The table in the book is theirs, or [`check`] says which row is not.
+//! Guarantees: the figures are those of a dependant, because they measure `tests/size`, a separate workspace. They do
+//! not depend on the checkout's path. If a row of the book's table differs from them, [`check`] names the row.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,14 +13,14 @@ use crate::check::{Job, Verdict};
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, SIZE, TARGET, THUMB};
 
-/// Where the table stands, and the line above it.
+/// The chapter that has the table.
 const CHAPTER: &str = "docs/src/features.md";
 const MARK: &str = "<!-- table -->\n";
 
 /// A row of the table.
 struct Row {
     name: &'static str,
-    /// What the kernel has beside the first row's.
+    /// The features that the kernel has beside those of the first row.
     features: &'static str,
     target: &'static str,
     opt_level: &'static str,
@@ -50,12 +50,12 @@ const TOLERANCE: u64 = 5;
 /// Crates of tests, which no dependant's lock file may name.
 const OF_TESTS: [&str; 4] = ["loom", "proptest", "stateright", "static_assertions"];
 
-/// What a row costs.
+/// The cost of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Cost {
     /// Bytes of what is loaded and never written.
     code: u64,
-    /// The crates that are built, the kernel's own not among them.
+    /// The crates that are built, without the kernel's own.
     crates: u64,
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn command(toolchain: &Toolchain, record: bool) -> Result<u8> {
         let chapter = project::root().join(CHAPTER);
         let old = fs::read_to_string(&chapter).doing(CHAPTER)?;
         let (before, table) = old.split_once(MARK).ok_or_else(|| Failure::new(format!("{CHAPTER} has no table")))?;
-        // It ends with the first paragraph after it that is no row.
+        // The table ends before the first paragraph that is no row.
         let after = table.split_once("|\n\n").map_or("", |(_, after)| after);
         let after = if after.is_empty() { String::new() } else { format!("\n{after}") };
         fs::write(&chapter, format!("{before}{MARK}{text}{after}")).doing(CHAPTER)?;
@@ -103,7 +103,7 @@ fn cost(toolchain: &Toolchain, row: &Row) -> Result<Cost> {
     let &Row { features, target, opt_level, .. } = row;
     let toolchain = toolchain.for_target(target).ok_or_else(|| Failure::new(format!("no target {target}")))?;
     let folder = project::root().join(SIZE);
-    // Panics name files, and their paths are no part of the cost.
+    // Panics name files. The length of their paths must not count as cost.
     let flags = format!("--remap-path-prefix={}=", project::root().display());
     let mut cargo = toolchain.target_in(&folder, "build");
     cargo.args(["--locked", "--features", features]).env("RUSTFLAGS", flags);
@@ -142,7 +142,7 @@ fn said(mut command: Command) -> Result<String> {
     Err(Failure::new(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim_end())))
 }
 
-/// Returns the line that says by what the code was made: figures of other tools are others.
+/// Returns the line that names the tools, because other tools give other figures.
 fn tools(toolchain: &Toolchain) -> Result<String> {
     let mut rustc = Command::new(toolchain.program("rustc"));
     rustc.arg("--version");
@@ -151,8 +151,8 @@ fn tools(toolchain: &Toolchain) -> Result<String> {
     Ok(format!("Made by {version}, with `core` {core}."))
 }
 
-/// Returns the bytes of an ELF that are loaded and never written, less the zeros at the end of each section, which fill
-/// a page.
+/// Returns the bytes of an ELF that are loaded and never written, without the zeros that fill the last page of each
+/// section.
 fn code(elf: &[u8]) -> Option<u64> {
     const ALLOCATED: u32 = 1 << 1;
     const WRITTEN: u32 = 1 << 0;
@@ -209,7 +209,7 @@ fn rows(chapter: &str) -> Vec<(String, Cost)> {
     chapter.lines().filter_map(row).collect()
 }
 
-/// Says which rows are not as the book has them.
+/// Says which rows differ from the book's.
 fn differences(book: &[(String, Cost)], costs: &[Cost]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (Row { name, .. }, cost) in ROWS.iter().zip(costs) {

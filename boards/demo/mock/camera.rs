@@ -1,10 +1,10 @@
 //! The mock camera: fills a ring of buffers with frames.
 //!
-//! Guarantees: frames are numbered without gaps from the start, and each goes to the buffer queued first or, if none
-//! is queued, is counted as an overrun and lost; buffers come back in the order in which they were queued, each once,
-//! with the number and the checksum of the frame that the sensor put in, or with the reason why none is in it. After a
-//! stop every buffer comes back. The checksum is computed from what the sensor sent, not from memory: whoever reads
-//! the buffer and finds another one has not read what the device wrote.
+//! Guarantees: frames are numbered without gaps from the start. Each frame goes to the buffer that was queued first. If
+//! no buffer is queued, the frame is lost and counted as an overrun. Buffers come back in the order in which they were
+//! queued, each once. A buffer comes back with the number and the checksum of the frame in it, or with the reason why
+//! it has no frame. After a stop every buffer comes back. The checksum is computed from what the sensor sent, not from
+//! memory. So if a reader of the buffer finds another checksum, it has not read what the device wrote.
 
 use core::fmt;
 
@@ -24,15 +24,15 @@ const ID: u32 = 0x4341_0001;
 register_bitfields! [u32,
     CTRL [STREAM OFFSET(0) NUMBITS(1) []],
     SLOT [
-        /// Whose the slot is.
+        /// The owner of the slot.
         STATE OFFSET(0) NUMBITS(2) [Free = 0, Queued = 1, Done = 2],
-        /// With Done: 0 for a frame, or why there is none.
+        /// With Done: 0 for a frame, or the reason why there is none.
         ERROR OFFSET(8) NUMBITS(8) []
     ],
 ];
 
-/// FNV-1a, 32 bits: what the camera computes over a frame's bytes, and the CPU over those it reads. A single changed
-/// byte always shows.
+/// Returns the FNV-1a hash of 32 bits. The camera computes it over a frame's bytes, and the CPU over the bytes that it
+/// reads. A single changed byte always changes it.
 pub fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().copied().fold(BASIS, fnv)
 }
@@ -43,9 +43,9 @@ fn fnv(hash: u32, byte: u8) -> u32 {
     (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
 }
 
-/// The frame's word `index`, little endian; a frame whose length is not a multiple of four ends within one.
+/// Returns the frame's word `index`, little endian. A frame whose length is not a multiple of four ends within a word.
 fn word(seed: u32, frame: u32, index: u32) -> u32 {
-    // Odd factors and shifts only: for a given seed and frame no two words are equal.
+    // Only odd factors and shifts are used. So for a given seed and frame no two words are equal.
     let mixed = (index ^ seed).wrapping_add(frame.wrapping_mul(0x9e37_79b1)).wrapping_mul(0x85eb_ca6b);
     mixed ^ mixed >> 15
 }
@@ -55,7 +55,7 @@ fn word(seed: u32, frame: u32, index: u32) -> u32 {
 pub enum Error {
     /// It has fewer bytes than a frame.
     TooSmall,
-    /// The bus refused it.
+    /// The bus refused the buffer.
     Bus,
     /// The stream was stopped first.
     Stopped,
@@ -101,7 +101,7 @@ pub struct Frame {
 /// A buffer that is the CPU's again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Completion {
-    /// As it was queued.
+    /// The buffer, as it was queued.
     pub buffer: Window,
     /// What is in it.
     pub frame: Result<Frame, Error>,
@@ -137,7 +137,7 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// As after reset.
+    /// Makes the register file as it is after reset.
     #[expect(clippy::new_without_default, reason = "made in statics")]
     pub const fn new() -> Self {
         Self {
@@ -169,13 +169,13 @@ pub struct Driver<'r> {
 }
 
 impl<'r> Driver<'r> {
-    /// The driver of a camera just powered up, or `None` if the ID register is not a camera's.
+    /// Returns the driver of a camera that was just powered up, or `None` if the ID register is not a camera's.
     pub fn new(registers: &'r Registers) -> Option<Self> {
         (registers.id.get() == ID).then_some(Self { registers, head: 0, tail: 0 })
     }
 
-    /// Starts a stream of frames of `frame_bytes` bytes, whose contents follow from `seed` and the frame's number.
-    /// Frame 0 is the next to come. Has no effect on a stream that runs.
+    /// Starts a stream of frames of `frame_bytes` bytes. Their contents follow from `seed` and the frame's number. The
+    /// next frame is frame 0. Has no effect on a stream that runs.
     pub fn start(&mut self, seed: u32, frame_bytes: u32) {
         let registers = self.registers;
         if !registers.ctrl.is_set(CTRL::STREAM) {
@@ -207,7 +207,7 @@ impl<'r> Driver<'r> {
         Ok(())
     }
 
-    /// The buffer that came back, oldest first, or `None` if none did. After one interrupt there may be several.
+    /// Returns the oldest buffer that came back, or `None` if none did. Several may come back with one interrupt.
     pub fn finish(&mut self) -> Option<Completion> {
         let slot = &self.registers.slots[self.tail];
         let state = slot.state.extract();
@@ -224,7 +224,7 @@ impl<'r> Driver<'r> {
         Some(Completion { buffer, frame })
     }
 
-    /// Frames lost for want of a buffer since the start.
+    /// Returns the number of frames since the start that were lost because no buffer was queued.
     pub fn overruns(&self) -> u32 {
         self.registers.overruns.get()
     }
@@ -235,7 +235,7 @@ pub struct Hardware<'r> {
     registers: &'r Registers,
     /// The slot to be filled next.
     next: usize,
-    /// The number of the frame to come, of a stream that runs.
+    /// The number of the next frame, if a stream runs.
     frame: Option<u32>,
 }
 
@@ -274,7 +274,7 @@ impl<'r> Hardware<'r> {
         }
     }
 
-    /// The buffer queued first.
+    /// Returns the buffer that was queued first.
     fn take(&mut self) -> Option<&'r Slot> {
         let slot = &self.registers.slots[self.next];
         if !slot.state.matches_all(SLOT::STATE::Queued) {

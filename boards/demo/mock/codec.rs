@@ -1,15 +1,16 @@
 //! The mock JPEG codec: baseline and progressive files (ITU-T T.81) to pixels.
 //!
-//! Guarantees: a job that ends without an error has decoded the whole picture; a file that was cut short, that is
-//! corrupt as far as its format can show, or that asks for what the decoder does not have is an error that says so,
-//! never half a picture and never a panic. The destination is not written before the file has been found whole. Memory
-//! that the decoder takes from the heap is known beforehand and limited.
+//! Guarantees: a job that ends without an error has decoded the whole picture. Three kinds of file give an error that
+//! names the problem, never half a picture and never a panic: a file that was cut short, a file that is corrupt as far
+//! as its format can show, and a file that needs a feature that the decoder does not have. The destination is written
+//! only after the whole file has been checked. The memory that the decoder takes from the heap is known beforehand and
+//! limited.
 //!
-//! What the format cannot show: JPEG has no checksum. Damage to a scan's data that still is a sequence of Huffman
-//! codes decodes to a damaged picture; in a progressive file also a scan whose end is missing, if the end-of-image
-//! marker is not.
+//! The format cannot show all damage, because JPEG has no checksum. If damaged data of a scan are still a sequence of
+//! Huffman codes, they decode to a damaged picture. In a progressive file, so does a scan whose end is missing, if the
+//! end-of-image marker is there.
 //!
-//! Output: pixels of three bytes, red first, without padding: what the scaler takes. A driver runs
+//! The output is what the scaler takes: pixels of three bytes, red first, without padding. A driver runs
 //! [`Driver::parse_header`] first to learn how large a destination [`Driver::decode`] needs.
 
 use alloc::{boxed::Box, vec::Vec};
@@ -43,10 +44,10 @@ register_bitfields! [u32,
     COMMAND [OPERATION OFFSET(0) NUMBITS(1) [ParseHeader = 0, Decode = 1]],
 ];
 
-/// What a header says.
+/// The contents of a header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Picture {
-    /// Of the picture as decoded.
+    /// The size of the decoded picture.
     pub size: Size,
     /// Bytes of the destination that [`Driver::decode`] needs.
     pub output_bytes: u32,
@@ -59,7 +60,7 @@ pub struct Picture {
 pub enum Error {
     /// The source does not start as a JPEG file does.
     NotJpeg,
-    /// The file ends, or nothing but zeros follows, at this byte of the source, before the picture is complete.
+    /// The file ends at this byte of the source, before the picture is complete, or only zeros follow.
     Truncated(u32),
     /// The file breaks its format in the segment or scan at this byte of the source.
     Corrupt(u32),
@@ -72,7 +73,7 @@ pub enum Error {
         /// Bytes of the picture.
         needed: u32,
     },
-    /// The decoder's own memory does not suffice.
+    /// The decoder's own memory is too small.
     Memory {
         /// Bytes that the file asks for.
         needed: u32,
@@ -104,7 +105,7 @@ impl fmt::Display for Error {
                 };
                 write!(f, "the JPEG file is of an unsupported kind: {feature}")
             }
-            Self::TooLarge(size) => write!(f, "the picture is too large: {size}, the codec takes {MAX_PIXELS}"),
+            Self::TooLarge(size) => write!(f, "the picture is too large: {size}, the codec takes at most {MAX_PIXELS}"),
             Self::DestinationTooSmall { needed } => {
                 write!(f, "the destination is too small: the picture has {needed} bytes")
             }
@@ -124,14 +125,14 @@ impl Error {
     const MEMORY: u8 = 7;
     const BUS: u8 = 8;
 
-    /// As the device reports it: STATUS.ERROR and DETAIL.
+    /// Returns the error as the device reports it: STATUS.ERROR and DETAIL.
     fn code(self) -> (u8, u32) {
         match self {
             Self::NotJpeg => (Self::NOT_JPEG, 0),
             Self::Truncated(at) => (Self::TRUNCATED, at),
             Self::Corrupt(at) => (Self::CORRUPT, at),
             Self::Unsupported(feature) => (Self::UNSUPPORTED, feature as u32),
-            // A frame header's sides have 16 bits.
+            // The sides in a frame header have 16 bits.
             Self::TooLarge(Size { width, height }) => (Self::TOO_LARGE, width << 16 | height),
             Self::DestinationTooSmall { needed } => (Self::DESTINATION_TOO_SMALL, needed),
             Self::Memory { needed } => (Self::MEMORY, needed),
@@ -165,7 +166,7 @@ impl Error {
 }
 
 impl Error {
-    /// What the front end found in `file`.
+    /// Returns the error for a fault that the front end found in `file`.
     fn of(fault: Fault, file: &[u8]) -> Self {
         match fault {
             Fault::NotJpeg => Self::NotJpeg,
@@ -191,7 +192,7 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// As after reset.
+    /// Makes the register file as it is after reset.
     #[expect(clippy::new_without_default, reason = "made in statics")]
     pub const fn new() -> Self {
         Self {
@@ -211,7 +212,7 @@ pub struct Driver<'r> {
 }
 
 impl<'r> Driver<'r> {
-    /// The driver of a device, or `None` if the ID register is not a codec's.
+    /// Returns the driver of a device, or `None` if the ID register is not a codec's.
     pub fn new(registers: &'r Registers) -> Option<Self> {
         (registers.id.get() == ID).then_some(Self { registers })
     }
@@ -231,7 +232,7 @@ impl<'r> Driver<'r> {
         Ok(())
     }
 
-    /// Starts a job that decodes the file at `source`, which anything may follow, to `destination`. Both windows are
+    /// Starts a job that decodes the file at `source` to `destination`. Any bytes may follow the file. Both windows are
     /// the device's until [`finish`](Self::finish) returns the result.
     ///
     /// # Errors
@@ -252,8 +253,8 @@ impl<'r> Driver<'r> {
         self.registers.job.is_stopped()
     }
 
-    /// The result of the job, once: after the interrupt, or `None` while no job has ended. After an error a
-    /// destination holds nothing of use.
+    /// Returns the result of the job, once, after the interrupt. Returns `None` while no job has ended. After an error
+    /// the contents of the destination are undefined.
     pub fn finish(&mut self) -> Option<Result<Picture, Error>> {
         let registers = self.registers;
         let (code, detail) = registers.job.take()?;
@@ -276,15 +277,15 @@ pub struct Hardware<'r> {
 }
 
 impl<'r> Hardware<'r> {
-    /// Powers the device up. It may take `memory` bytes from the heap: the caller sees to it that they can be had
-    /// whenever a job runs. Baseline files take some rows of samples; progressive ones take two bytes for each sample
-    /// besides: 36 MiB for 12 Mi pixels of 4:2:0, 72 MiB of 4:4:4.
+    /// Powers the device up. It may take `memory` bytes from the heap. The caller makes sure that they are available
+    /// whenever a job runs. Baseline files take some rows of samples. Progressive files also take two bytes for each
+    /// sample: 36 MiB for 12 Mi pixels of 4:2:0, 72 MiB for 4:4:4.
     pub fn new(registers: &'r Registers, memory: u32) -> Self {
         registers.id.set(ID);
         Self { registers, memory }
     }
 
-    /// Does the job that the driver started, if it did, and asks for the interrupt at its end.
+    /// Does a job that the driver started, if there is one, and asks for the interrupt at its end.
     pub fn run(&mut self, port: &mut impl BusMaster, irq: &mut impl FnMut()) {
         let registers = self.registers;
         if !registers.job.started() {
@@ -341,7 +342,7 @@ fn describe(header: &Header) -> Picture {
     }
 }
 
-/// Bytes of the decoder apart from samples and coefficients: its tables, and the file's header.
+/// Bytes of the decoder without samples and coefficients: its tables, and the file's header.
 const DECODER_BYTES: u32 = 128 << 10;
 
 fn options() -> DecoderOptions {
@@ -353,9 +354,9 @@ fn options() -> DecoderOptions {
         .jpeg_set_out_colorspace(ColorSpace::RGB)
 }
 
-/// What follows the data of a single scan: set bits, stuffed as data (F.1.2.3), more of them than the decoder reads
-/// ahead, then the end-of-image marker. No Huffman code consists of ones alone (C.2), so that a decoder that has
-/// run out of data fails here, where behind the marker it would go on with zeros.
+/// The bytes that the decoder sees after the data of a single scan. They are set bits, stuffed as data (F.1.2.3), more
+/// of them than the decoder reads ahead, and then the end-of-image marker. No Huffman code consists of ones alone
+/// (C.2). So a decoder that has run out of data fails here. After the marker alone it would continue with zeros.
 const STOP: [u8; 34] = {
     let mut bytes = [0; 34];
     let mut i = 0;
@@ -370,10 +371,10 @@ const STOP: [u8; 34] = {
 /// The bytes that the decoder sees: header, data, end.
 struct Feed<'s> {
     parts: Vec<&'s [u8]>,
-    /// The part that is read, and what comes before it in all.
+    /// The part that is read, and the total length of the parts before it.
     part: usize,
     before: usize,
-    /// Where in the part.
+    /// The position in the part.
     at: usize,
 }
 
@@ -395,10 +396,10 @@ impl<'s> Feed<'s> {
         self.before + self.at
     }
 
-    /// The next bytes that lie together; none at the end.
+    /// Returns the next contiguous bytes. There are none at the end.
     #[inline]
     fn next(&mut self) -> &'s [u8] {
-        // No part is empty, so that one step does; the last is never left.
+        // No part is empty, so one step is enough. The last part is never left.
         if self.at == self.parts[self.part].len() && self.part + 1 < self.parts.len() {
             self.before += self.at;
             (self.part, self.at) = (self.part + 1, 0);
@@ -523,13 +524,13 @@ mod tests {
         static PEAK: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// Counts what each thread has taken, for the guarantee about the decoder's memory.
+    /// Counts the bytes that each thread has taken, for the guarantee about the decoder's memory.
     struct Counting;
 
     #[global_allocator]
     static HEAP: Counting = Counting;
 
-    // SAFETY: `System` does the work; counting allocates nothing.
+    // SAFETY: `System` does the work, and counting allocates nothing.
     unsafe impl GlobalAlloc for Counting {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             let now = IN_USE.get().wrapping_add(layout.size());
@@ -555,7 +556,7 @@ mod tests {
         Decode(usize),
     }
 
-    /// Runs one job on a fresh device: the result and the destination.
+    /// Runs one job on a fresh device. Returns the result and the destination.
     fn run(file: &[u8], operation: &Operation, memory: u32) -> (Result<Picture, Error>, Vec<u8>) {
         let registers = Registers::new();
         assert!(Driver::new(&registers).is_none(), "a device without power has no ID");
@@ -582,7 +583,7 @@ mod tests {
         (result, bus.bytes(output).to_vec())
     }
 
-    /// The way of a driver that knows nothing of the file.
+    /// Decodes as a driver does that knows nothing of the file.
     fn decode(file: &[u8]) -> Result<(Picture, Vec<u8>), Error> {
         let header = run(file, &Operation::Header, MEMORY).0?;
         let (result, output) = run(file, &Operation::Decode(header.output_bytes as usize), MEMORY);
@@ -654,7 +655,7 @@ mod tests {
         let mut kinds = Vec::new();
         for (grey, sampling) in [(true, F_1_1), (false, F_1_1), (false, F_2_1), (false, F_1_2), (false, F_2_2)] {
             for (progressive, apart) in [(false, false), (false, true), (true, false)] {
-                // What the encoder cannot do, and what the decoder refuses.
+                // The encoder cannot do this, and the decoder refuses it.
                 let restarts: &[u16] = if apart { &[0] } else { &[0, 1, 3] };
                 for &restart in restarts.iter().filter(|_| !apart || grey) {
                     for flat in [false, true] {
@@ -668,7 +669,7 @@ mod tests {
 
     fn check_whole(size: Size, kind: Kind) {
         let mut file = encode(size, kind);
-        // As it comes from a disk.
+        // A file from a disk ends in a whole sector.
         file.resize(file.len().next_multiple_of(512), 0);
         let (decoded, output) = decode(&file).unwrap_or_else(|e| panic!("{kind:?} {size}: {e}"));
         assert_eq!(decoded.size, size);
@@ -698,7 +699,7 @@ mod tests {
 
     const SMALL: Size = Size { width: 70, height: 50 };
 
-    /// The file's bytes up to and with the first scan's header, and from the end-of-image marker on.
+    /// Returns the end of the first scan's header in the file.
     fn scan_start(file: &[u8]) -> usize {
         let at = file.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
         at + 2 + usize::from(u16::from_be_bytes([file[at + 2], file[at + 3]]))
@@ -720,13 +721,13 @@ mod tests {
         }
     }
 
-    /// With an end-of-image marker put behind the cut, only the number of MCUs tells.
+    /// With an end-of-image marker after the cut, only the number of MCUs shows the damage.
     #[test]
     fn a_scan_that_ends_early_is_corrupt() {
         for restart in [0, 1, 7] {
             let file = encode(SMALL, Kind { restart, ..PLAIN });
             for end in scan_start(&file)..file.len() - 4 {
-                // A cut after 0xff would make a marker of the two.
+                // A cut after 0xff would make a marker together with the next byte.
                 if file[end - 1] == 0xff {
                     continue;
                 }
@@ -739,7 +740,7 @@ mod tests {
                 );
             }
         }
-        // Of a progressive file a lost restart interval or a lost component shows.
+        // In a progressive file, a lost restart interval or a lost component shows.
         let file = encode(SMALL, Kind { progressive: true, restart: 2, ..PLAIN });
         let cut = [&file[..scan_start(&file) + 20], &[0xff, 0xd9]].concat();
         assert!(matches!(run(&cut, &Operation::Decode(20000), MEMORY).0, Err(Error::Corrupt(_))));
@@ -823,7 +824,7 @@ mod tests {
         let (width, height) = (4097u16.to_be_bytes(), 3072u16.to_be_bytes());
         assert_eq!(
             shown(&patched(&file, 0xc0, 5, &[height, width].concat())),
-            "the picture is too large: 4097 x 3072 pixels, the codec takes 12582912"
+            "the picture is too large: 4097 x 3072 pixels, the codec takes at most 12582912"
         );
         assert_eq!(
             format!("{}", run(&file, &Operation::Decode(70 * 50 * 3 - 1), MEMORY).0.unwrap_err()),
@@ -865,7 +866,7 @@ mod tests {
 
     #[test]
     fn metadata_is_skipped() {
-        // More of it than the decoder has memory for, and a thumbnail's end in it.
+        // The metadata are larger than the decoder's memory, and hold the end of a thumbnail.
         let file = encode(SMALL, PLAIN);
         let segment = [&[0xff, 0xe2, 0xff, 0xff][..], &[0xff, 0xd9].repeat(32766), &[0]].concat();
         let stuffed = [&file[..2], &segment.repeat(40), &file[2..]].concat();
@@ -874,7 +875,7 @@ mod tests {
         assert!(matches!(decode(cut), Err(Error::Truncated(_))));
     }
 
-    /// What cameras and other encoders write, beside what is plain.
+    /// Makes files as cameras and other encoders write them, with unusual features.
     fn unusual(shape: &Shape, size: Size) -> Vec<u8> {
         let tables = Tables::of(&encode(SMALL, Kind { grey: true, ..PLAIN })).unwrap();
         let grey = shape.factors.len() == 1;
@@ -885,7 +886,7 @@ mod tests {
             if grey {
                 return f64::from(original[at]);
             }
-            // JFIF's conversion.
+            // The conversion of JFIF.
             let [r, g, b] = [0, 1, 2].map(|n| f64::from(original[at * 3 + n]));
             match component {
                 0 => 0.299 * r + 0.587 * g + 0.114 * b,
@@ -915,7 +916,7 @@ mod tests {
     #[track_caller]
     fn check_unusual(shape: &Shape, size: Size) {
         let mut file = unusual(shape, size);
-        // As it comes from a disk, with what was there before.
+        // A file from a disk ends in a whole sector, here with old bytes of that sector.
         file.resize(file.len().next_multiple_of(512), 0xff);
         let (decoded, output) = decode(&file).unwrap_or_else(|e| panic!("{shape:?} {size}: {e}"));
         assert_eq!(decoded.size, size);
@@ -1005,7 +1006,7 @@ mod tests {
         }
         let named_rgb = Shape { ids: b"RGB".to_vec(), ..shape(&[(1, 1); 3]) };
         assert_eq!(shown(&unusual(&named_rgb, SMALL)), unsupported("neither grey nor YCbCr"));
-        // A height behind the first scan: another one, one in another place, and none at all.
+        // The height after the first scan: another height, a height in another place, and no height.
         let dnl = unusual(&Shape { dnl: true, ..shape(&USUAL) }, SMALL);
         let both = patched(&dnl, 0xc0, 5, &48u16.to_be_bytes());
         assert_eq!(shown(&both), unsupported("with another height after its first scan (DNL) than before it"));
@@ -1013,7 +1014,7 @@ mod tests {
         let none = patched(&unusual(&shape(&USUAL), SMALL), 0xc0, 5, &[0, 0]);
         assert!(matches!(decode(&none), Err(Error::Corrupt(_) | Error::Truncated(_))));
         assert!(matches!(decode(&dnl[..dnl.len() - 5]), Err(Error::Truncated(_))));
-        // More rows than the scan has.
+        // The height has more rows than the scan.
         let tall = patched(&dnl, 0xdc, 4, &500u16.to_be_bytes());
         assert!(matches!(decode(&tall), Err(Error::Corrupt(_))));
         let huge = patched(&dnl, 0xdc, 4, &[0xff, 0xff]);

@@ -1,10 +1,11 @@
 //! The structure of a JPEG file (ITU-T T.81, annex B): the codec's front end.
 //!
-//! Guarantees: the entropy decoder behind it sees only files whose every marker is where annex B puts it, of the
-//! processes and samplings that it is known to decode, free of metadata, with their height in the frame header, with
-//! all their scans and restart intervals, up to the end-of-image marker. What lies behind that marker is ignored: files
-//! come in whole disk sectors. A file that was cut short is told from a corrupt one, also when zeros stand where the
-//! rest was; and what annex B allows but the decoder does not have is named, and never called corrupt.
+//! Guarantees: the entropy decoder behind this front end sees only files of the following kind. Every marker is where
+//! annex B puts it. The decoder is known to decode their process and sampling. They have no metadata, and their height
+//! is in the frame header. They have all their scans and restart intervals, up to the end-of-image marker. Bytes after
+//! that marker are ignored, because files come in whole disk sectors. A file that was cut short is distinguished from a
+//! corrupt one, even if zeros replace the missing rest. A feature that annex B allows but the decoder does not have is
+//! named, and never reported as corrupt.
 
 use alloc::vec::Vec;
 
@@ -12,9 +13,9 @@ use super::scaler::Size;
 
 /// Pixels of the largest picture: 12 Mi, which 4096 x 3072 reaches.
 pub(super) const MAX_PIXELS: u32 = 12 << 20;
-/// Parts between metadata that a file is cut into at most.
+/// The most parts that a file is cut into by its metadata.
 const MAX_PARTS: usize = 1024;
-/// Bytes of the largest header without its metadata; the tables of a usual one have under 2 KiB.
+/// Bytes of the largest header without its metadata. The tables of a usual header have less than 2 KiB.
 const MAX_HEAD: usize = 16 << 10;
 
 mod marker {
@@ -42,10 +43,10 @@ mod marker {
     pub(super) const COM: u8 = 0xfe;
 }
 
-/// What a file asks for that the decoder does not have.
+/// A feature that a file needs and the decoder does not have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Feature {
-    /// Another process than baseline or progressive DCT, of another standard's: JPEG-LS, for one.
+    /// A process of another standard, not baseline or progressive DCT. An example is JPEG-LS.
     Process = 1,
     /// Samples of another depth than 8 bits.
     Precision = 2,
@@ -86,7 +87,7 @@ struct Component {
     v: u32,
 }
 
-/// The frame header and what stands before the first scan's data.
+/// The frame header, and everything before the first scan's data.
 pub(super) struct Header {
     pub(super) size: Size,
     progressive: bool,
@@ -94,11 +95,11 @@ pub(super) struct Header {
     count: usize,
     /// MCUs between restart markers, or 0.
     restart_interval: u32,
-    /// Huffman tables were defined before the first scan.
+    /// Whether Huffman tables were defined before the first scan.
     tables: bool,
     /// The file up to and with the first scan header, without metadata.
     head: Vec<u8>,
-    /// Where the frame header starts in it.
+    /// Where the frame header starts in `head`.
     frame: usize,
     /// Where the first scan's header starts.
     scan: usize,
@@ -169,7 +170,8 @@ impl Header {
                 _ => return Err(corrupt()),
             }
         }
-        // Adobe's segment says what three components are; without it and JFIF's, such names do, as for other decoders.
+        // Adobe's segment says what three components are. Without that and JFIF's segment, these names say so, as in
+        // other decoders.
         let named_rgb = header.components.map(|component| component.id) == *b"RGB";
         let rgb = adobe_transform.map_or(!jfif && named_rgb, |transform| transform != 1);
         if header.count == 3 && rgb {
@@ -178,7 +180,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Finds the height behind the first scan's data, where a frame header that has none must be followed by it
+    /// Finds the height after the first scan's data. A frame header without a height must be followed by one there
     /// (B.2.5).
     fn height_from_dnl(&mut self, segments: &mut Segments<'_>) -> Result<(), Fault> {
         segments.skip_entropy_coded(None)?;
@@ -193,16 +195,17 @@ impl Header {
         if self.size.width * self.size.height > MAX_PIXELS {
             return Err(Fault::TooLarge(self.size));
         }
-        // Behind marker, length and precision.
+        // The height follows marker, length and precision.
         let at = self.frame + 5;
         self.head[at..at + 2].copy_from_slice(&height.to_be_bytes());
         Ok(())
     }
 
-    /// The frame header (B.2.2). `None` for a corrupt one.
+    /// Reads the frame header (B.2.2). The error is `None` for a corrupt header.
     fn frame(&mut self, segment: &Segment<'_>) -> Result<(), Option<Fault>> {
         let unsupported = |feature| Err(Some(Fault::Unsupported(feature)));
-        // SOF1 with 8-bit samples differs from SOF0 only by allowing four tables of each kind. Others by table B.1.
+        // SOF1 with 8-bit samples differs from SOF0 only in that it allows four tables of each kind. The others are
+        // those of table B.1.
         match segment.marker {
             0xc3 | 0xcb => return unsupported(Feature::Lossless),
             0xc5..=0xc7 | 0xcd..=0xcf => return unsupported(Feature::Hierarchical),
@@ -240,17 +243,18 @@ impl Header {
         self.frame = start;
         self.keep(segment).map_err(Some)?;
         if self.count == 1 {
-            // The only component's factors mean nothing (A.2.2); 1 x 1 is what every decoder has been tried with.
+            // The factors of a single component mean nothing (A.2.2). Every decoder has been tried with 1 x 1.
             self.components[0] = Component { h: 1, v: 1, ..self.components[0] };
             // Marker, length, six bytes, component identifier.
             self.head[start + 11] = 0x11;
             return Ok(());
         }
-        // Only ratios count (A.1.1): how many samples of luma stand beside one of chroma, across and down.
+        // Only ratios count (A.1.1): the number of luma samples for each chroma sample, across and down.
         let [luma, blue, red] = self.components;
         let ratios = (luma.h / blue.h, luma.v / blue.v);
         let whole = luma.h % blue.h == 0 && luma.v % blue.v == 0 && (red.h, red.v) == (blue.h, blue.v);
-        // The decoder has been tried with these factors; an MCU of more than ten blocks is for scans apart (B.2.3).
+        // The decoder has been tried with these factors. A file with an MCU of more than ten blocks needs separate
+        // scans (B.2.3).
         let tried = matches!(luma.h, 1 | 2 | 4) && luma.v <= 2;
         let blocks = luma.h * luma.v + 2 * blue.h * blue.v;
         if !whole || ratios.0 > 2 || ratios.1 > 2 || !tried || blocks > 10 {
@@ -269,13 +273,13 @@ impl Header {
         Ok(())
     }
 
-    /// Where the first scan's header starts.
+    /// Returns where the first scan's header starts.
     pub(super) fn scan(&self) -> usize {
         self.scan
     }
 
-    /// Bytes of the coefficients that have to be kept before the first row of pixels can be made: none in a baseline
-    /// file, whose MCUs are complete when they have been read.
+    /// Returns the bytes of the coefficients that must be kept before the first row of pixels can be made. A baseline
+    /// file has none, because its MCUs are complete when they have been read.
     pub(super) fn coefficient_bytes(&self) -> u32 {
         if !self.progressive {
             return 0;
@@ -286,24 +290,24 @@ impl Header {
         mcus * blocks * 64 * 2
     }
 
-    /// Bytes of the lines of samples between coefficients and pixels, rounded up generously.
+    /// Returns the bytes of the lines of samples between coefficients and pixels, rounded up generously.
     pub(super) fn line_bytes(&self) -> u32 {
         let Component { h, v, .. } = self.components[0];
         let columns = self.size.width.next_multiple_of(8 * h) + 8 * h;
-        // For each component: a row of MCUs as decoded, the same upsampled, and the rows kept from one to the next.
+        // For each component: a row of decoded MCUs, that row upsampled, and the rows that are kept for the next one.
         let rows = 8 * v + 8 * v * 2 + 16;
         columns * rows * self.count as u32 * 2
     }
 
-    /// Walks through all scans and takes the file apart for the entropy decoder.
+    /// Walks through all scans, and splits the file into parts for the entropy decoder.
     pub(super) fn stream<'f>(&self, file: &'f [u8]) -> Result<Stream<'f>, Fault> {
         let mut segments = Segments { file, at: self.scan };
         let mut segment = segments.next_segment()?;
         let mut restart_interval = self.restart_interval;
-        // Components whose first (in baseline: only) scan has been seen, by bit.
+        // The components whose first scan has been seen, a bit each. In a baseline file it is the only scan.
         let mut seen = 0u8;
         let mut scans = 0u32;
-        // What the decoder gets, and where the part of it begins that no metadata has interrupted.
+        // The parts for the decoder, and where the present part begins. Metadata separate parts.
         let (mut body, mut start) = (Vec::new(), segments.at);
         loop {
             let corrupt = || Fault::Corrupt(segment.start);
@@ -330,14 +334,14 @@ impl Header {
                 marker::DAC => return Err(Fault::Unsupported(Feature::Arithmetic)),
                 marker::DNL | marker::APP0..=marker::APP15 | marker::COM => {
                     if segment.marker == marker::DNL {
-                        // It stands behind the first scan's data and nowhere else.
+                        // This segment is only allowed after the first scan's data.
                         let height = lines(&segment).filter(|_| scans == 1);
                         let height = height.ok_or_else(|| segments.unless_cut(corrupt()))?;
                         if u32::from(height) != self.size.height {
                             return Err(Fault::Unsupported(Feature::Height));
                         }
                     }
-                    // Not for the decoder.
+                    // The decoder does not get this segment.
                     push(&mut body, &file[start..segment.start])?;
                     start = segments.at;
                 }
@@ -355,7 +359,8 @@ impl Header {
         Ok(Stream { head: self.head.clone(), body, progressive: self.progressive })
     }
 
-    /// MCUs of a scan (A.2): single blocks of a component on its own, else what the frame's sampling makes them.
+    /// Returns the number of MCUs of a scan (A.2). With one component an MCU is a single block. Otherwise the frame's
+    /// sampling gives its size.
     fn mcus(&self, scan: Scan) -> u32 {
         let Size { width, height } = self.size;
         let Component { h: h_max, v: v_max, .. } = self.components[0];
@@ -367,11 +372,11 @@ impl Header {
     }
 }
 
-/// What has the decoder take the tables of annex K for those that are missing: an application segment of AVI's, whose
-/// frames leave them out, as do UVC cameras'.
+/// An application segment of AVI, which makes the decoder use the tables of annex K for missing ones. Frames of AVI
+/// files and of UVC cameras have no tables.
 const STANDARD_TABLES: [u8; 9] = *b"\xff\xe0\0\x07AVI1\0";
 
-/// Adds a part of what the decoder gets, if there is one.
+/// Adds a part for the decoder, if it is not empty.
 fn push<'f>(body: &mut Vec<&'f [u8]>, part: &'f [u8]) -> Result<(), Fault> {
     if body.len() == MAX_PARTS {
         return Err(Fault::Unsupported(Feature::Tables));
@@ -382,13 +387,13 @@ fn push<'f>(body: &mut Vec<&'f [u8]>, part: &'f [u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// DNL (B.2.5).
+/// Returns the height of a DNL segment (B.2.5).
 fn lines(segment: &Segment<'_>) -> Option<u16> {
     let &[high, low] = segment.body else { return None };
     (segment.marker == marker::DNL).then(|| u16::from_be_bytes([high, low]))
 }
 
-/// DRI (B.2.4.4).
+/// Returns the restart interval of a DRI segment (B.2.4.4).
 fn interval(segment: &Segment<'_>) -> Option<u32> {
     let &[high, low] = segment.body else { return None };
     Some(u16::from_be_bytes([high, low]).into())
@@ -399,7 +404,7 @@ fn interval(segment: &Segment<'_>) -> Option<u32> {
 struct Scan {
     /// The frame's components in the scan, by bit.
     components: u8,
-    /// Whether it is the first of these components, the one that holds the upper bits of their DC coefficients.
+    /// Whether this is the first scan of these components. It holds the upper bits of their DC coefficients.
     first: bool,
 }
 
@@ -414,7 +419,7 @@ impl Scan {
         let mut components = 0;
         for selector in selectors.chunks_exact(2) {
             let index = header.components[..header.count].iter().position(|c| c.id == selector[0])?;
-            // In the frame's order, each once; tables are numbered 0 to 3.
+            // The components must be in the frame's order, each once. Tables are numbered 0 to 3.
             if components >> index != 0 || selector[1] & 0xcc != 0 {
                 return None;
             }
@@ -423,16 +428,16 @@ impl Scan {
         let &[start, end, approximation] = parameters else { return None };
         let (high, low) = (approximation >> 4, approximation & 15);
         if !header.progressive {
-            // These parameters have one legal value each, and decoders commonly do not look at them.
+            // These parameters have one legal value each, and most decoders ignore them.
             return Some(Self { components, first: true });
         }
-        // DC apart from AC, AC one component at a time, refinement bit by bit (G.1.1.1).
+        // A scan has DC or AC coefficients, AC has one component at a time, and a refinement adds one bit (G.1.1.1).
         let band = if start == 0 { end == 0 } else { start <= end && end <= 63 && count == 1 };
         let bits = low <= 13 && (high == 0 || high == low + 1);
         (band && bits).then_some(Self { components, first: start == 0 && high == 0 })
     }
 
-    /// Indices into the frame's components.
+    /// Returns indices into the frame's components.
     fn components(self) -> impl Iterator<Item = usize> {
         (0..3).filter(move |i| self.components >> i & 1 != 0)
     }
@@ -443,7 +448,7 @@ struct Segment<'f> {
     marker: u8,
     /// Where the marker starts.
     start: usize,
-    /// Without the length.
+    /// The parameters, without the length.
     body: &'f [u8],
 }
 
@@ -454,7 +459,7 @@ struct Segments<'f> {
 }
 
 impl<'f> Segments<'f> {
-    /// `fault`, if anything but zeros follows; else the file ends before this point and was padded.
+    /// Returns `fault` if anything but zeros follows. Otherwise the file was cut before this point and padded.
     fn unless_cut(&self, fault: Fault) -> Fault {
         let rest = self.file.get(self.at..).unwrap_or(&[]);
         if rest.iter().all(|&byte| byte == 0) { Fault::Truncated } else { fault }
@@ -478,7 +483,8 @@ impl<'f> Segments<'f> {
     fn next_segment(&mut self) -> Result<Segment<'f>, Fault> {
         let marker = self.peek_marker()?;
         let start = self.at;
-        // Those without parameters (table B.1) have no place between segments, but for EOI: no picture comes after it.
+        // Markers without parameters (table B.1) are not allowed between segments. That includes EOI here, because no
+        // picture follows it.
         if matches!(marker, 0..=0xbf | marker::RST0..=marker::EOI) {
             self.at += 2;
             return Err(self.unless_cut(Fault::Corrupt(start)));
@@ -493,8 +499,8 @@ impl<'f> Segments<'f> {
         Ok(Segment { marker, start, body })
     }
 
-    /// Skips a scan's data: up to the marker behind it, past just so many restart markers, or any number if that is not
-    /// known, numbered in turn (B.2.1).
+    /// Skips a scan's data, up to the marker after it. The data must have exactly `restarts` restart markers, or any
+    /// number of them if that is `None`. These are numbered in turn (B.2.1).
     fn skip_entropy_coded(&mut self, restarts: Option<u32>) -> Result<(), Fault> {
         let mut seen = 0;
         loop {
@@ -502,7 +508,7 @@ impl<'f> Segments<'f> {
             let skipped = rest.iter().position(|&byte| byte == 0xff).ok_or(Fault::Truncated)?;
             self.at += skipped;
             match self.peek_marker()? {
-                // A stuffed 0xff of the data.
+                // This is a stuffed 0xff of the data.
                 0 => self.at += 2,
                 code @ marker::RST0..=marker::RST7 => {
                     if Some(seen) == restarts || u32::from(code & 7) != seen % 8 {
@@ -518,11 +524,11 @@ impl<'f> Segments<'f> {
     }
 }
 
-/// A file as the entropy decoder gets it.
+/// A file in the form that the entropy decoder gets.
 pub(super) struct Stream<'f> {
     /// Up to and with the first scan header.
     pub(super) head: Vec<u8>,
-    /// From the first scan's data to the end of the last one's, but for metadata.
+    /// From the first scan's data to the end of the last scan's data, without metadata.
     pub(super) body: Vec<&'f [u8]>,
     /// Whether a picture needs several scans to be complete.
     pub(super) progressive: bool,

@@ -2,17 +2,17 @@
 //!
 //! Guarantees: a driver and its device share a register file and nothing else. The driver's side never sees a byte of a
 //! picture. The device's side knows memory only by bus address and length, and reaches it only through a [`BusMaster`].
-//! It reports what it was not granted as a bus error, as hardware does. `run` may be called at any moment. It does at
-//! most one job, and asks for the interrupt at most once.
+//! It reports an access that it was not granted as a bus error, as hardware does. `run` may be called at any moment. It
+//! does at most one job, and asks for the interrupt at most once.
 //!
-//! What "stopped" means: a device that does one job at a time has stopped when `STATUS.BUSY` reads 0. The device clears
-//! it last, after its accesses, and only the driver sets it. The camera has finished with a buffer when its slot's
-//! `STATE` reads `Done`. There is no other way to stop these devices: a job that is given up stays the device's, and so
-//! does its memory (I4).
+//! "Stopped" means, for a device that does one job at a time, that `STATUS.BUSY` reads 0. The device clears this bit
+//! last, after its accesses, and only the driver sets it. The camera has finished with a buffer when the slot's `STATE`
+//! reads `Done`. There is no other way to stop these devices. If a driver gives up a job, the job and its memory stay
+//! the device's (I4).
 //!
-//! Each device is three types: `Registers` (the file, shareable between contexts), `Driver` (the CPU's end: typed
-//! accesses to registers) and `Hardware` (the block: its `run` takes the place of time passing on real hardware). A
-//! register file is meant for one driver and one device.
+//! Each device has three types. `Registers` is the register file, which contexts may share. `Driver` is the CPU's end,
+//! with typed accesses to registers. `Hardware` is the block: a call of its `run` stands for time that passes on real
+//! hardware. A register file is for one driver and one device.
 
 pub mod camera;
 pub mod codec;
@@ -55,7 +55,7 @@ impl fmt::Display for Window {
 pub enum BusFault {
     /// A byte of the window is not in a buffer that this master owns in this direction.
     NotGranted,
-    /// The window runs past the end of the bus's address space.
+    /// The window extends past the end of the bus's address space.
     PastTheEnd,
     /// Source and destination share bytes.
     Overlap,
@@ -66,7 +66,7 @@ pub enum BusFault {
 pub struct BusError {
     /// What was asked for.
     pub window: Window,
-    /// What is wrong with it.
+    /// Why the bus refused it.
     pub reason: BusFault,
 }
 
@@ -83,33 +83,34 @@ impl fmt::Display for BusError {
 
 impl core::error::Error for BusError {}
 
-/// A device's port to memory. A window that is not wholly granted to this master is refused, and the closure not run.
+/// A device's port to memory. It refuses a window that is not wholly granted to this master, and then does not run the
+/// closure.
 pub trait BusMaster {
     /// Runs `f` on the bytes of a window that the device reads.
     ///
     /// # Errors
     ///
-    /// [`BusError`] with [`BusFault::NotGranted`] if a byte of the window is not this master's, or
-    /// [`BusFault::PastTheEnd`] if the window leaves the bus's addresses.
+    /// [`BusError`] with [`BusFault::NotGranted`] if a byte of the window is not this master's, or with
+    /// [`BusFault::PastTheEnd`] if the window leaves the bus's address space.
     fn read<R>(&mut self, from: Window, f: impl FnOnce(&[u8]) -> R) -> Result<R, BusError>;
 
     /// Runs `f` on the bytes of a window that the device writes.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read).
+    /// As for [`read`](Self::read).
     fn write<R>(&mut self, to: Window, f: impl FnOnce(&mut [u8]) -> R) -> Result<R, BusError>;
 
     /// Runs `f` on a window that the device reads and another that it writes.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read), and [`BusFault::Overlap`] if the two share a byte.
+    /// As for [`read`](Self::read), and [`BusFault::Overlap`] if the two windows share a byte.
     fn read_write<R>(&mut self, from: Window, to: Window, f: impl FnOnce(&[u8], &mut [u8]) -> R)
     -> Result<R, BusError>;
 }
 
-/// The device is still at work; what was asked for has not been started.
+/// The device is still at work. The requested job was not started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Busy;
 
@@ -120,19 +121,20 @@ impl fmt::Display for Busy {
 }
 
 register_bitfields! [u32,
-    /// STATUS of a device that does one job after the other.
+    /// The STATUS register of a device that does one job after the other.
     STATUS [
-        /// Set by the driver to start the job that the other registers describe; cleared by the device at its end.
+        /// The driver sets this bit to start the job that the other registers describe. The device clears it at the
+        /// job's end.
         BUSY OFFSET(0) NUMBITS(1) [],
-        /// Set by the device at a job's end; cleared by the driver. It is the interrupt's level.
+        /// The device sets this bit at a job's end. The driver clears it. It is the interrupt's level.
         DONE OFFSET(1) NUMBITS(1) [],
-        /// With DONE: 0 for success, or the device's code for what went wrong.
+        /// With DONE: 0 for success, or the device's error code.
         ERROR OFFSET(8) NUMBITS(8) []
     ],
 ];
 
-/// One 32-bit register of a mock device. Accesses are ordered as those to device memory are: what was written before
-/// is seen by whoever reads the value written here.
+/// One 32-bit register of a mock device. Accesses are ordered like those to device memory: whoever reads the value that
+/// was written here also sees all earlier writes.
 struct Register<R: RegisterLongName = ()> {
     bits: AtomicU32,
     layout: PhantomData<fn() -> R>,
@@ -169,7 +171,7 @@ struct Job {
     source_len: Register,
     destination_at: Register,
     destination_len: Register,
-    /// With an error: the number that belongs to it, such as the faulting bus address.
+    /// With an error: a number that describes it, such as the faulting bus address.
     detail: Register,
 }
 
@@ -185,12 +187,12 @@ impl Job {
         }
     }
 
-    /// Returns, to the driver, whether a job may be described now. A result that was not taken counts as a job.
+    /// Returns `Ok` if the driver may describe a job now. A result that was not taken counts as a job.
     fn idle(&self) -> Result<(), Busy> {
         if self.status.any_matching_bits_set(STATUS::BUSY::SET + STATUS::DONE::SET) { Err(Busy) } else { Ok(()) }
     }
 
-    /// Returns, to the driver, whether the device is idle. An idle device accesses no memory.
+    /// Returns whether the device is idle. An idle device accesses no memory. The driver calls this.
     fn is_stopped(&self) -> bool {
         !self.status.is_set(STATUS::BUSY)
     }
@@ -218,7 +220,7 @@ impl Job {
         self.status.write(STATUS::BUSY::SET);
     }
 
-    /// Returns, to the device, whether the driver has started a job.
+    /// Returns whether the driver has started a job. The device calls this.
     fn started(&self) -> bool {
         self.status.is_set(STATUS::BUSY)
     }
@@ -243,20 +245,20 @@ impl Job {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! A bus for the host's tests, as strict as [`BusMaster`] says.
+    //! A bus for the host's tests. It is as strict as [`BusMaster`] requires.
 
     use std::vec::Vec;
 
     use super::*;
 
-    /// Which transfers a buffer is granted for.
+    /// The transfers that a buffer is granted for.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(crate) enum Grant {
         Read,
         Write,
     }
 
-    /// Memory in pieces, each granted for one direction, with nothing between.
+    /// Memory in pieces, each granted for one direction. There is no memory between the pieces.
     #[derive(Default)]
     pub(crate) struct Bus {
         buffers: Vec<(Window, Grant, Vec<u8>)>,

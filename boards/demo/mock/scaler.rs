@@ -1,16 +1,16 @@
 //! The mock scaler: fits a picture into the screen.
 //!
-//! Guarantees: the aspect ratio is kept to within half a pixel, nothing is enlarged, and each output pixel is the
-//! exact average of the source area under it, rounded to nearest: no intermediate rounding, so that a host program
+//! Guarantees: the aspect ratio is kept to within half a pixel, and nothing is enlarged. Each output pixel is the exact
+//! average of the source area under it, rounded to nearest. There is no intermediate rounding, so a host program
 //! reproduces the result bit by bit. Each source byte is read once, in order.
 //!
-//! The rule. Of a source of `w` x `h` pixels, [`fit`] gives the size `dw` x `dh` shown, at column
-//! `floor((640 - dw) / 2)` and row `floor((480 - dh) / 2)` of a black screen. With source pixel `(i, j)` covering
-//! `[i dw, (i + 1) dw)` and output pixel `(x, y)` covering `[x w, (x + 1) w)`, and likewise downwards, the overlaps are
-//! integer weights `a` and `b`, and each colour is `floor((sum of a b p + floor(w h / 2)) / (w h))`.
+//! This is the rule. For a source of `w` x `h` pixels, [`fit`] gives the size `dw` x `dh` that is shown, at column
+//! `floor((640 - dw) / 2)` and row `floor((480 - dh) / 2)` of a black screen. Across, source pixel `(i, j)` covers `[i
+//! dw, (i + 1) dw)` and output pixel `(x, y)` covers `[x w, (x + 1) w)`. The same holds downwards. Then the overlaps
+//! are integer weights `a` and `b`, and each colour is `floor((sum of a b p + floor(w h / 2)) / (w h))`.
 //!
-//! Source: `w h` pixels of three bytes, red first, without padding. Destination: 640 x 480 words `0x00RRGGBB`, little
-//! endian, all written.
+//! The source has `w h` pixels of three bytes, red first, without padding. The destination has 640 x 480 words
+//! `0x00RRGGBB`, little endian. All of them are written.
 
 use core::fmt;
 
@@ -25,7 +25,7 @@ pub const SCREEN_WIDTH: u32 = 640;
 pub const SCREEN_HEIGHT: u32 = 480;
 /// Bytes of the destination.
 pub const SCREEN_BYTES: u32 = SCREEN_WIDTH * SCREEN_HEIGHT * 4;
-/// Pixels of the largest source: 12 Mi, which 4096 x 3072 reaches. Sums of `255 w h` then fit 32 bits.
+/// Pixels of the largest source: 12 Mi, the size of 4096 x 3072. Sums of `255 w h` then fit in 32 bits.
 pub const MAX_PIXELS: u32 = 12 << 20;
 /// Bytes of a source pixel.
 pub const SOURCE_PIXEL: u32 = 3;
@@ -47,10 +47,9 @@ impl fmt::Display for Size {
     }
 }
 
-/// The size at which `source` is shown. If it fits the screen: its own. Otherwise one side is the screen's and the
-/// other is scaled alike, rounded half up, at least 1:
-/// if `480 w >= 640 h` then `640` and `max(1, floor((1280 h + w) / 2w))`,
-/// else `max(1, floor((960 w + h) / 2h))` and `480`.
+/// Returns the size at which `source` is shown. A source that fits the screen keeps its size. Otherwise one side
+/// becomes the screen's, and the other is scaled by the same factor, rounded half up, at least 1: if `480 w >= 640 h`
+/// then `640` and `max(1, floor((1280 h + w) / 2w))`, else `max(1, floor((960 w + h) / 2h))` and `480`.
 ///
 /// ```
 /// # use carveout_boards::demo::mock::scaler::{Size, fit};
@@ -58,7 +57,7 @@ impl fmt::Display for Size {
 /// assert_eq!(fit(Size { width: 3000, height: 4001 }), Size { width: 360, height: 480 });
 /// ```
 pub const fn fit(source: Size) -> Size {
-    // Wide enough for any 32-bit size.
+    // 64 bits are enough for any 32-bit size.
     let (w, h) = (source.width as u64, source.height as u64);
     let (screen_w, screen_h) = (SCREEN_WIDTH as u64, SCREEN_HEIGHT as u64);
     if w <= screen_w && h <= screen_h {
@@ -79,14 +78,14 @@ const fn at_least_one(n: u64) -> u32 {
 pub enum Error {
     /// A side of the source is 0.
     Empty(Size),
-    /// More than [`MAX_PIXELS`].
+    /// The source has more than [`MAX_PIXELS`] pixels.
     TooLarge(Size),
     /// The source window holds fewer bytes than its size says.
     SourceTooSmall {
         /// Bytes of the source.
         needed: u32,
     },
-    /// The destination window holds fewer than [`SCREEN_BYTES`].
+    /// The destination window holds fewer than [`SCREEN_BYTES`] bytes.
     DestinationTooSmall {
         /// Bytes of the window.
         given: u32,
@@ -99,7 +98,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty(size) => write!(f, "nothing to scale: the picture is {size}"),
-            Self::TooLarge(size) => write!(f, "the picture is too large: {size}, the scaler takes {MAX_PIXELS}"),
+            Self::TooLarge(size) => {
+                write!(f, "the picture is too large: {size}, the scaler takes at most {MAX_PIXELS}")
+            }
             Self::SourceTooSmall { needed } => write!(f, "the source is too small: the picture has {needed} bytes"),
             Self::DestinationTooSmall { given } => {
                 write!(f, "the destination is too small: {given} bytes, the screen has {SCREEN_BYTES}")
@@ -116,7 +117,7 @@ impl Error {
     const DESTINATION_TOO_SMALL: u8 = 4;
     const BUS: u8 = 5;
 
-    /// As the device reports it: STATUS.ERROR and DETAIL.
+    /// Returns the error as the device reports it: STATUS.ERROR and DETAIL.
     const fn code(self) -> (u8, u32) {
         match self {
             Self::Empty(_) => (Self::EMPTY, 0),
@@ -139,7 +140,7 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// As after reset.
+    /// Makes the register file as it is after reset.
     #[expect(clippy::new_without_default, reason = "made in statics")]
     pub const fn new() -> Self {
         Self {
@@ -159,13 +160,13 @@ pub struct Driver<'r> {
 }
 
 impl<'r> Driver<'r> {
-    /// The driver of a device, or `None` if the ID register is not a scaler's.
+    /// Returns the driver of a device, or `None` if the ID register is not a scaler's.
     pub fn new(registers: &'r Registers) -> Option<Self> {
         (registers.id.get() == ID).then_some(Self { registers })
     }
 
-    /// Starts a job: the picture of `size` at `source` onto the screen at `destination`. Both windows are the
-    /// device's until [`finish`](Self::finish) returns its result.
+    /// Starts a job that scales the picture of `size` at `source` onto the screen at `destination`. Both windows are
+    /// the device's until [`finish`](Self::finish) returns the result.
     ///
     /// # Errors
     ///
@@ -186,7 +187,7 @@ impl<'r> Driver<'r> {
         self.registers.job.is_stopped()
     }
 
-    /// The size shown, once: after the interrupt, or `None` while no job has ended.
+    /// Returns the size that is shown, once, after the interrupt. Returns `None` while no job has ended.
     pub fn finish(&mut self) -> Option<Result<Size, Error>> {
         let registers = self.registers;
         let (code, detail) = registers.job.take()?;
@@ -215,7 +216,7 @@ impl<'r> Hardware<'r> {
         Self { registers, lines: Lines { row: [[0; 3]; COLUMNS], sum: [[0; 3]; COLUMNS] } }
     }
 
-    /// Does the job that the driver started, if it did, and asks for the interrupt at its end.
+    /// Does a job that the driver started, if there is one, and asks for the interrupt at its end.
     pub fn run(&mut self, port: &mut impl BusMaster, irq: &mut impl FnMut()) {
         let registers = self.registers;
         if !registers.job.started() {
@@ -259,16 +260,16 @@ impl<'r> Hardware<'r> {
 
 const COLUMNS: usize = SCREEN_WIDTH as usize;
 
-/// The line memory: one output row's worth of sums, whatever the source's size.
+/// The line memory. It has the sums of one output row, for any size of source.
 struct Lines {
-    /// A source row, averaged across: each sum has the weight `w`.
+    /// A source row, averaged across. Each sum has the weight `w`.
     row: [[u32; 3]; COLUMNS],
-    /// The output row so far: at its end each sum has the weight `w h`.
+    /// The output row so far. At its end each sum has the weight `w h`.
     sum: [[u32; 3]; COLUMNS],
 }
 
 impl Lines {
-    /// `from` is `size`'s pixels, `to` the screen's bytes, and `shown` is `fit(size)`.
+    /// Scales `from`, the pixels of a picture of `size`, to `to`, the screen's bytes. `shown` is `fit(size)`.
     fn scale(&mut self, from: &[u8], size: Size, shown: Size, to: &mut [u8]) {
         to.fill(0);
         let columns = shown.width as usize;
@@ -279,7 +280,8 @@ impl Lines {
         let mut output = to.chunks_exact_mut(COLUMNS * 4).skip(top);
 
         self.sum[..columns].fill([0; 3]);
-        // What the output row still lacks, in units of which a source row has `dh` and an output row `h`.
+        // The part of the output row that is still missing, in units of which a source row has `dh` and an output row
+        // has `h`.
         let mut lacking = h;
         for source in from.chunks_exact((size.width * SOURCE_PIXEL) as usize) {
             average_across(source, size.width, shown.width, &mut self.row[..columns]);
@@ -306,16 +308,16 @@ impl Lines {
     }
 }
 
-/// Sums `source`, of `w` pixels, into `row`, of `dw <= w`, each with the weight `w` in all.
+/// Sums the `w` pixels of `source` into the `dw <= w` pixels of `row`. Each sum has the total weight `w`.
 fn average_across(source: &[u8], w: u32, dw: u32, row: &mut [[u32; 3]]) {
-    // Divided once: the Cortex-A9 has no instruction for it.
+    // The code divides only once, because the Cortex-A9 has no instruction for it.
     let (whole_of, part_of) = (w / dw, w % dw);
     let mut rest = source;
-    // The part of the pixel before that lies under this output pixel.
+    // The part of the last source pixel that lies under this output pixel.
     let mut carry = [0; 3];
     let mut carried = 0;
     for out in row {
-        // What this one still lacks, `w - carried`, divided by `dw`.
+        // The part of this output pixel that is still missing, `w - carried`, divided by `dw`.
         let (whole, part) =
             if carried <= part_of { (whole_of, part_of - carried) } else { (whole_of - 1, part_of + dw - carried) };
         let (under, behind) = rest.split_at(3 * whole as usize);
@@ -356,7 +358,7 @@ mod tests {
     const SOURCE: u32 = 0x1000_0000;
     const SCREEN: u32 = 0x2000_0000;
 
-    /// Runs one job; the screen's words and what the driver was told.
+    /// Runs one job. Returns the screen's words and the result that the driver got.
     fn scale(size: Size, pixels: &[u8]) -> (Vec<u32>, Result<Size, Error>) {
         let registers = Registers::new();
         assert!(Driver::new(&registers).is_none(), "a device without power has no ID");
@@ -383,7 +385,7 @@ mod tests {
         (words, result)
     }
 
-    /// The rule of the module's documentation, pixel by pixel, in wide integers.
+    /// Computes the rule of the module's documentation, pixel by pixel, in wide integers.
     #[expect(clippy::cast_sign_loss, clippy::many_single_char_names, reason = "the names of the rule")]
     fn model(size: Size, pixels: &[u8]) -> Vec<u32> {
         let (w, h) = (i128::from(size.width), i128::from(size.height));
@@ -484,11 +486,11 @@ mod tests {
         assert_eq!(shown(size(0, 7), 1), "nothing to scale: the picture is 0 x 7 pixels");
         assert_eq!(
             shown(size(4097, 3072), 1),
-            "the picture is too large: 4097 x 3072 pixels, the scaler takes 12582912"
+            "the picture is too large: 4097 x 3072 pixels, the scaler takes at most 12582912"
         );
         assert_eq!(
             shown(size(65536, 65536), 1),
-            "the picture is too large: 65536 x 65536 pixels, the scaler takes 12582912"
+            "the picture is too large: 65536 x 65536 pixels, the scaler takes at most 12582912"
         );
         assert_eq!(shown(size(2, 2), 11), "the source is too small: the picture has 12 bytes");
     }

@@ -5,8 +5,8 @@ pub mod pl111;
 use carveout::addr::BusAddr;
 use core::fmt;
 
-/// A display mode of 32-bit pixels `0x00RRGGBB`, little endian, rows without padding. The pixel clock is CLCDCLK,
-/// undivided: the board supplies it. Both sync pulses are active low.
+/// A display mode. Pixels are 32-bit words `0x00RRGGBB`, little endian, and rows have no padding. The pixel clock is
+/// CLCDCLK, undivided, which the board supplies. Both sync pulses are active low.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mode {
     /// Horizontal timing in pixels.
@@ -15,16 +15,16 @@ pub struct Mode {
     pub vertical: Timing,
 }
 
-/// One direction's timing, each part at least 1 except the vertical porches.
+/// The timing of one direction. Each part is at least 1, except the vertical porches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
     /// Visible pixels (a multiple of 16, at most 1024) or lines (at most 1024).
     pub visible: u32,
-    /// After the visible part and before the pulse.
+    /// Pixels or lines after the visible part and before the pulse.
     pub front_porch: u32,
     /// Length of the sync pulse.
     pub sync: u32,
-    /// After the pulse.
+    /// Pixels or lines after the pulse.
     pub back_porch: u32,
 }
 
@@ -35,18 +35,18 @@ impl Mode {
         vertical: Timing { visible: 480, front_porch: 10, sync: 2, back_porch: 33 },
     };
 
-    /// Bytes of a frame.
+    /// Returns the bytes of a frame.
     pub const fn frame_bytes(self) -> u32 {
         self.horizontal.visible * self.vertical.visible * 4
     }
 }
 
-/// Why nothing is shown. The controller was not told of the frame.
+/// Why nothing is shown. The controller was not told about the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ScanOutError {
-    /// The frame that starts here does not start on the 8 bytes that the controller can name.
+    /// The frame starts at this address, which is not a multiple of the 8 bytes that the controller can name.
     Misaligned(BusAddr),
-    /// The controller shows something else and does not stop.
+    /// The controller shows another frame and does not stop.
     Hung,
 }
 
@@ -63,10 +63,10 @@ impl core::error::Error for ScanOutError {}
 
 /// A display controller. It reads only the frame it was given, until it has stopped, and writes nothing.
 ///
-/// It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the device's hands and coherent for
-/// that time.
+/// It is a bus master without an IOMMU. For that time the caller keeps the frame contiguous, coherent, and owned by the
+/// device.
 pub trait Display: Send {
-    /// Returns what the table of hops calls it.
+    /// Returns the name for the table of hops.
     fn name(&self) -> &'static str;
 
     /// Shows the `mode.frame_bytes()` bytes at `frame` from now on.
@@ -78,13 +78,13 @@ pub trait Display: Send {
     /// # Errors
     ///
     /// [`ScanOutError::Misaligned`] if the controller cannot name the frame's address. [`ScanOutError::Hung`] if the
-    /// controller shows something else and does not stop.
+    /// controller shows another frame and does not stop.
     unsafe fn scan_out(&mut self, frame: BusAddr, mode: Mode) -> Result<(), ScanOutError>;
 
     /// Stops the scan-out, and returns whether it stopped. If not, the frame is still the display's.
     #[must_use]
     fn off(&mut self) -> bool;
 
-    /// Keeps the registers from everybody else, for good: the display was not seen to stop.
+    /// Keeps the registers for ever, so that nobody else gets them. Called if the display was not seen to stop.
     fn keep(&mut self);
 }

@@ -1,14 +1,15 @@
 //! PL111 colour LCD controller (Arm DDI 0293): scan-out of one frame in memory.
 //!
 //! Guarantees: the controller reads only the frame it was given, from [`scan_out`](Pl111::scan_out) until it has
-//! stopped. It writes nothing. It is a bus master without an IOMMU: the caller keeps the frame contiguous, in the
-//! device's hands and coherent for that time.
+//! stopped. It writes nothing. It is a bus master without an IOMMU. For that time the caller keeps the frame
+//! contiguous, coherent, and owned by the device.
 //!
-//! What "stopped" means: `LCDControl.LcdEn` reads 0 after the driver cleared it (DDI 0293, 3.2). The read follows the
-//! write to the controller, so the write has arrived. No status tells of the bus master itself: a burst that was on the
-//! bus may end after that. It only reads, and nothing shows its words, so the next owner of the memory loses nothing.
+//! "Stopped" means that `LCDControl.LcdEn` reads 0 after the driver cleared it (DDI 0293, 3.2). The read follows the
+//! write to the controller, so the write has arrived. No status bit shows the bus master itself: a burst that was on
+//! the bus may end after that. It only reads, and nothing shows its words, so the next owner of the memory loses
+//! nothing.
 //!
-//! This driver is ours: a search of the documentation of crates found none to use.
+//! This driver is ours, because a search of the documentation of crates found no driver to use.
 
 use super::{Display, Mode, ScanOutError};
 use crate::drivers::mmio::Mmio;
@@ -42,7 +43,7 @@ register_bitfields! [u32,
 ];
 
 register_structs! {
-    /// The register block (DDI 0293, 3.2). On the older PL110 the control register stands at 0x1c instead.
+    /// The register block (DDI 0293, 3.2). On the older PL110 the control register is at 0x1c instead.
     pub Registers {
         (0x000 => timing0: ReadWrite<u32, TIMING0::Register>),
         (0x004 => timing1: ReadWrite<u32, TIMING1::Register>),
@@ -62,11 +63,11 @@ pub struct Pl111 {
 }
 
 impl Pl111 {
-    /// Takes the controller over, switched off and with its interrupts masked.
+    /// Takes the controller over, switches it off, and masks its interrupts.
     pub fn new(registers: Mmio<Registers>) -> Self {
         registers.imsc.set(0);
         let mut controller = Self { registers };
-        // Whether it is off is asked again before a frame is shown.
+        // The driver checks again that it is off before it shows a frame.
         let _ = controller.off();
         controller
     }
@@ -77,15 +78,15 @@ impl Display for Pl111 {
         "PL111"
     }
 
-    /// Enable and power come without the pause that a bare panel asks for between them (DDI 0293, 2.6): the boards
-    /// here drive a DVI transmitter.
+    /// Enable and power are set without the pause between them that a bare panel needs (DDI 0293, 2.6), because the
+    /// boards here drive a DVI transmitter.
     unsafe fn scan_out(&mut self, frame: BusAddr, mode: Mode) -> Result<(), ScanOutError> {
         if !frame.is_aligned(8) {
             // LCDUPBASE has no such bits (DDI 0293, 3.2.5).
             return Err(ScanOutError::Misaligned(frame));
         }
         if !self.off() {
-            // It still reads the frame of whoever had it before.
+            // The controller still reads the frame of its former user.
             self.keep();
             return Err(ScanOutError::Hung);
         }
@@ -139,7 +140,7 @@ mod tests {
         let block = fake::block::<Registers>(0x20);
         let registers = block.mmio();
         let mut controller = Pl111::new(block.mmio());
-        // SAFETY: memory is no controller: nothing is read.
+        // SAFETY: the registers are memory, not a controller: nothing is read.
         let mut show = |at| unsafe { controller.scan_out(BusAddr::new(at), Mode::VGA) };
         let misaligned = show(0x6000_0004).unwrap_err();
         assert_eq!(format!("{misaligned}"), "the frame at 0x60000004 is not aligned to 8 bytes");

@@ -1,8 +1,8 @@
-//! Copies from buffer to buffer by the board's DMA controller: the CPU sees none of the bytes.
+//! Copies from buffer to buffer by the board's DMA controller. The CPU sees none of the bytes.
 //!
-//! Guarantees: a copy is whole when [`Copier::copy`] returns `Ok`, which it learns by the controller's interrupt.
-//! Buffers come back only after the controller has stopped, by the registers that [`pl081`] names. Its list is one
-//! coherent page, in the controller's reach. A controller that does not stop keeps the buffers and the list: they go
+//! Guarantees: a copy is complete when [`Copier::copy`] returns `Ok`. The driver learns that from the controller's
+//! interrupt. Buffers come back only after the registers that [`pl081`] names show that the controller has stopped. The
+//! controller's list is one coherent page in its reach. The buffers and the list of a controller that does not stop go
 //! into quarantine.
 
 pub mod pl081;
@@ -17,25 +17,25 @@ use carveout::machine::Machine;
 use core::fmt;
 use pl081::{BusError, ITEM_BYTES, ListError, MAX_SEGMENT, Pl081, Transfer, transfers};
 
-/// Items of a list that are started at once: a page of them.
+/// The most items of a list: they fill a page.
 const ITEMS: usize = FRAME_SIZE as usize / ITEM_BYTES;
-/// Microseconds a list of at most 4 MiB may take.
+/// The microseconds that a list of at most 4 MiB may take.
 const PATIENCE: u64 = 2_000_000;
-/// Microseconds the controller may take to stop: a burst on the bus.
+/// The microseconds that the controller may take to stop. It only has to end a burst on the bus.
 const STOP: u64 = 10_000;
 
-/// Why nothing, or not all, was copied.
+/// Why a copy failed. Some bytes may have been copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CopyError {
     /// The area has no room for the list.
     NoRoom(AllocError),
     /// The controller does not reach a buffer.
     Reach(ScatterError),
-    /// It is no copy that the controller can do.
+    /// The controller cannot do this copy.
     List(ListError),
     /// A transfer failed.
     Bus(BusError),
-    /// It did not end in time, whether or not an interrupt came. The controller was stopped.
+    /// The copy did not end in time, with or without an interrupt. The controller was stopped.
     Silent,
     /// The controller does not stop.
     Hung,
@@ -56,12 +56,12 @@ impl fmt::Display for CopyError {
 
 impl core::error::Error for CopyError {}
 
-/// What a copy reads or writes: memory in a device's hands.
+/// Memory that a device may access, as source or destination of a copy.
 ///
 /// # Safety
 ///
-/// The bytes that `list` gives are the value's own: a buffer's, or a table's of buffers, that the device may access
-/// while the value lives (I4).
+/// The bytes that `list` gives belong to the value's buffer or buffers. The device may access them while the value
+/// lives (I4).
 pub unsafe trait Granted {
     /// Lists its bytes for `master`.
     ///
@@ -70,7 +70,7 @@ pub unsafe trait Granted {
     /// `master` does not reach all of them.
     fn list(&self, master: &Master) -> Result<Vec<Segment>, ScatterError>;
 
-    /// Whether a device may write it: else the CPU would not look for what the device wrote.
+    /// Whether a device may write this memory. After a write to other memory, the CPU could read stale lines.
     const WRITABLE: bool;
 }
 
@@ -106,13 +106,13 @@ pub struct Copier<M: Machine + 'static, W: Wait> {
     controller: Pl081,
     master: Master,
     wait: W,
-    /// There until it is dropped.
+    /// The list. It is `Some` until the copier is dropped.
     list: Option<Coherent<M>>,
 }
 
 impl<M: Machine, W: Wait> Copier<M, W> {
-    /// Takes the controller over. `wait` is its interrupt, `master` what it is as a bus master; its list comes from the
-    /// area of `master`.
+    /// Takes the controller over. `wait` is its interrupt, and `master` is the controller as a bus master. Its list
+    /// comes from the area of `master`.
     ///
     /// # Errors
     ///
@@ -124,17 +124,18 @@ impl<M: Machine, W: Wait> Copier<M, W> {
         Ok(Self { controller, master, wait, list: Some(list) })
     }
 
-    /// The controller as a bus master: what segments are made for.
+    /// Returns the controller as a bus master. Segments are made for it.
     pub const fn master(&self) -> &Master {
         &self.master
     }
 
-    /// Copies `from` to `to`, which are as long together, and gives both back: the controller has finished with them.
+    /// Copies `from` to `to`, and returns both. The controller has finished with them. Both have the same total length.
     /// They may be buffers or tables of buffers.
     ///
     /// # Errors
     ///
-    /// The controller has finished with the buffers that come back. Otherwise they are in quarantine.
+    /// A [`CopyError`]. The controller has finished with buffers that come back with it. Otherwise they are in
+    /// quarantine.
     pub fn copy<F: Granted, T: Granted>(&mut self, from: F, to: T) -> Result<(F, T), Failed<CopyError, (F, T)>> {
         const { assert!(T::WRITABLE, "the device writes where the copy goes") };
         let all = match self.prepare(&from, &to) {
@@ -144,13 +145,13 @@ impl<M: Machine, W: Wait> Copier<M, W> {
         };
         match all.chunks(ITEMS).try_for_each(|list| self.run(list)) {
             Ok(()) => Ok((from, to)),
-            // Dropped as the device's: into quarantine.
+            // Both are dropped while the device owns them, so they go into quarantine.
             Err(CopyError::Hung) => Err(Failed { error: CopyError::Hung, given: None }),
             Err(error) => Err(Failed { error, given: Some((from, to)) }),
         }
     }
 
-    /// The transfers of a copy, for a controller that has stopped: a boot loader may have left it running.
+    /// Returns the transfers of a copy. First stops the controller, because a boot loader may have left it running.
     fn prepare(&mut self, from: &impl Granted, to: &impl Granted) -> Result<Vec<Transfer>, CopyError> {
         let from = from.list(&self.master).map_err(CopyError::Reach)?;
         let to = to.list(&self.master).map_err(CopyError::Reach)?;
@@ -159,7 +160,7 @@ impl<M: Machine, W: Wait> Copier<M, W> {
         Ok(all)
     }
 
-    /// One list, from its first item to the moment the controller has stopped.
+    /// Runs one list, from its first item to the moment when the controller has stopped.
     fn run(&mut self, list: &[Transfer]) -> Result<(), CopyError> {
         let Some(&first) = list.first() else { return Ok(()) };
         let page = self.list.as_mut().expect("there is a list until the copier is dropped");
@@ -172,8 +173,8 @@ impl<M: Machine, W: Wait> Copier<M, W> {
         }
         page.device_barrier();
         self.wait.listen();
-        // SAFETY: `prepare`, or the list before, saw the controller stop. `copy` owns the buffers, `self` the list,
-        // until it has stopped again: what a controller that does not stop was given goes into quarantine (I4).
+        // SAFETY: `prepare`, or the run of the list before, saw the controller stop. Until it has stopped again, `copy`
+        // owns the buffers and `self` owns the list. If it does not stop, both go into quarantine (I4).
         unsafe { self.controller.start(at, first, list.len()) };
         let (mut told, mut result) = (false, None);
         until(
@@ -193,7 +194,7 @@ impl<M: Machine, W: Wait> Copier<M, W> {
         }
     }
 
-    /// Stops the controller: when it returns `Ok`, it accesses no memory.
+    /// Stops the controller. After `Ok` the controller accesses no memory.
     fn stop(&mut self) -> Result<(), CopyError> {
         let stopped = until(|| self.wait.micros(), STOP, || self.controller.stop());
         if stopped { Ok(()) } else { Err(CopyError::Hung) }
@@ -202,7 +203,7 @@ impl<M: Machine, W: Wait> Copier<M, W> {
 
 impl<M: Machine, W: Wait> Drop for Copier<M, W> {
     fn drop(&mut self) {
-        // The list of a controller that does not stop is the device's: dropped, it goes into quarantine.
+        // If the controller does not stop, the list is dropped while the device owns it, so it goes into quarantine.
         if self.stop().is_ok()
             && let Some(list) = self.list.take()
         {
@@ -249,11 +250,11 @@ mod tests {
         StaysActive,
         /// Ends without an interrupt.
         NoInterrupt,
-        /// Nothing at all.
+        /// Does nothing at all.
         Nothing,
-        /// A bus error, which disables the channel.
+        /// Reports a bus error, which disables the channel.
         Error,
-        /// A bus error, and the channel stays enabled.
+        /// Reports a bus error, and the channel stays enabled.
         ErrorStaysEnabled,
     }
 
@@ -319,7 +320,7 @@ mod tests {
             true
         }
 
-        /// Moves what the first item says.
+        /// Moves the words that the first item names.
         fn move_words(&self) {
             let [from, to] = [SOURCE, SOURCE + 4].map(|register| PhysAddr::new(self.block.read(register)));
             let bytes = self.block.read(CONTROL) as usize % 4096 * 4;
@@ -350,7 +351,7 @@ mod tests {
         copier.copy(ScatterTable::new(std::vec![from]).for_device(), ScatterTable::new(std::vec![to]).for_device())
     }
 
-    /// Takes the tables back, as their owner does.
+    /// Frees the tables as their owner does.
     fn free((from, to): Tables) {
         // SAFETY: the copier gave them back.
         drop(unsafe { from.for_cpu() });
@@ -422,12 +423,13 @@ mod tests {
         }
     }
 
-    /// What the interrupt tells of is not in memory while the channel's FIFO holds it.
+    /// After the interrupt, data may still be in the channel's FIFO and not in memory.
     #[test]
     fn a_full_fifo_is_not_the_end() {
         let mut copier = copier(Answer::StaysActive, false);
         let failed = copy(&mut copier, [4096, 4096]).unwrap_err();
-        // Disabled by the driver, it dropped what it held: the driver's write cleared the bit, as the manual says.
+        // When the driver disabled the channel, the channel dropped what it held. The driver's write cleared the bit,
+        // as the manual says.
         assert_eq!(failed.error, CopyError::Silent);
         free(failed.given.unwrap());
     }

@@ -1,16 +1,17 @@
 //! PL081 DMA controller (Arm DDI 0218): copies by linked lists, on its first channel.
 //!
 //! Guarantees: the controller touches only the bytes that a list names, from [`Pl081::start`] until it has stopped. It
-//! is a bus master without an IOMMU: the caller keeps buffers and list in the device's hands for that time.
+//! is a bus master without an IOMMU. For that time the device owns the buffers and the list.
 //!
-//! What "stopped" means (DDI 0218, 3.4): the channel's bit of `DMACEnbldChns` reads 0 and bit 17 (Active) of its
-//! `DMACCxConfiguration` reads 0. The controller clears the first at the end of a list and after a bus error; the
+//! "Stopped" means (DDI 0218, 3.4) that the channel's bit of `DMACEnbldChns` reads 0 and that bit 17 (Active) of its
+//! `DMACCxConfiguration` reads 0. The controller clears the first bit at the end of a list and after a bus error. The
 //! driver clears it by the Enable bit of `DMACCxConfiguration`, and then the transfer on the bus ends first. The second
-//! says that the channel's FIFO has nothing left to write. An interrupt alone is no proof.
+//! bit says that the channel's FIFO has nothing left to write. An interrupt alone is no proof.
 //!
-//! Transfers are of words, the most a channel moves at a time: addresses and lengths are multiples of four bytes.
+//! A transfer moves words, the most that a channel moves at a time. So addresses and lengths are multiples of four
+//! bytes.
 //!
-//! This driver is ours: a search of the documentation of crates found none to use.
+//! This driver is ours, because a search of the documentation of crates found no driver to use.
 
 use crate::drivers::mmio::Mmio;
 use alloc::vec::Vec;
@@ -69,16 +70,16 @@ register_structs! {
     }
 }
 
-/// Words of the largest transfer: what its 12 bits hold.
+/// Words of the largest transfer: the count has 12 bits.
 const MOST: u32 = 4095;
 
-/// Bytes of the largest transfer: of a segment for this controller.
+/// Bytes of the largest transfer, and so of the largest segment for this controller.
 pub const MAX_SEGMENT: u32 = 4 * MOST;
 
 /// Bytes of an item of a list. It starts on a word.
 pub const ITEM_BYTES: usize = 16;
 
-/// Why segments are no copy for this controller.
+/// Why this controller cannot copy some segments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ListError {
     /// A segment does not start and end on a word.
@@ -109,8 +110,8 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// As an item of a list, in the order of its words: source, destination, next item, control. The last has no next
-    /// one, and ends in the interrupt.
+    /// Returns the transfer as an item of a list, in the order of its words: source, destination, next item, control.
+    /// The last item has no next one, and raises the interrupt at its end.
     fn item(self, next: Option<BusAddr>) -> [u32; 4] {
         let control = CONTROL::TRANSFER_SIZE.val(self.words)
             + CONTROL::SOURCE_BURST::Of4
@@ -123,8 +124,8 @@ impl Transfer {
         [self.from.raw(), self.to.raw(), next.map_or(0, BusAddr::raw), control.value]
     }
 
-    /// As item `n` of a list of `count` at `list`, in the words that the controller reads there. `None` past the end of
-    /// the bus's addresses.
+    /// Returns the transfer as item `n` of a list of `count` items at `list`, in the words that the controller reads
+    /// there. Returns `None` past the end of the bus's addresses.
     pub fn item_in(self, list: BusAddr, n: usize, count: usize) -> Option<[u32; ITEM_BYTES / 4]> {
         let next = if n + 1 < count { Some(list.checked_add(((n + 1) * ITEM_BYTES) as u32)?) } else { None };
         Some(self.item(next))
@@ -138,7 +139,7 @@ struct Side<I> {
 }
 
 impl<I: Iterator<Item = Segment>> Side<I> {
-    /// What comes next of it.
+    /// Returns the part of the side that comes next.
     fn now(&mut self) -> Result<Option<Segment>, ListError> {
         if self.now.is_none() {
             self.now = self.rest.next();
@@ -157,11 +158,12 @@ impl<I: Iterator<Item = Segment>> Side<I> {
     }
 }
 
-/// Two lists of segments as transfers: cut where either side's segment ends, or a transfer is full.
+/// Turns two lists of segments into transfers. A transfer ends where a segment of either side ends, or where the
+/// transfer is full.
 ///
 /// # Errors
 ///
-/// What is no copy for this controller; nothing of it is to be started.
+/// [`ListError`] if this controller cannot do the copy. Then start nothing of it.
 pub fn transfers(
     from: impl Iterator<Item = Segment>,
     to: impl Iterator<Item = Segment>,
@@ -182,7 +184,7 @@ pub fn transfers(
     }
 }
 
-/// The bus answered a transfer with an error: what was copied is undefined.
+/// The bus answered a transfer with an error. What was copied is undefined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BusError {
     /// Where the source was.
@@ -205,19 +207,19 @@ pub struct Pl081 {
 }
 
 impl Pl081 {
-    /// Takes the controller over: little endian, its first channel told to stop.
+    /// Takes the controller over, makes it little endian, and tells its first channel to stop.
     pub fn new(registers: Mmio<Registers>) -> Self {
         registers.channel.set(0);
         registers.configuration.write(CONFIGURATION::ENABLE::SET);
         Self { registers }
     }
 
-    /// Starts the list at `list`, of which `first` is the first item. The end is told by the interrupt.
+    /// Starts the list at `list`, whose first item is `first`. An interrupt reports the end.
     ///
     /// # Safety
     ///
-    /// [`stop`](Self::stop) returned true, or [`finish`](Self::finish) a result, since the last list. Until it has
-    /// stopped again, the list and all that it names are the device's (I4).
+    /// [`stop`](Self::stop) returned true, or [`finish`](Self::finish) a result, since the last list. Until the
+    /// controller has stopped again, the list and all that it names are the device's (I4).
     pub unsafe fn start(&mut self, list: BusAddr, first: Transfer, count: usize) {
         let registers = &*self.registers;
         let next = if count > 1 { list.checked_add(ITEM_BYTES as u32) } else { None };
@@ -233,13 +235,13 @@ impl Pl081 {
                 + CHANNEL::TERMINAL_COUNT_INTERRUPT::SET,
         );
         // QEMU 7.2 moves the data while the channel is enabled, and looks at its interrupt's line only when a register
-        // of the whole controller is written. A zero clears nothing.
+        // of the whole controller is written. Writing zero clears nothing.
         registers.int_error_clear.set(0);
     }
 
-    /// The result of the list, once there is one; takes the interrupt back.
+    /// Returns the result of the list when there is one, and clears the interrupt.
     pub fn finish(&mut self) -> Option<Result<(), BusError>> {
-        // At the last item's terminal count the channel may still be writing; at an error, too.
+        // The channel may still be writing at the last item's terminal count, and at an error.
         if !self.is_stopped() {
             return None;
         }
@@ -256,8 +258,8 @@ impl Pl081 {
         Some(Ok(()))
     }
 
-    /// Tells the channel to stop, and returns whether it has stopped. Then nothing is pending: what is left of a list
-    /// that did not end would be taken for the end of the next one.
+    /// Tells the channel to stop, and returns whether it has stopped. After that no interrupt is pending. Otherwise, an
+    /// interrupt of a list that did not end would count as the end of the next list.
     pub fn stop(&mut self) -> bool {
         let registers = &*self.registers;
         registers.channel.set(0);
@@ -269,12 +271,12 @@ impl Pl081 {
         stopped
     }
 
-    /// Keeps the registers from everybody else, for good: the controller was not seen to stop.
+    /// Keeps the registers for ever, so that nobody else gets them. Called if the controller was not seen to stop.
     pub fn keep(&mut self) {
         self.registers.keep();
     }
 
-    /// Returns whether the channel moves nothing any more.
+    /// Returns whether the channel has stopped moving data.
     fn is_stopped(&self) -> bool {
         !self.registers.enabled_channels.is_set(CHANNELS::FIRST) && !self.registers.channel.is_set(CHANNEL::ACTIVE)
     }
@@ -302,7 +304,7 @@ mod tests {
         let mut controller = Pl081::new(block.mmio());
         assert_eq!(registers.configuration.get(), 1);
         let list = listed(&[segment(0x7000_1000, 16392)], &[segment(0x2000_0004, 16392)]).unwrap();
-        // SAFETY: memory is no controller: nothing is read or written.
+        // SAFETY: the registers are memory, not a controller: nothing is read or written.
         unsafe { controller.start(BusAddr::new(0x7100_0000), list[0], list.len()) };
         let channel =
             [&registers.source, &registers.destination, &registers.next].map(tock_registers::interfaces::Readable::get);
@@ -338,7 +340,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against one word at a time.
+        /// Compares transfers with a copy of one word at a time.
         #[test]
         fn each_word_goes_where_it_belongs(
             words in 1..20_000u32,

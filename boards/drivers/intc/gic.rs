@@ -1,10 +1,11 @@
 //! Generic Interrupt Controller, architecture version 1 (Arm IHI 0048A).
 //!
-//! Guarantees: after [`Gic::new`] no shared interrupt is enabled or pending; only what
-//! [`enable`](Gic::enable) named reaches the core; each acknowledged interrupt is ended exactly as it was acknowledged.
+//! Guarantees: after [`Gic::new`] no shared interrupt is enabled or pending. Only interrupts that
+//! [`enable`](Gic::enable) named reach the core. Each acknowledged interrupt is ended with the value by which it was
+//! acknowledged.
 //!
-//! This driver is ours because arm-gic 0.8 routes no interrupt to a core and raises none, and its CPU interface spans
-//! 4 KiB where the Cortex-A9's has 256 bytes and other devices' registers follow.
+//! This driver is ours for two reasons. arm-gic 0.8 routes no interrupt to a core and raises none. Its CPU interface
+//! spans 4 KiB, but that of the Cortex-A9 has 256 bytes, and registers of other devices follow.
 
 use super::InterruptController;
 use super::irq::IrqId;
@@ -57,16 +58,17 @@ register_structs! {
 #[derive(Debug)]
 #[must_use = "until it is ended no interrupt of its priority or below is delivered"]
 struct Active {
-    /// IAR as read: of a software interrupt it also names the core that sent it.
+    /// IAR as read. For a software interrupt it also names the core that sent it.
     acknowledge: u32,
     id: IrqId,
 }
 
-/// Core 0 alone, in a register of targets.
+/// The value for core 0 alone in a register of targets.
 const BOOT_CORE: u8 = 1;
 /// Software interrupts come before devices'.
 const SOFTWARE_PRIORITY: u8 = 0x80;
-/// Of the eight bits an implementation may keep only the upper ones, at least four (IHI 0048A, 3.3).
+/// The priority of devices' interrupts. An implementation may keep only the upper bits of the eight, at least four (IHI
+/// 0048A, 3.3).
 const DEVICE_PRIORITY: u8 = 0xa0;
 
 /// The distributor and each core's own interface to it.
@@ -76,9 +78,9 @@ pub struct Gic {
 }
 
 impl Gic {
-    /// Resets the shared interrupts to disabled and not pending, then lets both parts forward.
+    /// Makes the shared interrupts disabled and not pending, then enables both parts.
     ///
-    /// Both blocks are of one GIC. The CPU interface stands at one address and is each core's own (IHI 0048A, 4.4).
+    /// Both blocks belong to one GIC. All cores reach their own CPU interface at the same address (IHI 0048A, 4.4).
     pub fn new(distributor: Mmio<Distributor>, cpu: Mmio<CpuInterface>) -> Self {
         distributor.ctlr.write(CTLR::ENABLE::CLEAR);
         let words = distributor.typer.read(TYPER::IT_LINES_NUMBER) as usize + 1;
@@ -86,7 +88,8 @@ impl Gic {
             distributor.icenabler[word].set(u32::MAX);
             distributor.icpendr[word].set(u32::MAX);
         }
-        // Before any is pending: to no core, one could get lost. The first word's are each core's own, and read-only.
+        // The targets are set before any interrupt is pending, because an interrupt without a target could get lost.
+        // The targets in the first word are each core's own, and read-only.
         for id in 32..usize::from(IrqId::LIMIT).min(32 * words) {
             distributor.itargetsr[id].set(BOOT_CORE);
         }
@@ -96,22 +99,22 @@ impl Gic {
         gic
     }
 
-    /// Lets software interrupts, and whatever is enabled for it, reach the core this runs on.
+    /// Lets software interrupts, and the interrupts that are enabled for this core, reach the core that this runs on.
     fn start_this_core(&mut self) {
-        // The first word, and the priorities of its numbers, are each core's own.
+        // The first word, and the priorities of its interrupts, are each core's own.
         self.distributor.icenabler[0].set(u32::MAX << 16);
         self.distributor.icpendr[0].set(u32::MAX);
         for id in 0..16 {
             self.distributor.ipriorityr[id].set(SOFTWARE_PRIORITY);
         }
         self.distributor.isenabler[0].set(u32::MAX >> 16);
-        // All priorities pass, and each may preempt every lower one.
+        // All priorities pass, and each may preempt every lower priority.
         self.cpu.pmr.set(0xff);
         self.cpu.bpr.set(0);
         self.cpu.ctlr.write(CTLR::ENABLE::SET);
     }
 
-    /// Keeps `id` from the core. If it is pending it stays so.
+    /// Keeps `id` from the core. A pending interrupt stays pending.
     fn disable(&mut self, id: IrqId) {
         self.distributor.icenabler[id.word()].set(id.bit());
     }
@@ -123,7 +126,7 @@ impl Gic {
         Some(Active { acknowledge: iar.get(), id: IrqId::new(id)? })
     }
 
-    /// Ends an interrupt, after its device no longer asks for it.
+    /// Ends an interrupt. Its device must no longer ask for it.
     #[expect(clippy::needless_pass_by_value, reason = "an interrupt is ended once")]
     fn eoi(&mut self, active: Active) {
         self.cpu.eoir.set(active.acknowledge);
@@ -131,7 +134,7 @@ impl Gic {
 }
 
 impl InterruptController for Gic {
-    /// Lets `id` interrupt core 0, where all shared ones go.
+    /// Lets `id` interrupt core 0, where all shared interrupts go.
     fn enable(&mut self, id: IrqId) {
         let index = usize::from(id.number());
         self.distributor.ipriorityr[index].set(DEVICE_PRIORITY);
@@ -152,14 +155,13 @@ impl InterruptController for Gic {
         Some(id)
     }
 
-    /// For each core but the one of [`new`](Self::new), once.
+    /// Starts this core's own interface. Call it once on each core except the one that called [`new`](Self::new).
     fn start_core(&mut self) -> bool {
         self.start_this_core();
         true
     }
 
-    /// Nothing happens if it is another kind of interrupt. What was written before is visible to the cores when it
-    /// arrives.
+    /// Does nothing for another kind of interrupt. When the interrupt arrives, the cores see what was written before.
     fn send(&mut self, id: IrqId, cores: u8) -> bool {
         if id.is_software() {
             self.distributor.sgir.set(u32::from(cores) << 16 | u32::from(id.number()));

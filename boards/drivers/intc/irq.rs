@@ -7,26 +7,27 @@ use core::fmt;
 pub struct IrqId(u16);
 
 impl IrqId {
-    /// Numbers below this one. At a GIC, numbers from here on say that nothing is pending (IHI 0048A, 3.2.5).
+    /// Valid numbers are below this one. At a GIC, numbers from here on say that nothing is pending (IHI 0048A, 3.2.5).
     pub const LIMIT: u16 = 1020;
 
-    /// The interrupt of that number, or `None` from [`LIMIT`](Self::LIMIT) on.
+    /// Returns the interrupt of that number, or `None` from [`LIMIT`](Self::LIMIT) on.
     pub const fn new(number: u16) -> Option<Self> {
         if number < Self::LIMIT { Some(Self(number)) } else { None }
     }
 
-    /// The shared peripheral interrupt that a device tree for a GIC calls `n`, or `None` past the last.
+    /// Returns the shared peripheral interrupt that a device tree for a GIC calls `n`, or `None` past the last one.
     pub const fn shared(n: u16) -> Option<Self> {
         if n < Self::LIMIT - 32 { Some(Self(n + 32)) } else { None }
     }
 
-    /// Whether it is one that software raises at a GIC, on the cores it names.
+    /// Returns whether this is a software interrupt of a GIC. Software raises it on the cores that it names.
     pub const fn is_software(self) -> bool {
         self.0 < 16
     }
 
-    /// What one interrupt specifier of a device tree names: a number in one cell, as for the A10's and AM335x's
-    /// controllers, or a GIC's three cells, whose first is 0 for a shared interrupt and 1 for a private one.
+    /// Returns the interrupt that one interrupt specifier of a device tree names. The controllers of the A10 and AM335x
+    /// take one cell, the number. A GIC takes three cells, of which the first is 0 for a shared interrupt and 1 for a
+    /// private one.
     pub fn from_specifier(cells: &[u32]) -> Option<Self> {
         match *cells {
             [n] => Self::new(u16::try_from(n).ok()?),
@@ -36,17 +37,17 @@ impl IrqId {
         }
     }
 
-    /// The number, counted from the controller's first.
+    /// Returns the number, counted from the controller's first interrupt.
     pub const fn number(self) -> u16 {
         self.0
     }
 
-    /// Which 32-bit register of an array with a bit for each interrupt.
+    /// Returns the index of this interrupt's register in an array of 32-bit registers with a bit for each interrupt.
     pub const fn word(self) -> usize {
         self.0 as usize / 32
     }
 
-    /// Which bit of that register.
+    /// Returns this interrupt's bit in that register.
     pub const fn bit(self) -> u32 {
         1 << (self.0 % 32)
     }

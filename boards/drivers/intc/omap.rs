@@ -1,10 +1,10 @@
-//! Interrupt controller of the AM335x (TRM SPRUH73, chapter 6; `ti,am33xx-intc`): 128 lines, each a level that its
-//! device holds or a bit that software sets.
+//! Interrupt controller of the AM335x (TRM SPRUH73, chapter 6; `ti,am33xx-intc`): 128 lines. A line is active while its
+//! device holds it or while its software bit is set.
 //!
-//! Guarantees: after [`OmapIntc::new`] every line is masked and none is pending by software; only what
-//! [`enable`](OmapIntc::enable) named reaches the core; an acknowledged interrupt is ended exactly once.
+//! Guarantees: after [`OmapIntc::new`] every line is masked and no software bit is set. Only interrupts that
+//! [`enable`](OmapIntc::enable) named reach the core. An acknowledged interrupt is ended exactly once.
 //!
-//! This driver is ours: a search of the documentation of crates found none to use.
+//! This driver is ours, because a search of the documentation of crates found no driver to use.
 
 use super::InterruptController;
 use super::irq::IrqId;
@@ -65,14 +65,14 @@ pub struct OmapIntc {
 }
 
 impl OmapIntc {
-    /// Masks every line, takes back what software raised, and switches the priority threshold off.
+    /// Masks every line, clears the software bits, and switches the priority threshold off.
     pub fn new(registers: Mmio<Registers>) -> Self {
         for bank in &registers.banks {
             bank.mask_more.set(u32::MAX);
             bank.lower.set(u32::MAX);
         }
         registers.threshold.set(0xff);
-        // An interrupt that the boot loader acknowledged and never ended would hold up all others.
+        // An interrupt that the boot loader acknowledged and never ended would block all others.
         registers.control.write(CONTROL::NEW_IRQ::SET);
         Self { registers }
     }
@@ -88,7 +88,7 @@ impl OmapIntc {
         }
     }
 
-    /// Takes the pending interrupt of the highest priority, if there is one. What software raised is pending no more.
+    /// Takes the pending interrupt of the highest priority, if there is one. Clears its software bit.
     fn ack(&mut self) -> Option<Active> {
         let sir = self.registers.sir.extract();
         let id = IrqId::new(sir.read(SIR::ACTIVE) as u16)?;
@@ -100,18 +100,19 @@ impl OmapIntc {
         Some(Active(id))
     }
 
-    /// Ends an interrupt, after its device no longer asks for it or it is disabled (SPRUH73, 6.2.2).
+    /// Ends an interrupt. Its device must no longer ask for it, or the interrupt must be disabled (SPRUH73, 6.2.2).
     #[expect(clippy::needless_pass_by_value, reason = "an interrupt is ended once")]
     fn eoi(&mut self, active: Active) {
         let Active(id) = active;
-        // Read back, so that the mask or the lowered line is in force before the next interrupt is asked for.
+        // The read makes sure that the mask or the lowered line has taken effect before the next interrupt is
+        // requested.
         let _ = self.bank(id).map(|bank| bank.mask.get());
         self.registers.control.write(CONTROL::NEW_IRQ::SET);
     }
 }
 
 impl InterruptController for OmapIntc {
-    /// Lets `id` through, to IRQ, at the highest priority.
+    /// Lets `id` through to IRQ, at the highest priority.
     fn enable(&mut self, id: IrqId) {
         if let Some(bank) = self.bank(id) {
             self.registers.priorities[usize::from(id.number())].set(0);

@@ -1,11 +1,11 @@
-//! Interrupt controller of the Allwinner A10 (A10 User Manual V1.20, chapter 13; `allwinner,sun4i-a10-ic`): 96 lines,
-//! each a level that its device holds.
+//! Interrupt controller of the Allwinner A10 (A10 User Manual V1.20, chapter 13; `allwinner,sun4i-a10-ic`): 96 lines. A
+//! line is active while its device holds it.
 //!
-//! Guarantees: after [`Sun4iIntc::new`] every line is masked and none is a fast interrupt; only what
-//! [`enable`](Sun4iIntc::enable) named reaches the core. There is nothing to acknowledge or end: a line stays pending
-//! until its device, or a mask, says otherwise.
+//! Guarantees: after [`Sun4iIntc::new`] every line is masked and none is a fast interrupt. Only interrupts that
+//! [`enable`](Sun4iIntc::enable) named reach the core. There is nothing to acknowledge or end: a line stays pending
+//! until its device lowers it or it is masked.
 //!
-//! This driver is ours: a search of the documentation of crates found none to use.
+//! This driver is ours, because a search of the documentation of crates found no driver to use.
 
 use super::InterruptController;
 use super::irq::IrqId;
@@ -40,8 +40,8 @@ register_structs! {
 /// The controller.
 pub struct Sun4iIntc {
     registers: Mmio<Registers>,
-    /// Lines that software raised. The controller has no register for that: the core is not interrupted by them, and
-    /// whoever waits asks for them.
+    /// Lines that software raised. The controller has no register for that. So these lines do not interrupt the core,
+    /// and code that waits asks for them.
     raised: [u32; WORDS],
 }
 
@@ -64,8 +64,8 @@ impl Sun4iIntc {
         }
     }
 
-    /// Takes the first line that is pending and let through; what software raised is pending no more. It is read from
-    /// the pending bits: the vector register says 0 both for line 0 and for none.
+    /// Takes the first pending line that is let through, and clears it if software raised it. The driver reads the
+    /// pending bits, because the vector register says 0 both for line 0 and for no line.
     fn take(&mut self) -> Option<IrqId> {
         let Registers { pending, mask, .. } = &*self.registers;
         let bits = |word: usize| (pending[word].get() | self.raised[word]) & !mask[word].get();
@@ -115,7 +115,7 @@ mod tests {
         let mut intc = Sun4iIntc::new(registers.mmio());
         assert_eq!((registers.read(0x58), registers.read(0x40), registers.read(0x30)), (u32::MAX, 0, 0));
         let sata = IrqId::new(56).unwrap();
-        // Line 1 is pending too, and nobody asked for it.
+        // Line 1 is pending too, but is not enabled.
         registers.write(0x10, 1 << 1);
         registers.write(0x14, 1 << 24);
         assert_eq!(intc.take(), None);

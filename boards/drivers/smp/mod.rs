@@ -1,4 +1,4 @@
-//! What the first core asks of the hardware to let further cores in.
+//! Hardware by which the first core finds and starts further cores.
 
 pub mod scu;
 pub mod sysreg;

@@ -1,6 +1,6 @@
 //! Snoop Control Unit of a Cortex-A9 `MPCore` (Arm DDI 0407, 2.2): how many cores there are. The head turns it on.
 //!
-//! This driver is ours: the crate zynq7000 has these registers as one chip's, and no other crate was found.
+//! This driver is ours. The crate zynq7000 has these registers for one chip only, and no other crate was found.
 
 use crate::drivers::mmio::Mmio;
 use tock_registers::{interfaces::Readable, register_bitfields, register_structs, registers::ReadOnly};
@@ -10,7 +10,7 @@ register_bitfields! [u32,
 ];
 
 register_structs! {
-    /// The registers at PERIPHBASE, as far as they are read here.
+    /// The registers at PERIPHBASE that are read here.
     pub Registers {
         (0x000 => _control),
         (0x004 => config: ReadOnly<u32, CONFIG::Register>),

@@ -1,8 +1,9 @@
 //! Cortex-A9 `MPCore` global timer (Arm DDI 0407, 4.4): a 64-bit count that all cores share.
 //!
-//! Guarantees: [`A9GlobalTimer::count`] is one moment's value although its halves are read apart, and never goes back.
+//! Guarantees: [`A9GlobalTimer::count`] never goes back. It is the value of one moment, although its halves are read
+//! one after the other.
 //!
-//! This driver is ours: the crate zynq7000 has these registers as one chip's, and no other crate was found.
+//! This driver is ours. The crate zynq7000 has these registers for one chip only, and no other crate was found.
 
 use super::Counter;
 use crate::drivers::mmio::Mmio;
@@ -17,7 +18,7 @@ register_bitfields! [u32,
 ];
 
 register_structs! {
-    /// The timer's registers at PERIPHBASE + 0x200, as far as a counter needs them.
+    /// The timer's registers at PERIPHBASE + 0x200 that a counter needs.
     pub Registers {
         (0x000 => count_low: ReadOnly<u32>),
         (0x004 => count_high: ReadOnly<u32>),
@@ -36,7 +37,7 @@ pub struct A9GlobalTimer {
 unsafe impl Sync for A9GlobalTimer {}
 
 impl A9GlobalTimer {
-    /// Lets the timer run, from where it stands and with the prescaler it has (1 after reset).
+    /// Lets the timer run, from its present count and with its present prescaler (1 after reset).
     ///
     /// `hertz` is the rate of PERIPHCLK, which the timer counts.
     pub fn new(registers: Mmio<Registers>, hertz: u32) -> Self {
@@ -44,7 +45,7 @@ impl A9GlobalTimer {
         Self { registers, hertz }
     }
 
-    /// Returns the ticks of PERIPHCLK. The halves are read until the upper one holds still (DDI 0407, 4.4.1).
+    /// Returns the ticks of PERIPHCLK. The halves are read again until the upper one does not change (DDI 0407, 4.4.1).
     pub fn count(&self) -> u64 {
         let mut high = self.registers.count_high.get();
         loop {

@@ -1,8 +1,8 @@
-//! Cortex-A9 `MPCore` private timer (Arm DDI 0407, 4.1 and 4.2): each core has one, all at the same address.
+//! Cortex-A9 `MPCore` private timer (Arm DDI 0407, 4.1 and 4.2). Each core has its own, at the same address.
 //!
-//! Guarantees: only the core that calls is interrupted, once a start.
+//! Guarantees: a start interrupts the calling core alone, and once.
 //!
-//! This driver is ours: the crate zynq7000 has these registers as one chip's, and no other crate was found.
+//! This driver is ours. The crate zynq7000 has these registers for one chip only, and no other crate was found.
 
 use super::Alarm;
 use crate::drivers::mmio::Mmio;
@@ -48,7 +48,7 @@ impl Alarm for A9PrivateTimer {
     fn start(&self, micros: u32) {
         self.stop();
         let ticks = u64::from(micros) * u64::from(self.hertz) / 1_000_000;
-        // Writing it writes the count too.
+        // A write to this register sets the count too.
         self.registers.load.set(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
         self.registers.control.write(CONTROL::ENABLE::SET + CONTROL::INTERRUPT::SET);
     }
@@ -59,7 +59,7 @@ impl Alarm for A9PrivateTimer {
 
     fn stop(&self) {
         self.registers.control.set(0);
-        // Writing 1 clears it.
+        // Writing 1 clears the bit.
         self.registers.status.write(STATUS::OVER::SET);
     }
 }

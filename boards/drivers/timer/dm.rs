@@ -1,10 +1,10 @@
 //! `DMTimer` of the AM335x (TRM SPRUH73, 20.1; `ti,am335x-timer`) as a free-running count.
 //!
-//! Guarantees: the count never goes back but by wrapping at 2^32, after 3 minutes. The module's clock is the boot
-//! loader's: U-Boot counts with DMTIMER2, the first that a device tree names, from the board's crystal. U-Boot divides
-//! it by 8; here it is not divided.
+//! Guarantees: the count never goes back, except that it wraps at 2^32, after 3 minutes. The boot loader sets up the
+//! timer's clock: U-Boot counts with DMTIMER2, the first that a device tree names, from the board's crystal. U-Boot
+//! divides the clock by 8. This driver does not divide it.
 //!
-//! This driver is ours: a search of the documentation of crates found none to use.
+//! This driver is ours, because a search of the documentation of crates found no driver to use.
 
 use super::Counter;
 use crate::drivers::mmio::Mmio;
@@ -19,7 +19,7 @@ register_bitfields! [u32,
 ];
 
 register_structs! {
-    /// The register block (SPRUH73, 20.1.5), as far as a counter needs it.
+    /// The registers (SPRUH73, 20.1.5) that a counter needs.
     pub Registers {
         (0x00 => _reserved0),
         (0x30 => disable_irqs: WriteOnly<u32>),
@@ -42,14 +42,14 @@ pub struct DmTimer {
 unsafe impl Sync for DmTimer {}
 
 impl DmTimer {
-    /// Ticks a microsecond: the crystal of every BeagleBone.
+    /// Ticks a microsecond: every BeagleBone has a crystal of 24 MHz.
     const PER_MICROSECOND: u32 = 24;
 
-    /// Starts the timer anew over the whole of its range, undivided and without interrupts.
+    /// Restarts the timer over its whole range, undivided and without interrupts.
     ///
     /// # Safety
     ///
-    /// The module's clocks run: without them an access aborts.
+    /// The timer's clocks run. Without them an access aborts.
     pub unsafe fn new(registers: Mmio<Registers>) -> Self {
         let timer = Self { registers };
         timer.registers.disable_irqs.set(0b111);
@@ -60,8 +60,8 @@ impl DmTimer {
         timer
     }
 
-    /// The registers, once the functional clock has taken what was written before (SPRUH73, 20.1.3.10). A write takes
-    /// a few of its cycles; no more is waited for than would be broken hardware.
+    /// Returns the registers after the functional clock has taken earlier writes (SPRUH73, 20.1.3.10). A write takes a
+    /// few cycles of that clock. The wait is limited, for hardware that is broken.
     fn settled(&self) -> &Registers {
         for _ in 0..10_000 {
             if self.registers.posted_writes.get() == 0 {
@@ -91,11 +91,11 @@ mod tests {
     #[test]
     fn the_timer_starts_anew_undivided() {
         let registers = fake::block::<Registers>(0x400);
-        // As U-Boot leaves it: running, by 8.
+        // The timer as U-Boot leaves it: running, divided by 8.
         registers.write(0x38, 0b10_1011);
         registers.write(0x3c, 7);
         registers.write(0x40, 8);
-        // SAFETY: memory needs no clock.
+        // SAFETY: the registers are memory, which needs no clock.
         let timer = unsafe { DmTimer::new(registers.mmio()) };
         assert_eq!((registers.read(0x38), registers.read(0x40), registers.read(0x30)), (0b11, 0, 0b111));
         assert_eq!(timer.ticks(), 0);
@@ -107,7 +107,7 @@ mod tests {
     fn a_write_that_never_settles_does_not_hang() {
         let registers = fake::block::<Registers>(0x400);
         registers.write(0x48, 1);
-        // SAFETY: memory needs no clock.
+        // SAFETY: the registers are memory, which needs no clock.
         let timer = unsafe { DmTimer::new(registers.mmio()) };
         assert_eq!(timer.ticks(), 0);
     }

@@ -8,10 +8,10 @@ pub mod sun4i;
 
 use core::any::Any;
 
-/// A counter that runs. It never goes back, unless it has 32 bits and wraps: its driver says after how long.
+/// A running counter. It never goes back, except that a counter of 32 bits wraps. Its driver says after how long.
 pub trait Counter: Any + Send + Sync {
-    /// Returns the nanoseconds since the counter started, as fine as it counts. In an emulator that takes a nanosecond
-    /// for each instruction (`-icount shift=0`) this counts instructions.
+    /// Returns the nanoseconds since the counter started, at the counter's resolution. In an emulator that takes a
+    /// nanosecond for each instruction (`-icount shift=0`) this counts instructions.
     fn nanos(&self) -> u64;
 
     /// Returns the microseconds since the counter started.
@@ -20,15 +20,15 @@ pub trait Counter: Any + Send + Sync {
     }
 }
 
-/// A timer that interrupts the core that starts it. Where it is one for all cores, that is core 0.
+/// A timer that interrupts the core that starts it. A timer that all cores share interrupts core 0.
 pub trait Alarm: Send + Sync {
-    /// Lets the timer interrupt once, in so many microseconds. What was started before is forgotten. The interrupt
-    /// stays until [`stop`](Self::stop).
+    /// Lets the timer interrupt once, after `micros` microseconds. This replaces an earlier start. The interrupt stays
+    /// until [`stop`](Self::stop).
     fn start(&self, micros: u32);
 
     /// Returns whether the time is over.
     fn is_over(&self) -> bool;
 
-    /// Stops the timer, and takes its interrupt back.
+    /// Stops the timer, and clears its interrupt.
     fn stop(&self);
 }

@@ -1,9 +1,9 @@
 //! SP804 dual timer (Arm DDI 0271): its first timer as a free-running count of microseconds, or as an alarm.
 //!
-//! Guarantees: the count never goes back but by wrapping at 2^32 microseconds (71 minutes). They are microseconds
-//! if the board clocks the timer at 1 MHz. An alarm interrupts once a start.
+//! Guarantees: the count never goes back, except that it wraps at 2^32 microseconds (71 minutes). It counts
+//! microseconds if the board clocks the timer at 1 MHz. An alarm interrupts once for each start.
 //!
-//! This driver is ours: a search of the documentation of crates found none to use.
+//! This driver is ours, because a search of the documentation of crates found no driver to use.
 
 use super::{Alarm, Counter};
 use crate::drivers::mmio::Mmio;
@@ -71,7 +71,7 @@ pub struct Sp804Alarm {
     registers: Mmio<Registers>,
 }
 
-// SAFETY: its interrupt goes to one core, which alone starts and stops it.
+// SAFETY: the timer's interrupt goes to one core, and only that core starts and stops the timer.
 unsafe impl Sync for Sp804Alarm {}
 
 impl Sp804Alarm {

@@ -1,9 +1,9 @@
 //! Timers of the Allwinner A10 (A10 User Manual V1.20, chapter 12; `allwinner,sun4i-a10-timer`): timer 1 as a
 //! free-running count.
 //!
-//! Guarantees: the count never goes back but by wrapping at 2^32, after 23 minutes.
+//! Guarantees: the count never goes back, except that it wraps at 2^32, after 23 minutes.
 //!
-//! This driver is ours: a search of the documentation of crates found none to use.
+//! This driver is ours, because a search of the documentation of crates found no driver to use.
 
 use super::Counter;
 use crate::drivers::mmio::Mmio;
@@ -24,7 +24,7 @@ register_bitfields! [u32,
 ];
 
 register_structs! {
-    /// The register block, up to timer 1. Timer 0 stays whose it is.
+    /// The register block, up to timer 1. Timer 0 is not touched.
     pub Registers {
         (0x00 => _reserved0),
         (0x20 => control: ReadWrite<u32, CONTROL::Register>),
@@ -43,10 +43,10 @@ pub struct Sun4iTimer {
 unsafe impl Sync for Sun4iTimer {}
 
 impl Sun4iTimer {
-    /// Ticks a microsecond: the 24 MHz oscillator, which every A10 has, by 8.
+    /// Ticks a microsecond: the 24 MHz oscillator, which every A10 has, divided by 8.
     const PER_MICROSECOND: u32 = 3;
 
-    /// Starts timer 1 over the whole of its range, without its interrupt.
+    /// Starts timer 1 over its whole range, without its interrupt.
     pub fn new(registers: Mmio<Registers>) -> Self {
         registers.control.set(0);
         registers.interval.set(u32::MAX);

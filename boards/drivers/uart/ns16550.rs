@@ -1,9 +1,9 @@
-//! 16550-style UARTs: the console's bytes, polled, by the crate `uart_16550` over registers as the device tree lays
-//! them out.
+//! 16550-style UARTs: the console's bytes, polled. The crate `uart_16550` drives them. The device tree gives the layout
+//! of the registers.
 //!
-//! Guarantees: no byte is lost on the way out (a write waits until the transmitter is empty, FIFO or not), and the line
-//! keeps the baud rate and frame format that the boot loader chose, since neither the divisor nor the line control is
-//! ever written. On an AM335x that also keeps the mode register, which is no part of a 16550.
+//! Guarantees: no byte is lost on the way out. A write waits until the transmitter is empty, with or without a FIFO.
+//! The line keeps the baud rate and frame format that the boot loader chose, because the driver never writes the
+//! divisor or the line control. On an AM335x this also keeps the mode register, which a 16550 does not have.
 
 use super::Uart;
 use crate::drivers::mmio::Mmio;
@@ -18,12 +18,13 @@ use uart_16550::spec::registers::IER;
 pub struct Wiring {
     /// `reg-shift`: registers are `1 << shift` bytes apart.
     pub shift: u8,
-    /// `reg-io-width` is 4: the bus takes words only. Else bytes.
+    /// Whether `reg-io-width` is 4: then the bus takes words only. Otherwise it takes bytes.
     pub words: bool,
 }
 
 impl Wiring {
-    /// Bytes of all registers; `None` for a spacing at which a word would not fit, or that no bus has.
+    /// Returns the bytes of all registers. Returns `None` for a spacing in which a word does not fit, or that no bus
+    /// has.
     pub const fn bytes(self) -> Option<u32> {
         match self.shift {
             0..=1 if self.words => None,
@@ -69,16 +70,16 @@ impl Backend for Wired {
     }
 }
 
-/// A UART that the boot loader has set up, or an emulator that needs no setting up.
+/// A UART that the boot loader, or an emulator, has set up.
 pub struct Ns16550(Uart16550<Wired>);
 
 impl Ns16550 {
-    /// Masks every interrupt.
+    /// Takes the UART over, and masks every interrupt.
     ///
     /// # Safety
     ///
-    /// `registers` is the first of [`Wiring::bytes`] of a 16550's registers. They are aligned to a word, and all of
-    /// them are owned by this value.
+    /// `registers` is the first of [`Wiring::bytes`] bytes of a 16550's registers. They are aligned to a word, and this
+    /// value owns all of them.
     pub unsafe fn new(registers: Mmio<u8>, wiring: Wiring) -> Self {
         // SAFETY: a 16550's registers, all of them this driver's (contract of `new`).
         let mut uart = unsafe { Uart16550::new_with_backend(Wired { registers, wiring }) };
@@ -88,7 +89,7 @@ impl Ns16550 {
 }
 
 impl Uart for Ns16550 {
-    // The crate waits until the byte before is out of the way.
+    // The crate waits until the byte before has been sent.
     fn write_byte(&mut self, byte: u8) {
         self.0.send_bytes_exact(&[byte]);
     }

@@ -1,8 +1,8 @@
 //! PL011 UART (Arm DDI 0183): the console's bytes, polled, by the crate `arm-pl011-uart`.
 //!
-//! Guarantees: no byte is lost on the way out (a write waits for room in the FIFO), and the line keeps the baud rate
-//! and frame format that the boot loader chose, since `LCR_H` and the divisors are never written. The crate's own way
-//! to enable a UART writes both, so the control register is set here.
+//! Guarantees: no byte is lost on the way out, because a write waits for room in the FIFO. The line keeps the baud rate
+//! and frame format that the boot loader chose, because the driver never writes `LCR_H` or the divisors. The crate's
+//! function to enable a UART writes both, so this driver sets the control register itself.
 
 use super::Uart;
 use crate::drivers::mmio::Mmio;
@@ -14,7 +14,7 @@ register_bitfields! [u32,
 ];
 
 register_structs! {
-    /// The control register (DDI 0183, 3.3.8), in its place.
+    /// The control register (DDI 0183, 3.3.8), at its offset.
     Control {
         (0x000 => _others),
         (0x030 => cr: ReadWrite<u32, CR::Register>),
@@ -25,7 +25,7 @@ register_structs! {
 /// An enabled UART.
 pub struct Pl011 {
     uart: arm_pl011_uart::Uart<'static>,
-    /// They are the driver's as long as it lasts.
+    /// The driver owns the registers as long as it lives.
     _registers: Mmio<PL011Registers>,
 }
 
@@ -33,10 +33,11 @@ impl Pl011 {
     /// Enables both directions and masks every interrupt.
     pub fn new(registers: Mmio<PL011Registers>) -> Self {
         let base = registers.pointer();
-        // SAFETY: a PL011's registers, this driver's for good: `registers` goes with it.
+        // SAFETY: these are a PL011's registers. This driver owns them as long as it lives, because it stores
+        // `registers`.
         let mut uart = arm_pl011_uart::Uart::new(unsafe { UniqueMmioPointer::new(base) });
         uart.set_interrupt_masks(Interrupts::empty());
-        // SAFETY: as above. The crate keeps no reference to them, and its value is not used meanwhile.
+        // SAFETY: as above. The crate keeps no reference to the registers, and its value is not used meanwhile.
         let control = unsafe { base.cast::<Control>().as_ref() };
         control.cr.modify(CR::UARTEN::SET + CR::TXE::SET + CR::RXE::SET);
         Self { uart, _registers: registers }

@@ -1,9 +1,9 @@
-//! Counts instructions: what each step of the DMA API costs, on a machine whose clock counts them.
+//! Counts instructions: the cost of each step of the DMA API, on a machine whose clock counts instructions.
 //!
-//! tests/bench.sh boots it, once for each suite: the boot argument `suite` says what is counted. Under `-icount
-//! shift=0` an instruction takes a nanosecond of virtual time. The global timer's tick is 10 ns, so that a figure is
-//! exact to 10 instructions, and reading the timer costs none but its own few, which the series `nothing` counts.
-//! Without that option the lines are of the same form and mean nothing.
+//! tests/bench.sh boots this program once for each suite. The boot argument `suite` says what is counted. Under
+//! `-icount shift=0` an instruction takes a nanosecond of virtual time. The global timer's tick is 10 ns, so a figure
+//! is exact to 10 instructions. Reading the timer costs only its own few instructions, which the series `nothing`
+//! counts. Without that option the lines have the same form and mean nothing.
 #![no_std]
 #![no_main]
 
@@ -42,7 +42,7 @@ const KIB: u32 = 1 << 10;
 const MIB: u32 = 1 << 20;
 const LARGEST: u32 = 8 * MIB;
 const SIZES: [u32; 8] = [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 2 * MIB, 4 * MIB, LARGEST];
-/// Bytes kept unlent where the reserve is said to be full: all idle frames are zeroed then.
+/// Bytes that are kept unlent in series with a full reserve. Then all idle frames are zeroed.
 const RESERVE: u32 = 12 * MIB;
 
 fn main(handover: BootHandover) -> ! {
@@ -53,7 +53,7 @@ fn main(handover: BootHandover) -> ! {
     };
     let bench = Bench { kernel, now: &|| timer.count(), master: kernel.master("bench"), marked: Marked::asked() };
     let suite = argument("suite");
-    // The first thing a driver does.
+    // This is the first thing that a driver does.
     let start = timer.count();
     let first = bench.coherent(4 * KIB);
     let cold = timer.count() - start;
@@ -119,12 +119,12 @@ impl Bench<'_> {
         self.loans();
     }
 
-    /// Does something and adds what it cost.
+    /// Does `work` and adds its cost to the series.
     fn time<T>(&self, series: &mut Series, work: impl FnOnce() -> T) -> T {
         series.time(self.now, &self.marked, work)
     }
 
-    /// Costs of what is called `key/SIZE`.
+    /// Returns the series `key/SIZE`.
     fn sized(key: &str, bytes: u32) -> Series {
         Series::new(format!("{key}/{}", name(bytes)))
     }
@@ -143,7 +143,7 @@ impl Bench<'_> {
     }
 
     fn free(buffer: Coherent<Armv7a>) {
-        // SAFETY: no device was ever told of it.
+        // SAFETY: no device was ever told of the buffer.
         drop(unsafe { buffer.release() });
     }
 
@@ -151,12 +151,12 @@ impl Bench<'_> {
         self.kernel.dma.set_reserve(self.area(), bytes.into());
     }
 
-    /// Locks that pairs take.
+    /// Counts the locks that pairs take.
     fn locks(&self) {
         Self::locks_of("locks-pair/4K", || Self::free(self.coherent(4 * KIB)));
     }
 
-    /// Locks that one pair takes, an allocation and its free, after another like it.
+    /// Counts the locks that one pair takes, an allocation and its free, after another pair like it.
     fn locks_of(key: &str, pair: impl Fn()) {
         let taken = || sync::cores().map(|(_, core)| core.taken).sum::<u32>();
         pair();
@@ -165,7 +165,7 @@ impl Bench<'_> {
         println!("count {key} {}", taken() - before);
     }
 
-    /// Allocations and frees, in pairs.
+    /// Counts allocations and frees, in pairs.
     fn by_size(&self) {
         for bytes in SIZES {
             self.of_size(bytes);
@@ -183,7 +183,7 @@ impl Bench<'_> {
         bare.print();
         alloc.print();
         free.print();
-        // Not the buffer that was allocated last, whose free undoes what the index put off.
+        // The buffer that was allocated last is not used here, because its free undoes the work that the index put off.
         let mut first = Self::sized("free-first", bytes);
         for _ in 0..SAMPLES {
             let (one, other) = (self.alloc(bytes).into_coherent(), self.alloc(bytes));
@@ -198,7 +198,7 @@ impl Bench<'_> {
             let (mut cycle, mut hop) = (Self::sized("capture-cycle", bytes), Self::sized("hand-over", bytes));
             let mut buffer: Stream<Armv7a, FromDevice, Device> = self.alloc(bytes).into_stream().for_device();
             for n in 0..=SAMPLES {
-                // The first look finds no line anywhere: a capture cycle begins after it.
+                // The first look finds no line in any cache, so a capture cycle begins after it.
                 let mut first = Series::new(String::new());
                 buffer = self.time(if n == 0 { &mut first } else { &mut cycle }, || {
                     // SAFETY: no device uses it.
@@ -218,7 +218,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Asks a full area.
+    /// Counts requests that a full area refuses.
     fn refusal(&self) {
         let mut held: Vec<Contiguous<Armv7a>> = Vec::new();
         for bytes in [LARGEST, MIB, 64 * KIB, 4 * KIB] {
@@ -254,7 +254,7 @@ impl Bench<'_> {
         self.kernel.default_area().expect("an area")
     }
 
-    /// What the idle loop does; how many frames it went through.
+    /// Does the work of the idle loop. Returns how many frames it went through.
     fn idle(&self) -> u32 {
         let mut frames = 0;
         while let done @ 1.. = self.kernel.dma.idle_work(self.area(), 64) {
@@ -263,7 +263,8 @@ impl Bench<'_> {
         frames
     }
 
-    /// Allocations that idle time prepared, all idle frames zeroed before each, and what zeroing costs a frame.
+    /// Counts allocations that idle time prepared, with all idle frames zeroed before each, and the cost of zeroing a
+    /// frame.
     fn reserve(&self) {
         let mut refill = Series::new(String::from("reserve-refill"));
         for bytes in SIZES {
@@ -291,7 +292,7 @@ impl Bench<'_> {
         borrower.unwrap_or_else(|error| console::die(format_args!("bench: {error}")))
     }
 
-    /// Lends `percent` of the area, every page written.
+    /// Lends `percent` of the area, and writes every page.
     fn lend<K: LoanKind>(&self, borrower: &Borrower<Armv7a, K>, percent: u32) -> Vec<Loan> {
         let mut left = self.free_frames() * percent / 100;
         let mut loans = Vec::new();
@@ -309,7 +310,7 @@ impl Bench<'_> {
         (self.kernel.dma.free_bytes(self.area()).0 >> FRAME_SHIFT) as u32
     }
 
-    /// Allocations from an area that is lent, all of it.
+    /// Counts allocations from an area that is lent as a whole.
     fn loans(&self) {
         let frames = self.free_frames();
         self.recalls("loans-discard", &self.borrower::<Discardable>("cache", frames), 100);
@@ -318,7 +319,7 @@ impl Bench<'_> {
         self.stubborn(&movable);
     }
 
-    /// Allocations while more and more of the area is lent.
+    /// Counts allocations while more and more of the area is lent.
     fn lent(&self) {
         let frames = self.free_frames();
         let (cache, heap) =
@@ -332,7 +333,7 @@ impl Bench<'_> {
     fn recalls<K: LoanKind>(&self, key: &str, borrower: &Borrower<Armv7a, K>, percent: u32) {
         for bytes in [64 * KIB, MIB, LARGEST] {
             let mut alloc = Self::sized(key, bytes);
-            // To lend all of an area takes the emulator a second.
+            // Lending all of an area takes the emulator a second.
             for _ in 0..if percent == 100 && bytes == LARGEST { SAMPLES / 3 } else { 3 } {
                 let loans = self.lend(borrower, percent);
                 let buffer = self.time(&mut alloc, || self.coherent(bytes));
@@ -345,14 +346,14 @@ impl Bench<'_> {
         }
     }
 
-    /// Takes 8 MiB as often as the area holds them, all of it lent and one page in each 8 MiB in use: between the
-    /// allocations, or, as many of them as can be, throughout.
+    /// Takes 8 MiB as often as the area holds them. All of the area is lent, and one page in each 8 MiB is in use:
+    /// between the allocations, or during all of them, for as many pages as can be open.
     fn stubborn(&self, store: &Borrower<Armv7a, Movable>) {
         let attempts = self.kernel.dma.free_bytes(self.area()).0 as u32 / LARGEST;
         for (key, throughout) in [("stubborn/8M", false), ("open/8M", true)] {
             let loans = self.lend(store, 100);
             let each = loans.len() / attempts as usize;
-            // From the middle of each 8 MiB, so that no 8 MiB are between two of them.
+            // The pages are in the middle of each 8 MiB, so that no 8 MiB lie between two of them.
             let pages: Vec<Loan> = loans.iter().skip(each / 2).step_by(each).copied().collect();
             let alloc = || self.try_coherent(LARGEST, 1);
             let mut held: Vec<Coherent<Armv7a>> = Vec::new();
@@ -375,7 +376,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Runs something while these pages are open, each in a closure inside that of the one before.
+    /// Runs `run` while these pages are open, each in a closure inside that of the page before.
     fn with_all(store: &Borrower<Armv7a, Movable>, pages: &[Loan], run: &mut dyn FnMut()) {
         match pages {
             [] => run(),
@@ -385,7 +386,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The same pair while more and more of the area's frames are taken singly, every second one.
+    /// Counts one pair while more and more of the area's frames are taken singly, every second one.
     fn by_fragmentation(&self) {
         let all = self.free_frames();
         let mut singles: Vec<Contiguous<Armv7a>> = Vec::new();

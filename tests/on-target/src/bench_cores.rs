@@ -1,11 +1,13 @@
-//! What the DMA API costs when several cores call it at once: tests/bench.sh boots it with 1, 2 and 4 cores.
+//! Counts the cost of the DMA API when several cores call it at once. tests/bench.sh boots this program with 1, 2 and 4
+//! cores.
 //!
 //! Under `-icount shift=0` cores take turns on one host thread, and an instruction of any of them takes a nanosecond of
-//! virtual time: so the figures count those of waiting for a lock, and do not depend on the host. A line of the output
-//! is `count KEY VALUE`: instructions an operation, and hundredths of a lock an operation that was found held.
+//! virtual time. So the figures also count the instructions of waiting for a lock, and they do not depend on the host.
+//! A line of the output is `count KEY VALUE`. Values are instructions an operation, or hundredths of a lock an
+//! operation, for locks taken and for locks that were held by another core.
 //!
-//! Capture cycles are core 0's alone. The others sleep, and empty their caches when it asks: what they execute counts,
-//! and is also a figure of its own. With the boot argument `suite=streams` there is nothing else.
+//! Only core 0 runs capture cycles. The others sleep, and empty their caches when core 0 asks. Their instructions
+//! count, and are also a separate figure. With the boot argument `suite=streams` nothing else runs.
 #![no_std]
 #![no_main]
 
@@ -26,9 +28,9 @@ type Operation = fn(&Kernel, &Master);
 
 /// Nanoseconds in a tick of the global timer at 100 MHz.
 const TICK: u64 = 10;
-/// Of each core.
+/// The operations of each core.
 const OPERATIONS: u32 = 4000;
-/// The bytes of a frame that is captured, and how many are.
+/// The bytes of a captured frame, and the number of frames.
 const CAPTURED: u32 = 8 << 20;
 const CYCLES: u32 = 100;
 
@@ -67,7 +69,8 @@ fn main(handover: BootHandover) -> ! {
     }
 }
 
-/// A device's buffer of 8 MiB becomes the CPU's, which looks at it, and the device's again.
+/// Counts capture cycles: a device's buffer of 8 MiB becomes the CPU's, the CPU looks at it, and it becomes the
+/// device's again.
 fn capture_cycles(kernel: &Kernel, count: usize, now: &dyn Fn() -> u64) {
     let dma: &'static _ = kernel.dma;
     let Ok(buffer) = dma.alloc(&kernel.master("camera"), CAPTURED, 1) else {
@@ -75,9 +78,9 @@ fn capture_cycles(kernel: &Kernel, count: usize, now: &dyn Fn() -> u64) {
     };
     let mut buffer: Stream<_, FromDevice, Device> = buffer.into_stream().for_device();
     let mut start = (0, 0);
-    // The first look finds no line anywhere: the cycles begin after it.
+    // The first look finds no line in any cache, so the cycles begin after it.
     for n in 0..=CYCLES {
-        // SAFETY: no device was told.
+        // SAFETY: no device was told of the buffer.
         let cpu: Stream<_, FromDevice, Cpu> = unsafe { buffer.for_cpu() };
         black_box(cpu.bytes());
         buffer = cpu.for_device();
@@ -89,7 +92,7 @@ fn capture_cycles(kernel: &Kernel, count: usize, now: &dyn Fn() -> u64) {
     let (all, others) = (now() - start.0, answered() - start.1);
     println!("count cores-{count}/capture-cycle {}", all / cycles);
     println!("count cores-{count}/capture-cycle-others {}", others / cycles);
-    // SAFETY: no device was told.
+    // SAFETY: no device was told of the buffer.
     drop(unsafe { buffer.for_cpu() });
 }
 
@@ -98,7 +101,7 @@ fn answered() -> u64 {
     cores::online().map(|core| flush::answered(core).1).sum()
 }
 
-/// Locks taken, and those of them held by another core, of all cores.
+/// Returns the locks that all cores took, and how many of these another core held.
 fn locks() -> [u64; 2] {
     sync::cores().fold([0; 2], |[taken, contended], (_, core)| {
         [taken + u64::from(core.taken), contended + u64::from(core.contended)]
@@ -106,7 +109,7 @@ fn locks() -> [u64; 2] {
 }
 
 fn allocate(kernel: &Kernel, master: &Master) {
-    // Not kept: the index, the ledger, the records and back.
+    // The buffer is not kept mapped: it goes through the index, the ledger and the records, and back.
     let dma: &'static _ = kernel.dma;
     drop(dma.alloc(master, FRAME_SIZE, 1));
 }
@@ -116,7 +119,7 @@ fn stream(kernel: &Kernel, master: &Master) {
     let Ok(buffer) = dma.alloc(master, FRAME_SIZE, 1) else { return };
     let mut buffer = buffer.into_stream::<Bidirectional>();
     buffer.bytes_mut()[0] = 1;
-    // SAFETY: no device was told.
+    // SAFETY: no device was told of the buffer.
     drop(unsafe { buffer.for_device().for_cpu() });
 }
 

@@ -1,8 +1,8 @@
-//! What grows with the area: metadata, the index on arrangements that adversaries made, and recalls of loans.
+//! Counts what grows with the area: metadata, the index on arrangements that adversaries made, and recalls of loans.
 //!
-//! The index stands alone here, for the board has not the memory for such areas: it manages numbers, and an index for
-//! 16 GiB fits the heap. Recalls and metadata are those of the whole module, in an area of the size that the board was
-//! booted with.
+//! The index is counted without the module, because the board does not have the memory for such areas. The index only
+//! manages numbers, and an index for 16 GiB fits in the heap. Recalls and metadata are those of the whole module, in an
+//! area of the size that the board was booted with.
 
 use super::{Bench, KIB, LARGEST, Series};
 use alloc::format;
@@ -17,7 +17,7 @@ use carveout_boards::println;
 
 /// Sizes of areas, in MiB.
 const AREAS: [u32; 6] = [16, 64, 256, 1024, 4096, 16384];
-/// Frames of the largest area that is lent page by page. That takes the emulator a while.
+/// Frames of the largest area that is lent page by page, which takes the emulator some time.
 const MOST_LENT: u32 = 128 << (20 - FRAME_SHIFT);
 /// Steps of a trace on the index.
 const STEPS: u32 = 512;
@@ -25,11 +25,12 @@ const STEPS: u32 = 512;
 /// An arrangement of free runs that an adversary made. Each keeps the last 1,024 frames free.
 #[derive(Clone, Copy)]
 enum Adversary {
-    /// In every 64 frames a run of 16 to 31 that holds no 16 aligned ones: a request for those looks at each in vain.
+    /// In every 64 frames there is a run of 16 to 31 frames without 16 aligned ones. A request for 16 aligned frames
+    /// looks at each such run in vain.
     NearMisses,
-    /// In every 1,024 frames 64, of which every second is taken.
+    /// In every 1,024 frames there are 64 of which every second one is taken.
     Checkerboard,
-    /// Runs of 1 to 64 frames taken and free in turn, at random.
+    /// Runs of 1 to 64 frames, with random lengths, are taken and free in turn.
     Random,
 }
 
@@ -66,8 +67,8 @@ impl Adversary {
 }
 
 impl Bench<'_> {
-    /// The index alone, of areas of all sizes. Each call has its tree told of it at once, so that no work is put off to
-    /// the next one.
+    /// Counts the index alone, for areas of all sizes. Each call updates the tree at once, so that no work is put off
+    /// to the next call.
     pub(crate) fn index(&self) {
         for mib in AREAS {
             let frames = mib << (20 - FRAME_SHIFT);
@@ -85,13 +86,14 @@ impl Bench<'_> {
                 let mut index = Index::new(0, frames, &mut nodes).expect("storage as large as asked for");
                 adversary.arrange(&mut index, frames - 1024);
                 index.settle();
-                // What only the end has, what each place has, and what looks like either.
+                // Requests that only the end can serve, that each place can serve, and that look like either.
                 for (count, order) in [(256, 4), (16, 4), (15, 0), (17, 0), (8, 3), (1, 3), (1, 0), (2, 0)] {
                     let mut held: Vec<(u32, u32)> = Vec::new();
                     let mut x = 777u32;
                     for _ in 0..STEPS / 8 {
                         x = x.wrapping_mul(1664525).wrapping_add(1013904223);
-                        // Beyond the first frame, as a device with a mask has it: no shortcut at the root.
+                        // The search starts after the first frame, as for a device with a mask, so there is no shortcut
+                        // at the root.
                         let given = self.time(&mut alloc, || {
                             let at = index.alloc(count, order, 1..u32::MAX);
                             index.settle();
@@ -101,7 +103,8 @@ impl Bench<'_> {
                             Some(at) => held.push((at, count)),
                             None => refused.costs.extend(alloc.costs.pop()),
                         }
-                        // Two stay for each one that goes, so that runs beside each other come back apart and together.
+                        // Two runs stay for each one that is freed. So neighbouring runs come back both separately and
+                        // together.
                         if x >> 8 & 1 == 0 && !held.is_empty() {
                             let (at, count) = held.swap_remove((x >> 16) as usize % held.len());
                             self.time(&mut free, || {
@@ -117,7 +120,7 @@ impl Bench<'_> {
                         });
                     }
                 }
-                // More than the largest run, once all else was looked at.
+                // Requests for more than the largest run, after all others.
                 for count in [2048, 4095] {
                     let given = self.time(&mut refused, || {
                         let at = index.alloc(count, 4, 1..u32::MAX);
@@ -133,8 +136,8 @@ impl Bench<'_> {
         }
     }
 
-    /// What an area of this size needs beside its frames, in hundredths of a byte a frame: index, ledger, records and
-    /// the window's tables.
+    /// Counts the memory that an area of this size needs beside its frames, in hundredths of a byte a frame: index,
+    /// ledger, records and the window's tables.
     pub(crate) fn metadata(&self) {
         let frames = self.free_frames();
         let run = FrameRange::new(0x60000, frames).expect("a run");
@@ -145,7 +148,7 @@ impl Bench<'_> {
         println!("count metadata/all {}", share(needs.heap_bytes + needs.table_bytes() as usize));
     }
 
-    /// What the whole module takes in an area of the size that was booted with.
+    /// Counts the whole module in an area of the size that the board was booted with.
     pub(crate) fn by_area(&self) {
         self.metadata();
         let frames = self.free_frames();
@@ -157,10 +160,12 @@ impl Bench<'_> {
         self.worst_recalls("move", &self.borrower::<Movable>("heap", frames));
     }
 
-    /// Allocations and frees by the whole module, in the arrangement that is hardest for the index: near misses all over
-    /// the area, and what fits at its end. Nothing is mapped or zeroed, for that does not depend on the area.
+    /// Counts allocations and frees by the whole module, in the arrangement that is hardest for the index: near misses
+    /// all over the area, and the fitting run at its end. Nothing is mapped or zeroed, because that does not depend on
+    /// the area.
     fn arranged(&self, frames: u32) {
-        // Of each 64 frames, runs that are taken and free in turn. Shorter ones than 16 frames come one after another.
+        // Each 64 frames have runs that are taken and free in turn. Runs that are shorter than 16 frames follow each
+        // other.
         let mut taken: Vec<Contiguous<Armv7a>> = Vec::new();
         let mut free: Vec<Contiguous<Armv7a>> = Vec::new();
         for block in 0..frames / 64 - 16 {
@@ -211,19 +216,19 @@ impl Bench<'_> {
         Series::new(format!("module-{key}"))
     }
 
-    /// Allocations from an area whose every page is a loan of its own, lent and given back in an order that leaves no
-    /// two neighbours lent one after the other.
+    /// Counts allocations from an area in which every page is a separate loan. They are lent and given back in an order
+    /// after which no two neighbours were lent one after the other.
     fn worst_recalls<K: LoanKind>(&self, kind: &str, borrower: &Borrower<Armv7a, K>) {
         for bytes in [4 * KIB, LARGEST] {
             let mut alloc = Self::sized(&format!("recall-{kind}"), bytes);
-            // To lend page by page takes the emulator a while.
+            // Lending page by page takes the emulator some time.
             for stride in [1, 7] {
                 let mut loans: Vec<Loan> = Vec::new();
                 while let Ok(loan) = borrower.borrow(1) {
                     borrower.write(loan, 0, 0, &loans.len().to_le_bytes()).expect("just lent");
                     loans.push(loan);
                 }
-                // Every so many of them is given back and lent again: the youngest loans stand between the oldest.
+                // One loan in `stride` is given back and lent again, so that the youngest loans lie between the oldest.
                 for n in (0..loans.len()).step_by(stride).filter(|_| stride > 1) {
                     borrower.give_back(loans[n]).expect("a loan");
                 }

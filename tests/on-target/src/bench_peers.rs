@@ -1,6 +1,6 @@
-//! What a user without this module has: other people's allocators over memory that is mapped non-cacheable once.
+//! The alternatives to this module: allocators of other projects over memory that is mapped non-cacheable once.
 //!
-//! They zero nothing, keep no guards, take no lock, and a double free is theirs to suffer.
+//! They zero nothing, keep no guards, take no lock, and do not detect a double free.
 
 use super::{Bench, SAMPLES, SIZES, Series, name};
 use alloc::format;
@@ -10,17 +10,18 @@ use carveout_boards::println;
 use core::ptr::NonNull;
 use peers::{Buddy, FRAME, FRAMES, LARGE_PAGE, Runs, SEED, Segregated, TAKEN, order};
 
-/// Bytes of the whole pool, and of a part that leaves as much room behind it.
+/// Bytes of the whole pool, and of a part that leaves the same room behind it.
 const ALL: usize = (FRAMES - TAKEN) as usize * FRAME;
 const HALF: usize = 24 << 20;
 
 impl Bench<'_> {
-    /// Counts what they take for the pairs and the traces that ours is counted by.
+    /// Counts their cost for the pairs and traces by which our module is counted.
     pub(crate) fn peers(&self) {
         let all = self.coherent(FRAMES * FRAME as u32);
-        // SAFETY: inside the buffer, which holds more than that.
+        // SAFETY: the address is inside the buffer, which is longer than that.
         let start = unsafe { all.as_ptr().add(TAKEN as usize * FRAME) };
-        // SAFETY: the buffer is this function's; a header before `start` is inside it; one allocator at a time has it.
+        // SAFETY: the buffer is this function's. A header before `start` is inside the buffer. One allocator at a time
+        // has it.
         self.peer("tlsf", &|bytes| unsafe { Segregated::new(start, bytes) }, start);
         // SAFETY: as above.
         self.peer("buddy", &|bytes| unsafe { Buddy::new(start, bytes) }, start);
@@ -28,7 +29,7 @@ impl Bench<'_> {
     }
 
     fn peer<R: Runs>(&self, peer: &str, fresh: &dyn Fn(usize) -> R, memory: NonNull<u8>) {
-        // SAFETY: inside the buffer, which holds as much again.
+        // SAFETY: the address is inside the buffer, which is twice as long.
         let other = unsafe { memory.add(HALF) };
         for bytes in SIZES {
             let (count, of) = (bytes >> 12, name(bytes));
@@ -39,10 +40,10 @@ impl Bench<'_> {
             for _ in 0..SAMPLES {
                 let at = self.time(&mut alloc, || runs.alloc(count, order)).expect("it is empty");
                 self.time(&mut free, || runs.free(at, count, order));
-                // As this module zeroes, but other memory: the block is a header shorter.
+                // Zeroes as this module does, but zeroes other memory, because the block is a header shorter.
                 let at = self.time(&mut zeroed, || {
                     let at = runs.alloc(count, order).expect("it is empty");
-                    // SAFETY: the buffer's other half, which no allocator has.
+                    // SAFETY: this is the buffer's other half, which no allocator has.
                     unsafe { self.kernel.dma.machine().zero(other.as_ptr(), bytes as usize) };
                     at
                 });

@@ -1,9 +1,9 @@
-//! What one thing costs, sample by sample, and where its samples begin and end.
+//! A series: the cost of one thing, sample by sample, with marks where its samples begin and end.
 //!
-//! Guarantees: a line of the output holds all samples of a series, so that whoever reads it has the distribution. It is
-//! `bench KEY COST...`, in instructions, with `COSTxN` for N that are equal; or `count KEY VALUE`. Where a plugin of
-//! QEMU looks on, each sample stands between two functions that it knows by name, and `windows KEY N...` says which of
-//! them were this series' own.
+//! Guarantees: a line of the output holds all samples of a series, so a reader has the distribution. The line is `bench
+//! KEY COST...`, in instructions, with `COSTxN` for N equal ones; or it is `count KEY VALUE`. For a plugin of QEMU,
+//! each sample is between two functions that the plugin knows by name. The line `windows KEY N...` says which samples
+//! belong to this series.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,43 +13,43 @@ use core::fmt::Write as _;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Instructions in a tick of the timer: it runs at 100 MHz, a nanosecond is an instruction.
+/// Instructions in a tick of the timer. The timer runs at 100 MHz, and an instruction takes a nanosecond.
 pub(crate) const TICK: u64 = 10;
 
-/// Where the first buffer is there: a plugin counts from reset to here.
+/// Marks the first buffer. A plugin counts from reset to here.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn bench_first_buffer() {
     black_box(2);
 }
 
-/// Where a sample begins.
+/// Marks the start of a sample.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn bench_profile_on() {
     black_box(());
 }
 
-/// Where it ends.
+/// Marks the end of a sample.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn bench_profile_off() {
-    // Unlike the other, or the linker makes them one.
+    // This body differs from the other one. Otherwise the linker would merge the two functions.
     black_box(1);
 }
 
-/// Says that the first buffer is there.
+/// Calls the mark of the first buffer.
 pub(crate) fn first_buffer() {
     bench_first_buffer();
 }
 
-/// Returns the value of a boot argument, or nothing.
+/// Returns the value of a boot argument, or an empty text.
 pub(crate) fn argument(name: &str) -> &'static str {
     let kernel = state::kernel().expect("it runs");
     kernel.info.bootargs().get(name).and_then(|arg| arg.value).unwrap_or("")
 }
 
-/// Which samples a plugin is to see.
+/// The samples that a plugin sees.
 pub(crate) enum Marked {
     None,
     Of(&'static str),
@@ -57,7 +57,8 @@ pub(crate) enum Marked {
 }
 
 impl Marked {
-    /// Returns what the boot arguments ask for: `profile=KEY`, after which the program ends, or all with `windows`.
+    /// Returns the samples that the boot arguments ask for: those of `profile=KEY`, after which the program ends, or
+    /// all with `windows`.
     pub(crate) fn asked() -> Self {
         match argument("profile") {
             "" if argument("suite") == "locks" => Self::All,
@@ -67,7 +68,7 @@ impl Marked {
     }
 }
 
-/// Costs of one thing, in ticks.
+/// The costs of one thing, in ticks.
 pub(crate) struct Series {
     key: String,
     pub(crate) costs: Vec<u64>,
@@ -79,7 +80,7 @@ impl Series {
         Self { key, costs: Vec::new(), windows: Vec::new() }
     }
 
-    /// Does something and adds what it cost by this clock.
+    /// Does `work` and adds its cost by this clock.
     #[inline]
     pub(crate) fn time<T>(&mut self, now: &dyn Fn() -> u64, marked: &Marked, work: impl FnOnce() -> T) -> T {
         static WINDOWS: AtomicU32 = AtomicU32::new(0);

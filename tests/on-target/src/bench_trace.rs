@@ -1,4 +1,4 @@
-//! The trace of mixed sizes: what its allocations and frees cost, and how many were refused.
+//! The trace of mixed sizes: the cost of its allocations and frees, and the number of refusals.
 
 use super::{Bench, Series};
 use alloc::format;
@@ -39,7 +39,7 @@ impl Bench<'_> {
         free.print();
     }
 
-    /// Replays the trace by these two calls.
+    /// Replays the trace with these two calls.
     pub(crate) fn replay(
         &self,
         slots: u32,

@@ -1,4 +1,4 @@
-//! The rows of mappings that stay after a free: shelves, the same place again, and the trace over them.
+//! The rows of mappings that stay after a free: shelves, allocations in the same place, and the trace over them.
 
 use super::{
     Armv7a, Bench, Coherent, KIB, LARGEST, MIB, RESERVE, SAMPLES, Series, Vec, console, format, name, println,
@@ -12,11 +12,11 @@ impl Bench<'_> {
     }
 
     pub(super) fn give_up(buffer: Coherent<Armv7a>) {
-        // SAFETY: no device was ever told of it.
+        // SAFETY: no device was ever told of the buffer.
         unsafe { buffer.give_up() };
     }
 
-    /// Pairs of calls, each with one turn of the lock, and nothing left mapped.
+    /// Counts pairs of calls, each with one turn of the lock, and nothing left mapped.
     pub(super) fn one_turn(&self) {
         for bytes in [4 * KIB, 64 * KIB, MIB, LARGEST] {
             let (mut alloc, mut free) = (Self::sized("one-alloc", bytes), Self::sized("one-free", bytes));
@@ -29,7 +29,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Buffers given up and had again, with idle time before each.
+    /// Counts buffers that are given up and allocated again, with idle time before each.
     fn pairs(&self, (alloc, free): (&str, &str), bytes: u32) {
         let (mut alloc, mut free) = (Self::sized(alloc, bytes), Self::sized(free, bytes));
         Self::give_up(self.one_call(bytes));
@@ -42,12 +42,12 @@ impl Bench<'_> {
         free.print();
     }
 
-    /// From the shelf of this core, zeroed in idle time: the area is empty.
+    /// Counts buffers from the shelf of this core, zeroed in idle time. The area is empty.
     fn shelf(&self) {
         for bytes in [4 * KIB, 64 * KIB, MIB, LARGEST] {
             self.pairs(("shelf-alloc", "shelf-free"), bytes);
             Self::locks_of(&format!("locks-shelf/{}", name(bytes)), || Self::give_up(self.one_call(bytes)));
-            // With nothing done in idle time.
+            // Here nothing is done in idle time.
             let mut dirty = Self::sized("shelf-dirty", bytes);
             for _ in 0..SAMPLES {
                 let buffer = self.time(&mut dirty, || self.one_call(bytes));
@@ -57,8 +57,8 @@ impl Bench<'_> {
         }
     }
 
-    /// At the same place as before, still mapped, and zeroed in idle time: more than half of the area is in use, so no
-    /// shelf is.
+    /// Counts buffers at the same place as before, still mapped, and zeroed in idle time. More than half of the area is
+    /// in use, so no shelf is used.
     fn same_place(&self) {
         let all = self.kernel.dma.free_bytes(self.area()).0 as u32;
         let most: Vec<_> = (0..all / LARGEST * 5 / 8).map(|_| self.alloc(LARGEST)).collect();
@@ -84,7 +84,7 @@ impl Bench<'_> {
         self.kernel.dma.set_after_free(AfterFree::Unmap);
     }
 
-    /// The trace, with idle time before each allocation, by calls of one turn of the lock each.
+    /// Replays the trace, with idle time before each allocation. Each call takes one turn of the lock.
     fn warm_trace(&self, slots: u32) {
         let series = |key: &str| Series::new(format!("{key}-warm/{slots}"));
         let (mut alloc, mut free, mut idle) = (series("trace-alloc"), series("trace-free"), series("trace-idle"));

@@ -1,5 +1,5 @@
-//! A driver of dma-api over `carveout-dma-api`, as its authors published it: eth-intel's for the Intel 82540, whose
-//! rings and packets QEMU's card reads and writes itself. It needs the `RealView` baseboard with PCI and the card that
+//! A published driver of dma-api over `carveout-dma-api`: eth-intel's for the Intel 82540. QEMU's card reads and writes
+//! the rings and packets itself. This program needs the `RealView` baseboard with PCI and the card that
 //! tests/cases/adapters.toml attaches.
 #![no_std]
 #![no_main]
@@ -36,13 +36,13 @@ mod pci {
     pub(super) const REGISTERS: u32 = 0x1001_9000;
     pub(super) const CONFIGURATION: u32 = 0x6100_0000;
     pub(super) const WINDOW: u32 = 0x6400_0000;
-    /// Which of the registers says what the window shows.
+    /// The register that says what the window shows.
     pub(super) const MAP: usize = 1;
-    /// Words of a device's configuration, each device of one function.
+    /// Words of a device's configuration. Each device has one function.
     pub(super) const DEVICE_WORDS: usize = 0x200;
     pub(super) const COMMAND: usize = 1;
     pub(super) const FIRST_BAR: usize = 4;
-    /// Answers to memory, and masters the bus.
+    /// The card answers to memory accesses, and may be bus master.
     pub(super) const ON: u32 = 6;
 }
 
@@ -65,11 +65,11 @@ impl MmioOp for Registers {
     fn ioremap(&self, addr: MmioAddr, size: usize) -> Result<MmioRaw, MapError> {
         let at = PhysAddr::new(u32::try_from(addr.as_usize()).map_err(|_| MapError::Invalid)?);
         let kernel = kernel().ok_or(MapError::NoMemory)?;
-        // SAFETY: the card has registers there, words.
+        // SAFETY: the card has registers there, each of a word.
         let registers = unsafe { kernel.registers::<u32>(at, size as u32) }.ok_or(MapError::Busy)?;
         let first = registers.pointer().cast();
         *self.taken.lock() = Some(registers);
-        // SAFETY: they are mapped there until `iounmap`.
+        // SAFETY: the registers are mapped there until `iounmap`.
         Ok(unsafe { MmioRaw::new(addr, first, size) })
     }
 
@@ -131,7 +131,7 @@ mod pool_lock {
 /// Finds the card on its bus, and lets it answer at the window.
 fn find_card(kernel: &'static Kernel) -> Result<u32, String> {
     let words = |at, bytes| {
-        // SAFETY: the bridge has words there. Each access below is one of a word, to configuration or a register.
+        // SAFETY: the bridge has words there. Each access below is to one word of configuration or to one register.
         unsafe { kernel.registers::<u32>(PhysAddr::new(at), bytes) }.ok_or_else(|| format!("no registers at {at:#x}"))
     };
     let (bridge, devices) = (words(pci::REGISTERS, 0x1000)?, words(pci::CONFIGURATION, 0x1_0000)?);
@@ -153,20 +153,20 @@ fn find_card(kernel: &'static Kernel) -> Result<u32, String> {
     Ok(pci::WINDOW)
 }
 
-/// The one's complement of the sum of words (RFC 1071).
+/// Returns the one's complement of the sum of words (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&low| low.into())).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
 }
 
-/// Asks for the address of the gateway (RFC 826).
+/// Returns a request for the address of the gateway (RFC 826).
 fn who_has(mac: [u8; 6]) -> Vec<u8> {
     let head = [&[0xff; 6][..], &mac, &[8, 6], &[0, 1, 8, 0, 6, 4, 0, 1]].concat();
     [&head[..], &mac, &OURS, &[0; 6], &GATEWAY, &[0; 18]].concat()
 }
 
-/// An echo request to the gateway (RFC 791, RFC 792).
+/// Returns an echo request to the gateway (RFC 791, RFC 792).
 fn echo(mac: [u8; 6], gateway: &[u8], data: &[u8]) -> Vec<u8> {
     let mut icmp = [&[8, 0, 0, 0, 0, 7, 0, 1][..], data].concat();
     let sum = checksum(&icmp);
@@ -178,7 +178,7 @@ fn echo(mac: [u8; 6], gateway: &[u8], data: &[u8]) -> Vec<u8> {
     [gateway, &mac, &[8, 0], &ip, &icmp].concat()
 }
 
-/// Sends a packet, and returns the next that comes.
+/// Sends a packet, and returns the next one that comes.
 fn exchange(
     kernel: &Kernel,
     card: &mut NetPollGroupParts,
@@ -227,7 +227,8 @@ fn talk(kernel: &Kernel, card: &mut NetPollGroupParts, pool: &ContiguousBufferPo
 fn i4_a_published_driver_exchanges_packets_and_gives_all_back(kernel: &'static Kernel) -> Verdict {
     let at = find_card(kernel)?;
     let before = kernel.dma.stats();
-    // SAFETY: the card is reset before rings and buffers are dropped, below; where it is not, they are never (I4).
+    // SAFETY: the card is reset before rings and buffers are dropped, below. If it is not reset, they are never dropped
+    // (I4).
     let memory: &'static DeviceMemory<Armv7a> =
         Box::leak(Box::new(unsafe { DeviceMemory::new(kernel.dma, kernel.master("e1000")) }));
     let device = memory.device();
@@ -240,7 +241,7 @@ fn i4_a_published_driver_exchanges_packets_and_gives_all_back(kernel: &'static K
 
     let verdict = talk(kernel, &mut card, &pool, mac);
     if let Err(error) = card.irq_control.shutdown() {
-        // The card may still have them.
+        // The card may still use them.
         core::mem::forget((card, pool));
         return Err(text(error));
     }

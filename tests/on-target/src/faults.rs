@@ -1,4 +1,4 @@
-//! A kernel that dies of what the boot argument `fault=` names, so that its last words can be read:
+//! A kernel that makes the fault that the boot argument `fault=` names, so that a test can check its last lines.
 //! tests/cases/faults.toml says what they must be.
 #![no_std]
 #![no_main]
@@ -17,7 +17,7 @@ use on_target::{address_of, after, alloc, direct_map_place};
 
 carveout_rt::entry!(main);
 
-/// Exit code of a program that was to die and did not.
+/// The exit code of a program that survived its fault.
 const SURVIVED: i32 = 3;
 
 fn main(handover: BootHandover) -> ! {
@@ -57,12 +57,13 @@ fn write(va: VirtAddr) {
 }
 
 fn undefined() {
-    // Its address ends in 0, which a report with another instruction's address does not. SAFETY: none: the instruction
-    // is permanently undefined (ARM ARM A5.4), and must fault.
+    // The instruction's address ends in 0, so a report with another instruction's address differs. SAFETY: none: the
+    // instruction is permanently undefined (ARM ARM A5.4), and must fault.
     unsafe { asm!(".balign 16", "udf #0") };
 }
 
-/// Of a buffer, given its first frame and the pointer to it that was valid while the CPU had it.
+/// Reads a buffer that a device owns. `stray` gives the address, from the buffer's first frame and the pointer that was
+/// valid while the CPU had the buffer.
 fn owned(kernel: &'static Kernel, stray: impl FnOnce(Frame, VirtAddr) -> VirtAddr) {
     let buffer = alloc(kernel, 2 * FRAME_SIZE).unwrap_or_else(|error| console::die(format_args!("{error}")));
     let buffer = buffer.into_stream::<FromDevice>();
@@ -86,7 +87,7 @@ fn guard(kernel: &'static Kernel) {
     write(VirtAddr::new(buffer.as_ptr().addr().get() as u32 + FRAME_SIZE));
 }
 
-/// Deeper than any stack, and not by a tail call.
+/// Recurses deeper than any stack, and not by a tail call.
 fn overflow(depth: u32) -> u32 {
     let frame = black_box([depth; 64]);
     if depth == 0 { 0 } else { overflow(depth - 1).wrapping_add(black_box(frame)[7]) }
@@ -94,7 +95,7 @@ fn overflow(depth: u32) -> u32 {
 
 static LOCK: Lock<()> = Lock::new(Rank::new(7), ());
 
-/// Asks the DMA API for something inside a lock that comes after its own.
+/// Calls the DMA API inside a lock that comes after the API's own.
 fn lock_order(kernel: &'static Kernel) {
     let _guard = LOCK.lock();
     println!("{:?}", kernel.default_area().map(|area| kernel.dma.free_bytes(area)));
@@ -105,7 +106,7 @@ fn lock_twice() {
     let _second = LOCK.lock();
 }
 
-/// Core 1 holds the lock until core 2 says something, which waits for the lock.
+/// Makes a deadlock: core 1 holds a lock until core 2 sends a word, and core 2 waits for the lock.
 fn deadlock() {
     let (taken, said) = (AtomicBool::new(false), AtomicBool::new(false));
     cores::on_all(&|core| match core.index() {

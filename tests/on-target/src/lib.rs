@@ -1,7 +1,7 @@
-//! What the on-target tests share: each file of `tests/` is a kernel of its own, booted like any other.
+//! Helpers for the on-target tests. Each file of `tests/` is a separate kernel, which boots like any other.
 //!
-//! Guarantees: a program of [`checks!`] prints one line a check, `NAME: ok` or `NAME: FAILED: why`, and exits with 0
-//! only if every check ran and went well. After each of them the audit must be clean (I1, I2, W^X) and all memory of
+//! Guarantees: a program of [`checks!`] prints one line for each check, `NAME: ok` or `NAME: FAILED: why`. It exits
+//! with 0 only if every check ran and passed. After each check the audit must be clean (I1, I2, W^X) and all memory of
 //! the areas must be free again.
 #![no_std]
 #![expect(clippy::missing_errors_doc, reason = "a check's error says what was found in place of its first line")]
@@ -25,7 +25,7 @@ use carveout_rt::fault::{Access, Fault, FaultStatus};
 use carveout_rt::probe::{probe_exec, probe_read32, probe_write32};
 use carveout_rt::start::BootHandover;
 
-/// What a check says: nothing, or what it found instead of what must be.
+/// The result of a check: nothing, or a text with what was found and what was expected.
 pub type Verdict = Result<(), String>;
 
 /// A check and its name.
@@ -65,8 +65,8 @@ macro_rules! ensure_eq {
     };
 }
 
-/// Boots and runs the checks, but those that a boot argument `skip=NAME` names. With `after-free=keep-mapped`, coherent
-/// buffers that are freed stay mapped. See [`checks!`].
+/// Boots and runs the checks, except those that a boot argument `skip=NAME` names. With `after-free=keep-mapped`,
+/// coherent buffers that are freed stay mapped. See [`checks!`].
 pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
     let kernel = bring_up::start(handover);
     let mut failed = 0;
@@ -95,23 +95,23 @@ pub fn run(handover: BootHandover, checks: &[Check]) -> ! {
     console::exit(i32::from(failed > 0))
 }
 
-/// How many steps of a random walk to take: as many as the boot argument `walk=N` says, else so many.
+/// Returns the steps of a random walk: those of the boot argument `walk=N`, or else `steps`.
 pub fn walk(kernel: &Kernel, steps: u32) -> u32 {
     kernel.info.bootargs().get("walk").and_then(|arg| arg.value?.parse().ok()).unwrap_or(steps)
 }
 
-/// Bytes that are free or known to be lost.
+/// Returns the bytes that are free or known to be lost.
 fn spendable(kernel: &Kernel) -> u64 {
     let areas = (0..kernel.layout.areas().len()).filter_map(|area| kernel.dma.area_at(area));
     areas.map(|area| kernel.dma.free_bytes(area).0).sum::<u64>() + kernel.dma.stats().quarantined
 }
 
-/// The live tables are as they must be.
+/// Checks the live tables by the audit.
 pub fn audit(kernel: &Kernel) -> Verdict {
     kernel.audit().map(drop).map_err(|finding| format!("audit: {finding}"))
 }
 
-/// The bus master that the tests play.
+/// Returns the bus master that the tests play.
 pub fn master(kernel: &Kernel) -> Master {
     kernel.master("test-master")
 }
@@ -121,22 +121,23 @@ pub fn alloc(kernel: &'static Kernel, bytes: u32) -> Result<Contiguous<Armv7a>, 
     kernel.dma.alloc(&master(kernel), bytes, 1).map_err(|error| format!("{error}"))
 }
 
-/// An address `bytes` further on.
+/// Returns the address `bytes` after `va`.
 pub const fn after(va: VirtAddr, bytes: u32) -> VirtAddr {
     VirtAddr::new(va.raw().wrapping_add(bytes))
 }
 
-/// The S bit of Normal memory on this core.
+/// Returns the S bit of Normal memory on this core.
 pub fn share() -> Shareability {
     registers().shareability()
 }
 
-/// The address of something in this program.
+/// Returns the address of a value or function of this program.
 pub fn address_of<T: ?Sized>(thing: &T) -> VirtAddr {
     VirtAddr::new(core::ptr::from_ref(thing).cast::<u8>().addr() as u32)
 }
 
-/// Where the direct map has the frame's place, held or not; `None` where no bank of RAM is.
+/// Returns the direct map's address for a frame, whether the map holds the frame or not. Returns `None` if the frame is
+/// in no bank of RAM.
 pub fn direct_map_place(frame: Frame) -> Option<VirtAddr> {
     let map = direct_map()?;
     map.runs().find_map(|run| {
@@ -146,17 +147,17 @@ pub fn direct_map_place(frame: Frame) -> Option<VirtAddr> {
     })
 }
 
-/// Reads a word of memory through whatever translation there is.
+/// Reads a word of memory through the present translation.
 pub fn read(va: VirtAddr) -> Result<u32, Fault> {
     // SAFETY: no test reads where registers are mapped, and reading memory has no side effects.
     unsafe { probe_read32(va) }
 }
 
-/// No descriptor translates `va`, neither for a read nor for a write.
+/// Checks that no descriptor translates `va`, neither for a read nor for a write.
 pub fn is_unmapped(va: VirtAddr) -> Verdict {
     let found = read(va);
     ensure!(is_translation_fault(found.as_ref().err(), Access::Read, va), "a read of {va}: {found:?}");
-    // SAFETY: a read just faulted, so a write does too, or the test fails and the program with it.
+    // SAFETY: a read just faulted, so a write faults too. If it does not, the test fails, and the program ends.
     let found = unsafe { probe_write32(va, 0xdead_beef) };
     ensure!(is_translation_fault(found.as_ref().err(), Access::Write, va), "a write of {va}: {found:?}");
     Ok(())
@@ -168,20 +169,20 @@ fn is_translation_fault(fault: Option<&Fault>, access: Access, va: VirtAddr) -> 
     })
 }
 
-/// `va` can be read and not written.
+/// Checks that `va` can be read and not written.
 pub fn is_read_only(va: VirtAddr) -> Verdict {
     let word = read(va).map_err(|fault| format!("{fault}"))?;
-    // SAFETY: a write that succeeds leaves the word as it was.
+    // SAFETY: a write that succeeds writes the same word.
     let found = unsafe { probe_write32(va, word) };
     let denied = |fault: &Fault| matches!(fault.status, FaultStatus::Permission(_)) && fault.access == Access::Write;
     ensure!(found.as_ref().is_err_and(denied), "a write of {va}: {found:?}");
     Ok(())
 }
 
-/// `bx lr`: what a probe that can execute it comes back from.
+/// `bx lr`, which returns at once to a probe that can execute it.
 pub const RETURN: u32 = 0xe12f_ff1e;
 
-/// `va`, where [`RETURN`] stands, cannot be executed.
+/// Checks that `va`, where [`RETURN`] is, cannot be executed.
 pub fn is_execute_never(va: VirtAddr) -> Verdict {
     ensure_eq!(read(va), Ok(RETURN), "the word at {va}");
     // SAFETY: if it can be executed, it is a function that returns at once.

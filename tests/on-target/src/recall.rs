@@ -1,10 +1,12 @@
-//! Counts what a recall costs, in instructions: 10,000 of random size for each kind of loan, and the worst of them.
+//! Counts the cost of recalls, in instructions: 10,000 recalls of random size for each kind of loan, and the worst of
+//! them.
 //!
-//! Wants `-icount shift=0`, where an instruction takes a nanosecond of virtual time (`qemu-run.sh --count`). What is
-//! counted is `alloc` and `into_device` of memory that is lent, less the same of the same memory when it is idle, which
-//! is zeroed too: bookkeeping, copies, and dropping the lines that loans left. Guarantees, if it ends with
-//! `recall: ok`: no recall cost more than docs/src/loans.md promises of its kind for its pages and the area's size, and
-//! the line through all of them rises no faster than promised. The boot argument `recalls=N` has it do with fewer.
+//! The program needs `-icount shift=0`, where an instruction takes a nanosecond of virtual time (`qemu-run.sh
+//! --count`). It counts `alloc` and `into_device` of memory that is lent, less the same calls for the same memory when
+//! it is idle, which is zeroed too. What remains is bookkeeping, copies, and dropping the lines that loans left. If the
+//! program ends with `recall: ok`, it guarantees two things. No recall cost more than docs/src/loans.md promises for
+//! its kind, its pages and the area's size. The line through all of them rises no faster than promised. With the boot
+//! argument `recalls=N` it makes fewer recalls.
 #![no_std]
 #![no_main]
 
@@ -25,19 +27,20 @@ use carveout_rt::start::BootHandover;
 
 carveout_rt::entry!(main);
 
-/// Recalls of each kind, if the boot arguments do not say.
+/// Recalls of each kind by default.
 const RECALLS: u32 = 10_000;
-/// Pages of the largest.
+/// Pages of the largest recall.
 const LARGEST: u32 = 512;
 
-/// What docs/src/loans.md promises of a kind of loan, in instructions, beside [`fixed`].
+/// The promise of docs/src/loans.md for a kind of loan, in instructions, beside [`fixed`].
 struct Promise {
     name: &'static str,
-    /// A page.
+    /// The cost of a page.
     rate: u64,
 }
 
-/// What docs/src/loans.md promises a recall from an area of so many pages costs beside its pages' rates: F.
+/// Returns F, the cost that docs/src/loans.md promises for a recall from an area of so many pages, beside its pages'
+/// rates.
 const fn fixed(pages: u32) -> u64 {
     4_000 + 90 * pages.div_ceil(32) as u64
 }
@@ -71,7 +74,7 @@ fn count(kernel: &'static Kernel, clock: &dyn Counter) -> Result<(), String> {
     measure(kernel, clock, &moved, pages, true, &Promise { name: "move", rate: 1000 })
 }
 
-/// The recalls of a kind, so many pages and instructions each.
+/// The recalls of a kind, with the pages and instructions of each.
 #[derive(Default)]
 struct Recalls {
     count: u64,
@@ -79,9 +82,9 @@ struct Recalls {
     cost: u64,
     pages_squared: u64,
     pages_times_cost: u64,
-    /// The least fixed part with which the promise holds for each.
+    /// The smallest fixed part with which the promise holds for every recall.
     fixed: u64,
-    /// The dearest, and its pages.
+    /// The most expensive recall, and its pages.
     worst: (u64, u64),
 }
 
@@ -96,7 +99,7 @@ impl Recalls {
         self.worst = self.worst.max((cost, pages));
     }
 
-    /// Instructions a further page costs: the slope of the line of least squares.
+    /// Returns the instructions that a further page costs: the slope of the line of least squares.
     const fn slope(&self) -> u64 {
         let Self { count, pages, cost, pages_squared, pages_times_cost, .. } = *self;
         let (rise, run) = (count * pages_times_cost, count * pages_squared - pages * pages);
@@ -127,7 +130,8 @@ fn measure<K: LoanKind>(
             let left = borrower.left(loan).unwrap_or(0);
             left > 0 || borrower.give_back(loan).is_err()
         });
-        // What was moved to the refuge stays there until given back: by the loans of the lowest frames, the last ones.
+        // Pages that were moved to the refuge stay there until they are given back. The last loans, those of the lowest
+        // frames, are given back.
         while K::KIND == PageKind::Movable
             && borrower.stats().in_refuge > 0
             && let Some(loan) = loans.pop()
@@ -142,7 +146,7 @@ fn measure<K: LoanKind>(
             new.push(loan);
         }
         loans.extend(new.into_iter().rev());
-        // As many small ones as large ones.
+        // Small recalls are as many as large ones.
         let order = random.below(LARGEST.ilog2() + 1);
         let count = ((1 << order) + random.below(1 << order)).min(LARGEST).min(pages);
         let before = borrower.stats().recalled;

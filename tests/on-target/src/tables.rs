@@ -1,7 +1,8 @@
-//! The live translation tables, by hand: how a test plants what the kernel would never make, and has the audit find it.
+//! Changes to the live translation tables by hand. A test plants a descriptor that the kernel would never make, and has
+//! the audit find it.
 //!
-//! Guarantees: a [`Plant`] is in the tables, and every walk sees it, for as long as it lives; afterwards the word is
-//! what it was and no TLB holds the translation.
+//! Guarantees: a [`Plant`] is in the tables, and every walk sees it, for as long as it lives. Afterwards the old word
+//! is back, and no TLB holds the planted translation.
 
 use alloc::string::String;
 use carveout::addr::{FRAME_SIZE, PhysAddr, SECTION_SIZE, VirtAddr};
@@ -18,19 +19,19 @@ use core::ptr::NonNull;
 
 use crate::{Verdict, after, audit, ensure_eq, share};
 
-/// Where a descriptor stands.
+/// The place of a descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    /// What it translates, first address.
+    /// The first address that it translates.
     va: VirtAddr,
-    /// Bytes of it.
+    /// The bytes that it translates.
     bytes: u32,
-    /// The word, as the walker finds it.
+    /// The physical address of the word.
     at: PhysAddr,
 }
 
 impl Place {
-    /// The first-level descriptor of the section that holds `va`.
+    /// Returns the place of the first-level descriptor for the section of `va`.
     pub fn first_level(kernel: &Kernel, va: VirtAddr) -> Self {
         let section = va.raw() / SECTION_SIZE;
         // One table serves both halves.
@@ -38,7 +39,7 @@ impl Place {
         Self { va: VirtAddr::new(section * SECTION_SIZE), bytes: SECTION_SIZE, at }
     }
 
-    /// The second-level descriptor of the page that holds `va`, if its section has a table.
+    /// Returns the place of the second-level descriptor for the page of `va`, if its section has a table.
     pub fn second_level(kernel: &Kernel, va: VirtAddr) -> Option<Self> {
         let first = Self::first_level(kernel, va);
         let L1Entry::Table(table) = L1Desc::from_raw(first.word(kernel)?).decode() else { return None };
@@ -47,23 +48,23 @@ impl Place {
         Some(Self { va: VirtAddr::new(va.raw() & !(FRAME_SIZE - 1)), bytes: FRAME_SIZE, at })
     }
 
-    /// The word that stands there.
+    /// Returns the word at this place.
     pub fn word(&self, kernel: &Kernel) -> Option<u32> {
         kernel.machine.table_word(self.at)
     }
 
-    /// Where the walker finds the word.
+    /// Returns the physical address of the word.
     pub const fn at(&self) -> PhysAddr {
         self.at
     }
 
-    /// Through which address the CPU writes the word.
+    /// Returns the pointer through which the CPU writes the word.
     pub fn pointer(&self, kernel: &Kernel) -> Option<NonNull<u32>> {
         kernel.machine.table(self.at, 4)
     }
 }
 
-/// A word put into the live tables; dropping it puts back what was there.
+/// A word that was put into the live tables. Dropping this puts the old word back.
 #[derive(Debug)]
 pub struct Plant {
     machine: &'static Armv7a,
@@ -73,13 +74,13 @@ pub struct Plant {
 }
 
 impl Plant {
-    /// Writes `word` at `place`. `None` if the place is in no table that the CPU can write.
+    /// Writes `word` at `place`. Returns `None` if the place is in no table that the CPU can write.
     ///
     /// # Safety
     ///
-    /// While it lives nothing maps or unmaps in that section, nothing accesses what the word translates but by a
-    /// probe, and code and data in use stay mapped. An alias of two types is UNPREDICTABLE once it is accessed (ARM
-    /// ARM A3.5.7): the tests plant it, have the audit find it, and take it away.
+    /// While the value lives, nothing maps or unmaps in that section, only probes access what the word translates, and
+    /// code and data in use stay mapped. An alias of two types is UNPREDICTABLE once it is accessed (ARM ARM A3.5.7).
+    /// The tests plant it, have the audit find it, and remove it.
     pub unsafe fn new(kernel: &'static Kernel, place: Place, word: u32) -> Option<Self> {
         let before = place.word(kernel)?;
         let plant = Self { machine: kernel.machine, place, word: place.pointer(kernel)?, before };
@@ -88,16 +89,17 @@ impl Plant {
         Some(plant)
     }
 
-    /// Puts back what was there, and leaves the TLB as it is: what a kernel that forgets the invalidate does. The drop
-    /// that follows makes up for it.
+    /// Puts the old word back without a TLB invalidate, like a kernel that forgets the invalidate. The drop that
+    /// follows does it.
     pub fn withdraw_from_memory_only(&self) {
         self.write(self.before);
     }
 
     fn write(&self, word: u32) {
-        // SAFETY: a word of a live table, mapped writable for good; who may use it meanwhile is the contract of `new`.
+        // SAFETY: this is a word of a live table, which stays mapped writable. The contract of `new` says who may use
+        // it meanwhile.
         unsafe { self.word.write_volatile(word) };
-        // SAFETY: as above; the reference ends with this call, in which nothing writes.
+        // SAFETY: as above. The reference ends with this call, in which nothing writes.
         let written = unsafe { self.word.as_ref() };
         self.machine.publish(self.place.at, core::slice::from_ref(written));
     }
@@ -110,21 +112,22 @@ impl Drop for Plant {
     }
 }
 
-/// A section between the devices and the device tree, which is nobody's.
+/// Returns an unused section between the devices and the device tree.
 pub fn nobodys() -> VirtAddr {
     after(DEVICES.start(), DEVICES.sections() * SECTION_SIZE)
 }
 
-/// The descriptor of a section as the kernel would make it.
+/// Returns the descriptor of a section as the kernel would make it.
 pub fn section(base: PhysAddr, memory: MemoryType, access: Access) -> u32 {
     L1Desc::section(base, memory, access, share()).raw()
 }
 
-/// Plants a word, expects the finding and none of another kind, takes the word away, expects none.
+/// Plants a word, and checks that the audit reports this finding and no other kind. Removes the word, and checks that
+/// the audit reports nothing.
 ///
 /// # Safety
 ///
-/// That of [`Plant::new`].
+/// As for [`Plant::new`].
 pub unsafe fn finds(kernel: &'static Kernel, place: Place, word: u32, expected: Finding) -> Verdict {
     audit(kernel)?;
     // SAFETY: `Plant::new` asks for what this function asks for.
@@ -137,13 +140,13 @@ pub unsafe fn finds(kernel: &'static Kernel, place: Place, word: u32, expected: 
     audit(kernel)
 }
 
-/// What an audit found, which must be something.
+/// Returns the findings of an audit. It is an error if the audit found nothing.
 pub fn must_find(verdict: Result<Report, Findings>) -> Result<Findings, String> {
     verdict.err().ok_or_else(|| String::from("the audit found nothing"))
 }
 
-/// Writes the registers that give this core's tables their meaning, ACTLR not, and has its TLB forget what it holds by
-/// the old ones.
+/// Writes the registers that give this core's tables their meaning, except ACTLR, and invalidates the TLB entries that
+/// the old values made.
 ///
 /// # Safety
 ///

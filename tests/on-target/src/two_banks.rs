@@ -1,6 +1,6 @@
-//! Two banks of RAM, one of which has a second name: areas over and in them, a bus master between them, and I1 through
-//! the alias. It needs realview-pb-a8 with the areas that tests/cases/two-banks.toml adds to its tree: `both` over both
-//! banks, `low` and `high` in one each.
+//! Two banks of RAM, of which one has a second address: areas in one and in both, a bus master between them, and I1
+//! through the alias. This program needs realview-pb-a8 with the areas that tests/cases/two-banks.toml adds to its
+//! tree: `both` over both banks, `low` and `high` in one bank each.
 #![no_std]
 #![no_main]
 
@@ -42,7 +42,7 @@ checks![
 
 const MIB: u32 = SECTION_SIZE;
 
-/// The bank at 0x20000000, and the one at 0x70000000.
+/// Returns the bank at 0x20000000 and the one at 0x70000000.
 fn banks(kernel: &Kernel) -> Result<[FrameRange; 2], String> {
     let at = |base| kernel.info.banks().iter().find(|bank| bank.base() == PhysAddr::new(base)).copied();
     at(0x2000_0000).zip(at(0x7000_0000)).map(|(low, high)| [low, high]).ok_or_else(|| "not the two banks".into())
@@ -75,7 +75,7 @@ fn one_area_spans_both_banks(kernel: &'static Kernel) -> Verdict {
     ensure_eq!(kernel.dma.alloc(&master, 1, 1).map(drop), Err(full), "a frame more than there is");
     let within = |bank: FrameRange| buffers.iter().filter(|buffer| bank.covers(buffer.frames())).count();
     ensure_eq!((within(low), within(high)), (8, 8), "buffers in each bank");
-    // All are mapped, from both banks, and each has its own bytes.
+    // All buffers of both banks are mapped, and each has its own bytes.
     audit(kernel)?;
     for (n, buffer) in buffers.iter().enumerate() {
         ensure!(buffer.bytes().iter().all(|&byte| usize::from(byte) == n), "buffer {n} holds another's bytes");
@@ -119,7 +119,7 @@ fn copier(kernel: &'static Kernel) -> Result<BoardCopier, String> {
     known::copier(kernel).map_err(text)?.ok_or_else(|| "the board has no DMA controller".into())
 }
 
-/// Streams of these sizes for the device, filled so that each word says where it belongs.
+/// Returns streams of these sizes for the device. Each word has a value of its own.
 fn streams<D: TypedDirection>(
     kernel: &'static Kernel,
     device: &'static str,
@@ -165,7 +165,8 @@ fn copies(kernel: &'static Kernel, from: (&'static str, &[u32]), to: (&'static s
 fn the_dma_controller_copies_from_bank_to_bank(kernel: &'static Kernel) -> Verdict {
     let pieces = [20_000, FRAME_SIZE, 3 * FRAME_SIZE - 100, 130_000];
     let total: u32 = pieces.iter().sum();
-    // There and back; one buffer and several; ends that fall together and that do not; less than a page.
+    // Copies in both directions, of one buffer and of several, with equal and with different ends, and of less than a
+    // page.
     copies(kernel, ("/codec", &pieces), ("/scaler", &[total - 8, 8]))?;
     copies(kernel, ("/scaler", &[total]), ("/codec", &pieces))?;
     copies(kernel, ("/codec", &[4]), ("/scaler", &[4]))?;
@@ -203,28 +204,28 @@ fn what_is_no_copy_is_refused_and_nothing_moves(kernel: &'static Kernel) -> Verd
     to.read_at(0, &mut seen);
     drop(copier);
     for buffer in [from, to, longer] {
-        // SAFETY: the controller was told nothing of them.
+        // SAFETY: the controller was not told of the buffers.
         drop(unsafe { buffer.release() });
     }
     ensure!(seen == [0x77; 102], "bytes were moved");
     Ok(())
 }
 
-/// The board's one alias.
+/// Returns the board's only alias.
 fn alias(kernel: &Kernel) -> Result<Alias, String> {
     let all: Vec<Alias> = kernel.info.aliases().iter().collect();
     ensure_eq!(all.len(), 1, "aliases of the board");
     Ok(all[0])
 }
 
-/// The second name of something in the aliased part of RAM.
+/// Returns the second address of a byte in the aliased part of RAM.
 fn second_name(kernel: &Kernel, first: PhysAddr) -> Result<PhysAddr, String> {
     let alias = alias(kernel)?;
     ensure!(alias.of.contains(Frame::containing(first)), "{first} has one name");
     Ok(PhysAddr::new(first.raw() - alias.of.base().raw() + alias.frames.base().raw()))
 }
 
-/// A whole section of RAM in the aliased part that nobody holds, and where the direct map has it.
+/// Returns a whole section of RAM in the aliased part that nobody holds, and its address in the direct map.
 fn plain(kernel: &Kernel) -> Result<(PhysAddr, VirtAddr), String> {
     let alias = alias(kernel)?;
     let free = kernel.layout.memblock().free_ranges().map(|run| run.intersection(alias.of));
@@ -237,14 +238,15 @@ fn plain(kernel: &Kernel) -> Result<(PhysAddr, VirtAddr), String> {
     Ok((at, va))
 }
 
-/// That it is: what is written by the one name is read by the other. (QEMU has no caches, so both are the memory.)
+/// Checks that a word that is written by one address is read by the other. (QEMU has no caches, so both accesses reach
+/// memory.)
 fn the_alias_is_the_memory_that_the_tree_says(kernel: &'static Kernel) -> Verdict {
     let (at, direct) = plain(kernel)?;
     let word = section(second_name(kernel, at)?, MemoryType::WriteBack, Access::Read);
     for value in [0x600d_f00d, 0x0bad_cafe] {
         // SAFETY: the direct map holds the word, writable, and nobody else uses it.
         unsafe { (direct.raw() as *mut u32).write_volatile(value) };
-        // SAFETY: nothing uses the section, and what it translates is accessed by a probe only.
+        // SAFETY: nothing uses the section, and only a probe accesses what it translates.
         let plant = unsafe { Plant::new(kernel, Place::first_level(kernel, nobodys()), word) };
         let seen = plant.as_ref().map(|_| read(nobodys()));
         drop(plant);
@@ -253,7 +255,8 @@ fn the_alias_is_the_memory_that_the_tree_says(kernel: &'static Kernel) -> Verdic
     Ok(())
 }
 
-/// Of RAM that the direct map holds, of a frame of an area that is idle, and of one that is mapped: whatever the type.
+/// Plants mappings through the alias, of each type: of RAM in the direct map, of an idle frame of an area, and of a
+/// frame that is mapped.
 fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -> Verdict {
     let buffer = kernel.dma.alloc(&kernel.master("/scaler"), MIB, MIB).map_err(text)?.into_coherent();
     let (held, idle) = (buffer.frames().base(), kernel.dma.alloc(&kernel.master("/scaler"), MIB, MIB).map_err(text)?);
@@ -269,7 +272,7 @@ fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -
                 unsafe { finds(kernel, Place::first_level(kernel, va), word, expected) }?;
             }
         }
-        // Where a buffer's own mapping would be: the word of its section, through the other name.
+        // In place of a buffer's own mapping: the word of its section, with the other address.
         if of == held {
             let va = VirtAddr::new(buffer.as_ptr().addr().get() as u32);
             ensure!(
@@ -285,7 +288,7 @@ fn i1_the_audit_finds_every_mapping_through_the_alias(kernel: &'static Kernel) -
             let found = plant.as_ref().map(|_| kernel.audit());
             drop(plant);
             let findings = must_find(found.ok_or("the table cannot be written")?)?;
-            // The frames that the ledger has there are not reached meanwhile, which is a finding each.
+            // The ledger's frames there are not reached meanwhile. Each of them is a finding.
             let pages = SECTION_SIZE / FRAME_SIZE;
             let counts = (findings.like(&expected), findings.total());
             ensure_eq!((findings.first, counts), (expected, (pages, 2 * pages)), "the audit of {word:#010x} at {va}");
@@ -302,11 +305,11 @@ fn i1_registers_are_never_mapped_through_the_alias(kernel: &'static Kernel) -> V
         let refused = kernel.space.lock().map_device(at, bytes);
         let over = matches!(refused, Err(DeviceError::OverRam { bank, .. }) if bank == alias.frames);
         ensure!(over, "registers at {at}: {refused:?}");
-        // SAFETY: a byte, which nobody looks at.
+        // SAFETY: nothing accesses this byte.
         let registers = unsafe { kernel.registers::<u8>(at, bytes) };
         ensure!(registers.is_none(), "registers over RAM at {at}");
     }
-    // The first block above is the board's system registers.
+    // The first block above RAM is the board's system registers.
     let above = after(VirtAddr::new(last.raw()), 1).raw();
     ensure!(kernel.space.lock().map_device(PhysAddr::new(above), FRAME_SIZE).is_ok(), "{above:#010x} is no RAM");
     Ok(())

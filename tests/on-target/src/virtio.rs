@@ -1,5 +1,5 @@
-//! Drivers of virtio-drivers over `carveout-virtio`, with QEMU's devices: the board's own disk is another one's matter.
-//! It needs the disk, the entropy source and the network that tests/cases/adapters.toml attaches.
+//! Drivers of virtio-drivers over `carveout-virtio`, with QEMU's devices. This program does not use the board's own
+//! disk. It needs the disk, the entropy source and the network that tests/cases/adapters.toml attaches.
 #![no_std]
 #![no_main]
 
@@ -45,7 +45,7 @@ unsafe impl Provider for Own {
     type Machine = Armv7a;
 
     fn memory() -> &'static DeviceMemory<Armv7a> {
-        // SAFETY: as above: it lives, and nothing changes it but through itself.
+        // SAFETY: as above. The memory lives, and it changes only through its own methods.
         unsafe { MEMORY.load(Ordering::Relaxed).as_ref() }.expect("there while a device is under test")
     }
 }
@@ -55,7 +55,7 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-/// Finds a device of a kind, and gives its transport to `test`, whose driver is gone when it returns.
+/// Finds a device of a kind, and gives its transport to `test`. The driver is gone when `test` returns.
 fn with(
     kernel: &'static Kernel,
     kind: DeviceType,
@@ -71,15 +71,15 @@ fn with(
     MEMORY.store(memory, Ordering::Relaxed);
     let verdict = test(Guarded::new(transport), Own::memory());
     MEMORY.store(ptr::null_mut(), Ordering::Relaxed);
-    // SAFETY: it was a box. The driver is gone, so nothing names the memory any more.
+    // SAFETY: the memory was a box. The driver is gone, so nothing uses the memory any more.
     drop(unsafe { Box::from_raw(memory) });
     verdict
 }
 
-/// A stream of the device's.
+/// A stream that the device owns.
 type Given<D> = Stream<Armv7a, D, Device>;
 
-/// Fills a stream, and hands it over. Returns where the CPU had it, too.
+/// Fills a stream, and hands it over. Also returns the CPU's address of the stream.
 fn filled(memory: &DeviceMemory<Armv7a>, fill: impl Fn(usize) -> u8) -> Result<(Given<ToDevice>, VirtAddr), String> {
     let mut stream = memory.dma().alloc(memory.master(), MOST as u32, 1).map_err(text)?.into_stream();
     stream.bytes_mut().iter_mut().enumerate().for_each(|(n, byte)| *byte = fill(n));
@@ -135,7 +135,7 @@ fn an_entropy_source_fills_slices_and_streams(kernel: &'static Kernel) -> Verdic
     })
 }
 
-/// Asks for the address of the gateway, as RFC 826 has it.
+/// Asks for the address of the gateway (RFC 826).
 fn i4_packets_go_out_bounced_and_come_into_a_stream(kernel: &'static Kernel) -> Verdict {
     const OURS: [u8; 4] = [10, 0, 2, 15];
     const GATEWAY: [u8; 4] = [10, 0, 2, 2];
@@ -156,12 +156,12 @@ fn i4_packets_go_out_bounced_and_come_into_a_stream(kernel: &'static Kernel) -> 
         .concat();
         let target = empty(memory)?;
         let mut room = memory.target(&target, 0..2048).map_err(text)?;
-        // SAFETY: nobody accesses the room before the request is complete, or the driver gone.
+        // SAFETY: nobody accesses the room before the request is complete or the driver is gone.
         let token = unsafe { net.receive_begin(&mut room) }.map_err(text)?;
         net.send(&who_has).map_err(text)?;
         let came = until(|| kernel.micros(), 10_000_000, || net.poll_receive() == Some(token));
         ensure!(came, "no packet came in ten seconds");
-        // SAFETY: the room of `receive_begin`.
+        // SAFETY: this is the room of `receive_begin`.
         let (header, bytes) = unsafe { net.receive_complete(token, &mut room) }.map_err(text)?;
         drop(room);
         // SAFETY: the request is complete, and the device wrote so many bytes (I4).

@@ -1,4 +1,4 @@
-//! Makes a check of each test that cargo knows. Guarantees that one that does not build is a check that fails.
+//! Makes a check of each test that cargo knows. Guarantees that a test that does not build is a check that fails.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -11,8 +11,8 @@ use crate::build::{Program, build};
 use crate::check::{Check, Job, Verdict};
 use crate::failure::{Context, Failure, Result};
 
-/// Returns the checks of the test programs that `cargo` builds: those whose name contains `part`. Each runs in a
-/// process of its own.
+/// Returns the checks of the test programs that `cargo` builds: those whose name contains `part`. Each runs in its own
+/// process.
 pub(super) fn of_programs(group: &str, cargo: Command, part: &str) -> Vec<Check> {
     let found = build(group, cargo).and_then(|programs| {
         let tests = programs.iter().filter(|program| program.is_test);
@@ -30,7 +30,7 @@ fn checks(group: &str, tests: &[(&Program, Vec<String>)], part: &str) -> Vec<Che
             test.args(["--exact", name]);
             let check = Check::new(format!("{group}: {name}"), move |job| {
                 let (exit, output) = job.output(&mut test)?;
-                // A name that nothing matches runs no test, and ends well.
+                // If a name matches no test, the program runs none and succeeds.
                 let ran = output.contains("test result: ok. 1 passed;");
                 Ok(if exit == 0 && ran { Verdict::Passed(None) } else { Verdict::Failed(format!("exit code {exit}")) })
             });
@@ -40,7 +40,7 @@ fn checks(group: &str, tests: &[(&Program, Vec<String>)], part: &str) -> Vec<Che
     checks
 }
 
-/// Returns the checks, of which there must be one, or one that fails.
+/// Returns the checks. If there are none, returns a check that fails.
 fn or_one_that_fails(group: &str, found: Result<Vec<Check>>) -> Vec<Check> {
     let reason = match found {
         Ok(checks) if !checks.is_empty() => return checks,
@@ -50,7 +50,7 @@ fn or_one_that_fails(group: &str, found: Result<Vec<Check>>) -> Vec<Check> {
     vec![Check::new(group, move |_| Err(Failure::new(reason)))]
 }
 
-/// Returns a test program as cargo starts it: in its package's folder.
+/// Returns a test program as cargo starts it, in its package's folder.
 fn test_program(path: &Path, package: &Path) -> Command {
     let mut test = Command::new(path);
     test.current_dir(package).env("CARGO_MANIFEST_DIR", package);
@@ -81,12 +81,12 @@ fn names(list: &str) -> Vec<String> {
 
 // --- doc tests ------------------------------------------------------------------------------------------------------
 
-/// Returns the checks of the doc tests. Rustdoc runs all at once, in the time of the first of them.
+/// Returns the checks of the doc tests. Rustdoc runs all of them at once, when the first one runs.
 pub(super) fn of_docs(group: &str, cargo: impl Fn() -> Command) -> Vec<Check> {
     eprintln!("building: {group}");
     let listed = |more: &[&str]| listed(cargo().args(["--", "--list"]).args(more));
     let Ok(names) = listed(&[]).and_then(|all| Ok(without(all, &listed(&["--ignored"])?))) else {
-        // Cargo says itself what does not build.
+        // Cargo itself says what does not build.
         return vec![Check::command(group, cargo()).alone()];
     };
     let mut all = cargo();
@@ -123,7 +123,7 @@ impl Batch {
 /// Returns the name, whether it passed, and its time, of a line such as "test NAME ... ok <0.010s>".
 fn result(line: &str) -> Option<(String, (bool, Duration))> {
     let (name, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
-    // The line tells more than the list: how the test is to end.
+    // Unlike the list, the line also says how the test must end.
     let name = [" - compile fail", " - compile", " - should panic"]
         .iter()
         .find_map(|mode| name.strip_suffix(mode))

@@ -1,6 +1,6 @@
 //! The interface for C: its header, its library, and `examples/embed-c`, built by `make` as a user builds it.
 //!
-//! That the header is what cbindgen makes of the sources is a host test of `carveout-c`.
+//! A host test of `carveout-c` checks that the header is what cbindgen makes from the sources.
 
 use std::fs;
 use std::process::Command;
@@ -14,10 +14,10 @@ use crate::project::{self, TARGET};
 
 /// The crate's folder.
 const ADAPTER: &str = "kernel/adapters/c";
-/// The cores that it boots on.
+/// The cores that the example boots on.
 const CORES: [&str; 2] = ["cortex-a15", "cortex-a7"];
 
-/// The lines that the kernel prints, but for that of the disk.
+/// The lines that the kernel prints, except the disk's line.
 const LINES: [&str; 34] = [
     "refused: an outer cache that is not there: *: outer cache: no PL310 answers there: its ID reads 0x00000000, *",
     "refused: a buffer of memory that is still the kernel's: *",
@@ -55,9 +55,9 @@ const LINES: [&str; 34] = [
     "embed-c: ok",
 ];
 
-/// The line of what `carveout_init` took.
+/// The line about what `carveout_init` took.
 const TAKEN: &str = "module: * bytes of heap, told in advance *; * bytes of stack";
-/// The most stack that it may take: what a kernel's thread has.
+/// The most stack that it may take: the stack of a kernel's thread.
 const STACK: u32 = 8192;
 
 pub(super) fn checks(kit: &'static Kit) -> Vec<Check> {
@@ -72,7 +72,7 @@ pub(super) fn checks(kit: &'static Kit) -> Vec<Check> {
     [header, symbols].into_iter().chain(boots).collect()
 }
 
-/// The header by itself, as each compiler has it.
+/// Checks the header by itself with each compiler.
 fn header(job: &mut Job) -> Result<Verdict> {
     let header = project::root().join(ADAPTER).join("include/carveout.h");
     let arm = format!("--target={TARGET}");
@@ -89,7 +89,7 @@ fn header(job: &mut Job) -> Result<Verdict> {
     Ok(Verdict::Passed(None))
 }
 
-/// The library as a whole, without a kernel: the linker names each symbol that it lacks.
+/// Links the whole library without a kernel. The linker names each symbol that the library lacks.
 fn symbols(toolchain: &Toolchain, job: &mut Job) -> Result<Verdict> {
     toolchain.embed_c()?;
     let library = project::target_dir().join(TARGET).join("release/libcarveout_c.a");
@@ -120,7 +120,7 @@ fn boot(toolchain: &Toolchain, core: &str, job: &mut Job) -> Result<Vec<String>>
     Ok(wrong)
 }
 
-/// Says whether the kernel was told of no stack, or of too much.
+/// Says whether the kernel printed no use of stack, or too much.
 fn too_much_stack(output: &str) -> Option<String> {
     let words = output.lines().find_map(|line| line.trim_end().strip_suffix(" bytes of stack"));
     let used = words.and_then(|words| words.rsplit(' ').next()?.parse().ok());

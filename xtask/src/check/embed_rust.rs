@@ -1,8 +1,8 @@
-//! Boots `examples/embed-rust`, built from its own folder as a user's kernel is, and is the other end of its wire.
+//! Boots `examples/embed-rust`, which is built from its own folder as a user's kernel is, and plays the other end of
+//! its network.
 //!
-//! The emulator's hub joins three: the kernel's port, the emulator's user network, by which TCP comes in, and a socket
-//! of this check's, by which it asks and pings. So what goes to and from the user network is seen here too, and left
-//! alone.
+//! The emulator's hub joins three ports: the kernel's, the emulator's user network, by which TCP comes in, and a socket
+//! of this check, which asks and pings. So this check also receives the packets of the user network. It ignores them.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -20,12 +20,12 @@ use crate::content::content;
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, EMBED_RUST};
 
-/// Bytes that are served.
+/// The bytes that are served.
 const BYTES: u32 = 10 << 20;
 /// How long one step may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The lines that the kernel prints, of those that tell the same on each run.
+/// Those lines of the kernel's output that are the same on each run.
 const LINES: [&str; 9] = [
     "embed-rust: outer cache: no PL310 answers there: its ID reads 0x00000000, *",
     "embed-rust: 0x04000000-0x06000000 (32 MiB) carved, window of 100 MiB",
@@ -57,11 +57,11 @@ pub(super) fn checks(kit: &'static Kit) -> Vec<Check> {
     vec![lints.alone(), boot.alone()]
 }
 
-/// The kernel in the emulator, which ends with it.
+/// The kernel in the emulator. Dropping this ends the emulator.
 struct Guest {
     emulator: Child,
     console: PathBuf,
-    /// Where its port 80 is.
+    /// The host's address of the kernel's port 80.
     http: SocketAddr,
 }
 
@@ -79,7 +79,7 @@ fn boot(kernel: &Path, job: &mut Job) -> Result<Vec<String>> {
     let mut guest = start(kernel, job, &wire)?;
     guest.says("embed-rust: serving on port 80")?;
     let mut wrong = Vec::new();
-    // The second is the largest that fits a frame.
+    // The second size is the largest that fits a frame.
     for bytes in [56, 1472] {
         wrong.extend(wire.ping(bytes)?);
     }
@@ -112,7 +112,7 @@ fn boot(kernel: &Path, job: &mut Job) -> Result<Vec<String>> {
 
 /// Starts the emulator.
 fn start(kernel: &Path, job: &Job, wire: &Wire) -> Result<Guest> {
-    // The port is free now. Nobody else takes it in the meantime but by chance.
+    // The port is free now. Another program takes it in the meantime only by chance.
     let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|port| port.local_addr()).doing("a free port")?;
     let console = job.folder().join("console");
     let out = File::create(&console).doing(console.display())?;
@@ -150,7 +150,7 @@ impl Guest {
         }
     }
 
-    /// Returns all that the kernel answers to a request.
+    /// Returns the kernel's whole answer to a request.
     fn get(&self, path: &str) -> Result<Vec<u8>> {
         let what = format!("GET /{path}");
         let mut stream = TcpStream::connect(self.http).doing(&what)?;
@@ -162,8 +162,8 @@ impl Guest {
     }
 }
 
-/// Says where no cache line was maintained, so that nothing was shown. The kernel itself compares them with what the
-/// protocol asks for, and panics if they are others.
+/// Says where no cache line was maintained, so that the run proves nothing. The kernel itself compares the lines with
+/// those that the protocol asks for, and panics if they differ.
 fn lines_wrong(said: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     for what in ["cleaned", "invalidated"] {
@@ -179,7 +179,7 @@ fn lines_wrong(said: &str) -> Vec<String> {
     wrong
 }
 
-/// The check's own end of the wire.
+/// The check's own end of the network.
 struct Wire {
     socket: UdpSocket,
     here: SocketAddr,
@@ -189,7 +189,7 @@ struct Wire {
 /// The check's addresses.
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x77];
 const IP: [u8; 4] = [10, 0, 2, 77];
-/// The kernel's.
+/// The kernel's address.
 const KERNEL_IP: [u8; 4] = [10, 0, 2, 15];
 
 impl Wire {
@@ -198,7 +198,7 @@ impl Wire {
         let socket = port()?;
         socket.set_read_timeout(Some(Duration::from_millis(500))).doing("a socket")?;
         let here = socket.local_addr().doing("a socket")?;
-        // It is free again when the emulator takes it.
+        // The port is free again when the emulator takes it.
         let there = port()?.local_addr().doing("a socket")?;
         Ok(Self { socket, here, there })
     }
@@ -218,7 +218,7 @@ impl Wire {
         Ok(None)
     }
 
-    /// Asks who has the kernel's address, and sends an echo request of so many bytes there. Says what was wrong.
+    /// Asks who has the kernel's address, and sends an echo request with `bytes` bytes there. Says what was wrong.
     fn ping(&self, bytes: usize) -> Result<Option<String>> {
         let to_mac = |frame: &[u8]| frame.get(..6) == Some(&MAC[..]);
         let mut ask = [&[0xff; 6][..], &MAC, &[0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1], &MAC, &IP, &[0; 6]].concat();
@@ -242,7 +242,7 @@ impl Wire {
             let is_reply = to_mac(frame) && frame.get(12..14) == Some(&[0x08, 0]) && frame.get(23) == Some(&1);
             is_reply.then(|| frame[34..].to_vec())
         })?;
-        // Type 0, the same words after it, and a sum of nothing.
+        // Type 0, the same words after it, and a checksum of zero.
         Ok(match reply {
             Some(reply) if reply[..2] == [0, 0] && reply[4..] == echo[4..] && checksum(&reply) == [0, 0] => None,
             Some(reply) => Some(format!("a ping of {bytes} bytes is answered by {reply:x?}")),
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_sum_with_its_checksum_is_nothing() {
-        // The header of RFC 1071's successors' common example.
+        // The header of the common example for this checksum.
         let mut header = [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
         let sum = checksum(&header);
         assert_eq!(sum, [0xb8, 0x61]);

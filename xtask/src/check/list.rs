@@ -1,4 +1,4 @@
-//! All checks, and what they share.
+//! The list of all checks, and the resources that they share.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::project::{
 };
 use crate::{bench, size};
 
-/// What the checks share.
+/// The resources that the checks share.
 pub(crate) struct Kit {
     pub(crate) toolchain: Toolchain,
     /// The toolchain for [`THUMB`], if there is one.
@@ -29,7 +29,7 @@ pub(crate) struct Kit {
     pub(crate) cards: Cards,
     /// The tool for pictures.
     picture: Built,
-    /// What boots, by name.
+    /// The programs that boot, by name.
     programs: BTreeMap<String, (Make, Built)>,
     this: PathBuf,
 }
@@ -44,13 +44,13 @@ enum Make {
     OnTarget(Kind),
 }
 
-/// What a program's name begins with if it is built for [`THUMB`].
+/// The prefix of a program's name if it is built for [`THUMB`].
 const IN_THUMB: &str = "thumb/";
 
 /// An entry of the list.
 enum Entry {
     Check(Check),
-    /// Checks whose names are known once they are built.
+    /// Checks whose names are only known after a build.
     Group {
         name: &'static str,
         build: Box<dyn FnOnce() -> Vec<Check>>,
@@ -78,7 +78,7 @@ impl Kit {
         })
     }
 
-    /// Returns the reason where the toolchain cannot build a program.
+    /// Returns the reason if the toolchain cannot build a program.
     pub(crate) fn unbuildable(&self, name: &str) -> Option<String> {
         (name.starts_with(IN_THUMB) && self.thumb.is_none()).then(|| no_target(THUMB))
     }
@@ -112,13 +112,13 @@ fn once(built: &Built, build: impl FnOnce() -> Result<PathBuf>) -> Result<&Path>
     built.as_deref().map_err(Failure::new)
 }
 
-/// Returns the line of a check that needs another target.
+/// Returns the line for a check that needs another target.
 pub(super) fn no_target(target: &str) -> String {
     format!("the toolchain has no target {target}: rustup target add {target}")
 }
 
-/// Returns what boots. The manifest of the on-target tests' package names each of its programs and tests. Programs are
-/// built for [`THUMB`] too.
+/// Returns the programs that boot. The manifest of the on-target tests' package names each of its programs and tests.
+/// Programs are also built for [`THUMB`].
 fn programs() -> Result<BTreeMap<String, (Make, Built)>> {
     #[derive(Deserialize)]
     struct Manifest {
@@ -141,13 +141,13 @@ fn programs() -> Result<BTreeMap<String, (Make, Built)>> {
     Ok(all.into_iter().map(|(name, make)| (name, (make, Built::new()))).collect())
 }
 
-/// Returns the checks that the options want and perhaps others, in their order. Builds cargo's tests if the filter may
-/// mean one of them: if it matches the name of their group, or no check that is known without a build.
+/// Returns the checks that the options want, and perhaps others, in their order. Builds cargo's tests if the filter may
+/// mean one of them: it matches the name of their group, or it matches no check that is known without a build.
 pub(super) fn all(options: &Options, logs: &Path) -> Result<Vec<Check>> {
     let toolchain = Toolchain::chosen()?;
     let this = std::env::current_exe().doing("this program's path")?;
     let cards = Cards::new(&this, logs);
-    // One for the process, which ends with the checks.
+    // One value lives as long as the process, which ends with the checks.
     let thumb = toolchain.for_target(THUMB);
     let kit: &'static Kit = Box::leak(Box::new(Kit {
         toolchain,
@@ -173,7 +173,7 @@ fn known(checks: Vec<Check>) -> Vec<Entry> {
     checks.into_iter().map(Entry::Check).collect()
 }
 
-/// Builds the groups that may have a check that is wanted.
+/// Builds the groups that may contain a wanted check.
 fn unfolded(entries: Vec<Entry>, options: &Options) -> Vec<Check> {
     let is_known = entries.iter().any(|entry| matches!(entry, Entry::Check(check) if options.matches(check.name())));
     let checks = entries.into_iter().flat_map(|entry| match entry {
@@ -184,11 +184,11 @@ fn unfolded(entries: Vec<Entry>, options: &Options) -> Vec<Check> {
     checks.collect()
 }
 
-/// What is counted and what is booted.
+/// Returns the checks that count instructions and those that boot.
 fn boots(kit: &'static Kit, options: &Options) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     if !options.quick {
-        // It fails if a figure cannot be had. A budget that is missed is shown, and fails nothing.
+        // This check fails if a figure is missing. It shows a missed budget, which fails nothing.
         checks.push(Check::command("instructions counted", kit.xtask("bench")));
         checks.push(Check::command("instructions counted: the tables", bench::tests(&kit.toolchain)));
         checks.push(Check::new("size: what each part costs", |job| size::check(&kit.toolchain, job)).alone());
@@ -217,7 +217,7 @@ fn lints(kit: &Kit) -> Vec<Check> {
         cargo.arg("--quiet").args(words).args(["--", "-D", "warnings"]);
         Check::command(name, cargo).alone()
     };
-    // With the fake machine; module.rs documents the rest.
+    // This documents the fake machine too. module.rs documents the rest.
     let mut documents = kit.toolchain.host("doc");
     documents.args(["--quiet", "--no-deps", "--package", MODULE, "--features", "carveout/fake"]);
     documents.env("RUSTDOCFLAGS", "-D warnings");
@@ -233,7 +233,7 @@ fn lints(kit: &Kit) -> Vec<Check> {
     ]
 }
 
-/// Each set of the features that a dependant may leave out: none builds with a warning.
+/// Returns the check that each set of the features that a dependant may leave out builds without a warning.
 fn feature_sets(kit: &Kit) -> Result<Check> {
     let mut builds = Vec::new();
     for (package, folder) in WITH_FEATURES {
@@ -277,7 +277,7 @@ fn subsets(names: &[String]) -> Vec<String> {
     (0..1 << names.len()).map(subset).collect()
 }
 
-/// What tests/setup.sh decides, on machines that are folders.
+/// Returns the checks of the decisions of tests/setup.sh, on machines that are folders.
 fn setup() -> Result<Vec<Check>> {
     let script = project::root().join("tests/setup-test.sh");
     let list = Command::new(&script).arg("--list").output().doing(script.display())?;
@@ -304,12 +304,12 @@ fn of_cargo(kit: &'static Kit, options: &Options) -> Vec<Entry> {
     }
     let docs = move || {
         let mut cargo = kit.toolchain.host("test");
-        // Rustdoc compares the error codes of compile-fail tests if it takes itself for a nightly one.
+        // Rustdoc compares the error codes of compile-fail tests only if it acts as a nightly one.
         cargo.arg("--doc").env("RUSTC_BOOTSTRAP", "1");
         cargo
     };
     entries.push(Entry::Group { name: DOCS, build: Box::new(move || cargo_tests::of_docs(DOCS, docs)) });
-    // Every interleaving of a few threads, in a build of its own: the crate's locks and atomics are loom's there.
+    // Every interleaving of a few threads. This is a separate build, in which the crate's locks and atomics are loom's.
     if !options.quick {
         let mut cargo = cargo(&["--package", MODULE, "--lib", "--target-dir"]);
         cargo.arg(project::target_dir().join("loom")).env("RUSTFLAGS", "--cfg loom");
@@ -318,12 +318,12 @@ fn of_cargo(kit: &'static Kit, options: &Options) -> Vec<Entry> {
     entries
 }
 
-/// The tests whose name contains `part`, of the programs that `cargo` builds.
+/// Returns the group of the tests whose name contains `part`, from the programs that `cargo` builds.
 fn cargo_group(name: &'static str, cargo: Command, part: &'static str) -> Entry {
     Entry::Group { name, build: Box::new(move || cargo_tests::of_programs(name, cargo, part)) }
 }
 
-/// Each on-target test on each board, as its board.toml says.
+/// Returns the checks of each on-target test on each board, as the board's board.toml says.
 fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[&str]) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     let check = |name: String, board: &str, program: &str, append: &str, smp| {
@@ -335,7 +335,7 @@ fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[&str]) -> Resu
     for emulated in Emulated::all()? {
         let (board, Some(append)) = (emulated.board.name(), &emulated.qemu.on_target) else { continue };
         for &test in tests {
-            // All of the loans' 100,000 steps take minutes.
+            // All 100,000 steps of the test of loans take minutes.
             if !(options.quick && test == "loans" && append.is_empty()) {
                 checks.push(check(format!("on target: {board}: {test}"), board, test, append, None));
             }
@@ -347,8 +347,8 @@ fn on_target_tests(kit: &'static Kit, options: &Options, tests: &[&str]) -> Resu
     Ok(checks)
 }
 
-/// The pages of the book by mdBook itself, without a word of complaint, where it is installed. Its text, its links and
-/// its code are the package `book`'s tests everywhere.
+/// Returns the check that mdBook, if it is installed, makes the book's pages without a complaint. The tests of the
+/// package `book` check text, links and code everywhere.
 fn book_pages() -> Option<Check> {
     let mdbook = || Command::new("mdbook");
     mdbook().arg("--version").output().ok()?;
@@ -362,14 +362,15 @@ fn book_pages() -> Option<Check> {
     }))
 }
 
-/// What a developer types, for one of the on-target tests; .cargo/config.toml names the runner.
+/// Returns the check of cargo's runner with one on-target test, as a developer runs it. .cargo/config.toml names the
+/// runner.
 fn runner(kit: &Kit, test: &str) -> Check {
     let mut cargo = kit.toolchain.target("test");
     cargo.args(["--quiet", "--package", ON_TARGET, "--test", test]);
     Check::command("cargo's runner", cargo)
 }
 
-/// What README tells people to type first, and the table that the book says comes of it.
+/// Runs the command that README names first, and compares its table with the book's.
 fn main_job(job: &mut Job) -> Result<Verdict> {
     const CHAPTER: &str = "docs/src/testing.md";
     let (exit, output) = job.output(&mut Command::new(project::root().join("qemu-run.sh")))?;
@@ -399,7 +400,7 @@ fn main_job_wrong(exit: i32, output: &str, chapter: &str) -> Vec<String> {
     wrong
 }
 
-/// On a Cortex-A9 without an outer cache, whose lines cost alike on every board.
+/// Checks the cost of recalls on a Cortex-A9 without an outer cache, whose lines cost the same on every board.
 fn recall_costs(kit: &Kit, job: &mut Job) -> Result<Verdict> {
     let tree = job.folder().join("a9.dtb");
     image::tree_without_outer_cache(&Emulated::named("vexpress-a9")?.board, &tree)?;
@@ -421,15 +422,15 @@ fn recall_costs(kit: &Kit, job: &mut Job) -> Result<Verdict> {
 /// The boot arguments of the processes on the incoherent machine.
 const SHARE: &str = "cma=64M demo=share loglevel=6 semihosting";
 
-/// Runs a campaign. Its last line goes on the check's.
+/// Runs a campaign. The campaign's last line goes on the check's line.
 fn summed_up(job: &mut Job, machine: &mut Command) -> Result<Verdict> {
     let (exit, output) = job.output(machine)?;
     let last = output.lines().last().map(str::to_owned);
     Ok(if exit == 0 { Verdict::Passed(last) } else { Verdict::Failed(format!("exit code {exit}")) })
 }
 
-/// A slice of the campaigns that tests/incoherent/README.md has: two seeds of every planted bug on every model where it
-/// is one.
+/// Returns a part of the campaigns of tests/incoherent/README.md: two seeds of every planted bug, on every model where
+/// it is a bug.
 fn incoherent_machine(kit: &'static Kit) -> Vec<Entry> {
     let folder = project::root().join(project::INCOHERENT);
     let cargo = |words: &[&str]| {

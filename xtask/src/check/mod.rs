@@ -1,5 +1,5 @@
-//! Runs the checks. Guarantees a line a check as it ends, with how many of how many have ended; a log a check in
-//! `target/tests`; and as last line how many passed and failed.
+//! Runs the checks. Guarantees one line for each check when it ends, with the number of checks that have ended; a log
+//! for each check in `target/tests`; and a last line with the numbers of passed and failed checks.
 
 mod cards;
 mod cargo_tests;
@@ -27,7 +27,7 @@ use crate::{project, scratch};
 pub(crate) use list::Kit;
 pub(crate) use outcome::wrong;
 
-/// Which checks run, and how they are told of.
+/// The options: which checks run, and how they are reported.
 #[derive(Debug, Default)]
 struct Options {
     quick: bool,
@@ -47,7 +47,7 @@ impl Options {
                 Arg::Long("skip") => options.skip.push(args.value()?.string()?),
                 Arg::Long("list") => options.list = true,
                 Arg::Long("json") => options.json = true,
-                // The scripts have heard it.
+                // The scripts have handled this option.
                 Arg::Long("no-install") => {}
                 other => return Err(other.unexpected().into()),
             }
@@ -64,7 +64,7 @@ impl Options {
         self.skip.iter().any(|part| name.contains(part.as_str()))
     }
 
-    /// Returns whether a group of checks may have one that is wanted, by the start of their names.
+    /// Returns whether a group may contain a wanted check, judged by the start of the checks' names.
     fn wants(&self, group: &str) -> bool {
         let of_group = |filter: &String| group.contains(filter.as_str()) || filter.starts_with(&format!("{group}: "));
         self.filter.as_ref().is_none_or(of_group)
@@ -95,17 +95,17 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
         let arguments = Arguments {
             test_threads: Some(if alone { 1 } else { at_once() }),
             format: options.json.then_some(FormatSetting::Json),
-            // Its own printer knows no [n/m]; the report prints.
+            // libtest-mimic's own printer knows no [n/m], so the report prints.
             logfile: (!options.json).then(|| "/dev/null".to_owned()),
             ..arguments.clone()
         };
-        // The report counts.
+        // The report counts the results.
         let _ = libtest_mimic::run(&arguments, trials.drain(..end).map(|(_, trial)| trial).collect());
     }
     Ok(report.conclusion())
 }
 
-/// Returns how many checks run at once: each may boot QEMU, which keeps a core busy.
+/// Returns how many checks run at once. Each may boot QEMU, which keeps a core busy.
 fn at_once() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }
@@ -115,22 +115,22 @@ fn at_once() -> usize {
 /// A check.
 pub(crate) struct Check {
     name: String,
-    /// It has the machine to itself.
+    /// Whether the check has the machine to itself.
     alone: bool,
-    /// One of many of a kind: that it passed is told only in passing.
+    /// Whether the check is one of many of a kind. If it passed, its line is short-lived.
     brief: bool,
     run: Run,
 }
 
 type Run = Box<dyn FnOnce(&mut Job) -> Result<Verdict> + Send>;
 
-/// How a check ended that could be run.
+/// How a check ended.
 pub(crate) enum Verdict {
-    /// It passed; what stands on its line.
+    /// The check passed. The text goes on its line.
     Passed(Option<String>),
-    /// It passed in another check's time.
+    /// The check passed while another check ran.
     PassedIn(Duration),
-    /// It failed; the log says why.
+    /// The check failed. The log says why.
     Failed(String),
     /// This machine cannot run it.
     Skipped(String),
@@ -142,7 +142,7 @@ impl Check {
         Self { name: name.into(), alone: false, brief: false, run: Box::new(run) }
     }
 
-    /// Returns a check that a command passes by ending well.
+    /// Returns a check that passes if a command succeeds.
     pub(crate) fn command(name: impl Into<String>, mut command: Command) -> Self {
         Self::new(name, move |job| job.passes(&mut command))
     }
@@ -151,7 +151,7 @@ impl Check {
         &self.name
     }
 
-    /// Gives it the machine.
+    /// Gives the check the machine to itself.
     pub(crate) fn alone(self) -> Self {
         Self { alone: true, ..self }
     }
@@ -180,14 +180,14 @@ impl Check {
     }
 }
 
-/// Returns a check's name as a file's.
+/// Returns a check's name in the form of a file name.
 fn file_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || ".=-".contains(c) { c } else { '_' };
     // Most file systems take 255 bytes.
     name.chars().map(plain).take(240).collect()
 }
 
-/// What a check has while it runs: a log and a scratch folder of its own.
+/// The resources of a check while it runs: its own log and scratch folder.
 pub(crate) struct Job {
     log: File,
     folder: PathBuf,
@@ -207,7 +207,7 @@ impl Job {
         writeln!(self.log, "{line}").doing("the log")
     }
 
-    /// Runs a command. Returns its exit code and its output, which the log has too.
+    /// Runs a command. Returns its exit code and its output. The log gets the output too.
     pub(crate) fn output(&mut self, command: &mut Command) -> Result<(i32, String)> {
         let path = self.folder.join("output");
         let file = File::create(&path).doing(path.display())?;
@@ -219,7 +219,7 @@ impl Job {
         Ok((exit_code(status), output))
     }
 
-    /// Runs a command, which must end well.
+    /// Runs a command, which must succeed.
     pub(crate) fn run(&mut self, command: &mut Command) -> Result<()> {
         let (log, both) = (self.log.try_clone().doing("the log")?, self.log.try_clone().doing("the log")?);
         let program = command.get_program().to_string_lossy().into_owned();
@@ -230,12 +230,12 @@ impl Job {
         Err(crate::failure::Failure::new(format!("exit code {} of {program}", exit_code(status))))
     }
 
-    /// Runs a command, which passes by ending well.
+    /// Runs a command. The check passes if the command succeeds.
     pub(crate) fn passes(&mut self, command: &mut Command) -> Result<Verdict> {
         self.run(command).map(|()| Verdict::Passed(None))
     }
 
-    /// Judges by what is wrong, which the log gets.
+    /// Returns the verdict: passed if `wrong` is empty. The log gets the lines of `wrong`.
     pub(crate) fn judged(&mut self, wrong: &[String]) -> Result<Verdict> {
         for line in wrong {
             self.say(line)?;
@@ -279,7 +279,7 @@ impl Report {
     }
 
     fn print(&self, line: &str) {
-        // Nobody reads a closed pipe.
+        // If the pipe is closed, nobody reads it.
         let _ = if self.to_stderr { writeln!(io::stderr(), "{line}") } else { writeln!(io::stdout(), "{line}") };
     }
 
@@ -310,7 +310,7 @@ impl Report {
         }
     }
 
-    /// Prints the slowest, what failed or was skipped, and the counts. Returns the exit code.
+    /// Prints the slowest checks, those that failed or were skipped, and the counts. Returns the exit code.
     fn conclusion(&self) -> u8 {
         tick_done();
         let mut results = std::mem::take(&mut self.lock().results);
@@ -341,7 +341,8 @@ fn counts(passed: usize, failed: usize, skipped: usize) -> String {
 }
 
 impl Ended {
-    /// Says how far the checks are: in place on a terminal, elsewhere in a line at most every ten seconds.
+    /// Shows the progress of the checks. On a terminal it replaces the line. Elsewhere it prints a line at most every
+    /// ten seconds.
     fn tick(&mut self, line: &str) {
         if io::stderr().is_terminal() {
             let line: String = line.chars().take(79).collect();

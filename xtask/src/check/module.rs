@@ -1,6 +1,6 @@
-//! Checks the module's crates as their users meet them: packed for a registry, documented as docs.rs does it, built for
-//! other targets and by the oldest Rust, compared with the last release. Guarantees that each crate of the workspace
-//! that may be published is looked at.
+//! Checks the module's crates in the form that users get: packed for a registry, documented as docs.rs does it, built
+//! for other targets and by the oldest Rust, and compared with the last release. Guarantees that each crate of the
+//! workspace that may be published is checked.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,7 +14,7 @@ use super::{Check, Job, Kit, Options, Verdict, wrong};
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, RUNTIME, TARGET, TEMPLATE};
 
-/// What each package has beside its sources.
+/// The files that each package has beside its sources.
 const FILES: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
 /// A target whose calling convention passes floating-point numbers in registers, for which [`RUNTIME`] is not built.
@@ -49,7 +49,7 @@ struct Docs {
     rs: DocsRs,
 }
 
-/// What docs.rs is told.
+/// The settings for docs.rs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct DocsRs {
@@ -59,7 +59,7 @@ struct DocsRs {
     features: Vec<String>,
 }
 
-/// Returns the workspace's crates that may be published, from what cargo says of it.
+/// Returns the workspace's crates that may be published, from cargo's metadata.
 fn published(metadata: &[u8]) -> serde_json::Result<Vec<Package>> {
     #[derive(Deserialize)]
     struct Workspace {
@@ -75,7 +75,7 @@ impl Package {
         Some(&self.metadata.as_ref()?.docs.as_ref()?.rs)
     }
 
-    /// Says what a registry and docs.rs lack. `files` are the package's, one a line.
+    /// Says what the package lacks for a registry and docs.rs. `files` are the package's files, one a line.
     fn lacks(&self, files: &str) -> Vec<String> {
         let documented = self.docs().is_some_and(|docs| docs.default_target == TARGET && docs.targets == [TARGET]);
         let facts = [
@@ -101,7 +101,7 @@ pub(super) fn checks(kit: &'static Kit, options: &Options) -> Result<Vec<Check>>
     let mut metadata = kit.toolchain.host("metadata");
     metadata.args(["--offline", "--no-deps", "--format-version", "1"]);
     let output = metadata.output().doing("cargo metadata")?;
-    // Looked at for as long as the process lives.
+    // The checks use the packages for as long as the process lives.
     let packages: &'static [Package] = published(&output.stdout).doing("cargo metadata")?.leak();
 
     let mut checks = vec![
@@ -132,7 +132,7 @@ fn shown(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdict> {
     job.judged(&lacks)
 }
 
-/// Documents each crate with the features that docs.rs is told. Every link leads somewhere.
+/// Documents each crate with the features that docs.rs uses. Every link must lead somewhere.
 fn documents(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdict> {
     for package in packages {
         let features = package.docs().map(|docs| docs.features.join(",")).unwrap_or_default();
@@ -143,19 +143,19 @@ fn documents(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdict> 
     Ok(Verdict::Passed(None))
 }
 
-/// Packs each crate, and builds all that was packed as dependencies of a crate elsewhere.
+/// Packs each crate, and builds all packages as dependencies of a crate elsewhere.
 ///
-/// Cargo's own verification would not do: it unpacks the packages of the others once, and finds them there from then
+/// Cargo's own verification is not enough: it unpacks the packages of the other crates once, and uses these from then
 /// on, whatever has changed.
 fn packed(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdict> {
     let mut pack = kit.toolchain.host("package");
-    // What is not committed yet is looked at too, and nobody is asked.
+    // Uncommitted changes are checked too, and the network is not used.
     job.run(pack.args(["--quiet", "--no-verify", "--allow-dirty", "--offline"]).args(named(packages)))?;
     let mut manifest = DEPENDANT.to_owned();
     for Package { name, version, .. } in packages {
         let folder = format!("{name}-{version}");
         let packed = project::target_dir().join("package").join(format!("{folder}.crate"));
-        // The times in a package are all alike, and cargo would take what it built of another for this one.
+        // All times in packages are equal, so cargo would take the build of another package for this one.
         job.run(Command::new("tar").args(["--touch", "-xzf"]).arg(packed).arg("-C").arg(job.folder()))?;
         let _ = writeln!(manifest, "[dependencies.{name}]\nversion = \"={version}\"");
         let _ = writeln!(manifest, "[patch.crates-io.{name}]\npath = \"{folder}\"");
@@ -177,8 +177,8 @@ fn hard_float(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdict>
     job.passes(&mut build)
 }
 
-/// Builds the crates by the Rust that their manifests name: for this machine, and for the boards if it has their
-/// target.
+/// Builds the crates with the Rust that their manifests name: for this machine, and for the boards if that Rust has
+/// their target.
 fn by_the_oldest(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdict> {
     let versions: Vec<_> = packages.iter().filter_map(|package| package.rust_version.as_deref()).collect();
     let Some(&oldest) = versions.first().filter(|first| versions.iter().all(|version| version == *first)) else {
@@ -208,7 +208,7 @@ fn by_the_oldest(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdi
 /// The most lines that the template's kernel has.
 const TEMPLATE_LINES: usize = 60;
 
-/// Runs what a newcomer copies, as its README says.
+/// Runs the template that a newcomer copies, as its README says.
 fn template(kit: &Kit, folder: &Path, lock: &str, job: &mut Job) -> Result<Verdict> {
     let main = folder.join("src/main.rs");
     let count = fs::read_to_string(&main).doing(main.display())?.lines().count();
@@ -223,7 +223,7 @@ fn template(kit: &Kit, folder: &Path, lock: &str, job: &mut Job) -> Result<Verdi
     job.judged(&wrong)
 }
 
-/// Runs what `cargo generate` makes of the template elsewhere.
+/// Runs the kernel that `cargo generate` makes from the template elsewhere.
 fn generated(kit: &Kit, job: &mut Job) -> Result<Verdict> {
     let generate = || Command::new("cargo-generate");
     if !generate().args(["generate", "--version"]).output().is_ok_and(|output| output.status.success()) {
@@ -234,13 +234,13 @@ fn generated(kit: &Kit, job: &mut Job) -> Result<Verdict> {
     let mut made = generate();
     made.args(["generate", "--silent", "--vcs", "none", "--name", "my-kernel", "--define", &carveout, "--path"]);
     job.run(made.arg(project::example(TEMPLATE)).arg("--destination").arg(job.folder()))?;
-    // Its lock file names the template.
+    // The lock file names the template.
     template(kit, &job.folder().join("my-kernel"), "--offline", job)
 }
 
 // --- promises -------------------------------------------------------------------------------------------------------
 
-/// Compares what the crates export with the last release that git has a tag of. A break needs a new version.
+/// Compares the crates' public items with the last release that has a tag in git. A break needs a new version.
 fn promises(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdict> {
     let git = || {
         let mut git = Command::new("git");
@@ -279,7 +279,7 @@ fn promises(kit: &Kit, packages: &[Package], job: &mut Job) -> Result<Verdict> {
     Ok(Verdict::Passed(Some(format!("{compared} crates, with {tag}"))))
 }
 
-/// Returns rustdoc's JSON of a crate of a checkout, or `None` if it has no such crate.
+/// Returns rustdoc's JSON of a crate of a checkout, or `None` if the checkout has no such crate.
 fn exports(kit: &Kit, checkout: &Path, package: &Package, name: &str, job: &mut Job) -> Result<Option<PathBuf>> {
     let mut id = kit.toolchain.cargo_in(checkout);
     let (exit, _) = job.output(id.args(["pkgid", "--offline", "--package", &package.name]))?;

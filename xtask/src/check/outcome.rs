@@ -1,12 +1,12 @@
-//! Judges what a guest said. Guarantees that no line of complaint passes unless a pattern expects it.
+//! Judges a guest's output. Guarantees that no line of complaint passes unless a pattern expects it.
 
 use wildmatch::WildMatch;
 
-/// How a line starts that complains.
+/// The starts of lines that complain.
 const COMPLAINTS: [&str; 6] = ["refused:", "error:", "warn:", "panic:", "exception:", "audit: FAILED:"];
 
-/// Says what is wrong, a line each: another exit code, a pattern that not just one line matches as a whole, a complaint
-/// that no pattern matches. In a pattern `*` is any text and `?` any character.
+/// Says what is wrong, a line each: another exit code, a pattern that does not match exactly one whole line, a
+/// complaint that no pattern matches. In a pattern `*` is any text and `?` any character.
 pub(crate) fn wrong(exit: i32, output: &str, want: i32, patterns: &[String]) -> Vec<String> {
     let mut wrong = Vec::new();
     if exit != want {

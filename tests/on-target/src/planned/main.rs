@@ -1,4 +1,4 @@
-//! A kernel that makes its contracts at boot by the table that `carveout-plan` wrote of plan/cases/vexpress.toml. It
+//! A kernel that makes its contracts at boot by the table that `carveout-plan` wrote for plan/cases/vexpress.toml. It
 //! changes between use cases that share memory, and refuses a tree that the plan was not made for. It needs the area of
 //! tests/cases/plan.toml.
 #![no_std]
@@ -14,7 +14,7 @@ use carveout_boards::println;
 use carveout_rt::start::BootHandover;
 use table::PLAN;
 
-// As the tool writes it: a test of the tool compares it to the letter.
+// The table is as the tool writes it, because a test of the tool compares it letter by letter.
 #[rustfmt::skip]
 mod table;
 

@@ -1,9 +1,9 @@
-//! A driver of virtio-blk (OASIS virtio 1.1, 2.6 and 5.2), one request at a time: the kernel's own, over
-//! virtio-drivers, leaves no room to forget a barrier.
+//! A driver of virtio-blk (OASIS virtio 1.1, 2.6 and 5.2), one request at a time. The planted bugs need it, because the
+//! kernel's own driver, over virtio-drivers, cannot forget a barrier.
 //!
-//! Guarantees: all that the device reads or writes besides the data is one coherent page. [`Disk::prepare`] ends in the
-//! barrier that must come before the device is told, [`Disk::go`] tells it, [`Disk::wait`] returns when the data is in
-//! memory.
+//! Guarantees: all memory that the device accesses besides the data is one coherent page. [`Disk::prepare`] ends in the
+//! barrier that must come before the device is told. [`Disk::go`] tells the device. [`Disk::wait`] returns when the
+//! data is in memory.
 
 use crate::careless::Careless;
 use carveout::addr::BusAddr;
@@ -17,9 +17,9 @@ use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Trans
 /// Bytes of a sector.
 pub(crate) const SECTOR: u32 = 512;
 
-/// Entries of the queue: a request takes three.
+/// Entries of the queue. A request takes three.
 const ENTRIES: u16 = 4;
-// Where things stand in the page.
+// The layout of the page.
 const DESCRIPTORS: u32 = 0;
 const AVAILABLE: u32 = 0x100;
 const USED: u32 = 0x200;
@@ -29,10 +29,10 @@ const STATUS: u32 = 0x400;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const VERSION_1: u64 = 1 << 32;
-/// Polls, each a dozen instructions, after which the device is given up.
+/// The number of polls after which the device is given up. A poll takes a dozen instructions.
 const PATIENCE: u32 = 1 << 24;
 
-/// Which way the data goes.
+/// The direction of the data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Transfer {
     /// From the disk to memory: `VIRTIO_BLK_T_IN`.
@@ -62,7 +62,7 @@ impl Disk {
         transport.write_driver_features(VERSION_1);
         status |= DeviceStatus::FEATURES_OK;
         transport.set_status(status);
-        // Used buffers are told by an interrupt, which this core has masked.
+        // The device reports used buffers by an interrupt, which this core has masked.
         page.write_word(AVAILABLE as usize, 0u16);
         page.device_barrier();
         let at = |offset: u32| u64::from(page.bus().raw() + offset);
@@ -71,7 +71,7 @@ impl Disk {
         Ok(Self { transport, page, requests: 0 })
     }
 
-    /// Writes down a request for the sectors from the first on, and sees to it that the device will read it.
+    /// Writes a request for the sectors from the first on, and makes sure that the device will see it.
     pub(crate) fn prepare(&mut self, transfer: Transfer, at: BusAddr, bytes: u32) {
         let device_writes = if transfer == Transfer::In { WRITE } else { 0 };
         let page = self.page.bus().raw();
@@ -86,7 +86,7 @@ impl Disk {
         let slot = u32::from(self.requests % ENTRIES);
         self.page.write_word((AVAILABLE + 4 + 2 * slot) as usize, 0u16);
         self.requests = self.requests.wrapping_add(1);
-        // The index says that what came before is valid.
+        // The index makes the earlier writes valid.
         self.page.dma_wmb();
         self.page.write_word((AVAILABLE + 2) as usize, self.requests.to_le());
         self.page.device_barrier();
@@ -99,7 +99,8 @@ impl Disk {
 
     /// Waits until the request is done.
     pub(crate) fn wait(&mut self) -> Verdict {
-        // The register, not memory: polling that would keep the caches' adversary at the one line.
+        // This polls the register and not memory, because polling memory would keep the caches' adversary busy with one
+        // line.
         let done = (0..PATIENCE).any(|_| self.transport.ack_interrupt().contains(InterruptStatus::QUEUE_INTERRUPT));
         ensure!(done, "the disk does not answer");
         self.page.dma_rmb();
@@ -113,12 +114,12 @@ impl Disk {
     pub(crate) fn close(mut self) {
         self.transport.set_status(DeviceStatus::empty());
         if self.transport.get_status().is_empty() {
-            // SAFETY: the device says that it was reset, so it forgot its queues (virtio 1.1, 2.1.2) (I4).
+            // SAFETY: the device reports that it was reset, so it forgot its queues (virtio 1.1, 2.1.2) (I4).
             drop(unsafe { self.page.release() });
         }
     }
 
-    /// All three.
+    /// Does all three steps.
     pub(crate) fn transfer(&mut self, transfer: Transfer, at: BusAddr, bytes: u32) -> Verdict {
         self.prepare(transfer, at, bytes);
         self.go();

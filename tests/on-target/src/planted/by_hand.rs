@@ -1,5 +1,5 @@
-//! What kernels did before there was the API: mappings that change their type or outlive a transfer, with the
-//! maintenance done by hand. It is right as long as nothing is forgotten, and so is this without a bug.
+//! The methods of kernels before the API: mappings that change their type or outlive a transfer, with maintenance by
+//! hand. They are correct as long as nothing is forgotten, and so is this code without a bug.
 
 use crate::blk::{Disk, SECTOR, Transfer};
 use crate::careless::{Bug, Careless};
@@ -12,14 +12,14 @@ use carveout::vm::mapped::{Mapped, Part};
 use carveout::vm::space::{OneEach, Region};
 use on_target::{Verdict, ensure_eq};
 
-/// Bytes between the words used: every line of any cache here holds one, and that is enough to meet it.
+/// Bytes between the words that are used. Every line of any cache here holds such a word.
 const STRIDE: u32 = 32;
-/// How often frames change their type: the window for a refill is a few accesses wide.
+/// How often frames change their type. A refill must hit a window of a few accesses, so this is repeated.
 const CHANGES: u32 = 24;
-/// How often a page is transferred that stays mapped.
+/// How often a page that stays mapped is transferred.
 const TRANSFERS: u32 = 6;
 
-/// A region, and who maps there.
+/// A region for mappings by hand.
 pub(crate) struct Hand {
     /// The machine.
     pub(crate) machine: &'static Careless,
@@ -37,20 +37,20 @@ pub(crate) fn fill(machine: &Careless, part: Part<'_>, salt: u32) {
     }
 }
 
-/// The word of each line is what [`fill`] wrote.
+/// Checks that the word of each line is the one that [`fill`] wrote.
 pub(crate) fn has(machine: &Careless, part: Part<'_>, salt: u32) -> Verdict {
     // SAFETY: a word of a mapping that exists (`Part`) and is the caller's.
     let read = |n| unsafe { pointer(machine, part, n * STRIDE).read_volatile() };
     has_words((0..part.bytes() / STRIDE).map(|n| (n as usize, read(n))), salt)
 }
 
-/// Where the CPU reaches a byte of a part.
+/// Returns the CPU's pointer to a byte of a part.
 pub(crate) fn pointer(machine: &Careless, part: Part<'_>, offset: u32) -> *mut u32 {
     machine.reach(part.va(), part.bytes()).wrapping_add(offset as usize).cast()
 }
 
 impl Hand {
-    /// Maps frames from that page of the region on, where nothing is mapped.
+    /// Maps frames from that page of the region on. Nothing may be mapped there.
     pub(crate) fn map(&mut self, page: u32, frames: FrameRange, memory: MemoryType) -> Mapped {
         let va = on_target::after(self.region.range().start(), page * FRAME_SIZE);
         // SAFETY: no other mapping of the frames exists (I1), or the program is `alias`.
@@ -67,7 +67,7 @@ impl Hand {
         self.master.bus(at).expect("the disk reaches all memory")
     }
 
-    /// From write-back to non-cacheable and back, at one address: I3 in its own words.
+    /// Changes frames from write-back to non-cacheable and back, at one address, exactly as I3 says.
     pub(crate) fn frames_change_their_type(&mut self, frames: FrameRange) -> Verdict {
         for salt in 0..CHANGES {
             let cached = self.map(0, frames, MemoryType::WriteBack);
@@ -91,8 +91,8 @@ impl Hand {
         Ok(())
     }
 
-    /// One page goes to the disk and comes back to another; both stay mapped write-back, and the CPU leaves them alone
-    /// while the disk works on them.
+    /// Writes one page to the disk and reads it back into another. Both stay mapped write-back. The CPU does not touch
+    /// them while the disk works on them.
     pub(crate) fn pages_stay_mapped(&mut self, frames: FrameRange, disk: &mut Disk) -> Verdict {
         let (source, target) = frames.split_at(1).ok_or("too few frames")?;
         let source = self.map(0, source, MemoryType::WriteBack);
@@ -101,14 +101,14 @@ impl Hand {
         for salt in 0..TRANSFERS {
             fill(self.machine, source.all(), salt);
             if !self.machine.has(Bug::NoDsb) {
-                // The disk may look as soon as its index arrives, which the DMB before that does not keep behind what
-                // is in the outer controller's buffers.
+                // The disk may look as soon as the index arrives. The DMB before the index does not drain the outer
+                // controller's buffers, so the index can arrive before their contents.
                 self.machine.clean(source.all());
                 self.machine.device_barrier();
             }
             disk.prepare(Transfer::Out, from, BYTES);
             if self.machine.has(Bug::NoDsb) {
-                // The disk looks at its queue when it is told.
+                // The disk looks at its queue only when it is told.
                 self.machine.start_clean(source.all());
             }
             disk.go();
@@ -126,7 +126,7 @@ impl Hand {
         Ok(())
     }
 
-    /// To the last lines: the disk comes to them last.
+    /// Writes to the last lines, which the disk reaches last.
     fn stray_write(&self, mapped: &Mapped) {
         if self.machine.has(Bug::RawPointer)
             && let Some(last) = mapped.part(mapped.bytes() - 4 * STRIDE, mapped.bytes())
@@ -135,10 +135,11 @@ impl Hand {
         }
     }
 
-    /// The CPU's own data before and behind a buffer, written while the disk writes that: of lines of their own.
+    /// Writes the CPU's own data before and after a buffer while the disk writes the buffer. The data are in separate
+    /// lines.
     pub(crate) fn a_buffer_lies_between_data(&mut self, frames: FrameRange, disk: &mut Disk) -> Verdict {
         let mapped = self.map(0, frames, MemoryType::WriteBack);
-        // Lines are of 64 bytes at most.
+        // A line has 64 bytes at most.
         let start = if self.machine.has(Bug::SharedLine) { STRIDE / 2 } else { 64 };
         let end = start + SECTOR;
         let buffer = mapped.part(start, end).ok_or("too few bytes")?;
@@ -149,13 +150,13 @@ impl Hand {
             disk.prepare(Transfer::In, self.bus(buffer.pa()), SECTOR);
             disk.go();
             for place in data {
-                // SAFETY: a word of the mapping, and not of the buffer.
+                // SAFETY: the word is in the mapping, and not in the buffer.
                 unsafe { place.write_volatile(salt) };
             }
             disk.wait()?;
             self.machine.invalidate(buffer);
             has(self.machine, buffer, TRANSFERS - 1)?;
-            // SAFETY: a word of the mapping, and not of the buffer.
+            // SAFETY: the word is in the mapping, and not in the buffer.
             let found = data.map(|place| unsafe { place.read_volatile() });
             ensure_eq!(found, [salt; 2], "the data beside the buffer");
         }

@@ -1,6 +1,6 @@
-//! The machine in careless hands: what an old kernel got wrong, at the seam between the DMA API and the core.
+//! A careless machine: mistakes of old kernels, at the seam between the DMA API and the core.
 //!
-//! Guarantees: without a [`Bug`] it does what [`Armv7a`] does and nothing else; with one it differs in that alone.
+//! Guarantees: without a [`Bug`] the machine does exactly what [`Armv7a`] does. With a bug it differs only in that.
 
 use carveout::addr::{PhysAddr, VirtAddr};
 use carveout::cpu::{CoreId, isb};
@@ -13,14 +13,14 @@ use core::arch::asm;
 use core::cell::Cell;
 use core::ptr::NonNull;
 
-/// One rule broken.
+/// A rule that is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Bug {
     /// The frames keep a write-back mapping beside the one that a buffer has (I1).
     Alias,
     /// Frames that become non-cacheable are cleaned and invalidated before they are unmapped, and not after (I3).
     FlushBeforeUnmap,
-    /// What is unmapped stays in the TLB (I3).
+    /// Translations of unmapped memory stay in the TLB (I3).
     NoTlbi,
     /// Nothing is cleaned (I3).
     NoClean,
@@ -28,7 +28,7 @@ pub(crate) enum Bug {
     NoInvalidate,
     /// Cleans reach the point of unification, not that of coherency (I3).
     CleanToUnification,
-    /// Away from a device the inner level is invalidated before the outer one (I3).
+    /// When a device gives memory back, the inner level is invalidated before the outer one (I3).
     InnerFirst,
     /// The device is told to go while cleans are under way (I3).
     NoDsb,
@@ -40,17 +40,17 @@ pub(crate) enum Bug {
     NeverFlushed,
     /// Descriptors are not cleaned to where walks read (ARM ARM B3.10.1).
     WalkNotCleaned,
-    /// The CPU writes through a pointer it kept to what a device owns (I4).
+    /// The CPU writes to a device's buffer through a pointer that it kept (I4).
     RawPointer,
-    /// A device that the CPU plays does not drop the lines of its buffer first (I3).
+    /// A mock device does not first drop the lines of its buffer (I3).
     PortNoFlush,
-    /// The kernel does not end its mapping of what is taken from it (I2).
+    /// The kernel does not end its mapping of memory that is taken from it (I2).
     LateNoBreak,
-    /// The kernel erases its descriptors, and does not clean them to where walks read (ARM ARM B3.10.1).
+    /// The kernel erases its descriptors, but does not clean them to where walks read (ARM ARM B3.10.1).
     LateNotPublished,
-    /// The kernel's translations of what is taken from it stay in the TLB (I3).
+    /// The kernel's translations of memory that is taken from it stay in the TLB (I3).
     LateNoTlbi,
-    /// The kernel's lines of what is taken from it are not dropped (I3).
+    /// The kernel's lines of memory that is taken from it are not dropped (I3).
     LateNoDiscard,
     /// The kernel's lines are dropped outer level first, as if none were dirty (I3).
     LateOuterFirst,
@@ -58,9 +58,9 @@ pub(crate) enum Bug {
     LateFlushBefore,
     /// Nobody waits until the kernel's lines are dropped (I3).
     LateNoWait,
-    /// Lines of what is given back to the kernel are not dropped (I3).
+    /// Lines of memory that is given back to the kernel are not dropped (I3).
     BackNoDiscard,
-    /// Translations of what is given back to the kernel stay in the TLB (I1, I3).
+    /// Translations of memory that is given back to the kernel stay in the TLB (I1, I3).
     BackNoTlbi,
     /// Nothing of a pool's block is cleaned (I3).
     PoolNoClean,
@@ -68,36 +68,36 @@ pub(crate) enum Bug {
     PoolNoInvalidate,
     /// The blocks of a pool begin and end inside lines (I3).
     PoolSharedLine,
-    /// Frames that stayed mapped non-cacheable go to somebody else, and that mapping stands (I1). The ledger would refuse
-    /// a module that forgot it, so it is the machine that forgets.
+    /// Frames that stayed mapped non-cacheable go to somebody else, and that mapping remains (I1). The ledger would
+    /// refuse a module that forgot the eviction, so the machine forgets it.
     WarmNoEviction,
     /// Memory changes hands by set and way on one core of several (I3).
     SetWayOneCore,
-    /// The same on all, while the memory is mapped write-back (I3).
+    /// Memory changes hands by set and way on all cores, while it is mapped write-back (I3).
     SetWayWhileMapped,
     /// The outer cache is cleaned before the cores' own are (I3).
     SetWayOuterFirst,
-    /// By set and way lines are dropped that may be dirty, another owner's among them (I3).
+    /// Lines that may be dirty are dropped by set and way, lines of other owners too (I3).
     SetWayInvalidate,
-    /// The last core is not asked, for it came after it was noted which cores there are: it keeps lines and
-    /// translations (I3).
+    /// The last core is not asked, because it started after the cores were counted. It keeps lines and translations
+    /// (I3).
     CoreJoinsLate,
     /// A TLB invalidate that reaches one core of several (I3).
     LocalTlbi,
-    /// A lock whose holder's accesses are not kept inside (ARM ARM A3.8.3).
+    /// A lock has no barriers, so its holder's accesses can move out of the critical section (ARM ARM A3.8.3).
     LockNoBarrier,
-    /// A block that is left for another core before what was written to it (ARM ARM A3.8.3).
+    /// A block is left for another core before the writes to the block are visible (ARM ARM A3.8.3).
     ShelfNoOrder,
 }
 
 impl Bug {
-    /// Whether it takes several cores.
+    /// Returns whether the bug needs several cores.
     pub(crate) const fn is_of_many(self) -> bool {
         self as usize >= Self::SetWayOneCore as usize
     }
 }
 
-/// What is under way with the area that is taken from the kernel and given back, or with frames that stayed mapped.
+/// The present step for the area that is taken from the kernel and given back, or for frames that stayed mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
     /// Nothing.
@@ -114,7 +114,7 @@ pub(crate) enum Stage {
     Evicting,
 }
 
-/// What the boot argument `plant=` calls them.
+/// The names of the bugs in the boot argument `plant=`.
 pub(crate) const BUGS: [(&str, Bug); 35] = [
     ("alias", Bug::Alias),
     ("flush-before-unmap", Bug::FlushBeforeUnmap),
@@ -165,20 +165,20 @@ const OUTER_LINE: usize = 32;
 pub(crate) struct Careless {
     machine: &'static Armv7a,
     bug: Option<Bug>,
-    /// The outer controller, if there is one: mapped, and on.
+    /// The outer controller's registers, if there is one that is mapped and on.
     outer: Option<NonNull<u32>>,
-    /// Whether what is asked is asked by a port.
+    /// Whether a port makes the present calls.
     pub(crate) at_port: Cell<bool>,
-    /// What is under way with the area that comes and goes, or with frames that stayed mapped.
+    /// The present step for the area that comes and goes, or for frames that stayed mapped.
     pub(crate) stage: Cell<Stage>,
-    /// Whether what is asked is asked for a pool's blocks.
+    /// Whether the present calls are for a pool's blocks.
     pub(crate) at_pool: Cell<bool>,
-    /// Whether whole caches are emptied for buffers of any size, where the machine can.
+    /// Whether whole caches are emptied for buffers of any size, if the machine can do that.
     pub(crate) by_flush: Cell<bool>,
 }
 
 impl Careless {
-    /// The machine, with at most one bug.
+    /// Makes the machine, with at most one bug.
     ///
     /// # Safety
     ///
@@ -195,12 +195,12 @@ impl Careless {
         }
     }
 
-    /// Whether this is what is wrong.
+    /// Returns whether the machine has this bug.
     pub(crate) fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
 
-    /// Whether what is wrong is how memory changes hands by set and way.
+    /// Returns whether the bug concerns operations by set and way.
     pub(crate) const fn is_wrong_by_set_and_way(&self) -> bool {
         use Bug::{CoreJoinsLate, SetWayInvalidate, SetWayOneCore, SetWayOuterFirst, SetWayWhileMapped};
         matches!(
@@ -209,7 +209,7 @@ impl Careless {
         )
     }
 
-    /// Whether this is what is wrong, at this stage.
+    /// Returns whether the machine has this bug and is at this stage.
     fn has_at(&self, bug: Bug, stage: Stage) -> bool {
         self.has(bug) && self.stage.get() == stage
     }
@@ -221,12 +221,12 @@ impl Careless {
         dsb();
     }
 
-    /// The core that came after it was noted which cores there are.
+    /// Returns the core that started after the cores were counted.
     pub(crate) fn late_core(&self) -> Option<CoreId> {
         cores::online().last().filter(|core| self.has(Bug::CoreJoinsLate) && core.index() > 0)
     }
 
-    /// Starts cleaning, level by level, and does not wait.
+    /// Starts cleaning, level by level, without waiting.
     pub(crate) fn start_clean(&self, part: Part<'_>) {
         self.each_inner_line(part, clean_to_coherency);
         self.each_outer_line(part, CLEAN_LINE);
@@ -239,7 +239,7 @@ impl Careless {
         }
     }
 
-    /// Also waits, but not for the inner level.
+    /// Does an operation on each outer line. Also waits, but not for the inner level.
     fn each_outer_line(&self, part: Part<'_>, register: usize) {
         self.each_outer_line_of(part.pa().raw(), part.bytes(), register);
     }
@@ -247,7 +247,7 @@ impl Careless {
     fn each_outer_line_of(&self, start: u32, bytes: u32, register: usize) {
         let Some(block) = self.outer else { return };
         let write = |register: usize, value: u32| {
-            // SAFETY: a register of the controller, mapped for good (the contract of `new`).
+            // SAFETY: this is a register of the controller, which stays mapped (the contract of `new`).
             unsafe { block.as_ptr().wrapping_byte_add(register).write_volatile(value) };
         };
         for at in (start & !(OUTER_LINE as u32 - 1)..start + bytes).step_by(OUTER_LINE) {
@@ -260,7 +260,7 @@ impl Careless {
 /// Cleans and drops, or only drops, the line of this core's cache that a set and a way name.
 pub(crate) fn by_set_and_way(word: u32, drops: bool) {
     if drops {
-        // SAFETY: DCISW: what it loses is what the bug is about.
+        // SAFETY: DCISW loses data. That is this bug.
         unsafe { asm!("mcr p15, 0, {0}, c7, c6, 2", in(reg) word, options(nostack, preserves_flags)) };
     } else {
         // SAFETY: DCCISW changes no data.
@@ -268,7 +268,7 @@ pub(crate) fn by_set_and_way(word: u32, drops: bool) {
     }
 }
 
-/// Forgets all translations, on this core alone.
+/// Invalidates all translations, on this core alone.
 fn forget_here() {
     dsb();
     // SAFETY: TLBIALL: forgetting translations is always allowed.
@@ -298,7 +298,7 @@ pub(crate) fn dsb() {
     unsafe { asm!("dsb", options(nostack, preserves_flags)) };
 }
 
-// SAFETY: the duties are `Armv7a`'s, which does the work. `NoTlbi` and `WalkNotCleaned` break them: that is the point.
+// SAFETY: `Armv7a` does the work and meets the duties. `NoTlbi` and `WalkNotCleaned` break them on purpose.
 unsafe impl Mmu for Careless {
     fn publish(&self, at: PhysAddr, words: &[u32]) {
         if self.has(Bug::WalkNotCleaned)
@@ -358,12 +358,12 @@ unsafe impl Mmu for Careless {
     }
 
     fn table_word(&self, at: PhysAddr) -> Option<u32> {
-        // Else the area would be refused.
+        // Otherwise the area would be refused.
         if self.has_at(Bug::LateNoBreak, Stage::Taking) { Some(0) } else { self.machine.table_word(at) }
     }
 }
 
-// SAFETY: as above; the bugs named here break the duties, and that is the point.
+// SAFETY: as above. The bugs that are named here break the duties on purpose.
 unsafe impl Cache for Careless {
     fn line(&self) -> u32 {
         if self.has(Bug::PoolSharedLine) { 4 } else { self.machine.line() }
@@ -417,7 +417,7 @@ unsafe impl Cache for Careless {
         Lines::default()
     }
 
-    /// So few that each buffer has many times as many.
+    /// Returns so few lines that each buffer has many times as many.
     fn flush_lines(&self) -> Option<u32> {
         self.machine.flush_lines().filter(|_| self.by_flush.get()).map(|_| 1)
     }

@@ -20,7 +20,7 @@ const TURNS: u32 = 2;
 /// Accesses to other memory between a flush that comes too early and the unmap.
 const WHILE: u32 = 200;
 
-/// An area that is the kernel's at first.
+/// An area that belongs to the kernel at first.
 pub(crate) struct Late<'d> {
     pub(crate) dma: &'static Dma<Careless>,
     pub(crate) area: AreaId,
@@ -35,12 +35,13 @@ impl Late<'_> {
         self.hand.machine
     }
 
-    /// The kernel writes all of it, the disk and the CPU use it, and the kernel finds zeros.
+    /// Takes the area and gives it back: the kernel writes all of it, the disk and the CPU use it, and the kernel finds
+    /// zeros.
     pub(crate) fn comes_and_goes(&mut self) -> Verdict {
         for turn in 0..TURNS {
             let kernels = self.hand.map(0, self.frames, MemoryType::WriteBack);
             if turn > 0 {
-                // Whatever a device or the CPU left there is gone.
+                // Nothing that a device or the CPU wrote is left.
                 self.is_zeros(&kernels)?;
             }
             fill(self.machine(), kernels.all(), turn);
@@ -60,14 +61,14 @@ impl Late<'_> {
         if machine.has(Bug::LateFlushBefore) {
             machine.clean(kernels.all());
             machine.invalidate(kernels.all());
-            // The kernel goes on for a while, and so does speculation.
+            // The kernel continues for some time, and so does speculation.
             (0..WHILE).for_each(|n| _ = black_box(n));
         }
         let mut kernels = Some(kernels);
         machine.stage.set(Stage::Breaking);
         let unmap = |_| {
             match kernels.take() {
-                // It stays mapped for good.
+                // The mapping stays for ever.
                 Some(_) if machine.has(Bug::LateNoBreak) => {}
                 Some(kernels) => hand.unmap(kernels),
                 None => {}
@@ -75,7 +76,7 @@ impl Late<'_> {
             machine.stage.set(Stage::Taking);
             Ok::<_, Infallible>(())
         };
-        // SAFETY: the frames are this program's alone, it has one mapping of them and uses it no more (I2); or the
+        // SAFETY: only this program has the frames. It has one mapping of them, and no longer uses it (I2). Or the
         // program is `late-no-break`.
         unsafe { self.dma.take_area(self.area, &[], unmap) }.map_err(|error| error.to_string())
     }
@@ -93,13 +94,13 @@ impl Late<'_> {
         self.dma.alloc(master, BYTES, 1).map_err(|error| error.to_string())
     }
 
-    /// By a coherent buffer, and by streams. Lines of both ways are left.
+    /// Uses the area by a coherent buffer and by streams. Lines of both directions are left.
     fn a_device_uses_it(&mut self, salt: u32) -> Verdict {
         let master = Master::new("virtio-blk", Some(self.area));
         let mut buffer = self.alloc(&master)?.into_coherent();
         let mut source = self.alloc(&master)?.into_stream::<ToDevice>();
         let mut target = self.alloc(&master)?.into_stream::<FromDevice>();
-        // Soon after the memory was taken: lines that are left are still there.
+        // This is soon after the memory was taken, so lines that were left are still in the caches.
         for stream in [source.values::<u32>(), target.values()] {
             ensure!(stream.iter().all(|&word| word == 0), "a stream of memory that was just taken is not zeros");
         }

@@ -1,10 +1,10 @@
-//! A short workload over a bus master that is nobody's mock, virtio-blk; and the same with one rule broken, for the
-//! machine with modelled caches to find (tests/incoherent). The boot argument `plant=NAME` says which:
-//! tests/incoherent/plants.txt lists them. Without it, or with `plant=none`, the program is correct, on every board
-//! that has a disk.
+//! A short workload over a real bus master, virtio-blk. With a planted bug it breaks one rule, and the machine with
+//! modelled caches must find that (tests/incoherent). The boot argument `plant=NAME` names the bug.
+//! tests/incoherent/plants.txt lists the bugs. Without the argument, or with `plant=none`, the program is correct on
+//! every board that has a disk.
 //!
-//! Guarantees: correct and planted programs are one, but for what [`careless`] and the conditions on a [`Bug`] here
-//! say. Each step that a bug spoils is taken several times, on different lines.
+//! Guarantees: the correct program and the planted ones differ only in [`careless`] and in the conditions on a [`Bug`]
+//! here. Each step that a bug spoils is taken several times, on different lines.
 #![no_std]
 #![no_main]
 
@@ -45,17 +45,17 @@ use warm::Warm;
 
 carveout_rt::entry!(main);
 
-/// The bugs, each with the models on which it is one.
+/// The bugs, each with the models on which it is a bug.
 const PLANTS: [&str; 2] =
     [include_str!("../../../incoherent/plants.txt"), include_str!("../../../incoherent/plants-of-many-cores.txt")];
 
 /// Frames of the area that the bugs are planted in, and frames beside it.
 const AREA_FRAMES: u32 = 32;
 const OWN_FRAMES: u32 = 4;
-/// Frames that are this program's RAM at first, and an area later: as many as its buffers take, so that each is looked
-/// at.
+/// Frames that are this program's RAM at first, and an area later. They are as many as its buffers take, so that the
+/// program looks at each.
 const LATE_FRAMES: u32 = 3;
-/// Bytes that go to the disk and back: any file of 4 KiB will do for a disk.
+/// Bytes that go to the disk and back. Any file of 4 KiB can be the disk.
 const BYTES: u32 = 8 * SECTOR;
 const _: () = assert!(BYTES == FRAME_SIZE);
 const ROUNDS: u32 = 4;
@@ -81,15 +81,15 @@ fn every_bug_is_listed() -> Verdict {
     Ok(())
 }
 
-// Its frame is not to lie on the stack while the kernel boots.
+// The stack frame of this function must not be on the stack while the kernel boots.
 #[inline(never)]
 fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     let outer = kernel.outer.map(|outer| outer.registers().cast());
-    // SAFETY: a mapping of the controller's registers that lasts (`L2c310::enable`).
+    // SAFETY: the mapping of the controller's registers lasts (`L2c310::enable`).
     let machine = unsafe { Careless::new(kernel.machine, bug, outer) };
     let machine: &Careless = Box::leak(Box::new(machine));
 
-    // Frames of the kernel's own area, which it will never map again: this program keeps them to its end.
+    // Frames of the kernel's own area. The kernel never maps them again, because this program keeps them to its end.
     let buffer = alloc(kernel, (AREA_FRAMES + OWN_FRAMES + LATE_FRAMES) * FRAME_SIZE)?.into_device();
     let frames = buffer.frames();
     core::mem::forget(buffer);
@@ -105,10 +105,10 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
         hand.unmap(mapped);
     }
     if machine.has(Bug::Alias) {
-        // For good, and clear of what is mapped later.
+        // This mapping stays for ever, away from later mappings.
         hand.map(OWN_FRAMES, area, MemoryType::WriteBack);
     }
-    // SAFETY: the kernel carved them out of the direct map and gave them to this program alone (I2).
+    // SAFETY: the kernel carved the frames out of the direct map and gave them to this program alone (I2).
     let carved = unsafe { CarveOut::assume("planted", &[area], true) };
     let carved = [carved, CarveOut::late("late", &[late], false)];
     let dma = Builder::new(machine, carved, window(0..WINDOW_SECTIONS)?).build();
@@ -121,7 +121,7 @@ fn run(kernel: &'static Kernel, bug: Option<Bug>) -> Verdict {
     went
 }
 
-/// By the API and by hand. What a device still has when something goes wrong is dropped.
+/// Does the work by the API and by hand. If something goes wrong, buffers that a device still has are dropped.
 fn work(
     kernel: &'static Kernel,
     dma: &'static Dma<Careless>,
@@ -143,7 +143,7 @@ fn work(
     Ok(())
 }
 
-/// What one core does alone.
+/// Does the work of one core alone.
 fn with_one_core(
     dma: &'static Dma<Careless>,
     master: Master,
@@ -175,38 +175,38 @@ fn with_one_core(
     Late { dma, area, frames: late, hand, disk }.comes_and_goes()
 }
 
-/// Sections of the lower half, which is nobody's, that this program maps things in: the areas' window has their frames
-/// three times over and a section for lent frames ([`Needs`](carveout::embed::Needs)), and one section is for mappings
-/// by hand.
+/// The sections of the unused lower half in which this program maps. The areas' window holds their frames three times,
+/// and has a section for lent frames ([`Needs`](carveout::embed::Needs)). One more section is for mappings by hand.
 const SECTIONS: usize = WINDOW_SECTIONS + 1;
 const WINDOW_SECTIONS: usize = 7;
 const FIRST: VirtAddr = VirtAddr::new(0x4000_0000);
 
-/// Their second-level tables.
+/// The second-level tables of these sections.
 #[repr(C, align(1024))]
 struct Tables([UnsafeCell<L2Table>; SECTIONS]);
 
-// SAFETY: `region` alone takes tables, and each once.
+// SAFETY: only `window` takes tables, and takes each once.
 unsafe impl Sync for Tables {}
 
 static TABLES: Tables = Tables([const { UnsafeCell::new([L2Desc::FAULT; L2_ENTRIES]) }; SECTIONS]);
 
-/// Some of these sections. Once for each of them.
+/// Returns a window over some of these sections. Each section may be asked for once.
 fn window(sections: Range<usize>) -> Result<Window<'static>, String> {
     let va = on_target::after(FIRST, sections.start as u32 * SECTION_SIZE);
     let table = UnsafeCell::raw_get(TABLES.0.as_ptr().wrapping_add(sections.start));
     let table_at = translate_image(VirtAddr::new(table.addr() as u32)).ok_or("not part of the image")?;
     let range = VirtRange::new(va.raw(), sections.len() as u32);
-    // SAFETY: the kernel names none of its lower half. Nothing else names these tables: no section is asked for twice.
+    // SAFETY: the kernel does not use its lower half. Nothing else uses these tables, because no section is asked for
+    // twice.
     Ok(unsafe { Window::assume(range, Roots::One, table_at) })
 }
 
-/// A word that differs from its neighbours, and from the same with another salt.
+/// Returns word `n`. It differs from its neighbours, and from word `n` with another salt.
 const fn word(n: usize, salt: u32) -> u32 {
     (n as u32 + 1).wrapping_mul(0x9e37_79b1) ^ salt.wrapping_add(1).wrapping_mul(0x85eb_ca6b)
 }
 
-/// Words of a buffer are what they must be.
+/// Checks the words of a buffer.
 fn has_words(words: impl Iterator<Item = (usize, u32)>, salt: u32) -> Verdict {
     for (n, found) in words {
         let wanted = word(n, salt);

@@ -1,9 +1,9 @@
-//! What several cores do together: memory that changes hands by set and way on each of them, and words that go from
-//! core to core under a lock and without one. Each step ends with a look at what must be there.
+//! Work of several cores together: memory changes hands by set and way on each of them, and words go from core to core
+//! with a lock and without one. Each step ends with a check of the result.
 //!
-//! Operations by set and way work on the cache of the core that executes them and on no other (ARM ARM B2.2.7), and a
-//! dirty line may move to another core's for as long as any core may look at it. So they come when nothing maps the
-//! frames write-back any more, on every core, and the outer cache comes after them.
+//! An operation by set and way works only on the cache of the core that executes it (ARM ARM B2.2.7). A dirty line may
+//! move to another core's cache for as long as any core may look at it. So these operations are done on every core
+//! after nothing maps the frames write-back any more, and the outer cache comes after them.
 
 use crate::blk::{Disk, Transfer};
 use crate::by_hand::{Hand, pointer};
@@ -26,33 +26,33 @@ const TURNS: u32 = 256;
 /// How often a block goes to the next core.
 const HAND_OVERS: u32 = 192;
 
-/// Whether this core is the only one.
+/// Returns whether this core is the only one.
 pub(crate) fn is_alone() -> bool {
     cores::online().nth(1).is_none()
 }
 
-/// The cores, and what they share.
+/// The cores, and the things that they share.
 pub(crate) struct Many<'d> {
-    /// The machine as it is.
+    /// The machine without a bug.
     pub(crate) machine: &'static Armv7a,
-    /// Whose mappings change.
+    /// The region whose mappings change.
     pub(crate) hand: &'d mut Hand,
-    /// Who reads and writes the frames beside the cores.
+    /// The disk, which reads and writes the frames beside the cores.
     pub(crate) disk: &'d mut Disk,
 }
 
-/// The words of a mapping, for a core that may have begun to look there before it was made.
+/// Returns the words of a mapping, for a core that may have speculated there before the mapping was made.
 ///
 /// # Safety
 ///
 /// The mapping lasts for as long as the words are used.
 unsafe fn words<'w>(machine: &Armv7a, part: Part<'w>) -> &'w [AtomicU32] {
     let first = machine.reach(part.va(), part.bytes()).cast();
-    // SAFETY: whole frames that are mapped (`Part`), for as long as this function's contract says.
+    // SAFETY: these are whole frames that are mapped (`Part`), for as long as this function's contract says.
     unsafe { core::slice::from_raw_parts(first, part.bytes() as usize / size_of::<u32>()) }
 }
 
-/// Words between those that a core looks at: one in each line of any cache here.
+/// Words between two words that a core looks at, which are one in each line of any cache here.
 const STRIDE: usize = 8;
 
 impl Many<'_> {
@@ -64,14 +64,14 @@ impl Many<'_> {
         self.careless().has(bug)
     }
 
-    /// All of it.
+    /// Does all steps.
     pub(crate) fn work(&mut self, frames: FrameRange) -> Verdict {
         self.memory_changes_hands_by_set_and_way(frames)?;
         self.a_lock_guards_words()?;
         self.blocks_go_from_core_to_core()
     }
 
-    /// From all cores to the disk, from the disk to the CPU past its caches, and back.
+    /// Passes memory from all cores to the disk, from the disk to the CPU past its caches, and back.
     fn memory_changes_hands_by_set_and_way(&mut self, frames: FrameRange) -> Verdict {
         let (frames, _) = frames.split_at(1).ok_or("too few frames")?;
         for salt in 0..CHANGES {
@@ -90,7 +90,7 @@ impl Many<'_> {
             self.disk.transfer(Transfer::In, at, BYTES)?;
             let plain = self.hand.map(0, frames, MemoryType::NonCacheable);
             let read = |n| {
-                // SAFETY: a word of a mapping that exists.
+                // SAFETY: the word is in a mapping that exists.
                 unsafe { pointer(self.careless(), plain.all(), 4 * n as u32).read_volatile() }
             };
             has_words((0..BYTES as usize / 4).map(|n| (n, read(n))), salt)?;
@@ -99,11 +99,12 @@ impl Many<'_> {
         Ok(())
     }
 
-    /// Each core writes words of its own, between those of the others, and looks at all: lines go to and fro.
+    /// Has each core write its own words, between those of the others, and look at all words. So lines move between
+    /// cores.
     fn every_core_writes(&self, part: Part<'_>, salt: u32) {
         let (machine, count) = (self.machine, cores::online().count());
         cores::on_all(&|core: CoreId| {
-            // SAFETY: it is mapped until all cores are done.
+            // SAFETY: the part is mapped until all cores are done.
             let words = unsafe { words(machine, part) };
             for (n, place) in words.iter().enumerate().filter(|(n, _)| n % count == core.index()) {
                 place.store(word(n, salt), Ordering::Relaxed);
@@ -113,8 +114,8 @@ impl Many<'_> {
         });
     }
 
-    /// Has every core clean and drop all its lines, and then the outer cache those of the frames. The correct program
-    /// does it as the kernel does.
+    /// Has every core clean and drop all its lines. Then has the outer cache clean and drop the lines of the frames.
+    /// The correct program does this as the kernel does.
     fn flush(&self, frames: FrameRange) {
         if !self.careless().is_wrong_by_set_and_way() {
             self.machine.flush();
@@ -139,7 +140,7 @@ impl Many<'_> {
         self.careless().device_barrier();
     }
 
-    /// Every word is counted up by one core at a time.
+    /// Has the cores count up words under a lock, one core at a time.
     fn a_lock_guards_words(&self) -> Verdict {
         static LOCK: Line<1> = Line::new();
         static WORDS: Line<24> = Line::new();
@@ -163,7 +164,8 @@ impl Many<'_> {
         Ok(())
     }
 
-    /// A core takes the block that the one before it left, finds what that wrote, and leaves it for the next.
+    /// Passes a block from core to core. Each core takes the block that the core before left, checks it, and leaves it
+    /// for the next core.
     fn blocks_go_from_core_to_core(&self) -> Verdict {
         static SHELF: Line<1> = Line::new();
         static BLOCK: Line<24> = Line::new();
@@ -199,7 +201,7 @@ impl<const N: usize> Line<N> {
     }
 }
 
-/// The orders of a load that finds something and of the store that left it, or none.
+/// Returns the orderings of a load that finds something and of the store that left it. With `missing` they are relaxed.
 const fn orders(missing: bool) -> (Ordering, Ordering) {
     if missing { (Ordering::Relaxed, Ordering::Relaxed) } else { (Ordering::Acquire, Ordering::Release) }
 }

@@ -10,13 +10,13 @@ use carveout::dma::{
 use carveout::machine::Cache;
 use on_target::{Verdict, ensure_eq};
 
-/// What the workload runs on.
+/// The resources of the workload.
 pub(crate) struct Bench<'d> {
     /// The machine.
     pub(crate) machine: &'static Careless,
     /// The area that bugs are planted in.
     pub(crate) dma: &'static Dma<Careless>,
-    /// The disk's part in it.
+    /// The disk as a bus master of that area.
     pub(crate) master: Master,
     /// The disk.
     pub(crate) disk: &'d mut Disk,
@@ -28,10 +28,11 @@ fn put(words: &mut [u32], salt: u32) {
     }
 }
 
-/// Hand-overs of streams that the CPU wrote or looked at, and streams of frames of which former owners left lines.
+/// The number of flushes: hand-overs of streams that the CPU wrote or looked at, and streams in whose frames former
+/// owners left lines.
 const FLUSHES: u64 = 5 + 2;
 
-/// A sector and a bit, so that blocks end inside a line.
+/// A sector and some more bytes, so that blocks end inside a line.
 const PACKET: u32 = SECTOR + 16;
 
 type Packet = StreamBlock<Careless, Bidirectional, Cpu>;
@@ -56,7 +57,7 @@ impl Bench<'_> {
         self.dma.alloc(&self.master, BYTES, 1).map_err(|error| error.to_string())
     }
 
-    /// The second pass finds lines of the first.
+    /// Sends a stream to the disk and back. The second pass finds lines of the first.
     pub(crate) fn streams_go_there_and_back(&mut self, round: u32) -> Verdict {
         let mut source = self.alloc()?.into_stream::<ToDevice>();
         let mut target = self.alloc()?.into_stream::<FromDevice>();
@@ -75,7 +76,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// What the device writes goes over what the CPU wrote.
+    /// Uses a stream in both directions: the device overwrites what the CPU wrote.
     pub(crate) fn a_stream_goes_both_ways(&mut self, round: u32) -> Verdict {
         let (first, second) = (8 * round + 2, 8 * round + 3);
         let mut stream = self.alloc()?.into_stream::<Bidirectional>();
@@ -93,7 +94,7 @@ impl Bench<'_> {
         has(stream.values(), first)
     }
 
-    /// Streams on a machine that empties whole caches for them.
+    /// Runs streams on a machine that empties whole caches for them.
     pub(crate) fn whole_caches_are_emptied(&mut self, round: u32) -> Verdict {
         self.machine.by_flush.set(true);
         let before = self.dma.stats().flushes;
@@ -106,7 +107,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Whatever its frames were before.
+    /// Uses a coherent buffer, whatever its frames were before.
     pub(crate) fn coherent_memory_is_one_for_both(&mut self, round: u32) -> Verdict {
         let (first, second) = (8 * round + 4, 8 * round + 5);
         let mut buffer = self.alloc()?.into_coherent();
@@ -121,7 +122,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// By a port, as the mock devices do.
+    /// Reads and writes a stream by a port, as the mock devices do.
     pub(crate) fn the_cpu_may_play_a_device(&mut self, round: u32) -> Verdict {
         let (first, second) = (8 * round + 6, 8 * round + 7);
         // SAFETY: the port is closed before the buffer changes hands.
@@ -142,7 +143,7 @@ impl Bench<'_> {
         has(stream.values(), second)
     }
 
-    /// The disk reads and writes one block of a pool, while the CPU writes the one before it.
+    /// Has the disk read and write one block of a pool, while the CPU writes the block before it.
     pub(crate) fn packets_share_a_page(&mut self, round: u32) -> Verdict {
         self.machine.at_pool.set(true);
         let shape = BlockShape { size: PACKET, align: 4, boundary: None };
@@ -166,7 +167,7 @@ impl Bench<'_> {
             self.disk.go();
             put_packet(&mut neighbour, salt);
             self.disk.wait()?;
-            // SAFETY: the disk is done with it, and wrote a sector.
+            // SAFETY: the disk has finished with the block, and wrote a sector.
             packet = unsafe { lent.for_cpu_part(0..SECTOR as usize) };
             packet_has(&packet, salt, SECTOR)?;
             packet_has(&neighbour, salt, PACKET)?;

@@ -1,4 +1,4 @@
-//! Coherent buffers that are freed and stay mapped, and everybody who may get their frames next.
+//! Coherent buffers that are freed and stay mapped, and every kind of user that may get their frames next.
 
 use crate::blk::{Disk, Transfer};
 use crate::careless::{Careless, Stage};
@@ -11,23 +11,24 @@ use carveout::dma::{
 };
 use on_target::{Verdict, ensure_eq};
 
-/// How often each of them gets the frame.
+/// How often each user gets the frame.
 const ROUNDS: u32 = 2;
 
-/// What the takers share. All of the area but one frame is somebody's: so they all get that one, and no shelf is used.
+/// The resources that the users share. Only one frame of the area is free, so all of them get that frame, and no shelf
+/// is used.
 pub(crate) struct Warm<'d> {
     /// The machine.
     pub(crate) machine: &'static Careless,
     /// The area that bugs are planted in.
     pub(crate) dma: &'static Dma<Careless>,
-    /// The disk's part in it.
+    /// The disk as a bus master of that area.
     pub(crate) master: Master,
     /// The disk.
     pub(crate) disk: &'d mut Disk,
 }
 
 impl Warm<'_> {
-    /// All of it.
+    /// Does all steps.
     pub(crate) fn work(&mut self) -> Verdict {
         let area = self.dma.area("planted").ok_or("no area")?;
         let others = self.dma.free_bytes(area).1 as u32 - BYTES;
@@ -48,7 +49,7 @@ impl Warm<'_> {
         went
     }
 
-    /// The disk reads what the CPU wrote to a coherent buffer.
+    /// Has the disk read what the CPU wrote to a coherent buffer.
     fn write_out(&mut self, buffer: &mut Coherent<Careless>, salt: u32) -> Verdict {
         for n in 0..buffer.len() / size_of::<u32>() {
             buffer.write_word(4 * n, word(n, salt));
@@ -56,7 +57,7 @@ impl Warm<'_> {
         self.disk.transfer(Transfer::Out, buffer.bus(), BYTES)
     }
 
-    /// A coherent buffer comes, goes, and stays mapped.
+    /// Allocates a coherent buffer and frees it. It stays mapped.
     fn one_stays_mapped(&mut self, salt: u32) -> Verdict {
         let mut buffer = self.coherent()?;
         self.write_out(&mut buffer, salt)?;
@@ -70,7 +71,7 @@ impl Warm<'_> {
         self.dma.alloc_coherent(&self.master, BYTES, 1).map_err(|error| error.to_string())
     }
 
-    /// Somebody takes the frame: what stayed mapped ends.
+    /// Has `take` take the frame, and checks that the mapping ended.
     fn taken<T>(&self, take: impl FnOnce() -> T) -> Result<T, String> {
         let before = self.dma.stats().evicted;
         self.machine.stage.set(Stage::Evicting);
@@ -84,7 +85,7 @@ impl Warm<'_> {
         self.taken(|| self.dma.alloc(&self.master, BYTES, 1))?.map_err(|error| error.to_string())
     }
 
-    /// Nothing ends: idle time zeroes the frame where it is mapped.
+    /// Allocates a coherent buffer next. No mapping ends, and idle time zeroes the frame where it is mapped.
     fn a_coherent_buffer_is_next(&mut self, area: AreaId, salt: u32) -> Verdict {
         self.one_stays_mapped(salt)?;
         self.dma.set_reserve(area, FRAME_SIZE.into());
@@ -101,7 +102,7 @@ impl Warm<'_> {
         Ok(())
     }
 
-    /// The CPU writes, the disk reads and writes, the CPU looks.
+    /// Uses a buffer in both directions: the CPU writes, the disk reads and writes, and the CPU looks.
     fn goes_both_ways(&mut self, buffer: Contiguous<Careless>, salt: u32) -> Verdict {
         let mut stream = buffer.into_stream::<Bidirectional>();
         stream.values_mut::<u32>().iter_mut().enumerate().for_each(|(n, place)| *place = word(n, salt));
@@ -119,7 +120,7 @@ impl Warm<'_> {
         self.goes_both_ways(buffer, salt + 1)
     }
 
-    /// The disk writes what the CPU reads by a port, as mock devices do.
+    /// Has the disk write a device's buffer, which the CPU reads by a port, as mock devices do.
     fn a_device_is_next(&mut self, salt: u32) -> Verdict {
         self.one_stays_mapped(salt)?;
         let only = self.alloc()?.into_device();
@@ -135,7 +136,7 @@ impl Warm<'_> {
         Ok(())
     }
 
-    /// A borrower writes the frame, and a stream takes it from there.
+    /// Has a borrower write the frame, and a stream take the frame from the borrower.
     fn a_borrower_is_next(&mut self, cache: &Borrower<Careless, Discardable>, salt: u32) -> Verdict {
         self.one_stays_mapped(salt)?;
         let loan = self.taken(|| cache.borrow(1))?.map_err(|error| error.to_string())?;
@@ -150,7 +151,7 @@ impl Warm<'_> {
         cache.give_back(loan).map_err(|error| error.to_string())
     }
 
-    /// The frame becomes a contract's, and its slot stays mapped, too, until the contract ends.
+    /// Makes a contract that gets the frame. Its slot stays mapped, too, until the contract ends.
     fn a_contract_is_next(&mut self, salt: u32) -> Verdict {
         self.one_stays_mapped(salt)?;
         let set = [ContractSet { count: 1, bytes: BYTES, align: 1 }];
