@@ -335,24 +335,28 @@ fn with_screenshot(mut qemu: Command, scratch: &Path) -> Result<ExitStatus> {
 
 /// Asks QEMU for a picture of the screen, or for the bytes of the frame at its physical address.
 fn shoot(socket: &Path, scratch: &Path, frame: Option<u32>) -> Result<()> {
-    let command = match frame {
-        None => {
-            let file = scratch.join("screen.png");
-            json!({ "execute": "screendump", "id": "shot", "arguments": { "filename": file, "format": "png" } })
-        }
-        Some(address) => {
-            let file = scratch.join("screen.raw");
-            let arguments = json!({ "filename": file, "val": address, "size": FRAME_BYTES });
-            json!({ "execute": "pmemsave", "id": "shot", "arguments": arguments })
-        }
-    };
+    if let Some(address) = frame {
+        return save_memory(socket, &scratch.join("screen.raw"), address, FRAME_BYTES);
+    }
+    let file = scratch.join("screen.png");
+    ask(socket, &json!({ "execute": "screendump", "id": "this", "arguments": { "filename": file, "format": "png" } }))
+}
+
+/// Has QEMU write the guest's memory from a physical address on into a file.
+pub(crate) fn save_memory(socket: &Path, file: &Path, address: u32, bytes: u32) -> Result<()> {
+    let arguments = json!({ "filename": file, "val": address, "size": bytes });
+    ask(socket, &json!({ "execute": "pmemsave", "id": "this", "arguments": arguments }))
+}
+
+/// Gives QEMU a command by its socket, and waits for the answer.
+fn ask(socket: &Path, command: &Value) -> Result<()> {
     let mut qmp = UnixStream::connect(socket).doing("its socket")?;
     qmp.set_read_timeout(Some(Duration::from_secs(30))).doing("its socket")?;
     writeln!(qmp, "{}\n{command}", json!({ "execute": "qmp_capabilities" })).doing("its socket")?;
     for reply in BufReader::new(qmp).lines() {
         let reply = reply.doing("no answer")?;
         let parsed: Value = serde_json::from_str(&reply).doing("its answer")?;
-        if parsed["id"] == "shot" {
+        if parsed["id"] == "this" {
             return if parsed["error"].is_null() { Ok(()) } else { Err(Failure::new(reply)) };
         }
     }

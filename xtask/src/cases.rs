@@ -15,7 +15,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use crate::boards::{self, Emulated};
-use crate::check::{Check, Job, Kit, Verdict, wrong};
+use crate::check::{Check, Job, Kit, Verdict, out_of_order, wrong};
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, CASES};
 use crate::{flash, image};
@@ -76,7 +76,8 @@ pub(crate) struct Case {
     /// The guest's exit code.
     #[serde(default)]
     pub(crate) exit: i32,
-    /// Patterns, each of which just one line matches as a whole; complaints among the lines must be expected.
+    /// Patterns, each of which just one line matches as a whole; complaints among the lines must be expected. The lines
+    /// of a card come in this order.
     #[serde(default)]
     pub(crate) lines: Vec<String>,
     /// The program's own tests judge: one must be ok.
@@ -107,6 +108,8 @@ pub(crate) enum Start {
     Memory,
     /// By the board's U-Boot, from its card.
     Card,
+    /// By the board's boot ROM, from its card.
+    BootRom,
 }
 
 /// What the disk has.
@@ -229,19 +232,33 @@ impl Case {
     }
 
     fn run(&self, kit: &Kit, job: &mut Job) -> Result<Verdict> {
-        if let (Some(Tree::Distribution(_)), _) | (_, Start::Card) = (&self.tree, self.start)
+        if let (Some(Tree::Distribution(_)), _) | (_, Start::Card | Start::BootRom) = (&self.tree, self.start)
             && let Some(reason) = kit.cards.absent()
         {
             return Ok(Verdict::Skipped(reason.to_owned()));
         }
+        let rom_emulator = match self.start {
+            Start::BootRom => match kit.cards.rom_emulator() {
+                Ok(qemu) => qemu,
+                Err(reason) => return Ok(Verdict::Skipped(reason.to_owned())),
+            },
+            _ => Path::new(""),
+        };
         if let Some(reason) = kit.unbuildable(&self.program) {
             return Ok(Verdict::Skipped(reason));
         }
         let tree = self.tree.as_ref().map(|tree| self.made_tree(tree, kit, job)).transpose()?;
         let disk = self.disk.as_ref().map(|disk| made_disk(disk, kit, job)).transpose()?;
+        // What a card's boot left, and the order of its lines.
+        let mut beside = Vec::new();
         let (exit, output) = match self.start {
             Start::Command => job.output(&mut self.by_command(kit, job, tree.as_deref(), disk.as_deref())?)?,
-            Start::Card => kit.cards.boot(&self.board, job)?,
+            Start::Card => (0, kit.cards.boot(&self.board, job)?),
+            Start::BootRom => {
+                let (output, wrong) = kit.cards.boot_by_rom(rom_emulator, &self.board, job)?;
+                beside = wrong;
+                (0, output)
+            }
             _ => job.output(&mut self.by_qemu(kit, job, tree.as_deref(), disk.as_deref())?)?,
         };
         if self.own_tests {
@@ -250,7 +267,11 @@ impl Case {
             let ended = (exit != 0).then(|| format!("exit code {exit}, expected 0"));
             return job.judged(&ended.into_iter().chain(silent).collect::<Vec<_>>());
         }
-        match job.judged(&wrong(exit, &output, self.exit, &self.lines))? {
+        if let Start::Card | Start::BootRom = self.start {
+            beside.extend(out_of_order(&output, &self.lines));
+        }
+        beside.extend(wrong(exit, &output, self.exit, &self.lines));
+        match job.judged(&beside)? {
             Verdict::Passed(_) => self
                 .screen
                 .as_ref()

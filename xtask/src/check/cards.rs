@@ -1,5 +1,5 @@
-//! Looks at the cards that `boards/flash.sh` makes, by other means than those they were made by, and boots one by
-//! Debian's U-Boot for the Cubieboard that is on it.
+//! Looks at the cards that `boards/flash.sh` makes, by other means than those they were made by, and boots the
+//! Cubieboard's: by Debian's U-Boot that is on it, and, where there is a QEMU with the boot ROM, as a board does.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::{Check, Job, Kit, Options, Verdict, wrong};
 use crate::failure::{Context, Failure, Result};
-use crate::project::{DEMO, KERNEL};
-use crate::{flash, image};
+use crate::project::{self, DEMO, KERNEL};
+use crate::{boot, flash, image};
 
 /// The cards, made when the first check asks for them.
 pub(crate) struct Cards {
@@ -22,12 +22,14 @@ pub(crate) struct Cards {
     logs: PathBuf,
     /// Why there are none.
     absent: OnceLock<Option<String>>,
+    /// A QEMU with the boot ROM, or why there is none.
+    rom: OnceLock<std::result::Result<PathBuf, String>>,
 }
 
 impl Cards {
     /// `xtask` is this program.
     pub(super) fn new(xtask: &Path, logs: &Path) -> Self {
-        Self { flash: xtask.to_owned(), logs: logs.to_owned(), absent: OnceLock::new() }
+        Self { flash: xtask.to_owned(), logs: logs.to_owned(), absent: OnceLock::new(), rom: OnceLock::new() }
     }
 
     /// Returns the reason where Debian's packages cannot be had.
@@ -54,54 +56,132 @@ impl Cards {
         self.logs.join(format!("{board}.img"))
     }
 
-    /// Boots a card by the U-Boot that is on it, until the kernel says that it has halted. Returns 0 and what was said.
+    /// Returns a QEMU that has the A10's boot ROM, or why there is none.
+    pub(crate) fn rom_emulator(&self) -> std::result::Result<&Path, &str> {
+        self.rom.get_or_init(rom_emulator).as_deref().map_err(String::as_str)
+    }
+
+    /// Boots a card by the U-Boot that is on it, until the kernel says that it has halted. Returns what was said.
     ///
     /// QEMU 7.2 has no boot ROM to load the SPL and no DRAM controller for it to set up: U-Boot's second part is put
     /// where the SPL would put it, less the header of 64 bytes that told the SPL where.
-    pub(crate) fn boot(&self, board: &str, job: &mut Job) -> Result<(i32, String)> {
+    pub(crate) fn boot(&self, board: &str, job: &mut Job) -> Result<String> {
         let image = self.image(board);
-        let file = |name| job.folder().join(name);
-        let (loader, card, console) = (file("u-boot.bin"), file("card.img"), file("console"));
+        let (loader, card) = (job.folder().join("u-boot.bin"), job.folder().join("card.img"));
         let mut bytes = vec![0; 1 << 20];
         let open = File::open(&image).doing(image.display())?;
         open.read_exact_at(&mut bytes, 8192 + 0x8000 + 64).doing(image.display())?;
         fs::write(&loader, bytes).doing(loader.display())?;
         fs::copy(&image, &card).doing(card.display())?;
-        let out = File::create(&console).doing(console.display())?;
-        let both = out.try_clone().doing(console.display())?;
-        let mut qemu = Command::new("qemu-system-arm")
-            .args([
-                "-machine", board, "-m", "1G", "-display", "none", "-serial", "stdio", "-monitor", "none", "-device",
-            ])
-            .arg(format!("loader,file={},addr=0x4a000000,force-raw=on,cpu-num=0", loader.display()))
-            .arg("-drive")
-            .arg(format!("if=sd,format=raw,file={}", card.display()))
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(both)
-            .spawn()
-            .doing("qemu-system-arm")?;
-        let start = Instant::now();
-        let said =
-            || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).doing(console.display());
-        while !said()?.lines().any(|line| line.starts_with("halted:"))
-            && start.elapsed() < Duration::from_secs(100)
-            && qemu.try_wait().doing("qemu-system-arm")?.is_none()
-        {
-            thread::sleep(Duration::from_secs(1));
+        let mut qemu = emulator(Path::new("qemu-system-arm"), board, &card);
+        qemu.arg("-device").arg(format!("loader,file={},addr=0x4a000000,force-raw=on,cpu-num=0", loader.display()));
+        until_halted(qemu, job, || Ok(()))
+    }
+
+    /// Boots a card as a board does: QEMU's boot ROM loads what is on it, and nothing is loaded by hand. Returns what
+    /// was said, and what is wrong with the kernel in memory or with the card afterwards.
+    pub(crate) fn boot_by_rom(&self, qemu: &Path, board: &str, job: &mut Job) -> Result<(String, Vec<String>)> {
+        let image = self.image(board);
+        let file = |name| job.folder().join(name);
+        let (card, socket, memory) = (file("card.img"), file("qmp"), file("memory"));
+        fs::copy(&image, &card).doing(card.display())?;
+        let mut command = emulator(qemu, board, &card);
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
+        let said = until_halted(command, job, || boot::save_memory(&socket, &memory, 0x4200_0000, 4 << 20))?;
+        let read = |path: &Path| fs::read(path).doing(path.display());
+        let (was, is, memory) = (read(&image)?, read(&card)?, read(&memory)?);
+        let mut wrong = kernel_in(&memory, &said, &read(&kernel_of(&image, job)?)?);
+        if let Some(at) = was.iter().zip(&is).position(|(was, is)| was != is) {
+            wrong.push(format!("the boot wrote to the card, at byte {at:#x}"));
         }
-        // It may have ended by itself.
-        let _ = qemu.kill();
-        qemu.wait().doing("qemu-system-arm")?;
-        let said = said()?;
-        job.say(&said)?;
-        Ok((0, said))
+        Ok((said, wrong))
+    }
+}
+
+/// Asks tests/setup.sh.
+fn rom_emulator() -> std::result::Result<PathBuf, String> {
+    let script = project::root().join("tests/setup.sh");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", "set -euo pipefail; . \"$0\"; rom_emulator"]).arg(script);
+    let output = bash.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end()));
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(text.lines().last().unwrap_or("tests/setup.sh failed").to_owned())
+}
+
+fn emulator(qemu: &Path, board: &str, card: &Path) -> Command {
+    let mut command = Command::new(qemu);
+    command.args(["-machine", board, "-m", "1G", "-display", "none", "-serial", "stdio", "-monitor", "none"]);
+    command.arg("-drive").arg(format!("if=sd,format=raw,file={}", card.display()));
+    command
+}
+
+/// Runs an emulator until the kernel says that it has halted, and then `look`. Returns what was said.
+fn until_halted(mut qemu: Command, job: &mut Job, look: impl FnOnce() -> Result<()>) -> Result<String> {
+    let console = job.folder().join("console");
+    let out = File::create(&console).doing(console.display())?;
+    let both = out.try_clone().doing(console.display())?;
+    let mut qemu = qemu.stdin(Stdio::null()).stdout(out).stderr(both).spawn().doing("qemu-system-arm")?;
+    let start = Instant::now();
+    let said = || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).doing(console.display());
+    let halted = || said().map(|said| said.lines().any(|line| line.starts_with("halted:")));
+    while !halted()? && start.elapsed() < PATIENCE && qemu.try_wait().doing("qemu-system-arm")?.is_none() {
+        thread::sleep(Duration::from_millis(200));
+    }
+    let looked = if halted()? { look() } else { Ok(()) };
+    // It may have ended by itself.
+    let _ = qemu.kill();
+    qemu.wait().doing("qemu-system-arm")?;
+    let said = said()?;
+    job.say(&said)?;
+    looked.map(|()| said)
+}
+
+/// How long a card may take to boot: far from what it takes on an idle machine, for the machine may be a busy one.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Takes the kernel off a card. Returns its path.
+fn kernel_of(card: &Path, job: &mut Job) -> Result<PathBuf> {
+    let kernel = job.folder().join("zImage");
+    let fat = format!("{}@@{}", card.display(), CUBIEBOARD_START * 512);
+    job.run(Command::new("mcopy").args(["-n", "-i", &fat, "::zImage"]).arg(&kernel))?;
+    Ok(kernel)
+}
+
+/// Says what is wrong with the kernel in memory, which starts at 0x42000000: what it never writes must be the card's.
+fn kernel_in(memory: &[u8], said: &str, card: &[u8]) -> Vec<String> {
+    let span = |line: &str| {
+        let (from, to) = line.split_once("-0x")?;
+        let number = |text: &str| u32::from_str_radix(text.split(' ').next()?.trim_end_matches(','), 16).ok();
+        Some((number(from)?, number(to)?))
+    };
+    let line = |start: &str, end: &str| {
+        let mut lines = said.lines().map(|line| line.trim_end_matches('\r'));
+        lines.find_map(|line| span(line.strip_prefix(start)?.strip_suffix(end)?))
+    };
+    let place = line("memblock: 0x", " reserved for the kernel image");
+    let (code, constants) = (line("image: 0x", ", write-back, r-x"), line("image: 0x", ", write-back, r--"));
+    let (Some((at, _)), Some((start, _)), Some((_, end))) = (place, code, constants) else {
+        return vec!["the kernel does not say where it is".to_owned()];
+    };
+    let (at, bytes) = ((at - 0x4200_0000) as usize, (end - start) as usize);
+    match (memory.get(at..at + bytes), card.get(..bytes)) {
+        (Some(there), Some(here)) if there == here => Vec::new(),
+        (Some(there), Some(here)) => {
+            let differ = there.iter().zip(here).filter(|(there, here)| there != here).count();
+            vec![format!("{differ} of the kernel's {bytes} bytes in memory are not the card's")]
+        }
+        _ => vec![format!("the kernel in memory is larger than the card's: {bytes} bytes")],
     }
 }
 
 /// What stands before a card's partition, and where, in KiB: the paths are below U-Boot's package.
 type Raw = &'static [(&'static str, u64)];
 
+/// The first sector of the Cubieboard's partition.
+const CUBIEBOARD_START: u64 = 2048;
 const CUBIEBOARD: Raw = &[("u-boot-sunxi/usr/lib/u-boot/Cubieboard/u-boot-sunxi-with-spl.bin", 8)];
 const BEAGLEBONE: Raw = &[
     ("u-boot-omap/usr/lib/u-boot/am335x_boneblack/MLO", 128),
@@ -127,7 +207,7 @@ pub(super) fn checks(kit: &'static Kit, options: &Options) -> Vec<Check> {
         refused("card: an unknown board", "toaster", &toaster, "error: no card for board 'toaster'; there are: *"),
         refused("card: no such folder", "cubieboard", "/nowhere/card.img", "error: no such folder: /nowhere"),
         refused("card: not over a device", "cubieboard", "/dev/null", "error: not a file: /dev/null; *"),
-        card("cubieboard", 2048, CUBIEBOARD),
+        card("cubieboard", CUBIEBOARD_START, CUBIEBOARD),
         card("beaglebone-black", 8192, BEAGLEBONE),
     ];
     if !options.quick {

@@ -24,7 +24,7 @@ use crate::failure::{Context, Result};
 use crate::{project, scratch};
 
 pub(crate) use list::Kit;
-pub(crate) use outcome::wrong;
+pub(crate) use outcome::{out_of_order, wrong};
 
 /// Which checks run, and how they are told of.
 #[derive(Debug, Default)]
