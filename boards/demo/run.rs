@@ -13,9 +13,9 @@ use crate::println;
 use alloc::vec::Vec;
 
 /// Runs the demo on a booted kernel. However it ends, every buffer goes back, but for those of a device that was not
-/// seen to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, only
-/// the part that needs no disk and no interrupt is run: the camera's ring, and colour bars on a display that has memory
-/// of its own.
+/// seen to stop: they go into quarantine. With a device tree that knows nothing of mock devices, a distribution's, no disk
+/// is used but a memory card with a photo. Without that only the part that needs no disk and no interrupt is run: the
+/// camera's ring, and colour bars on a display that has memory of its own.
 ///
 /// # Errors
 ///
@@ -28,7 +28,7 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     }
     let whole = devices::find(&kernel.info, CODEC).is_some();
     // Open until the end: its own memory is neither free before nor after.
-    let mut disk = if whole { Some(Source::open(kernel)?) } else { None };
+    let mut disk = if whole { Some(Source::open(kernel)?) } else { Source::with_photo(kernel) };
     let before = free_bytes(kernel);
     let micros = || kernel.clock.as_ref().map_or(0, |clock| clock.micros());
     let start = micros();
@@ -72,7 +72,7 @@ fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failu
 }
 
 fn only_film(kernel: &'static Kernel) -> Result<(), Failure> {
-    println!("demo: no mock devices in the device tree: the memory part only");
+    println!("demo: no mock devices in the device tree, and no memory card with a photo: the memory part only");
     let mut hops = Vec::new();
     let screen = show_bars(kernel, &mut hops)?;
     let result = while_shown(kernel, screen.is_some(), &mut hops);

@@ -276,12 +276,16 @@ fn window() -> Result<&'static str> {
 
 /// Makes the picture that the disk has if none is given.
 fn default_picture(toolchain: &Toolchain, scratch: &Path) -> Result<PathBuf> {
-    let tool = toolchain.picture()?;
     let made = scratch.join("demo.jpg");
-    run_picture(Command::new(tool).arg("generate").arg(&made))?;
+    make_picture(toolchain, &made)?;
     let kept = project::target_dir().join("demo.jpg");
     move_to(&made, &kept)?;
     Ok(kept)
+}
+
+/// Makes a picture for the demo.
+pub(crate) fn make_picture(toolchain: &Toolchain, to: &Path) -> Result<()> {
+    run_picture(Command::new(toolchain.picture()?).arg("generate").arg(to))
 }
 
 fn run_picture(tool: &mut Command) -> Result<()> {

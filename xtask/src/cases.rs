@@ -15,7 +15,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use crate::boards::{self, Emulated};
-use crate::check::{Check, Job, Kit, Verdict, out_of_order, wrong};
+use crate::check::{Booted, Check, Job, Kit, Verdict, out_of_order, wrong};
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, CASES};
 use crate::{flash, image};
@@ -65,6 +65,8 @@ pub(crate) struct Case {
     pub(crate) append: String,
     pub(crate) memory: Option<String>,
     pub(crate) smp: Option<u32>,
+    /// The bytes of a card that the boot ROM starts, if they are not the image's.
+    pub(crate) card_bytes: Option<u64>,
     /// Seconds.
     pub(crate) timeout: Option<u32>,
     /// Instructions that some cores start at.
@@ -249,15 +251,18 @@ impl Case {
         }
         let tree = self.tree.as_ref().map(|tree| self.made_tree(tree, kit, job)).transpose()?;
         let disk = self.disk.as_ref().map(|disk| made_disk(disk, kit, job)).transpose()?;
-        // What a card's boot left, and the order of its lines.
+        // What is wrong with what a card's boot left, and with the order of its lines.
         let mut beside = Vec::new();
         let (exit, output) = match self.start {
             Start::Command => job.output(&mut self.by_command(kit, job, tree.as_deref(), disk.as_deref())?)?,
-            Start::Card => (0, kit.cards.boot(&self.board, job)?),
-            Start::BootRom => {
-                let (output, wrong) = kit.cards.boot_by_rom(rom_emulator, &self.board, job)?;
+            Start::Card | Start::BootRom => {
+                let booted = match self.start {
+                    Start::Card => kit.cards.boot(&self.board, job),
+                    _ => kit.cards.boot_by_rom(rom_emulator, &self.board, self.card_bytes, job),
+                };
+                let Booted { said, wrong } = booted?;
                 beside = wrong;
-                (0, output)
+                (0, said)
             }
             _ => job.output(&mut self.by_qemu(kit, job, tree.as_deref(), disk.as_deref())?)?,
         };
@@ -486,6 +491,9 @@ fn replace(file: &Path, old: [u8; 4], new: [u8; 4]) -> Result<()> {
 
 /// Compares the screen with what the host expects of the picture, or of its twin that all decoders take.
 fn compare(name: &str, tolerance: &str, kit: &Kit, job: &mut Job) -> Result<Verdict> {
+    if job.folder().join("screen.bmp").exists() {
+        kit.picture(job, &["bmp", "screen.bmp", "screen.png"])?;
+    }
     let twin = job.folder().join("twin.jpg").exists();
     kit.picture(job, &["expect", if twin { "twin.jpg" } else { "picture.jpg" }, "expected.png"])?;
     // Kept beside the logs, for the eye.

@@ -61,41 +61,65 @@ impl Cards {
         self.rom.get_or_init(rom_emulator).as_deref().map_err(String::as_str)
     }
 
-    /// Boots a card by the U-Boot that is on it, until the kernel says that it has halted. Returns what was said.
+    /// Boots a card by the U-Boot that is on it, until the kernel says that it has halted. Returns what was said, and
+    /// what is wrong with the card afterwards.
     ///
     /// QEMU 7.2 has no boot ROM to load the SPL and no DRAM controller for it to set up: U-Boot's second part is put
     /// where the SPL would put it, less the header of 64 bytes that told the SPL where.
-    pub(crate) fn boot(&self, board: &str, job: &mut Job) -> Result<String> {
-        let image = self.image(board);
-        let (loader, card) = (job.folder().join("u-boot.bin"), job.folder().join("card.img"));
-        let mut bytes = vec![0; 1 << 20];
-        let open = File::open(&image).doing(image.display())?;
-        open.read_exact_at(&mut bytes, 8192 + 0x8000 + 64).doing(image.display())?;
-        fs::write(&loader, bytes).doing(loader.display())?;
-        fs::copy(&image, &card).doing(card.display())?;
+    pub(crate) fn boot(&self, board: &str, job: &mut Job) -> Result<Booted> {
+        let (was, card) = self.copy(board, job)?;
+        let loader = job.folder().join("u-boot.bin");
+        let at = 8192 + 0x8000 + 64;
+        fs::write(&loader, &was[at..at + (1 << 20)]).doing(loader.display())?;
         let mut qemu = emulator(Path::new("qemu-system-arm"), board, &card);
         qemu.arg("-device").arg(format!("loader,file={},addr=0x4a000000,force-raw=on,cpu-num=0", loader.display()));
-        until_halted(qemu, job, || Ok(()))
+        let said = until_it_ends(qemu, job, || Ok(()))?;
+        let wrong = left_on(&card, &was, &said, job)?;
+        Ok(Booted { said, wrong })
     }
 
-    /// Boots a card as a board does: QEMU's boot ROM loads what is on it, and nothing is loaded by hand. Returns what
-    /// was said, and what is wrong with the kernel in memory or with the card afterwards.
-    pub(crate) fn boot_by_rom(&self, qemu: &Path, board: &str, job: &mut Job) -> Result<(String, Vec<String>)> {
-        let image = self.image(board);
-        let file = |name| job.folder().join(name);
-        let (card, socket, memory) = (file("card.img"), file("qmp"), file("memory"));
-        fs::copy(&image, &card).doing(card.display())?;
+    /// Boots a card as a board does: QEMU's boot ROM loads what is on it, and nothing is loaded by hand. Of another
+    /// size, it has the image's bytes, as many as fit, and then none that was ever written. Returns what was said, and
+    /// what is wrong with the kernel in memory, or with the card afterwards.
+    pub(crate) fn boot_by_rom(&self, qemu: &Path, board: &str, bytes: Option<u64>, job: &mut Job) -> Result<Booted> {
+        let (mut was, card) = self.copy(board, job)?;
+        if let Some(bytes) = bytes {
+            let file = File::options().write(true).open(&card).doing(card.display())?;
+            file.set_len(bytes).doing(card.display())?;
+            was.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+        let (socket, memory) = (job.folder().join("qmp"), job.folder().join("memory"));
         let mut command = emulator(qemu, board, &card);
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
-        let said = until_halted(command, job, || boot::save_memory(&socket, &memory, 0x4200_0000, 4 << 20))?;
-        let read = |path: &Path| fs::read(path).doing(path.display());
-        let (was, is, memory) = (read(&image)?, read(&card)?, read(&memory)?);
-        let mut wrong = kernel_in(&memory, &said, &read(&kernel_of(&image, job)?)?);
-        if let Some(at) = was.iter().zip(&is).position(|(was, is)| was != is) {
-            wrong.push(format!("the boot wrote to the card, at byte {at:#x}"));
+        let said = until_it_ends(command, job, || boot::save_memory(&socket, &memory, KERNEL_FROM, KERNEL_BYTES))?;
+        let mut wrong = Vec::new();
+        // A kernel that did not come to its end is what the lines are about.
+        if memory.exists() {
+            wrong.extend(left_on(&card, &was, &said, job)?);
+            let (memory, kernel) = (read(&memory)?, read(&job.folder().join("was/zImage"))?);
+            wrong.extend(kernel_in(&memory, &said, &kernel));
         }
-        Ok((said, wrong))
+        Ok(Booted { said, wrong })
     }
+
+    /// Copies a card's image. Returns its bytes, and the copy's path.
+    fn copy(&self, board: &str, job: &Job) -> Result<(Vec<u8>, PathBuf)> {
+        let (image, card) = (self.image(board), job.folder().join("card.img"));
+        fs::copy(&image, &card).doing(card.display())?;
+        Ok((read(&image)?, card))
+    }
+}
+
+/// What came of a boot.
+pub(crate) struct Booted {
+    /// What was said.
+    pub(crate) said: String,
+    /// What is wrong with the card, or with what was booted from it.
+    pub(crate) wrong: Vec<String>,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).doing(path.display())
 }
 
 /// Asks tests/setup.sh.
@@ -118,19 +142,21 @@ fn emulator(qemu: &Path, board: &str, card: &Path) -> Command {
     command
 }
 
-/// Runs an emulator until the kernel says that it has halted, and then `look`. Returns what was said.
-fn until_halted(mut qemu: Command, job: &mut Job, look: impl FnOnce() -> Result<()>) -> Result<String> {
+/// Runs an emulator until the kernel says that it has halted, and then `look`; or until U-Boot has nothing left to boot.
+/// Returns what was said.
+fn until_it_ends(mut qemu: Command, job: &mut Job, look: impl FnOnce() -> Result<()>) -> Result<String> {
     let console = job.folder().join("console");
     let out = File::create(&console).doing(console.display())?;
     let both = out.try_clone().doing(console.display())?;
     let mut qemu = qemu.stdin(Stdio::null()).stdout(out).stderr(both).spawn().doing("qemu-system-arm")?;
     let start = Instant::now();
     let said = || fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).doing(console.display());
-    let halted = || said().map(|said| said.lines().any(|line| line.starts_with("halted:")));
-    while !halted()? && start.elapsed() < PATIENCE && qemu.try_wait().doing("qemu-system-arm")?.is_none() {
+    let halted = |said: &str| said.lines().any(|line| line.starts_with("halted:"));
+    let ended = |said: &str| halted(said) || said.ends_with("\n=> ");
+    while !ended(&said()?) && start.elapsed() < PATIENCE && qemu.try_wait().doing("qemu-system-arm")?.is_none() {
         thread::sleep(Duration::from_millis(200));
     }
-    let looked = if halted()? { look() } else { Ok(()) };
+    let looked = if halted(&said()?) { look() } else { Ok(()) };
     // It may have ended by itself.
     let _ = qemu.kill();
     qemu.wait().doing("qemu-system-arm")?;
@@ -140,17 +166,62 @@ fn until_halted(mut qemu: Command, job: &mut Job, look: impl FnOnce() -> Result<
 }
 
 /// How long a card may take to boot: far from what it takes on an idle machine, for the machine may be a busy one.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
+/// The file that the demo writes.
+const SCREEN: &str = "SCREEN.BMP";
 
-/// Takes the kernel off a card. Returns its path.
-fn kernel_of(card: &Path, job: &mut Job) -> Result<PathBuf> {
-    let kernel = job.folder().join("zImage");
+/// Takes the files off a card, into a folder. Returns their names.
+fn files_of(card: &Path, folder: &Path, job: &mut Job) -> Result<Vec<String>> {
+    fs::create_dir(folder).doing(folder.display())?;
     let fat = format!("{}@@{}", card.display(), CUBIEBOARD_START * 512);
-    job.run(Command::new("mcopy").args(["-n", "-i", &fat, "::zImage"]).arg(&kernel))?;
-    Ok(kernel)
+    job.run(Command::new("mcopy").args(["-s", "-n", "-i", &fat, "::*"]).arg(folder))?;
+    let (_, listed) = job.output(Command::new("mdir").args(["-b", "-/", "-i", &fat, "::"]))?;
+    let names = listed.lines().filter(|line| !line.ends_with('/')).filter_map(|line| line.strip_prefix("::/"));
+    let mut names: Vec<String> = names.map(str::to_owned).collect();
+    names.sort_unstable();
+    Ok(names)
 }
 
-/// Says what is wrong with the kernel in memory, which starts at 0x42000000: what it never writes must be the card's.
+/// Says what is wrong with a card after a boot, byte by byte: nothing changed but a file for the screen came, whose sum
+/// is what the kernel says. Leaves the photo and the screen as pictures in the check's folder.
+fn left_on(card: &Path, was: &[u8], said: &str, job: &mut Job) -> Result<Vec<String>> {
+    let (image, before, after) = (job.folder().join("was.img"), job.folder().join("was"), job.folder().join("is"));
+    fs::write(&image, was).doing(image.display())?;
+    let (had, has) = (files_of(&image, &before, job)?, files_of(card, &after, job)?);
+    let mut wrong = Vec::new();
+    let mut start = vec![0; CUBIEBOARD_START as usize * 512];
+    File::open(card).and_then(|card| card.read_exact_at(&mut start, 0)).doing(card.display())?;
+    if let Some(at) = start.iter().zip(was).position(|(is, was)| is != was) {
+        wrong.push(format!("the boot changed byte {at:#x}, before the partition"));
+    }
+    let mut wanted = [had.clone(), vec![SCREEN.to_owned()]].concat();
+    wanted.sort_unstable();
+    if has != wanted {
+        wrong.push(format!("the card has {has:?} after the boot"));
+        return Ok(wrong);
+    }
+    for name in &had {
+        if read(&before.join(name))? != read(&after.join(name))? {
+            wrong.push(format!("the boot changed {name}"));
+        }
+    }
+    let screen = read(&after.join(SCREEN))?;
+    let told = format!("card: {SCREEN} written: {} bytes, CRC-32 {:08x}", screen.len(), crc32fast::hash(&screen));
+    if !said.lines().any(|line| line.trim_end() == told) {
+        wrong.push(format!("the kernel did not say: {told}"));
+    }
+    let pictures = [(after.join("photo.jpg"), "picture.jpg"), (after.join(SCREEN), "screen.bmp")];
+    for (file, name) in pictures {
+        fs::copy(&file, job.folder().join(name)).doing(file.display())?;
+    }
+    Ok(wrong)
+}
+
+/// The memory in which U-Boot leaves the kernel.
+const KERNEL_FROM: u32 = 0x4200_0000;
+const KERNEL_BYTES: u32 = 4 << 20;
+
+/// Says what is wrong with the kernel in memory: what it never writes must be the card's.
 fn kernel_in(memory: &[u8], said: &str, card: &[u8]) -> Vec<String> {
     let span = |line: &str| {
         let (from, to) = line.split_once("-0x")?;
@@ -166,7 +237,7 @@ fn kernel_in(memory: &[u8], said: &str, card: &[u8]) -> Vec<String> {
     let (Some((at, _)), Some((start, _)), Some((_, end))) = (place, code, constants) else {
         return vec!["the kernel does not say where it is".to_owned()];
     };
-    let (at, bytes) = ((at - 0x4200_0000) as usize, (end - start) as usize);
+    let (at, bytes) = (at.wrapping_sub(KERNEL_FROM) as usize, (end - start) as usize);
     match (memory.get(at..at + bytes), card.get(..bytes)) {
         (Some(there), Some(here)) if there == here => Vec::new(),
         (Some(there), Some(here)) => {
@@ -273,7 +344,7 @@ fn files(kit: &Kit, card: &Path, start: u64, trees: &Path, job: &mut Job) -> Res
         .find_map(|file| file.strip_prefix("::/").filter(|file| Path::new(file).extension() == Some("dtb".as_ref())));
     let tree = tree.ok_or_else(|| Failure::new("no device tree"))?;
     let mut wrong = Vec::new();
-    let mut wanted = ["extlinux/extlinux.conf", tree, "zImage"].map(|file| format!("::/{file}"));
+    let mut wanted = ["extlinux/extlinux.conf", "photo.jpg", tree, "zImage"].map(|file| format!("::/{file}"));
     wanted.sort_unstable();
     if listed != wanted {
         wrong.push(format!("other files: {listed:?}"));
@@ -285,7 +356,6 @@ fn files(kit: &Kit, card: &Path, start: u64, trees: &Path, job: &mut Job) -> Res
     image::flatten(kit.program(DEMO)?, &kernel)?;
     let (own_tree, menu) = (file(tree), file("extlinux.conf"));
     job.run(&mut mcopy)?;
-    let read = |path: &Path| fs::read(path).doing(path.display());
     let image = read(&image)?;
     if image != read(&kernel)? {
         wrong.push("zImage is not the kernel".to_owned());

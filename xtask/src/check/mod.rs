@@ -23,6 +23,7 @@ use libtest_mimic::{Arguments, Completion, Failed, FormatSetting, Trial};
 use crate::failure::{Context, Result};
 use crate::{project, scratch};
 
+pub(crate) use cards::Booted;
 pub(crate) use list::Kit;
 pub(crate) use outcome::{out_of_order, wrong};
 
