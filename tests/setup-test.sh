@@ -15,6 +15,9 @@ setup_decisions() {
     check 'setup: a mirror that does not answer' decision_offline
     check 'setup: a package that others would go for' decision_conflict
     check 'setup: a QEMU that others would go for' decision_unpacked
+    check 'setup: a QEMU that has the boot ROM' decision_boot_rom
+    check 'setup: a QEMU with the boot ROM, from backports' decision_boot_rom_backports
+    check 'setup: no QEMU with the boot ROM' decision_boot_rom_absent
     check "setup: rustup without the target, which may not install" decision_rustup_forbidden
     check 'setup: rustup without the target, which may install' decision_rustup_allowed
     check 'setup: rustup without clippy' decision_rustup_no_clippy
@@ -90,7 +93,7 @@ new_world() {
     world=$work/world
     mkdir -p -- "$world/bin" "$world/lib" "$world/tmp"
     : >"$world/log"
-    for tool in awk bash basename cat chmod cp cut dirname env grep head id ln mkdir mktemp printf readlink realpath rm sed sort \
+    for tool in awk bash basename cat chmod cp cut dirname env grep head id ln mkdir mktemp mv printf readlink realpath rm sed sort \
         tail touch tr uname; do
         ln -s "$(type -P "$tool")" "$world/bin/$tool"
     done
@@ -109,10 +112,14 @@ new_world() {
             esac
             shift
         done
-        [[ -n $uris$only ]] || echo "apt-get ${words[*]}" >>"$WORLD/log"
+        [[ -n $uris$only || ${words[0]} == indextargets ]] || echo "apt-get ${words[*]}" >>"$WORLD/log"
         if [[ ${words[0]} == update ]]; then
             [[ ! -e $WORLD/offline ]] || { echo "E: Failed to fetch the lists"; exit 100; }
             echo new >"$WORLD/lists"
+            exit
+        fi
+        if [[ ${words[0]} == indextargets ]]; then
+            [[ ! -e $WORLD/sources ]] || cat "$WORLD/sources"
             exit
         fi
         lists=none
@@ -145,7 +152,7 @@ in_world() {
         CARGO_TARGET_DIR="$world/target" "${@:2}" bash -c "
         set -euo pipefail
         . '$ROOT/tests/setup.sh'
-        SYSTEM_BIN=\$WORLD/bin SYSTEM_LIB=\$WORLD/lib
+        SYSTEM_BIN=\$WORLD/bin SYSTEM_LIB=\$WORLD/lib SYSTEM_RELEASE=\$WORLD/os-release
         $1" >"$work/output" 2>&1 </dev/null || got=$?
     cat -- "$work/output"
 }
@@ -246,6 +253,56 @@ decision_unpacked() {
     : >"$world/log"
     in_world 'require qemu-system-arm'
     exits 0 && asked nothing
+}
+
+# qemu_of FILE VERSION: a QEMU that tells it.
+qemu_of() { program "$1" "echo 'QEMU emulator version $2 (stub)'"; }
+
+decision_boot_rom() {
+    new_world
+    qemu_of "$world/bin/qemu-system-arm" 10.0.2
+    in_world rom_emulator
+    exits 0 && says "$world/bin/qemu-system-arm" && asked nothing
+    # One that was unpacked before.
+    qemu_of "$world/bin/qemu-system-arm" 7.2.1
+    qemu_of "$world/target/tools-10/bin/qemu-system-arm" 11.0.0
+    in_world rom_emulator
+    exits 0 && says "$world/target/tools-10/bin/qemu-system-arm" && asked nothing
+}
+
+decision_boot_rom_backports() {
+    new_world
+    qemu_of "$world/bin/qemu-system-arm" 7.2.1
+    echo new >"$world/lists"
+    qemu_of "$world/archive/new/qemu-system-arm/bin/qemu-system-arm" 10.0.2
+    mkdir -p -- "$world/archive/new/libfdt1"
+    echo 'VERSION_CODENAME=bookworm' >"$world/os-release"
+    printf '%s\n' 'bookworm-security main m:security' 'bookworm main m:debian' >"$world/sources"
+    in_world rom_emulator
+    exits 0 && says "$world/target/tools-10/bin/qemu-system-arm" && asked 'apt-get update' 'apt-get download libfdt1=2 qemu-system-arm=1:7'
+    diff -u - "$world/target/apt-bookworm/sources.list" <<<$'deb m:debian bookworm main\ndeb m:debian bookworm-backports main'
+    # The machine's own package lists are not touched.
+    ! grep -e ' update' -e ' download' "$world/all" | grep -v -e "Dir::State::lists=$world/target/apt-bookworm/lists"
+}
+
+decision_boot_rom_absent() {
+    new_world
+    qemu_of "$world/bin/qemu-system-arm" 7.2.1
+    in_world rom_emulator
+    exits 3 && says 'QEMU 10, which has the boot ROM, cannot be had: no Debian to fetch it from'
+    echo 'VERSION_CODENAME=bookworm' >"$world/os-release"
+    in_world rom_emulator
+    exits 3 && says 'QEMU 10, * cannot be had: apt has no sources for bookworm'
+    echo 'bookworm main m:debian' >"$world/sources"
+    touch -- "$world/offline"
+    in_world rom_emulator
+    exits 3 && says 'QEMU 10, * cannot be had: E: Failed to fetch the lists'
+    # Backports that have an older one.
+    rm -- "$world/offline"
+    mkdir -p -- "$world/archive/new/libfdt1"
+    qemu_of "$world/archive/new/qemu-system-arm/bin/qemu-system-arm" 8.2.0
+    in_world rom_emulator
+    exits 3 && says 'QEMU 10, * cannot be had: bookworm-backports has only an older one'
 }
 
 # rustup_world TOOL...: rustup's proxies come first, for a toolchain with these tools and without the target.

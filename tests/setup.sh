@@ -4,7 +4,7 @@
 # - A tool is asked, not assumed: it must run, and be of the version, with the parts, that the project needs. It is asked
 #   again after an installation. What then does not suffice is an error of one line: what was found, what is needed.
 # - What is installed is announced first. Nothing that is installed already is removed for it: where apt would have to
-#   remove something for QEMU, QEMU is unpacked into target/tools.
+#   remove something for QEMU, QEMU is unpacked into target/tools. The newer QEMU of one check goes into target/tools-10.
 # - cargo, rustc, clippy and rustfmt come from one folder, chosen once. Commands that start others pass the choice on.
 # - rustup installs only what rust-toolchain.toml names, and not even that where RUSTUP_AUTO_INSTALL=0 is set.
 #
@@ -17,6 +17,7 @@ MIN_RUST_MINOR=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$ROOT/Cargo.t
 # Where Debian's packages put programs and libraries; tests/setup-test.sh puts its own folders here.
 SYSTEM_BIN=/usr/bin
 SYSTEM_LIB=/usr/lib
+SYSTEM_RELEASE=/etc/os-release
 
 # Where unpack_emulator puts a QEMU that cannot be installed.
 PATH=$TARGET_DIR/tools/bin:$PATH
@@ -391,21 +392,76 @@ stands_in_the_way() { ! download_mib "$1" >/dev/null && [[ $(apt_reason) == *'ne
 
 # unpack_emulator: QEMU and what it depends on, into a folder of the project's own, where it finds its data and libraries.
 unpack_emulator() {
-    local dir=$TARGET_DIR/tools parts=() package library libraries=''
-    say "unpacking: qemu-system-arm, into $dir: apt would have to remove other packages to install it; half a minute"
-    rm -rf -- "$dir"
-    mkdir -p -- "$dir/packages" "$dir/bin"
+    say "unpacking: qemu-system-arm, into $TARGET_DIR/tools: apt would have to remove other packages to install it; half a minute"
+    unpack_qemu "$TARGET_DIR/tools" || give_up qemu-system-arm
+}
+
+# unpack_qemu FOLDER APT_OPTION...: QEMU and what it depends on that is not installed. The folder is there once it is whole.
+unpack_qemu() {
+    local dir=$1 part=$1.part parts=() package library libraries=''
+    rm -rf -- "$dir" "$part"
+    mkdir -p -- "$part/packages" "$part/bin"
     # Of `Inst NAME [OLD] (NEW ...`, the name and the new version.
-    mapfile -t parts < <(LC_ALL=C apt-get -qq -s --no-install-recommends install qemu-system-arm 2>"$APT_LOG" |
+    mapfile -t parts < <(LC_ALL=C apt-get -qq -s --no-install-recommends "${@:2}" install qemu-system-arm 2>"$APT_LOG" |
         sed -n 's/^Inst \([^ ]*\) [^(]*(\([^ ]*\) .*/\1=\2/p')
-    (cd -- "$dir/packages" && apt-get -qq download "${parts[@]}") >"$APT_LOG" 2>&1 || give_up qemu-system-arm
-    for package in "$dir"/packages/*.deb; do dpkg-deb -x "$package" "$dir" || give_up qemu-system-arm; done
-    rm -r -- "$dir/packages"
-    for library in "$dir"/usr/lib/*-linux-gnu* "$dir"/lib/*-linux-gnu*; do
-        [[ ! -d $library ]] || libraries+=:$library
+    ((${#parts[@]})) || return 1
+    (cd -- "$part/packages" && apt-get -qq "${@:2}" download "${parts[@]}") >"$APT_LOG" 2>&1 || return 1
+    for package in "$part"/packages/*.deb; do dpkg-deb -x "$package" "$part" || return 1; done
+    rm -r -- "$part/packages"
+    for library in "$part"/usr/lib/*-linux-gnu* "$part"/lib/*-linux-gnu*; do
+        [[ ! -d $library ]] || libraries+=:$dir${library#"$part"}
     done
-    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "${libraries#:}" "$dir/usr/bin/qemu-system-arm" >"$dir/bin/qemu-system-arm"
-    chmod +x -- "$dir/bin/qemu-system-arm"
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "${libraries#:}" "$dir/usr/bin/qemu-system-arm" >"$part/bin/qemu-system-arm"
+    chmod +x -- "$part/bin/qemu-system-arm"
+    mv -- "$part" "$dir"
+}
+
+# The version of QEMU from which on the Allwinner A10's boot ROM starts a card.
+ROM_EMULATOR=10
+
+# has_boot_rom PROGRAM: whether that QEMU runs and is of the version.
+has_boot_rom() {
+    local version
+    version=$("$1" --version 2>/dev/null </dev/null) || return 1
+    [[ $version =~ version\ ([0-9]+) ]] && ((BASH_REMATCH[1] >= ROM_EMULATOR))
+}
+
+# rom_emulator: prints the path of a QEMU with the boot ROM: the machine's own, or else that of its Debian's backports,
+# unpacked into target/tools-10. Neither the machine's packages nor its package lists change. Without one the exit code is 3,
+# and the last line says why.
+rom_emulator() {
+    local dir=$TARGET_DIR/tools-$ROM_EMULATOR own suite archive options
+    own=$(type -P qemu-system-arm) || true
+    for own in ${own:+"$own"} "$dir/bin/qemu-system-arm"; do
+        if has_boot_rom "$own"; then
+            echo "$own"
+            return
+        fi
+    done
+    suite=$(sed -n 's/^VERSION_CODENAME=//p' "$SYSTEM_RELEASE" 2>/dev/null) || true
+    [[ -n $suite && -n $(type -P apt-get) ]] || no_rom_emulator 'no Debian to fetch it from'
+    # The mirror that the machine uses for itself.
+    # shellcheck disable=SC2016 # apt's own variables
+    archive=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        sed -n "s/^$suite main //p" | head -n 1) || true
+    [[ -n $archive ]] || no_rom_emulator "apt has no sources for $suite"
+    say "unpacking: qemu-system-arm of $suite-backports, into $dir, for the boot ROM; half a minute"
+    mkdir -p -- "$TARGET_DIR/apt-$suite/lists/partial" "$TARGET_DIR/apt-$suite/archives/partial"
+    printf 'deb %s %s main\n' "$archive" "$suite" "$archive" "$suite-backports" >"$TARGET_DIR/apt-$suite/sources.list"
+    options=(-o "Dir::Etc::SourceList=$TARGET_DIR/apt-$suite/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::lists=$TARGET_DIR/apt-$suite/lists" -o "Dir::Cache=$TARGET_DIR/apt-$suite"
+        -o "APT::Default-Release=$suite-backports" -o APT::Sandbox::User= -o Acquire::Languages=none)
+    APT_LOG=$(mktemp)
+    apt-get -qq "${options[@]}" update >"$APT_LOG" 2>&1 || no_rom_emulator "$(apt_reason)"
+    unpack_qemu "$dir" "${options[@]}" || no_rom_emulator "$(apt_reason)"
+    has_boot_rom "$dir/bin/qemu-system-arm" || no_rom_emulator "$suite-backports has only an older one"
+    rm -f -- "$APT_LOG"
+    echo "$dir/bin/qemu-system-arm"
+}
+
+no_rom_emulator() {
+    say "QEMU $ROM_EMULATOR, which has the boot ROM, cannot be had: $1"
+    exit 3
 }
 
 # apt_reason: what apt said was wrong, on a line.

@@ -4,7 +4,8 @@ use super::mock::{camera, codec, scaler};
 use crate::drivers::display::ScanOutError;
 use crate::drivers::dma::CopyError;
 use crate::drivers::storage::BlockError;
-use crate::drivers::storage::pl181::CardError;
+use crate::drivers::storage::fat::FileError;
+use crate::drivers::storage::sd::CardError;
 use alloc::string::String;
 use carveout::addr::Bytes;
 use carveout::dma::AllocError;
@@ -21,6 +22,10 @@ pub enum Failure {
     Disk(BlockError),
     /// The memory card could not be read.
     Card(CardError),
+    /// A file of the memory card could not be read or written.
+    Photo(FileError),
+    /// The memory card has no such file.
+    NoPhoto(&'static str),
     /// The DMA controller did not copy the picture.
     Copy(CopyError),
     /// The display does not show the picture.
@@ -67,6 +72,8 @@ impl fmt::Display for Failure {
             Self::NoDevice(name) => write!(f, "no {name} in the device tree"),
             Self::Disk(error) => write!(f, "disk: {error}"),
             Self::Card(error) => write!(f, "memory card: {error}"),
+            Self::Photo(error) => write!(f, "memory card: {error}"),
+            Self::NoPhoto(name) => write!(f, "memory card: no {name} in its first partition"),
             Self::Copy(error) => write!(f, "DMA controller: {error}"),
             Self::Display(error) => write!(f, "display: {error}"),
             Self::NoRoom { what, error } => write!(f, "{what}: {error}"),

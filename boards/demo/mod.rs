@@ -5,8 +5,9 @@
 //!   --mock scaler--> 640x480x32 (Coherent) --PL111--> screen
 //! ```
 //!
-//! On a board whose disk is a memory card, the CPU reads the file into the stream. On a board with a DMA controller,
-//! that controller copies from the scaler's memory to the display's:
+//! On a board whose disk is a memory card, the CPU reads the file into the stream. If the card's controller is a bus
+//! master, the card holds files: `photo.jpg` is shown, and what the screen shows goes back as `SCREEN.BMP`. On a board
+//! with a DMA controller, that controller copies from the scaler's memory to the display's:
 //!
 //! ```text
 //!   --mock scaler--> 640x480x32 (DeviceOnly) --PL081--> 640x480x32 (Coherent) --PL111--> screen
@@ -35,6 +36,8 @@ mod line;
 #[cfg(target_arch = "arm")]
 mod memory;
 #[cfg(target_arch = "arm")]
+mod photo;
+#[cfg(target_arch = "arm")]
 mod picture;
 #[cfg(target_arch = "arm")]
 pub mod port;
@@ -44,6 +47,7 @@ pub mod run;
 mod share;
 
 pub mod block_cache;
+pub mod bmp;
 #[cfg(test)]
 mod fake;
 pub mod mock;

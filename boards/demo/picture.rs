@@ -5,6 +5,7 @@ use super::hops::Hop;
 use super::line::Line;
 use super::memory::{CODEC, SCALER, alloc, master};
 use super::mock::{Busy, Window, camera, codec, scaler};
+use super::photo;
 use super::port::DevicePort;
 use crate::drivers::display::{Display, Mode};
 use crate::drivers::storage::pl181::Card;
@@ -25,6 +26,8 @@ const HEAP_MARGIN: usize = 4 << 20;
 pub(super) enum Source {
     /// A bus master.
     Disk(known::Disk),
+    /// A card whose interface is a bus master. The card has files.
+    Photo(known::Disk),
     /// A card whose interface is no bus master, so the CPU reads the bytes.
     Card(Card),
 }
@@ -34,7 +37,8 @@ impl Source {
     pub(super) fn as_writable(&mut self) -> Option<&mut dyn Writable> {
         match self {
             Self::Disk(disk) => disk.as_writable(),
-            Self::Card(_) => None,
+            // Of a card with files no block is anybody's.
+            Self::Photo(_) | Self::Card(_) => None,
         }
     }
 
@@ -43,7 +47,29 @@ impl Source {
         if let Some(disk) = known::disk(kernel).map_err(Failure::Disk)? {
             return Ok(Self::Disk(disk));
         }
+        if let Some(card) = known::card_disk(kernel).map_err(Failure::Disk)? {
+            return Ok(Self::Photo(card));
+        }
         known::card(kernel).map_err(Failure::Card)?.map(Self::Card).ok_or(Failure::NoDisk)
+    }
+
+    /// Opens the memory card that has a photo, for a board whose tree knows nothing of the demo. Other disks are left
+    /// alone. A card without a photo is no failure: one line says why it is not used.
+    pub(super) fn with_photo(kernel: &'static Kernel) -> Option<Self> {
+        let mut card = match known::card_disk(kernel) {
+            Ok(card) => card?,
+            Err(error) => {
+                println!("card: not used: {error}");
+                return None;
+            }
+        };
+        match photo::size(&mut card) {
+            Ok(_) => Some(Self::Photo(card)),
+            Err(failure) => {
+                println!("card: not used: {failure}");
+                None
+            }
+        }
     }
 }
 
@@ -79,6 +105,16 @@ pub(super) fn show_picture(kernel: &'static Kernel, disk: &mut Source, hops: &mu
             // The CPU looks at the file first. The caches never held a line of it, so this maintains no line.
             let jpeg = read_disk(kernel, &mut **disk)?;
             show_file(kernel, disk.name(), jpeg, hops)
+        }
+        Source::Photo(card) => {
+            let screen = show_file(kernel, card.name(), photo::read(kernel, card)?, hops)?;
+            match photo::keep(card, &screen.frame) {
+                Ok(()) => Ok(screen),
+                Err(failure) => {
+                    screen.off();
+                    Err(failure)
+                }
+            }
         }
         Source::Card(card) => show_file(kernel, "SD card", read_card(kernel, card)?, hops),
     }

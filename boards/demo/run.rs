@@ -14,8 +14,8 @@ use alloc::vec::Vec;
 
 /// Runs the demo on a booted kernel. At the end every buffer goes back, even after a failure. Only buffers of a device
 /// that was not seen to stop go into quarantine. The device tree of a distribution has no mock devices. With such a
-/// tree, only the part runs that needs no disk and no interrupt: the camera's ring, and colour bars on a display that
-/// has its own memory.
+/// tree, the only disk that is used is a memory card with a photo. Without a photo, only the part runs that needs no
+/// disk and no interrupt: the camera's ring, and colour bars on a display that has its own memory.
 ///
 /// # Errors
 ///
@@ -28,7 +28,7 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     }
     let whole = devices::find(&kernel.info, CODEC).is_some();
     // The disk stays open until the end, so its own memory is free neither before nor after the demo.
-    let mut disk = if whole { Some(Source::open(kernel)?) } else { None };
+    let mut disk = if whole { Some(Source::open(kernel)?) } else { Source::with_photo(kernel) };
     let before = free_bytes(kernel);
     let micros = || kernel.clock.as_ref().map_or(0, |clock| clock.micros());
     let start = micros();
@@ -72,7 +72,7 @@ fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failu
 }
 
 fn only_film(kernel: &'static Kernel) -> Result<(), Failure> {
-    println!("demo: no mock devices in the device tree, so only the memory part runs");
+    println!("demo: no mock devices in the device tree, and no memory card with a photo, so only the memory part runs");
     let mut hops = Vec::new();
     let screen = show_bars(kernel, &mut hops)?;
     let result = while_shown(kernel, screen.is_some(), &mut hops);

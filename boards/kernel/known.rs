@@ -14,7 +14,9 @@ use crate::drivers::intc::irq::IrqId;
 use crate::drivers::intc::{InterruptController, gic::Gic, omap::OmapIntc, sun4i::Sun4iIntc};
 use crate::drivers::mmio::Mmio;
 use crate::drivers::storage::ahci::{AhciDisk, AhciError};
-use crate::drivers::storage::pl181::{Card, CardError};
+use crate::drivers::storage::pl181::Card;
+use crate::drivers::storage::sd::CardError;
+use crate::drivers::storage::sun4i_mmc::{MmcError, SdDisk};
 use crate::drivers::storage::{BlockDevice, BlockError, virtio_blk};
 use crate::drivers::timer::a9_private::A9PrivateTimer;
 use crate::drivers::timer::sp804::{Sp804, Sp804Alarm};
@@ -182,13 +184,36 @@ const DISKS: [(&str, OpenDisk); 2] = [
     }),
 ];
 
+/// The memory cards whose controller is a bus master.
+const CARDS: [(&str, OpenDisk); 1] = [("allwinner,sun4i-a10-mmc", |kernel, found| {
+    // SAFETY: the tree says that these are such a controller's.
+    let Some(registers) = (unsafe { kernel.first(found) }) else { return Ok(None) };
+    let wait = Interrupt::of(kernel, found).ok_or(MmcError::NoInterrupt)?;
+    let master = kernel.master_at(found.name, &found.path);
+    let card = SdDisk::<Armv7a, Interrupt>::open(registers, wait, master, kernel.dma)?;
+    Ok(card.map(|card| Box::new(card) as Disk))
+})];
+
 /// Opens the first disk that answers and that no other driver has.
 ///
 /// # Errors
 ///
 /// The driver's error, if a disk answers but cannot be opened.
 pub fn disk(kernel: &'static Kernel) -> Result<Option<Disk>, BlockError> {
-    for (compatible, open) in DISKS {
+    first_that_answers(kernel, &DISKS)
+}
+
+/// Opens the first memory card that is there and that no other driver has, of controllers that are bus masters.
+///
+/// # Errors
+///
+/// As [`disk`].
+pub fn card_disk(kernel: &'static Kernel) -> Result<Option<Disk>, BlockError> {
+    first_that_answers(kernel, &CARDS)
+}
+
+fn first_that_answers(kernel: &'static Kernel, disks: &[(&'static str, OpenDisk)]) -> Result<Option<Disk>, BlockError> {
+    for &(compatible, open) in disks {
         let mut all = Vec::new();
         devices::find_all(&kernel.info, compatible, |found| all.push(found));
         for found in all {

@@ -297,12 +297,16 @@ fn window() -> Result<&'static str> {
 
 /// Makes the picture for the disk if none is given.
 fn default_picture(toolchain: &Toolchain, scratch: &Path) -> Result<PathBuf> {
-    let tool = toolchain.picture()?;
     let made = scratch.join("demo.jpg");
-    run_picture(Command::new(tool).arg("generate").arg(&made))?;
+    make_picture(toolchain, &made)?;
     let kept = project::target_dir().join("demo.jpg");
     move_to(&made, &kept)?;
     Ok(kept)
+}
+
+/// Makes a picture for the demo.
+pub(crate) fn make_picture(toolchain: &Toolchain, to: &Path) -> Result<()> {
+    run_picture(Command::new(toolchain.picture()?).arg("generate").arg(to))
 }
 
 fn run_picture(tool: &mut Command) -> Result<()> {
@@ -357,24 +361,28 @@ fn with_screenshot(mut qemu: Command, scratch: &Path) -> Result<ExitStatus> {
 
 /// Asks QEMU for a picture of the screen, or for the bytes of the frame at its physical address.
 fn shoot(socket: &Path, scratch: &Path, frame: Option<u32>) -> Result<()> {
-    let command = match frame {
-        None => {
-            let file = scratch.join("screen.png");
-            json!({ "execute": "screendump", "id": "shot", "arguments": { "filename": file, "format": "png" } })
-        }
-        Some(address) => {
-            let file = scratch.join("screen.raw");
-            let arguments = json!({ "filename": file, "val": address, "size": FRAME_BYTES });
-            json!({ "execute": "pmemsave", "id": "shot", "arguments": arguments })
-        }
-    };
+    if let Some(address) = frame {
+        return save_memory(socket, &scratch.join("screen.raw"), address, FRAME_BYTES);
+    }
+    let file = scratch.join("screen.png");
+    ask(socket, &json!({ "execute": "screendump", "id": "this", "arguments": { "filename": file, "format": "png" } }))
+}
+
+/// Has QEMU write the guest's memory from a physical address on into a file.
+pub(crate) fn save_memory(socket: &Path, file: &Path, address: u32, bytes: u32) -> Result<()> {
+    let arguments = json!({ "filename": file, "val": address, "size": bytes });
+    ask(socket, &json!({ "execute": "pmemsave", "id": "this", "arguments": arguments }))
+}
+
+/// Gives QEMU a command by its socket, and waits for the answer.
+fn ask(socket: &Path, command: &Value) -> Result<()> {
     let mut qmp = UnixStream::connect(socket).doing("its socket")?;
     qmp.set_read_timeout(Some(Duration::from_secs(30))).doing("its socket")?;
     writeln!(qmp, "{}\n{command}", json!({ "execute": "qmp_capabilities" })).doing("its socket")?;
     for reply in BufReader::new(qmp).lines() {
         let reply = reply.doing("no answer")?;
         let parsed: Value = serde_json::from_str(&reply).doing("its answer")?;
-        if parsed["id"] == "shot" {
+        if parsed["id"] == "this" {
             return if parsed["error"].is_null() { Ok(()) } else { Err(Failure::new(reply)) };
         }
     }

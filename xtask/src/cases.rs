@@ -15,7 +15,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use crate::boards::{self, Emulated};
-use crate::check::{Check, Job, Kit, Verdict, wrong};
+use crate::check::{Booted, Check, Job, Kit, Verdict, out_of_order, wrong};
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, CASES};
 use crate::{flash, image};
@@ -66,6 +66,8 @@ pub(crate) struct Case {
     pub(crate) append: String,
     pub(crate) memory: Option<String>,
     pub(crate) smp: Option<u32>,
+    /// The bytes of a card that the boot ROM starts, if the card has more or fewer than the image.
+    pub(crate) card_bytes: Option<u64>,
     /// The limit in seconds.
     pub(crate) timeout: Option<u32>,
     /// Instructions at which some cores start.
@@ -77,7 +79,8 @@ pub(crate) struct Case {
     /// The guest's exit code.
     #[serde(default)]
     pub(crate) exit: i32,
-    /// Patterns. Each must match exactly one whole line. Each complaint among the lines must match a pattern.
+    /// Patterns. Each must match exactly one whole line. Each complaint among the lines must match a pattern. The lines
+    /// of a card come in this order.
     #[serde(default)]
     pub(crate) lines: Vec<String>,
     /// Whether the program's own tests judge. At least one must be ok.
@@ -108,6 +111,8 @@ pub(crate) enum Start {
     Memory,
     /// By the board's U-Boot, from its card.
     Card,
+    /// By the board's boot ROM, from its card.
+    BootRom,
 }
 
 /// The contents of the disk.
@@ -230,19 +235,36 @@ impl Case {
     }
 
     fn run(&self, kit: &Kit, job: &mut Job) -> Result<Verdict> {
-        if let (Some(Tree::Distribution(_)), _) | (_, Start::Card) = (&self.tree, self.start)
+        if let (Some(Tree::Distribution(_)), _) | (_, Start::Card | Start::BootRom) = (&self.tree, self.start)
             && let Some(reason) = kit.cards.absent()
         {
             return Ok(Verdict::Skipped(reason.to_owned()));
         }
+        let rom_emulator = match self.start {
+            Start::BootRom => match kit.cards.rom_emulator() {
+                Ok(qemu) => qemu,
+                Err(reason) => return Ok(Verdict::Skipped(reason.to_owned())),
+            },
+            _ => Path::new(""),
+        };
         if let Some(reason) = kit.unbuildable(&self.program) {
             return Ok(Verdict::Skipped(reason));
         }
         let tree = self.tree.as_ref().map(|tree| self.made_tree(tree, kit, job)).transpose()?;
         let disk = self.disk.as_ref().map(|disk| made_disk(disk, kit, job)).transpose()?;
+        // What is wrong with what a card's boot left, and with the order of its lines.
+        let mut beside = Vec::new();
         let (exit, output) = match self.start {
             Start::Command => job.output(&mut self.by_command(kit, job, tree.as_deref(), disk.as_deref())?)?,
-            Start::Card => kit.cards.boot(&self.board, job)?,
+            Start::Card | Start::BootRom => {
+                let booted = match self.start {
+                    Start::Card => kit.cards.boot(&self.board, job),
+                    _ => kit.cards.boot_by_rom(rom_emulator, &self.board, self.card_bytes, job),
+                };
+                let Booted { said, wrong } = booted?;
+                beside = wrong;
+                (0, said)
+            }
             _ => job.output(&mut self.by_qemu(kit, job, tree.as_deref(), disk.as_deref())?)?,
         };
         if self.own_tests {
@@ -251,7 +273,11 @@ impl Case {
             let ended = (exit != 0).then(|| format!("exit code {exit}, expected 0"));
             return job.judged(&ended.into_iter().chain(silent).collect::<Vec<_>>());
         }
-        match job.judged(&wrong(exit, &output, self.exit, &self.lines))? {
+        if let Start::Card | Start::BootRom = self.start {
+            beside.extend(out_of_order(&output, &self.lines));
+        }
+        beside.extend(wrong(exit, &output, self.exit, &self.lines));
+        match job.judged(&beside)? {
             Verdict::Passed(_) => self
                 .screen
                 .as_ref()
@@ -466,6 +492,9 @@ fn replace(file: &Path, old: [u8; 4], new: [u8; 4]) -> Result<()> {
 
 /// Compares the screen with what the host expects of the picture, or of its twin that all decoders take.
 fn compare(name: &str, tolerance: &str, kit: &Kit, job: &mut Job) -> Result<Verdict> {
+    if job.folder().join("screen.bmp").exists() {
+        kit.picture(job, &["bmp", "screen.bmp", "screen.png"])?;
+    }
     let twin = job.folder().join("twin.jpg").exists();
     kit.picture(job, &["expect", if twin { "twin.jpg" } else { "picture.jpg" }, "expected.png"])?;
     // The pictures are kept beside the logs, so that a person can look at them.

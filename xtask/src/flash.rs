@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use lexopt::{Arg, ValueExt};
 
 use crate::boards::{Board, Card};
-use crate::boot::{in_a_folder, move_to};
+use crate::boot::{in_a_folder, make_picture, move_to};
 use crate::build::Toolchain;
 use crate::failure::{Context, Failure, Result};
 use crate::{image, project, scratch};
@@ -51,13 +51,16 @@ pub(crate) fn command(mut args: lexopt::Parser) -> Result<u8> {
     let store = Store::new();
     let loader = store.fetch(&card.package, &[format!("./usr/lib/u-boot/{}/*", card.folder)])?;
     let tree = store.fetch_trees(&boards)?.join(&card.tree);
-    let elf = Toolchain::chosen()?.demo()?;
-    let made = make(card, &loader.join("usr/lib/u-boot").join(&card.folder), &tree, &elf)?;
+    let toolchain = Toolchain::chosen()?;
+    let photo = scratch::folder()?.join("photo.jpg");
+    make_picture(&toolchain, &photo)?;
+    let loader = loader.join("usr/lib/u-boot").join(&card.folder);
+    let made = make(card, &loader, &[&tree, &photo], &toolchain.demo()?)?;
     move_to(&made, &out)?;
 
     let raw: Vec<String> = card.raw.iter().map(|raw| format!("{}@{}", raw.file, raw.at_kib)).collect();
     eprintln!(
-        "made: {}, {CARD_MIB} MiB: {} (KiB), FAT from {} MiB with zImage, {}, extlinux/extlinux.conf",
+        "made: {}, {CARD_MIB} MiB: {} (KiB), FAT from {} MiB with zImage, {}, photo.jpg, extlinux/extlinux.conf",
         out.display(),
         raw.join(" "),
         card.partition_mib,
@@ -190,8 +193,8 @@ fn unpack(folder: &Path, to: &Path, patterns: &[String]) -> io::Result<()> {
 
 // --- the card -------------------------------------------------------------------------------------------------------
 
-/// Makes the image in a scratch folder. Returns its path.
-fn make(card: &Card, loader: &Path, tree: &Path, elf: &Path) -> Result<PathBuf> {
+/// Makes the image in a scratch folder, with these files beside the kernel. Returns its path.
+fn make(card: &Card, loader: &Path, files: &[&Path], elf: &Path) -> Result<PathBuf> {
     let work = scratch::folder()?;
     let path = work.join("card.img");
     let image = File::create_new(&path).doing(path.display())?;
@@ -246,7 +249,8 @@ fn make(card: &Card, loader: &Path, tree: &Path, elf: &Path) -> Result<PathBuf> 
     };
     mtools("mformat", &["-T", &sectors, "-h", "64", "-s", "32", "-v", "CARVEOUT", "-N", "0"], &[], "::")?;
     mtools("mmd", &[], &[], "::extlinux")?;
-    mtools("mcopy", &[], &[&kernel, tree], "::")?;
+    mtools("mcopy", &[], &[&kernel], "::")?;
+    mtools("mcopy", &[], files, "::")?;
     mtools("mcopy", &[], &[&extlinux], "::extlinux")?;
     Ok(path)
 }

@@ -1,7 +1,11 @@
-//! Storage: disks that are bus masters, and a memory card that the CPU reads.
+//! Storage: disks and memory cards that are bus masters, a memory card that the CPU reads, and files.
 
 pub mod ahci;
+pub mod blocks;
+pub mod fat;
 pub mod pl181;
+pub mod sd;
+pub mod sun4i_mmc;
 #[cfg(target_arch = "arm")]
 pub mod virtio_blk;
 

@@ -12,7 +12,8 @@
 //! A request that does not end in time resets the device, and the disk is of no use from then on. A device that does
 //! not reset keeps the buffer and the rings: they go into quarantine.
 
-use super::{BLOCK, Backing, BlockDevice, BlockError, Writable, on_disk};
+use super::blocks::{Blocks, Moved, Sectors};
+use super::{Backing, BlockDevice, BlockError, Writable};
 use crate::drivers::mmio::Mmio;
 use crate::drivers::wait::{Failed, until};
 use alloc::boxed::Box;
@@ -105,9 +106,6 @@ pub struct Disk {
     micros: fn() -> u64,
 }
 
-/// What a transfer gives.
-type Transfer<D> = Result<Stream<Armv7a, D, Cpu>, Failed<DiskError, Stream<Armv7a, D, Cpu>>>;
-
 /// The data of a request.
 enum Data<'s> {
     /// The disk reads into these.
@@ -142,33 +140,12 @@ impl Disk {
         Ok(Self { device: Some(device), bytes, micros })
     }
 
-    /// Reads `bytes` from a sector on into a buffer, as many whole sectors as the buffer holds of them.
-    fn read_at<D: Direction>(&mut self, sector: usize, bytes: usize, buffer: Stream<Armv7a, D, Device>) -> Transfer<D> {
-        let part = |range| memory().target(&buffer, range).map(Data::Read);
-        let result = self.transfer(sector, bytes.min(buffer.len()), part);
-        // SAFETY: called only if the device finished with the buffer (I4).
-        Self::give_back(result, buffer, |buffer| unsafe { buffer.for_cpu() })
-    }
-
-    /// Writes `bytes` from a sector on, as many whole sectors of them as the buffer holds.
-    fn write_at<D: Direction<CpuWrites = Yes>>(
-        &mut self,
-        sector: usize,
-        bytes: usize,
-        buffer: Stream<Armv7a, D, Device>,
-    ) -> Transfer<D> {
-        let part = |range| memory().source(&buffer, range).map(Data::Write);
-        let result = self.transfer(sector, bytes.min(buffer.len()), part);
-        // SAFETY: called only if the device finished with the buffer (I4). It read it and wrote nothing.
-        Self::give_back(result, buffer, |buffer| unsafe { buffer.for_cpu_part(0..0) })
-    }
-
     /// Gives a buffer back after its transfer. `take` is called only if the device has finished with it.
     fn give_back<D: Direction>(
         result: Result<(), DiskError>,
         buffer: Stream<Armv7a, D, Device>,
         take: impl FnOnce(Stream<Armv7a, D, Device>) -> Stream<Armv7a, D, Cpu>,
-    ) -> Transfer<D> {
+    ) -> Moved<DiskError, Armv7a, D> {
         match result {
             Ok(()) => Ok(take(buffer)),
             // Dropped as the device's: into quarantine.
@@ -181,11 +158,18 @@ impl Disk {
     /// but for [`DiskError::Hung`].
     fn transfer<'s>(
         &mut self,
-        sector: usize,
+        sector: u64,
         bytes: usize,
         part: impl Fn(Range<usize>) -> Result<Data<'s>, HandError>,
     ) -> Result<(), DiskError> {
         let bytes = bytes / SECTOR_SIZE * SECTOR_SIZE;
+        if bytes == 0 {
+            return Ok(());
+        }
+        // A sector is refused whose number virtio-drivers cannot say.
+        let last = usize::try_from(sector.saturating_add((bytes / SECTOR_SIZE) as u64));
+        last.map_err(|_| DiskError::Device(Error::InvalidParam))?;
+        let sector = sector as usize;
         for offset in (0..bytes).step_by(REQUEST) {
             let data = part(offset..bytes.min(offset + REQUEST)).map_err(DiskError::Hand)?;
             self.request(sector + offset / SECTOR_SIZE, data)?;
@@ -223,6 +207,38 @@ impl Disk {
     }
 }
 
+impl Sectors<Armv7a> for Disk {
+    type Error = DiskError;
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_at<D: Direction>(
+        &mut self,
+        sector: u64,
+        bytes: usize,
+        buffer: Stream<Armv7a, D, Device>,
+    ) -> Moved<DiskError, Armv7a, D> {
+        let part = |range| memory().target(&buffer, range).map(Data::Read);
+        let result = self.transfer(sector, bytes.min(buffer.len()), part);
+        // SAFETY: called only if the device finished with the buffer (I4).
+        Self::give_back(result, buffer, |buffer| unsafe { buffer.for_cpu() })
+    }
+
+    fn write_at<D: Direction<CpuWrites = Yes>>(
+        &mut self,
+        sector: u64,
+        bytes: usize,
+        buffer: Stream<Armv7a, D, Device>,
+    ) -> Moved<DiskError, Armv7a, D> {
+        let part = |range| memory().source(&buffer, range).map(Data::Write);
+        let result = self.transfer(sector, bytes.min(buffer.len()), part);
+        // SAFETY: called only if the device finished with the buffer (I4). It read it and wrote nothing.
+        Self::give_back(result, buffer, |buffer| unsafe { buffer.for_cpu_part(0..0) })
+    }
+}
+
 impl BlockDevice<Armv7a> for Disk {
     fn name(&self) -> &'static str {
         "virtio-blk"
@@ -254,79 +270,8 @@ impl Writable for Disk {
     }
 
     fn blocks(&mut self) -> Result<Box<dyn Backing<Error = BlockError> + '_>, BlockError> {
-        Ok(Box::new(Blocks::new(self)?))
-    }
-}
-
-/// The disk by blocks, through a buffer of its own.
-struct Blocks<'d> {
-    disk: &'d mut Disk,
-    /// There until the device keeps it: then every request is refused.
-    buffer: Option<Stream<Armv7a, Bidirectional, Cpu>>,
-}
-
-impl<'d> Blocks<'d> {
-    /// Takes the buffer for `disk` from its area.
-    fn new(disk: &'d mut Disk) -> Result<Self, DiskError> {
         let memory = memory();
         let buffer = memory.dma().alloc(memory.master(), REQUEST as u32, 1).map_err(DiskError::NoRoom)?;
-        Ok(Self { disk, buffer: Some(buffer.into_stream()) })
-    }
-
-    /// Keeps what came back of a request.
-    fn keep(&mut self, result: Transfer<Bidirectional>) -> Result<&Stream<Armv7a, Bidirectional, Cpu>, DiskError> {
-        match result {
-            Ok(buffer) => Ok(self.buffer.insert(buffer)),
-            Err(Failed { error, given }) => {
-                self.buffer = given;
-                Err(error)
-            }
-        }
-    }
-
-    /// The sector at which a block begins, and how many of `bytes` from there on the disk has. A sector is refused
-    /// whose number virtio-drivers cannot say.
-    fn on_disk(&self, first: u64, bytes: usize) -> Result<(usize, usize), DiskError> {
-        let (sector, there) = on_disk(first, bytes, self.disk.bytes);
-        let last = usize::try_from(sector.saturating_add((bytes / SECTOR_SIZE) as u64));
-        match last {
-            Ok(_) => Ok((sector as usize, there)),
-            Err(_) if there == 0 => Ok((0, 0)),
-            Err(_) => Err(DiskError::Device(Error::InvalidParam)),
-        }
-    }
-}
-
-impl Backing for Blocks<'_> {
-    type Error = BlockError;
-
-    fn read(&mut self, first: u32, to: &mut [u8]) -> Result<(), BlockError> {
-        for (first, to) in (u64::from(first)..).step_by(REQUEST / BLOCK).zip(to.chunks_mut(REQUEST)) {
-            let (sector, there) = self.on_disk(first, to.len())?;
-            let buffer = self.buffer.take().ok_or(DiskError::Hung)?;
-            let result = self.disk.read_at(sector, there, buffer.for_device());
-            let buffer = self.keep(result)?;
-            let (known, beyond) = to.split_at_mut(there);
-            known.copy_from_slice(&buffer.bytes()[..there]);
-            beyond.fill(0);
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, first: u32, from: &[u8]) -> Result<(), BlockError> {
-        for (first, from) in (u64::from(first)..).step_by(REQUEST / BLOCK).zip(from.chunks(REQUEST)) {
-            let (sector, there) = self.on_disk(first, from.len())?;
-            // Bytes of the last block may lie past the end; a block of them alone would be lost.
-            if there.next_multiple_of(BLOCK) < from.len() {
-                return Err(DiskError::Device(Error::InvalidParam).into());
-            }
-            let mut buffer = self.buffer.take().ok_or(DiskError::Hung)?;
-            if let Some(part) = buffer.part_mut(0..from.len()) {
-                part.copy_from_slice(from);
-            }
-            let result = self.disk.write_at(sector, there, buffer.for_device());
-            self.keep(result)?;
-        }
-        Ok(())
+        Ok(Box::new(Blocks::new(self, buffer.into_stream::<Bidirectional>())))
     }
 }

@@ -40,6 +40,27 @@ impl Image {
         Ok(Self { width, height, rgb: bytes.chunks_exact(4).flat_map(|p| [p[2], p[1], p[0]]).collect() })
     }
 
+    /// From a BMP file of 24 bits a pixel, whose rows come from the bottom.
+    pub(crate) fn from_bmp(bytes: &[u8]) -> Result<Self, String> {
+        let word = |at: usize| match bytes.get(at..at + 4) {
+            Some(word) => Ok(u32::from_le_bytes(word.try_into().expect("four bytes")) as usize),
+            None => Err(format!("{} bytes: no whole header", bytes.len())),
+        };
+        let (size, start, width, height) = (word(2)?, word(10)?, word(18)?, word(22)?);
+        let form = (&bytes[..2], word(14)?, word(26)?, word(30)?);
+        if form != (b"BM", 40, 1 | 24 << 16, 0) {
+            return Err(format!("not a BMP of 24 bits a pixel: {form:?}"));
+        }
+        // Rows are padded to words.
+        let row = (width * 3).next_multiple_of(4);
+        if size != bytes.len() || row.checked_mul(height).is_none_or(|rows| start.checked_add(rows) != Some(size)) {
+            return Err(format!("{} bytes, not {start} and {height} rows of {row}", bytes.len()));
+        }
+        let rows = bytes[start..].chunks_exact(row).rev();
+        let rgb = rows.flat_map(|row| row[..width * 3].chunks_exact(3).flat_map(|p| [p[2], p[1], p[0]])).collect();
+        Ok(Self { width, height, rgb })
+    }
+
     pub(crate) fn to_png(&self) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
@@ -150,6 +171,24 @@ mod tests {
         let image = Image::from_frame(&[3, 2, 1, 0, 6, 5, 4, 0], 2, 1).unwrap();
         assert_eq!(image, Image { width: 2, height: 1, rgb: vec![1, 2, 3, 4, 5, 6] });
         assert_eq!(Image::from_frame(&[0; 7], 2, 1).unwrap_err(), "7 bytes, not 2 x 1 words");
+    }
+
+    #[test]
+    fn a_bmp_has_its_last_row_first() {
+        let mut bytes = vec![0; 54];
+        bytes[..2].copy_from_slice(b"BM");
+        for (at, value) in [(2, 70), (10, 54), (14, 40), (18, 2), (22, 2), (26, 0x18_0001)] {
+            bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+        }
+        // Two pixels a row, and two bytes of padding.
+        bytes.extend([9, 8, 7, 12, 11, 10, 0, 0, 3, 2, 1, 6, 5, 4, 0, 0]);
+        let image = Image::from_bmp(&bytes).unwrap();
+        assert_eq!(image, Image { width: 2, height: 2, rgb: (1..=12).collect() });
+        bytes.pop();
+        assert_eq!(Image::from_bmp(&bytes).unwrap_err(), "69 bytes, not 54 and 2 rows of 8");
+        assert!(Image::from_bmp(&bytes[..20]).is_err());
+        bytes[28] = 32;
+        assert!(Image::from_bmp(&bytes).unwrap_err().starts_with("not a BMP of 24 bits a pixel"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ usage: picture generate OUT.jpg [--size WxH] [--mode grey|444|422|440|420] [--pr
        picture expect IN.jpg OUT.png
        picture compare A.png B.png --tolerance MEAN,MAX
        picture frame IN.raw OUT.png
+       picture bmp IN.bmp OUT.png
        picture corrupt IN.jpg OUT.jpg
 
 generate  a picture for the demo; the defaults are 1600x1200, 420, quality 90, seed 0
@@ -25,6 +26,7 @@ unusual   a legal file as few encoders write it, and the same picture, to the co
 expect    what the demo shows of IN: inside 640x480 with its aspect ratio, never enlarged, centred on black
 compare   exit code 1 if the mean or the largest difference of a colour channel (0..255) is beyond the tolerance
 frame     what stood in memory for a display: 640x480 words 0x00RRGGBB, little endian
+bmp       what was written to a memory card: a BMP of 24 bits a pixel, its rows from the bottom
 corrupt   a copy whose first Huffman table lists more codes than exist, which every decoder must refuse";
 
 fn main() -> ExitCode {
@@ -64,6 +66,10 @@ fn run(args: &[&str]) -> Result<ExitCode, String> {
         }
         ["frame", input, out] => {
             let shown = image::Image::from_frame(&read(input)?, 640, 480).map_err(|e| format!("{input}: {e}"))?;
+            write(out, &shown.to_png()?)?;
+        }
+        ["bmp", input, out] => {
+            let shown = image::Image::from_bmp(&read(input)?).map_err(|e| format!("{input}: {e}"))?;
             write(out, &shown.to_png()?)?;
         }
         ["corrupt", input, out] => write(out, &corrupt(read(input)?).map_err(|e| format!("{input}: {e}"))?)?,

@@ -24,8 +24,9 @@ use libtest_mimic::{Arguments, Completion, Failed, FormatSetting, Trial};
 use crate::failure::{Context, Result};
 use crate::{project, scratch};
 
+pub(crate) use cards::Booted;
 pub(crate) use list::Kit;
-pub(crate) use outcome::wrong;
+pub(crate) use outcome::{out_of_order, wrong};
 
 /// The options: which checks run, and how they are reported.
 #[derive(Debug, Default)]

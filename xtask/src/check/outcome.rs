@@ -27,6 +27,16 @@ pub(crate) fn wrong(exit: i32, output: &str, want: i32, patterns: &[String]) -> 
     wrong
 }
 
+/// Says which pattern has a line only before the line of the pattern before it.
+pub(crate) fn out_of_order(output: &str, patterns: &[String]) -> Vec<String> {
+    let mut lines = output.lines().map(|line| line.trim_end_matches('\r'));
+    let first = patterns.iter().find(|pattern| {
+        let matcher = WildMatch::new(pattern);
+        !lines.any(|line| matcher.matches(line))
+    });
+    first.map(|pattern| format!("not after the lines before it: {pattern}")).into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +60,15 @@ mod tests {
     #[test]
     fn just_one_line_matches() {
         assert_eq!(of("ok\nok\n", &["ok"]), ["2 lines, not one, match: ok"]);
+    }
+
+    #[test]
+    fn lines_come_in_their_order() {
+        let of = |patterns: &[&str]| {
+            out_of_order("SPL\r\nU-Boot\r\nours\r\n", &patterns.iter().map(|&one| one.to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&["SPL", "U-*", "ours"]), NOTHING);
+        assert_eq!(of(&["SPL", "ours", "U-*"]), ["not after the lines before it: U-*"]);
     }
 
     #[test]
