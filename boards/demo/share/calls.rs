@@ -143,9 +143,7 @@ impl ShareCalls {
             }
             2 => {
                 let to = Self::number(state, args[1])?;
-                let rights = [ShareRights::READ, ShareRights::WRITE, ShareRights::RESHARE];
-                let rights = (0..3).filter(|n| args[2] >> n & 1 == 1).map(|n| rights[n]);
-                let rights = rights.fold(ShareRights::default(), |all, right| all | right);
+                let rights = ShareRights::from_bits(args[2]).ok_or(Refused::NoRights(args[2]))?;
                 let (pages, name) = ((args[3] & 0xffff, args[3] >> 16), text(args[4], args[5]));
                 let offer = Offer { to, rights, pages, name: name.as_str() };
                 self.shares.share(id, handle(state, args[0])?, &offer)?;
@@ -217,6 +215,8 @@ enum Refused {
     NoProcess(u32),
     /// There are as many processes that share, or handles of this one, as there may be.
     Full,
+    /// The number stands for no rights.
+    NoRights(u32),
     /// The scaler has a picture already.
     Busy,
     /// There is no call of this number.
@@ -236,6 +236,7 @@ impl fmt::Display for Refused {
             Self::NoHandle(number) => write!(f, "it has no handle {number}"),
             Self::NoProcess(number) => write!(f, "process {number} shares nothing yet"),
             Self::Full => f.write_str("there are as many processes that share, or handles, as there may be"),
+            Self::NoRights(number) => write!(f, "{number} are no rights"),
             Self::Busy => f.write_str("the scaler has a picture"),
             Self::NoCall => f.write_str("there is no such call"),
         }

@@ -455,8 +455,8 @@ impl Knowledge {
         }
     }
 
-    /// Returns the bytes whose lines go one by one, now and at the CPU's next look, where the buffer is handed over to a
-    /// device that may write so many.
+    /// Returns the bytes whose lines go one by one, now and at the CPU's next look, where the buffer is handed over to
+    /// a device that may write so many.
     pub fn bytes_due(&self, device_writes: u32) -> u64 {
         let bytes = u64::from(self.written.end - self.written.start) + u64::from(device_writes);
         if self.residue > Residue::Nothing { bytes } else { 0 }

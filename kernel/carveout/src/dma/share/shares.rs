@@ -187,9 +187,9 @@ impl<M: Machine> Shares<M> {
         Ok(())
     }
 
-    /// Revokes all that was granted from this handle, by whomever. Returns how many grants that were. None of them gives
-    /// a right from the start of this call on, so their clients cannot grant faster than this revokes. When it returns,
-    /// no core translates to the buffer for any of those clients.
+    /// Revokes all that was granted from this handle, by whomever. Returns how many grants that were. None of them
+    /// gives a right from the start of this call on, so their clients cannot grant faster than this revokes. When it
+    /// returns, no core translates to the buffer for any of those clients.
     ///
     /// # Errors
     ///
