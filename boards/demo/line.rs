@@ -19,7 +19,7 @@ impl Line {
     /// Enables the line that the device's node names.
     pub(super) fn of(kernel: &Kernel, compatible: &str, device: &'static str) -> Result<Self, Failure> {
         let Some(found) = devices::find(&kernel.info, compatible) else { return Ok(Self { device, id: None }) };
-        let id = found.irq.ok_or(Failure::NoDevice(device))?;
+        let id = *found.irqs.first().ok_or(Failure::NoDevice(device))?;
         interrupts::enable(id);
         Ok(Self { device, id: Some(id) })
     }

@@ -20,6 +20,9 @@ pub const MAX_BLOCKS: usize = 2;
 /// The most cores that are kept of a tree.
 pub const MAX_CPUS: usize = 8;
 
+/// The most interrupts that are kept of a device.
+const MAX_IRQS: usize = 4;
+
 /// A block of registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
@@ -38,8 +41,8 @@ pub struct Found<'dtb> {
     pub path: DevicePath<'dtb>,
     /// Its register blocks, in the order of `reg`.
     pub blocks: ArrayVec<Block, MAX_BLOCKS>,
-    /// The first of its `interrupts`, in as many cells as their controller takes.
-    pub irq: Option<IrqId>,
+    /// The first of its `interrupts`, each in as many cells as their controller takes.
+    pub irqs: ArrayVec<IrqId, MAX_IRQS>,
     /// The rate of the first of its `clocks`, if that is a fixed one.
     pub hertz: Option<u32>,
     /// `reg-shift`, if the node has it.
@@ -165,7 +168,7 @@ fn device<'dtb>(info: &BootInfo<'dtb>, node: &FdtNode<'dtb>, buses: &[FdtNode<'d
         name: node.name(),
         path: DevicePath::to(node, buses).unwrap_or_default(),
         blocks,
-        irq: irq(info, node, buses),
+        irqs: irqs(info, node, buses).unwrap_or_default(),
         hertz: hertz(info, node),
         reg_shift: cell(node, "reg-shift", 0),
         reg_io_width: cell(node, "reg-io-width", 0),
@@ -291,16 +294,20 @@ pub fn stdout_path<'dtb>(info: &BootInfo<'dtb>) -> Option<DevicePath<'dtb>> {
 /// The most cells of an interrupt specifier.
 const MAX_SPECIFIER: usize = 3;
 
-/// Returns the first interrupt of the node, at the controller that the node or the nearest bus above it names.
-fn irq(info: &BootInfo<'_>, node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<IrqId> {
+/// Returns the first interrupts of the node, at the controller that the node or the nearest bus above it names.
+fn irqs(info: &BootInfo<'_>, node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<ArrayVec<IrqId, MAX_IRQS>> {
     node.property("interrupts")?;
     let named = core::iter::once(node).chain(buses.iter().rev());
     let phandle = named.into_iter().find_map(|node| cell(node, "interrupt-parent", 0))?;
     let width = cell_at(info, phandle, "#interrupt-cells");
     let width = usize::try_from(width?).ok().filter(|&width| width <= MAX_SPECIFIER)?;
-    let cells: ArrayVec<u32, MAX_SPECIFIER> = (0..width).map_while(|n| cell(node, "interrupts", n)).collect();
-    // A specifier of another length belongs to an `interrupt-map`, which is not followed.
-    (cells.len() == width).then(|| IrqId::from_specifier(&cells))?
+    let specifier = |n: usize| {
+        let cells = n * width..(n + 1) * width;
+        let cells: ArrayVec<u32, MAX_SPECIFIER> = cells.map_while(|n| cell(node, "interrupts", n)).collect();
+        // A specifier of another length belongs to an `interrupt-map`, which is not followed.
+        (width > 0 && cells.len() == width).then(|| IrqId::from_specifier(&cells))?
+    };
+    Some((0..MAX_IRQS).map_while(specifier).collect())
 }
 
 fn hertz(info: &BootInfo<'_>, node: &FdtNode<'_>) -> Option<u32> {
@@ -401,7 +408,7 @@ mod tests {
             name: "device@1000",
             path: DevicePath::parse("/soc/apb/device@1000").unwrap(),
             blocks: core::iter::once(block).collect(),
-            irq: IrqId::shared(41),
+            irqs: IrqId::shared(41).into_iter().collect(),
             hertz: Some(24_000_000),
             reg_shift: Some(2),
             reg_io_width: Some(4),
@@ -433,17 +440,20 @@ mod tests {
 
     #[test]
     fn an_interrupt_has_as_many_cells_as_its_controller_takes() {
-        let irq = |value: &[u32]| {
+        let irqs = |value: &[u32]| {
             let tree = device_with("interrupts", cells(value));
-            find(&BootInfo::parse(&tree).unwrap(), "test,device").unwrap().irq
+            find(&BootInfo::parse(&tree).unwrap(), "test,device").unwrap().irqs.to_vec()
         };
-        assert_eq!(irq(&[0, 41, 4, 0, 42, 4]), IrqId::shared(41), "the first of two");
-        assert_eq!(irq(&[5]), None, "one cell is for an interrupt-map");
-        assert_eq!(irq(&[]), None);
+        let [first, second] = [41, 42].map(|n| IrqId::shared(n).unwrap());
+        assert_eq!(irqs(&[0, 41, 4, 0, 42, 4]), [first, second]);
+        assert_eq!(irqs(&[0, 41, 4, 0, 42]), [first], "the second lacks a cell");
+        assert_eq!(irqs(&[0, 41, 4].repeat(5)), [first; MAX_IRQS]);
+        assert_eq!(irqs(&[5]), [], "one cell is for an interrupt-map");
+        assert_eq!(irqs(&[]), []);
         let tree = device_with("interrupt-parent", cells(&[7]));
         assert_eq!(
-            find(&BootInfo::parse(&tree).unwrap(), "test,device").unwrap().irq,
-            None,
+            find(&BootInfo::parse(&tree).unwrap(), "test,device").unwrap().irqs.to_vec(),
+            [],
             "a clock is no controller"
         );
     }

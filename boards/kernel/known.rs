@@ -3,7 +3,7 @@
 //! A new driver is a row here. A row says by its types what registers the device has, opens the driver with them, and
 //! gives `None` if the node lacks what the driver needs.
 
-use super::devices::{self, Found};
+use super::devices::{self, Block, Found};
 use super::interrupts;
 use super::registers::{first, map};
 use super::state::{Kernel, kernel};
@@ -19,16 +19,20 @@ use crate::drivers::storage::sd::CardError;
 use crate::drivers::storage::sun4i_mmc::{MmcError, SdDisk};
 use crate::drivers::storage::{BlockDevice, BlockError, virtio_blk};
 use crate::drivers::timer::a9_private::A9PrivateTimer;
+use crate::drivers::timer::generic::GenericTimer;
 use crate::drivers::timer::sp804::{Sp804, Sp804Alarm};
-use crate::drivers::timer::{Alarm, Counter, a9_global::A9GlobalTimer, dm::DmTimer, sun4i::Sun4iTimer};
+use crate::drivers::timer::sun4i::{Sun4iAlarm, Sun4iTimer};
+use crate::drivers::timer::{Alarm, Counter, a9_global::A9GlobalTimer, dm::DmTimer};
 use crate::drivers::uart::Uart;
 use crate::drivers::uart::ns16550::{Ns16550, Wiring};
 use crate::drivers::uart::pl011::Pl011;
 use crate::drivers::wait::Wait;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use carveout::addr::PhysAddr;
 use carveout_armv7a::mmu::Armv7a;
 use carveout_rt::address_space::AddressSpace;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::{Mutex, MutexGuard};
 use virtio_drivers::transport::DeviceType;
@@ -97,6 +101,9 @@ fn open_gic(space: &mut AddressSpace, found: &Found<'_>) -> Option<Box<dyn Inter
     Some(Box::new(Gic::new(distributor, cpu)))
 }
 
+/// Timers of which a counter and an alarm have each their own.
+const SUN4I: &str = "allwinner,sun4i-a10-timer";
+
 type OpenCounter = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn Counter>>;
 
 /// The counters, the best first.
@@ -112,9 +119,10 @@ pub(super) const COUNTERS: [(&str, OpenCounter); 4] = [
         let registers = unsafe { first(space, found) }?;
         Some(Box::new(Sp804::new(registers)))
     }),
-    ("allwinner,sun4i-a10-timer", |space, found| {
-        // SAFETY: the tree says whose these are.
-        let registers = unsafe { first(space, found) }?;
+    (SUN4I, |space, found| {
+        let at = map(space, sun4i_timer(found, Sun4iTimer::AT)?)?;
+        // SAFETY: the tree says whose these are; `map` gave them to nobody else, for good.
+        let registers = unsafe { Mmio::new(at, None) };
         Some(Box::new(Sun4iTimer::new(registers)))
     }),
     ("ti,am335x-timer", |space, found| {
@@ -125,32 +133,49 @@ pub(super) const COUNTERS: [(&str, OpenCounter); 4] = [
     }),
 ];
 
+/// Returns the part of an Allwinner A10's timers that is at these bytes: each of its drivers has its own.
+fn sun4i_timer(found: &Found<'_>, bytes: Range<u32>) -> Option<Block> {
+    let all = found.blocks.first().filter(|all| all.bytes >= bytes.end)?;
+    Some(Block { at: PhysAddr::new(all.at.raw() + bytes.start), bytes: bytes.end - bytes.start })
+}
+
 type OpenAlarm = fn(&'static Kernel, &Found<'_>) -> Option<Box<dyn Alarm>>;
 
-/// The timers that interrupt, the best first.
-const ALARMS: [(&str, OpenAlarm); 2] = [
-    ("arm,cortex-a9-twd-timer", |kernel, found| {
+/// The timers that interrupt, the best first, and which of their interrupts that is.
+const ALARMS: [(&str, usize, OpenAlarm); 4] = [
+    ("arm,cortex-a9-twd-timer", 0, |kernel, found| {
         let hertz = found.hertz?;
         // SAFETY: the tree says whose these are.
         let registers = unsafe { kernel.first(found) }?;
         Some(Box::new(A9PrivateTimer::new(registers, hertz)))
     }),
-    ("arm,sp804", |kernel, found| {
+    // Secure, non-secure, virtual.
+    ("arm,armv7-timer", 2, |_, _| {
+        // SAFETY: the tree says that the cores have it.
+        Some(Box::new(unsafe { GenericTimer::new() }?))
+    }),
+    ("arm,sp804", 0, |kernel, found| {
         // SAFETY: the tree says whose these are.
         let registers = unsafe { kernel.first(found) }?;
         Some(Box::new(Sp804Alarm::new(registers)))
+    }),
+    (SUN4I, 0, |kernel, found| {
+        let part = sun4i_timer(found, Sun4iAlarm::AT)?;
+        // SAFETY: the tree says whose these are.
+        let registers = unsafe { kernel.registers(part.at, part.bytes) }?;
+        Some(Box::new(Sun4iAlarm::new(registers)))
     }),
 ];
 
 /// Takes a timer that interrupts, and its interrupt, if the board has one. The first timer of a kind may be the
 /// kernel's counter, so the last one is taken.
 pub fn alarm(kernel: &'static Kernel) -> Option<(Box<dyn Alarm>, IrqId)> {
-    ALARMS.iter().find_map(|&(name, open)| {
+    ALARMS.iter().find_map(|&(name, irq, open)| {
         let mut all = Vec::new();
         devices::find_all(&kernel.info, name, |found| all.push(found));
-        let counts = COUNTERS.iter().any(|&(counter, _)| counter == name);
-        let found = all.get(usize::from(counts)..)?.last()?;
-        Some((open(kernel, found)?, found.irq?))
+        let whole = COUNTERS.iter().any(|&(counter, _)| counter == name) && name != SUN4I;
+        let found = all.get(usize::from(whole)..)?.last()?;
+        Some((open(kernel, found)?, *found.irqs.get(irq)?))
     })
 }
 
@@ -291,7 +316,7 @@ pub type BoardCopier = Copier<Armv7a, Interrupt>;
 /// [`CopyError::NoRoom`] if the area has no room for the controller's list.
 pub fn copier(kernel: &'static Kernel) -> Result<Option<BoardCopier>, CopyError> {
     let Some(found) = devices::find(&kernel.info, "arm,pl081") else { return Ok(None) };
-    let Some(irq) = found.irq else { return Ok(None) };
+    let Some(&irq) = found.irqs.first() else { return Ok(None) };
     // SAFETY: the tree says that these are a PL081's.
     let Some(registers) = (unsafe { kernel.first(&found) }) else { return Ok(None) };
     let master = kernel.master_at(found.name, &found.path);
@@ -304,7 +329,7 @@ pub struct Interrupt(IrqId);
 impl Interrupt {
     /// Returns the interrupt of a device. Returns `None` if the device has no interrupt or the board has no counter.
     fn of(kernel: &Kernel, found: &Found<'_>) -> Option<Self> {
-        kernel.clock.as_ref().and(found.irq).map(Self)
+        kernel.clock.as_ref().and(found.irqs.first().copied()).map(Self)
     }
 }
 

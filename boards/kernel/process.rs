@@ -125,6 +125,8 @@ pub enum Wake {
     At(u64),
     /// When another process has ended.
     AfterEnd(usize),
+    /// When more events came from devices than these ([`Calls::events`](super::schedule::Calls::events)).
+    AfterEvents(u32),
 }
 
 /// A process. It does not run, or it runs on the core that has this value.

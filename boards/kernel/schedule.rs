@@ -96,6 +96,12 @@ pub trait Calls: Sync {
 
     /// Takes back what a process had. The process has ended.
     fn ended(&self, _process: &Process) {}
+
+    /// Returns how many events came from devices, modulo 2^32. It is asked before each turn, on every core, and may see
+    /// to devices that have finished. A process that waits for an event ([`Wake::AfterEvents`]) runs after it.
+    fn events(&self) -> u32 {
+        0
+    }
 }
 
 /// Processes that have no further calls.
@@ -146,13 +152,14 @@ enum Next {
 
 impl Table {
     /// Takes the next process that can run, in turn.
-    fn next(&mut self, now: u64) -> Next {
+    fn next(&mut self, now: u64, events: u32) -> Next {
         let mut others = false;
         for number in (0..MAX).map(|n| (self.next + n) % MAX) {
             let ready = match &self.slots[number] {
                 Slot::Ready(process) => match process.wake {
                     Wake::Now => true,
                     Wake::At(time) => time <= now,
+                    Wake::AfterEvents(seen) => events != seen,
                     // A process that waits for itself would never wake, so it is ready.
                     Wake::AfterEnd(other) => {
                         other == number || !matches!(self.slots[other], Slot::Ready(_) | Slot::Running)
@@ -205,7 +212,8 @@ pub fn run(kernel: &'static Kernel, calls: &dyn Calls, counts: &Counts) -> [Opti
     cores::on_all(&|_| {
         let core = Core { kernel, calls, counts, alarm };
         loop {
-            let next = TABLE.lock().next(kernel.micros());
+            let events = calls.events();
+            let next = TABLE.lock().next(kernel.micros(), events);
             match next {
                 Next::Run(number, process) => core.turn(number, process),
                 Next::Wait => core.nap(),

@@ -44,9 +44,9 @@ fn a_cubieboards() {
     assert_eq!((first(&uart), uart.reg_shift, uart.reg_io_width), ((0x01c2_8000, 0x400), Some(2), Some(4)));
     assert_eq!(first(&find(&info, "allwinner,sun4i-a10-ic").unwrap()), (0x01c2_0400, 0x400));
     let timer = find(&info, "allwinner,sun4i-a10-timer").unwrap();
-    assert_eq!((first(&timer), timer.irq.unwrap().number(), timer.hertz), ((0x01c2_0c00, 0x90), 22, Some(24_000_000)));
+    assert_eq!((first(&timer), timer.irqs[0].number(), timer.hertz), ((0x01c2_0c00, 0x90), 22, Some(24_000_000)));
     let sata = find(&info, "allwinner,sun4i-a10-ahci").unwrap();
-    assert_eq!((first(&sata), sata.irq.unwrap().number()), ((0x01c1_8000, 0x1000), 56));
+    assert_eq!((first(&sata), sata.irqs[0].number()), ((0x01c1_8000, 0x1000), 56));
     assert_eq!(info.regions().map(|region| region.name).collect::<Vec<_>>(), ["default-pool"]);
     assert_eq!(info.refusals().iter().count(), 0);
 }
@@ -60,10 +60,10 @@ fn a_beaglebone_blacks() {
     let ram = FrameRange::covering(0x8000_0000, 0x2000_0000);
     assert_eq!(info.banks(), [ram]);
     let uart = console(&info, "ti,am3352-uart");
-    assert_eq!((first(&uart).0, uart.reg_shift, uart.irq.unwrap().number()), (0x44e0_9000, None, 72));
+    assert_eq!((first(&uart).0, uart.reg_shift, uart.irqs[0].number()), (0x44e0_9000, None, 72));
     assert_eq!(first(&find(&info, "ti,am33xx-intc").unwrap()), (0x4820_0000, 0x1000));
     let timer = find(&info, "ti,am335x-timer").unwrap();
-    assert_eq!((first(&timer), timer.irq.unwrap().number()), ((0x4804_0000, 0x400), 68), "DMTIMER2, which U-Boot runs");
+    assert_eq!((first(&timer), timer.irqs[0].number()), ((0x4804_0000, 0x400), 68), "DMTIMER2, which U-Boot runs");
     assert_eq!(info.refusals().iter().count(), 0);
 }
 

@@ -5,6 +5,7 @@
 #include "carveout.h"
 #include "disk.h"
 #include "misuse.h"
+#include "share.h"
 
 #define PART (64u * 1024u)
 
@@ -62,6 +63,9 @@ void carveout_panic(const char *message)
 void data_abort(uint32_t address, uint32_t status)
 {
     char line[160];
+    if (program_fault(address, status)) {
+        return;
+    }
     carveout_place place =
         carveout_place_of((const void *)(uintptr_t)address, NULL, line, sizeof line);
     if (place == CARVEOUT_PLACE_NOT_OURS) {
@@ -250,7 +254,7 @@ static void print_finding(void *context, const char *line)
     say("\n");
 }
 
-static void audit(void)
+void audit(void)
 {
     static const struct carveout_range ram[] = {{.base = RAM, .bytes = RAM_BYTES}};
     static const struct carveout_expected expected = {
@@ -266,7 +270,9 @@ static void audit(void)
     say_decimal(report.window_frames);
     say(" of ");
     say_decimal(report.carved_frames);
-    say(" pages mapped\n");
+    say(" pages mapped, and ");
+    say_decimal(report.user_pages);
+    say(" for programs\n");
 }
 
 void kernel_main(void)
@@ -287,6 +293,7 @@ void kernel_main(void)
     read_disk(&disk);
     misuse();
     audit();
+    share(&disk);
     if (disk_stop(&disk, &why)) {
         fail("disk_stop");
     }

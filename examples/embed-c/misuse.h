@@ -13,6 +13,9 @@ void fail(const char *what) __attribute__((noreturn));
 /* What the module was asked, and must have refused so. */
 void must_be(carveout_error expected, const char *what);
 
+/* Has the tables compared with what they must be, and says what came of it. */
+void audit(void);
+
 /* Everything that Rust's types would have refused to compile. */
 void misuse(void);
 

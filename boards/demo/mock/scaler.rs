@@ -274,7 +274,7 @@ impl Lines {
         to.fill(0);
         let columns = shown.width as usize;
         let (h, dh) = (size.height, shown.height);
-        let area = size.width * h;
+        let area = Divisor::new(size.width * h);
         let left = (SCREEN_WIDTH - shown.width) as usize / 2;
         let top = (SCREEN_HEIGHT - dh) as usize / 2;
         let mut output = to.chunks_exact_mut(COLUMNS * 4).skip(top);
@@ -299,12 +299,34 @@ impl Lines {
             let Some(line) = output.next() else { return };
             let pixels = line.chunks_exact_mut(4).skip(left);
             for ((sum, row), pixel) in self.sum[..columns].iter_mut().zip(&self.row).zip(pixels) {
-                let [r, g, b] = sum.map(|s| ((s + area / 2) / area) as u8);
+                let [r, g, b] = sum.map(|s| area.rounded(s));
                 pixel.copy_from_slice(&[b, g, r, 0]);
                 *sum = row.map(|row| rest * row);
             }
             lacking = h - rest;
         }
+    }
+}
+
+/// A number that many sums are divided by. The Cortex-A9 has no instruction for a division, so it is done once.
+#[derive(Clone, Copy)]
+struct Divisor {
+    by: u32,
+    /// 2^32 times its reciprocal, too small by at most 1.
+    reciprocal: u32,
+}
+
+impl Divisor {
+    const fn new(by: u32) -> Self {
+        Self { by, reciprocal: u32::MAX / by }
+    }
+
+    /// Returns the nearest byte to a sum of at most 255 times the number, divided by it.
+    const fn rounded(self, sum: u32) -> u8 {
+        let sum = sum + self.by / 2;
+        // The product is too small by less than 1.
+        let quotient = ((sum as u64 * self.reciprocal as u64) >> 32) as u32;
+        (quotient + (sum - quotient * self.by >= self.by) as u32) as u8
     }
 }
 

@@ -1,8 +1,8 @@
 //! The calls by which processes share buffers, and what becomes of a process that faults in one.
 //!
-//! Guarantees: a process has what its handles give it and no more. A fault in a page that a device has is waited out;
-//! one in a page that nobody asked for makes it the CPU's; any other ends the process. All that a process had is taken
-//! back when it ends.
+//! Guarantees: a process has what its handles give it and no more. One that faults in a page that a device has waits for
+//! the event of a device that has finished. A fault in a page that nobody asked for makes it the CPU's. Any other ends
+//! the process. All that a process had is taken back when it ends.
 //!
 //! | r7 | call | arguments | answer |
 //! |---|---|---|---|
@@ -29,6 +29,7 @@ use carveout::dma::{
 use carveout_armv7a::mmu::Armv7a;
 use carveout_rt::fault::{Access, Fault};
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 use spin::Mutex;
 
 /// The most processes that share, and the most handles of each.
@@ -83,6 +84,8 @@ pub(super) struct ShareCalls {
     shares: &'static Shares<Armv7a>,
     scaler: Master,
     state: Mutex<State>,
+    /// How many times a device has finished. It changes under the lock of the state.
+    events: AtomicU32,
 }
 
 impl ShareCalls {
@@ -94,12 +97,12 @@ impl ShareCalls {
         screen: Screen,
     ) -> Self {
         let state = State { clients: ArrayVec::new(), job: None, screen, seen: Seen::default() };
-        Self { kernel, shares, scaler, state: Mutex::new(state) }
+        Self { kernel, shares, scaler, state: Mutex::new(state), events: AtomicU32::new(0) }
     }
 
     /// Ends what is under way. Returns the screen, and what was seen.
     pub(super) fn end(self) -> (Screen, Seen) {
-        Self::poll(&mut self.state.lock(), u64::MAX);
+        self.poll(&mut self.state.lock(), u64::MAX);
         let State { screen, seen, .. } = self.state.into_inner();
         (screen, seen)
     }
@@ -143,9 +146,7 @@ impl ShareCalls {
             }
             2 => {
                 let to = Self::number(state, args[1])?;
-                let rights = [ShareRights::READ, ShareRights::WRITE, ShareRights::RESHARE];
-                let rights = (0..3).filter(|n| args[2] >> n & 1 == 1).map(|n| rights[n]);
-                let rights = rights.fold(ShareRights::default(), |all, right| all | right);
+                let rights = ShareRights::from_bits(args[2]).ok_or(Refused::NoRights(args[2]))?;
                 let (pages, name) = ((args[3] & 0xffff, args[3] >> 16), text(args[4], args[5]));
                 let offer = Offer { to, rights, pages, name: name.as_str() };
                 self.shares.share(id, handle(state, args[0])?, &offer)?;
@@ -199,11 +200,12 @@ impl ShareCalls {
     }
 
     /// Ends the scaler's job if its time has come.
-    fn poll(state: &mut State, now: u64) {
+    fn poll(&self, state: &mut State, now: u64) {
         let Some(Job { lease, .. }) = state.job.take_if(|job| job.until <= now) else { return };
         state.seen.shown += u32::from(state.screen.show(lease.bus()));
         // SAFETY: the scaler works inside of `show` alone (I4).
         unsafe { lease.finish() };
+        self.events.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -217,6 +219,8 @@ enum Refused {
     NoProcess(u32),
     /// There are as many processes that share, or handles of this one, as there may be.
     Full,
+    /// The number stands for no rights.
+    NoRights(u32),
     /// The scaler has a picture already.
     Busy,
     /// There is no call of this number.
@@ -236,6 +240,7 @@ impl fmt::Display for Refused {
             Self::NoHandle(number) => write!(f, "it has no handle {number}"),
             Self::NoProcess(number) => write!(f, "process {number} shares nothing yet"),
             Self::Full => f.write_str("there are as many processes that share, or handles, as there may be"),
+            Self::NoRights(number) => write!(f, "{number} are no rights"),
             Self::Busy => f.write_str("the scaler has a picture"),
             Self::NoCall => f.write_str("there is no such call"),
         }
@@ -263,7 +268,7 @@ impl Text {
 impl Calls for ShareCalls {
     fn call(&self, process: &mut Process, number: u32, args: [u32; 6]) -> u32 {
         let state = &mut *self.state.lock();
-        Self::poll(state, self.kernel.micros());
+        self.poll(state, self.kernel.micros());
         self.answer(state, process, number, args).unwrap_or_else(|error| {
             log::debug!("{process}: call {number}: {error}");
             REFUSED
@@ -277,14 +282,13 @@ impl Calls for ShareCalls {
             Access::Execute => return AfterFault::Kill,
         };
         let state = &mut *self.state.lock();
-        let now = self.kernel.micros();
-        Self::poll(state, now);
+        self.poll(state, self.kernel.micros());
         let (Some(at), Ok(place)) = (fault.address, self.client(state, process)) else { return AfterFault::Kill };
         let id = state.clients[place].id;
         match self.shares.fault(id, at, access) {
             Some(ShareFault::Device { .. }) => {
                 state.seen.waited += 1;
-                AfterFault::Again(state.job.as_ref().map_or(Wake::Now, |job| Wake::At(job.until)))
+                AfterFault::Again(Wake::AfterEvents(self.events.load(Ordering::Relaxed)))
             }
             Some(ShareFault::Domain { handle, page, access, .. }) => {
                 state.seen.served += 1;
@@ -294,6 +298,14 @@ impl Calls for ShareCalls {
             Some(ShareFault::Again) => AfterFault::Again(Wake::Now),
             Some(ShareFault::Rights { .. } | ShareFault::Revoked { .. }) | None => AfterFault::Kill,
         }
+    }
+
+    fn events(&self) -> u32 {
+        // What one core sees to, no other waits for.
+        if let Some(mut state) = self.state.try_lock() {
+            self.poll(&mut state, self.kernel.micros());
+        }
+        self.events.load(Ordering::Relaxed)
     }
 
     fn place(&self, process: &Process, va: VirtAddr, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,12 +1,14 @@
 //! Timers of the Allwinner A10 (A10 User Manual V1.20, chapter 12; `allwinner,sun4i-a10-timer`): timer 1 as a
-//! free-running count.
+//! free-running count, and timer 0 as an alarm.
 //!
-//! Guarantees: the count never goes back, except that it wraps at 2^32, after 23 minutes.
+//! Guarantees: the count never goes back, except that it wraps at 2^32, after 23 minutes. An alarm interrupts once a
+//! start. Neither driver touches the other's registers.
 //!
 //! This driver is ours, because a search of the documentation of crates found no driver to use.
 
-use super::Counter;
+use super::{Alarm, Counter};
 use crate::drivers::mmio::Mmio;
+use core::ops::Range;
 use tock_registers::{
     interfaces::{Readable, Writeable},
     register_bitfields, register_structs,
@@ -24,15 +26,27 @@ register_bitfields! [u32,
 ];
 
 register_structs! {
-    /// The register block, up to timer 1. Timer 0 is not touched.
+    /// The registers of a timer.
     pub Registers {
-        (0x00 => _reserved0),
-        (0x20 => control: ReadWrite<u32, CONTROL::Register>),
-        (0x24 => interval: ReadWrite<u32>),
-        (0x28 => value: ReadWrite<u32>),
-        (0x2c => @END),
+        (0x0 => control: ReadWrite<u32, CONTROL::Register>),
+        (0x4 => interval: ReadWrite<u32>),
+        (0x8 => value: ReadWrite<u32>),
+        (0xc => @END),
+    },
+    /// The registers of all timers' interrupts, and of timer 0.
+    pub AlarmRegisters {
+        (0x00 => interrupts: ReadWrite<u32>),
+        (0x04 => over: ReadWrite<u32>),
+        (0x08 => _reserved0),
+        (0x10 => control: ReadWrite<u32, CONTROL::Register>),
+        (0x14 => interval: ReadWrite<u32>),
+        (0x18 => value: ReadWrite<u32>),
+        (0x1c => @END),
     }
 }
+
+/// Ticks a microsecond: the 24 MHz oscillator, which every A10 has, by 8.
+const PER_MICROSECOND: u32 = 3;
 
 /// A running timer 1.
 pub struct Sun4iTimer {
@@ -43,8 +57,8 @@ pub struct Sun4iTimer {
 unsafe impl Sync for Sun4iTimer {}
 
 impl Sun4iTimer {
-    /// Ticks a microsecond: the 24 MHz oscillator, which every A10 has, divided by 8.
-    const PER_MICROSECOND: u32 = 3;
+    /// Where its registers are in the block of all timers.
+    pub const AT: Range<u32> = 0x20..0x30;
 
     /// Starts timer 1 over its whole range, without its interrupt.
     pub fn new(registers: Mmio<Registers>) -> Self {
@@ -65,7 +79,49 @@ impl Sun4iTimer {
 
 impl Counter for Sun4iTimer {
     fn nanos(&self) -> u64 {
-        u64::from(self.ticks()) * 1000 / u64::from(Self::PER_MICROSECOND)
+        u64::from(self.ticks()) * 1000 / u64::from(PER_MICROSECOND)
+    }
+}
+
+/// Timer 0, which interrupts.
+pub struct Sun4iAlarm {
+    registers: Mmio<AlarmRegisters>,
+}
+
+// SAFETY: an A10 has one core.
+unsafe impl Sync for Sun4iAlarm {}
+
+impl Sun4iAlarm {
+    /// Where its registers are in the block of all timers.
+    pub const AT: Range<u32> = 0..0x20;
+    /// The bit of timer 0 in the registers of interrupts.
+    const TIMER: u32 = 1;
+
+    /// Takes the timer and stops it. No other timer interrupts from here on.
+    pub fn new(registers: Mmio<AlarmRegisters>) -> Self {
+        let alarm = Self { registers };
+        alarm.stop();
+        alarm.registers.interrupts.set(Self::TIMER);
+        alarm
+    }
+}
+
+impl Alarm for Sun4iAlarm {
+    fn start(&self, micros: u32) {
+        self.stop();
+        self.registers.interval.set(micros.saturating_mul(PER_MICROSECOND).max(1));
+        let rate = CONTROL::SOURCE::Osc24M + CONTROL::PRESCALE::By8;
+        self.registers.control.write(CONTROL::ENABLE::SET + CONTROL::RELOAD::SET + CONTROL::ONE_SHOT::SET + rate);
+    }
+
+    fn is_over(&self) -> bool {
+        self.registers.over.get() & Self::TIMER != 0
+    }
+
+    fn stop(&self) {
+        self.registers.control.set(0);
+        // Writing 1 clears it.
+        self.registers.over.set(Self::TIMER);
     }
 }
 
@@ -76,12 +132,32 @@ mod tests {
 
     #[test]
     fn timer_1_runs_down_from_the_24_mhz_oscillator_by_8() {
-        let registers = fake::block::<Registers>(0x90);
+        let registers = fake::block::<Registers>(0x10);
         let timer = Sun4iTimer::new(registers.mmio());
         // Enabled, reloaded, source 1, prescaler 2^3, continuous.
-        assert_eq!((registers.read(0x20), registers.read(0x24)), (0b0011_0111, u32::MAX));
-        assert_eq!(registers.read(0x10), 0, "timer 0 is left alone");
-        registers.write(0x28, u32::MAX - 5);
+        assert_eq!((registers.read(0), registers.read(4)), (0b0011_0111, u32::MAX));
+        registers.write(8, u32::MAX - 5);
         assert_eq!(timer.ticks(), 5);
+    }
+
+    #[test]
+    fn timer_0_counts_down_once_and_interrupts() {
+        let registers = fake::block::<AlarmRegisters>(0x20);
+        let alarm = Sun4iAlarm::new(registers.mmio());
+        assert_eq!((registers.read(0), registers.read(4), registers.read(0x10)), (1, 1, 0));
+        alarm.start(5000);
+        // Enabled, loaded, source 1, prescaler 2^3, one shot.
+        assert_eq!((registers.read(0x14), registers.read(0x10)), (15_000, 0b1011_0111));
+        assert!(alarm.is_over());
+        registers.write(4, 0);
+        assert!(!alarm.is_over());
+        alarm.start(u32::MAX);
+        assert_eq!(registers.read(0x14), u32::MAX);
+    }
+
+    #[test]
+    fn their_registers_do_not_overlap() {
+        assert!(Sun4iAlarm::AT.end <= Sun4iTimer::AT.start);
+        assert!(size_of::<AlarmRegisters>() <= Sun4iAlarm::AT.len() && size_of::<Registers>() <= Sun4iTimer::AT.len());
     }
 }

@@ -16,9 +16,9 @@ use carveout::dma::{
     Handle, HandleError, Holder, Holders, LendError, LentFrames, Loan, LoanError, LoanPriority, LoanStats, Master,
     MasterError, Movable, No, NoRun, Offer, PageKind, PagesError, PlacedSet, Plan, PlanDiffers, PlannedArea,
     PlannedContract, Pool, PoolBlock, PoolError, PoolExhausted, Port, PortError, PortView, RawRecord, Reach,
-    ScatterError, ScatterTable, Segment, ShareDomain, ShareError, ShareFault, ShareHandle, ShareHolders, ShareLimits,
-    ShareRights, ShareStats, Shares, Stream, StreamBlock, StreamPool, TakeError, ToDevice, UserAccess, UserView,
-    WiderMapping, Yes,
+    ScatterError, ScatterTable, Segment, ShareDomain, ShareError, ShareFault, ShareHandle, ShareHolder, ShareHolders,
+    ShareLimits, ShareRights, ShareStats, Shares, Stream, StreamBlock, StreamPool, TakeError, ToDevice, UserAccess,
+    UserView, WiderMapping, Yes,
 };
 use carveout::embed::{Builder, CoreError, EmbedError, Needs, Roots, Window, WindowError};
 use carveout::events::{Event, EventKind, EventLog};
@@ -222,6 +222,7 @@ shared![
     ShareError,
     ShareFault,
     ShareHandle,
+    ShareHolder,
     ShareLimits,
     ShareRights,
     ShareStats,

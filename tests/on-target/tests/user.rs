@@ -21,7 +21,7 @@ use carveout_boards::println;
 use carveout_rt::fault::{Access, Fault, FaultStatus, Level};
 use carveout_rt::user::{Context, Event, enter};
 use core::arch::global_asm;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 use on_target::{Verdict, address_of, after, alloc, checks, ensure, ensure_eq, is_unmapped, read};
 
 checks![
@@ -31,6 +31,7 @@ checks![
     a_program_has_no_vector_registers,
     registers_are_kept_over_an_interrupt,
     what_programs_compute_does_not_depend_on_their_turns,
+    a_process_waits_for_an_event,
     the_kernel_is_out_of_reach,
     code_is_not_written_and_data_not_executed,
     a_page_of_carved_memory_has_the_rights_it_was_given,
@@ -293,6 +294,56 @@ fn what_programs_compute_does_not_depend_on_their_turns(kernel: &'static Kernel)
     let preempted = counts.preempted.load(Ordering::Relaxed);
     println!("user: {} programs, {preempted} times preempted", found.len());
     ensure_eq!(found, must, "what they computed");
+    Ok(())
+}
+
+/// A device that finishes at the last of so many looks at it.
+#[derive(Default)]
+struct Slow {
+    looks: AtomicU32,
+    finished: AtomicU32,
+    faults: AtomicU32,
+    finished_at_last_fault: AtomicU32,
+}
+
+impl Slow {
+    const LOOKS: u32 = 20;
+}
+
+impl schedule::Calls for Slow {
+    fn call(&self, _: &mut process::Process, _: u32, _: [u32; 6]) -> u32 {
+        schedule::REFUSED
+    }
+
+    fn fault(&self, _: &mut process::Process, _: &Fault) -> schedule::AfterFault {
+        let finished = self.finished.load(Ordering::Relaxed);
+        self.finished_at_last_fault.store(finished, Ordering::Relaxed);
+        match self.faults.fetch_add(1, Ordering::Relaxed) {
+            0 => schedule::AfterFault::Again(process::Wake::AfterEvents(finished)),
+            _ => schedule::AfterFault::Kill,
+        }
+    }
+
+    fn events(&self) -> u32 {
+        let waits = self.faults.load(Ordering::Relaxed) > 0;
+        if waits && self.looks.fetch_add(1, Ordering::Relaxed) == Self::LOOKS {
+            self.finished.store(1, Ordering::Relaxed);
+        }
+        self.finished.load(Ordering::Relaxed)
+    }
+}
+
+/// It is not tried before the event, and not more than once after it.
+fn a_process_waits_for_an_event(kernel: &'static Kernel) -> Verdict {
+    let program = words(&raw const user_read, &raw const user_write);
+    let nowhere = after(CODE, 64 << 20).raw();
+    let process = process::Process::new(kernel, "waits", program, [nowhere, 0, 0, 0]).ok_or("the heap is full")?;
+    schedule::spawn(process).map_err(|_| "the table is full")?;
+    let device = Slow::default();
+    let codes = schedule::run(kernel, &device, &schedule::Counts::default());
+    ensure_eq!(codes[0], Some(255), "how it ended");
+    ensure_eq!(device.faults.into_inner(), 2, "its faults");
+    ensure_eq!(device.finished_at_last_fault.into_inner(), 1, "events before the second one");
     Ok(())
 }
 

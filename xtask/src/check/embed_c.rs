@@ -18,7 +18,7 @@ const ADAPTER: &str = "kernel/adapters/c";
 const CORES: [&str; 2] = ["cortex-a15", "cortex-a7"];
 
 /// The lines that the kernel prints, except the disk's line.
-const LINES: [&str; 34] = [
+const LINES: [&str; 47] = [
     "refused: an outer cache that is not there: *: outer cache: no PL310 answers there: its ID reads 0x00000000, *",
     "refused: a buffer of memory that is still the kernel's: *",
     "taken, unmapped by the module",
@@ -48,10 +48,23 @@ const LINES: [&str; 34] = [
     "refused: a stream that the device alone writes, written by the CPU: *: the CPU wrote to a stream that camera alone *",
     "refused: the memory back while it is in use: *: area not given back: it has the *",
     "refused: a buffer freed twice: *",
-    "audit: clean, 1 of 2048 pages mapped",
+    "audit: clean, 1 of 2048 pages mapped, and 0 for programs",
+    "refused: a client before sharing is made possible: *: carveout_share_init has not succeeded yet: call it first",
+    "share: disk's driver has pages 0 to 3 of film, rights 7, paid by disk's driver",
+    "share: program has pages 1 to 2 of part, rights 3, paid by disk's driver",
+    "refused: a buffer of a client that pays for none: *: 1 frames are over the quota: 0 of 0 are in use; give some up",
+    "refused: a mapping for a driver: *: client * has no address space: a driver maps nothing",
+    "program: fault: page 0 of part, which nobody made the CPU's to write",
+    "program: fault: nothing of a shared buffer",
+    "program: fault: a page of part, which disk has",
+    "refused: a lease finished twice: *: the handle names no lease: it was given back, or there never was one",
+    "program: fault: page 1 of part, which nobody made the CPU's",
+    "audit: clean, 2 of 2048 pages mapped, and 1 for programs",
+    "program: fault: part, which was revoked",
+    "refused: a handle that was revoked: *: handle * names nothing of this client's: it was given up or revoked",
     "given back: zeros",
     "taken, unmapped by the kernel",
-    "audit: clean, 0 of 2048 pages mapped",
+    "audit: clean, 0 of 2048 pages mapped, and 0 for programs",
     "embed-c: ok",
 ];
 
@@ -114,6 +127,7 @@ fn boot(toolchain: &Toolchain, core: &str, job: &mut Job) -> Result<Vec<String>>
     let (exit, output) = job.output(&mut qemu)?;
     let mut lines = LINES.map(str::to_owned).to_vec();
     lines.push(format!("disk: {} sectors, FNV-1a {:#x}", DISK / 512, fnv_1a(&content)));
+    lines.push(format!("program: reads {:#x} where the disk has its sector 16", word(&content, 2 * 4096)));
     lines.push(TAKEN.to_owned());
     let mut wrong = wrong(exit, &output, 0, &lines);
     wrong.extend(too_much_stack(&output));
@@ -126,6 +140,11 @@ fn too_much_stack(output: &str) -> Option<String> {
     let used = words.and_then(|words| words.rsplit(' ').next()?.parse().ok());
     let fits = used.is_some_and(|used: u32| (1..=STACK).contains(&used));
     (!fits).then(|| format!("carveout_init took {used:?} bytes of stack; {STACK} are there"))
+}
+
+/// Returns the word at a place of a disk.
+fn word(content: &[u8], at: usize) -> u32 {
+    content[at..].first_chunk().map_or(0, |&bytes| u32::from_le_bytes(bytes))
 }
 
 /// Returns the hash that the kernel prints.

@@ -8,7 +8,8 @@
  *   points to a whole object of its type, or to as many as the argument or field beside it says.
  * - The last argument of what can be refused has room for the reason, or is NULL. A refusal changes nothing.
  * - Any core may call it at any time, and so may interrupt handlers, unless its comment says that it uses the kernel's
- *   `alloc` or `free`.
+ *   `alloc` or `free`, or that it is not for them. What shares buffers (carveout_share_, carveout_client_) is not: it
+ *   waits for its turn on the buffer.
  */
 
 #ifndef CARVEOUT_H
@@ -198,12 +199,93 @@ enum carveout_error
      * Whole caches cannot be emptied, or may be already.
      */
     CARVEOUT_ERROR_EMPTYING = 42,
+    /**
+     * `carveout_share_init` has not succeeded yet.
+     */
+    CARVEOUT_ERROR_NOT_SHARING = 43,
+    /**
+     * `carveout_share_init` has succeeded before.
+     */
+    CARVEOUT_ERROR_SHARING = 44,
+    /**
+     * Nothing of the name was granted to the client.
+     */
+    CARVEOUT_ERROR_NO_NAME = 45,
+    /**
+     * The handle does not give the rights, or the number stands for none.
+     */
+    CARVEOUT_ERROR_RIGHTS = 46,
+    /**
+     * The client would pay for more bytes than its quota.
+     */
+    CARVEOUT_ERROR_QUOTA = 47,
+    /**
+     * The client has no address space.
+     */
+    CARVEOUT_ERROR_NO_SPACE = 48,
+    /**
+     * The client's address space has no room.
+     */
+    CARVEOUT_ERROR_NO_ROOM = 49,
+    /**
+     * The client has the pages mapped already.
+     */
+    CARVEOUT_ERROR_MAPPED = 50,
+    /**
+     * The buffer would fall into too many parts.
+     */
+    CARVEOUT_ERROR_TOO_MANY_PARTS = 51,
+    /**
+     * The number is no view.
+     */
+    CARVEOUT_ERROR_VIEW = 52,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
 typedef enum carveout_error carveout_error;
 #else
 typedef int32_t carveout_error;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * Why a program's access faulted.
+ */
+enum carveout_fault
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * No page of a shared buffer is there, or was. The kernel ends the process.
+     */
+    CARVEOUT_FAULT_NOT_SHARED = 0,
+    /**
+     * A device has the page. The kernel may wait until that has finished, or end the process.
+     */
+    CARVEOUT_FAULT_DEVICE = 1,
+    /**
+     * The page is in another domain. `carveout_share_set_cpu` of this page makes the access succeed.
+     */
+    CARVEOUT_FAULT_DOMAIN = 2,
+    /**
+     * The client has not the right. The kernel ends the process.
+     */
+    CARVEOUT_FAULT_RIGHTS = 3,
+    /**
+     * What the client had there was revoked. The kernel ends the process.
+     */
+    CARVEOUT_FAULT_REVOKED = 4,
+    /**
+     * The access is permitted: another core changed the domain since. The program goes on.
+     */
+    CARVEOUT_FAULT_AGAIN = 5,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum carveout_fault carveout_fault;
+#else
+typedef uint32_t carveout_fault;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -312,6 +394,60 @@ enum carveout_direction
 typedef enum carveout_direction carveout_direction;
 #else
 typedef uint32_t carveout_direction;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a client may do with pages. Functions take sums of these numbers.
+ */
+enum carveout_right
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Its programs read them, and devices that work for it.
+     */
+    CARVEOUT_RIGHT_READ = 1,
+    /**
+     * They write them.
+     */
+    CARVEOUT_RIGHT_WRITE = 2,
+    /**
+     * It grants them to others, with rights that it has itself.
+     */
+    CARVEOUT_RIGHT_RESHARE = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum carveout_right carveout_right;
+#else
+typedef uint32_t carveout_right;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How a buffer is mapped, for the kernel and for every process, as long as it lives.
+ */
+enum carveout_view
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /**
+     * Write-back.
+     */
+    CARVEOUT_VIEW_CACHED = 0,
+    /**
+     * Normal memory, non-cacheable: writes combine, and no line is maintained.
+     */
+    CARVEOUT_VIEW_WRITE_COMBINING = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum carveout_view carveout_view;
+#else
+typedef uint32_t carveout_view;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -500,7 +636,7 @@ struct carveout_kernel_needs {
      */
     uint32_t least_sections;
     /**
-     * The bytes that `carveout_init` asks of `alloc`. What pools and contracts ask for comes on top.
+     * The bytes that `carveout_init` asks of `alloc`. What pools, contracts and sharing ask for comes on top.
      */
     size_t heap_bytes;
     /**
@@ -657,6 +793,212 @@ struct carveout_set {
 };
 
 /**
+ * How many there can be of each at a time.
+ */
+struct carveout_share_limits {
+    /**
+     * Clients: processes and drivers.
+     */
+    uint16_t clients;
+    /**
+     * Handles, of all buffers and clients together.
+     */
+    uint16_t handles;
+    /**
+     * Shared buffers.
+     */
+    uint16_t buffers;
+    /**
+     * Leases of devices.
+     */
+    uint16_t leases;
+};
+
+/**
+ * A client that shares buffers, or none if `id` is 0.
+ */
+struct carveout_client {
+    /**
+     * Its identity, which no other client gets later.
+     */
+    uint64_t id;
+};
+
+/**
+ * The address space of a process. What C passes is copied. Each of its functions may be called by several cores at a
+ * time, with interrupts as they are. None calls the module. All bytes are whole pages of 4 KiB.
+ */
+struct carveout_space {
+    /**
+     * The physical address of the first-level table that TTBR0 holds while the process runs.
+     */
+    uint32_t first_level;
+    /**
+     * Reserves `bytes` of the process's addresses, and what tables their pages need. It returns the first one, a
+     * multiple of 4 KiB, or 0 if there is no room.
+     */
+    uint32_t (*reserve)(void *context, size_t bytes);
+    /**
+     * Gives back what was reserved, at which nothing is mapped.
+     */
+    void (*release)(void *context, uint32_t va, size_t bytes);
+    /**
+     * Writes descriptors of small pages for reserved addresses, at which nothing is mapped: `descriptor` for the first
+     * page, and 0x1000 more for each page after it. Type, rights, nG and XN are in it, and none is changed (I1). It
+     * cleans them where walks do not look in the data cache, and passes a DSB and an ISB. It does not fail.
+     */
+    void (*map)(void *context, uint32_t va, uint32_t descriptor, size_t bytes);
+    /**
+     * Writes zeros over the descriptors of these addresses, some of which may be zeros. It cleans them where walks do
+     * not look in the data cache, passes a DSB, invalidates the TLBs of all cores for these addresses of the process
+     * (its ASID), and passes a DSB and an ISB. It does not fail.
+     */
+    void (*unmap)(void *context, uint32_t va, size_t bytes);
+    /**
+     * The first argument of each of the four.
+     */
+    void *context;
+};
+
+/**
+ * What a client's handle gives it of a shared buffer, or nothing if `id` is 0.
+ */
+struct carveout_share {
+    /**
+     * Its identity, which no other handle gets later.
+     */
+    uint64_t id;
+};
+
+/**
+ * Pages for another client.
+ */
+struct carveout_offer {
+    /**
+     * Who gets them.
+     */
+    struct carveout_client to;
+    /**
+     * What it may do: a sum of `carveout_right`.
+     */
+    uint32_t rights;
+    /**
+     * The first page, counted from the first one of the handle that they come from.
+     */
+    uint32_t first;
+    /**
+     * How many there are, 1 or more.
+     */
+    uint32_t count;
+    /**
+     * The name by which it finds them, in UTF-8, at most 31 bytes.
+     */
+    const char *name;
+};
+
+/**
+ * Pages that a device has, or none if `id` is 0.
+ */
+struct carveout_lease {
+    /**
+     * Its identity, which no other lease gets later.
+     */
+    uint64_t id;
+    /**
+     * The bus address to program into the device.
+     */
+    uint32_t addr;
+};
+
+/**
+ * The page of a fault that is `CARVEOUT_FAULT_DOMAIN`.
+ */
+struct carveout_fault_page {
+    /**
+     * The handle.
+     */
+    struct carveout_share share;
+    /**
+     * The page, counted from the first one of the handle.
+     */
+    uint32_t page;
+    /**
+     * What `carveout_share_set_cpu` is to be asked for.
+     */
+    uint32_t access;
+};
+
+/**
+ * What a client has of a shared buffer.
+ */
+struct carveout_share_record {
+    /**
+     * The client's name.
+     */
+    char client[32];
+    /**
+     * The buffer's name, as the client knows it.
+     */
+    char buffer[32];
+    /**
+     * The name of the client that pays for the buffer.
+     */
+    char paid_by[32];
+    /**
+     * The first page, counted from the buffer's first one.
+     */
+    uint32_t first;
+    /**
+     * How many pages there are.
+     */
+    uint32_t count;
+    /**
+     * A sum of `carveout_right`.
+     */
+    uint32_t rights;
+    /**
+     * Where the client has the pages mapped; 0 if it has not.
+     */
+    uint32_t va;
+};
+
+/**
+ * What changes of domains took.
+ */
+struct carveout_share_counts {
+    /**
+     * Calls that changed the domain of pages.
+     */
+    uint32_t changes;
+    /**
+     * Calls that found pages in the domain that they asked for, so that nothing was due.
+     */
+    uint32_t free;
+    /**
+     * Mappings of processes made.
+     */
+    uint32_t mapped;
+    /**
+     * Mappings of processes ended.
+     */
+    uint32_t unmapped;
+};
+
+/**
+ * The cache lines that a buffer took, inside and outside of the cores.
+ */
+struct carveout_share_effort {
+    /**
+     * Lines cleaned.
+     */
+    uint64_t cleaned;
+    /**
+     * Lines invalidated.
+     */
+    uint64_t invalidated;
+};
+
+/**
  * What is known of a buffer.
  */
 struct carveout_record {
@@ -785,6 +1127,10 @@ struct carveout_audit_report {
      * Pages of areas that are mapped in the window.
      */
     uint32_t window_frames;
+    /**
+     * Pages of areas that processes have, as clients of shared buffers.
+     */
+    uint32_t user_pages;
     /**
      * Pages of areas in all.
      */
@@ -1062,6 +1408,196 @@ struct carveout_contract carveout_contract_create(const struct carveout_device *
 carveout_error carveout_contract_destroy(struct carveout_contract contract, struct carveout_failure *why);
 
 /**
+ * Makes sharing possible, with so many clients, handles, buffers and leases at a time. It is called once. It uses the
+ * kernel's `alloc` and `free`; no other function of sharing does.
+ */
+carveout_error carveout_share_init(const struct carveout_share_limits *limits,
+                                   struct carveout_failure *why);
+
+/**
+ * Adds a client: a process with its address space, or a driver, whose `space` is NULL. It makes no buffer by which it
+ * would pay for more than `quota` bytes. `name` is UTF-8, at most 31 bytes.
+ *
+ * Returns a client whose `id` is 0 if it refused.
+ *
+ * # Safety
+ *
+ * `name` is NULL, or a string that ends with a NUL.
+ */
+struct carveout_client carveout_client_add(const char *name,
+                                           const struct carveout_space *space,
+                                           uint64_t quota,
+                                           struct carveout_failure *why);
+
+/**
+ * Removes a client that is gone, and gives up all that it had. What it has mapped is unmapped. When this returns no
+ * function of its address space runs, and none is called again. Buffers that others have handles of live on.
+ *
+ * Writes to `handles` how many it gave up.
+ */
+carveout_error carveout_client_remove(struct carveout_client client,
+                                      uint32_t *handles,
+                                      struct carveout_failure *why);
+
+/**
+ * Writes to `bytes` what a client pays for.
+ */
+carveout_error carveout_client_paid(struct carveout_client client,
+                                    uint64_t *bytes,
+                                    struct carveout_failure *why);
+
+/**
+ * Makes a buffer of zeros that `client` pays for, in whole pages, which are nobody's at first. The client gets all
+ * rights to all pages. `dev` says from which area, and what must reach it; its `align` and `contract` do not count.
+ *
+ * Returns a handle whose `id` is 0 if it refused.
+ *
+ * # Safety
+ *
+ * `name` is NULL, or a string that ends with a NUL.
+ */
+struct carveout_share carveout_share_create(struct carveout_client client,
+                                            const struct carveout_device *dev,
+                                            size_t size,
+                                            carveout_view view,
+                                            const char *name,
+                                            struct carveout_failure *why);
+
+/**
+ * Grants pages to another client, which finds them by their name or is told the handle.
+ *
+ * Returns the other client's handle, whose `id` is 0 if it refused.
+ */
+struct carveout_share carveout_share_offer(struct carveout_client client,
+                                           struct carveout_share share,
+                                           const struct carveout_offer *offer,
+                                           struct carveout_failure *why);
+
+/**
+ * Returns the handle of what was granted to a client last under a name. Its `id` is 0 if it refused.
+ *
+ * # Safety
+ *
+ * `name` is NULL, or a string that ends with a NUL.
+ */
+struct carveout_share carveout_share_find(struct carveout_client client,
+                                          const char *name,
+                                          struct carveout_failure *why);
+
+/**
+ * Gives up what a client was granted. What it granted to others stays theirs. The last one that gives a buffer up
+ * frees it, or leaves it in quarantine if a device has pages of it.
+ */
+carveout_error carveout_share_close(struct carveout_client client,
+                                    struct carveout_share share,
+                                    struct carveout_failure *why);
+
+/**
+ * Ends all that was granted from this handle, by whomever. When it returns, no core translates to the buffer for any
+ * of those clients.
+ *
+ * Writes to `revoked` how many handles that were.
+ */
+carveout_error carveout_share_revoke(struct carveout_client client,
+                                     struct carveout_share share,
+                                     uint32_t *revoked,
+                                     struct carveout_failure *why);
+
+/**
+ * Maps all pages of a handle into its client's address space. They are there while they are the CPU's: writable if the
+ * client has the right, and somebody asked for that.
+ *
+ * Writes to `va` the address of the first page, which stays the same until `carveout_share_unmap`.
+ */
+carveout_error carveout_share_map(struct carveout_client client,
+                                  struct carveout_share share,
+                                  uint32_t *va,
+                                  struct carveout_failure *why);
+
+/**
+ * Ends what `carveout_share_map` mapped, if anything is mapped.
+ */
+carveout_error carveout_share_unmap(struct carveout_client client,
+                                    struct carveout_share share,
+                                    struct carveout_failure *why);
+
+/**
+ * Makes `count` pages from `first` on the CPU's, for programs that read (`CARVEOUT_RIGHT_READ`), or read and write
+ * (`CARVEOUT_RIGHT_READ + CARVEOUT_RIGHT_WRITE`). Every client that has them mapped gets them. Pages count from the
+ * first one of the handle.
+ */
+carveout_error carveout_share_set_cpu(struct carveout_client client,
+                                      struct carveout_share share,
+                                      uint32_t first,
+                                      uint32_t count,
+                                      uint32_t access,
+                                      struct carveout_failure *why);
+
+/**
+ * Makes `count` pages from `first` on a device's. From here on nothing maps them. A device that only reads them may
+ * have them together with others that do, if all have the same pages.
+ *
+ * Returns the lease, whose `addr` is for the device. Its `id` is 0 if it refused.
+ */
+struct carveout_lease carveout_share_lend(struct carveout_client client,
+                                          struct carveout_share share,
+                                          uint32_t first,
+                                          uint32_t count,
+                                          const struct carveout_device *dev,
+                                          carveout_direction dir,
+                                          struct carveout_failure *why);
+
+/**
+ * Takes the pages of a lease back from the device, which has finished with them, and said so. They are nobody's until
+ * a client asks for them. A lease that was finished is refused.
+ */
+carveout_error carveout_share_finish(struct carveout_lease lease,
+                                     struct carveout_failure *why);
+
+/**
+ * Returns why an access of a client's program to `va` faulted: a read, or a write if `writes` is 1. It waits for the
+ * call under way on the buffer.
+ *
+ * Of `CARVEOUT_FAULT_DOMAIN` it writes the page to `page`. It writes a line about the place to `line`, which has room
+ * for `line_size` characters. Either may be NULL. Nothing is written if no page of a shared buffer is there.
+ *
+ * # Safety
+ *
+ * `line` is NULL, or points to `line_size` characters.
+ */
+carveout_fault carveout_share_fault(struct carveout_client client,
+                                    uint32_t va,
+                                    uint32_t writes,
+                                    struct carveout_fault_page *page,
+                                    char *line,
+                                    size_t line_size);
+
+/**
+ * Calls `each` with what every client has of every shared buffer, in no particular order, and `context`. A handle that
+ * comes or goes meanwhile may be among them or not. `each` may call every function of the module.
+ *
+ * # Safety
+ *
+ * `each` may be called with `context`.
+ */
+carveout_error carveout_for_each_share(void (*each)(void *context, const struct carveout_share_record *record),
+                                       void *context,
+                                       struct carveout_failure *why);
+
+/**
+ * Writes to `counts` what was counted since `carveout_share_init`.
+ */
+carveout_error carveout_share_count(struct carveout_share_counts *counts, struct carveout_failure *why);
+
+/**
+ * Writes to `effort` what a client's buffer took so far.
+ */
+carveout_error carveout_share_effort(struct carveout_client client,
+                                     struct carveout_share share,
+                                     struct carveout_share_effort *effort,
+                                     struct carveout_failure *why);
+
+/**
  * Returns what lies at an address of the window, for a fault report. It never waits.
  *
  * Of a buffer or a guard it writes the buffer's record to `record`. It writes a line about the place to `line`, which
@@ -1126,7 +1662,8 @@ carveout_error carveout_count(struct carveout_counts *counts, struct carveout_fa
 
 /**
  * Walks the live tables as the hardware would. Checks that each page of an area is mapped as the module has it and
- * nowhere else, and that the registers and all other descriptors are as the module relies on. Calls `each` with a line
+ * nowhere else, but for the pages of shared buffers, which the processes have that may; and that the registers and all
+ * other descriptors are as the module relies on. Calls `each` with a line
  * for each finding, and `context`. It runs with interrupts masked, and `each` calls nothing of the module.
  *
  * Writes to `report` what it found to be right.

@@ -8,6 +8,7 @@ use crate::kernel::{self, Range, list};
 use arrayvec::ArrayVec;
 use carveout::addr::FrameRange;
 use carveout::vm::audit::{Expect, KernelMap};
+use carveout::vm::user::UserPages;
 use core::ffi::{c_char, c_void};
 use core::mem::MaybeUninit;
 
@@ -45,12 +46,15 @@ pub struct AuditReport {
     pub(crate) direct_frames: u32,
     /// Pages of areas that are mapped in the window.
     pub(crate) window_frames: u32,
+    /// Pages of areas that processes have, as clients of shared buffers.
+    pub(crate) user_pages: u32,
     /// Pages of areas in all.
     pub(crate) carved_frames: u32,
 }
 
 /// Walks the live tables as the hardware would. Checks that each page of an area is mapped as the module has it and
-/// nowhere else, and that the registers and all other descriptors are as the module relies on. Calls `each` with a line
+/// nowhere else, but for the pages of shared buffers, which the processes have that may; and that the registers and all
+/// other descriptors are as the module relies on. Calls `each` with a line
 /// for each finding, and `context`. It runs with interrupts masked, and `each` calls nothing of the module.
 ///
 /// Writes to `report` what it found to be right.
@@ -78,7 +82,8 @@ pub unsafe extern "C" fn carveout_audit(
         // SAFETY: it is NULL or points to as many addresses, as the header says of it.
         let roots = unsafe { kernel::roots(*roots, *root_count) };
         let kernel = Some(KernelMap { ram: &ram, text: text.frames()? });
-        let expect = Expect { kernel, firmware: &[], roots, cores: &[], users: None };
+        let users = instance.sharing().ok().map(|sharing| -> &dyn UserPages { &sharing.shares });
+        let expect = Expect { kernel, firmware: &[], roots, cores: &[], users };
         let found = instance.dma().audit(&expect, |finding| {
             let mut line = [0; 256];
             write_line(&mut line, finding);
@@ -95,6 +100,7 @@ pub unsafe extern "C" fn carveout_audit(
                 small_pages: right.small_pages,
                 direct_frames: right.direct_frames,
                 window_frames: right.window_frames,
+                user_pages: right.user_pages,
                 carved_frames: right.carved_frames,
             });
         }

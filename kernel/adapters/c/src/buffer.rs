@@ -35,7 +35,7 @@ pub enum Direction {
 /// A number that C passes for a direction.
 pub type DirectionNumber = u32;
 
-fn direction(number: DirectionNumber) -> Result<DataDirection, Refusal> {
+pub(crate) fn direction(number: DirectionNumber) -> Result<DataDirection, Refusal> {
     match number {
         n if n == Direction::CarveoutBidirectional as u32 => Ok(DataDirection::Bidirectional),
         n if n == Direction::CarveoutToDevice as u32 => Ok(DataDirection::ToDevice),

@@ -6,7 +6,7 @@
 use carveout::addr::FrameRange;
 use carveout::dma::{
     AllocError, BufferState, ContractError, GiveBackError, HandleError, MasterError, PoolError, PoolExhausted,
-    TakeError, WiderMapping,
+    ShareError, TakeError, WiderMapping,
 };
 use carveout::embed::{CoreError, EmbedError};
 use carveout::name::Name;
@@ -19,6 +19,7 @@ use carveout_armv7a::whole::UnnamedLevel;
 use core::ffi::{CStr, c_char};
 use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
+use core::slice;
 
 /// What a function answers. `carveout_strerror` has a text for each.
 #[repr(i32)]
@@ -110,6 +111,26 @@ pub enum Error {
     Written = 41,
     /// Whole caches cannot be emptied, or may be already.
     Emptying = 42,
+    /// `carveout_share_init` has not succeeded yet.
+    NotSharing = 43,
+    /// `carveout_share_init` has succeeded before.
+    Sharing = 44,
+    /// Nothing of the name was granted to the client.
+    NoName = 45,
+    /// The handle does not give the rights, or the number stands for none.
+    Rights = 46,
+    /// The client would pay for more bytes than its quota.
+    Quota = 47,
+    /// The client has no address space.
+    NoSpace = 48,
+    /// The client's address space has no room.
+    NoRoom = 49,
+    /// The client has the pages mapped already.
+    Mapped = 50,
+    /// The buffer would fall into too many parts.
+    TooManyParts = 51,
+    /// The number is no view.
+    View = 52,
 }
 
 impl Error {
@@ -120,7 +141,7 @@ impl Error {
 }
 
 /// Every error and its text, in the order of their numbers.
-pub(crate) const TEXTS: [(Error, &CStr); 43] = [
+pub(crate) const TEXTS: [(Error, &CStr); 53] = [
     (Error::Ok, c"no error"),
     (Error::NullPointer, c"a pointer that is needed is NULL"),
     (Error::NotReady, c"carveout_init has not succeeded yet"),
@@ -164,6 +185,16 @@ pub(crate) const TEXTS: [(Error, &CStr); 43] = [
     (Error::Held, c"a part of the area is in use"),
     (Error::Written, c"the CPU wrote to a stream that only the device writes"),
     (Error::Emptying, c"whole caches cannot be emptied, or may be already"),
+    (Error::NotSharing, c"carveout_share_init has not succeeded yet"),
+    (Error::Sharing, c"carveout_share_init has succeeded before"),
+    (Error::NoName, c"nothing of the name was granted to the client"),
+    (Error::Rights, c"the handle does not give the rights"),
+    (Error::Quota, c"the client would pay for more than its quota"),
+    (Error::NoSpace, c"the client has no address space"),
+    (Error::NoRoom, c"the client's address space has no room"),
+    (Error::Mapped, c"the client has the pages mapped already"),
+    (Error::TooManyParts, c"the buffer would fall into too many parts"),
+    (Error::View, c"no such view"),
 ];
 
 /// A refusal, for whoever wants to know more than its number.
@@ -282,6 +313,15 @@ pub(crate) enum Refusal {
     Unnamed(UnnamedLevel),
     /// Whole caches may be emptied already.
     Permitted,
+    NotSharing,
+    Sharing,
+    Share(ShareError),
+    /// The number that C passed stands for no rights.
+    NoRights(u32),
+    /// The number that C passed is no access of a program's.
+    NoAccess(u32),
+    /// The number that C passed is no view.
+    NoView(u32),
 }
 
 impl Refusal {
@@ -344,6 +384,11 @@ impl Refusal {
             #[cfg(target_arch = "arm")]
             Self::Unnamed(_) => Error::Emptying,
             Self::Permitted => Error::Emptying,
+            Self::NotSharing => Error::NotSharing,
+            Self::Sharing => Error::Sharing,
+            Self::Share(error) => of_share(error),
+            Self::NoRights(_) | Self::NoAccess(_) => Error::Rights,
+            Self::NoView(_) => Error::View,
         }
     }
 }
@@ -360,6 +405,24 @@ const fn of_alloc(error: &AllocError) -> Error {
         AllocError::ContractExceeded { .. } => Error::ContractExceeded,
         AllocError::NotDeclared { .. } => Error::NotDeclared,
         AllocError::TooManyBuffers { .. } => Error::NoRecord,
+    }
+}
+
+const fn of_share(error: &ShareError) -> Error {
+    match error {
+        ShareError::NoClient { .. } | ShareError::Stale { .. } => Error::Stale,
+        ShareError::NoSpace { .. } => Error::NoSpace,
+        ShareError::NoName { .. } => Error::NoName,
+        ShareError::Rights { .. } => Error::Rights,
+        ShareError::Outside { .. } => Error::Range,
+        ShareError::Quota { .. } => Error::Quota,
+        ShareError::Full { .. } => Error::NoRecord,
+        ShareError::Device { .. } => Error::DeviceOwns,
+        ShareError::TooManyParts => Error::TooManyParts,
+        ShareError::OutOfReach { .. } => Error::OutOfReach,
+        ShareError::NoRoom { .. } => Error::NoRoom,
+        ShareError::Mapped { .. } => Error::Mapped,
+        ShareError::Alloc(error) => of_alloc(error),
     }
 }
 
@@ -431,6 +494,14 @@ impl fmt::Display for Refusal {
             #[cfg(target_arch = "arm")]
             Self::Unnamed(error) => write!(f, "{error}"),
             Self::Permitted => f.write_str("whole caches may be emptied already: it is permitted once"),
+            Self::NotSharing => write!(f, "carveout_share_init has not succeeded yet: call it first"),
+            Self::Sharing => write!(f, "carveout_share_init has succeeded before: it is called once"),
+            Self::Share(error) => write!(f, "{error}"),
+            Self::NoRights(number) => {
+                write!(f, "{number} are no rights: they are the sum of 1 to read, 2 to write, 4 to share on")
+            }
+            Self::NoAccess(number) => write!(f, "{number} is no access of a program's: 1 reads, 3 reads and writes"),
+            Self::NoView(number) => write!(f, "{number} is no view: 0 is cached, 1 write-combining"),
         }
     }
 }
@@ -455,7 +526,8 @@ wraps!(
     PoolExhausted: PoolExhausted,
     HandleError: Handle,
     EmbedError: Embed,
-    GiveBackError: GiveBack
+    GiveBackError: GiveBack,
+    ShareError: Share
 );
 
 impl From<TakeError<StillWanted>> for Refusal {
@@ -500,6 +572,21 @@ pub(crate) fn write_line(to: &mut [c_char], line: impl fmt::Display) {
     let Line { to, used } = line_to;
     if let Some(end) = to.get_mut(used) {
         *end = 0;
+    }
+}
+
+/// Writes a line to the characters that C has for one, if it has any.
+///
+/// # Safety
+///
+/// `to` is NULL, or points to `size` characters.
+pub(crate) unsafe fn write_line_at(to: *mut c_char, size: usize, line: impl fmt::Display) {
+    if !to.is_null() && size > 0 {
+        // SAFETY: it points to as many characters, as this function demands; zeros are characters.
+        unsafe { to.write_bytes(0, size) };
+        // SAFETY: as above, and they were written just now.
+        let to = unsafe { slice::from_raw_parts_mut(to, size) };
+        write_line(to, line);
     }
 }
 

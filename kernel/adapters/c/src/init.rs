@@ -23,7 +23,7 @@ pub struct KernelNeeds {
     pub(crate) window_sections: u32,
     /// The fewest MiB of addresses that it can do with, where `spare_guards` is 1.
     pub(crate) least_sections: u32,
-    /// The bytes that `carveout_init` asks of `alloc`. What pools and contracts ask for comes on top.
+    /// The bytes that `carveout_init` asks of `alloc`. What pools, contracts and sharing ask for comes on top.
     pub(crate) heap_bytes: usize,
     /// The blocks in which it asks for them.
     pub(crate) heap_blocks: usize,

@@ -7,6 +7,7 @@ use crate::blocks::{MAX_POOLS, PoolBlocks};
 use crate::failure::Refusal;
 use crate::machine::{Machine, leaked};
 use crate::promise::{MAX_CONTRACTS, Promise};
+use crate::sharing::Sharing;
 use crate::table::Table;
 use crate::written::Sums;
 use carveout::addr::VirtAddr;
@@ -19,16 +20,17 @@ pub(crate) struct Instance {
     machine: &'static Machine,
     dma: &'static Dma<Machine>,
     areas: usize,
-    pools: Table<PoolBlocks, MAX_POOLS>,
-    contracts: Table<Promise, MAX_CONTRACTS>,
+    pools: Table<PoolBlocks>,
+    contracts: Table<Promise>,
     sums: Option<Sums>,
     empties: AtomicBool,
+    sharing: spin::Once<Sharing>,
 }
 
 impl Instance {
     /// The blocks of heap that it takes, in bytes, beside what it is made of.
     pub(crate) const HEAP_BYTES: [usize; 3] =
-        [size_of::<Self>(), Table::<PoolBlocks, MAX_POOLS>::HEAP_BYTES, Table::<Promise, MAX_CONTRACTS>::HEAP_BYTES];
+        [size_of::<Self>(), Table::<PoolBlocks>::heap_bytes(MAX_POOLS), Table::<Promise>::heap_bytes(MAX_CONTRACTS)];
 
     pub(crate) fn new(
         machine: &'static Machine,
@@ -40,10 +42,11 @@ impl Instance {
             machine,
             dma,
             areas,
-            pools: Table::new("pool")?,
-            contracts: Table::new("contract")?,
+            pools: Table::new("pool", MAX_POOLS)?,
+            contracts: Table::new("contract", MAX_CONTRACTS)?,
             sums,
             empties: AtomicBool::new(false),
+            sharing: spin::Once::new(),
         })
     }
 
@@ -60,11 +63,11 @@ impl Instance {
         self.areas
     }
 
-    pub(crate) const fn pools(&self) -> &Table<PoolBlocks, MAX_POOLS> {
+    pub(crate) const fn pools(&self) -> &Table<PoolBlocks> {
         &self.pools
     }
 
-    pub(crate) const fn contracts(&self) -> &Table<Promise, MAX_CONTRACTS> {
+    pub(crate) const fn contracts(&self) -> &Table<Promise> {
         &self.contracts
     }
 
@@ -82,6 +85,19 @@ impl Instance {
             return Err(Refusal::Permitted);
         }
         permit(self.machine).inspect_err(|_| self.empties.store(false, Ordering::Relaxed))
+    }
+
+    /// Makes sharing possible, unless it is.
+    pub(crate) fn share(&self, make: impl FnOnce() -> Result<Sharing, Refusal>) -> Result<(), Refusal> {
+        if self.sharing.is_completed() {
+            return Err(Refusal::Sharing);
+        }
+        self.sharing.try_call_once(make).map(drop)
+    }
+
+    /// Returns what sharing works on.
+    pub(crate) fn sharing(&self) -> Result<&Sharing, Refusal> {
+        self.sharing.get().ok_or(Refusal::NotSharing)
     }
 
     /// Returns the pointer by which C has a buffer at this address. Nothing is accessed.

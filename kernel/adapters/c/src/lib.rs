@@ -51,6 +51,12 @@ pub mod pool;
 
 pub mod contract;
 
+pub mod space;
+
+pub mod sharing;
+
+pub mod share;
+
 pub mod report;
 
 pub mod audit;

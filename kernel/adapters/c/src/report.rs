@@ -4,13 +4,13 @@
 //! `carveout_next_quarantined`. No lock is held while C is called back.
 
 use crate::device::Device;
-use crate::failure::{Error, Failure, Refusal, answer, write_line};
+use crate::failure::{Error, Failure, Refusal, answer, write_line, write_line_at};
 use crate::instance;
 use carveout::addr::{Frame, PhysAddr, VirtAddr};
 use carveout::dma::{BufferRecord, FaultPlace};
 use core::ffi::{c_char, c_void};
 use core::mem::MaybeUninit;
-use core::{ptr, slice};
+use core::ptr;
 
 /// Who may access a buffer.
 #[repr(u32)]
@@ -103,13 +103,8 @@ pub enum Place {
 ///
 /// `line` is NULL, or points to `size` characters.
 unsafe fn tell(place: FaultPlace, record: Option<&mut MaybeUninit<Record>>, line: *mut c_char, size: usize) -> Place {
-    if !line.is_null() && size > 0 {
-        // SAFETY: it points to as many characters, as this function demands; zeros are characters.
-        unsafe { line.write_bytes(0, size) };
-        // SAFETY: as above, and they were written just now.
-        let line = unsafe { slice::from_raw_parts_mut(line, size) };
-        write_line(line, place);
-    }
+    // SAFETY: `line` has as many characters, as this function demands.
+    unsafe { write_line_at(line, size, place) };
     let (kind, buffer) = match place {
         FaultPlace::Buffer(record) => (Place::Buffer, Some(record)),
         FaultPlace::Guard(record) => (Place::Guard, Some(record)),

@@ -1,4 +1,4 @@
-//! Tables of what C names by numbers: pools and contracts.
+//! Tables of what C names by numbers: pools, contracts, leases.
 //!
 //! Guarantees: a number names one value, until that is taken out. No other value gets that number before 2^32 others
 //! had its place. So a number that was used up is refused.
@@ -10,11 +10,11 @@ use carveout::sync::{Lock, Rank};
 /// The place of the tables' locks: before that of the module itself, which is called under them.
 const RANK: Rank = Rank::new(3);
 
-/// Up to `N` values.
-pub(crate) struct Table<T, const N: usize> {
+/// A fixed number of places for values.
+pub(crate) struct Table<T> {
     /// What the values are, in refusals.
     what: &'static str,
-    /// Never more or fewer than `N`.
+    /// Never more or fewer than it was made with.
     slots: Lock<Vec<Slot<T>>>,
 }
 
@@ -24,23 +24,26 @@ struct Slot<T> {
     value: Option<T>,
 }
 
-impl<T, const N: usize> Table<T, N> {
-    /// The bytes of heap that it takes, in one block.
-    pub(crate) const HEAP_BYTES: usize = N * size_of::<Slot<T>>();
+impl<T> Table<T> {
+    /// Returns the bytes of heap that so many places take, in one block.
+    pub(crate) const fn heap_bytes(places: usize) -> usize {
+        places * size_of::<Slot<T>>()
+    }
 
-    /// Makes a table, whose slots are written where they stay: many kernels have little stack.
-    pub(crate) fn new(what: &'static str) -> Result<Self, Refusal> {
+    /// Makes a table of so many places, whose slots are written where they stay: many kernels have little stack.
+    pub(crate) fn new(what: &'static str, places: usize) -> Result<Self, Refusal> {
         let mut slots = Vec::new();
-        slots.try_reserve_exact(N).map_err(|_| Refusal::Heap(what))?;
-        slots.resize_with(N, || Slot { births: 0, value: None });
+        slots.try_reserve_exact(places).map_err(|_| Refusal::Heap(what))?;
+        slots.resize_with(places, || Slot { births: 0, value: None });
         Ok(Self { what, slots: Lock::new(RANK, slots) })
     }
 
     /// Keeps a value. Returns its number, which is never 0.
     pub(crate) fn keep(&self, value: T) -> Result<u64, (Refusal, T)> {
         let mut slots = self.slots.lock();
+        let limit = slots.len();
         let Some((place, slot)) = slots.iter_mut().enumerate().find(|(_, slot)| slot.value.is_none()) else {
-            return Err((Refusal::Full { what: self.what, limit: N }, value));
+            return Err((Refusal::Full { what: self.what, limit }, value));
         };
         slot.births = slot.births.wrapping_add(1);
         slot.value = Some(value);

@@ -16,6 +16,9 @@ use carveout_c::kernel::{Alias, Area, Kernel, Range};
 use carveout_c::outer::OuterCache;
 use carveout_c::promise::Contract;
 use carveout_c::report::{Counts, Holder, Place, Record, Room};
+use carveout_c::share::{Fault, FaultPage, Lease, Offer, Right, Share, ShareCounts, ShareEffort, ShareRecord, View};
+use carveout_c::sharing::{Client, ShareLimits};
+use carveout_c::space::Space;
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
 macro_rules! shared {
@@ -30,19 +33,30 @@ shared![
     Alias,
     Aperture,
     AuditReport,
+    Client,
     Contract,
     Counts,
     Direction,
     DmaHandle,
     Error,
     Failure,
+    Fault,
+    FaultPage,
     Holder,
     KernelNeeds,
+    Lease,
     Place,
     Pool,
     Range,
+    Right,
     Room,
     Set,
+    Share,
+    ShareCounts,
+    ShareEffort,
+    ShareLimits,
+    ShareRecord,
+    View,
 ];
 
-stays![Area, Device, Expected, Kernel, OuterCache, Record];
+stays![Area, Device, Expected, Kernel, Offer, OuterCache, Record, Space];

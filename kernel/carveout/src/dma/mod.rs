@@ -93,8 +93,8 @@ pub use report::{FaultPlace, Holders};
 pub use scatter::ScatterTable;
 pub use segment::{ScatterError, Segment};
 pub use share::{
-    ClientId, DeviceLease, Offer, ShareError, ShareFault, ShareHandle, ShareHolders, ShareLimits, ShareRights,
-    ShareStats, Shares,
+    ClientId, DeviceLease, Offer, ShareError, ShareFault, ShareHandle, ShareHolder, ShareHolders, ShareLimits,
+    ShareRights, ShareStats, Shares,
 };
 pub use warm::AfterFree;
 pub use word::Word;

@@ -5,6 +5,7 @@ mod emptying;
 mod functions;
 mod outer;
 mod sequences;
+mod share;
 
 use crate::device::Device;
 use crate::dma_handle::DmaHandle;

@@ -50,6 +50,6 @@ mod shares;
 
 pub use book::{Offer, ShareLimits};
 pub use error::ShareError;
-pub use report::{ShareFault, ShareHolders};
+pub use report::{ShareFault, ShareHolder, ShareHolders};
 pub use rights::{ClientId, ShareHandle, ShareRights};
 pub use shares::{DeviceLease, ShareStats, Shares};

@@ -139,27 +139,58 @@ impl<M: Machine> fmt::Debug for Shares<M> {
     }
 }
 
-/// A table of grants: client, name, pages, rights, address, and who pays. Displaying it takes the lock of the book once
-/// for each possible grant, and never while it writes.
+/// What a client has of a shared buffer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShareHolder {
+    /// The client's name.
+    pub client: Name,
+    /// The buffer's name, as the client knows it.
+    pub buffer: Name,
+    /// The pages, counted from the buffer's first one.
+    pub pages: Range<u32>,
+    /// What the client may do with them.
+    pub rights: ShareRights,
+    /// Where it has them mapped, if it has.
+    pub at: Option<VirtAddr>,
+    /// The name of the client that pays for the buffer.
+    pub paid_by: Name,
+}
+
+/// A table of grants: client, name, pages, rights, address, and who pays. Going through it takes the lock of the book
+/// once for each possible grant, and never while anything is called or written.
 pub struct ShareHolders<'s, M: Machine + 'static> {
     shares: &'s Shares<M>,
+}
+
+impl<M: Machine> ShareHolders<'_, M> {
+    /// Calls `each` with each grant until it fails. A grant that comes or goes meanwhile may be among them or not.
+    ///
+    /// # Errors
+    ///
+    /// That of `each`.
+    pub fn try_for_each<E>(&self, mut each: impl FnMut(ShareHolder) -> Result<(), E>) -> Result<(), E> {
+        let places = self.shares.book.lock().places();
+        for place in 0..places {
+            let row = self.shares.book.lock().row(place);
+            if let Some((grant, client, paid_by)) = row {
+                let (buffer, pages, rights, at) = (grant.name, grant.pages(), grant.rights, grant.at);
+                each(ShareHolder { client, buffer, pages, rights, at, paid_by })?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<M: Machine> fmt::Display for ShareHolders<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<12} {:<16} {:>11} {:<6} {:<10}  paid by", "client", "buffer", "pages", "rights", "mapped")?;
-        let places = self.shares.book.lock().places();
-        for place in 0..places {
-            let row = self.shares.book.lock().row(place);
-            let Some((grant, client, payer)) = row else { continue };
-            let Range { start, end } = grant.pages();
-            write!(f, "\n{client:<12} {:<16} {start:>5}-{:<5} {:<6} ", grant.name, end - 1, grant.rights)?;
-            match grant.at {
-                Some(va) => write!(f, "{va}  {payer}")?,
-                None => write!(f, "{:<10}  {payer}", "-")?,
+        self.try_for_each(|ShareHolder { client, buffer, pages: Range { start, end }, rights, at, paid_by }| {
+            write!(f, "\n{client:<12} {buffer:<16} {start:>5}-{:<5} {rights:<6} ", end - 1)?;
+            match at {
+                Some(va) => write!(f, "{va}  {paid_by}"),
+                None => write!(f, "{:<10}  {paid_by}", "-"),
             }
-        }
-        Ok(())
+        })
     }
 }
 

@@ -77,6 +77,16 @@ impl ShareRights {
     /// All of these.
     pub const ALL: Self = Self(7);
 
+    /// Returns them as a number, for who keeps numbers alone: the sum of 1 to read, 2 to write, 4 to share on.
+    pub const fn to_bits(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Returns the rights of a number, or `None` if it is more than the sum of all.
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        if bits <= Self::ALL.0 as u32 { Some(Self(bits as u8)) } else { None }
+    }
+
     /// Returns whether all of `wanted` are among them.
     pub const fn include(self, wanted: Self) -> bool {
         self.0 & wanted.0 == wanted.0
