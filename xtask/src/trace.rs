@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -68,12 +69,9 @@ fn parse(text: &str) -> Result<Record<'_>> {
     let mut record = Record::default();
     for (n, line) in lines.enumerate() {
         let wrong = || Failure::new(format!("line {} of the record is none of its lines: {line}", n + 2));
-        let mut words = line.split(' ');
-        match words.next() {
+        match line.split(' ').next() {
             Some("area") => record.ranges.push(range(line).ok_or_else(wrong)?),
-            Some("lost") => {
-                record.lost.push((number(words.next()).ok_or_else(wrong)?, number(words.next()).ok_or_else(wrong)?))
-            }
+            Some("lost") => record.lost.push(lost(line).ok_or_else(wrong)?),
             Some("event") => record.events.push(event(line).ok_or_else(wrong)?),
             _ => return Err(wrong()),
         }
@@ -90,6 +88,11 @@ fn number<T: std::str::FromStr>(word: Option<&str>) -> Option<T> {
 fn range(line: &str) -> Option<Range<'_>> {
     let mut words = line.splitn(4, ' ').skip(1);
     Some(Range { first: number(words.next())?, count: number(words.next())?, area: words.next()? })
+}
+
+fn lost(line: &str) -> Option<(u32, u32)> {
+    let mut words = line.split(' ').skip(1);
+    Some((number(words.next())?, number(words.next())?))
 }
 
 fn event(line: &str) -> Option<Event<'_>> {
@@ -151,7 +154,7 @@ fn trace_of(record: &Record<'_>) -> Value {
 
 /// Returns a time in the unit of the format: microseconds.
 fn micros(nanos: u64) -> f64 {
-    nanos as f64 / 1000.0
+    Duration::from_nanos(nanos).as_secs_f64() * 1e6
 }
 
 impl Trace<'_> {
@@ -282,7 +285,7 @@ event 0 7000 hold 2 4 0 0
         assert_eq!(spans("b", DEVICES), [(3.0, "camera".to_owned()), (7.0, "master 9".to_owned())]);
         assert_eq!(spans("e", DEVICES), [(4.5, "camera".to_owned()), (7.0, "master 9".to_owned())], "to the end");
         assert_eq!(spans("b", BUFFERS)[0], (1.0, "camera #3, 8 KiB".to_owned()));
-        assert_eq!(spans("e", BUFFERS)[0].0, 6.0);
+        assert_eq!(spans("e", BUFFERS)[0], (6.0, "camera #3, 8 KiB".to_owned()));
         let held: Vec<_> = trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "C").collect();
         let held: Vec<_> = held.iter().map(|event| event["args"]["held by buffers, KiB"].as_u64().unwrap()).collect();
         assert_eq!(held, [8, 12, 4]);
