@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn their_registers_do_not_overlap() {
-        assert!(Sun4iAlarm::AT.end <= Sun4iTimer::AT.start);
+        const { assert!(Sun4iAlarm::AT.end <= Sun4iTimer::AT.start) };
         assert!(size_of::<AlarmRegisters>() <= Sun4iAlarm::AT.len() && size_of::<Registers>() <= Sun4iTimer::AT.len());
     }
 }
