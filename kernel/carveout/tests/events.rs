@@ -3,7 +3,8 @@
 
 use carveout::addr::FRAME_SHIFT;
 use carveout::dma::FromDevice;
-use carveout::events::{Event, EventKind, EventLog};
+use carveout::events::EventKind::{Alloc, Free, Hold, Map, Refusal, Unmap, Zero};
+use carveout::events::{Event, EventLog};
 use carveout::setup::Setup;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,7 +45,6 @@ fn a_streams_life_is_recorded_in_its_order() {
 
     let all = events(log);
     let kinds: Vec<_> = all.iter().map(|event| event.kind).collect();
-    use EventKind::{Alloc, Free, Hold, Map, Refusal, Unmap, Zero};
     let expected = [Alloc, Map, Zero, Unmap, Hold, Hold, Hold, Map, Unmap, Free, Refusal];
     assert_eq!(kinds, expected, "{all:#?}");
     assert!(all.is_sorted_by(|a, b| a.time < b.time), "{all:#?}");
@@ -70,10 +70,10 @@ fn a_full_ring_has_the_last_events_and_says_how_many_are_lost() {
         assert_eq!(all.len(), 8, "a power of two");
         assert!(all.is_sorted_by(|a, b| a.time < b.time));
     }
-    assert_eq!((log.count(EventKind::Alloc), log.count(EventKind::Free), log.lost(0)), (30, 30, 52));
+    assert_eq!((log.count(Alloc), log.count(Free), log.lost(0)), (30, 30, 52));
     let counts = EventLog::begin(0, clock).unwrap();
     drop(setup.dma.alloc(&camera, 4096, 1).unwrap());
-    assert_eq!((counts.count(EventKind::Alloc), events(counts).len()), (1, 0), "it only counts");
+    assert_eq!((counts.count(Alloc), events(counts).len()), (1, 0), "it only counts");
     EventLog::end();
 }
 
@@ -99,7 +99,7 @@ fn a_reader_gets_whole_events() {
         while read < 10_000 {
             log.for_each(0, |event| {
                 read += 1;
-                assert!(matches!(event.kind, EventKind::Alloc | EventKind::Free), "{event:?}");
+                assert!(matches!(event.kind, Alloc | Free), "{event:?}");
                 assert!(matches!(event.frames.count(), 1 | 3) && event.time >> 33 == 1, "{event:?}");
             });
         }
