@@ -296,18 +296,19 @@ const MAX_SPECIFIER: usize = 3;
 
 /// Returns the first interrupts of the node, at the controller that the node or the nearest bus above it names.
 fn irqs(info: &BootInfo<'_>, node: &FdtNode<'_>, buses: &[FdtNode<'_>]) -> Option<ArrayVec<IrqId, MAX_IRQS>> {
-    node.property("interrupts")?;
+    let property = node.property("interrupts")?;
     let named = core::iter::once(node).chain(buses.iter().rev());
     let phandle = named.into_iter().find_map(|node| cell(node, "interrupt-parent", 0))?;
     let width = cell_at(info, phandle, "#interrupt-cells");
     let width = usize::try_from(width?).ok().filter(|&width| width <= MAX_SPECIFIER)?;
-    let specifier = |n: usize| {
-        let cells = n * width..(n + 1) * width;
-        let cells: ArrayVec<u32, MAX_SPECIFIER> = cells.map_while(|n| cell(node, "interrupts", n)).collect();
+    let specifier = |bytes: &[u8]| {
+        let words = bytes.as_chunks().0.iter();
+        let cells: ArrayVec<u32, MAX_SPECIFIER> = words.map(|&word| u32::from_be_bytes(word)).collect();
         // A specifier of another length belongs to an `interrupt-map`, which is not followed.
-        (width > 0 && cells.len() == width).then(|| IrqId::from_specifier(&cells))?
+        IrqId::from_specifier(&cells)
     };
-    Some((0..MAX_IRQS).map_while(specifier).collect())
+    let whole = (width > 0).then(|| property.value().chunks_exact(4 * width))?;
+    Some(whole.take(MAX_IRQS).map_while(specifier).collect())
 }
 
 fn hertz(info: &BootInfo<'_>, node: &FdtNode<'_>) -> Option<u32> {

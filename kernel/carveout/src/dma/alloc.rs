@@ -39,7 +39,7 @@ impl<'m> Request<'m> {
     }
 
     /// Records that it is refused. Returns the error, with the master's limits.
-    #[cold]
+    #[inline]
     fn refused(&self, error: AllocError) -> AllocError {
         note(EventKind::Refusal, self.master.number(), 0, (0, self.bytes));
         error.within(|| self.master.limits())
