@@ -19,6 +19,7 @@ use crate::drivers::storage::sd::CardError;
 use crate::drivers::storage::sun4i_mmc::{MmcError, SdDisk};
 use crate::drivers::storage::{BlockDevice, BlockError, virtio_blk};
 use crate::drivers::timer::a9_private::A9PrivateTimer;
+use crate::drivers::timer::generic::GenericTimer;
 use crate::drivers::timer::sp804::{Sp804, Sp804Alarm};
 use crate::drivers::timer::{Alarm, Counter, a9_global::A9GlobalTimer, dm::DmTimer, sun4i::Sun4iTimer};
 use crate::drivers::uart::Uart;
@@ -72,8 +73,10 @@ fn open_16550(space: &mut AddressSpace, found: &Found<'_>, shift: u8) -> Option<
 type OpenController = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn InterruptController>>;
 
 /// The interrupt controllers. The boot runs on core 0.
-pub(super) const CONTROLLERS: [(&str, OpenController); 4] = [
+pub(super) const CONTROLLERS: [(&str, OpenController); 6] = [
     ("arm,cortex-a9-gic", open_gic),
+    ("arm,cortex-a15-gic", open_gic),
+    ("arm,gic-400", open_gic),
     ("arm,pl390", open_gic),
     ("allwinner,sun4i-a10-ic", |space, found| {
         // SAFETY: the tree says whose these are.
@@ -100,7 +103,8 @@ fn open_gic(space: &mut AddressSpace, found: &Found<'_>) -> Option<Box<dyn Inter
 type OpenCounter = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn Counter>>;
 
 /// The counters, the best first.
-pub(super) const COUNTERS: [(&str, OpenCounter); 4] = [
+pub(super) const COUNTERS: [(&str, OpenCounter); 5] = [
+    ("arm,armv7-timer", |_, _| Some(Box::new(GenericTimer::new()?))),
     ("arm,cortex-a9-global-timer", |space, found| {
         let hertz = found.hertz?;
         // SAFETY: the tree says whose these are.
@@ -185,14 +189,16 @@ const DISKS: [(&str, OpenDisk); 2] = [
 ];
 
 /// The memory cards whose controller is a bus master.
-const CARDS: [(&str, OpenDisk); 1] = [("allwinner,sun4i-a10-mmc", |kernel, found| {
+const CARDS: [(&str, OpenDisk); 2] = [("allwinner,sun4i-a10-mmc", open_card), ("allwinner,sun7i-a20-mmc", open_card)];
+
+fn open_card(kernel: &'static Kernel, found: &Found<'static>) -> Result<Option<Disk>, BlockError> {
     // SAFETY: the tree says that these are such a controller's.
     let Some(registers) = (unsafe { kernel.first(found) }) else { return Ok(None) };
     let wait = Interrupt::of(kernel, found).ok_or(MmcError::NoInterrupt)?;
     let master = kernel.master_at(found.name, &found.path);
     let card = SdDisk::<Armv7a, Interrupt>::open(registers, wait, master, kernel.dma)?;
     Ok(card.map(|card| Box::new(card) as Disk))
-})];
+}
 
 /// Opens the first disk that answers and that no other driver has.
 ///

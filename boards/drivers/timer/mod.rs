@@ -3,6 +3,8 @@
 pub mod a9_global;
 pub mod a9_private;
 pub mod dm;
+#[cfg(target_arch = "arm")]
+pub mod generic;
 pub mod sp804;
 pub mod sun4i;
 
