@@ -16,12 +16,16 @@ pub mod kernel;
 mod beaglebone_black;
 #[path = "cubieboard/board.rs"]
 mod cubieboard;
+#[path = "orangepi-pc/board.rs"]
+mod orangepi_pc;
 #[path = "realview-pb-a8/board.rs"]
 mod realview_pb_a8;
 #[path = "vexpress-a15/board.rs"]
 mod vexpress_a15;
 #[path = "vexpress-a9/board.rs"]
 mod vexpress_a9;
+#[path = "virt/board.rs"]
+mod virt;
 
 /// What a board is known by.
 pub struct Board {
@@ -30,5 +34,12 @@ pub struct Board {
 }
 
 /// The boards known.
-pub const BOARDS: &[Board] =
-    &[beaglebone_black::BOARD, cubieboard::BOARD, realview_pb_a8::BOARD, vexpress_a15::BOARD, vexpress_a9::BOARD];
+pub const BOARDS: &[Board] = &[
+    beaglebone_black::BOARD,
+    cubieboard::BOARD,
+    orangepi_pc::BOARD,
+    realview_pb_a8::BOARD,
+    vexpress_a15::BOARD,
+    vexpress_a9::BOARD,
+    virt::BOARD,
+];

@@ -81,7 +81,7 @@ archive() {
     answers "$of/rustfmt-web/bin/cargo-fmt" 'rustfmt 1.9.0'
     answers "$of/cmake/bin/cmake" 'cmake version 3.25.1'
     answers "$of/pkg-config/bin/pkg-config" '1.8.1'
-    program "$of/qemu-system-arm/bin/qemu-system-arm" "case \$1 in --version) echo QEMU ;; *) printf '%s board\n' vexpress-a9 vexpress-a15 realview-pb-a8 cubieboard ;; esac"
+    program "$of/qemu-system-arm/bin/qemu-system-arm" "case \$1 in --version) echo QEMU ;; *) printf '%s board\n' vexpress-a9 vexpress-a15 realview-pb-a8 cubieboard orangepi-pc virt ;; esac"
     program "$of/libc6-dev/lib/works"
     mkdir -p -- "$of/gcc" "$of/libclang-dev/lib/llvm-14/lib/clang/14/include"
     touch -- "$of/libclang-dev/lib/llvm-14/lib/libclang.so" "$of/libclang-dev/lib/llvm-14/lib/clang/14/include/stddef.h"

@@ -16,6 +16,7 @@ use crate::kernel::state::Kernel;
 use crate::println;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use carveout::addr::FRAME_SIZE;
 use carveout::dma::{Coherent, Cpu, DeviceOnly, Direction, Effort, FromDevice, Master, Stream, ToDevice};
 use carveout_armv7a::mmu::Armv7a;
 
@@ -47,8 +48,9 @@ impl Source {
         if let Some(disk) = known::disk(kernel).map_err(Failure::Disk)? {
             return Ok(Self::Disk(disk));
         }
-        if let Some(card) = known::card_disk(kernel).map_err(Failure::Disk)? {
-            return Ok(Self::Photo(card));
+        if let Some(mut card) = known::card_disk(kernel).map_err(Failure::Disk)? {
+            let is_picture = is_picture(kernel, &mut *card)?;
+            return Ok(if is_picture { Self::Disk(card) } else { Self::Photo(card) });
         }
         known::card(kernel).map_err(Failure::Card)?.map(Self::Card).ok_or(Failure::NoDisk)
     }
@@ -369,6 +371,13 @@ pub(super) fn display(kernel: &'static Kernel) -> Option<(KnownDisplay, Master)>
     let display = own.or(first)?;
     let master = kernel.master_at(display.found.name, &display.found.path);
     Some((display, master))
+}
+
+/// Returns whether a disk begins with a JPEG (ITU-T T.81, B.1.1.3), and so holds no files.
+fn is_picture(kernel: &'static Kernel, disk: &mut dyn BlockDevice<Armv7a>) -> Result<bool, Failure> {
+    let buffer = alloc(kernel, disk.master(), FRAME_SIZE, "start of the card")?;
+    let start = disk.read(buffer.into_stream::<FromDevice>().for_device()).map_err(Failure::Disk)?;
+    Ok(start.bytes().starts_with(&[0xff, 0xd8]))
 }
 
 fn read_disk(

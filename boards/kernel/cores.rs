@@ -9,7 +9,7 @@ use super::devices::{self, MAX_CPUS, Pen};
 use super::state::{CAME, Kernel, came, kernel, numbered};
 use super::{console, flush, interrupts, stores};
 use crate::drivers::intc::irq::IrqId;
-use crate::drivers::smp::{scu, sysreg};
+use crate::drivers::smp::{psci, scu, sysreg};
 use crate::println;
 use aarch32_cpu::interrupt;
 use arrayvec::ArrayVec;
@@ -48,6 +48,7 @@ enum Refused<'dtb> {
     NoReleaseAddress,
     Unmapped(PhysAddr),
     NoBoard,
+    Firmware(i32),
     Silent,
 }
 
@@ -60,6 +61,7 @@ impl fmt::Display for Refused<'_> {
             Self::NoBoard => {
                 write!(f, "it has no enable-method, and the kernel does not know how this board starts it")
             }
+            Self::Firmware(answer) => write!(f, "the firmware answers PSCI's CPU_ON with {answer}"),
             Self::Silent => write!(f, "it was told to start, and did not start within {} ms", PATIENCE / 1000),
         }
     }
@@ -112,13 +114,18 @@ fn start_others(kernel: &'static Kernel) -> bool {
     if board_told {
         interrupts::send(WAKE, by_board.fold(0, |mask, core| mask | core));
     }
-    let tell = |pen: Pen<'static>| match pen {
+    let tell = |cpu: &devices::Cpu<'static>| match cpu.pen {
         Pen::Board => (!board_told).then_some(Refused::NoBoard),
         Pen::SpinTable(at) => (!tell_spin_table(kernel, at, entry)).then_some(Refused::Unmapped(at)),
         Pen::NoAddress => Some(Refused::NoReleaseAddress),
+        // SAFETY: at `entry` stands code (`secondary::entry`), and the tree says that the firmware answers.
+        Pen::Psci(conduit) => match unsafe { psci::start(conduit, cpu.reg, entry) } {
+            0 => None,
+            answer => Some(Refused::Firmware(answer)),
+        },
         Pen::Unknown(method) => Some(Refused::Method(method)),
     };
-    let told: ArrayVec<_, MAX_CPUS> = others.iter().map(|(cpu, _)| tell(cpu.pen)).collect();
+    let told: ArrayVec<_, MAX_CPUS> = others.iter().map(|(cpu, _)| tell(cpu)).collect();
 
     let wanted = others.len() + 1;
     let deadline = kernel.micros() + PATIENCE;

@@ -5,6 +5,7 @@
 //! reach, is not found.
 
 use crate::drivers::intc::irq::IrqId;
+use crate::drivers::smp::psci::Conduit;
 use arrayvec::ArrayVec;
 use carveout::addr::{BusAddr, PhysAddr};
 use carveout::dma::{Aperture, MAX_APERTURES};
@@ -60,7 +61,9 @@ pub enum Pen<'dtb> {
     SpinTable(PhysAddr),
     /// `spin-table`, but `cpu-release-addr` is missing, at 4 GiB or above, or not a multiple of 4.
     NoAddress,
-    /// Another method. It is not supported.
+    /// `psci`: the firmware starts it, called as `/psci` says.
+    Psci(Conduit),
+    /// Another method, or `psci` of before version 0.2. It is not supported.
     Unknown(&'dtb str),
 }
 
@@ -88,11 +91,19 @@ pub fn cpus<'dtb>(info: &BootInfo<'dtb>) -> ArrayVec<Cpu<'dtb>, MAX_CPUS> {
                 (Some(0), Some(at)) if at.is_multiple_of(4) => Pen::SpinTable(PhysAddr::new(at)),
                 _ => Pen::NoAddress,
             },
+            Some("psci") => conduit(info).map_or(Pen::Unknown("psci"), Pen::Psci),
             Some(other) => Pen::Unknown(other),
         };
         Some(Cpu { name: node.name(), reg: cell(&node, "reg", 0)?, pen })
     };
     cpus.children().filter_map(cpu).take(MAX_CPUS).collect()
+}
+
+/// Returns how the firmware is called that starts cores.
+fn conduit(info: &BootInfo<'_>) -> Option<Conduit> {
+    let psci = info.root().children().find(|node| node.name() == "psci")?;
+    let is_known = |name: &str| name == "arm,psci-0.2" || name == "arm,psci-1.0";
+    psci.compatible()?.any(is_known).then(|| Conduit::named(psci.property("method")?.value_as::<&str>().ok()?))?
 }
 
 /// Returns the first device that is `compatible`.
@@ -492,6 +503,33 @@ mod tests {
         let (board, none, psci) = (Pen::Board, Pen::NoAddress, Pen::Unknown("psci"));
         assert_eq!(found, [(0, board), (1, release), (2, none), (3, none), (4, psci), (6, none)]);
         assert_eq!(cores[1].name, "cpu@1");
+    }
+
+    #[test]
+    fn the_firmware_is_called_as_its_node_says() {
+        let pen = |compatible: &str, method: &str| {
+            let text = |text: &str| [text.as_bytes(), b"\0"].concat();
+            let mut tree = DeviceTree::new();
+            for name in ["#address-cells", "#size-cells"] {
+                tree.root.add_property(DeviceTreeProperty::new(name, cells(&[1])).unwrap());
+            }
+            let memory = [("device_type", text("memory")), ("reg", cells(&[0x4000_0000, 0x1000_0000]))];
+            tree.root.add_child(node("memory@40000000", &memory));
+            tree.root.add_child(node("psci", &[("compatible", text(compatible)), ("method", text(method))]));
+            let mut cpus = node("cpus", &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[0]))]);
+            let cpu = [("device_type", text("cpu")), ("reg", cells(&[1])), ("enable-method", text("psci"))];
+            cpus.add_child(node("cpu@1", &cpu));
+            tree.root.add_child(cpus);
+            let tree = tree.to_dtb();
+            let info = BootInfo::parse(&tree).unwrap();
+            let pen = self::cpus(&info)[0].pen;
+            std::format!("{pen:?}")
+        };
+        assert_eq!(pen("arm,psci-0.2", "smc"), "Psci(Smc)");
+        assert_eq!(pen("arm,psci-1.0", "hvc"), "Psci(Hvc)");
+        // Before 0.2 the tree names the calls by numbers of its own.
+        assert_eq!(pen("arm,psci", "smc"), "Unknown(\"psci\")");
+        assert_eq!(pen("arm,psci-1.0", "svc"), "Unknown(\"psci\")");
     }
 
     #[test]

@@ -76,8 +76,10 @@ fn open_16550(space: &mut AddressSpace, found: &Found<'_>, shift: u8) -> Option<
 type OpenController = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn InterruptController>>;
 
 /// The interrupt controllers. The boot runs on core 0.
-pub(super) const CONTROLLERS: [(&str, OpenController); 4] = [
+pub(super) const CONTROLLERS: [(&str, OpenController); 6] = [
     ("arm,cortex-a9-gic", open_gic),
+    ("arm,cortex-a15-gic", open_gic),
+    ("arm,gic-400", open_gic),
     ("arm,pl390", open_gic),
     ("allwinner,sun4i-a10-ic", |space, found| {
         // SAFETY: the tree says whose these are.
@@ -103,18 +105,20 @@ fn open_gic(space: &mut AddressSpace, found: &Found<'_>) -> Option<Box<dyn Inter
 
 /// Timers of which a counter and an alarm have each their own.
 const SUN4I: &str = "allwinner,sun4i-a10-timer";
+const SP804: &str = "arm,sp804";
 
 type OpenCounter = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn Counter>>;
 
 /// The counters, the best first.
-pub(super) const COUNTERS: [(&str, OpenCounter); 4] = [
+pub(super) const COUNTERS: [(&str, OpenCounter); 5] = [
+    ("arm,armv7-timer", |_, _| Some(Box::new(GenericTimer::new()?))),
     ("arm,cortex-a9-global-timer", |space, found| {
         let hertz = found.hertz?;
         // SAFETY: the tree says whose these are.
         let registers = unsafe { first(space, found) }?;
         Some(Box::new(A9GlobalTimer::new(registers, hertz)))
     }),
-    ("arm,sp804", |space, found| {
+    (SP804, |space, found| {
         // SAFETY: the tree says whose these are.
         let registers = unsafe { first(space, found) }?;
         Some(Box::new(Sp804::new(registers)))
@@ -150,11 +154,8 @@ const ALARMS: [(&str, usize, OpenAlarm); 4] = [
         Some(Box::new(A9PrivateTimer::new(registers, hertz)))
     }),
     // Secure, non-secure, virtual.
-    ("arm,armv7-timer", 2, |_, _| {
-        // SAFETY: the tree says that the cores have it.
-        Some(Box::new(unsafe { GenericTimer::new() }?))
-    }),
-    ("arm,sp804", 0, |kernel, found| {
+    ("arm,armv7-timer", 2, |_, _| Some(Box::new(GenericTimer::new()?))),
+    (SP804, 0, |kernel, found| {
         // SAFETY: the tree says whose these are.
         let registers = unsafe { kernel.first(found) }?;
         Some(Box::new(Sp804Alarm::new(registers)))
@@ -173,8 +174,9 @@ pub fn alarm(kernel: &'static Kernel) -> Option<(Box<dyn Alarm>, IrqId)> {
     ALARMS.iter().find_map(|&(name, irq, open)| {
         let mut all = Vec::new();
         devices::find_all(&kernel.info, name, |found| all.push(found));
-        let whole = COUNTERS.iter().any(|&(counter, _)| counter == name) && name != SUN4I;
-        let found = all.get(usize::from(whole)..)?.last()?;
+        // An SP804 counts or interrupts. The other kinds do both.
+        let counts = name == SP804 && COUNTERS.iter().any(|&(counter, _)| counter == name);
+        let found = all.get(usize::from(counts)..)?.last()?;
         Some((open(kernel, found)?, *found.irqs.get(irq)?))
     })
 }
@@ -210,14 +212,16 @@ const DISKS: [(&str, OpenDisk); 2] = [
 ];
 
 /// The memory cards whose controller is a bus master.
-const CARDS: [(&str, OpenDisk); 1] = [("allwinner,sun4i-a10-mmc", |kernel, found| {
+const CARDS: [(&str, OpenDisk); 2] = [("allwinner,sun4i-a10-mmc", open_card), ("allwinner,sun7i-a20-mmc", open_card)];
+
+fn open_card(kernel: &'static Kernel, found: &Found<'static>) -> Result<Option<Disk>, BlockError> {
     // SAFETY: the tree says that these are such a controller's.
     let Some(registers) = (unsafe { kernel.first(found) }) else { return Ok(None) };
     let wait = Interrupt::of(kernel, found).ok_or(MmcError::NoInterrupt)?;
     let master = kernel.master_at(found.name, &found.path);
     let card = SdDisk::<Armv7a, Interrupt>::open(registers, wait, master, kernel.dma)?;
     Ok(card.map(|card| Box::new(card) as Disk))
-})];
+}
 
 /// Opens the first disk that answers and that no other driver has.
 ///

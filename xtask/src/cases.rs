@@ -148,6 +148,8 @@ pub(crate) enum MadeDisk {
     /// A frame header with 240 lines, and a height of 239 after the scan.
     WithTwoHeights,
     Text,
+    /// The Cubieboard's card.
+    Card,
 }
 
 /// A device tree.
@@ -466,6 +468,7 @@ fn made_disk(disk: &Disk, kit: &Kit, job: &Job) -> Result<PathBuf> {
         }
         Disk::Made(MadeDisk::Small) => kit.picture(job, &["generate", "picture.jpg", "--size", "320x240"])?,
         Disk::Made(MadeDisk::Text) => fs::write(&file, "This is no picture.\n").doing(path)?,
+        Disk::Made(MadeDisk::Card) => return Ok(kit.cards.image("cubieboard")),
         Disk::Made(MadeDisk::Corrupt) => {
             kit.picture(job, &["generate", "whole.jpg", "--size", "320x240"])?;
             kit.picture(job, &["corrupt", "whole.jpg", "picture.jpg"])?;

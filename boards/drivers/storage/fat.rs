@@ -436,6 +436,19 @@ mod tests {
     }
 
     #[test]
+    fn nothing_outside_the_partition_is_written() {
+        let files = open(disk(&[])).1.unwrap();
+        let write = |sector: usize| {
+            let block = [Block::new()];
+            files.manager.device(|disk| disk.write(&block, BlockIdx(sector as u32)))
+        };
+        assert!(write(START / SECTOR).is_ok() && write(DISK / SECTOR - 1).is_ok());
+        let before = write(START / SECTOR - 1).unwrap_err();
+        assert_eq!(before.to_string(), "sector 2047 is not the partition's");
+        assert_eq!(write(DISK / SECTOR).unwrap_err().to_string(), "sector 16384 is past the end of the disk");
+    }
+
+    #[test]
     fn what_is_no_partition_is_told() {
         let told = |bytes: Vec<u8>| open(bytes).1.err().map_or_else(String::new, |error| error.to_string());
         assert_eq!(told(vec![0; DISK]), "no FAT16 in the first partition: the disk has no partition table");

@@ -1,11 +1,14 @@
-//! The Generic Timer's virtual timer (ARM ARM B8.1; `arm,armv7-timer`): each core has one, behind its own registers.
+//! The cores' own Generic Timer (ARM ARM B8; `arm,armv7-timer`): its virtual count, which all cores share, and the virtual
+//! timer that each core has.
 //!
-//! Guarantees: only the core that calls is interrupted, once a start. It is the virtual timer because that is one for
-//! both worlds: the physical one is another, with another interrupt, in the secure world.
+//! Guarantees: the count never goes back. The head sets its offset to 0 where it leaves Hyp mode, so there it is the
+//! physical count. Only the core that starts the timer is interrupted, once a start. It is the virtual timer, because one
+//! serves both worlds: the secure world has a physical timer of its own, with another interrupt.
 //!
-//! This driver is ours: a search of the documentation of crates found none for `AArch32` to use.
+//! This driver is ours: the crate aarch32-cpu has these registers, but the compiler may move its reads across what they
+//! measure. Here a barrier stands before each read.
 
-use super::Alarm;
+use super::{Alarm, Counter};
 use carveout::cpu::isb;
 use core::arch::asm;
 
@@ -13,28 +16,43 @@ use core::arch::asm;
 const ENABLE: u32 = 1 << 0;
 const OVER: u32 = 1 << 2;
 
-/// The virtual timers of all cores.
+/// The count and the virtual timers, at the rate that the firmware said.
 pub struct GenericTimer {
     hertz: u32,
 }
 
 impl GenericTimer {
-    /// Takes the timers. Returns `None` if firmware did not say at what rate they count (CNTFRQ).
-    ///
-    /// # Safety
-    ///
-    /// The cores have the Generic Timer Extension, and nobody else uses their virtual timers.
-    pub unsafe fn new() -> Option<Self> {
-        let hertz: u32;
-        // SAFETY: reads CNTFRQ, which the core has (this function's contract).
-        unsafe { asm!("mrc p15, 0, {0}, c14, c0, 0", out(reg) hertz, options(nomem, nostack, preserves_flags)) };
+    /// Takes them. Returns `None` if the cores have none (`ID_PFR1`), or if the firmware did not say at what rate they
+    /// count (CNTFRQ).
+    pub fn new() -> Option<Self> {
+        let (features, hertz): (u32, u32);
+        // SAFETY: reads an identification register.
+        unsafe { asm!("mrc p15, 0, {}, c0, c1, 1", out(reg) features, options(nomem, nostack, preserves_flags)) };
+        // The field has four bits.
+        if features & 0xf_0000 == 0 {
+            return None;
+        }
+        // SAFETY: reads CNTFRQ, which cores with the Generic Timer have.
+        unsafe { asm!("mrc p15, 0, {}, c14, c0, 0", out(reg) hertz, options(nomem, nostack, preserves_flags)) };
         (hertz > 0).then_some(Self { hertz })
     }
 
     fn control(value: u32) {
-        // SAFETY: sets CNTV_CTL, which is this driver's (contract of `new`).
+        // SAFETY: sets CNTV_CTL, which `new` found to be there. It changes no memory.
         unsafe { asm!("mcr p15, 0, {0}, c14, c3, 1", in(reg) value, options(nostack, preserves_flags)) };
         isb();
+    }
+}
+
+impl Counter for GenericTimer {
+    fn nanos(&self) -> u64 {
+        let (low, high): (u32, u32);
+        // SAFETY: reads CNTVCT after what comes before it, for `new` found that there is one.
+        unsafe {
+            asm!("isb", "mrrc p15, 1, {}, {}, c14", out(reg) low, out(reg) high, options(nostack, preserves_flags));
+        };
+        let ticks = u128::from(high) << 32 | u128::from(low);
+        (ticks * 1_000_000_000 / u128::from(self.hertz)) as u64
     }
 }
 
@@ -43,14 +61,14 @@ impl Alarm for GenericTimer {
         self.stop();
         let ticks = u64::from(micros) * u64::from(self.hertz) / 1_000_000;
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX).clamp(1, i32::MAX as u32);
-        // SAFETY: sets CNTV_TVAL, which is this driver's (contract of `new`).
+        // SAFETY: sets CNTV_TVAL, which `new` found to be there. It changes no memory.
         unsafe { asm!("mcr p15, 0, {0}, c14, c3, 0", in(reg) ticks, options(nostack, preserves_flags)) };
         Self::control(ENABLE);
     }
 
     fn is_over(&self) -> bool {
         let control: u32;
-        // SAFETY: reads CNTV_CTL, which the core has (contract of `new`).
+        // SAFETY: reads CNTV_CTL, which `new` found to be there.
         unsafe { asm!("mrc p15, 0, {0}, c14, c3, 1", out(reg) control, options(nostack, preserves_flags)) };
         control & OVER != 0
     }

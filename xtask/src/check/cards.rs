@@ -52,7 +52,7 @@ impl Cards {
         (output.status.code() == Some(i32::from(flash::ABSENT))).then_some(reason)
     }
 
-    fn image(&self, board: &str) -> PathBuf {
+    pub(crate) fn image(&self, board: &str) -> PathBuf {
         self.logs.join(format!("{board}.img"))
     }
 
@@ -280,6 +280,10 @@ pub(super) fn checks(kit: &'static Kit, options: &Options) -> Vec<Check> {
         refused("card: not over a device", "cubieboard", "/dev/null", "error: not a file: /dev/null; *"),
         card("cubieboard", CUBIEBOARD_START, CUBIEBOARD),
         card("beaglebone-black", 8192, BEAGLEBONE),
+        Check::new("card: what is sent back", |job| match kit.cards.absent() {
+            Some(reason) => Ok(Verdict::Skipped(reason.to_owned())),
+            None => reported(kit, job),
+        }),
     ];
     if !options.quick {
         checks.push(Check::new("card: drivers for the distribution's device trees", |job| match kit.cards.absent() {
@@ -288,6 +292,40 @@ pub(super) fn checks(kit: &'static Kit, options: &Options) -> Vec<Check> {
         }));
     }
     checks
+}
+
+/// Puts together what somebody saw of a board, from a card and a log.
+fn reported(kit: &Kit, job: &mut Job) -> Result<Verdict> {
+    let (log, out) = (job.folder().join("serial.log"), job.folder().join("report.tar.gz"));
+    fs::write(&log, "demo: ok\r\n").doing(log.display())?;
+    let report = |card: &Path| {
+        let mut report = Command::new(project::root().join("boards/report.sh"));
+        report.arg("--card").arg(card).arg("--log").arg(&log).arg("--out").arg(&out);
+        report
+    };
+    let (exit, said) = job.output(&mut report(&log))?;
+    let mut wrong_there = wrong(exit, &said, 2, &[format!("error: no partition on the card: {}", log.display())]);
+    let card = kit.cards.image("cubieboard");
+    let (exit, said) = job.output(&mut report(&card))?;
+    wrong_there.extend(wrong(exit, &said, 0, &["made: *: 5 files; look into it before you send it".to_owned()]));
+    job.run(Command::new("tar").arg("-xzf").arg(&out).arg("-C").arg(job.folder()))?;
+    let (_, sums) = job.output(Command::new("sha256sum").arg(image_kernel(kit, job)?))?;
+    let sum = sums.split(' ').next().unwrap_or_default();
+    let file = |name: &str| fs::read_to_string(job.folder().join("report").join(name)).doing(name);
+    if !file("build.txt")?.contains(sum) || !file("files.txt")?.contains(&format!("{sum}  ./zImage")) {
+        wrong_there.push("the report does not say which kernel it was".to_owned());
+    }
+    if file("serial.log")? != "demo: ok\r\n" || !file("extlinux.conf")?.contains("append ") {
+        wrong_there.push("the report lacks the log or the boot arguments".to_owned());
+    }
+    job.judged(&wrong_there)
+}
+
+/// Returns the path of the kernel as cards have it.
+fn image_kernel(kit: &Kit, job: &Job) -> Result<PathBuf> {
+    let kernel = job.folder().join("kernel.bin");
+    image::flatten(kit.program(DEMO)?, &kernel)?;
+    Ok(kernel)
 }
 
 fn drivers(kit: &Kit, job: &mut Job) -> Result<Verdict> {
