@@ -175,8 +175,7 @@ pub fn alarm(kernel: &'static Kernel) -> Option<(Box<dyn Alarm>, IrqId)> {
         let mut all = Vec::new();
         devices::find_all(&kernel.info, name, |found| all.push(found));
         // An SP804 counts or interrupts. The other kinds do both.
-        let counts = name == SP804 && COUNTERS.iter().any(|&(counter, _)| counter == name);
-        let found = all.get(usize::from(counts)..)?.last()?;
+        let found = all.get(usize::from(name == SP804)..)?.last()?;
         Some((open(kernel, found)?, *found.irqs.get(irq)?))
     })
 }
