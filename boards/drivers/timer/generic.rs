@@ -3,13 +3,13 @@
 //! Guarantees: only the core that calls is interrupted, once a start. It is the virtual timer because that is one for
 //! both worlds: the physical one is another, with another interrupt, in the secure world.
 //!
-//! This driver is ours: a search of the documentation of crates found none for AArch32 to use.
+//! This driver is ours: a search of the documentation of crates found none to use.
 
 use super::Alarm;
 use carveout::cpu::isb;
 use core::arch::asm;
 
-/// CNTV_CTL (ARM ARM B8.1.7).
+/// `CNTV_CTL` (ARM ARM B8.1.7).
 const ENABLE: u32 = 1 << 0;
 const OVER: u32 = 1 << 2;
 
@@ -19,7 +19,7 @@ pub struct GenericTimer {
 }
 
 impl GenericTimer {
-    /// Takes the timers. Returns `None` if firmware did not say at what rate they count (CNTFRQ).
+    /// Takes the timers. Returns `None` if firmware did not say at what rate they count (`CNTFRQ`).
     ///
     /// # Safety
     ///
