@@ -192,11 +192,22 @@ impl ShareCalls {
                 Err(findings) => println!("audit: FAILED: {findings}"),
             }
             println!("{}", self.shares.holders());
+            self.domains(id, handle)?;
             state.seen.audited = Some(report.is_ok());
         }
         let lease = self.shares.lend(id, handle, 0..Picture::PAGES, &self.scaler, DataDirection::ToDevice)?;
+        if state.seen.shown == 0 {
+            self.domains(id, handle)?;
+        }
         state.job = Some(Job { lease, until: self.kernel.micros() + SCALING });
         Ok(0)
+    }
+
+    /// Prints whose the pages of a buffer are.
+    fn domains(&self, id: ClientId, handle: ShareHandle) -> Result<(), Refused> {
+        Ok(self.shares.for_each_domain(id, handle, |pages, domain| {
+            println!("domain: pages {}-{}: {domain}", pages.start, pages.end - 1);
+        })?)
     }
 
     /// Ends the scaler's job if its time has come.

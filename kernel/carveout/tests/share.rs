@@ -346,6 +346,22 @@ fn a_buffer_falls_into_so_many_parts_and_no_more() {
     assert_eq!(domains, [(0..40, ShareDomain::Nobody)], "one part again");
 }
 
+#[test]
+fn a_table_of_domains_says_whose_each_page_is() {
+    let world = world(1, Plant::None);
+    let (shares, painter) = (world.shares, world.clients[0].0);
+    let picture = world.create(8, UserView::Cached);
+    shares.set_cpu(painter, picture, 0..2, UserAccess::ReadWrite).unwrap();
+    shares.set_cpu(painter, picture, 2..3, UserAccess::Read).unwrap();
+    let leases = [(3..4, DataDirection::ToDevice), (4..6, DataDirection::FromDevice)]
+        .map(|(pages, direction)| shares.lend(painter, picture, pages, &world.camera, direction).unwrap());
+    let mut table = Vec::new();
+    shares.for_each_domain(painter, picture, |pages, domain| table.push(format!("{pages:?} {domain}"))).unwrap();
+    let must = ["0..2 programs, rw-", "2..3 programs, r--", "3..4 camera, r--", "4..6 camera, -w-", "6..8 nobody"];
+    assert_eq!(table, must);
+    leases.into_iter().for_each(finish);
+}
+
 /// Runs something that must break a rule of the fake's.
 fn breaks(plant: Plant, rule: &str, work: fn(&World)) {
     let seen = std::panic::catch_unwind(|| work(&world(2, plant)));

@@ -12,9 +12,9 @@
 //!
 //! The same goes for the pointer to a second-level table, which a walk cache may hold.
 //!
-//! Address spaces: what the TLB holds below TTBR1's addresses is of the space whose number (ASID) CONTEXTIDR has. The
-//! translations of other spaces stay, and are there again when their number is. Every descriptor there is taken for one
-//! that is not global.
+//! Address spaces: what the TLB holds below TTBR1's addresses, and is not global, is of the space whose number (ASID)
+//! CONTEXTIDR has. The translations of other spaces stay, and are there again when their number is. A table that TTBR0
+//! gets must not translate what it translates otherwise than the TLB still does for that number.
 //!
 //! Not modelled: domains other than client, TEX remap, access flags, 40-bit supersections.
 
@@ -45,6 +45,7 @@ const READ: u32 = 1 << 5;
 const KIND_SHIFT: u32 = 6;
 const USER_READ: u32 = 1 << 8;
 const USER_WRITE: u32 = 1 << 9;
+const GLOBAL: u32 = 1 << 10;
 
 impl Entry {
     /// No translation.
@@ -77,6 +78,16 @@ impl Entry {
     /// Whether a section, so that a fault is one of the first level.
     pub const fn is_section(self) -> bool {
         (self.0 >> KIND_SHIFT) & 3 == 2
+    }
+
+    /// Whether it is there for every space.
+    const fn is_global(self) -> bool {
+        self.0 & GLOBAL != 0
+    }
+
+    /// Returns it as a space's own if `of_a_space` is set (nG), else as one for every space.
+    const fn of(self, of_a_space: bool) -> Self {
+        if of_a_space { self } else { Self(self.0 | GLOBAL) }
     }
 
     /// Pages that one TLB entry covers: 1, 16 or 256.
@@ -266,20 +277,22 @@ impl Mmu {
             1 => {
                 let second = self.word(caches, va, (first & !0x3ff) + ((va >> 12) & 0xff) * 4);
                 let (tex, ap, cb) = ((second >> 6) & 7, (second >> 4) & 3 | (second >> 7) & 4, (second >> 2) & 3);
+                let own = second & 1 << 11 != 0;
                 match second & 3 {
                     0 => Err(NoEntry::Second),
                     1 => {
                         let tex = (second >> 12) & 7;
                         let frame = second & 0xffff_0000 | va & 0xf000;
-                        Ok(Entry::new(frame, 1, tex << 2 | cb, ap, second & 1 << 15 != 0))
+                        Ok(Entry::new(frame, 1, tex << 2 | cb, ap, second & 1 << 15 != 0).of(own))
                     }
-                    _ => Ok(Entry::new(second, 0, tex << 2 | cb, ap, second & 1 != 0)),
+                    _ => Ok(Entry::new(second, 0, tex << 2 | cb, ap, second & 1 != 0).of(own)),
                 }
             }
             _ => {
                 let (tex, ap) = ((first >> 12) & 7, (first >> 10) & 3 | (first >> 13) & 4);
                 let frame = first & 0xfff0_0000 | va & 0x000f_f000;
-                Ok(Entry::new(frame, 2, tex << 2 | (first >> 2) & 3, ap, first & 1 << 4 != 0))
+                let entry = Entry::new(frame, 2, tex << 2 | (first >> 2) & 3, ap, first & 1 << 4 != 0);
+                Ok(entry.of(first & 1 << 17 != 0))
             }
         }
     }
@@ -439,7 +452,7 @@ impl Mmu {
             if va >> 20 < self.split() {
                 let others = self.others.iter_mut().filter(|(other, _)| space.is_none_or(|space| space == **other));
                 others.for_each(|(_, held)| held.retain(|&(page, _)| page != va >> 12));
-                if space.is_some_and(|space| space != self.space) {
+                if space.is_some_and(|space| space != self.space) && !self.tlb[(va >> 12) as usize].is_global() {
                     continue;
                 }
             }
@@ -487,7 +500,7 @@ impl Mmu {
         Ok(true)
     }
 
-    /// A descriptor that translates `va` was written: another translation may not be held now.
+    /// What translates `va` was written, or came into force: another translation may not be held now.
     fn remapped(&mut self, caches: &mut Caches, va: u32) -> Result<(), (Rule, u32)> {
         let held = self.tlb[(va >> 12) as usize];
         match self.walk(caches, va) {
@@ -539,7 +552,7 @@ impl Mmu {
         Ok(())
     }
 
-    /// Forgets what is held below TTBR1's addresses, and returns it.
+    /// Forgets what is held below TTBR1's addresses and is not global, and returns it.
     fn put_by(&mut self, caches: &mut Caches) -> Result<Vec<(u32, Entry)>, (Rule, u32)> {
         let mut held = Vec::new();
         for slot in 0..self.split() {
@@ -547,7 +560,8 @@ impl Mmu {
             if core::mem::take(&mut self.used[slot as usize]) {
                 for page in slot << 8..(slot + 1) << 8 {
                     let entry = self.tlb[page as usize];
-                    if entry.is_valid() {
+                    self.used[slot as usize] |= entry.is_global();
+                    if entry.is_valid() && !entry.is_global() {
                         held.push((page, entry));
                         self.set(caches, page << 12, Entry::NONE)?;
                     }
@@ -557,7 +571,7 @@ impl Mmu {
         Ok(held)
     }
 
-    /// Takes up what TTBR0's table has now. What is held stays.
+    /// Takes up what TTBR0's table has now. What is held of the space stays, and must not be another process's.
     pub fn take_up_space(&mut self, caches: &mut Caches) -> Result<(), (Rule, u32)> {
         for slot in 0..self.split() {
             let first = self.first_level(slot << 20);
@@ -566,6 +580,9 @@ impl Mmu {
             }
             if self.word(caches, slot << 20, first) & 3 != 0 {
                 self.take_up_section(caches, slot)?;
+                for page in 0..256 {
+                    self.remapped(caches, slot << 20 | page << 12)?;
+                }
             }
         }
         Ok(())
@@ -762,6 +779,45 @@ mod tests {
         assert_eq!((entry(0).memory_type(), entry(0).permits(false)), (Type::Cacheable, (true, true, false)));
         assert_eq!(entry(1).memory_type(), Type::Device);
         assert_eq!((entry(2).memory_type(), entry(2).permits(false)), (Type::Cacheable, (true, false, true)));
+    }
+
+    /// Sections of a process's own, by tables of its own, and what TLB operations of a space take.
+    #[test]
+    fn a_number_that_another_process_had_is_told() {
+        const LOW: u32 = 0x0010_0000;
+        const OWN: u32 = 1 << 17;
+        let roots = [BASE + 0x8000, BASE + 0xa000];
+        for (invalidates, told) in [(false, true), (true, false)] {
+            let (mut mmu, mut caches) = machine();
+            caches.put(roots[0], &[0; 0x4000]);
+            // One for every space, in the kernel's table and so in the TLB.
+            write(&mut mmu, &mut caches, first_level(LOW + 0x10_0000), (BASE + 0x30_0000) | WRITE_BACK);
+            complete(&mut mmu, &mut caches).unwrap();
+            for (n, root) in roots.into_iter().enumerate() {
+                let word = (BASE + 0x10_0000 * (n as u32 + 1)) | WRITE_BACK | OWN;
+                caches.put(root + 4 * (LOW >> 20), &word.to_le_bytes());
+            }
+            let enter = |mmu: &mut Mmu, caches: &mut Caches, root, space| {
+                mmu.switch(caches, space).unwrap();
+                mmu.ttbr0 = root;
+                mmu.take_up_space(caches)
+            };
+            enter(&mut mmu, &mut caches, roots[0], 1).unwrap();
+            assert_eq!(frame(&mut mmu, &mut caches, LOW), Some(BASE + 0x10_0000));
+            assert_eq!(frame(&mut mmu, &mut caches, LOW + 0x10_0000), Some(BASE + 0x30_0000), "global");
+            enter(&mut mmu, &mut caches, BASE, 0).unwrap();
+            assert_eq!(frame(&mut mmu, &mut caches, LOW), None, "another space's");
+            enter(&mut mmu, &mut caches, roots[1], 2).unwrap();
+            assert_eq!(frame(&mut mmu, &mut caches, LOW), Some(BASE + 0x20_0000), "another number");
+            if invalidates {
+                mmu.invalidate_space(1, true);
+                complete(&mut mmu, &mut caches).unwrap();
+                assert_eq!(frame(&mut mmu, &mut caches, LOW + 0x10_0000), Some(BASE + 0x30_0000), "global");
+            }
+            let found = enter(&mut mmu, &mut caches, roots[1], 1);
+            let stale = Err((Rule::StaleTranslation { va: LOW }, BASE + 0x10_0000));
+            assert_eq!(found, if told { stale } else { Ok(()) });
+        }
     }
 
     #[test]

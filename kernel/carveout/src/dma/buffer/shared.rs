@@ -22,6 +22,7 @@ use crate::vm::ledger::{LedgerError, Residue};
 use crate::vm::mapped::{Mapped, Part};
 use crate::vm::user::UserAccess;
 use arrayvec::ArrayVec;
+use core::fmt;
 use core::ops::Range;
 
 /// The most parts of a shared buffer.
@@ -53,6 +54,16 @@ pub enum ShareDomain {
         /// Whether it may write.
         writes: bool,
     },
+}
+
+impl fmt::Display for ShareDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("nobody"),
+            Self::Cpu(access) => write!(f, "programs, {access}"),
+            Self::Device { master, writes, .. } => write!(f, "{master}, {}", if *writes { "-w-" } else { "r--" }),
+        }
+    }
 }
 
 /// Who maps pages for users, and takes them away.
