@@ -153,12 +153,12 @@ fn no_ram(memory: &BootMemory<'_, '_>, what: &str, frames: u32) -> ! {
 
 fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
     let found = devices::find_each(info, known::CONTROLLERS.map(|(name, _)| name));
-    let known = found.into_iter().zip(known::CONTROLLERS).find_map(|(found, (_, open))| Some((found?, open)));
+    let known = found.iter().zip(known::CONTROLLERS).find_map(|(found, (_, open))| Some((found.as_ref()?, open)));
     let Some((found, open)) = known else {
         println!("refused: interrupts: the device tree has no controller that is known");
         return;
     };
-    match open(space, &found) {
+    match open(space, found) {
         // SAFETY: this is the boot, on core 0: no lock is held, and no critical section has masked interrupts.
         Some(controller) => unsafe { interrupts::start(controller) },
         None => println!("refused: {}: register blocks are missing", found.name),
@@ -166,8 +166,8 @@ fn start_interrupts(info: &BootInfo<'_>, space: &mut AddressSpace) {
 }
 
 fn start_clock(info: &BootInfo<'_>, space: &mut AddressSpace) -> Option<Box<dyn Counter>> {
-    let found = devices::find_each(info, known::COUNTERS.map(|(name, _)| name));
-    found.into_iter().zip(known::COUNTERS).find_map(|(found, (_, open))| open(space, &found?))
+    let mut of_board = known::COUNTERS.iter();
+    known::cores_counter(info).or_else(|| of_board.find_map(|(name, open)| open(space, &devices::find(info, name)?)))
 }
 
 #[panic_handler]

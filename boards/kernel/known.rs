@@ -31,6 +31,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use carveout::addr::PhysAddr;
 use carveout_armv7a::mmu::Armv7a;
+use carveout_boot::bootinfo::BootInfo;
 use carveout_rt::address_space::AddressSpace;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -109,9 +110,18 @@ const SP804: &str = "arm,sp804";
 
 type OpenCounter = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn Counter>>;
 
-/// The counters, the best first.
-pub(super) const COUNTERS: [(&str, OpenCounter); 5] = [
-    ("arm,armv7-timer", |_, _| Some(Box::new(GenericTimer::new()?))),
+/// The Generic Timer, which cores have or do not have.
+const GENERIC: &str = "arm,armv7-timer";
+
+/// Returns the cores' own count, if they have one and the tree names it. The tree is not asked for cores without one.
+pub(super) fn cores_counter(info: &BootInfo<'_>) -> Option<Box<dyn Counter>> {
+    let timer = GenericTimer::new()?;
+    devices::find(info, GENERIC)?;
+    Some(Box::new(timer))
+}
+
+/// The counters beside the cores' own, the best first.
+pub(super) const COUNTERS: [(&str, OpenCounter); 4] = [
     ("arm,cortex-a9-global-timer", |space, found| {
         let hertz = found.hertz?;
         // SAFETY: the tree says whose these are.
@@ -154,7 +164,7 @@ const ALARMS: [(&str, usize, OpenAlarm); 4] = [
         Some(Box::new(A9PrivateTimer::new(registers, hertz)))
     }),
     // Secure, non-secure, virtual.
-    ("arm,armv7-timer", 2, |_, _| Some(Box::new(GenericTimer::new()?))),
+    (GENERIC, 2, |_, _| Some(Box::new(GenericTimer::new()?))),
     (SP804, 0, |kernel, found| {
         // SAFETY: the tree says whose these are.
         let registers = unsafe { kernel.first(found) }?;
