@@ -106,7 +106,8 @@ impl Devices {
                 // The private region of the Cortex-A9; of it realview-pb-a8 has the interrupt controller, elsewhere.
                 let mut slots = vec![
                     slot(0x1000_9000, 0x1000, Pl011),
-                    slot(0x1001_1000, 0x1000, Sp804::default()),
+                    slot(0x1001_1000, 0x1000, Sp804::new(36)),
+                    slot(0x1001_2000, 0x1000, Sp804::new(37)),
                     slot(0x1002_0000, 0x1000, Display::new(seed)),
                 ];
                 let mut gic = Gic::new(0x1e00_0000, 0x1e00_1000, cores);

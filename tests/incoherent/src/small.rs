@@ -39,30 +39,60 @@ impl Device for CadenceUart {
 }
 
 /// The dual timer (DDI 0271), its first half, which counts microseconds.
-#[derive(Default)]
 pub struct Sp804 {
+    interrupt: u32,
     load: u32,
     control: u32,
     /// The instruction at which it began to count.
     began: u64,
+    event: bool,
+}
+
+impl Sp804 {
+    const ON: u32 = 1 << 7;
+    const INTERRUPTS: u32 = 1 << 5;
+    const ONCE: u32 = 1;
+
+    /// With this interrupt.
+    pub const fn new(interrupt: u32) -> Self {
+        Self { interrupt, load: 0, control: 0, began: 0, event: false }
+    }
 }
 
 impl Device for Sp804 {
     fn read(&mut self, offset: u32, bus: &mut Bus<'_>) -> u32 {
-        if offset != 4 {
-            return 0;
-        }
-        let runs = self.control & 1 << 7 != 0;
+        let runs = self.control & Self::ON != 0;
         let count = if runs { (bus.now - self.began) / INSTRUCTIONS_PER_MICROSECOND } else { 0 };
-        self.load.wrapping_sub(count as u32)
+        match offset {
+            4 => self.load.wrapping_sub(count as u32),
+            0x10 => self.event.into(),
+            _ => 0,
+        }
     }
 
     fn write(&mut self, offset: u32, value: u32, bus: &mut Bus<'_>) {
         match offset {
             0 => (self.load, self.began) = (value, bus.now),
             8 => (self.control, self.began) = (value, bus.now),
+            0xc => self.event = false,
             _ => {}
         }
+    }
+
+    /// Only the first time: nobody here lets it interrupt again and again.
+    fn due(&self) -> u64 {
+        let counts = self.control & (Self::ON | Self::ONCE) == Self::ON | Self::ONCE && !self.event;
+        if counts { self.began + u64::from(self.load) * INSTRUCTIONS_PER_MICROSECOND } else { NEVER }
+    }
+
+    fn step(&mut self, _: &mut Bus<'_>) -> Result<(), (Rule, u32)> {
+        (self.event, self.control) = (true, self.control & !Self::ON);
+        Ok(())
+    }
+
+    fn interrupts(&self) -> u128 {
+        // What it raised stays raised, though it counts no more.
+        u128::from(self.event && self.control & Self::INTERRUPTS != 0) << self.interrupt
     }
 }
 
