@@ -3,7 +3,7 @@
 //! Guarantees:
 //!
 //! - Without the feature `events`, nothing of it is in the program. With it, nothing is recorded before
-//!   [`EventLog::begin`] and after [`EventLog::end`].
+//!   `EventLog::begin` and after `EventLog::end`.
 //! - An event is written by the core on which it happened, to that core's ring. No lock is taken, and nothing is waited
 //!   for. A handler that interrupts the writing of an event writes its own to the next place.
 //! - A reader gets whole events. One that is being written, or written over, is left out.
