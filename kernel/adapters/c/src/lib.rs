@@ -53,6 +53,8 @@ pub mod contract;
 
 pub mod space;
 
+/// Who shares buffers.
+pub mod clients;
 pub mod sharing;
 
 pub mod share;

@@ -3,21 +3,17 @@
 //! Guarantees: `carveout_share_init` takes all the memory that sharing takes. A client that is gone is named by no
 //! number again.
 
-use crate::failure::{Error, Failure, Refusal, answer, told};
-use crate::instance::{self, Instance};
+use crate::failure::Refusal;
 use crate::machine::Machine;
 use crate::space::{Called, Space, SpacePlace};
 use crate::table::Table;
-use crate::text;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use carveout::cpu;
-use carveout::dma::{self, ClientId, DeviceLease, Shares, UserSpace};
+use carveout::dma::{self, ClientId, DeviceLease, Dma, Shares, UserSpace};
 use carveout::machine::Mmu;
 use carveout::name::Name;
 use carveout::sync::{Lock, Rank};
-use core::ffi::c_char;
-use core::mem::MaybeUninit;
 
 /// As of the tables: its lock is never held while another is taken.
 const RANK: Rank = Rank::new(3);
@@ -65,11 +61,11 @@ struct Place {
 }
 
 impl Sharing {
-    fn new(instance: &Instance, limits: ShareLimits) -> Result<Self, Refusal> {
+    pub(crate) fn new(dma: &'static Dma<Machine>, limits: ShareLimits) -> Result<Self, Refusal> {
         let ShareLimits { clients, handles, buffers, leases } = limits;
         let count = usize::from(clients);
         let limits = dma::ShareLimits { clients, grants: handles, buffers };
-        let shares = Shares::new(instance.dma(), limits).map_err(|_| Refusal::Heap("shared buffers"))?;
+        let shares = Shares::new(dma, limits).map_err(|_| Refusal::Heap("shared buffers"))?;
         let leases = Table::new("lease", leases.into())?;
         let mut spaces = Vec::new();
         spaces.try_reserve_exact(count).map_err(|_| Refusal::Heap("address spaces"))?;
@@ -77,13 +73,13 @@ impl Sharing {
         let mut enough = Vec::<(usize, usize, SpacePlace)>::new();
         enough.try_reserve_exact(count).map_err(|_| Refusal::Heap("address spaces"))?;
         drop(enough);
-        let share = instance.machine().registers().shareability();
+        let share = dma.machine().registers().shareability();
         spaces.resize_with(count, || Place { space: Arc::new(SpacePlace { called: None, share }), client: 0 });
         Ok(Self { shares, leases, spaces: Lock::new(RANK, spaces) })
     }
 
     /// Adds a client.
-    fn add(&self, name: &Name, space: Option<&Space>, quota: u64) -> Result<Client, Refusal> {
+    pub(crate) fn add(&self, name: &Name, space: Option<&Space>, quota: u64) -> Result<Client, Refusal> {
         let space = space.map(|space| self.place(space.checked()?)).transpose()?;
         let shared = space.clone().map(|space| -> Arc<dyn UserSpace> { space });
         let id = self.shares.add_client(name, shared, quota)?.to_bits();
@@ -105,81 +101,10 @@ impl Sharing {
 
     /// Waits until no core uses the address space of a client that was removed: another may be in a call of its own
     /// that ends a mapping there.
-    fn wait_for_space(&self, client: Client) {
+    pub(crate) fn wait_for_space(&self, client: Client) {
         let is_used = |place: &mut Place| place.client == client.id && Arc::get_mut(&mut place.space).is_none();
         while self.spaces.lock().iter_mut().any(is_used) {
             cpu::relax();
         }
     }
-}
-
-/// Makes sharing possible, with so many clients, handles, buffers and leases at a time. It is called once. It uses the
-/// kernel's `alloc` and `free`; no other function of sharing does.
-#[unsafe(no_mangle)]
-pub extern "C" fn carveout_share_init(limits: Option<&ShareLimits>, why: Option<&mut MaybeUninit<Failure>>) -> Error {
-    answer(why, || {
-        let instance = instance::ready()?;
-        let limits = limits.ok_or(Refusal::Null("limits"))?;
-        instance.share(|| Sharing::new(instance, *limits))
-    })
-}
-
-/// Adds a client: a process with its address space, or a driver, whose `space` is NULL. It makes no buffer by which it
-/// would pay for more than `quota` bytes. `name` is UTF-8, at most 31 bytes.
-///
-/// Returns a client whose `id` is 0 if it refused.
-///
-/// # Safety
-///
-/// `name` is NULL, or a string that ends with a NUL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn carveout_client_add(
-    name: *const c_char,
-    space: Option<&Space>,
-    quota: u64,
-    why: Option<&mut MaybeUninit<Failure>>,
-) -> Client {
-    let done = told(why, || {
-        let sharing = instance::ready()?.sharing()?;
-        // SAFETY: NULL or a string, as this function demands.
-        let name = unsafe { text::name("client", name) }?;
-        sharing.add(&name, space, quota)
-    });
-    done.unwrap_or(Client { id: 0 })
-}
-
-/// Removes a client that is gone, and gives up all that it had. What it has mapped is unmapped. When this returns no
-/// function of its address space runs, and none is called again. Buffers that others have handles of live on.
-///
-/// Writes to `handles` how many it gave up.
-#[unsafe(no_mangle)]
-pub extern "C" fn carveout_client_remove(
-    client: Client,
-    handles: Option<&mut MaybeUninit<u32>>,
-    why: Option<&mut MaybeUninit<Failure>>,
-) -> Error {
-    answer(why, || {
-        let sharing = instance::ready()?.sharing()?;
-        let given_up = sharing.shares.remove_client(client.named()?)?;
-        sharing.wait_for_space(client);
-        if let Some(to) = handles {
-            to.write(given_up);
-        }
-        Ok(())
-    })
-}
-
-/// Writes to `bytes` what a client pays for.
-#[unsafe(no_mangle)]
-pub extern "C" fn carveout_client_paid(
-    client: Client,
-    bytes: Option<&mut MaybeUninit<u64>>,
-    why: Option<&mut MaybeUninit<Failure>>,
-) -> Error {
-    answer(why, || {
-        let sharing = instance::ready()?.sharing()?;
-        let to = bytes.ok_or(Refusal::Null("bytes"))?;
-        to.write(sharing.shares.paid(client.named()?)?);
-        Ok(())
-    })
 }

@@ -393,7 +393,10 @@ fn what_a_client_may_not_is_refused_and_changes_nothing() {
         process.next.set(255);
         assert_eq!(carveout_share_unmap(painter, film, None), Error::Ok);
         let (_, code, line) = map_share(painter, film);
-        assert_eq!((code, line.as_str()), (Error::NoRoom, "the address space has no room for 4 pages"));
+        assert_eq!(
+            (code, line.as_str()),
+            (Error::NoRoom, "the address space has no room for 4 pages; unmap something")
+        );
         assert_eq!(lend(painter, film, (0, 5), &camera, FROM_DEVICE).1, Error::Range);
         assert_eq!(lend(painter, film, (0, 4), &camera, 3).1, Error::Direction);
         let near = Device { dma_mask: 0x00ff_ffff, ..device(c"near") };
