@@ -1,6 +1,6 @@
-//! Who shares buffers, for C.
+//! Clients of shared buffers, for C.
 //!
-//! Guarantees: sharing begins once, and a client that is gone names nothing.
+//! Guarantees: sharing begins once. No client is made before, and the number of a removed client names nobody.
 
 use crate::failure::{Error, Failure, Refusal, answer, told};
 use crate::instance;

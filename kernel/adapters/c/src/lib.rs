@@ -53,9 +53,9 @@ pub mod contract;
 
 pub mod space;
 
-/// Who shares buffers.
-pub mod clients;
 pub mod sharing;
+
+pub mod clients;
 
 pub mod share;
 

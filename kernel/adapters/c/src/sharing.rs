@@ -1,7 +1,7 @@
-//! Who shares buffers: processes and drivers, as clients.
+//! What sharing works on: the shares, the leases of devices, and the address spaces of clients.
 //!
-//! Guarantees: `carveout_share_init` takes all the memory that sharing takes. A client that is gone is named by no
-//! number again.
+//! Guarantees: [`Sharing::new`] takes all the memory that sharing takes. No later client has the number of one that is
+//! gone.
 
 use crate::failure::Refusal;
 use crate::machine::Machine;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::audit::*;
 use crate::buffer::Direction;
+use crate::clients::*;
 use crate::share::*;
 use crate::sharing::*;
 use crate::space::Space;
