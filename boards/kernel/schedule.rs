@@ -30,6 +30,7 @@ use crate::drivers::intc::irq::IrqId;
 use crate::drivers::timer::Alarm;
 use crate::println;
 use alloc::boxed::Box;
+use alloc::format;
 use carveout::addr::VirtAddr;
 use carveout::cpu::{self, wait_for_interrupt};
 use carveout::machine::Cache;
@@ -81,7 +82,7 @@ pub trait Calls: Sync {
         AfterFault::Kill
     }
 
-    /// Writes what is at an address of a process below 2 GiB, for the report of a fault.
+    /// Writes what is at an address of a process below 2 GiB, for the report of a fault. The console is free meanwhile.
     ///
     /// # Errors
     ///
@@ -313,9 +314,10 @@ impl Core<'_> {
         (off || process.wake != Wake::Now).then_some(End::Off)
     }
 
-    /// Says in a line why a process is killed.
+    /// Prints a line that says why a process is killed.
     fn kill(&self, process: &Process, why: &dyn fmt::Display, fault: Option<VirtAddr>) -> End {
-        let place = At { calls: self.calls, process, fault };
+        // `Calls` may take locks here. It may print while it holds them, so the console's lock must not be held yet.
+        let place = format!("{}", At { calls: self.calls, process, fault });
         println!("killed: {process}: {why}, pc {}{place}", process.context.pc());
         self.counts.killed.fetch_add(1, Ordering::Relaxed);
         End::Ended(KILLED)

@@ -1,7 +1,7 @@
 //! The calls by which processes share buffers, and what becomes of a process that faults in one.
 //!
-//! Guarantees: a process has what its handles give it and no more. One that faults in a page that a device has waits for
-//! the event of a device that has finished. A fault in a page that nobody asked for makes it the CPU's. Any other ends
+//! Guarantees: a process has what its handles give it and no more. A process that faults in a page of a device waits
+//! until a device has finished. A fault in a page that nobody asked for makes the page the CPU's. Any other fault ends
 //! the process. All that a process had is taken back when it ends.
 //!
 //! | r7 | call | arguments | answer |
@@ -312,7 +312,7 @@ impl Calls for ShareCalls {
     }
 
     fn events(&self) -> u32 {
-        // What one core sees to, no other waits for.
+        // If another core has the state, that core sees to the device.
         if let Some(mut state) = self.state.try_lock() {
             self.poll(&mut state, self.kernel.micros());
         }
