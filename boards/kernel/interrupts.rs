@@ -22,7 +22,7 @@ static CAME: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
 /// The interrupts that are enabled for one time only.
 static ONCE: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
 
-/// The hook of each software interrupt: a `fn()`, or null.
+/// The hook of each software interrupt: a `fn()`, or null. A hook is set once.
 static ON_SOFTWARE: [AtomicPtr<()>; 16] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 16];
 
 /// Notes that an interrupt came. Returns whether it must be disabled now.
@@ -107,9 +107,14 @@ pub fn take(id: IrqId) -> bool {
 
 /// Sets the `hook` of software interrupt `id`. The handler of the core that gets the interrupt calls it. The hook of
 /// another kind of interrupt is never called.
+///
+/// # Panics
+///
+/// If the interrupt has a hook already. Each has one user.
 pub fn on_software(id: IrqId, hook: fn()) {
     if let Some(place) = ON_SOFTWARE.get(usize::from(id.number())) {
-        place.store(hook as *mut (), Ordering::Release);
+        let before = place.swap(hook as *mut (), Ordering::AcqRel);
+        assert!(before.is_null(), "software interrupt {} has a user", id.number());
     }
 }
 

@@ -160,16 +160,23 @@ fn another_core_keeps_what_a_local_invalidate_leaves(kernel: &'static Kernel) ->
     let at = PhysAddr::new(kernel.heap.base().raw().next_multiple_of(SECTION_SIZE));
     let word = L1Desc::section(at, MemoryType::WriteBack, Access::Read, share()).raw();
     is_unmapped(va)?;
-    // SAFETY: nothing uses the section, and the word translates RAM with the attributes of the direct map.
-    let plant = unsafe { Plant::new(kernel, Place::first_level(kernel, va), word) }.ok_or("no table")?;
-    let before = on_other(|| read(va));
-    ensure!(matches!(before, Some(Ok(_))), "{other}, of the planted section: {before:?}");
-    plant.withdraw_from_memory_only();
-    invalidate_here_only(va);
-    is_unmapped(va).map_err(|why| format!("this core, after its own invalidate: {why}"))?;
-    ensure_eq!(on_other(|| read(va)), before, "{other}, whose translation is stale");
-    kernel.machine.invalidate_tlb(va, FRAME_SIZE, LeafSize::Page);
-    on_other(|| is_unmapped(va)).unwrap_or(Ok(())).map_err(|why| format!("{other}, after the real invalidate: {why}"))
+    // A TLB may forget an entry at any time (ARM ARM B3.9), and an emulator does so now and then.
+    for _ in 0..20 {
+        // SAFETY: nothing uses the section, and the word translates RAM with the attributes of the direct map.
+        let plant = unsafe { Plant::new(kernel, Place::first_level(kernel, va), word) }.ok_or("no table")?;
+        let before = on_other(|| read(va));
+        ensure!(matches!(before, Some(Ok(_))), "{other}, of the planted section: {before:?}");
+        plant.withdraw_from_memory_only();
+        invalidate_here_only(va);
+        is_unmapped(va).map_err(|why| format!("this core, after its own invalidate: {why}"))?;
+        if on_other(|| read(va)) == before {
+            kernel.machine.invalidate_tlb(va, FRAME_SIZE, LeafSize::Page);
+            return on_other(|| is_unmapped(va))
+                .unwrap_or(Ok(()))
+                .map_err(|why| format!("{other}, after the real invalidate: {why}"));
+        }
+    }
+    Err(format!("{other} kept no stale translation: nothing to show"))
 }
 
 /// The same for what the DMA API itself unmaps, from a page to sections.
@@ -409,7 +416,7 @@ fn allocate_in_handler() {
 /// that does not mask interrupts.
 fn handlers_may_allocate_whatever_they_interrupt(kernel: &'static Kernel) -> Verdict {
     const ROUNDS: u32 = 2000;
-    let id = IrqId::new(1).ok_or("no software interrupt 1")?;
+    let id = IrqId::new(3).ok_or("no software interrupt 3")?;
     if !interrupts::send(id, 0) {
         println!("cores: the board's interrupt controller has none that software raises: nothing to show");
         return Ok(());
