@@ -1,6 +1,6 @@
 //! What sharing works on: the shares, the leases of devices, and the address spaces of clients.
 //!
-//! Guarantees: [`Sharing::new`] takes all the memory that sharing takes. No later client has the number of one that is
+//! Guarantees: `Sharing::new` takes all the memory that sharing takes. No later client has the number of one that is
 //! gone.
 
 use crate::failure::Refusal;
