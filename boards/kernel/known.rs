@@ -104,8 +104,9 @@ fn open_gic(space: &mut AddressSpace, found: &Found<'_>) -> Option<Box<dyn Inter
     Some(Box::new(Gic::new(distributor, cpu)))
 }
 
-/// Timers of which a counter and an alarm have each their own.
+/// The timers of an Allwinner A10. One counts, and another one interrupts.
 const SUN4I: &str = "allwinner,sun4i-a10-timer";
+/// A timer that counts or interrupts. Boards have several.
 const SP804: &str = "arm,sp804";
 
 type OpenCounter = fn(&mut AddressSpace, &Found<'_>) -> Option<Box<dyn Counter>>;

@@ -353,7 +353,7 @@ impl<M: Machine, W: Wait> SdDisk<M, W> {
         registers.byte_count.set(bytes as u32);
         registers.control.modify(CONTROL::DMA::SET + CONTROL::RESET::Dma);
         if !self.until(SOON, || registers.control.read(CONTROL::RESET) == 0) {
-            return self.give_up(Err(MmcError::Silent { command: index }));
+            return self.give_up(MmcError::Silent { command: index });
         }
         registers.dma.write(DMAC::RESET::SET);
         registers.dma_events.set(u32::MAX);
@@ -391,15 +391,15 @@ impl<M: Machine, W: Wait> SdDisk<M, W> {
         registers.events.set(events);
         registers.dma_events.set(dma);
         if refused {
-            return self.give_up(Err(MmcError::Refused { command: index, events, dma, status }));
+            return self.give_up(MmcError::Refused { command: index, events, dma, status });
         }
         if !ended {
-            return self.give_up(Err(MmcError::Silent { command: index }));
+            return self.give_up(MmcError::Silent { command: index });
         }
         registers.dma.set(0);
         registers.control.modify(CONTROL::DMA::CLEAR);
         if write && !self.settled() {
-            return self.give_up(Err(MmcError::Silent { command: command::SEND_STATUS }));
+            return self.give_up(MmcError::Silent { command: command::SEND_STATUS });
         }
         self.page().dma_rmb();
         Ok(())
@@ -412,8 +412,8 @@ impl<M: Machine, W: Wait> SdDisk<M, W> {
     }
 
     /// Resets the controller after a command that did not end well. Returns `why`, or that it does not reset.
-    fn give_up(&mut self, why: Result<(), MmcError>) -> Result<(), MmcError> {
-        self.stop().and(why)
+    fn give_up(&mut self, why: MmcError) -> Result<(), MmcError> {
+        self.stop().and(Err(why))
     }
 
     fn page(&mut self) -> &mut Coherent<M> {

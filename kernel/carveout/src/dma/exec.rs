@@ -47,9 +47,8 @@ impl Done {
             }
         }
     }
-}
 
-impl Done {
+    /// Records it as an event.
     #[inline]
     fn note(self, buffer: u64) {
         let all = |lines: Lines| (lines.inner + lines.outer) as u32;

@@ -5,7 +5,7 @@
 #[repr(u8)]
 pub enum EventKind {
     /// A buffer got its frames. The detail is the number of its master
-    /// ([`Master::number`](crate::dma::Master::number)).
+    /// ([`Master::number`](crate::dma::Master::number)), modulo 2^16.
     Alloc = 1,
     /// A buffer was given up.
     Free,
@@ -29,9 +29,9 @@ pub enum EventKind {
     Recall,
     /// The contents of lent frames moved elsewhere.
     Move,
-    /// A request of so many bytes was refused. The detail is the number of its master.
+    /// A request of so many bytes was refused. The detail is the number of its master, modulo 2^16.
     Refusal,
-    /// Buffers were promised: the amount. The detail is the number of the master.
+    /// Buffers were promised: the amount. The detail is the number of the master, modulo 2^16.
     Contract,
     /// A lock was waited for. The detail is its rank.
     LockWait,

@@ -4,7 +4,7 @@
 
 use super::kind::EventKind;
 use crate::addr::FrameRange;
-use crate::cpu::{MAX_CORES, core_index};
+use crate::cpu::{MAX_CORES, core_index, masked};
 use crate::heap::lasting;
 use crate::name::Name;
 use alloc::collections::TryReserveError;
@@ -60,16 +60,18 @@ impl fmt::Debug for EventLog {
 /// The most names of masters that are kept.
 const NAMES: usize = 64;
 
-/// The names of masters, by their numbers. No handler makes a master.
+/// The names of masters, by their numbers. The lock is held with interrupts masked, so a handler may make a master.
 static MASTERS: Mutex<ArrayVec<(u16, Name), NAMES>> = Mutex::new(ArrayVec::new_const());
 
 /// Keeps the name of a master. The oldest name goes if there are too many.
 pub(super) fn name_master(number: u16, name: Name) {
-    let mut masters = MASTERS.lock();
-    if masters.is_full() {
-        masters.remove(0);
-    }
-    masters.push((number, name));
+    masked(|| {
+        let mut masters = MASTERS.lock();
+        if masters.is_full() {
+            masters.remove(0);
+        }
+        masters.push((number, name));
+    });
 }
 
 static LOG: AtomicPtr<EventLog> = AtomicPtr::new(ptr::null_mut());
@@ -103,9 +105,13 @@ impl EventLog {
     /// Returns the log that is being written, or `None` if nothing is recorded.
     #[inline]
     pub fn current() -> Option<&'static Self> {
-        let log = LOG.load(Ordering::Acquire);
-        // SAFETY: it is null, or `begin` put it there: a value that stays for good and is shared since.
-        unsafe { log.as_ref() }
+        let log = LOG.load(Ordering::Relaxed);
+        if log.is_null() {
+            return None;
+        }
+        fence(Ordering::Acquire);
+        // SAFETY: `begin` put it there: a value that stays for good and is shared since.
+        Some(unsafe { &*log })
     }
 
     /// Returns how many events of a kind there were on all cores, modulo 2^32.
@@ -122,7 +128,7 @@ impl EventLog {
 
     /// Returns the name of the master of a number, if it is known.
     pub fn master(number: u16) -> Option<Name> {
-        MASTERS.lock().iter().rev().find(|(of, _)| *of == number).map(|(_, name)| *name)
+        masked(|| MASTERS.lock().iter().rev().find(|(of, _)| *of == number).map(|(_, name)| *name))
     }
 
     /// Calls `each` with the events that a core's ring holds, from the first on.
