@@ -31,6 +31,7 @@ use crate::drivers::timer::Alarm;
 use crate::println;
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::String;
 use carveout::addr::VirtAddr;
 use carveout::cpu::{self, wait_for_interrupt};
 use carveout::machine::Cache;
@@ -64,10 +65,10 @@ const WAIT: u32 = 5;
 pub const FIRST_OTHER: u32 = 6;
 
 /// What happens to a process after a fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AfterFault {
-    /// It is killed.
-    Kill,
+    /// It is killed. The text says what is at the address.
+    Kill(String),
     /// It repeats the access when it wakes.
     Again(Wake),
 }
@@ -78,21 +79,8 @@ pub trait Calls: Sync {
     fn call(&self, process: &mut Process, number: u32, args: [u32; 6]) -> u32;
 
     /// Decides what happens to a process that faulted.
-    fn fault(&self, _process: &mut Process, _fault: &Fault) -> AfterFault {
-        AfterFault::Kill
-    }
-
-    /// Writes what is at an address of a process below 2 GiB, for the report of a fault. The console is free meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// Those of the formatter.
-    fn place(&self, process: &Process, va: VirtAddr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match process.space.translate(va) {
-            Some((at, UserLeaf { access: Some(access), .. })) => write!(f, "{at}, which it has {access}"),
-            Some((at, _)) => write!(f, "{at}, its code"),
-            None => f.write_str("nothing is mapped there"),
-        }
+    fn fault(&self, process: &mut Process, fault: &Fault) -> AfterFault {
+        AfterFault::Kill(place(process, fault))
     }
 
     /// Takes back what a process had. The process has ended.
@@ -269,13 +257,13 @@ impl Core<'_> {
                     self.call(process, number, args)
                 }
                 Event::DataAbort(fault) | Event::PrefetchAbort(fault) => match self.calls.fault(process, &fault) {
-                    AfterFault::Kill => Some(self.kill(process, &fault, fault.address)),
+                    AfterFault::Kill(place) => Some(self.kill(process, &fault, &format!(": {place}"))),
                     AfterFault::Again(wake) => {
                         process.wake = wake;
                         Some(End::Off)
                     }
                 },
-                Event::Undefined => Some(self.kill(process, &"undefined instruction", None)),
+                Event::Undefined => Some(self.kill(process, &"undefined instruction", "")),
             };
             if let Some(end) = end {
                 break end;
@@ -315,9 +303,7 @@ impl Core<'_> {
     }
 
     /// Prints a line that says why a process is killed.
-    fn kill(&self, process: &Process, why: &dyn fmt::Display, fault: Option<VirtAddr>) -> End {
-        // `Calls` may take locks here. It may print while it holds them, so the console's lock must not be held yet.
-        let place = format!("{}", At { calls: self.calls, process, fault });
+    fn kill(&self, process: &Process, why: &dyn fmt::Display, place: &str) -> End {
         println!("killed: {process}: {why}, pc {}{place}", process.context.pc());
         self.counts.killed.fetch_add(1, Ordering::Relaxed);
         End::Ended(KILLED)
@@ -359,17 +345,15 @@ fn write(process: &Process, text: VirtAddr, bytes: u32) -> u32 {
     }
 }
 
-/// What is at the address of a fault.
-struct At<'r> {
-    calls: &'r dyn Calls,
-    process: &'r Process,
-    fault: Option<VirtAddr>,
-}
-
-impl fmt::Display for At<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(at) = self.fault else { return Ok(()) };
-        f.write_str(": ")?;
-        if at.raw() < 1 << 31 { self.calls.place(self.process, at, f) } else { write!(f, "{}", report::At(at)) }
+/// Returns what is at the address of a fault: for the process below 2 GiB, for the kernel above.
+pub fn place(process: &Process, fault: &Fault) -> String {
+    let Some(at) = fault.address else { return "no address".into() };
+    if at.raw() >= 1 << 31 {
+        return format!("{}", report::At(at));
+    }
+    match process.space.translate(at) {
+        Some((at, UserLeaf { access: Some(access), .. })) => format!("{at}, which it has {access}"),
+        Some((at, _)) => format!("{at}, its code"),
+        None => "nothing is mapped there".into(),
     }
 }

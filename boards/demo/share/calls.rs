@@ -1,7 +1,7 @@
 //! The calls by which processes share buffers, and what becomes of a process that faults in one.
 //!
 //! Guarantees: a process has what its handles give it and no more. A process that faults in a page of a device waits
-//! until a device has finished. A fault in a page that nobody asked for makes the page the CPU's. Any other fault ends
+//! until a device has finished. The process [`HASTY`] is not waited for: it is killed. A fault in a page that nobody asked for makes the page the CPU's. Any other fault ends
 //! the process. All that a process had is taken back when it ends.
 //!
 //! | r7 | call | arguments | answer |
@@ -14,11 +14,13 @@
 //! | 11 | show | handle | 0; the scaler has the buffer for a while |
 //! | 12 | close | handle | 0 |
 
+use super::HASTY;
 use super::screen::{Picture, Screen};
 use crate::kernel::process::{Process, Wake};
-use crate::kernel::schedule::{AfterFault, Calls, FIRST_OTHER, REFUSED};
+use crate::kernel::schedule::{AfterFault, Calls, FIRST_OTHER, REFUSED, place};
 use crate::kernel::state::Kernel;
 use crate::println;
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use arrayvec::ArrayVec;
 use carveout::addr::{FRAME_SHIFT, PhysAddr, VirtAddr};
@@ -38,7 +40,7 @@ const HANDLES: usize = 4;
 /// The bytes of buffers that a process may make.
 const QUOTA: u64 = 4 << 20;
 /// How long the scaler has a picture before it begins, in microseconds. A real one takes longer than a mock.
-const SCALING: u64 = 3_000;
+const SCALING: u64 = 10_000;
 /// The most bytes of a name.
 const NAME: usize = 31;
 
@@ -290,24 +292,29 @@ impl Calls for ShareCalls {
         let access = match fault.access {
             Access::Read => UserAccess::Read,
             Access::Write => UserAccess::ReadWrite,
-            Access::Execute => return AfterFault::Kill,
+            Access::Execute => return AfterFault::Kill(place(process, fault)),
         };
         let state = &mut *self.state.lock();
         self.poll(state, self.kernel.micros());
-        let (Some(at), Ok(place)) = (fault.address, self.client(state, process)) else { return AfterFault::Kill };
-        let id = state.clients[place].id;
+        let (Some(at), Ok(client)) = (fault.address, self.client(state, process)) else {
+            return AfterFault::Kill(place(process, fault));
+        };
+        let id = state.clients[client].id;
         match self.shares.fault(id, at, access) {
-            Some(ShareFault::Device { .. }) => {
+            Some(ShareFault::Device { .. }) if process.name != HASTY => {
                 state.seen.waited += 1;
                 AfterFault::Again(Wake::AfterEvents(self.events.load(Ordering::Relaxed)))
             }
             Some(ShareFault::Domain { handle, page, access, .. }) => {
                 state.seen.served += 1;
-                let made = self.shares.set_cpu(id, handle, page..page + 1, access);
-                if made.is_ok() { AfterFault::Again(Wake::Now) } else { AfterFault::Kill }
+                match self.shares.set_cpu(id, handle, page..page + 1, access) {
+                    Ok(()) => AfterFault::Again(Wake::Now),
+                    Err(error) => AfterFault::Kill(error.to_string()),
+                }
             }
             Some(ShareFault::Again) => AfterFault::Again(Wake::Now),
-            Some(ShareFault::Rights { .. } | ShareFault::Revoked { .. }) | None => AfterFault::Kill,
+            Some(fault) => AfterFault::Kill(fault.to_string()),
+            None => AfterFault::Kill(place(process, fault)),
         }
     }
 
@@ -317,14 +324,6 @@ impl Calls for ShareCalls {
             self.poll(&mut state, self.kernel.micros());
         }
         self.events.load(Ordering::Relaxed)
-    }
-
-    fn place(&self, process: &Process, va: VirtAddr, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.state.lock().clients.iter().find(|client| client.name == process.name).map(|client| client.id);
-        match id.and_then(|id| self.shares.fault(id, va, UserAccess::ReadWrite)) {
-            Some(fault) => write!(f, "{fault}"),
-            None => f.write_str("nothing of it is there"),
-        }
     }
 
     fn ended(&self, process: &Process) {

@@ -1,6 +1,6 @@
 //! Processes that share buffers: one paints, one reads the text of the picture and writes it on the picture, the scaler
-//! and the display have picture and screen in turns, and two processes touch what they must not. The boot argument
-//! `demo=share` runs them.
+//! and the display have picture and screen in turns. Two processes touch what they must not. One process reads what a
+//! device has, and is not waited for. The boot argument `demo=share` runs them.
 //!
 //! Guarantees: what the processes did is compared with what they must do. All memory that they had is free again.
 
@@ -41,11 +41,15 @@ macro_rules! program {
 }
 
 /// The processes, in the order of their numbers.
-const NAMES: [&str; 4] = ["painter", "viewer", "intruder", "burglar"];
+const NAMES: [&str; 5] = ["painter", "viewer", "intruder", "burglar", HASTY];
+/// The process that is killed if it faults in a page of a device.
+const HASTY: &str = "hasty";
 /// The pictures that are painted.
 const PICTURES: u32 = 3;
 /// How long the burglar sleeps, in microseconds.
 const LURKS: u32 = 3_000;
+/// How often the hasty process looks.
+const LOOKS: u32 = 1 << 20;
 /// The exit code of a process that was killed.
 const KILLED: Option<u32> = Some(255);
 /// One client more than processes: the screen.
@@ -71,8 +75,8 @@ pub(super) fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let Seen { waited, served, shown, effort, audited } = seen;
     let stats = shares.stats();
     println!(
-        "share: {shown} pictures; domains changed {} times, asked for as they were {} times; users' mappings made {}, \
-         ended {}",
+        "share: {shown} pictures; domains changed {} times, asked for as they were {} times; runs of users' pages mapped \
+         {}, unmapped {}",
         stats.changes, stats.free, stats.mapped, stats.unmapped
     );
     println!(
@@ -106,6 +110,7 @@ fn processes(kernel: &'static Kernel, calls: &ShareCalls) -> Result<(), Failure>
         (program!(carveout_viewer, carveout_viewer_end), [PICTURES, 0, 0, 0]),
         (program!(carveout_intruder, carveout_intruder_end), [0; 4]),
         (program!(carveout_burglar, carveout_burglar_end), [at, LURKS, 0, 0]),
+        (program!(carveout_hasty, carveout_hasty_end), [LOOKS, 0, 0, 0]),
     ];
     for (name, (program, args)) in NAMES.into_iter().zip(programs) {
         let spawned = Process::new(kernel, name, program, args).is_some_and(|process| schedule::spawn(process).is_ok());
@@ -120,7 +125,7 @@ fn processes(kernel: &'static Kernel, calls: &ShareCalls) -> Result<(), Failure>
     println!("share: {called} calls, {preempted} times preempted, {killed} killed");
     // SAFETY: no device was told.
     drop(unsafe { secret.release() });
-    if codes[..NAMES.len()] != [Some(PICTURES), Some(PICTURES), KILLED, KILLED] {
+    if codes[..NAMES.len()] != [Some(PICTURES), Some(PICTURES), KILLED, KILLED, KILLED] {
         return Err(Failure::Share(format!("the processes ended with {codes:?}")));
     }
     Ok(())

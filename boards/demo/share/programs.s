@@ -30,6 +30,7 @@
     .equ WRITTEN, 68
     .equ VIEWER,  1
     .equ INTRUDER, 2
+    .equ HASTY,    4
 
     .macro call number
     mov     r7, #\number
@@ -68,9 +69,21 @@ carveout_painter:
     mov     r5, #5
     call    SHARE
     cmp     r0, #0
-    beq     3f
+    beq     12f
     call    YIELD
     b       2b
+    @ The hasty process gets the first page, to read.
+12: mov     r0, r9
+    mov     r1, #HASTY
+    mov     r2, #1
+    mov     r3, #1 << 16
+    adr     r4, 13f
+    mov     r5, #5
+    call    SHARE
+    cmp     r0, #0
+    beq     3f
+    call    YIELD
+    b       12b
 3:  mov     r0, r9
     call    MAP
     mov     r10, r0
@@ -117,6 +130,7 @@ carveout_painter:
     call    EXIT
 8:  .ascii  "picture "
 9:  .ascii  "strip   "
+13: .ascii  "title   "
 carveout_frame:
     .ascii  "FRAME ? "
 carveout_painter_end:
@@ -247,3 +261,27 @@ carveout_burglar:
     mov     r0, #0
     call    EXIT
 carveout_burglar_end:
+
+    @ Reads a page that it may read, so often (r0), and does not wait while the scaler has it. It is killed there. If it
+    @ is not, it ends with 0.
+    .global carveout_hasty, carveout_hasty_end
+carveout_hasty:
+    mov     r8, r0
+1:  adr     r0, 2f
+    mov     r1, #5
+    call    FIND
+    cmn     r0, #1
+    bne     3f
+    mov     r0, #1000
+    call    SLEEP
+    b       1b
+2:  .ascii  "title   "
+3:  call    MAP
+    mov     r10, r0
+4:  ldr     r0, [r10]
+    call    YIELD
+    subs    r8, r8, #1
+    bne     4b
+    mov     r0, #0
+    call    EXIT
+carveout_hasty_end:

@@ -321,12 +321,12 @@ impl schedule::Calls for Slow {
         schedule::REFUSED
     }
 
-    fn fault(&self, _: &mut process::Process, _: &Fault) -> schedule::AfterFault {
+    fn fault(&self, process: &mut process::Process, fault: &Fault) -> schedule::AfterFault {
         let finished = self.finished.load(Ordering::Relaxed);
         self.finished_at_last_fault.store(finished, Ordering::Relaxed);
         match self.faults.fetch_add(1, Ordering::Relaxed) {
             0 => schedule::AfterFault::Again(process::Wake::AfterEvents(finished)),
-            _ => schedule::AfterFault::Kill,
+            _ => schedule::AfterFault::Kill(schedule::place(process, fault)),
         }
     }
 

@@ -45,9 +45,9 @@ pub struct ShareStats {
     pub changes: u32,
     /// Calls that found pages in the domain that they asked for, so that nothing was due.
     pub free: u32,
-    /// Mappings of users made.
+    /// Runs of pages that were mapped for users.
     pub mapped: u32,
-    /// Mappings of users ended.
+    /// Runs of pages that were unmapped. A run is not always unmapped as it was mapped.
     pub unmapped: u32,
 }
 
