@@ -4,6 +4,7 @@
 //! core, and `events=count` counts them. `record=FILE` writes what was kept; `xtask` makes a trace of it.
 
 use super::state::Kernel;
+use crate::drivers::timer::Counter;
 use crate::println;
 use carveout::cpu::CoreId;
 use carveout::events::{EventKind, EventLog};
@@ -17,10 +18,11 @@ const NAME: usize = 255;
 /// What is written at once: a call of the host takes long.
 const CHUNK: usize = 4096;
 
-static KERNEL: Once<&'static Kernel> = Once::new();
+static CLOCK: Once<&'static dyn Counter> = Once::new();
 
-fn nanos() -> u64 {
-    KERNEL.get().and_then(|kernel| kernel.clock.as_ref()).map_or(0, |clock| clock.nanos())
+/// Returns the ticks of the board's counter: to make nanoseconds of them would cost more than the rest of an event.
+fn ticks() -> u64 {
+    CLOCK.get().map_or(0, |clock| clock.ticks())
 }
 
 /// Begins to record, if `events=` asks for it. What it says is wrong is refused in a line.
@@ -32,8 +34,10 @@ pub fn begin(kernel: &'static Kernel) {
         println!("refused: events={value}: there is events=count, and events=N, of 65536 at most; nothing is recorded");
         return;
     };
-    KERNEL.call_once(|| kernel);
-    if EventLog::begin(events, nanos).is_err() {
+    if let Some(clock) = kernel.clock.as_deref() {
+        CLOCK.call_once(|| clock);
+    }
+    if EventLog::begin(events, ticks).is_err() {
         println!("refused: events={value}: the heap has no room for as many; nothing is recorded");
     }
 }
@@ -129,8 +133,10 @@ fn write(kernel: &Kernel, log: &EventLog, path: &str) -> Result<(), Refused> {
                 EventKind::Alloc | EventKind::Refusal | EventKind::Contract => EventLog::master(event.detail),
                 _ => None,
             };
-            let (time, kind, first) = (event.time, event.kind, event.frames.start());
-            let _ = write!(to, "event {core} {time} {kind} {} {} {first} {}", event.detail, event.buffer, event.amount);
+            let nanos = |ticks| CLOCK.get().map_or(0, |clock| clock.nanos_of(ticks));
+            let (time, kind, first) = (nanos(event.time), event.kind, event.frames.start());
+            let amount = if kind == EventKind::LockWait { nanos(event.amount.into()) } else { event.amount.into() };
+            let _ = write!(to, "event {core} {time} {kind} {} {} {first} {amount}", event.detail, event.buffer);
             let _ = match master {
                 Some(name) => writeln!(to, " {name}"),
                 None => writeln!(to),

@@ -134,12 +134,17 @@ impl Toolchain {
 
     /// Builds a program or a test of the on-target tests' package. Returns the ELF.
     pub(crate) fn on_target(&self, target: Kind, program: &str) -> Result<PathBuf> {
+        self.on_target_with(target, program, &[])
+    }
+
+    /// Builds a program or a test of the on-target tests' package with some of its features. Returns the ELF.
+    pub(crate) fn on_target_with(&self, target: Kind, program: &str, features: &[&str]) -> Result<PathBuf> {
         let (command, words): (_, &[&str]) = match target {
             Kind::Bin => ("build", &["--bin"]),
             Kind::Test => ("test", &["--no-run", "--test"]),
         };
         let mut cargo = self.target(command);
-        cargo.args(["--package", ON_TARGET]).args(words).arg(program);
+        cargo.args(["--package", ON_TARGET]).args(words).arg(program).args(["--features", &features.join(",")]);
         only(build(&format!("the program {program} for {}", self.target), cargo)?, program)
     }
 

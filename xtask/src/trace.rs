@@ -4,7 +4,7 @@
 //! an end whose beginning is lost.
 //!
 //! The tracks: each core with what happened on it; each device with the buffers that it has; each buffer with its life;
-//! each area with the memory that buffers hold, as a counter.
+//! each area with the memory that buffers hold and that is lent, as counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -126,13 +126,16 @@ struct Trace<'r> {
     lives: BTreeMap<u32, Life>,
     /// Bytes of each area that buffers hold, by the area's name.
     held: BTreeMap<&'r str, u64>,
+    /// The frames that are lent.
+    lent: BTreeSet<u32>,
     /// When the record has all of every core.
     whole: bool,
 }
 
 fn trace_of(record: &Record<'_>) -> Value {
     let whole = record.lost.is_empty();
-    let mut trace = Trace { record, out: Vec::new(), lives: BTreeMap::new(), held: BTreeMap::new(), whole };
+    let mut trace =
+        Trace { record, out: Vec::new(), lives: BTreeMap::new(), held: BTreeMap::new(), lent: BTreeSet::new(), whole };
     for (process, name) in [(CORES, "cores"), (DEVICES, "devices"), (BUFFERS, "buffers"), (AREAS, "areas")] {
         trace.out.push(json!({"ph": "M", "pid": process, "name": "process_name", "args": {"name": name}}));
     }
@@ -159,9 +162,9 @@ fn micros(nanos: u64) -> f64 {
 
 impl Trace<'_> {
     fn add(&mut self, event: &Event<'_>) {
-        let Event { core, nanos, kind, detail, buffer, amount, master, .. } = *event;
+        let Event { core, nanos, kind, detail, buffer, first, amount, master } = *event;
         let mut args = json!({"amount": amount, "detail": detail});
-        if let Some(life) = self.lives.get(&buffer) {
+        if let Some(life) = self.lives.get(&buffer).filter(|_| kind != "move") {
             args["buffer"] = json!(life.name);
         }
         if !master.is_empty() {
@@ -179,6 +182,15 @@ impl Trace<'_> {
                     self.count(life.area, nanos, |held| held.saturating_sub(life.bytes));
                 }
             }
+            "loan" => self.lend(nanos, first..first + amount, true),
+            "recall" | "give-back" => self.lend(nanos, first..first + amount, false),
+            // In place of the buffer stands the frame that the first one moved to, or 0 for memory of no area.
+            "move" => {
+                self.lend(nanos, first..first + amount, false);
+                if buffer != 0 {
+                    self.lend(nanos, buffer..buffer + amount, true);
+                }
+            }
             _ => {}
         }
     }
@@ -187,8 +199,7 @@ impl Trace<'_> {
         let bytes = u64::from(event.amount) * FRAME;
         let master = if event.master.is_empty() { format!("master {}", event.detail) } else { event.master.to_owned() };
         let name = format!("{master} #{}, {} KiB", event.buffer, bytes >> 10);
-        let inside = |range: &Range<'_>| (range.first..range.first + range.count).contains(&event.first);
-        let area = self.record.ranges.iter().position(inside);
+        let area = self.area(event.first);
         self.span("b", BUFFERS, event.buffer, &name, event.nanos);
         self.count(area, event.nanos, |held| held + bytes);
         self.lives.insert(event.buffer, Life { name, master, area, bytes, lent: false });
@@ -216,12 +227,31 @@ impl Trace<'_> {
         self.out.push(json!({"ph": phase, "pid": process, "tid": 0, "cat": category, "id": buffer, "name": name, "ts": micros(nanos)}));
     }
 
-    /// Counts what buffers hold of an area. Without the first events nobody knows.
+    /// Returns the place of the range that has a frame.
+    fn area(&self, frame: u32) -> Option<usize> {
+        self.record.ranges.iter().position(|range| (range.first..range.first + range.count).contains(&frame))
+    }
+
+    /// Takes note that frames are lent, or no longer.
+    fn lend(&mut self, nanos: u64, frames: std::ops::Range<u32>, lent: bool) {
+        let area = self.area(frames.start);
+        if lent {
+            self.lent.extend(frames);
+        } else {
+            self.lent.retain(|frame| !frames.contains(frame));
+        }
+        self.count(area, nanos, |held| held);
+    }
+
+    /// Counts what buffers hold of an area, and what is lent of it. Without the first events nobody knows.
     fn count(&mut self, area: Option<usize>, nanos: u64, change: impl FnOnce(u64) -> u64) {
         let Some(area) = area.filter(|_| self.whole).map(|area| self.record.ranges[area].area) else { return };
         let held = self.held.entry(area).or_default();
         *held = change(*held);
-        let args = json!({"held by buffers, KiB": *held >> 10});
+        let ranges = self.record.ranges.iter().filter(|range| range.area == area);
+        let lent: u64 =
+            ranges.map(|range| self.lent.range(range.first..range.first + range.count).count() as u64).sum();
+        let args = json!({"held by buffers, KiB": *held >> 10, "lent, KiB": lent * FRAME >> 10});
         self.out.push(json!({"ph": "C", "pid": AREAS, "name": area, "ts": micros(nanos), "args": args}));
     }
 }
@@ -289,6 +319,25 @@ event 0 7000 hold 2 4 0 0
         let held: Vec<_> = trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "C").collect();
         let held: Vec<_> = held.iter().map(|event| event["args"]["held by buffers, KiB"].as_u64().unwrap()).collect();
         assert_eq!(held, [8, 12, 4]);
+    }
+
+    #[test]
+    fn what_is_lent_is_counted_until_it_is_recalled_moved_or_given_back() {
+        let record = "carveout-events 1
+area 100 16 pool
+event 0 10 loan 0 0 100 8
+event 0 20 recall 0 0 100 2
+event 0 30 move 0 110 100 2
+event 0 40 move 0 0 110 1
+event 0 50 give-back 0 0 102 6
+event 0 60 give-back 0 0 111 1
+";
+        let trace = trace_of(&parse(record).unwrap());
+        assert_eq!(faults(&trace), [""; 0]);
+        let all = trace["traceEvents"].as_array().unwrap().iter();
+        let lent: Vec<_> = all.filter_map(|event| event["args"]["lent, KiB"].as_u64()).collect();
+        // A move ends a loan and begins another one.
+        assert_eq!(lent, [32, 24, 24, 32, 28, 4, 0]);
     }
 
     #[test]

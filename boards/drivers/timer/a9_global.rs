@@ -42,11 +42,13 @@ impl A9GlobalTimer {
     /// `hertz` is the rate of PERIPHCLK, which the timer counts.
     pub fn new(registers: Mmio<Registers>, hertz: u32) -> Self {
         registers.control.modify(CONTROL::ENABLE::SET);
-        Self { registers, hertz }
+        Self { registers, hertz: hertz.max(1) }
     }
+}
 
+impl Counter for A9GlobalTimer {
     /// Returns the ticks of PERIPHCLK. The halves are read again until the upper one does not change (DDI 0407, 4.4.1).
-    pub fn count(&self) -> u64 {
+    fn ticks(&self) -> u64 {
         let mut high = self.registers.count_high.get();
         loop {
             let low = self.registers.count_low.get();
@@ -57,11 +59,8 @@ impl A9GlobalTimer {
             high = again;
         }
     }
-}
 
-impl Counter for A9GlobalTimer {
-    fn nanos(&self) -> u64 {
-        let (ticks, hertz) = (u128::from(self.count()), u128::from(self.hertz.max(1)));
-        (ticks * 1_000_000_000 / hertz) as u64
+    fn hertz(&self) -> u32 {
+        self.hertz
     }
 }

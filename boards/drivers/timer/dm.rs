@@ -42,8 +42,8 @@ pub struct DmTimer {
 unsafe impl Sync for DmTimer {}
 
 impl DmTimer {
-    /// Ticks a microsecond: every BeagleBone has a crystal of 24 MHz.
-    const PER_MICROSECOND: u32 = 24;
+    /// Every BeagleBone has a crystal of 24 MHz.
+    const HERTZ: u32 = 24_000_000;
 
     /// Restarts the timer over its whole range, undivided and without interrupts.
     ///
@@ -70,16 +70,16 @@ impl DmTimer {
         }
         &self.registers
     }
-
-    /// Returns the ticks since the start, modulo 2^32: 3 minutes.
-    fn ticks(&self) -> u32 {
-        self.registers.count.get()
-    }
 }
 
 impl Counter for DmTimer {
-    fn nanos(&self) -> u64 {
-        u64::from(self.ticks()) * 1000 / u64::from(Self::PER_MICROSECOND)
+    /// Returns the ticks since the start, modulo 2^32: 3 minutes.
+    fn ticks(&self) -> u64 {
+        self.registers.count.get().into()
+    }
+
+    fn hertz(&self) -> u32 {
+        Self::HERTZ
     }
 }
 

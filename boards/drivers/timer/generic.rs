@@ -45,14 +45,17 @@ impl GenericTimer {
 }
 
 impl Counter for GenericTimer {
-    fn nanos(&self) -> u64 {
+    fn ticks(&self) -> u64 {
         let (low, high): (u32, u32);
         // SAFETY: reads CNTVCT after what comes before it, for `new` found that there is one.
         unsafe {
             asm!("isb", "mrrc p15, 1, {}, {}, c14", out(reg) low, out(reg) high, options(nostack, preserves_flags));
         };
-        let ticks = u128::from(high) << 32 | u128::from(low);
-        (ticks * 1_000_000_000 / u128::from(self.hertz)) as u64
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    fn hertz(&self) -> u32 {
+        self.hertz
     }
 }
 

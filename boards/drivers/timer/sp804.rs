@@ -52,17 +52,17 @@ impl Sp804 {
         registers.control.write(CONTROL::SIZE32::SET + CONTROL::ENABLE::SET);
         Self { registers }
     }
-
-    /// Returns the microseconds since the start, modulo 2^32.
-    fn ticks(&self) -> u32 {
-        // The timer counts down from its largest value.
-        !self.registers.value.get()
-    }
 }
 
 impl Counter for Sp804 {
-    fn nanos(&self) -> u64 {
-        u64::from(self.ticks()) * 1000
+    /// Returns the microseconds since the start, modulo 2^32.
+    fn ticks(&self) -> u64 {
+        // The timer counts down from its largest value.
+        u64::from(!self.registers.value.get())
+    }
+
+    fn hertz(&self) -> u32 {
+        1_000_000
     }
 }
 

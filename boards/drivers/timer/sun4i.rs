@@ -69,17 +69,17 @@ impl Sun4iTimer {
             .write(CONTROL::ENABLE::SET + CONTROL::RELOAD::SET + CONTROL::SOURCE::Osc24M + CONTROL::PRESCALE::By8);
         Self { registers }
     }
-
-    /// Returns the ticks since the start, modulo 2^32: 23 minutes.
-    fn ticks(&self) -> u32 {
-        // The timer counts down from its largest value.
-        !self.registers.value.get()
-    }
 }
 
 impl Counter for Sun4iTimer {
-    fn nanos(&self) -> u64 {
-        u64::from(self.ticks()) * 1000 / u64::from(PER_MICROSECOND)
+    /// Returns the ticks since the start, modulo 2^32: 23 minutes.
+    fn ticks(&self) -> u64 {
+        // The timer counts down from its largest value.
+        u64::from(!self.registers.value.get())
+    }
+
+    fn hertz(&self) -> u32 {
+        PER_MICROSECOND * 1_000_000
     }
 }
 

@@ -2,10 +2,11 @@
 //! while others write.
 
 use carveout::addr::FRAME_SHIFT;
-use carveout::dma::FromDevice;
-use carveout::events::EventKind::{Alloc, Free, Hold, Map, Refusal, Unmap, Zero};
+use carveout::dma::{Discardable, FromDevice, LOAN_PAGE, LoanPriority, Movable};
+use carveout::events::EventKind::{Alloc, Free, GiveBack, Hold, Loan, Map, Move, Recall, Refusal, Unmap, Zero};
 use carveout::events::{Event, EventLog};
 use carveout::setup::Setup;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
@@ -75,6 +76,66 @@ fn a_full_ring_has_the_last_events_and_says_how_many_are_lost() {
     drop(setup.dma.alloc(&camera, 4096, 1).unwrap());
     assert_eq!((counts.count(Alloc), events(counts).len()), (1, 0), "it only counts");
     EventLog::end();
+}
+
+#[test]
+fn the_events_say_which_frames_are_lent() {
+    let _alone = alone();
+    let setup = Setup::new(1);
+    let (dma, camera) = (setup.dma, setup.master("camera"));
+    let area = dma.area("test").unwrap();
+    let store = dma.borrower::<Movable>(area, "store", 64, LoanPriority::High).unwrap();
+    let cache = dma.borrower::<Discardable>(area, "cache", 1024, LoanPriority::Low).unwrap();
+    let log = EventLog::begin(1 << 14, clock).unwrap();
+    let mut kinds = BTreeSet::new();
+    let mut seen = 0;
+    let mut lent = BTreeSet::new();
+    let mut agree = |what: &str| {
+        let all = events(log);
+        for event in &all[seen..] {
+            kinds.insert(event.kind.name());
+            let frames = event.frames.start()..event.frames.end();
+            let to = event.buffer..event.buffer + event.frames.count();
+            match event.kind {
+                Loan => frames.for_each(|frame| assert!(lent.insert(frame), "{what}: {frame} was lent")),
+                Recall => lent.retain(|frame| !frames.contains(frame)),
+                GiveBack => frames.for_each(|frame| assert!(lent.remove(&frame), "{what}: {frame} was not lent")),
+                Move => {
+                    lent.retain(|frame| !frames.contains(frame));
+                    lent.extend(to.filter(|_| event.buffer != 0));
+                }
+                _ => {}
+            }
+        }
+        seen = all.len();
+        let pages = store.stats().in_area + cache.stats().in_area;
+        assert_eq!(lent.len() as u32, pages, "{what}: frames lent by the events, and pages by the books");
+    };
+    let kept = store.borrow(64).unwrap();
+    for page in 0..64 {
+        store.write(kept, page, 0, &[page as u8; LOAN_PAGE]).unwrap();
+    }
+    agree("a loan that must survive");
+    let filler = cache.borrow(600).unwrap();
+    agree("and one that is forgotten");
+    // Room is left: what is moved goes elsewhere in the area.
+    let half = dma.alloc(&camera, 2 << 20, 1).unwrap();
+    agree("half of the area recalled");
+    let rest: Vec<_> = std::iter::from_fn(|| dma.alloc(&camera, 64 << 10, 1).ok()).collect();
+    agree("the rest recalled, to the refuge");
+    assert!(store.stats().in_refuge > 0);
+    drop((half, rest));
+    cache.give_back(filler).unwrap();
+    agree("one given back");
+    let again = cache.borrow(300).unwrap();
+    agree("one after all");
+    store.give_back(kept).unwrap();
+    cache.give_back(again).unwrap();
+    agree("all given back");
+    EventLog::end();
+    for kind in [Loan, Recall, Move, GiveBack] {
+        assert!(kinds.contains(kind.name()), "no {kind}: {kinds:?}");
+    }
 }
 
 /// On the host all threads are one core: they interrupt each other at any instruction, as no handler can.

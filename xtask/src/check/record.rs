@@ -5,7 +5,8 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{Check, Job, Kit};
+use super::{Check, Job, Kit, Verdict, wrong};
+use crate::build::Kind;
 use crate::failure::{Context, Result};
 use crate::trace;
 
@@ -15,10 +16,21 @@ const KINDS: [&str; 7] = ["alloc", "free", "hold", "map", "unmap", "zero", "inva
 const DEVICES: [&str; 3] = ["camera", "codec", "virtio-blk"];
 
 pub(super) fn checks(kit: &'static Kit) -> Vec<Check> {
-    vec![Check::new("record: the demo's trace", move |job| {
-        let wrong = recorded(kit, job)?;
-        job.judged(&wrong)
-    })]
+    vec![
+        Check::new("record: the demo's trace", move |job| {
+            let wrong = recorded(kit, job)?;
+            job.judged(&wrong)
+        }),
+        Check::new("record: what an event costs", move |job| cost(kit, job)),
+    ]
+}
+
+/// Counts the instructions of an event.
+fn cost(kit: &Kit, job: &mut Job) -> Result<Verdict> {
+    let elf = kit.toolchain.on_target_with(Kind::Bin, "event_cost", &["events"])?;
+    let (exit, output) = job.output(kit.xtask("boot").arg("--count").arg(elf))?;
+    let lines = ["event_cost: * events kept: *", "event_cost: * events counted: *", "event_cost: ok"];
+    job.judged(&wrong(exit, &output, 0, &lines.map(str::to_owned)))
 }
 
 fn recorded(kit: &Kit, job: &mut Job) -> Result<Vec<String>> {

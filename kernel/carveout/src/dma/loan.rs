@@ -436,9 +436,12 @@ impl<M: Machine> Dma<M> {
     /// Copies a batch, by the work lane, of which the caller has the turn. The lock is not held during the copy.
     fn carry(&self, books: &mut Books<'_, M>, area: AreaId, batch: &Batch) {
         let Batch { from, to, written } = batch;
-        note_frames(EventKind::Move, 0, 0, *from);
-        if let Target::Area(frames) = to {
-            self.evict_for_loan(books.state(), *frames);
+        match to {
+            Target::Area(frames) => {
+                note_frames(EventKind::Move, 0, frames.start().into(), *from);
+                self.evict_for_loan(books.state(), *frames);
+            }
+            Target::Refuge(_) => note_frames(EventKind::Move, 0, 0, *from),
         }
         if *written {
             self.copy(books, area, *from, to);

@@ -27,8 +27,11 @@ pub enum EventKind {
     Loan,
     /// What was lent of these frames was taken back.
     Recall,
-    /// The contents of lent frames moved elsewhere.
+    /// The contents of lent frames moved elsewhere. In place of the buffer stands the first frame that they moved to, or
+    /// 0 for the refuge.
     Move,
+    /// Lent frames were given back. The detail is the number of the borrower in its area.
+    GiveBack,
     /// A request of so many bytes was refused. The detail is the number of its master, modulo 2^16.
     Refusal,
     /// Buffers were promised: the amount. The detail is the number of the master, modulo 2^16.
@@ -40,7 +43,7 @@ pub enum EventKind {
 #[cfg(feature = "events")]
 impl EventKind {
     /// All kinds.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Alloc,
         Self::Free,
         Self::Hold,
@@ -53,6 +56,7 @@ impl EventKind {
         Self::Loan,
         Self::Recall,
         Self::Move,
+        Self::GiveBack,
         Self::Refusal,
         Self::Contract,
         Self::LockWait,
@@ -73,6 +77,7 @@ impl EventKind {
             Self::Loan => "loan",
             Self::Recall => "recall",
             Self::Move => "move",
+            Self::GiveBack => "give-back",
             Self::Refusal => "refusal",
             Self::Contract => "contract",
             Self::LockWait => "lock-wait",
@@ -81,7 +86,8 @@ impl EventKind {
 
     /// Returns whether an event of this kind names the frames. Then the amount is their number.
     pub const fn is_of_frames(self) -> bool {
-        matches!(self, Self::Alloc | Self::Free | Self::Map | Self::Unmap | Self::Loan | Self::Recall | Self::Move)
+        let of_loans = matches!(self, Self::Loan | Self::Recall | Self::Move | Self::GiveBack);
+        of_loans || matches!(self, Self::Alloc | Self::Free | Self::Map | Self::Unmap)
     }
 }
 

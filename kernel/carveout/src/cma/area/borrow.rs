@@ -119,6 +119,7 @@ impl Area {
         let lending = self.lending.as_mut().ok_or(LoanError::Stale)?;
         let runs = &mut self.runs;
         lending.give_back(borrower, loan, |frames, contracted| {
+            note_frames(EventKind::GiveBack, borrower as u32, 0, frames);
             let extent = extent_of(runs, frames);
             free_in(runs, extent, contracted);
         })
