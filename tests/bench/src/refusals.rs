@@ -3,8 +3,9 @@
 //! Guarantees: all replay the same trace on 16,384 frames of which the first 64 are taken, and align alike. The models
 //! of Linux's allocators refuse just what Linux was seen to refuse, for each seed that it was run with.
 //!
-//! `refusals LINUX.CSV` prints `bench ALLOCATOR/refused-CAP/SLOTS COUNT...`, a count a seed: with alignment to the size
-//! rounded up to a power of two, to CAP at most. `count ALLOCATOR/refused-CAP-first/SLOTS` is that of the first seed.
+//! `refusals LINUX.CSV [SEEDS]` prints `bench ALLOCATOR/refused-CAP/SLOTS COUNT...`, a count a seed: with alignment to the
+//! size rounded up to a power of two, to CAP at most. `count ALLOCATOR/refused-CAP-first/SLOTS` is that of the first
+//! seed. There are 40 seeds by default.
 
 mod machine;
 
@@ -115,7 +116,9 @@ fn check(linux: &str, memory: NonNull<u8>) -> Result<u32, Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let linux = std::env::args().nth(1).ok_or("usage: refusals LINUX.CSV")?;
+    let mut args = std::env::args().skip(1);
+    let linux = args.next().ok_or("usage: refusals LINUX.CSV [SEEDS]")?;
+    let seeds = args.next().map_or(Ok(SEEDS), |seeds| seeds.parse())?;
     let memory = memory();
     let runs = check(&std::fs::read_to_string(linux)?, memory)?;
     println!("count linux/runs-as-modelled {runs}");
@@ -128,7 +131,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             _ => (cap, "1M"),
         };
         for slots in [384, 448, 512] {
-            let counts = (0..SEEDS).map(|n| refused(&mut *fresh(name, memory), seed(n), slots, cap).to_string());
+            let counts = (0..seeds).map(|n| refused(&mut *fresh(name, memory), seed(n), slots, cap).to_string());
             let counts: Vec<String> = counts.collect();
             println!("bench {name}/refused-{said}/{slots} {}", counts.join(" "));
             println!("count {name}/refused-{said}-first/{slots} {}", counts[0]);
