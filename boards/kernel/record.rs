@@ -5,6 +5,7 @@
 
 use super::state::Kernel;
 use crate::println;
+use alloc::collections::TryReserveError;
 use carveout::cpu::CoreId;
 use carveout::events::{EventKind, EventLog};
 use core::fmt::{self, Write as _};
@@ -23,6 +24,16 @@ fn nanos() -> u64 {
     KERNEL.get().and_then(|kernel| kernel.clock.as_ref()).map_or(0, |clock| clock.nanos())
 }
 
+/// Begins to record, whatever the boot arguments say, with the kernel's clock. Each core keeps its last `events`.
+///
+/// # Errors
+///
+/// As [`EventLog::begin`].
+pub fn start(kernel: &'static Kernel, events: u32) -> Result<&'static EventLog, TryReserveError> {
+    KERNEL.call_once(|| kernel);
+    EventLog::begin(events, nanos)
+}
+
 /// Begins to record, if `events=` asks for it. What it says is wrong is refused in a line.
 pub fn begin(kernel: &'static Kernel) {
     let Some(value) = kernel.info.bootargs().get("events").and_then(|arg| arg.value) else { return };
@@ -32,8 +43,7 @@ pub fn begin(kernel: &'static Kernel) {
         println!("refused: events={value}: there is events=count, and events=N, of 65536 at most; nothing is recorded");
         return;
     };
-    KERNEL.call_once(|| kernel);
-    if EventLog::begin(events, nanos).is_err() {
+    if start(kernel, events).is_err() {
         println!("refused: events={value}: the heap has no room for as many; nothing is recorded");
     }
 }
@@ -51,8 +61,8 @@ pub fn end(kernel: &Kernel) {
     }
 }
 
-/// How often what happened.
-struct Counts<'l>(&'l EventLog);
+/// How often what happened, in a line.
+pub struct Counts<'l>(pub &'l EventLog);
 
 impl fmt::Display for Counts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
