@@ -32,7 +32,7 @@ pub(super) fn alloc(session: &mut Session, words: &[&str]) -> Done {
         Ok(buffer) => buffer,
         Err(error) => {
             session.refusal = Some(Refusal { requester, bytes, error });
-            return Err(format!("{error}; why says more").into());
+            return Err(format!("{error}; the command why says more").into());
         }
     };
     session.numbers += 1;
@@ -52,10 +52,10 @@ pub(super) fn free(session: &mut Session, words: &[&str]) -> Done {
             for held in &session.held {
                 println!("{}", line(held));
             }
-            println!("{} buffers; free NUMBER frees one, free all frees all", session.held.len());
+            println!("buffers: {}; free NUMBER frees one, free all frees all", session.held.len());
         }
         ["all"] => {
-            println!("freed {} buffers", session.held.len());
+            println!("freed buffers: {}", session.held.len());
             session.held.clear();
         }
         [word] => {
@@ -145,7 +145,7 @@ pub(super) fn contract(session: &mut Session, words: &[&str]) -> Done {
             let contract = session.kernel.dma.contract(&requester.master, &[set]).map_err(|refused| {
                 if let ContractError::Set { error, .. } = refused {
                     session.refusal = Some(Refusal { requester, bytes, error });
-                    return format!("{refused}; why says more");
+                    return format!("{refused}; the command why says more");
                 }
                 format!("{refused}")
             })?;

@@ -64,7 +64,7 @@ pub(super) fn contracts(session: &mut Session, words: &[&str]) -> Done {
         let allocated = session.held.iter().filter(|held| held.promised && held.name == promise.name).count();
         println!("{}: {set}, {allocated} of them allocated", promise.name);
     }
-    println!("{} contracts", session.promises.len());
+    println!("contracts: {}", session.promises.len());
     Ok(())
 }
 

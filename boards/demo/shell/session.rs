@@ -164,7 +164,7 @@ impl Session {
             println!("{}", self.kernel.dma.holders());
             return Err(Failure::Leak { free: (before, after) });
         }
-        println!("shell: {buffers} buffers freed, {contracts} contracts ended; {} free, as before", Bytes(after));
+        println!("shell: freed buffers: {buffers}; ended contracts: {contracts}; {} free, as before", Bytes(after));
         Ok(())
     }
 }
