@@ -17,7 +17,7 @@ pub(super) fn size(word: &str) -> Result<u32, String> {
         Ok((_, rest)) => format!("'{rest}' follows the number"),
         Err(problem) => format!("{problem}"),
     };
-    Err(format!("'{word}' is no size: {why}; a size is a number with K, M or G after it, such as 8M"))
+    Err(format!("'{word}' is no size: {why}; 8M and 64K are sizes"))
 }
 
 /// Reads a number from 1 to `most`. `what` names it.
@@ -44,7 +44,7 @@ mod tests {
             ("99999999999999999999", "a number is too large"),
             ("20000000000G", "a number is too large"),
         ] {
-            let said = format!("'{word}' is no size: {why}; a size is a number with K, M or G after it, such as 8M");
+            let said = format!("'{word}' is no size: {why}; 8M and 64K are sizes");
             assert_eq!(size(word), Err(said));
         }
     }
