@@ -9,38 +9,24 @@ mod alloc_free;
 mod commands;
 #[cfg(target_arch = "arm")]
 mod line;
+#[cfg(any(target_arch = "arm", test))]
 mod map;
 #[cfg(target_arch = "arm")]
 mod reports;
+#[cfg(target_arch = "arm")]
+mod run;
 #[cfg(target_arch = "arm")]
 mod session;
 #[cfg(target_arch = "arm")]
 mod stress;
 #[cfg(target_arch = "arm")]
 mod trace;
+#[cfg(any(target_arch = "arm", test))]
 mod way;
 #[cfg(target_arch = "arm")]
 mod why;
+#[cfg(any(target_arch = "arm", test))]
 mod words;
 
 #[cfg(target_arch = "arm")]
-pub(super) use arm::run;
-
-#[cfg(target_arch = "arm")]
-mod arm {
-    use super::session::Session;
-    use super::{commands, line};
-    use crate::demo::failure::Failure;
-    use crate::kernel::report;
-    use crate::kernel::state::Kernel;
-    use crate::println;
-
-    /// Runs the shell until the command `exit`.
-    pub(crate) fn run(kernel: &'static Kernel) -> Result<(), Failure> {
-        println!("shell: help lists the commands; exit ends the kernel");
-        let mut session = Session::begin(kernel);
-        line::serve(|words| commands::run(&mut session, words));
-        let ended = session.end();
-        if report::audit(kernel) { ended } else { Err(Failure::Audit) }
-    }
-}
+pub(super) use run::run;
