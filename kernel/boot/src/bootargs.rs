@@ -359,8 +359,8 @@ fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
 ///
 /// # Errors
 ///
-/// [`ArgProblem::Missing`] if the text does not begin with a digit. [`ArgProblem::Overflow`] if the number has more than
-/// 64 bits.
+/// [`ArgProblem::Missing`] if the text does not begin with a digit. [`ArgProblem::Overflow`] if the number has more
+/// than 64 bits.
 pub fn read_number<'a>(text: &'a str, part: &'static str) -> Result<(u64, &'a str), ArgProblem<'a>> {
     let (radix, digits) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) if digits.starts_with(|c: char| c.is_ascii_hexdigit()) => (16, digits),

@@ -27,7 +27,8 @@ impl<M: Machine> Dma<M> {
     /// let setup = Setup::new(1); // an area of 4 MiB
     /// let buffer = setup.dma.alloc(&setup.master("camera"), 1 << 20, 1)?;
     /// let mut runs = Vec::new();
-    /// setup.dma.for_each_run(setup.dma.area("test").unwrap(), |frames, occupant| runs.push((occupant, frames.bytes())));
+    /// let area = setup.dma.area("test").unwrap();
+    /// setup.dma.for_each_run(area, |frames, occupant| runs.push((occupant, frames.bytes())));
     /// assert_eq!(runs, [(Occupant::Held, 1 << 20), (Occupant::Idle, 3 << 20)]);
     /// # drop(buffer);
     /// # Ok::<(), carveout::dma::AllocError>(())
