@@ -25,3 +25,9 @@ pub(super) fn alloc(
 ) -> Result<Contiguous<Armv7a>, Failure> {
     kernel.dma.alloc(master, bytes, 1).map_err(|error| Failure::NoRoom { what, error })
 }
+
+/// Returns the bytes that are free in all areas.
+pub(super) fn free_bytes(kernel: &Kernel) -> u64 {
+    let areas = (0..kernel.layout.areas().len()).filter_map(|area| kernel.dma.area_at(area));
+    areas.map(|area| kernel.dma.free_bytes(area).0).sum()
+}

@@ -17,7 +17,8 @@
 //!
 //! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with
 //! contracts take and free memory that is full of loans: see `lending`. With `demo=coherency` there is no picture: the
-//! caches are tested instead, see `coherency`. With `demo=share` processes run, see `share`.
+//! caches are tested instead, see `coherency`. With `demo=share` processes run, see `share`. With `demo=shell` the
+//! console takes commands, see `shell`.
 
 #[cfg(target_arch = "arm")]
 pub mod coherency;
@@ -52,4 +53,5 @@ pub mod bmp;
 mod fake;
 pub mod mock;
 pub mod random;
+mod shell;
 pub mod store;

@@ -4,9 +4,9 @@ use super::ending::end;
 use super::failure::Failure;
 use super::film::film;
 use super::hops::{Hop, print_table};
-use super::memory::CODEC;
+use super::memory::{CODEC, free_bytes};
 use super::picture::{Source, show_bars, show_picture};
-use super::{coherency, lending, share};
+use super::{coherency, lending, share, shell};
 use crate::kernel::devices;
 use crate::kernel::state::Kernel;
 use crate::println;
@@ -24,6 +24,7 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     match asked(kernel) {
         Some("coherency") => return coherency::run(kernel),
         Some("share") => return share::run(kernel),
+        Some("shell") => return shell::run(kernel),
         _ => {}
     }
     let whole = devices::find(&kernel.info, CODEC).is_some();
@@ -55,12 +56,6 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
 /// Returns the value of the boot argument `demo=`.
 fn asked(kernel: &Kernel) -> Option<&'static str> {
     kernel.info.bootargs().get("demo").and_then(|arg| arg.value)
-}
-
-/// Returns the bytes that are free in all areas.
-fn free_bytes(kernel: &Kernel) -> u64 {
-    let areas = (0..kernel.layout.areas().len()).filter_map(|area| kernel.dma.area_at(area));
-    areas.map(|area| kernel.dma.free_bytes(area).0).sum()
 }
 
 fn show_and_film(kernel: &'static Kernel, disk: &mut Source) -> Result<(), Failure> {

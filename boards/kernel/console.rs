@@ -79,6 +79,15 @@ pub fn print(args: fmt::Arguments<'_>) {
     write(args);
 }
 
+/// Writes bytes as they are: those of a line editor, whose line ends are a terminal's already.
+pub fn write(bytes: &[u8]) {
+    if let Some(uart) = UART.lock().as_mut() {
+        for &byte in bytes {
+            uart.write_byte(byte);
+        }
+    }
+}
+
 /// Waits for a byte.
 pub fn read() -> u8 {
     loop {

@@ -6,6 +6,7 @@
 use super::state::Kernel;
 use crate::drivers::timer::Counter;
 use crate::println;
+use alloc::collections::TryReserveError;
 use carveout::cpu::CoreId;
 use carveout::events::{EventKind, EventLog};
 use core::fmt::{self, Write as _};
@@ -25,6 +26,23 @@ fn ticks() -> u64 {
     CLOCK.get().map_or(0, |clock| clock.ticks())
 }
 
+/// Returns the nanoseconds of an event's time.
+pub fn nanos(ticks: u64) -> u64 {
+    CLOCK.get().map_or(0, |clock| clock.nanos_of(ticks))
+}
+
+/// Begins to record, whatever the boot arguments say, with the kernel's clock. Each core keeps its last `events`.
+///
+/// # Errors
+///
+/// As [`EventLog::begin`].
+pub fn start(kernel: &'static Kernel, events: u32) -> Result<&'static EventLog, TryReserveError> {
+    if let Some(clock) = kernel.clock.as_deref() {
+        CLOCK.call_once(|| clock);
+    }
+    EventLog::begin(events, ticks)
+}
+
 /// Begins to record, if `events=` asks for it. What it says is wrong is refused in a line.
 pub fn begin(kernel: &'static Kernel) {
     let Some(value) = kernel.info.bootargs().get("events").and_then(|arg| arg.value) else { return };
@@ -34,10 +52,7 @@ pub fn begin(kernel: &'static Kernel) {
         println!("refused: events={value}: there is events=count, and events=N, of 65536 at most; nothing is recorded");
         return;
     };
-    if let Some(clock) = kernel.clock.as_deref() {
-        CLOCK.call_once(|| clock);
-    }
-    if EventLog::begin(events, ticks).is_err() {
+    if start(kernel, events).is_err() {
         println!("refused: events={value}: the heap has no room for as many; nothing is recorded");
     }
 }
@@ -55,8 +70,8 @@ pub fn end(kernel: &Kernel) {
     }
 }
 
-/// How often what happened.
-struct Counts<'l>(&'l EventLog);
+/// How often what happened, in a line.
+pub struct Counts<'l>(pub &'l EventLog);
 
 impl fmt::Display for Counts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +148,6 @@ fn write(kernel: &Kernel, log: &EventLog, path: &str) -> Result<(), Refused> {
                 EventKind::Alloc | EventKind::Refusal | EventKind::Contract => EventLog::master(event.detail),
                 _ => None,
             };
-            let nanos = |ticks| CLOCK.get().map_or(0, |clock| clock.nanos_of(ticks));
             let (time, kind, first) = (nanos(event.time), event.kind, event.frames.start());
             let amount = if kind == EventKind::LockWait { nanos(event.amount.into()) } else { event.amount.into() };
             let _ = write!(to, "event {core} {time} {kind} {} {} {first} {amount}", event.detail, event.buffer);

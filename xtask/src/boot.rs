@@ -41,6 +41,8 @@ struct Options {
     cores: Option<u32>,
     count: bool,
     limit: u32,
+    /// Whether the kernel reads commands.
+    shell: bool,
     elf: Option<PathBuf>,
 }
 
@@ -83,6 +85,8 @@ impl Options {
             }
         }
         let words = append.to_string_lossy();
+        let asks_for = |demo| words.split_whitespace().any(|word| word == demo);
+        let shell = asks_for("demo=shell");
         let board = Emulated::named(&board)?;
         let mib = match &memory {
             Some(memory) => memory.mib,
@@ -94,13 +98,14 @@ impl Options {
             screenshot,
             record,
             window,
-            count: count || words.split_whitespace().any(|word| word == "demo=loans"),
+            count: count || asks_for("demo=loans"),
             append,
             dtb,
             memory,
             mib,
             cores,
-            limit: limit.unwrap_or(if window { 0 } else { 120 }),
+            limit: limit.unwrap_or(if window || (shell && io::stdin().is_terminal()) { 0 } else { 120 }),
+            shell,
             elf,
         };
         options.checked()
@@ -253,8 +258,8 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     let status = if options.screenshot.is_some() {
         with_screenshot(qemu, &scratch)?
     } else {
-        // If the input is not a terminal, it is not meant for the guest.
-        if !io::stdin().is_terminal() {
+        // If the input is not a terminal, it is meant for the guest only if that reads commands.
+        if !io::stdin().is_terminal() && !options.shell {
             qemu.stdin(Stdio::null());
         }
         qemu.status().doing("timeout")?

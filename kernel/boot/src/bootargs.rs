@@ -277,7 +277,7 @@ type RamSaid<'a> = (Option<Ram>, Option<ArgProblem<'a>>);
 
 /// Reads `nn[KMG]`, which must be more than 0. Returns it and the rest.
 fn size_of_ram(text: &str) -> Result<(u64, &str), ArgProblem<'_>> {
-    match number(text, "size")? {
+    match read_number(text, "size")? {
         (0, _) => Err(ArgProblem::ZeroSize),
         sized => Ok(sized),
     }
@@ -294,7 +294,7 @@ fn parse_mem(text: &str) -> RamSaid<'_> {
         Err(problem) => return (None, Some(problem)),
     };
     let Some(start) = rest.strip_prefix('@') else { return (Some(Ram::First(size)), junk(rest)) };
-    match number(start, "start address") {
+    match read_number(start, "start address") {
         Ok((base, rest)) => (Some(Ram::Use(ByteRange { base, size })), junk(rest)),
         Err(problem) => (None, Some(problem)),
     }
@@ -312,7 +312,7 @@ fn parse_memmap(text: &str) -> RamSaid<'_> {
             Some(b'$' | b'#' | b'!') => Ram::Withhold,
             Some(_) => return Err(ArgProblem::Unexpected(rest)),
         };
-        let (base, rest) = number(&rest[1..], "start address")?;
+        let (base, rest) = read_number(&rest[1..], "start address")?;
         Ok((kind(ByteRange { base, size }), rest))
     };
     match read() {
@@ -323,7 +323,7 @@ fn parse_memmap(text: &str) -> RamSaid<'_> {
 
 fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
     let refuse = |problem| ArgError { text: arg.text, problem };
-    let (size, rest) = number(arg.value.unwrap_or_default(), "size").map_err(refuse)?;
+    let (size, rest) = read_number(arg.value.unwrap_or_default(), "size").map_err(refuse)?;
     if rest.is_empty() {
         return Ok(match size {
             0 => Cma::Disabled,
@@ -334,12 +334,12 @@ fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
         Some(place) if size > 0 => place,
         _ => return Err(refuse(ArgProblem::Unexpected(rest))),
     };
-    let (start, rest) = number(place, "start address").map_err(refuse)?;
+    let (start, rest) = read_number(place, "start address").map_err(refuse)?;
     let place = match rest.strip_prefix('-') {
         None if rest.is_empty() => CmaPlace::At(start),
         None => return Err(refuse(ArgProblem::Unexpected(rest))),
         Some(rest) => {
-            let (end, rest) = number(rest, "end address").map_err(refuse)?;
+            let (end, rest) = read_number(rest, "end address").map_err(refuse)?;
             if !rest.is_empty() {
                 return Err(refuse(ArgProblem::Unexpected(rest)));
             }
@@ -356,7 +356,12 @@ fn parse_cma(arg: Arg<'_>) -> Result<Cma<'_>, ArgError<'_>> {
 
 /// Reads a number as Linux's `memparse` does: decimal, octal after `0`, hexadecimal after `0x`, then K, M or G in
 /// either case. Returns it and what follows it. `part` names the number if there is none.
-fn number<'a>(text: &'a str, part: &'static str) -> Result<(u64, &'a str), ArgProblem<'a>> {
+///
+/// # Errors
+///
+/// [`ArgProblem::Missing`] if the text does not begin with a digit. [`ArgProblem::Overflow`] if the number has more
+/// than 64 bits.
+pub fn read_number<'a>(text: &'a str, part: &'static str) -> Result<(u64, &'a str), ArgProblem<'a>> {
     let (radix, digits) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) if digits.starts_with(|c: char| c.is_ascii_hexdigit()) => (16, digits),
         _ if text.starts_with('0') => (8, text),

@@ -238,6 +238,7 @@ const CRATES: [Crate; 8] = [
             "demo::film",
             "demo::lending",
             "demo::share",
+            "demo::shell",
             "demo::run",
             "demo",
             "kernel::main",

@@ -9,6 +9,7 @@ mod list;
 mod module;
 mod outcome;
 mod record;
+mod shell;
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};

@@ -47,6 +47,7 @@ pub(crate) mod loan;
 mod loan;
 mod mapped_area;
 pub(crate) mod master;
+mod occupancy;
 mod plan;
 pub(crate) mod pool;
 pub(crate) mod port;
@@ -62,7 +63,7 @@ mod standing;
 mod warm;
 pub(crate) mod word;
 
-pub use crate::cma::area::{AllocError, MAX_ALIGN, NoRun};
+pub use crate::cma::area::{AllocError, MAX_ALIGN, NoRun, Occupant};
 pub use crate::cma::contract::{ContractError, ContractSet, PlacedSet};
 #[cfg(feature = "loans")]
 pub use crate::cma::loan::{

@@ -21,12 +21,14 @@
 //! - `slots`: contracts' frames;
 //! - `borrow`: frames for loans, and where their pages move;
 //! - `idle`: what idle time prepares. It zeroes frames where they lie, and finds places for the last kinds of request;
+//! - `occupant`: who has a frame, for reports;
 //! - `whose`: the area comes from the kernel, and goes back to it.
 
 mod alloc;
 #[cfg(feature = "loans")]
 mod borrow;
 mod idle;
+mod occupant;
 mod refusal;
 mod run;
 mod slots;
@@ -38,6 +40,7 @@ mod interleavings;
 mod tests;
 
 pub(crate) use self::alloc::{Taken, shape};
+pub use occupant::Occupant;
 pub use refusal::{AllocError, MAX_ALIGN, NoRun};
 pub(crate) use slots::{PlanError, Wanted};
 pub(crate) use whose::Whose;

@@ -30,6 +30,25 @@ fn contracted(kind: PageKind) -> (Area, FrameRange, Loan, u32) {
 }
 
 #[test]
+fn a_report_names_what_idle_time_zeroes() {
+    let frames = FrameRange::new(FIRST, 8).unwrap();
+    // SAFETY: frames are numbers here; nothing is mapped.
+    let mut area = Area::new(unsafe { CarveOut::assume("test", &[frames], true) }).unwrap();
+    area.set_stock(8);
+    let held = area.alloc(None, FRAME_SIZE, 1, |run| core::iter::once(Reachable::unshifted(run))).unwrap();
+    assert_eq!(held.extent.frames().start(), FIRST);
+    let zeroing = area.begin_zeroing(3, &core::iter::empty()).unwrap();
+    let none = core::iter::empty::<FrameRange>;
+    let mut at = |first: u32| {
+        let rest = FrameRange::between(FIRST + first, frames.end()).unwrap();
+        area.occupant(rest, none(), none())
+    };
+    assert_eq!([at(0), at(1), at(4)], [(Occupant::Held, 1), (Occupant::Zeroing, 3), (Occupant::Idle, 4)]);
+    area.end_zeroing(zeroing);
+    assert_eq!(area.occupant(frames, none(), none()), (Occupant::Held, 1));
+}
+
+#[test]
 fn i6_a_window_of_unlike_discardable_loans_is_found() {
     let frames = FrameRange::new(FIRST, 4).unwrap();
     // SAFETY: frames are numbers here; nothing is mapped.

@@ -51,6 +51,10 @@ impl Occupancy {
         match *self {}
     }
 
+    pub(crate) fn first_lent(&self, _: FrameRange, _: u32) -> Option<FrameRange> {
+        match *self {}
+    }
+
     pub(crate) fn for_each_available(&self, _: impl FnMut(FrameRange)) {
         match *self {}
     }

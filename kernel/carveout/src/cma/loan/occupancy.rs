@@ -269,7 +269,7 @@ impl Occupancy {
     }
 
     /// Returns the first run of `window` that is lent, cut to at most `most` frames.
-    pub(super) fn first_lent(&self, window: FrameRange, most: u32) -> Option<FrameRange> {
+    pub(crate) fn first_lent(&self, window: FrameRange, most: u32) -> Option<FrameRange> {
         let range = self.positions(window);
         let first = self.next(range.start, range.end, |block| block.lent);
         if first == range.end {
