@@ -17,7 +17,8 @@
 //!
 //! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with
 //! contracts take and free memory that is full of loans: see `lending`. With `demo=coherency` there is no picture: the
-//! caches are tested instead, see `coherency`. With `demo=share` processes run, see `share`.
+//! caches are tested instead, see `coherency`. With `demo=share` processes run, see `share`. With `demo=net` the kernel
+//! serves a page that shows the memory at work, see `net`.
 
 #[cfg(target_arch = "arm")]
 pub mod coherency;
@@ -51,5 +52,6 @@ pub mod bmp;
 #[cfg(test)]
 mod fake;
 pub mod mock;
+pub mod net;
 pub mod random;
 pub mod store;

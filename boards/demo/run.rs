@@ -6,10 +6,11 @@ use super::film::film;
 use super::hops::{Hop, print_table};
 use super::memory::CODEC;
 use super::picture::{Source, show_bars, show_picture};
-use super::{coherency, lending, share};
-use crate::kernel::devices;
+use super::{coherency, lending, net, share};
 use crate::kernel::state::Kernel;
+use crate::kernel::{devices, known};
 use crate::println;
+use alloc::format;
 use alloc::vec::Vec;
 
 /// Runs the demo on a booted kernel. At the end every buffer goes back, even after a failure. Only buffers of a device
@@ -24,6 +25,7 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     match asked(kernel) {
         Some("coherency") => return coherency::run(kernel),
         Some("share") => return share::run(kernel),
+        Some("net") => return serve(kernel),
         _ => {}
     }
     let whole = devices::find(&kernel.info, CODEC).is_some();
@@ -39,9 +41,24 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
         },
         None => only_film(kernel),
     };
-    let after = free_bytes(kernel);
     log::info!("took {} ms of the board's clock", (micros() - start) / 1000);
-    // More may be free than before, because a disk that was given up gave its rings back, too.
+    without_leak(kernel, before, result)
+}
+
+/// Serves the page.
+fn serve(kernel: &'static Kernel) -> Result<(), Failure> {
+    let nic = known::network(kernel).map_err(|error| Failure::Net(format!("{error}")))?;
+    let nic = nic.ok_or(Failure::NoDevice("network"))?;
+    // The controller keeps the memory of its headers.
+    let before = free_bytes(kernel);
+    let result = net::run(kernel, nic);
+    without_leak(kernel, before, result)
+}
+
+/// Returns the demo's result, or the leak if less is free than before.
+fn without_leak(kernel: &'static Kernel, before: u64, result: Result<(), Failure>) -> Result<(), Failure> {
+    let after = free_bytes(kernel);
+    // More may be free than before, because a device that was given up gave its rings back, too.
     if after >= before {
         return result;
     }

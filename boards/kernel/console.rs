@@ -79,10 +79,15 @@ pub fn print(args: fmt::Arguments<'_>) {
     write(args);
 }
 
+/// Returns a byte that came, if there is one.
+pub fn try_read() -> Option<u8> {
+    UART.lock().as_mut().and_then(|uart| uart.try_read())
+}
+
 /// Waits for a byte.
 pub fn read() -> u8 {
     loop {
-        if let Some(byte) = UART.lock().as_mut().and_then(|uart| uart.try_read()) {
+        if let Some(byte) = try_read() {
             return byte;
         }
         carveout::cpu::relax();
