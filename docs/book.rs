@@ -33,6 +33,7 @@ compiled! {
     features: "src/features.md",
     plan: "src/plan.md",
     events: "src/events.md",
+    network: "src/network.md",
     boards: "src/boards.md",
     testing: "src/testing.md",
     performance: "src/performance.md",

@@ -7,10 +7,10 @@ use super::hops::{Hop, print_table};
 use super::memory::CODEC;
 use super::picture::{Source, show_bars, show_picture};
 use super::{coherency, lending, net, share};
+use crate::drivers::net::virtio_net::KEPT;
+use crate::kernel::devices;
 use crate::kernel::state::Kernel;
-use crate::kernel::{devices, known};
 use crate::println;
-use alloc::format;
 use alloc::vec::Vec;
 
 /// Runs the demo on a booted kernel. At the end every buffer goes back, even after a failure. Only buffers of a device
@@ -45,14 +45,11 @@ pub fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     without_leak(kernel, before, result)
 }
 
-/// Serves the page.
+/// Serves the page. The controller keeps some memory.
 fn serve(kernel: &'static Kernel) -> Result<(), Failure> {
-    let nic = known::network(kernel).map_err(|error| Failure::Net(format!("{error}")))?;
-    let nic = nic.ok_or(Failure::NoDevice("network"))?;
-    // The controller keeps the memory of its headers.
     let before = free_bytes(kernel);
-    let result = net::run(kernel, nic);
-    without_leak(kernel, before, result)
+    let result = net::run(kernel);
+    without_leak(kernel, before.saturating_sub(KEPT.into()), result)
 }
 
 /// Returns the demo's result, or the leak if less is free than before.

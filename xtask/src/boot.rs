@@ -298,8 +298,9 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     let status = if options.screenshot.is_some() {
         with_screenshot(qemu, &scratch)?
     } else {
-        // If the input is not a terminal, it is not meant for the guest.
-        if !io::stdin().is_terminal() {
+        // If the input is not a terminal, it is not meant for the guest. A key ends the network's demo, also one of a
+        // program.
+        if !io::stdin().is_terminal() && options.net.is_none() {
             qemu.stdin(Stdio::null());
         }
         qemu.status().doing("timeout")?

@@ -8,9 +8,9 @@ use super::server::Server;
 use super::state::{self, Beside, STATE_BYTES};
 use crate::demo::ending::end;
 use crate::demo::failure::Failure;
-use crate::drivers::net::virtio_net::{self, VirtioNet};
-use crate::kernel::console;
+use crate::drivers::net::virtio_net::{self, NetError, VirtioNet};
 use crate::kernel::state::Kernel;
+use crate::kernel::{console, known};
 use crate::println;
 use alloc::format;
 use alloc::vec::Vec;
@@ -31,13 +31,21 @@ const FRAMES: usize = 32;
 ///
 /// [`Failure::NoDevice`] and [`Failure::Net`] if there is no network. [`Failure::Lending`] if the contract beside
 /// it cannot be made, or did not hold. [`Failure::Audit`] if the audit finds something.
-pub(in crate::demo) fn run(kernel: &'static Kernel, nic: virtio_net::Nic) -> Result<(), Failure> {
+pub(in crate::demo) fn run(kernel: &'static Kernel) -> Result<(), Failure> {
     let seconds = kernel.info.bootargs().get("net-seconds").and_then(|arg| arg.value);
     let seconds = seconds.map(|text| text.parse::<u64>().map_err(|_| text)).transpose();
     let seconds = seconds.map_err(|text| Failure::Net(format!("net-seconds={text}: not a number of seconds")))?;
+    let failed = |error: NetError| Failure::Net(format!("{error}"));
+    let nic = known::network(kernel).map_err(failed)?.ok_or(Failure::NoDevice("network"))?;
     let mac = nic.mac();
-    let mut load = Load::new(kernel)?;
-    let mut device = nic.start().map_err(|error| Failure::Net(format!("{error}")))?;
+    let mut device = nic.start().map_err(failed)?;
+    let mut load = match Load::new(kernel) {
+        Ok(load) => load,
+        Err(failure) => {
+            virtio_net::stop(device);
+            return Err(failure);
+        }
+    };
     let mut sockets = SocketSet::new(Vec::new());
     let mut server = Server::new(&mut sockets, STATE_BYTES);
     let mut interface = interface(kernel, &mut device, mac);

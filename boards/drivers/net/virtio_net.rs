@@ -33,6 +33,8 @@ use virtio_drivers::transport::{DeviceStatus, Transport};
 const DESCRIPTORS: usize = 64;
 /// The packets that each queue has room for.
 const PACKETS: u32 = DESCRIPTORS as u32 / 2;
+/// Bytes that the device keeps after it was stopped, for the headers of its requests.
+pub const KEPT: u32 = FRAME_SIZE;
 /// Bytes of the header before a packet (virtio 1.1, 5.1.6).
 const HEADER: usize = 12;
 /// The queues' numbers (virtio 1.1, 5.1.2).
@@ -122,7 +124,7 @@ impl Nic {
     ) -> Result<Self, NetError> {
         assert!(!MEMORY.is_completed(), "there is one network device");
         // A slot of the bounce buffer for the header of each request.
-        MEMORY.try_call_once(|| DeviceMemory::new(dma, master, FRAME_SIZE, PACKET)).map_err(NetError::NoMemory)?;
+        MEMORY.try_call_once(|| DeviceMemory::new(dma, master, KEPT, PACKET)).map_err(NetError::NoMemory)?;
         let mut wire = Wire::new(transport);
         let rings = rings(&mut wire);
         let (rx, tx, mac) = rings.inspect_err(|_| wire.set_status(DeviceStatus::empty()))?;
@@ -212,7 +214,9 @@ struct Queue<D: Direction> {
 }
 
 impl<D: Direction> Queue<D> {
-    fn new(wire: Rc<RefCell<Wire>>, ring: Ring, number: u16) -> Self {
+    fn new(wire: Rc<RefCell<Wire>>, mut ring: Ring, number: u16) -> Self {
+        // It is polled.
+        ring.set_dev_notify(false);
         let packets = array::from_fn(|_| None);
         let (header, traffic) = (Box::new([0; HEADER]), Traffic::default());
         Self { wire, ring, number, packets, header, broken: false, traffic }
