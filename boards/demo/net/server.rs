@@ -17,6 +17,8 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 const PORT: u16 = 80;
 /// The most clients at once.
 pub(super) const CLIENTS: usize = 16;
+/// Bytes that are taken of a client. Whoever sends whole segments gets more than the longest request into them.
+const RECEIVED: usize = 2 * LONGEST;
 /// Bytes that may be on their way to a client. A state and its head fit.
 const UNSENT: usize = 16 << 10;
 /// Microseconds that a connection may last, and that it may last without a whole request.
@@ -35,7 +37,7 @@ const PAGE: &[u8] = include_bytes!("page.html");
 pub(super) struct Counts {
     /// Connections.
     pub(super) connections: u64,
-    /// Answers with the page, and with the state.
+    /// Answers with the page.
     pub(super) page: u64,
     /// Answers with the state.
     pub(super) state: u64,
@@ -111,7 +113,7 @@ impl Server {
         assert!(state + HEAD <= UNSENT, "a state and its head fit");
         let buffer = |bytes| SocketBuffer::new(vec![0; bytes]);
         let clients = (0..CLIENTS).map(|_| {
-            let socket = sockets.add(Socket::new(buffer(LONGEST), buffer(UNSENT)));
+            let socket = sockets.add(Socket::new(buffer(RECEIVED), buffer(UNSENT)));
             Client { socket, stage: Stage::Free, since: 0 }
         });
         Self { clients: clients.collect(), state: Text::new(state), head: Text::new(HEAD), counts: Counts::default() }

@@ -14,7 +14,7 @@ use carveout::holder::Holder;
 use core::fmt::{self, Write};
 
 /// Bytes of the longest state.
-pub(super) const STATE_BYTES: usize = 12 << 10;
+pub(super) const STATE_BYTES: usize = 15 << 10;
 /// The most areas that are told of.
 const AREAS: usize = 4;
 /// The most buffers, borrowers and refusals that are told of.
