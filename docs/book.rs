@@ -34,6 +34,7 @@ compiled! {
     plan: "src/plan.md",
     events: "src/events.md",
     shell: "src/shell.md",
+    network: "src/network.md",
     boards: "src/boards.md",
     testing: "src/testing.md",
     performance: "src/performance.md",

@@ -54,6 +54,8 @@ pub enum Failure {
     Incoherent,
     /// Lending broke a promise.
     Lending(String),
+    /// There is no network, or its boot arguments are wrong.
+    Net(String),
     /// A process did not do what it must.
     Share(String),
     /// The audit found something.
@@ -84,6 +86,7 @@ impl fmt::Display for Failure {
             Self::NoInterrupt(name) => write!(f, "{name}: no interrupt came"),
             Self::Incoherent => f.write_str("maintenance through a non-cacheable mapping does not reach every cache"),
             Self::Lending(what) | Self::Share(what) => f.write_str(what),
+            Self::Net(what) => write!(f, "network: {what}"),
             Self::Audit => f.write_str("the audit found a violation"),
             Self::Leak { free: (before, after) } => {
                 write!(f, "memory was not given back: {} were free before, {} are after", Bytes(*before), Bytes(*after))

@@ -18,7 +18,8 @@
 //! With the boot argument `demo=loans` the file comes from a cache in lent frames instead, and then devices with
 //! contracts take and free memory that is full of loans: see `lending`. With `demo=coherency` there is no picture: the
 //! caches are tested instead, see `coherency`. With `demo=share` processes run, see `share`. With `demo=shell` the
-//! console takes commands, see `shell`.
+//! console takes commands, see `shell`. With `demo=net` the kernel serves a page that shows the memory at work, see
+//! `net`.
 
 #[cfg(target_arch = "arm")]
 pub mod coherency;
@@ -52,6 +53,7 @@ pub mod bmp;
 #[cfg(test)]
 mod fake;
 pub mod mock;
+pub mod net;
 pub mod random;
 mod shell;
 pub mod store;

@@ -13,6 +13,8 @@ pub mod wait;
 pub mod display;
 pub mod dma;
 pub mod intc;
+#[cfg(target_arch = "arm")]
+pub mod net;
 pub mod smp;
 pub mod storage;
 pub mod timer;

@@ -88,10 +88,15 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
+/// Returns a byte that came, if there is one.
+pub fn try_read() -> Option<u8> {
+    UART.lock().as_mut().and_then(|uart| uart.try_read())
+}
+
 /// Waits for a byte.
 pub fn read() -> u8 {
     loop {
-        if let Some(byte) = UART.lock().as_mut().and_then(|uart| uart.try_read()) {
+        if let Some(byte) = try_read() {
             return byte;
         }
         carveout::cpu::relax();

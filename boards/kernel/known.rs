@@ -13,6 +13,7 @@ use crate::drivers::dma::{Copier, CopyError};
 use crate::drivers::intc::irq::IrqId;
 use crate::drivers::intc::{InterruptController, gic::Gic, omap::OmapIntc, sun4i::Sun4iIntc};
 use crate::drivers::mmio::Mmio;
+use crate::drivers::net::virtio_net::{NetError, Nic};
 use crate::drivers::storage::ahci::{AhciDisk, AhciError};
 use crate::drivers::storage::pl181::Card;
 use crate::drivers::storage::sd::CardError;
@@ -274,6 +275,20 @@ pub fn virtio_transport(
     // SAFETY: the tree says that these are a virtio transport's.
     let registers = unsafe { kernel.first(found) }?;
     virtio_blk::transport(registers, bytes, kind)
+}
+
+/// Opens the first network device that is there.
+///
+/// # Errors
+///
+/// [`NetError`] if there is a device but it cannot be used.
+pub fn network(kernel: &'static Kernel) -> Result<Option<Nic>, NetError> {
+    let mut all = Vec::new();
+    devices::find_all(&kernel.info, "virtio,mmio", |found| all.push(found));
+    let device =
+        all.into_iter().find_map(|found| Some((virtio_transport(kernel, &found, DeviceType::Network)?, found.path)));
+    let Some((transport, path)) = device else { return Ok(None) };
+    Nic::open(transport, kernel.master_at("virtio-net", &path), kernel.dma).map(Some)
 }
 
 /// Opens the memory card, if a controller has one.

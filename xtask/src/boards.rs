@@ -131,6 +131,11 @@ impl Emulated {
         machine.into_iter().map(OsString::from).chain(self.qemu.options.iter().map(OsString::from)).collect()
     }
 
+    /// Returns whether the machine takes devices of virtio.
+    pub(crate) fn has_virtio(&self) -> bool {
+        matches!(self.qemu.disk, Disk::Virtio)
+    }
+
     /// Returns the words that attach `file` as the only disk. May put a copy into `scratch`. The guest's writes to the
     /// disk are lost.
     pub(crate) fn disk_words(&self, file: &Path, scratch: &Path) -> Result<Vec<OsString>> {

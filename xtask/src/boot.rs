@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -40,6 +41,8 @@ struct Options {
     mib: u64,
     cores: Option<u32>,
     count: bool,
+    /// The loopback port of the host that leads to the guest's port 80.
+    net: Option<u16>,
     limit: u32,
     /// Whether the kernel reads commands.
     shell: bool,
@@ -59,6 +62,7 @@ impl Options {
         let (mut image, mut screenshot, mut dtb, mut elf) = (None, None, None, None);
         let (mut memory, mut cores, mut limit) = (None, None, None);
         let (mut window, mut count, mut append, mut record) = (false, false, OsString::new(), None);
+        let mut net = None;
         while let Some(arg) = args.next()? {
             match arg {
                 Arg::Long("board") => board = args.value()?.string()?,
@@ -72,6 +76,7 @@ impl Options {
                 Arg::Long("timeout") => limit = Some(limit_of(&args.value()?.string()?)?),
                 Arg::Long("window") => window = true,
                 Arg::Long("count") => count = true,
+                Arg::Long("net") => net = Some(port_of(&mut args)?),
                 // The scripts have handled this option.
                 Arg::Long("no-install") => {}
                 Arg::Value(value) => {
@@ -87,6 +92,7 @@ impl Options {
         let words = append.to_string_lossy();
         let asks_for = |demo| words.split_whitespace().any(|word| word == demo);
         let shell = asks_for("demo=shell");
+        let endless = window || net.is_some() || (shell && io::stdin().is_terminal());
         let board = Emulated::named(&board)?;
         let mib = match &memory {
             Some(memory) => memory.mib,
@@ -104,8 +110,9 @@ impl Options {
             memory,
             mib,
             cores,
-            limit: limit.unwrap_or(if window || (shell && io::stdin().is_terminal()) { 0 } else { 120 }),
+            limit: limit.unwrap_or(if endless { 0 } else { 120 }),
             shell,
+            net,
             elf,
         };
         options.checked()
@@ -116,6 +123,18 @@ impl Options {
             && fs::metadata(image).is_ok_and(|file| file.len() == 0)
         {
             return Err(Failure::new(format!("the picture is an empty file: {}", image.display())));
+        }
+        if self.net.is_some() {
+            if self.elf.is_some() {
+                return Err(Failure::new("--net is of the demo: it goes with no ELF"));
+            }
+            if !self.board.has_virtio() {
+                let name = self.board.board.name();
+                return Err(Failure::new(format!("--net needs a board with virtio, which {name} has not")));
+            }
+            if self.screenshot.is_some() || self.window {
+                return Err(Failure::new("--net shows no picture: it goes with neither --screenshot nor --window"));
+            }
         }
         if let Some(screenshot) = &self.screenshot {
             if self.window {
@@ -150,6 +169,9 @@ impl Options {
             arguments.push(format!(" events={EVENTS} record="));
             arguments.push(events);
         }
+        if self.net.is_some() {
+            arguments.push(" demo=net");
+        }
         if !self.append.is_empty() {
             arguments.push(" ");
             arguments.push(&self.append);
@@ -171,6 +193,10 @@ impl Options {
         }
         if let Some(cores) = self.cores {
             qemu.args(["-smp", &cores.to_string()]);
+        }
+        if let Some(port) = self.net {
+            qemu.args(["-netdev", &format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80")]);
+            qemu.args(["-device", "virtio-net-device,netdev=net"]);
         }
         if self.count {
             qemu.args(COUNTING);
@@ -197,6 +223,22 @@ pub(crate) fn in_a_folder(path: &Path) -> Result<&Path> {
 fn cores_of(text: &str) -> Result<u32> {
     let cores = digits(text).filter(|&cores| cores > 0 && !text.starts_with('0'));
     cores.ok_or_else(|| Failure::new(format!("--smp takes a number of cores, not '{text}'")))
+}
+
+/// Returns the port after `--net`, or else a free one.
+fn port_of(args: &mut lexopt::Parser) -> Result<u16> {
+    let word = match args.optional_value() {
+        Some(word) => Some(word),
+        None => args.raw_args()?.next_if(|word| digits::<u64>(&word.to_string_lossy()).is_some()),
+    };
+    let Some(word) = word else {
+        // The port is free now. Another program takes it in the meantime only by chance.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|port| port.local_addr());
+        return Ok(port.doing("a free port")?.port());
+    };
+    let text = word.string()?;
+    let port = digits(&text).filter(|&port| port > 0);
+    port.ok_or_else(|| Failure::new(format!("--net takes a port, not '{text}'")))
 }
 
 fn limit_of(text: &str) -> Result<u32> {
@@ -237,7 +279,8 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     } else {
         let toolchain = Toolchain::chosen()?;
         let elf = toolchain.demo_with(if options.record.is_some() { &["events"] } else { &[] })?;
-        if options.image.is_none() {
+        // The page needs no disk.
+        if options.image.is_none() && options.net.is_none() {
             options.image = Some(default_picture(&toolchain, &scratch)?);
         }
         elf
@@ -254,12 +297,16 @@ pub(crate) fn command(args: lexopt::Parser) -> Result<u8> {
     let disk = options.image.as_ref().map_or(Ok(Vec::new()), |image| options.board.disk_words(image, &scratch))?;
     let events = options.record.as_ref().map(|_| scratch.join("events"));
     let mut qemu = options.qemu(&kernel, dtb, disk, display, events.as_deref());
+    if let Some(port) = options.net {
+        println!("net: http://127.0.0.1:{port}/");
+    }
 
     let status = if options.screenshot.is_some() {
         with_screenshot(qemu, &scratch)?
     } else {
-        // If the input is not a terminal, it is meant for the guest only if that reads commands.
-        if !io::stdin().is_terminal() && !options.shell {
+        // If the input is not a terminal, it is meant for the guest only if that reads commands, or serves until a key
+        // comes.
+        if !io::stdin().is_terminal() && !options.shell && options.net.is_none() {
             qemu.stdin(Stdio::null());
         }
         qemu.status().doing("timeout")?
@@ -466,6 +513,17 @@ mod tests {
     }
 
     #[test]
+    fn the_network_is_a_port_of_this_machine_and_off_by_default() {
+        let words = command(&["--net", "8080", "--append", "net-seconds=3"]);
+        assert!(words.starts_with("--foreground --kill-after=5 0 "), "{words}");
+        assert!(words.contains(" -append cma=64M loglevel=6 semihosting demo=net net-seconds=3 "), "{words}");
+        assert!(words.contains("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:8080-10.0.2.15:80 -device virtio-net"));
+        assert!(command(&["--net=81"]).contains(":127.0.0.1:81-"));
+        assert!(options(&["--net"]).unwrap().net.unwrap() > 0);
+        assert!(!command(&[]).contains("-netdev"));
+    }
+
+    #[test]
     fn what_is_wrong_is_said_in_a_line() {
         assert_eq!(refusal(&["--smp", "0"]), "--smp takes a number of cores, not '0'");
         assert_eq!(refusal(&["--smp", "+1"]), "--smp takes a number of cores, not '+1'");
@@ -477,6 +535,18 @@ mod tests {
         assert_eq!(refusal(&["--record", "/nowhere/x.json"]), "no such folder: /nowhere");
         assert_eq!(refusal(&["--record", "x", "/bin/sh"]), "--record is of the demo: it goes with no ELF");
         assert_eq!(refusal(&["--window", "--screenshot", "x"]), "--screenshot and --window exclude each other");
+        assert_eq!(refusal(&["--net", "0"]), "--net takes a port, not '0'");
+        assert_eq!(refusal(&["--net=65536"]), "--net takes a port, not '65536'");
+        assert_eq!(refusal(&["--net=", "x"]), "--net takes a port, not ''");
+        assert_eq!(refusal(&["--net", "/bin/sh"]), "--net is of the demo: it goes with no ELF");
+        assert_eq!(
+            refusal(&["--net", "--board", "cubieboard"]),
+            "--net needs a board with virtio, which cubieboard has not"
+        );
+        assert_eq!(
+            refusal(&["--net", "--window"]),
+            "--net shows no picture: it goes with neither --screenshot nor --window"
+        );
         assert_eq!(refusal(&["--sooner"]), "unknown option --sooner; see --help");
         assert_eq!(refusal(&["--append"]), "--append needs a value");
         assert_eq!(refusal(&["/bin/sh", "-x"]), "nothing may follow the ELF, but '-x' does");

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 
 use super::cards::{self, Cards};
-use super::{Check, Job, Options, Verdict, cargo_tests, embed_c, embed_rust, module, record, shell, wrong};
+use super::{Check, Job, Options, Verdict, cargo_tests, embed_c, embed_rust, module, page, record, shell, wrong};
 use crate::boards::Emulated;
 use crate::build::{Kind, Toolchain};
 use crate::cases::{self, Case};
@@ -207,6 +207,7 @@ fn boots(kit: &'static Kit, options: &Options) -> Result<Vec<Check>> {
         checks.extend(embed_c::checks(kit));
         checks.extend(embed_rust::checks(kit));
         checks.extend(record::checks(kit));
+        checks.extend(page::checks(kit));
     }
     checks.extend(shell::checks(kit, options.quick));
     checks.extend(cards::checks(kit, options));

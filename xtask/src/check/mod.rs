@@ -8,6 +8,7 @@ mod embed_rust;
 mod list;
 mod module;
 mod outcome;
+mod page;
 mod record;
 mod shell;
 

@@ -95,6 +95,11 @@ impl<M: Machine, R: RxQueue<M>, T: TxQueue<M>> NetDevice<M, R, T> {
         Self { rx, tx, spare: packets.sent }
     }
 
+    /// Returns the queues, to be looked at.
+    pub const fn queues(&self) -> (&R, &T) {
+        (&self.rx, &self.tx)
+    }
+
     /// Returns the queues, which may still have packets. They are stopped next.
     pub fn into_queues(self) -> (R, T) {
         (self.rx, self.tx)

@@ -6,7 +6,8 @@
 //! - Rings are coherent buffers, zeroed (I5), and the device's alone once its driver gave them up: they are freed only
 //!   after the device was reset and said so. Otherwise they go into quarantine (I4).
 //! - The data of a request may be a stream that the device owns. No mapping of it exists meanwhile (I4), and nothing is
-//!   copied: [`DeviceMemory::source`], [`DeviceMemory::target`].
+//!   copied: [`DeviceMemory::source`], [`DeviceMemory::target`]. It may be a block of a pool instead, which stays
+//!   mapped: [`DeviceMemory::source_block`], [`DeviceMemory::target_block`].
 //! - All other memory that a driver shares is bounced. The device sees a copy in coherent memory, and never the
 //!   driver's own bytes. So no line of a cache has to be maintained for them, whatever else shares the line.
 //! - The device is told of a request only after all of it is in memory ([`Guarded`]).

@@ -6,7 +6,7 @@
 use crate::bounce::Bounce;
 use crate::stand_in::{HandError, Handed, HandedMut, StandIn};
 use carveout::addr::{BusAddr, FRAME_SIZE};
-use carveout::dma::{AllocError, Coherent, Device, Direction, Dma, Master, Stream};
+use carveout::dma::{AllocError, Coherent, Device, Direction, Dma, Master, Stream, StreamBlock};
 use carveout::machine::Machine;
 use carveout::sync::{Lock, Rank};
 use core::fmt;
@@ -137,6 +137,38 @@ impl<M: Machine> DeviceMemory<M> {
             return Err(HandError::Direction { has });
         }
         self.source(stream, range).map(HandedMut)
+    }
+
+    /// Hands `range` of a pool's block to a driver whose device reads it, such as a packet to be sent. It does for a
+    /// block what [`source`](Self::source) does for a stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`source`](Self::source).
+    pub fn source_block<'s, D: Direction>(
+        &'s self,
+        block: &'s StreamBlock<M, D, Device>,
+        range: Range<usize>,
+    ) -> Result<Handed<'s>, HandError> {
+        self.stand_in.hand(block.bus(), block.len(), range)
+    }
+
+    /// Hands `range` of a pool's block to a driver whose device writes it, such as a packet to be received. It does for
+    /// a block what [`target`](Self::target) does for a stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`target`](Self::target).
+    pub fn target_block<'s, D: Direction>(
+        &'s self,
+        block: &'s StreamBlock<M, D, Device>,
+        range: Range<usize>,
+    ) -> Result<HandedMut<'s>, HandError> {
+        let has = block.direction();
+        if !has.device_writes() {
+            return Err(HandError::Direction { has });
+        }
+        self.source_block(block, range).map(HandedMut)
     }
 
     /// Allocates a ring of so many frames, zeroed. Returns its bus address and its first byte.

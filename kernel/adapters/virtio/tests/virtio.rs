@@ -3,7 +3,7 @@
 mod device;
 
 use carveout::addr::{BusAddr, PhysAddr};
-use carveout::dma::{AllocError, Aperture, Bidirectional, FromDevice, ToDevice};
+use carveout::dma::{AllocError, Aperture, Bidirectional, BlockShape, FromDevice, StreamPool, ToDevice};
 use carveout::machine::Cache;
 use carveout::setup::CARVED;
 use carveout_virtio::{DmaHal, Guarded, HandError, MemoryError, Provider};
@@ -200,6 +200,41 @@ fn a_bounce_buffer_that_is_too_small_is_told() {
     let bench = Bench::new(Kind::Entropy(1), |master| master, PAGE, 0).unwrap();
     let mut entropy = VirtIORng::<DmaHal<Own>, _>::new(Guarded::<Own, _>::new(bench.wire())).unwrap();
     let _ = entropy.request_entropy(&mut [0; 4097]);
+}
+
+#[test]
+fn i4_a_packet_is_received_into_a_block_of_a_pool_and_sent_from_one() {
+    for bus in [shifted, |master| master] {
+        let bench = Bench::new(Kind::Disk, bus, PAGE, 4096).unwrap();
+        let (mut disk, memory) = (disk(&bench), bench.memory);
+        let shape = BlockShape { size: 1024, align: 1, boundary: None };
+        let pool = StreamPool::<_, FromDevice>::new(memory.dma(), memory.master(), shape, 4).unwrap();
+        let block = pool.alloc().unwrap().for_device();
+        let mut handed = memory.target_block(&block, 512..1024).unwrap();
+        assert_eq!(memory.source_block(&block, 0..1).err(), Some(HandError::Busy));
+        disk.read_blocks(3, &mut handed).unwrap();
+        assert!(handed.iter().all(|&byte| byte == 0), "the stand-in was written");
+        drop(handed);
+        let outside = HandError::Outside { start: 1000, end: 1025, bytes: 1024 };
+        assert_eq!(memory.target_block(&block, 1000..1025).err(), Some(outside));
+        let at = u64::from(block.bus().raw()) + 512;
+        assert_eq!(bench.device.borrow().data_at, [at], "the block's own address");
+        bench.audit();
+        // SAFETY: the request is complete (I4).
+        let block = unsafe { block.for_cpu_part(512..1024) };
+        assert_eq!(block.bytes()[512..], bench.device.borrow().disk[3 * 512..][..512]);
+
+        let pool = StreamPool::<_, ToDevice>::new(memory.dma(), memory.master(), shape, 4).unwrap();
+        let mut block = pool.alloc().unwrap();
+        block.bytes_mut().fill(0x5a);
+        let block = block.for_device();
+        let refused = memory.target_block(&block, 0..512).err().unwrap().to_string();
+        assert_eq!(refused, "stand-in: the device does not write a stream to the device");
+        disk.write_blocks(9, &memory.source_block(&block, 0..512).unwrap()).unwrap();
+        assert_eq!(bench.device.borrow().disk[9 * 512..][..512], [0x5a; 512]);
+        // SAFETY: as above.
+        drop(unsafe { block.for_cpu() });
+    }
 }
 
 #[test]
