@@ -27,8 +27,8 @@ pub enum EventKind {
     Loan,
     /// What was lent of these frames was taken back.
     Recall,
-    /// The contents of lent frames moved elsewhere. In place of the buffer stands the first frame that they moved to, or
-    /// 0 for the refuge.
+    /// The contents of lent frames moved elsewhere. In place of the buffer stands the first frame that they moved to.
+    /// For the refuge it is 0.
     Move,
     /// Lent frames were given back. The detail is the number of the borrower in its area.
     GiveBack,
