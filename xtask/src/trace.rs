@@ -251,7 +251,7 @@ impl Trace<'_> {
         let ranges = self.record.ranges.iter().filter(|range| range.area == area);
         let lent: u64 =
             ranges.map(|range| self.lent.range(range.first..range.first + range.count).count() as u64).sum();
-        let args = json!({"held by buffers, KiB": *held >> 10, "lent, KiB": lent * FRAME >> 10});
+        let args = json!({"held by buffers, KiB": *held >> 10, "lent, KiB": (lent * FRAME) >> 10});
         self.out.push(json!({"ph": "C", "pid": AREAS, "name": area, "ts": micros(nanos), "args": args}));
     }
 }
