@@ -76,6 +76,6 @@ mod recorded {
     fn line(core: usize, event: &Event) -> String {
         let Event { time, kind, buffer, frames, amount, .. } = event;
         let what = if kind.is_of_frames() { format!("{frames}") } else { format!("{amount}") };
-        format!("{:>12} ns core {core} {kind:<10} buffer {buffer:<6} {what}", time)
+        format!("{time:>12} ns core {core} {kind:<10} buffer {buffer:<6} {what}")
     }
 }
