@@ -21,8 +21,8 @@ use crate::project;
 const PROMPT: &str = "carveout> ";
 const CHAPTER: &str = "docs/src/shell.md";
 /// How long the first prompt may take, before which a kernel may have to be built, and how long an answer.
-const FIRST: Duration = Duration::from_secs(900);
-const PATIENCE: Duration = Duration::from_secs(60);
+const FIRST: Duration = Duration::from_mins(15);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long QEMU may run, in seconds.
 const SESSION: &str = "180";
 /// The columns of a table or a map.
