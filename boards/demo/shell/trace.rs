@@ -74,8 +74,9 @@ mod recorded {
     }
 
     fn line(core: usize, event: &Event) -> String {
-        let Event { time, kind, buffer, frames, amount, .. } = event;
+        let Event { kind, buffer, frames, amount, .. } = event;
+        let time = record::nanos(event.time);
         let what = if kind.is_of_frames() { format!("{frames}") } else { format!("{amount}") };
-        format!("{:>12} ns core {core} {kind:<10} buffer {buffer:<6} {what}", record::nanos(*time))
+        format!("{time:>12} ns core {core} {kind:<10} buffer {buffer:<6} {what}")
     }
 }

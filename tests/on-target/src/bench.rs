@@ -26,6 +26,7 @@ use carveout::dma::{
 };
 use carveout::sync;
 use carveout_armv7a::mmu::Armv7a;
+use carveout_boards::drivers::timer::Counter;
 use carveout_boards::drivers::timer::a9_global::A9GlobalTimer;
 use carveout_boards::kernel::bring_up;
 use carveout_boards::kernel::console;
@@ -51,12 +52,12 @@ fn main(handover: BootHandover) -> ! {
     let Some(timer) = clock.and_then(<dyn Any>::downcast_ref::<A9GlobalTimer>) else {
         console::die(format_args!("bench: this board has no global timer"))
     };
-    let bench = Bench { kernel, now: &|| timer.count(), master: kernel.master("bench"), marked: Marked::asked() };
+    let bench = Bench { kernel, now: &|| timer.ticks(), master: kernel.master("bench"), marked: Marked::asked() };
     let suite = argument("suite");
     // This is the first thing that a driver does.
-    let start = timer.count();
+    let start = timer.ticks();
     let first = bench.coherent(4 * KIB);
-    let cold = timer.count() - start;
+    let cold = timer.ticks() - start;
     first_buffer();
     if suite == "boot" {
         console::exit(0);

@@ -14,6 +14,7 @@
 use carveout::addr::FRAME_SIZE;
 use carveout::dma::{Bidirectional, Cpu, Device, FromDevice, Master, Stream};
 use carveout::sync;
+use carveout_boards::drivers::timer::Counter;
 use carveout_boards::drivers::timer::a9_global::A9GlobalTimer;
 use carveout_boards::kernel::{bring_up, state::Kernel};
 use carveout_boards::kernel::{console, cores, flush};
@@ -40,7 +41,7 @@ fn main(handover: BootHandover) -> ! {
     let Some(timer) = clock.and_then(<dyn Any>::downcast_ref::<A9GlobalTimer>) else {
         console::die(format_args!("bench: this board has no global timer"))
     };
-    let now = || timer.count() * TICK;
+    let now = || timer.ticks() * TICK;
     let count = cores::online().count();
     capture_cycles(kernel, count, &now);
     if kernel.info.bootargs().get("suite").is_some_and(|arg| arg.value == Some("streams")) {
