@@ -128,7 +128,8 @@ impl Toolchain {
     /// Builds the kernel with the demo and some of the kernel's features. Returns the ELF.
     pub(crate) fn demo_with(&self, features: &[&str]) -> Result<PathBuf> {
         let mut cargo = self.target("build");
-        cargo.args(["--package", KERNEL, "--bin", DEMO, "--features", &features.join(",")]);
+        cargo.args(["--package", KERNEL, "--bin", DEMO]);
+        with_features(&mut cargo, features);
         only(build(&format!("the kernel for {}", self.target), cargo)?, DEMO)
     }
 
@@ -144,7 +145,8 @@ impl Toolchain {
             Kind::Test => ("test", &["--no-run", "--test"]),
         };
         let mut cargo = self.target(command);
-        cargo.args(["--package", ON_TARGET]).args(words).arg(program).args(["--features", &features.join(",")]);
+        cargo.args(["--package", ON_TARGET]).args(words).arg(program);
+        with_features(&mut cargo, features);
         only(build(&format!("the program {program} for {}", self.target), cargo)?, program)
     }
 
@@ -185,6 +187,14 @@ impl Toolchain {
         let mut cargo = self.host("build");
         cargo.args(["--release", "--package", PICTURE]);
         only(build("the tool for pictures", cargo)?, PICTURE)
+    }
+}
+
+/// Has cargo build with some features, if there are any. They have a folder of their own: in the common one, a check
+/// beside this one would put a program without them in the place of the program.
+fn with_features(cargo: &mut Command, features: &[&str]) {
+    if !features.is_empty() {
+        cargo.args(["--features", &features.join(","), "--target-dir"]).arg(project::target_dir().join("features"));
     }
 }
 
