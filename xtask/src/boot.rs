@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -225,6 +225,11 @@ fn cores_of(text: &str) -> Result<u32> {
     cores.ok_or_else(|| Failure::new(format!("--smp takes a number of cores, not '{text}'")))
 }
 
+/// Returns a loopback port that is free now. Another program takes it in the meantime only by chance.
+pub(crate) fn free_port() -> Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|port| port.local_addr()).doing("a free port")
+}
+
 /// Returns the port after `--net`, or else a free one.
 fn port_of(args: &mut lexopt::Parser) -> Result<u16> {
     let word = match args.optional_value() {
@@ -232,9 +237,7 @@ fn port_of(args: &mut lexopt::Parser) -> Result<u16> {
         None => args.raw_args()?.next_if(|word| digits::<u64>(&word.to_string_lossy()).is_some()),
     };
     let Some(word) = word else {
-        // The port is free now. Another program takes it in the meantime only by chance.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|port| port.local_addr());
-        return Ok(port.doing("a free port")?.port());
+        return Ok(free_port()?.port());
     };
     let text = word.string()?;
     let port = digits(&text).filter(|&port| port > 0);

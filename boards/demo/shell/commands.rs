@@ -30,33 +30,42 @@ pub(super) struct Command {
     /// The words that follow: in capitals what is to be replaced, in brackets what may be left out.
     arguments: &'static str,
     help: &'static str,
-    run: fn(&mut Session, &[&str]) -> Result<(), Refused>,
+    run: Run,
+}
+
+/// What a command does.
+#[derive(Clone, Copy)]
+enum Run {
+    /// It takes no words.
+    Alone(fn(&mut Session)),
+    /// It takes the words that follow.
+    With(fn(&mut Session, &[&str]) -> Result<(), Refused>),
 }
 
 /// The commands, in the order of the help.
 pub(super) static COMMANDS: [Command; 14] = [
-    command("areas", "", "say who has how much of each area", reports::areas),
-    command("map", "AREA", "draw who has which part of an area", reports::map),
-    command("holders", "", "list the buffers of all devices", reports::holders),
-    command("alloc", "MASTER SIZE", "allocate a buffer for a device", alloc_free::alloc),
-    command("free", "[NUMBER|all]", "free a buffer, or list those of alloc", alloc_free::free),
-    command("lend", "[SIZE|none]", "lend idle memory to a cache, or take it back", alloc_free::lend),
-    command("contract", "MASTER none|COUNT SIZE", "promise buffers to a device, or end that", alloc_free::contract),
-    command("contracts", "", "list the contracts", reports::contracts),
-    command("why", "", "explain the last refusal", why::why),
-    command("stress", "STEPS", "allocate, hand over, free; look at all bytes", stress::stress),
-    command("audit", "", "compare all page tables with the books", reports::audit),
-    command("trace", "[on|off]", "record events, or list the last of them", trace::trace),
-    command("help", "[COMMAND]", "list the commands, or show one", help),
-    command("exit", "", "free everything and end the kernel", exit),
+    command("areas", "", "say who has how much of each area", Run::Alone(reports::areas)),
+    command("map", "AREA", "draw who has which part of an area", Run::With(reports::map)),
+    command("holders", "", "list the buffers of all devices", Run::Alone(reports::holders)),
+    command("alloc", "MASTER SIZE", "allocate a buffer for a device", Run::With(alloc_free::alloc)),
+    command("free", "[NUMBER|all]", "free a buffer, or list those of alloc", Run::With(alloc_free::free)),
+    command("lend", "[SIZE|none]", "lend idle memory to a cache, or take it back", Run::With(alloc_free::lend)),
+    command(
+        "contract",
+        "MASTER none|COUNT SIZE",
+        "promise buffers to a device, or end that",
+        Run::With(alloc_free::contract),
+    ),
+    command("contracts", "", "list the contracts", Run::Alone(reports::contracts)),
+    command("why", "", "explain the last refusal", Run::Alone(why::why)),
+    command("stress", "STEPS", "allocate, hand over, free; look at all bytes", Run::With(stress::stress)),
+    command("audit", "", "compare all page tables with the books", Run::Alone(reports::audit)),
+    command("trace", "[on|off]", "record events, or list the last of them", Run::With(trace::trace)),
+    command("help", "[COMMAND]", "list the commands, or show one", Run::With(help)),
+    command("exit", "", "free everything and end the kernel", Run::Alone(exit)),
 ];
 
-const fn command(
-    name: &'static str,
-    arguments: &'static str,
-    help: &'static str,
-    run: fn(&mut Session, &[&str]) -> Result<(), Refused>,
-) -> Command {
+const fn command(name: &'static str, arguments: &'static str, help: &'static str, run: Run) -> Command {
     Command { name, arguments, help, run }
 }
 
@@ -67,7 +76,15 @@ pub(super) fn run(session: &mut Session, words: &[&str]) -> Next {
         println!("refused: {}", unknown(name));
         return Next::Line;
     };
-    match (command.run)(session, words) {
+    let done = match (command.run, words) {
+        (Run::Alone(run), []) => {
+            run(session);
+            Ok(())
+        }
+        (Run::Alone(_), _) => Err(Refused::Usage),
+        (Run::With(run), words) => run(session, words),
+    };
+    match done {
         Ok(()) => {}
         Err(Refused::Because(why)) => println!("refused: {why}"),
         Err(Refused::Usage) => {
@@ -78,12 +95,8 @@ pub(super) fn run(session: &mut Session, words: &[&str]) -> Next {
     if session.over { Next::End } else { Next::Line }
 }
 
-fn exit(session: &mut Session, words: &[&str]) -> Result<(), Refused> {
-    if !words.is_empty() {
-        return Err(Refused::Usage);
-    }
+const fn exit(session: &mut Session) {
     session.over = true;
-    Ok(())
 }
 
 fn help(_: &mut Session, words: &[&str]) -> Result<(), Refused> {

@@ -13,15 +13,7 @@ use alloc::string::String;
 use carveout::addr::Bytes;
 use carveout::dma::{ContractSet, Occupant};
 
-type Done = Result<(), Refused>;
-
-/// Returns the usage's refusal if any word follows.
-fn alone(words: &[&str]) -> Done {
-    if words.is_empty() { Ok(()) } else { Err(Refused::Usage) }
-}
-
-pub(super) fn areas(session: &mut Session, words: &[&str]) -> Done {
-    alone(words)?;
+pub(super) fn areas(session: &mut Session) {
     println!("{:<16} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}", "area", "bytes", "held", "contract", "lent", "idle", "run");
     for AreaOf { name, id, ranges } in session.areas() {
         let mut bytes = [0; Occupant::ALL.len()];
@@ -34,7 +26,6 @@ pub(super) fn areas(session: &mut Session, words: &[&str]) -> Done {
         let run = shown(session.kernel.dma.free_bytes(id).1);
         println!("{name:<16} {all:>8} {held:>9} {contract:>9} {lent:>9} {idle:>9} {run:>9}");
     }
-    Ok(())
 }
 
 /// Returns bytes in text, which takes a width.
@@ -42,7 +33,7 @@ fn shown(bytes: u64) -> String {
     format!("{}", Bytes(bytes))
 }
 
-pub(super) fn map(session: &mut Session, words: &[&str]) -> Done {
+pub(super) fn map(session: &mut Session, words: &[&str]) -> Result<(), Refused> {
     let [name] = words else { return Err(Refused::Usage) };
     let AreaOf { id, ranges, .. } = session.area(name)?;
     let mut map = Map::new(&ranges);
@@ -51,26 +42,20 @@ pub(super) fn map(session: &mut Session, words: &[&str]) -> Done {
     Ok(())
 }
 
-pub(super) fn holders(session: &mut Session, words: &[&str]) -> Done {
-    alone(words)?;
+pub(super) fn holders(session: &mut Session) {
     println!("{}", session.kernel.dma.holders());
-    Ok(())
 }
 
-pub(super) fn contracts(session: &mut Session, words: &[&str]) -> Done {
-    alone(words)?;
+pub(super) fn contracts(session: &mut Session) {
     for promise in &session.promises {
         let set = ContractSet { count: promise.count, bytes: promise.bytes, align: 1 };
         let allocated = session.held.iter().filter(|held| held.promised && held.name == promise.name).count();
         println!("{}: {set}, {allocated} of them allocated", promise.name);
     }
     println!("contracts: {}", session.promises.len());
-    Ok(())
 }
 
-pub(super) fn audit(session: &mut Session, words: &[&str]) -> Done {
-    alone(words)?;
+pub(super) fn audit(session: &mut Session) {
     // It prints its own verdict.
     report::audit(session.kernel);
-    Ok(())
 }

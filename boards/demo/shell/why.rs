@@ -3,7 +3,6 @@
 //! Guarantees: what is said to help comes from the error and the books of this moment, so it may be less than it was at
 //! the refusal.
 
-use super::commands::Refused;
 use super::session::{Refusal, Session};
 use super::way::cheapest_window;
 use crate::println;
@@ -20,13 +19,10 @@ struct Obstacle {
     help: String,
 }
 
-pub(super) fn why(session: &mut Session, words: &[&str]) -> Result<(), Refused> {
-    if !words.is_empty() {
-        return Err(Refused::Usage);
-    }
+pub(super) fn why(session: &mut Session) {
     let Some(Refusal { requester, bytes, error }) = &session.refusal else {
         println!("nothing was refused yet");
-        return Ok(());
+        return;
     };
     println!("{} asked for {}: {error}", requester.name, Bytes((*bytes).into()));
     let name = requester.name;
@@ -47,7 +43,6 @@ pub(super) fn why(session: &mut Session, words: &[&str]) -> Result<(), Refused> 
         AllocError::TooManyBuffers { .. } => println!("would help: free a buffer"),
         AllocError::ZeroSize | AllocError::Alignment { .. } => println!("would help: a request that can be"),
     }
-    Ok(())
 }
 
 /// Prints what lies in the way of a request for room, in the window where that is least.

@@ -268,7 +268,7 @@ impl Rx {
 }
 
 // SAFETY: a packet comes out once the used ring named its request. The device wrote as many bytes as that ring says,
-// the header among them (virtio 1.1, 2.6.8).
+// the header among them (virtio 1.1, 2.6.8; I4).
 unsafe impl RxQueue<Armv7a> for Rx {
     fn post(&mut self, packet: RxPacket<Armv7a>) {
         let Queue { ring, header, .. } = &mut self.0;
@@ -287,7 +287,8 @@ unsafe impl RxQueue<Armv7a> for Rx {
             let (token, packet, told) = self.0.finished()?;
             let Queue { ring, header, .. } = &mut self.0;
             let mut target = memory().target_block(&packet, 0..told).expect("one hand-over at a time");
-            // SAFETY: the bytes that the request was made with.
+            // SAFETY: `keep` kept this packet and this length under the token, so these are the bytes of the request. The
+            // device has finished with it: the used ring names the token (I4).
             let used = unsafe { ring.pop_used(token, &[], &mut [&mut header[..], &mut target]) };
             drop(target);
             memory().dma().machine().dma_rmb();
@@ -313,12 +314,13 @@ impl Tx {
     }
 }
 
-// SAFETY: a packet comes out once the used ring named its request.
+// SAFETY: a packet comes out once the used ring named its request (I4).
 unsafe impl TxQueue<Armv7a> for Tx {
     fn post(&mut self, packet: TxPacket<Armv7a>, bytes: usize) {
         let Queue { ring, header, .. } = &mut self.0;
         let source = memory().source_block(&packet, 0..bytes).expect("a frame that is inside of its packet");
-        // SAFETY: as for `Rx`.
+        // SAFETY: the device is told of a copy of the header, and of the packet, which is its own. So nobody touches
+        // the driver's bytes before the request ends (I4).
         let token = unsafe { ring.add(&[&header[..], &source], &mut []) };
         drop(source);
         self.0.traffic.count(bytes);
@@ -329,7 +331,8 @@ unsafe impl TxQueue<Armv7a> for Tx {
         let (token, packet, told) = self.0.finished()?;
         let Queue { ring, header, .. } = &mut self.0;
         let source = memory().source_block(&packet, 0..told).expect("one hand-over at a time");
-        // SAFETY: the bytes that the request was made with.
+        // SAFETY: `keep` kept this packet and this length under the token, so these are the bytes of the request. The
+        // device has finished with it: the used ring names the token (I4).
         let used = unsafe { ring.pop_used(token, &[&header[..], &source], &mut []) };
         drop(source);
         used.ok().map(|_| packet)

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use wildmatch::WildMatch;
 
 use super::{Check, Job, Kit, wrong};
-use crate::boards;
 use crate::content::content;
 use crate::failure::{Context, Failure, Result};
 use crate::project::{self, EMBED_RUST};
+use crate::{boards, boot};
 
 /// The bytes that are served.
 const BYTES: u32 = 10 << 20;
@@ -112,8 +112,7 @@ fn boot(kernel: &Path, job: &mut Job) -> Result<Vec<String>> {
 
 /// Starts the emulator.
 fn start(kernel: &Path, job: &Job, wire: &Wire) -> Result<Guest> {
-    // The port is free now. Another program takes it in the meantime only by chance.
-    let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|port| port.local_addr()).doing("a free port")?;
+    let http = boot::free_port()?;
     let console = job.folder().join("console");
     let out = File::create(&console).doing(console.display())?;
     let mut qemu = boards::qemu(300, "none");

@@ -132,11 +132,7 @@ impl<M: Machine> DeviceMemory<M> {
         stream: &'s Stream<M, D, Device>,
         range: Range<usize>,
     ) -> Result<HandedMut<'s>, HandError> {
-        let has = stream.direction();
-        if !has.device_writes() {
-            return Err(HandError::Direction { has });
-        }
-        self.source(stream, range).map(HandedMut)
+        self.stand_in.hand_mut(stream.direction(), stream.bus(), stream.len(), range)
     }
 
     /// Hands `range` of a pool's block to a driver whose device reads it, such as a packet to be sent. It does for a
@@ -164,11 +160,7 @@ impl<M: Machine> DeviceMemory<M> {
         block: &'s StreamBlock<M, D, Device>,
         range: Range<usize>,
     ) -> Result<HandedMut<'s>, HandError> {
-        let has = block.direction();
-        if !has.device_writes() {
-            return Err(HandError::Direction { has });
-        }
-        self.source_block(block, range).map(HandedMut)
+        self.stand_in.hand_mut(block.direction(), block.bus(), block.len(), range)
     }
 
     /// Allocates a ring of so many frames, zeroed. Returns its bus address and its first byte.

@@ -95,6 +95,20 @@ impl StandIn {
         Ok(Handed { stand_in: self, bytes: range.len() })
     }
 
+    /// Lends it as [`hand`](Self::hand) does, if the device writes what goes in this direction.
+    pub(crate) fn hand_mut(
+        &self,
+        has: DataDirection,
+        bus: BusAddr,
+        bytes: usize,
+        range: Range<usize>,
+    ) -> Result<HandedMut<'_>, HandError> {
+        if !has.device_writes() {
+            return Err(HandError::Direction { has });
+        }
+        self.hand(bus, bytes, range).map(HandedMut)
+    }
+
     fn first(&self) -> *mut u8 {
         UnsafeCell::raw_get(self.bytes.as_ptr())
     }
